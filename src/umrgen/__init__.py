@@ -1,0 +1,109 @@
+"""UMRGEN: a prompt becomes a verified image file, through a job that nothing can lose.
+
+Importing this package runs nothing: each public name is loaded from its module on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Client": "client",
+    "AsyncClient": "client",
+    "wait_and_download": "client",
+    "Event": "flow",
+    "Options": "flow",
+    "Status": "jobs",
+    "State": "jobs",
+    "SavedImage": "images",
+    "UmrgenError": "errors",
+    "ApiError": "errors",
+    "Unauthorized": "errors",
+    "Forbidden": "errors",
+    "JobNotFound": "errors",
+    "RateLimited": "errors",
+    "ConcurrencyLimit": "errors",
+    "InvalidRequest": "errors",
+    "ContentPolicy": "errors",
+    "ServerError": "errors",
+    "NotUmrgen": "errors",
+    "Unsupported": "errors",
+    "ConnectionFailed": "errors",
+    "JobFailed": "errors",
+    "JobStalled": "errors",
+    "WaitTimeout": "errors",
+    "OutputMissing": "errors",
+    "OutputForbidden": "errors",
+    "OutputCorrupt": "errors",
+    "TargetUnusable": "errors",
+}
+
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "Client",
+    "ConcurrencyLimit",
+    "ConnectionFailed",
+    "ContentPolicy",
+    "Event",
+    "Forbidden",
+    "InvalidRequest",
+    "JobFailed",
+    "JobNotFound",
+    "JobStalled",
+    "NotUmrgen",
+    "Options",
+    "OutputCorrupt",
+    "OutputForbidden",
+    "OutputMissing",
+    "RateLimited",
+    "SavedImage",
+    "ServerError",
+    "State",
+    "Status",
+    "TargetUnusable",
+    "UmrgenError",
+    "Unauthorized",
+    "Unsupported",
+    "WaitTimeout",
+    "wait_and_download",
+]
+
+if TYPE_CHECKING:
+    from umrgen.client import AsyncClient, Client, wait_and_download
+    from umrgen.errors import (
+        ApiError,
+        ConcurrencyLimit,
+        ConnectionFailed,
+        ContentPolicy,
+        Forbidden,
+        InvalidRequest,
+        JobFailed,
+        JobNotFound,
+        JobStalled,
+        NotUmrgen,
+        OutputCorrupt,
+        OutputForbidden,
+        OutputMissing,
+        RateLimited,
+        ServerError,
+        TargetUnusable,
+        UmrgenError,
+        Unauthorized,
+        Unsupported,
+        WaitTimeout,
+    )
+    from umrgen.flow import Event, Options
+    from umrgen.images import SavedImage
+    from umrgen.jobs import State, Status
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"umrgen.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'umrgen' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

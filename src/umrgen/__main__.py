@@ -1,0 +1,5 @@
+"""`python -m umrgen`."""
+
+from umrgen.cli import main
+
+main()

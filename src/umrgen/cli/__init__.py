@@ -1,0 +1,63 @@
+"""The command line. One file per group of commands, imported when one of them is run."""
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from umrgen import __version__
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "generate": "umrgen.cli.generate:generate",
+    "submit": "umrgen.cli.generate:submit",
+    "status": "umrgen.cli.jobs:status",
+    "wait": "umrgen.cli.jobs:wait",
+    "fetch": "umrgen.cli.jobs:fetch",
+    "serve": "umrgen.cli.serve:serve",
+    "keys": "umrgen.cli.keys:keys",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports the one that is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="umrgen %(version)s")
+def umrgen() -> None:
+    """A prompt becomes a verified image file, through a job that nothing can lose.
+
+    The server's address and key come from UMRGEN_BASE_URL and UMRGEN_API_KEY. Without an address,
+    `generate` starts a server of its own for that one call.
+    """
+
+
+def main() -> None:
+    """Run the command line; the process ends with one of the documented exit codes."""
+    try:
+        code = umrgen.main(prog_name="umrgen", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as help:
+        help.show()
+        code = 2
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except BrokenPipeError:  # whoever read our output has heard enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

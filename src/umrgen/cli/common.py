@@ -1,0 +1,121 @@
+"""What the commands share: connection options, output as data or as words, errors as exit codes."""
+
+import asyncio
+import functools
+import json
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import click
+
+from umrgen import errors
+
+__all__ = ["Output", "client_arguments", "connection_options", "exit_code", "guarded", "output_options", "run"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_EXIT_CODES: tuple[tuple[type[errors.UmrgenError], int], ...] = (
+    (errors.WaitTimeout, 3),
+    (errors.JobStalled, 3),
+    (errors.Unauthorized, 4),
+    (errors.Forbidden, 4),
+    (errors.JobFailed, 5),
+    (errors.OutputMissing, 6),
+    (errors.OutputForbidden, 6),
+    (errors.OutputCorrupt, 6),
+    (errors.ConnectionFailed, 7),
+)
+"""0 done · 1 error · 2 usage · 3 waited long enough · 4 key refused · 5 job failed · 6 output missing,
+forbidden or corrupt · 7 cannot reach the server · 130 interrupted."""
+
+
+def exit_code(error: errors.UmrgenError) -> int:
+    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
+
+
+class Output:
+    """stdout: data, in one of three forms. stderr: everything else."""
+
+    def __init__(self, as_json: bool, as_events: bool) -> None:
+        self.as_json = as_json
+        self.as_events = as_events
+        self.job_ids: list[str] = []
+        """The jobs this command is about, so that an interruption can say how to carry on."""
+
+    @property
+    def for_programs(self) -> bool:
+        return self.as_json or self.as_events
+
+    def event(self, kind: str, data: dict[str, Any]) -> None:
+        if self.as_events:
+            click.echo(json.dumps({"event": kind} | data, ensure_ascii=False))
+
+    def result(self, data: dict[str, Any], words: str) -> None:
+        """The command's one result."""
+        if self.as_events:
+            self.event("done", data)
+        elif self.as_json:
+            click.echo(json.dumps(data, ensure_ascii=False))
+        else:
+            click.echo(words)
+
+    def failure(self, error: errors.UmrgenError) -> int:
+        """Tell an error in one line; give the exit code."""
+        if self.as_events:
+            self.event("error", error.as_dict())
+        elif self.as_json:
+            click.echo(json.dumps(error.as_dict(), ensure_ascii=False))
+        words = str(error).rstrip(".")
+        click.echo(f"umrgen: {words}." + (f" {error.next}" if error.next else ""), err=True)
+        return exit_code(error)
+
+    def interrupted(self) -> int:
+        if self.job_ids:
+            ids = " ".join(self.job_ids)
+            click.echo(f"\numrgen: interrupted; the work goes on. Carry on with: umrgen fetch {ids}", err=True)
+        else:
+            click.echo("\numrgen: interrupted.", err=True)
+        return 130
+
+
+def output_options(command: F) -> F:
+    """Adds --json and --events, and hands the command an `Output` as `output`."""
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+    @click.option("--events", "as_events", is_flag=True, help="Events on stdout, one JSON object a line.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, as_json: bool, as_events: bool, **kwargs: Any) -> Any:
+        return command(*args, output=Output(as_json, as_events), **kwargs)
+
+    return wrapped  # type: ignore[return-value]  # click replaces the signature
+
+
+def connection_options(command: F) -> F:
+    """Adds what tells the server and how long to wait."""
+    for option in (
+        click.option("--base-url", help="The server's address; otherwise UMRGEN_BASE_URL."),
+        click.option("--timeout", type=float, help="Seconds for everything together (600).", metavar="SECONDS"),
+    ):
+        command = option(command)
+    return command
+
+
+def run(output: Output, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run asynchronous `work`; end the process with its exit code if it is not 0."""
+    guarded(output, lambda: asyncio.run(work()))
+
+
+def guarded(output: Output, work: Callable[[], None]) -> None:
+    """Do `work`; tell its error and end the process with the error's exit code."""
+    try:
+        work()
+    except errors.UmrgenError as error:
+        sys.exit(output.failure(error))
+    except KeyboardInterrupt:
+        sys.exit(output.interrupted())
+
+
+def client_arguments(base_url: str | None, timeout: float | None) -> dict[str, Any]:
+    """Arguments of `AsyncClient` from the connection options."""
+    return {"base_url": base_url} | ({} if timeout is None else {"timeout": timeout})

@@ -1,0 +1,66 @@
+"""`umrgen serve`."""
+
+import json
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from umrgen.cli.common import Output, guarded
+from umrgen.errors import UmrgenError
+
+if TYPE_CHECKING:
+    from umrgen.server.serve import Announcement
+
+__all__ = ["serve"]
+
+
+def _setting_options() -> list[click.Parameter]:
+    """One option per setting of the server, from its one table."""
+    from umrgen.server.config import setting_names
+
+    return [
+        click.Option(
+            [f"--{name.replace('_', '-')}"], help=f"{help}. [UMRGEN_{name.upper()}]", metavar=kind.__name__.upper()
+        )
+        for name, (help, kind) in setting_names().items()
+    ]
+
+
+def _announce(told: "Announcement", as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"url": told.url, "key": told.key, "state": str(told.settings.state)}))
+        return
+    say = click.echo
+    say(f"UMRGEN serves on {told.url}  (engine {told.settings.engine}, state in {told.settings.state})", err=True)
+    if told.key:
+        say("\nThis is the API key; it is shown this once, only its hash is kept:\n", err=True)
+        say(f"    {told.key}\n", err=True)
+        say("Try it:\n", err=True)
+        say(f"    export UMRGEN_BASE_URL={told.url} UMRGEN_API_KEY={told.key}", err=True)
+        say('    umrgen generate "a lighthouse on a cliff at dusk"\n', err=True)
+
+
+@click.command(params=_setting_options())
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout when ready: url, key, state.")
+@click.option("--until-eof", is_flag=True, help="Stop when standard input ends, too.")
+def serve(as_json: bool, until_eof: bool, **flags: Any) -> None:
+    """Serve the API. The first start makes the state folder and one key, and prints the key once."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for chatty in ("uvicorn", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+    def work() -> None:
+        try:
+            from umrgen.server.serve import serve as serve_forever
+        except ImportError as missing:
+            raise UmrgenError(
+                f"this installation cannot serve: {missing.name} is missing", next="pip install 'umrgen[server]'"
+            ) from None
+        from umrgen.server.config import Settings
+
+        settings = Settings.load(flags, os.environ)
+        serve_forever(settings, lambda told: _announce(told, as_json), until_eof=until_eof)
+
+    guarded(Output(False, False), work)

@@ -1,0 +1,359 @@
+"""Fetching an image: from a URL to a verified file under its final name, or to an error with nothing left."""
+
+import asyncio
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from umrgen.downloads import (
+    DripWatch,
+    Have,
+    announced_size,
+    judge,
+    partial_name,
+    redirect_target,
+    resolve_output,
+    validator_of,
+)
+from umrgen.errors import (
+    ConnectionFailed,
+    OutputCorrupt,
+    RateLimited,
+    ServerError,
+    TargetUnusable,
+    UmrgenError,
+)
+from umrgen.flow import Event, Patience, Run, TransportFailure
+from umrgen.images import EXTENSIONS, ImageFacts, digest_from_headers, verify
+from umrgen.transport import Stream, Transport
+
+__all__ = ["check_target", "fetch"]
+
+MAX_REDIRECTS = 5
+
+
+# --- the file ----------------------------------------------------------------------------------------
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Raise TargetUnusable, before anything is asked of a server, when `target` cannot be written."""
+    folder = target.parent
+    if not folder.is_dir():
+        raise TargetUnusable(f"there is no folder {folder}", next=f"Make it first: mkdir -p {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise TargetUnusable(f"the folder {folder} cannot be written", next="Choose another place with -o.")
+    if target.is_dir():
+        raise TargetUnusable(f"{target} is a folder", next="Name a file in it.")
+    if target.exists() and not overwrite:
+        raise _exists(target)
+
+
+def _exists(target: Path) -> TargetUnusable:
+    return TargetUnusable(
+        f"{target} exists already", code="target_exists", next="Choose another name, or allow --overwrite."
+    )
+
+
+@contextmanager
+def _disk_trouble(target: Path) -> Iterator[None]:
+    """Foreign errors of the disk, translated at this one border."""
+    try:
+        yield
+    except UmrgenError:  # WaitTimeout is an OSError too, by way of TimeoutError
+        raise
+    except FileExistsError:
+        raise _exists(target) from None
+    except FileNotFoundError:
+        raise TargetUnusable(
+            f"the folder {target.parent} is gone", next="Make it again, then fetch the image again."
+        ) from None
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise TargetUnusable(
+            f"{target} cannot be written: {error.strerror or error}",
+            code="disk_full" if full else None,
+            next="Make room, then fetch the image again." if full else "Choose another place with -o.",
+        ) from None
+
+
+class Partial:
+    """The unfinished file beside the target, held by this process alone.
+
+    Its name tells the job and the version it is of, so that a later process can go on with it.
+    """
+
+    def __init__(self, target: Path, job_id: str) -> None:
+        self._target = target
+        self._job_id = job_id
+        self._file: IO[bytes] | None = None
+        self._path: Path | None = None
+        self.have = self._left_behind()
+
+    def _left_behind(self) -> Have:
+        """What an earlier process, now dead, got of this job's image: its size, its version unknown yet."""
+        sizes = [path.stat().st_size for path in self._siblings()]
+        return Have(max(sizes, default=0))
+
+    def _siblings(self) -> list[Path]:
+        head, tail = f".{self._target.name}.", ".part"
+        with suppress(OSError):
+            return [
+                path
+                for path in self._target.parent.iterdir()
+                if path.name.startswith(head) and path.name.endswith(tail)
+            ]
+        return []
+
+    def begin(self, status: int, headers: dict[str, str]) -> bool:
+        """Get ready for an answer's body; whether it continues what is there. Raises as `judge`."""
+        if status == 206 and self._file is None:
+            self._take_up(validator_of(headers))
+        if judge(status, headers, self.have) == "append":
+            return True
+        self._start_anew(validator_of(headers))
+        return False
+
+    def _take_up(self, validator: str) -> None:
+        """Open what an earlier process left, if it is of this very version and nobody holds it."""
+        path = self._target.parent / partial_name(self._target.name, self._job_id, validator)
+        self.have = Have(0)
+        with suppress(OSError):
+            file = path.open("r+b")
+            if not _hold(file):
+                file.close()
+                return
+            size = file.seek(0, os.SEEK_END)
+            self._file, self._path, self.have = file, path, Have(size, validator)
+
+    def _start_anew(self, validator: str) -> None:
+        self.drop()
+        path = self._target.parent / partial_name(self._target.name, self._job_id, validator)
+        file = path.open("a+b")
+        if not _hold(file):  # another process downloads the same image: keep out of its way
+            file.close()
+            path = path.with_name(f"{path.name.removesuffix('.part')}.{secrets.token_hex(4)}.part")
+            file = path.open("x+b")
+            _hold(file)
+        file.truncate(0)
+        self._file, self._path, self.have = file, path, Have(0, validator)
+
+    def write(self, chunk: bytes) -> None:
+        assert self._file is not None
+        self._file.write(chunk)
+        self.have.size += len(chunk)
+
+    def read(self) -> bytes:
+        assert self._file is not None
+        self._file.flush()
+        self._file.seek(0)
+        return self._file.read()
+
+    def publish(self, target: Path, *, overwrite: bool) -> None:
+        """Sync, then give the file its final name in one step, which never hides another file."""
+        assert self._file is not None and self._path is not None
+        os.fsync(self._file.fileno())
+        if overwrite:
+            os.replace(self._path, target)
+        else:
+            _rename_without_replacing(self._path, target)
+        self._file.close()
+        self._file = self._path = None
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def drop(self) -> None:
+        """Remove what is there."""
+        if self._file is not None and self._path is not None:
+            self._path.unlink(missing_ok=True)
+            self._file.close()
+        self._file = self._path = None
+        self.have = Have(0)
+
+    def keep(self) -> None:
+        """Let go of the file and leave it for a later try."""
+        if self._file is not None and self._path is not None:
+            if self.have.size == 0:
+                self._path.unlink(missing_ok=True)
+            self._file.close()
+        self._file = None
+
+
+def _hold(file: IO[bytes]) -> bool:
+    """Lock `file` for this process; the lock ends with the process, however it ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return os.fstat(file.fileno()).st_nlink > 0  # its holder may just have renamed or removed it
+
+
+def _rename_without_replacing(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if target.exists():
+            raise FileExistsError(target) from None
+        os.rename(source, target)
+    else:
+        source.unlink()
+
+
+# --- the fetch ---------------------------------------------------------------------------------------
+
+
+class Fetch:
+    """One image's way from its URL into its file."""
+
+    def __init__(self, transport: Transport, run: Run, job_id: str, target: Path) -> None:
+        self._transport = transport
+        self._run = run
+        self._job_id = job_id
+        self._partial = Partial(target, job_id)
+        self._patience = Patience(run, run.options.patience)
+        self._fruitless = 0
+        self._length: int | None = None
+        self._digest: str | None = None
+
+    async def bytes_verified(self, image_url: str) -> ImageFacts:
+        """Get the whole image into the partial file and check it."""
+        base, foreign = self._transport.base_url, self._run.options.follow_foreign
+        url, with_key = resolve_output(base, image_url, follow_foreign=foreign)
+        await self._whole(url, with_key)
+        data = await asyncio.to_thread(self._partial.read)
+        return verify(data, length=self._length, sha256=self._digest)
+
+    async def _whole(self, url: str, with_key: bool) -> None:
+        """Ask until the body has come to its end."""
+        redirects = 0
+        while True:
+            self._run.now = self._transport.clock.monotonic()
+            if self._run.left <= 0:
+                raise self._run.timed_out(self._job_id)
+            before = self._partial.have.size
+            try:
+                location = await self._attempt(url, with_key)
+            except TransportFailure as failure:
+                delay = self._bear(
+                    ConnectionFailed(f"the download broke off: {failure}", job_id=self._job_id),
+                    fruitless=self._partial.have.size <= before,
+                )
+            except (RateLimited, ServerError) as error:
+                delay = self._bear(error, fruitless=False)
+            except ValueError:
+                self._partial.drop()  # what is there is of another version
+                delay = self._bear(OutputCorrupt("the image changes while it is sent"), fruitless=True)
+            else:
+                if location is None:
+                    return
+                redirects += 1
+                if redirects > MAX_REDIRECTS:
+                    raise OutputCorrupt("the image's address redirects without end", code="redirect_loop")
+                foreign = self._run.options.follow_foreign
+                url, with_key = redirect_target(self._transport.base_url, url, location, follow_foreign=foreign)
+                continue
+            left = self._run.ends - self._run.now
+            await self._transport.clock.sleep(min(delay, max(0.0, left)))
+
+    def _bear(self, error: UmrgenError, *, fruitless: bool) -> float:
+        """Seconds until the next try; a try that brought bytes starts the count again."""
+        self._run.now = self._transport.clock.monotonic()
+        if not fruitless:
+            self._fruitless = 0
+            if isinstance(error, ConnectionFailed):
+                self._patience.good()
+        self._fruitless += fruitless
+        if self._fruitless >= self._run.options.download_tries:
+            raise error
+        return self._patience.bear(error, job_id=self._job_id)
+
+    async def _attempt(self, url: str, with_key: bool) -> str | None:
+        """One request. The address of a redirect, or None when the body came to its end."""
+        transport, run = self._transport, self._run
+        headers = self._partial.have.headers()
+        async with transport.stream(url, headers, with_key=with_key, timeout=max(0.001, run.left)) as stream:
+            if 300 <= stream.status < 400 and (location := stream.headers.get("location")):
+                return location
+            self._partial.begin(stream.status, stream.headers)
+            self._length = announced_size(stream.status, stream.headers)
+            self._digest = digest_from_headers(stream.headers, partial=stream.status == 206)
+            await self._take_in(self._watched(stream))
+        if self._length is not None and self._partial.have.size < self._length:
+            raise TransportFailure("the body ended early", at=transport.clock.monotonic(), sent=True)
+        return None
+
+    async def _take_in(self, chunks: AsyncIterator[bytes]) -> None:
+        have, run = self._partial.have, self._run
+        async for chunk in chunks:
+            if have.size + len(chunk) > run.options.max_bytes:
+                raise OutputCorrupt(f"the image is larger than {run.options.max_bytes} bytes", code="too_large")
+            self._partial.write(chunk)
+            run.notify(Event("download", self._job_id, data={"bytes": have.size, "total": self._length}))
+
+    async def _watched(self, stream: Stream) -> AsyncIterator[bytes]:
+        """The chunks; a drip, or a silence, of `drip_window` seconds breaks the transfer off."""
+        clock, options = self._transport.clock, self._run.options
+        drip = DripWatch(clock.monotonic(), rate=options.drip_rate, window=options.drip_window)
+        chunks = aiter(stream.chunks())
+        while True:
+            try:
+                async with asyncio.timeout(options.drip_window):
+                    chunk = await anext(chunks)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                silence = f"nothing came for {options.drip_window:g} s"
+                raise TransportFailure(silence, at=clock.monotonic(), sent=True) from None
+            yield chunk
+            if drip.too_slow(len(chunk), clock.monotonic()):
+                raise TransportFailure("it came too slowly", at=clock.monotonic(), sent=True)
+
+    def publish(self, target: Path, *, overwrite: bool) -> None:
+        self._partial.publish(target, overwrite=overwrite)
+
+    def drop(self) -> None:
+        self._partial.drop()
+
+    def keep(self) -> None:
+        self._partial.keep()
+
+
+async def fetch(
+    transport: Transport, run: Run, job_id: str, image_url: str, target: Path, *, overwrite: bool, any_suffix: bool
+) -> tuple[Path, ImageFacts]:
+    """Save the image at `image_url` as `target`, verified and synced; give its final path and facts.
+
+    With `any_suffix` the extension follows the image's true type. Raises Output… errors, ConnectionFailed,
+    TargetUnusable and WaitTimeout; then nothing has the final name, and what was got is kept for a later try.
+    """
+    check_target(target, overwrite=overwrite)
+    attempt = Fetch(transport, run, job_id, target)
+    try:
+        with _disk_trouble(target):
+            try:
+                facts = await attempt.bytes_verified(image_url)
+            except OutputCorrupt as error:
+                # Once more from the first byte: what was resumed may have been patched together.
+                run.notify(Event("retrying", job_id, str(error), {"code": error.code}))
+                attempt.drop()
+                facts = await attempt.bytes_verified(image_url)
+            if any_suffix:
+                target = target.with_suffix(EXTENSIONS[facts.media_type])
+            await asyncio.to_thread(attempt.publish, target, overwrite=overwrite)
+    except (UmrgenError, OSError) as error:
+        resumable = isinstance(error, ConnectionFailed | ServerError | RateLimited | TimeoutError)
+        attempt.keep() if resumable else attempt.drop()
+        raise
+    finally:
+        attempt.keep()
+    run.notify(Event("saved", job_id, str(target), {"path": str(target), "bytes": facts.bytes}))
+    return target, facts

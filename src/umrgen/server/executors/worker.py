@@ -1,0 +1,117 @@
+"""The engine's own process: `python -m umrgen.server.executors.worker NAME OPTIONS`.
+
+Reads frames from standard input, writes frames to what was its standard output. When its input
+ends, the server is gone, and so is this process, in the middle of a picture too.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from dataclasses import asdict
+from queue import SimpleQueue
+from typing import Any, BinaryIO
+
+from umrgen.images import encode_png
+from umrgen.server.engines import Cancelled, DrawRequest, Engine, EngineFailure, load_engine
+from umrgen.server.engines.provenance import source_type, text_chunks
+from umrgen.server.executors.frames import HEAD, Frame, pack, unpack_lengths
+
+__all__ = ["main"]
+
+
+def _read_exactly(pipe: BinaryIO, count: int) -> bytes:
+    data = pipe.read(count)
+    if len(data) < count:
+        os._exit(0)  # the server is gone; nobody is left to tell
+    return data
+
+
+class Worker:
+    """One engine and the pipe to the server."""
+
+    def __init__(self, engine: Engine, source: BinaryIO, sink: BinaryIO) -> None:
+        self._engine = engine
+        self._source = source
+        self._sink = sink
+        self._tasks: SimpleQueue[Frame] = SimpleQueue()
+        self._cancelled: set[str] = set()
+
+    def run(self) -> None:
+        try:
+            self._engine.load()
+        except EngineFailure as failure:
+            self._send({"is": "unavailable", "error": str(failure)})
+            return
+        threading.Thread(target=self._listen, daemon=True).start()
+        self._send({"is": "ready", "info": asdict(self._engine.info)})
+        while True:
+            head, body = self._tasks.get()
+            self._send(*self._answer(head, body))
+
+    def _listen(self) -> None:
+        """Sort what comes in: pictures to draw wait their turn, a cancellation acts at once."""
+        while True:
+            head_length, body_length = unpack_lengths(_read_exactly(self._source, HEAD.size))
+            head = json.loads(_read_exactly(self._source, head_length))
+            body = _read_exactly(self._source, body_length)
+            if head["do"] == "cancel":
+                self._cancelled.add(head["job_id"])
+            else:
+                self._tasks.put((head, body))
+
+    def _send(self, head: dict[str, Any], body: bytes = b"") -> None:
+        self._sink.write(pack(head, body))
+        self._sink.flush()
+
+    def _answer(self, head: dict[str, Any], body: bytes) -> Frame:
+        job_id: str = head["job_id"]
+        try:
+            return self._draw(job_id, _request(head, body))
+        except Cancelled:
+            return {"is": "cancelled", "job_id": job_id}, b""
+        except EngineFailure as failure:
+            return {"is": "failed", "job_id": job_id, "error": str(failure)}, b""
+        except Exception as error:
+            # A traceback shows paths: it goes to the operator's log, never to the user.
+            traceback.print_exc()
+            return {"is": "failed", "job_id": job_id, "error": f"the engine failed: {type(error).__name__}"}, b""
+        finally:
+            self._cancelled.discard(job_id)
+
+    def _draw(self, job_id: str, request: DrawRequest) -> Frame:
+        def report(step: int, total: int, preview: object = None) -> None:
+            if job_id in self._cancelled:
+                raise Cancelled
+            self._send({"is": "step", "job_id": job_id, "step": step, "total": total})
+
+        pixels = self._engine.draw(request, report)
+        info = self._engine.info
+        data = encode_png(pixels, text_chunks(request, info, job_id), source_type=source_type(info))
+        height, width, _ = pixels.shape
+        return {"is": "done", "job_id": job_id, "width": width, "height": height}, data
+
+
+def _request(head: dict[str, Any], body: bytes) -> DrawRequest:
+    fields = dict(head["request"])
+    references, at = [], 0
+    for length in head["references"]:
+        references.append(body[at : at + length])
+        at += length
+    fields["loras"] = tuple((name, strength) for name, strength in fields["loras"])
+    return DrawRequest(**fields, references=tuple(references))
+
+
+def main() -> None:
+    name, options = sys.argv[1], json.loads(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then stops us
+    # Libraries print; what they print must not get between the frames.
+    sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    Worker(load_engine(name, options), sys.stdin.buffer, sink).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""Routes: HTTP ⇄ values of `umrgen.jobs`, and nothing else."""
+
+from dataclasses import dataclass
+
+from umrgen.server.clock import Clock
+from umrgen.server.config import Settings
+from umrgen.server.executors import Executor
+from umrgen.server.keys import Keys
+from umrgen.server.ledger import Ledger
+from umrgen.server.storage import Storage
+from umrgen.server.waiters import Waiters
+
+__all__ = ["Services"]
+
+
+@dataclass(slots=True)
+class Services:
+    """What the routes may use; put together in `umrgen.server.app`."""
+
+    settings: Settings
+    clock: Clock
+    ledger: Ledger
+    storage: Storage
+    executor: Executor
+    keys: Keys
+    waiters: Waiters
+    draining: bool = False

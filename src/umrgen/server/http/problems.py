@@ -1,0 +1,95 @@
+"""Errors as answers: RFC 9457 problem details, with the guide's `success: false` and `error`.
+
+What stands here is written for a stranger: no path, no key, no stack trace.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+__all__ = ["PROBLEMS", "Problem"]
+
+PROBLEMS: Mapping[str, tuple[int, str, str]] = {
+    "invalid_request": (400, "The request is not valid", "Correct the fields named here, then send it again."),
+    "content_policy": (400, "The prompt is refused", "Say it in other words."),
+    "unauthorized": (401, "No valid API key", "Send the header Authorization: Bearer KEY with a key of this server."),
+    "forbidden_output": (
+        403,
+        "Not your output",
+        "Use the exact image_url that the status gave you, with its session_id.",
+    ),
+    "not_found": (404, "There is nothing here", "See the paths of the API: /api/v1/generate, /api/v1/status/{job_id}."),
+    "job_not_found": (404, "No such job", "Check the job id; a job belongs to the key that made it."),
+    "output_not_found": (404, "No such output", "Ask the job's status for its image_url."),
+    "method_not_allowed": (405, "The method is not allowed here", "See the header Allow."),
+    "output_expired": (410, "The output has expired", "Submit the job again."),
+    "too_large": (413, "The request is too large", "Send less."),
+    "range_not_satisfiable": (
+        416,
+        "The range is outside the file",
+        "Ask for a range inside Content-Range, or for all.",
+    ),
+    "idempotency_conflict": (
+        422,
+        "The Idempotency-Key was used for another request",
+        "Use a new Idempotency-Key for a new request.",
+    ),
+    "rate_limited": (429, "Too many requests", "Wait as long as Retry-After says."),
+    "concurrent_limit": (429, "Too many jobs at once", "Wait for the job in job_id to end."),
+    "queue_full": (429, "The queue is full", "Wait as long as Retry-After says."),
+    "internal": (500, "The server failed", "Try again; if it stays so, tell the operator."),
+    "draining": (503, "The server is stopping", "Try again after Retry-After; jobs already accepted are kept."),
+    "engine_unavailable": (503, "The engine is not available", "Try again after Retry-After."),
+    "ledger_unavailable": (503, "The ledger cannot be written", "Try again after Retry-After; nothing was accepted."),
+}
+
+_RETRYABLE = {"rate_limited", "concurrent_limit", "queue_full", "internal", "draining", "engine_unavailable"} | {
+    "ledger_unavailable"
+}
+
+
+class Problem(Exception):
+    """An error answer. `error` is a sentence for people; the title stands in when there is none."""
+
+    def __init__(
+        self,
+        code: str,
+        error: str | None = None,
+        *,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        self.code = code
+        self.status, title, following = PROBLEMS[code]
+        super().__init__(error or title)
+        self.headers = dict(headers or {})
+        if retry_after is None and code in _RETRYABLE - {"internal"}:
+            retry_after = 5
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
+        self.body = {
+            "type": "about:blank",
+            "title": title,
+            "status": self.status,
+            "detail": error or title,
+            "success": False,
+            "error": error or title,
+            "code": code,
+            "retryable": code in _RETRYABLE,
+            "next": following,
+            **members,
+        }
+
+    def response(self) -> Response:
+        body = msgspec.json.encode(self.body)
+        return Response(body, self.status, self.headers, media_type="application/problem+json")
+
+
+async def on_problem(request: Request, problem: Exception) -> Response:
+    """The answer to a raised Problem, for Starlette."""
+    assert isinstance(problem, Problem)
+    return problem.response()

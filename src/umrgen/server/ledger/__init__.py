@@ -1,0 +1,116 @@
+"""The ledger: every job from its acknowledgement to its end, durably.
+
+A call that changes something returns after the change is on disk. All changes of a job's state go
+through `umrgen.jobs.advance`, inside one transaction.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from umrgen.errors import UmrgenError
+from umrgen.jobs import Change, Job, JobSpec, Output, State
+
+__all__ = ["LEDGERS", "Idempotency", "IdempotencyConflict", "Key", "Ledger", "LedgerTooNew", "OnChange"]
+
+LEDGERS: Mapping[str, str] = {"sqlite": "umrgen.server.ledger.sqlite:SqliteLedger"}
+
+OnChange = Callable[[Sequence[Job]], None]
+"""Called on the event loop with the jobs that a committed transaction changed."""
+
+
+class IdempotencyConflict(UmrgenError):
+    """This Idempotency-Key was used for another request body."""
+
+    code = "idempotency_conflict"
+    next = "Use a new Idempotency-Key for a new request."
+
+
+class LedgerTooNew(UmrgenError):
+    """This ledger was written by a newer UMRGEN."""
+
+    code = "ledger_too_new"
+    next = "Start it with that version; an older one would not understand its records."
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A caller's key and a digest of what was asked under it; kept for `kept_for` milliseconds."""
+
+    key: str
+    digest: bytes
+    kept_for: int = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key as the ledger knows it: by its hash alone. Times in milliseconds."""
+
+    id: str
+    hash: bytes
+    session_id: str
+    name: str
+    created_at: int
+    revoked_at: int | None = None
+
+
+class Ledger(Protocol):
+    """All times are milliseconds since the epoch and come from the caller."""
+
+    async def open(self, on_change: OnChange) -> None: ...
+    async def close(self) -> None: ...
+
+    async def submit(
+        self,
+        job_id: str,
+        session_id: str,
+        spec: JobSpec,
+        engine: str,
+        *,
+        now: int,
+        idempotency: Idempotency | None = None,
+    ) -> tuple[Job, bool]:
+        """Write a queued job; give it and whether it is new.
+
+        Under an Idempotency the job made earlier with it is given back instead. Raises IdempotencyConflict.
+        """
+        ...
+
+    async def get(self, job_id: str) -> Job | None: ...
+    async def get_many(self, job_ids: Sequence[str]) -> list[Job]: ...
+
+    async def queue_position(self, job: Job) -> int | None:
+        """1 for the job that is next, None for one that is not queued."""
+        ...
+
+    async def page(
+        self, session_id: str, *, state: State | None, limit: int, before: int | None
+    ) -> tuple[list[Job], int | None]:
+        """Jobs of a session, newest first, and the cursor of the next page."""
+        ...
+
+    async def count(self) -> dict[State, int]:
+        """Queued and running jobs; the finished ones are not counted."""
+        ...
+
+    async def claim(self, worker: str, *, now: int, lease_until: int) -> Job | None:
+        """Lease the job whose turn it is to `worker`."""
+        ...
+
+    async def change(self, job_id: str, change: Change, *, now: int, token: int | None = None, **values: Any) -> Job:
+        """Apply `advance` to the stored job. Raises Conflict; KeyError when there is no such job."""
+        ...
+
+    async def lapsed(self, *, now: int) -> list[Job]:
+        """Running jobs whose lease has ended."""
+        ...
+
+    async def output(self, session_id: str, name: str) -> Output | None: ...
+
+    async def add_key(self, key: Key) -> None: ...
+    async def key(self, hash: bytes) -> Key | None: ...
+    async def keys(self) -> list[Key]: ...
+
+    async def revoke_key(self, key_id: str, *, now: int) -> bool:
+        """Whether there was such a key; revoking twice is the same."""
+        ...

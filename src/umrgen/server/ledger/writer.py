@@ -1,0 +1,122 @@
+"""Group commit: one thread owns the writing connection and commits many callers' changes at once.
+
+Syncing is the expensive part of a durable write; it is paid once per batch, and a batch is whatever
+has gathered while the one before was being synced.
+"""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from umrgen.jobs import Job
+
+__all__ = ["Transaction", "Writer"]
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What an operation sees: the connection, inside a transaction, and a place to tell what it changed."""
+
+    connection: sqlite3.Connection
+    changed: list[Job] = field(default_factory=list)
+
+
+Operation = Callable[[Transaction], Any]
+_Waiting = tuple[Operation, "asyncio.Future[Any]"]
+
+
+class Writer:
+    """Runs operations in the order of their arrival, each whole or not at all."""
+
+    BATCH = 256
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection], on_change: Callable[[Sequence[Job]], None]) -> None:
+        self._connect = connect
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="umrgen-ledger", daemon=True)
+        self._thread.start()
+
+    async def do(self, operation: Operation) -> Any:
+        """Run `operation` in a transaction; return its result once that is on disk."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._queue.put((operation, future))
+        return await future
+
+    async def close(self) -> None:
+        """Finish what was asked for, then end the thread."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        connection = self._connect()
+        try:
+            while (batch := self._gather()) is not None:
+                self._commit(connection, batch)
+        finally:
+            connection.close()
+
+    def _gather(self) -> list[_Waiting] | None:
+        """The next batch: blocks for its first operation, takes along what else is there."""
+        first = self._queue.get()
+        if first is None:
+            return None
+        batch = [first]
+        while len(batch) < self.BATCH:
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if item is None:
+                self._queue.put(None)
+                break
+            batch.append(item)
+        return batch
+
+    def _commit(self, connection: sqlite3.Connection, batch: list[_Waiting]) -> None:
+        done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        transaction = Transaction(connection)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for operation, future in batch:
+                done.append((future, *self._attempt(transaction, operation)))
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            # Nothing of the batch was written: disk full, or the file is locked by another program.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            done = [(future, None, error) for _, future in batch]
+            transaction.changed.clear()
+        self._loop.call_soon_threadsafe(self._settle, done, transaction.changed)
+
+    @staticmethod
+    def _attempt(transaction: Transaction, operation: Operation) -> tuple[Any, BaseException | None]:
+        """One operation under its own savepoint, so that its failure does not touch its neighbours."""
+        before = len(transaction.changed)
+        transaction.connection.execute("SAVEPOINT operation")
+        try:
+            result, error = operation(transaction), None
+        except sqlite3.OperationalError:
+            raise
+        except Exception as failure:
+            transaction.connection.execute("ROLLBACK TO operation")
+            del transaction.changed[before:]
+            result, error = None, failure
+        transaction.connection.execute("RELEASE operation")
+        return result, error
+
+    def _settle(self, done: list[tuple["asyncio.Future[Any]", Any, BaseException | None]], changed: list[Job]) -> None:
+        for future, result, error in done:
+            if future.cancelled():
+                continue
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+        if changed:
+            self._on_change(changed)

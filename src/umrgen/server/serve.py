@@ -1,0 +1,183 @@
+"""`umrgen serve`: from settings to a listening server, and back to a quiet state folder."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO
+
+import uvicorn
+
+from umrgen.server.app import House
+from umrgen.server.config import BadSettings, Settings
+from umrgen.server.keys import check_usable
+
+__all__ = ["Announcement", "serve"]
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a started server tells: where it listens, and the first key if it has just made one."""
+
+    url: str
+    key: str | None
+    settings: Settings
+
+
+@contextlib.contextmanager
+def _own_state(settings: Settings) -> Iterator[IO[str]]:
+    """Hold the state folder for this process alone. The lock ends with the process, however it ends."""
+    try:
+        settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (settings.state / "server.lock").open("w")
+    except OSError as error:
+        raise BadSettings(
+            f"the state folder {settings.state} cannot be written: {error.strerror}",
+            next="Choose another with --state.",
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadSettings(
+                f"another server already runs on the state folder {settings.state}",
+                next="Use that one, or choose another folder with --state.",
+            ) from None
+        yield lock
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise BadSettings(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
+            next="Choose another with --host and --port; --port 0 takes a free one.",
+        ) from None
+    listener.listen(2048)
+    listener.setblocking(False)
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, told to drain the house before it closes its doors, and to exit with 0 after a signal."""
+
+    def __init__(self, config: uvicorn.Config, house: House) -> None:
+        super().__init__(config)
+        self._house = house
+        self._hurry = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    def stop(self) -> None:
+        """Stop in good order; called a second time, at once."""
+        if self.should_exit:
+            self.force_exit = True
+            self._hurry.set()
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        draining = asyncio.create_task(self._house.drain(self._house.settings.drain))
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not draining.done():
+            draining.cancel()
+            self._house.waiters.close()
+        await super().shutdown(sockets)
+
+
+async def _first_key(house: House) -> str | None:
+    """Make sure that somebody can come in; the key made for that, if one had to be."""
+    settings = house.settings
+    if settings.api_key:
+        await house.keys.adopt(settings.api_key, "from the settings")
+    if await house.keys.usable():
+        return None
+    if not settings.loopback:
+        raise BadSettings(
+            f"there is no API key yet, and {settings.host} can be reached by others",
+            next="Make one first: umrgen keys create --state DIR",
+        )
+    secret, _ = await house.keys.create("first")
+    return secret
+
+
+async def _serve(settings: Settings, announce: Callable[[Announcement], None], *, until_eof: bool) -> None:
+    house = House(settings)
+    await house.open()
+    try:
+        key = await _first_key(house)
+        listener = _listen(settings)
+        config = uvicorn.Config(
+            house.app(),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=5,
+            ws="none",
+        )
+        server = _Server(config, house)
+        house.start()
+        if until_eof:
+            _stop_at_eof(server)
+        announce(Announcement(_url(listener), key, settings))
+        await server.serve(sockets=[listener])
+    finally:
+        await house.close()
+
+
+def _stop_at_eof(server: _Server) -> None:
+    """Stop when standard input ends: whoever started us for one call is gone."""
+    loop = asyncio.get_running_loop()
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        with contextlib.suppress(RuntimeError):  # the loop has ended first
+            loop.call_soon_threadsafe(server.stop)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def serve(settings: Settings, announce: Callable[[Announcement], None], *, until_eof: bool = False) -> None:
+    """Serve until a signal (or, with `until_eof`, the end of standard input).
+
+    Raises BadSettings and UnusableKey before anything is started.
+    """
+    if settings.api_key:
+        check_usable(settings.api_key)
+    with _own_state(settings):
+        try:
+            import uvloop
+        except ImportError:
+            asyncio.run(_serve(settings, announce, until_eof=until_eof))
+        else:
+            uvloop.run(_serve(settings, announce, until_eof=until_eof))

@@ -1,0 +1,27 @@
+"""Storage: where finished images lie. One file per alternative."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+__all__ = ["STORAGES", "Storage"]
+
+STORAGES: Mapping[str, str] = {"local": "umrgen.server.storage.local:LocalStorage"}
+
+
+class Storage(Protocol):
+    """Bytes under (session, name). Both are made by this program, never by a caller.
+
+    Every method raises ValueError for a part that is not a plain name.
+    """
+
+    async def put(self, session_id: str, name: str, data: bytes) -> None:
+        """Store; returns when the bytes would survive a power cut. Raises OSError."""
+        ...
+
+    async def get(self, session_id: str, name: str) -> bytes | None: ...
+
+    async def delete(self, session_id: str, name: str) -> None:
+        """Remove; what is not there is no error."""
+        ...
+
+    async def names(self, session_id: str) -> list[str]: ...

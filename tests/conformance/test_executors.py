@@ -1,0 +1,109 @@
+"""What every executor must do, with a real engine process behind it."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from umrgen.images import verify
+from umrgen.server.engines import DrawRequest, EngineFailure
+from umrgen.server.executors import EngineCrashed, Executor
+from umrgen.server.executors.local import LocalExecutor
+
+REQUEST = DrawRequest("a lighthouse", width=512, height=512, steps=2, seed=3)
+
+
+@pytest.fixture(params=["local"])
+async def executor(request: pytest.FixtureRequest) -> AsyncIterator[Executor]:
+    executor = {"local": lambda: LocalExecutor("procedural", {"step_delay": 0.0}, cancel_grace=5)}[request.param]()
+    await executor.start()
+    yield executor
+    await executor.stop()
+
+
+async def test_it_draws_and_reports(executor: Executor) -> None:
+    steps: list[tuple[int, int]] = []
+    picture = await executor.run("ext_1", REQUEST, lambda step, total: steps.append((step, total)))
+    facts = verify(picture.data)
+    assert (facts.width, facts.height, picture.width, picture.height) == (512, 512, 512, 512)
+    assert steps == [(1, 2), (2, 2)]
+    assert executor.info is not None
+    assert executor.info.name == "procedural"
+
+
+async def test_what_the_engine_refuses_is_told_and_it_goes_on(executor: Executor) -> None:
+    with pytest.raises(EngineFailure):
+        await executor.run("ext_1", replace(REQUEST, references=(b"not an image",)), lambda step, total: None)
+    assert (await executor.run("ext_2", REQUEST, lambda step, total: None)).data
+
+
+async def test_one_slot_draws_one_at_a_time(executor: Executor) -> None:
+    pictures = await asyncio.gather(
+        *(executor.run(f"ext_{seed}", replace(REQUEST, seed=seed), lambda step, total: None) for seed in range(3))
+    )
+    assert len({picture.data for picture in pictures}) == 3
+
+
+class TestLocal:
+    """What holds for processes of this machine."""
+
+    async def test_cancelling_stops_at_the_next_step_and_keeps_the_process(self) -> None:
+        executor = LocalExecutor("procedural", {"step_delay": 0.05}, cancel_grace=30)
+        await executor.start()
+        (before,) = executor._processes
+        started = asyncio.Event()
+        running = asyncio.create_task(
+            executor.run("ext_1", replace(REQUEST, steps=50), lambda step, total: started.set())
+        )
+        await started.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert (await executor.run("ext_2", REQUEST, lambda step, total: None)).data
+        assert executor._processes == {before}
+        await executor.stop()
+
+    async def test_one_that_does_not_stop_is_killed_and_replaced(self) -> None:
+        executor = LocalExecutor("procedural", {"step_delay": 600}, cancel_grace=0.05)
+        await executor.start()
+        (before,) = executor._processes
+        started = asyncio.Event()
+        running = asyncio.create_task(executor.run("ext_1", REQUEST, lambda step, total: started.set()))
+        await started.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert not before.alive
+        await executor.stop()
+
+    async def test_a_crash_is_told_and_the_next_job_gets_a_new_process(self) -> None:
+        executor = LocalExecutor("procedural", {"step_delay": 0.2})
+        await executor.start()
+
+        def crash(step: int, total: int) -> None:
+            for process in executor._processes:
+                os.kill(process._process.pid, signal.SIGKILL)
+
+        with pytest.raises(EngineCrashed, match="SIGKILL"):
+            await executor.run("ext_1", replace(REQUEST, steps=20), crash)
+        assert (await executor.run("ext_2", REQUEST, lambda step, total: None)).data
+        await executor.stop()
+
+    async def test_an_engine_that_cannot_start_says_why(self) -> None:
+        executor = LocalExecutor("nope", {})
+        with pytest.raises((EngineFailure, EngineCrashed)):
+            await executor.start()
+        assert executor.trouble
+
+    async def test_the_engine_gets_no_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("UMRGEN_API_KEY", "secret")
+        executor = LocalExecutor("procedural", {})
+        await executor.start()
+        (process,) = executor._processes
+        environment = Path(f"/proc/{process._process.pid}/environ").read_bytes()
+        assert b"secret" not in environment
+        await executor.stop()

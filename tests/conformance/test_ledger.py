@@ -1,0 +1,200 @@
+"""What every ledger must do. Each implementation runs the same suite."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from umrgen.jobs import Change, Conflict, Job, JobSpec, Lora, Output, State
+from umrgen.server.ledger import Idempotency, IdempotencyConflict, Key, Ledger, LedgerTooNew
+from umrgen.server.ledger.sqlite import SqliteLedger
+
+SPEC = JobSpec("a lighthouse", seed=7, negative="fog", loras=(Lora("ink", 0.5),), reference_images=("a.png",))
+
+
+class Bench:
+    """A ledger and what it told of its changes."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.told: list[Job] = []
+
+    def hear(self, jobs: Sequence[Job]) -> None:
+        self.told += jobs
+
+    async def submit(self, job_id: str, session: str = "sid_a", now: int = 1000) -> Job:
+        job, new = await self.ledger.submit(job_id, session, SPEC, "procedural", now=now)
+        assert new
+        return job
+
+    async def claim(self, now: int = 2000) -> Job:
+        job = await self.ledger.claim("worker", now=now, lease_until=now + 30_000)
+        assert job is not None
+        return job
+
+
+@pytest.fixture(params=["sqlite"])
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    ledger = {"sqlite": lambda: SqliteLedger(tmp_path / "ledger.sqlite3")}[request.param]()
+    bench = Bench(ledger)
+    await ledger.open(bench.hear)
+    yield bench
+    await ledger.close()
+
+
+def picture(name: str = "umrgen_7_aa.png", session: str = "sid_a") -> Output:
+    return Output(name, session, 3, "00" * 32, 512, 512)
+
+
+async def test_a_job_comes_back_as_it_was_submitted(bench: Bench) -> None:
+    job = await bench.submit("ext_1")
+    assert await bench.ledger.get("ext_1") == job
+    assert job.spec == SPEC
+    assert job.state is State.QUEUED
+    assert await bench.ledger.get("ext_2") is None
+    assert bench.told == [job]
+
+
+async def test_jobs_are_claimed_in_the_order_of_their_age(bench: Bench) -> None:
+    for number in range(3):
+        await bench.submit(f"ext_{number}")
+    assert [(await bench.claim()).id for _ in range(3)] == ["ext_0", "ext_1", "ext_2"]
+    assert await bench.ledger.claim("worker", now=2000, lease_until=3000) is None
+
+
+async def test_a_place_in_the_queue_moves_up(bench: Bench) -> None:
+    jobs = [await bench.submit(f"ext_{number}") for number in range(3)]
+    assert [await bench.ledger.queue_position(job) for job in jobs] == [1, 2, 3]
+    running = await bench.claim()
+    assert await bench.ledger.queue_position(running) is None
+    assert await bench.ledger.queue_position(jobs[2]) == 2
+    assert await bench.ledger.count() == {State.QUEUED: 2, State.RUNNING: 1}
+
+
+async def test_a_job_is_completed_with_its_output(bench: Bench) -> None:
+    await bench.submit("ext_1")
+    running = await bench.claim()
+    done = await bench.ledger.change(
+        "ext_1", Change.COMPLETE, now=3000, token=running.token, outputs=(picture(),), step=4
+    )
+    assert (done.state, done.completed_at, done.lease_until) == (State.COMPLETED, 3000, None)
+    assert await bench.ledger.get("ext_1") == done
+    assert await bench.ledger.output("sid_a", "umrgen_7_aa.png") == picture()
+    assert await bench.ledger.output("sid_b", "umrgen_7_aa.png") is None
+    with pytest.raises(Conflict):
+        await bench.ledger.change("ext_1", Change.CANCEL, now=4000)
+
+
+async def test_a_worker_that_lost_its_lease_can_change_nothing(bench: Bench) -> None:
+    await bench.submit("ext_1")
+    first = await bench.claim()
+    await bench.ledger.change("ext_1", Change.RELEASE, now=3000, token=first.token)
+    second = await bench.claim(now=4000)
+    assert (second.attempt, second.token) == (2, first.token + 1)
+    for change in (Change.PROGRESS, Change.COMPLETE, Change.FAIL, Change.RELEASE):
+        with pytest.raises(Conflict):
+            await bench.ledger.change("ext_1", change, now=5000, token=first.token)
+    assert await bench.ledger.get("ext_1") == second
+
+
+async def test_lapsed_leases_are_found(bench: Bench) -> None:
+    await bench.submit("ext_1")
+    running = await bench.claim(now=2000)
+    assert await bench.ledger.lapsed(now=32_000) == []
+    assert await bench.ledger.lapsed(now=32_001) == [running]
+    await bench.ledger.change("ext_1", Change.PROGRESS, now=20_000, token=running.token, lease_until=50_000)
+    assert await bench.ledger.lapsed(now=32_001) == []
+
+
+async def test_one_key_and_body_make_one_job(bench: Bench) -> None:
+    async def post(number: int) -> tuple[Job, bool]:
+        again = Idempotency("key", b"digest")
+        return await bench.ledger.submit(f"ext_{number}", "sid_a", SPEC, "procedural", now=1000, idempotency=again)
+
+    answers = await asyncio.gather(*(post(number) for number in range(64)))
+    assert len({job.id for job, _ in answers}) == 1
+    assert sum(new for _, new in answers) == 1
+    assert await bench.ledger.count() == {State.QUEUED: 1, State.RUNNING: 0}
+
+
+async def test_a_key_with_another_body_is_a_conflict_for_a_day(bench: Bench) -> None:
+    async def post(job_id: str, session: str, digest: bytes, now: int) -> tuple[Job, bool]:
+        used = Idempotency("key", digest)
+        return await bench.ledger.submit(job_id, session, SPEC, "procedural", now=now, idempotency=used)
+
+    await post("ext_1", "sid_a", b"one", 0)
+    with pytest.raises(IdempotencyConflict):
+        await post("ext_2", "sid_a", b"two", 1000)
+    assert (await post("ext_3", "sid_b", b"two", 1000))[1], "another session's key is another key"
+    assert (await post("ext_4", "sid_a", b"two", 24 * 3600 * 1000 + 1))[1], "after 24 h the key is free again"
+
+
+async def test_pages_are_newest_first_and_of_one_session(bench: Bench) -> None:
+    for number in range(5):
+        await bench.submit(f"ext_{number}")
+    await bench.submit("ext_other", session="sid_b")
+    first, cursor = await bench.ledger.page("sid_a", state=None, limit=2, before=None)
+    second, cursor = await bench.ledger.page("sid_a", state=None, limit=2, before=cursor)
+    third, end = await bench.ledger.page("sid_a", state=None, limit=2, before=cursor)
+    assert [job.id for job in first + second + third] == [f"ext_{number}" for number in (4, 3, 2, 1, 0)]
+    assert end is None
+    running = await bench.claim()
+    assert (await bench.ledger.page("sid_a", state=State.RUNNING, limit=9, before=None))[0] == [running]
+
+
+async def test_many_are_read_at_once(bench: Bench) -> None:
+    jobs = [await bench.submit(f"ext_{number}") for number in range(3)]
+    found = await bench.ledger.get_many(["ext_2", "ext_0", "ext_9"])
+    assert {job.id: job for job in found} == {"ext_0": jobs[0], "ext_2": jobs[2]}
+
+
+async def test_a_failing_change_leaves_its_neighbours_alone(bench: Bench) -> None:
+    await bench.submit("ext_1")
+    results = await asyncio.gather(
+        bench.submit("ext_2"),
+        bench.ledger.change("ext_1", Change.COMPLETE, now=1, outputs=(picture(),)),
+        bench.ledger.change("ext_0", Change.CANCEL, now=1),
+        bench.submit("ext_3"),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [Job, Conflict, KeyError, Job]
+    assert [job.id for job in bench.told] == ["ext_1", "ext_2", "ext_3"]
+
+
+async def test_keys_are_found_by_hash_and_revoked_once(bench: Bench) -> None:
+    key = Key("key_1", b"h" * 32, "sid_a", "mine", 1000)
+    await bench.ledger.add_key(key)
+    assert await bench.ledger.key(b"h" * 32) == key
+    assert await bench.ledger.key(b"x" * 32) is None
+    assert await bench.ledger.revoke_key("key_1", now=2000)
+    assert await bench.ledger.revoke_key("key_1", now=3000)
+    assert not await bench.ledger.revoke_key("key_2", now=3000)
+    assert [found.revoked_at for found in await bench.ledger.keys()] == [2000]
+
+
+class TestSqliteFile:
+    """What is true of the file itself."""
+
+    async def test_it_is_synced_and_survives_reopening(self, tmp_path: Path) -> None:
+        path = tmp_path / "ledger.sqlite3"
+        ledger = SqliteLedger(path)
+        await ledger.open()
+        await ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
+        await ledger.close()
+        again = SqliteLedger(path)
+        await again.open()
+        found = await again.get("ext_1")
+        await again.close()
+        assert found is not None
+        assert found.spec == SPEC
+
+    async def test_a_newer_file_is_refused(self, tmp_path: Path) -> None:
+        import sqlite3
+        from contextlib import closing
+
+        path = tmp_path / "ledger.sqlite3"
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA user_version = 999")
+        with pytest.raises(LedgerTooNew):
+            await SqliteLedger(path).open()

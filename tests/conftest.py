@@ -1,0 +1,33 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from support import ServerProcess, server
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for the tests that leave nothing behind but jobs."""
+    with server(tmp_path_factory.mktemp("shared") / "state") as running:
+        yield running
+
+
+@pytest.fixture
+def http(shared_server: ServerProcess) -> Iterator[httpx2.Client]:
+    with shared_server.http() as client:
+        yield client
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's own folders or settings."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    for name in ("UMRGEN_BASE_URL", "UMRGEN_API_KEY", "UMRGEN_STATE"):
+        monkeypatch.delenv(name, raising=False)

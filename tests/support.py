@@ -1,0 +1,143 @@
+"""What the tests share: a real server process on a free port, stopped by its own process id."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+SMALL = {"width": 512, "height": 512, "steps": 1}
+"""The quickest picture the contract allows."""
+
+
+def clean_environment(**changes: str) -> dict[str, str]:
+    """This process's environment without the variables that would configure UMRGEN."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("UMRGEN_")} | changes
+
+
+class ServerProcess:
+    """`umrgen serve` as a user starts it."""
+
+    def __init__(self, state: Path, *arguments: str, **environment: str) -> None:
+        self.state = state
+        self._arguments = arguments
+        self._environment = environment
+        self.url = ""
+        self.key = ""
+        self.process: subprocess.Popen[str]
+
+    def start(self) -> "ServerProcess":
+        self.state.mkdir(parents=True, exist_ok=True)
+        with (self.state / "test.log").open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "umrgen", "serve", "--json", "--port", "0", *self._place(), *self._arguments],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=clean_environment(**self._environment),
+                text=True,
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the server did not start: {self.log()}")
+        told = json.loads(line)
+        self.url = told["url"]
+        self.key = told["key"] or self.key
+        until(lambda: httpx2.get(f"{self.url}/readyz").status_code == 200)
+        return self
+
+    def _place(self) -> list[str]:
+        return ["--state", str(self.state)]
+
+    def log(self) -> str:
+        return (self.state / "test.log").read_text()
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.terminate()
+        return self._end()
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut would."""
+        self.process.kill()
+        self._end()
+
+    def _end(self) -> int:
+        code = self.process.wait(30)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        return code
+
+    def engine_pids(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(pid) for pid in children]
+
+    def http(self, **headers: str) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.key}"} | headers, timeout=70)
+
+
+def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """The first true value of `condition`; fails when it stays false for `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            value = condition()
+        except httpx2.TransportError:
+            value = None
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s")
+        time.sleep(0.01)
+
+
+@contextmanager
+def server(state: Path, *arguments: str, **environment: str) -> Iterator[ServerProcess]:
+    running = ServerProcess(state, *arguments, **environment).start()
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.process.send_signal(signal.SIGTERM)
+            try:
+                running._end()
+            except subprocess.TimeoutExpired:
+                running.kill()
+                raise
+
+
+def cli(
+    *arguments: str, timeout: float = 60, cwd: Path | None = None, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run the command line as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "umrgen", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=clean_environment(**environment),
+        cwd=cwd,
+    )
+
+
+def submit(http: httpx2.Client, prompt: str = "a lighthouse", **fields: Any) -> str:
+    answer = http.post("/api/v1/generate", json={"prompt": prompt} | SMALL | fields)
+    assert answer.status_code == 202, answer.text
+    job_id: str = answer.json()["job_id"]
+    return job_id
+
+
+def finish(http: httpx2.Client, job_id: str) -> dict[str, Any]:
+    """The job once it is over, by holding the status call."""
+    for _ in range(10):
+        job: dict[str, Any] = http.get(f"/api/v1/status/{job_id}", headers={"Prefer": "wait=60"}).json()
+        if job["state"] in ("completed", "failed"):
+            return job
+    raise AssertionError(f"{job_id} is not over")

@@ -1,0 +1,133 @@
+"""The direction of imports, read from the sources: one way, and the client without the server."""
+
+import ast
+from pathlib import Path
+
+import umrgen
+
+ROOT = Path(umrgen.__file__).parent
+
+# Each layer may import from itself and from those before it in its own line. Names are prefixes.
+CLIENT = [
+    ["errors", "paths"],
+    ["jobs"],
+    ["flow", "images"],
+    ["protocol", "downloads"],
+    ["transport", "journal"],
+    ["retrieval"],
+    ["client"],
+    ["testing", "doctor"],
+    ["cli", "mcp", "__main__"],
+]
+SERVER = [
+    ["errors", "paths", "jobs", "images"],
+    ["server.clock", "server.config"],
+    ["server.ledger", "server.storage", "server.engines"],
+    ["server.executors"],
+    ["server.keys", "server.waiters"],
+    ["server.dispatcher"],
+    ["server.http"],
+    ["server.app"],
+    ["server.serve"],
+]
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found[name.removesuffix(".__init__") if name != "__init__" else ""] = path
+    return found
+
+
+def imports(path: Path, *, lazy: bool) -> set[str]:
+    """The umrgen modules that a file imports, at its top level or (`lazy`) inside its functions."""
+    tree = ast.parse(path.read_text())
+    # What only the type checker sees imports nothing.
+    tree.body = [node for node in tree.body if not isinstance(node, ast.If) or "TYPE_CHECKING" not in ast.dump(node)]
+    inner = {
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if (node in inner) != lazy:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "umrgen":
+            base = node.module.removeprefix("umrgen").removeprefix(".")
+            known = modules()
+            for alias in node.names:
+                inside = f"{base}.{alias.name}" if base else alias.name
+                found.add(inside if inside in known else base)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.removeprefix("umrgen.") for alias in node.names if alias.name.startswith("umrgen.")}
+    return found
+
+
+def layer(name: str, layers: list[list[str]]) -> int | None:
+    for number, prefixes in enumerate(layers):
+        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes):
+            return number
+    return None
+
+
+def test_every_module_has_its_layer() -> None:
+    homeless = [
+        name
+        for name in modules()
+        if name not in ("", "server") and layer(name, CLIENT) is None and layer(name, SERVER) is None
+    ]
+    assert homeless == []
+
+
+def test_imports_run_one_way() -> None:
+    wrong = []
+    for name, path in modules().items():
+        layers = SERVER if name.startswith("server") else CLIENT
+        here = layer(name, layers)
+        for imported in imports(path, lazy=False) - {""}:
+            there = layer(imported, layers)
+            if here is not None and (there is None or there > here):
+                wrong.append(f"{name} imports {imported}")
+    assert wrong == []
+
+
+def test_the_client_side_never_imports_the_server() -> None:
+    for name, path in modules().items():
+        if name.startswith("server"):
+            continue
+        touched = {imported for imported in imports(path, lazy=False) if imported.startswith("server")}
+        assert touched == set(), f"{name} imports {touched}"
+        if not name.startswith("cli"):
+            assert not {i for i in imports(path, lazy=True) if i.startswith("server")}, name
+
+
+def test_engines_never_see_the_ledger_and_routes_never_see_engines() -> None:
+    for name, path in modules().items():
+        touched = imports(path, lazy=False) | imports(path, lazy=True)
+        if name.startswith("server.engines"):
+            assert not {i for i in touched if i.startswith(("server.ledger", "server.http", "server.storage"))}, name
+        if name.startswith("server.http"):
+            assert not {i for i in touched if i.startswith(("server.engines", "server.dispatcher"))}, name
+        if name != "server.app":
+            concrete = {"server.ledger.sqlite", "server.storage.local", "server.executors.local"}
+            allowed = {"server.ledger.sqlite"} if name == "cli.keys" else set()
+            assert touched & concrete <= allowed, f"{name} chooses an implementation"
+
+
+def test_no_import_cycle() -> None:
+    graph = {name: imports(path, lazy=False) - {name} for name, path in modules().items()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " → ".join([*trail, name])
+        if name not in done:
+            for other in graph.get(name, ()):
+                if other:
+                    visit(other, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())

@@ -1,0 +1,241 @@
+"""The procedural engine: what it draws follows from the request, all of it, and from nothing else."""
+
+import hashlib
+import subprocess
+import sys
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from umrgen.server.engines import Cancelled, DrawRequest, EngineFailure, load_engine
+from umrgen.server.engines.procedural import ProceduralEngine
+from umrgen.server.engines.procedural.words import _CLOCK, _WORDS, read_scene
+
+STORM = "a lighthouse on a cliff at dusk, storm over the sea"
+
+
+def draw(prompt: str = STORM, **changes: Any) -> Any:
+    values = {"width": 192, "height": 160, "steps": 4, "seed": 7} | changes
+    return ProceduralEngine().draw(DrawRequest(prompt, **values), lambda *_: None)
+
+
+def png(colour: tuple[int, int, int], kind: str = "PNG") -> bytes:
+    out = BytesIO()
+    Image.new("RGB", (40, 30), colour).save(out, kind)
+    return out.getvalue()
+
+
+def difference(first: Any, second: Any) -> float:
+    return float(np.abs(first.astype(float) - second.astype(float)).mean())
+
+
+def fineness(picture: Any) -> float:
+    """The mean step between neighbours, grain and signature left out."""
+    grey = picture[:-20].astype(float).mean(2)
+    return float(np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean())
+
+
+def test_it_is_in_the_registry_and_says_what_it_is() -> None:
+    info = load_engine("procedural", {"step_delay": 0.0}).info
+    assert (info.name, info.kind, info.size_multiple, info.max_steps) == ("procedural", "procedural", 1, 50)
+    assert set(info.features) == {"previews", "references", "negative"}
+
+
+@pytest.mark.parametrize("prompt", [STORM, "a neon city at night in the rain", "hello world"])
+def test_the_same_request_gives_the_same_bytes(prompt: str) -> None:
+    assert draw(prompt).tobytes() == draw(prompt).tobytes()
+
+
+def test_another_process_gives_the_same_bytes() -> None:
+    code = (
+        "import hashlib; from umrgen.server.engines import DrawRequest\n"
+        "from umrgen.server.engines.procedural import ProceduralEngine as E\n"
+        f"p = E().draw(DrawRequest({STORM!r}, 192, 160, 4, 7), lambda *a: None)\n"
+        "print(hashlib.sha256(p.tobytes()).hexdigest())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == hashlib.sha256(draw().tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 8},
+        {"prompt": "desert dunes at noon"},
+        {"negative": "lighthouse"},
+        {"references": (png((200, 30, 30)),)},
+    ],
+    ids=["seed", "prompt", "negative", "reference"],
+)
+def test_everything_asked_for_changes_the_picture(changes: dict[str, Any]) -> None:
+    assert difference(draw(), draw(**changes)) > 1.5
+
+
+def test_more_steps_add_detail() -> None:
+    one, two, four, eight = (fineness(draw(width=320, height=320, steps=n)) for n in (1, 2, 4, 8))
+    assert one < two < four
+    assert eight > 1.5 * one
+
+
+def test_a_size_keeps_the_composition() -> None:
+    small = Image.fromarray(draw("mountains at sunrise", width=128, height=128))
+    large = Image.fromarray(draw("mountains at sunrise", width=256, height=256)).resize((128, 128))
+    assert difference(np.asarray(small), np.asarray(large)) < 8
+
+
+def test_the_negative_takes_the_moon_away_and_leaves_the_rest() -> None:
+    prompt = "a full moon over hills at night"
+    with_moon, without = draw(prompt), draw(prompt, negative="moon, clouds")
+    assert (with_moon.min(2) > 170).sum() > 150
+    assert (without.min(2) > 170).sum() < 20
+    assert difference(with_moon[120:140], without[120:140]) < 4
+    assert (draw("hills at night, no moon").min(2) > 170).sum() < 20
+
+
+def test_night_is_darker_than_noon() -> None:
+    assert draw("the sea at night").mean() * 2 < draw("the sea at noon").mean()
+
+
+def test_sunset_is_warmer_than_day_and_mood_counts() -> None:
+    def warmth(prompt: str) -> float:
+        means = draw(prompt).mean((0, 1))
+        return float(means[0] - means[2])
+
+    assert warmth("hills at sunset") > warmth("hills, day") + 20
+    assert warmth("warm hills, day") > warmth("cold hills, day")
+    assert draw("gloomy hills, day").mean() < draw("hills, day").mean()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_reference_lends_its_colour(kind: str) -> None:
+    red = draw(references=(png((220, 20, 20), kind),)).mean((0, 1))
+    plain = draw().mean((0, 1))
+    assert red[0] - red[2] > plain[0] - plain[2] + 30
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", png((1, 2, 3))[:60], png((1, 2, 3), "BMP")])
+def test_a_reference_that_is_no_image_is_a_failure_for_the_user(data: bytes) -> None:
+    with pytest.raises(EngineFailure, match="reference"):
+        draw(references=(data,))
+
+
+def test_steps_are_reported_once_each_with_a_preview() -> None:
+    seen: list[tuple[int, int]] = []
+    previews = []
+
+    def report(step: int, total: int, preview: Any) -> None:
+        seen.append((step, total))
+        previews.append(preview())
+
+    request = DrawRequest("a quiet forest in the snow", 150, 100, 6, 3)
+    final = ProceduralEngine().draw(request, report)
+    assert seen == [(step, 6) for step in range(1, 7)]
+    assert all(p.shape == (100, 150, 3) and p.dtype == np.uint8 for p in previews)
+    distances = [difference(p, final) for p in previews]
+    assert distances[-1] == 0
+    assert distances[0] > distances[2] > distances[4] > 0
+
+
+def test_a_preview_taken_late_still_shows_its_own_step() -> None:
+    kept = []
+    now = []
+    request = DrawRequest("the sea", 96, 96, 6, 3)
+
+    def report(step: int, total: int, preview: Any) -> None:
+        kept.append(preview)
+        now.append(preview())
+
+    ProceduralEngine().draw(request, report)
+    assert all(difference(a(), b) == 0 for a, b in zip(kept, now, strict=True))
+
+
+def test_cancelling_stops_it_at_once() -> None:
+    steps = []
+
+    def report(step: int, total: int, preview: Any) -> None:
+        steps.append(step)
+        if step == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        ProceduralEngine().draw(DrawRequest("the sea", 96, 96, 8, 1), report)
+    assert steps == [1, 2]
+
+
+def test_step_delay_is_slept_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("umrgen.server.engines.procedural.time.sleep", slept.append)
+    ProceduralEngine(step_delay=0.5).draw(DrawRequest("the sea", 64, 64, 3, 1), lambda *_: None)
+    assert slept == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("size", [(512, 2048), (2048, 512), (777, 513), (17, 5), (1, 1)])
+@pytest.mark.parametrize("prompt", ["a neon city in the rain", "a boat and an island at dawn, mist"])
+def test_any_size(prompt: str, size: tuple[int, int]) -> None:
+    steps = 4 if max(size) < 800 else 3
+    picture = draw(prompt, width=size[0], height=size[1], steps=steps)
+    assert picture.shape == (size[1], size[0], 3)
+    assert picture.dtype == np.uint8
+
+
+def test_words_it_does_not_know_give_an_abstract_piece() -> None:
+    assert not read_scene("hello world", "").names
+    picture = draw("hello world")
+    assert picture.std() > 15
+    assert difference(picture, draw("hello there")) > 5
+
+
+@pytest.mark.parametrize(
+    ("prompt", "names", "time"),
+    [
+        ("Neon-lit ALLEY", {"street", "city"}, "night"),
+        ("two pines by a fjord at daybreak", {"forest", "lake", "water"}, "dawn"),
+        ("lighthouses", {"lighthouse", "cliff", "sea", "water"}, "day"),
+        ("starry sky with an aurora", {"stars", "aurora"}, "night"),
+        ("thunderstorm, twilight", {"storm", "rain", "lightning", "sea"}, "dusk"),
+    ],
+)
+def test_synonyms_and_what_they_imply(prompt: str, names: set[str], time: str) -> None:
+    scene = read_scene(prompt, "")
+    assert names <= scene.names
+    assert scene.time == time
+
+
+def test_a_negative_takes_away_what_was_only_implied() -> None:
+    names = read_scene("a storm at sea without lightning", "rain").names
+    assert not names & {"rain", "lightning"}
+    assert {"storm", "waves"} <= names
+
+
+@pytest.mark.parametrize("prompt", ["the sea at noon", "a neon city at night", "hello world"])
+def test_the_signature_stands_in_the_corner(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    signed = draw(prompt)
+    monkeypatch.setattr("umrgen.server.engines.procedural._signed", lambda pixels: pixels)
+    changed = np.argwhere((signed != draw(prompt)).any(2))
+    assert 100 < len(changed) < 400
+    assert changed[:, 0].min() > 144
+    assert changed[:, 1].min() > 115
+    assert changed.max(0).tolist() <= [155, 187]
+
+
+def test_no_steps_is_a_failure() -> None:
+    with pytest.raises(EngineFailure):
+        draw(steps=0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.text(max_size=60) | st.lists(st.sampled_from(sorted({*_WORDS, *_CLOCK, "no"}))).map(" ".join),
+    st.text(max_size=20),
+    st.integers(0, 2**63 - 1),
+    st.integers(1, 70),
+    st.integers(1, 70),
+)
+def test_no_prompt_makes_it_stumble(prompt: str, negative: str, seed: int, width: int, height: int) -> None:
+    picture = draw(prompt, negative=negative, seed=seed, width=width, height=height, steps=4)
+    assert picture.shape == (height, width, 3)
