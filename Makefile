@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 image: $(VENV)/server.stamp
 	@env -u UMRGEN_BASE_URL $(BIN)/umrgen generate "$(PROMPT)" -o "$(OUT)" --overwrite
 
-test: $(VENV)/dev.stamp lint types
+test: $(VENV)/dev.stamp $(VENV)/node.stamp lint types
 	@$(BIN)/python -m pytest
 
 lint: $(VENV)/dev.stamp
@@ -42,6 +42,11 @@ $(VENV)/server.stamp: requirements/server.txt pyproject.toml
 $(VENV)/dev.stamp: $(VENV)/server.stamp requirements/dev.txt
 	@echo "setting up the tests' tools (once)" >&2
 	@$(call install,dev)
+
+# What the guide's JavaScript sample needs; without Node, the tests that use it skip and say so.
+$(VENV)/node.stamp: tests/acceptance/js/package-lock.json | $(VENV)/server.stamp
+	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix tests/acceptance/js; fi
+	touch $@
 
 # Pin the requirements anew; needs uv. The files name no index.
 lock:

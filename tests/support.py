@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 SMALL = {"width": 512, "height": 512, "steps": 1}
 """The quickest picture the contract allows."""
@@ -141,3 +142,26 @@ def finish(http: httpx2.Client, job_id: str) -> dict[str, Any]:
         if job["state"] in ("completed", "failed"):
             return job
     raise AssertionError(f"{job_id} is not over")
+
+
+def problem(answer: httpx2.Response, status: int, code: str) -> dict[str, object]:
+    """Check that an answer is a problem of the contract's shape, and tells nothing it should not."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body: dict[str, object] = answer.json()
+    assert body["success"] is False
+    assert (body["code"], body["status"]) == (code, status)
+    assert isinstance(body["error"], str)
+    assert body["error"]
+    assert body["next"]
+    for secret in ("Traceback", "/root", "/tmp", "/home", "umr_", ".py"):
+        assert secret not in answer.text
+    return body
+
+
+def founding_guide() -> str:
+    """The founding document's text. It lies beside the repository, never in it; without it the test skips."""
+    path = Path(__file__).parents[2] / "shared" / "guide" / "image-retrieval-guide.md"
+    if not path.is_file():
+        pytest.skip("the founding guide does not lie beside this checkout (../shared/guide/)")
+    return path.read_text()

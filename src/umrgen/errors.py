@@ -272,7 +272,7 @@ def api_error(status: int, data: Mapping[str, Any] | None, *, job_id: str | None
         code = "concurrent_limit" if words == "CONCURRENT_LIMIT" else ""
     kind = _class_for(status, code)
     told_job = data.get("job_id")
-    told_next = data.get("next")
+    told_next = None if kind.next else data.get("next")  # ours names our own variables and commands
     return kind(
         f"{words} (HTTP {status})" if words else f"{(kind.__doc__ or '').strip()} (HTTP {status})",
         status=status,

@@ -42,6 +42,8 @@ class Options:
     """Time a job may spend `queued`, of the time above."""
     wait: int = 25
     """How long to ask the server to hold a status call; below the idle limits of proxies. 0: never."""
+    follow: bool = False
+    """Whether a wait asks for every change on the way, to tell it, or for the end alone (fewer requests)."""
     queued_interval: float = 3.0
     """Between two looks at a queued job, when the server says nothing else."""
     running_interval: float = 2.0
@@ -58,7 +60,7 @@ class Options:
     """Whether a stalled job is only reported, or ends the wait with JobStalled."""
     patience: float = 300.0
     """How long status calls outlast an unreachable or failing server, since its last good answer."""
-    submit_patience: float = 20.0
+    submit_patience: float = 10.0
     """How long a submit is tried again; nothing is at stake yet, and somebody may be watching."""
     first_backoff: float = 0.5
     """The delay after a first failure; it doubles with each further one."""
@@ -270,6 +272,8 @@ class Patience:
         self.failures += 1
         if run.now + delay - self._since > self._seconds:
             raise error
+        if job_id is None and delay >= run.left:
+            raise error  # the deadline comes first, and there is no job yet to speak of
         run.notify(Event("retrying", job_id, str(error), {"delay": round(delay, 2), "code": error.code}))
         return delay
 

@@ -213,19 +213,27 @@ class Watch:
 
     def result(self) -> "Flow[Status]":
         """The completed job. Raises JobFailed, OutputMissing and what `next_change` raises."""
-        status = yield from self.next_change(until_over=True)
+        status = yield from self._end()
         if status.state == State.COMPLETED and not status.images:
             # Once more: an older server may still be looking for the file.
             self._delay = self.run.options.running_interval
             self._etag = None
-            status = yield from self.next_change(until_over=True)
+            status = yield from self._end()
         return finished(status)
+
+    def _end(self) -> "Flow[Status]":
+        while True:
+            status = yield from self.next_change(until_over=not self.run.options.follow)
+            if status.over:
+                return status
 
     # --- one look ---
 
     def _look(self, until_over: bool) -> "Flow[Status | None]":
         """One request; None when it brought no status and another is due after `self._delay`."""
-        run, wait = self.run, self.run.options.wait
+        run = self.run
+        # For every change a server is held by the version we know; before we know one, a plain look.
+        wait = run.options.wait if until_over or self._etag else 0
         headers = {"Prefer": f"wait={wait}"} if wait else {}
         if self._etag and not until_over:
             headers["If-None-Match"] = self._etag
@@ -300,8 +308,8 @@ class Watch:
         run, options = self.run, self.run.options
         if "preference-applied" in reply.headers and reply.elapsed >= 0.5 * options.wait:
             return 0.0  # it was held: asking again at once is how one waits on this server
-        if "preference-applied" in reply.headers and self._news(status):
-            return options.running_interval / 8  # it woke us for a change: others come, but not in a storm
+        if "etag" in reply.headers and self._news(status):
+            return options.running_interval / 8  # a change, on a server that tells of changes: the next may follow
         asked = retry_after(reply)
         if asked is None and status.retry_after_ms is not None:
             asked = status.retry_after_ms / 1000

@@ -71,7 +71,9 @@ def generate(
             asyncio.run(draw(url, key))
 
     async def draw(url: str | None, key: str | None) -> None:
-        async with AsyncClient(api_key=key, on_event=show, **client_arguments(url, timeout)) as client:
+        async with AsyncClient(
+            api_key=key, on_event=show, follow=show.follow, **client_arguments(url, timeout)
+        ) as client:
             image = await client.generate(prompt, to, overwrite=overwrite, **request)
         show.clear()
         seconds = time.monotonic() - started

@@ -40,7 +40,7 @@ def wait(job_id: str, base_url: str | None, timeout: float | None, output: Outpu
 
     async def work() -> None:
         show = Show(output)
-        async with AsyncClient(on_event=show, **client_arguments(base_url, timeout)) as client:
+        async with AsyncClient(on_event=show, follow=show.follow, **client_arguments(base_url, timeout)) as client:
             over = await client.job(job_id).wait()
         show.clear()
         output.result(dict(over.raw), "\n".join([describe(over), *over.images]))
@@ -73,7 +73,7 @@ def fetch(
     async def work() -> None:
         show = Show(output)
         arguments = client_arguments(base_url, timeout) | {"follow_foreign": follow_foreign}
-        async with AsyncClient(on_event=show, **arguments) as client:
+        async with AsyncClient(on_event=show, follow=show.follow, **arguments) as client:
             images = await client.job(job_id).download_all(to, overwrite=overwrite)
         show.clear()
         first = images[0].as_dict()

@@ -56,6 +56,11 @@ class Show:
         self._download_started = 0.0
         self._line_open = False
 
+    @property
+    def follow(self) -> bool:
+        """Whether anybody looks at what happens on the way."""
+        return self._output.as_events or not self._quiet
+
     def __call__(self, event: Event) -> None:
         if event.kind == "submitted" and event.job_id:
             self._output.job_ids.append(event.job_id)

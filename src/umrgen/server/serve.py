@@ -77,9 +77,10 @@ def _url(listener: socket.socket) -> str:
 class _Server(uvicorn.Server):
     """uvicorn, told to drain the house before it closes its doors, and to exit with 0 after a signal."""
 
-    def __init__(self, config: uvicorn.Config, house: House) -> None:
+    def __init__(self, config: uvicorn.Config, house: House, announce: Callable[[], None]) -> None:
         super().__init__(config)
         self._house = house
+        self._announce = announce
         self._hurry = asyncio.Event()
 
     @contextlib.contextmanager
@@ -99,6 +100,10 @@ class _Server(uvicorn.Server):
             self.force_exit = True
             self._hurry.set()
         self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._announce()  # from here on callers are served and signals understood
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         draining = asyncio.create_task(self._house.drain(self._house.settings.drain))
@@ -144,11 +149,11 @@ async def _serve(settings: Settings, announce: Callable[[Announcement], None], *
             timeout_graceful_shutdown=5,
             ws="none",
         )
-        server = _Server(config, house)
+        told = Announcement(_url(listener), key, settings)
+        server = _Server(config, house, lambda: announce(told))
         house.start()
         if until_eof:
             _stop_at_eof(server)
-        announce(Announcement(_url(listener), key, settings))
         await server.serve(sockets=[listener])
     finally:
         await house.close()

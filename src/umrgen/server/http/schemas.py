@@ -54,7 +54,7 @@ def decode_object(body: bytes) -> dict[str, Any]:
     """The JSON object in `body`. Raises Problem."""
     try:
         data = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Problem("invalid_request", "the body is not valid JSON") from None
     if not isinstance(data, dict):
         raise Problem("invalid_request", "the body must be a JSON object")

@@ -1,0 +1,72 @@
+"""The README's promises, kept: its commands run, its files are there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import ServerProcess, clean_environment, cli
+from umrgen.images import verify
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in [README, *(path.read_text() for path in (ROOT / "docs").glob("*.md"))]:
+        folder = ROOT if page is README else ROOT / "docs"
+        for target in re.findall(r"\]\(([^)#]+)\)", page):
+            if not target.startswith("http"):
+                assert (folder / target).exists(), target
+
+
+def test_every_make_target_is_there() -> None:
+    for target in re.findall(r"^make (\w+)", "\n".join(blocks("sh")), re.MULTILINE):
+        subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_commands_for_a_server_that_is_there(shared_server: ServerProcess, tmp_path: Path) -> None:
+    (command,) = re.findall(r"^umrgen (generate .*)$", README, re.MULTILINE)
+    arguments = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', command)]
+    environment = {"UMRGEN_BASE_URL": shared_server.url, "UMRGEN_API_KEY": shared_server.key}
+    done = cli(*arguments, cwd=tmp_path, **environment)
+    assert done.returncode == 0, done.stderr
+    assert verify((tmp_path / "lighthouse.png").read_bytes()).width == 1024
+
+
+def test_the_python_sample(shared_server: ServerProcess, tmp_path: Path) -> None:
+    (code,) = blocks("python")
+    environment = clean_environment(UMRGEN_BASE_URL=shared_server.url, UMRGEN_API_KEY=shared_server.key)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert verify((tmp_path / "lighthouse.png").read_bytes()).sha256 in done.stdout
+
+
+@pytest.mark.parametrize("name", ["lighthouse", "neon-city", "mountains"])
+def test_the_pictures_are_ours(name: str) -> None:
+    data = (ROOT / "docs" / "images" / f"{name}.png").read_bytes()
+    assert verify(data).width == 1024
+    assert b'"engine": {"name": "procedural"' in data
+
+
+def test_every_dependency_has_its_reason() -> None:
+    reasons = (ROOT / "docs" / "dependencies.md").read_text()
+    for path in (ROOT / "requirements").glob("*.in"):
+        for line in path.read_text().splitlines():
+            name = re.match(r"[A-Za-z0-9-]+", line)
+            if name and not line.startswith("-r"):
+                assert name[0] in reasons, f"{name[0]} of {path.name}"
+
+
+def test_requirements_are_pinned_with_hashes_and_name_no_index() -> None:
+    for path in (ROOT / "requirements").glob("*.txt"):
+        text = path.read_text()
+        assert "--hash=sha256:" in text
+        assert not re.search(r"^(-i|--index-url|--extra-index-url|--find-links|-f)\b", text, re.MULTILINE)
+        assert "://" not in text

@@ -1,0 +1,198 @@
+"""The command line as a user types it: data on stdout, words on stderr, the documented exit codes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import ServerProcess, clean_environment, cli, finish, submit, until
+from umrgen.images import verify
+
+
+@pytest.fixture
+def environment(shared_server: ServerProcess) -> dict[str, str]:
+    return {"UMRGEN_BASE_URL": shared_server.url, "UMRGEN_API_KEY": shared_server.key}
+
+
+SMALL = ["--width", "512", "--height", "512", "--steps", "1"]
+
+
+class TestGenerate:
+    def test_against_a_server(self, environment: dict[str, str], tmp_path: Path) -> None:
+        target = tmp_path / "boat.png"
+        done = cli("generate", "a boat", "-o", str(target), "--seed", "7", "--json", *SMALL, **environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        told = json.loads(done.stdout)
+        facts = verify(target.read_bytes(), sha256=told["sha256"])
+        assert told["path"] == str(target)
+        assert (told["bytes"], told["width"], told["height"]) == (facts.bytes, 512, 512)
+        assert (told["seed"], told["engine"]) == (7, "procedural")
+        assert told["job_id"].startswith("ext_")
+        assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["boat.png"]
+
+    def test_its_words(self, environment: dict[str, str], tmp_path: Path) -> None:
+        done = cli("generate", "a boat", *SMALL, cwd=tmp_path, **environment)
+        path = tmp_path / done.stdout.splitlines()[0]
+        assert verify(path.read_bytes()).width == 512
+        assert path.stem in done.stderr, "the job's id is told before the wait"
+        assert "sha256" in done.stdout
+        assert "seed" in done.stdout
+
+    def test_into_a_folder(self, environment: dict[str, str], tmp_path: Path) -> None:
+        done = cli("generate", "a boat", "-o", str(tmp_path), "--json", *SMALL, **environment)
+        told = json.loads(done.stdout)
+        assert Path(told["path"]) == tmp_path / f"{told['job_id']}.png"
+
+    def test_with_no_server_it_starts_its_own_and_leaves_nothing(self, tmp_path: Path) -> None:
+        target = tmp_path / "boat.png"
+        done = cli("generate", "a boat", "-o", str(target), *SMALL, XDG_DATA_HOME=str(tmp_path / "data"))
+        assert done.returncode == 0, done.stderr
+        assert "starting one" in done.stderr
+        assert verify(target.read_bytes()).width == 512
+        assert list((tmp_path / "data" / "umrgen" / "embedded").iterdir()) == []
+
+    def test_events(self, environment: dict[str, str], tmp_path: Path) -> None:
+        done = cli("generate", "a boat", "-o", str(tmp_path / "x.png"), "--events", *SMALL, **environment)
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        kinds = [event["event"] for event in events]
+        assert kinds[0] == "submitted"
+        assert kinds[-1] == "done"
+        assert kinds.count("done") == 1
+
+
+class TestBadInput:
+    def one_line(self, done: "subprocess.CompletedProcess[str]", code: int, *words: str) -> None:
+        assert done.returncode == code, done.stderr
+        lines = [line for line in done.stderr.splitlines() if line.startswith("umrgen: ")]
+        assert len(lines) == 1, done.stderr
+        assert "Traceback" not in done.stderr
+        for word in words:
+            assert word in lines[0]
+
+    def test_a_target_that_cannot_be(self, environment: dict[str, str], tmp_path: Path) -> None:
+        self.one_line(cli("generate", "x", "-o", "/no/such/dir/x.png", **environment), 1, "/no/such/dir", "mkdir -p")
+        taken = tmp_path / "taken.png"
+        taken.write_bytes(b"mine")
+        self.one_line(cli("generate", "x", "-o", str(taken), **environment), 1, "exists", "--overwrite")
+        assert taken.read_bytes() == b"mine"
+        assert cli("generate", "x", "-o", str(taken), "--overwrite", *SMALL, **environment).returncode == 0
+        assert verify(taken.read_bytes()).width == 512
+        assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["taken.png"]
+
+    @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc").is_dir(), reason="needs a folder root cannot write")
+    def test_an_unwritable_folder(self, environment: dict[str, str]) -> None:
+        # Even root cannot write into /proc.
+        self.one_line(cli("generate", "x", "-o", "/proc/x.png", *SMALL, **environment), 1, "/proc")
+
+    def test_an_unreachable_server(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as gone:
+            url = f"http://127.0.0.1:{gone.getsockname()[1]}"
+        target = tmp_path / "x.png"
+        done = cli("generate", "x", "-o", str(target), "--timeout", "2", UMRGEN_BASE_URL=url, UMRGEN_API_KEY="k" * 20)
+        self.one_line(done, 7, "cannot be reached", "UMRGEN_BASE_URL")
+        assert not target.exists()
+
+    def test_a_wrong_key(self, environment: dict[str, str]) -> None:
+        done = cli("generate", "x", **environment | {"UMRGEN_API_KEY": "wrong-key-in-here"})
+        self.one_line(done, 4, "UMRGEN_API_KEY")
+        assert "wrong-key-in-here" not in done.stderr
+
+    def test_what_the_server_refuses(self, environment: dict[str, str]) -> None:
+        done = cli("generate", "x", "--width", "100", "--json", **environment)
+        self.one_line(done, 1, "width")
+        assert json.loads(done.stdout)["code"] == "invalid_request"
+
+    def test_usage(self) -> None:
+        for arguments in (["generate"], ["nonsense"], ["status"], ["generate", "x", "--width", "wide"], []):
+            assert cli(*arguments).returncode == 2
+
+    def test_no_server_configured(self) -> None:
+        self.one_line(cli("status", "ext_1"), 1, "UMRGEN_BASE_URL")
+        self.one_line(cli("status", "ext_1", "--base-url", "ftp://x"), 1, "http://host:port")
+
+    def test_an_unknown_job(self, environment: dict[str, str]) -> None:
+        for command in ("status", "wait", "fetch"):
+            self.one_line(cli(command, "ext_none", **environment), 1, "ext_none")
+        self.one_line(cli("status", "../../etc", **environment), 1, "job id")
+
+
+class TestJobs:
+    def test_submit_status_wait_fetch(self, environment: dict[str, str], tmp_path: Path) -> None:
+        job_id = cli("submit", "a boat", *SMALL, **environment).stdout.strip()
+        waited = cli("wait", job_id, "--json", **environment)
+        assert json.loads(waited.stdout)["state"] == "completed"
+        told = json.loads(cli("status", job_id, "--json", **environment).stdout)
+        assert (told["job_id"], told["state"], told["success"]) == (job_id, "completed", True)
+        fetched = cli("fetch", job_id, cwd=tmp_path, **environment)
+        assert fetched.stdout.strip() == f"{job_id}.png"
+        assert verify((tmp_path / f"{job_id}.png").read_bytes()).width == 512
+        again = cli("fetch", job_id, cwd=tmp_path, **environment)
+        assert again.returncode == 1
+
+    def test_one_idempotency_key_makes_one_job(self, environment: dict[str, str]) -> None:
+        ids = {cli("submit", "x", "--idempotency-key", "cli-1", *SMALL, **environment).stdout for _ in range(2)}
+        assert len(ids) == 1
+
+    def test_a_wait_that_is_too_short(self, slow_server: ServerProcess) -> None:
+        with slow_server.http() as http:
+            job_id = submit(http, steps=6)
+            environment = {"UMRGEN_BASE_URL": slow_server.url, "UMRGEN_API_KEY": slow_server.key}
+            done = cli("wait", job_id, "--timeout", "0.5", **environment)
+            assert done.returncode == 3
+            assert f"umrgen wait {job_id}" in done.stderr
+            assert finish(http, job_id)["state"] == "completed"
+
+    def test_ctrl_c_says_how_to_carry_on_and_cancels_nothing(self, slow_server: ServerProcess, tmp_path: Path) -> None:
+        environment = clean_environment(UMRGEN_BASE_URL=slow_server.url, UMRGEN_API_KEY=slow_server.key)
+        command = [sys.executable, "-m", "umrgen", "generate", "a boat", "--steps", "5", "-o", str(tmp_path / "x.png")]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stderr is not None
+            first = process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            rest = process.stderr.read()
+        assert process.returncode == 130
+        job_id = first.split()[1]
+        assert f"umrgen fetch {job_id}" in rest
+        with slow_server.http() as http:
+            assert finish(http, job_id)["state"] == "completed"
+        assert not (tmp_path / "x.png").exists()
+
+
+def test_help_is_there_for_every_command() -> None:
+    from umrgen.cli import COMMANDS
+
+    overview = cli("--help").stdout
+    for name in COMMANDS:
+        assert name in overview
+        told = cli(name, "--help")
+        assert told.returncode == 0
+        assert "Usage: umrgen" in told.stdout
+    assert cli("--version").stdout.startswith("umrgen 0.")
+
+
+def test_an_embedded_server_ends_with_its_caller(tmp_path: Path) -> None:
+    environment = clean_environment(XDG_DATA_HOME=str(tmp_path), UMRGEN_STEP_DELAY="30")
+    command = [
+        sys.executable,
+        "-m",
+        "umrgen",
+        "generate",
+        "a boat",
+        "-o",
+        str(tmp_path / "x.png"),
+        *SMALL,
+        "--steps",
+        "4",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        while "running" not in process.stderr.readline():
+            pass
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.kill()
+    until(lambda: not Path(f"/proc/{child}").exists())

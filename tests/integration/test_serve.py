@@ -1,0 +1,135 @@
+"""`umrgen serve` and `umrgen keys`, as an operator meets them."""
+
+import hashlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+
+from support import ServerProcess, clean_environment, cli, server, until
+
+
+def test_the_first_start_makes_everything_and_shows_the_key_once(state: Path) -> None:
+    command = [sys.executable, "-m", "umrgen", "serve", "--port", "0", "--state", str(state / "deep")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=clean_environment()) as process:
+        assert process.stderr is not None
+        lines: list[str] = []
+        while not any("umrgen generate" in line for line in lines):
+            lines.append(process.stderr.readline())
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+    banner = "".join(lines) + rest
+    assert process.returncode == 0
+    key = next(word for word in banner.split() if word.startswith("umr_"))
+    for file in (state / "deep").rglob("*"):
+        if file.is_file():
+            assert key.encode() not in file.read_bytes(), f"{file.name} holds the key"
+    listed = json.loads(cli("keys", "list", "--state", str(state / "deep"), "--json").stdout)["keys"]
+    assert [found["name"] for found in listed] == ["first"]
+
+    with server(state / "deep") as again:
+        assert again.key == "", "a second start makes no second key"
+        answer = httpx2.get(f"{again.url}/api/v1/status/x", headers={"Authorization": f"Bearer {key}"})
+        assert answer.status_code == 404
+    assert (state / "deep").stat().st_mode & 0o077 == 0
+
+
+def test_the_key_of_the_guide_is_refused(state: Path, guide_key: str) -> None:
+    refused = cli("serve", "--port", "0", "--state", str(state), UMRGEN_API_KEY=guide_key)
+    assert refused.returncode == 1
+    assert "guide" in refused.stderr
+    assert guide_key not in refused.stderr
+    assert not state.exists(), "nothing was made"
+    assert cli("serve", "--port", "0", "--state", str(state), "--api-key", "short").returncode == 1
+
+
+def test_a_key_of_ones_own_from_the_environment(state: Path) -> None:
+    own = hashlib.sha256(b"any").hexdigest()
+    with server(state, UMRGEN_API_KEY=own) as running:
+        assert running.key == ""
+        answer = httpx2.get(f"{running.url}/api/v1/status/x", headers={"Authorization": f"Bearer {own}"})
+        assert answer.status_code == 404
+
+
+def test_a_public_bind_needs_a_key_first(state: Path) -> None:
+    for host in ("0.0.0.0", "::"):
+        refused = cli("serve", "--host", host, "--port", "0", "--state", str(state))
+        assert refused.returncode == 1
+        assert "umrgen keys create" in refused.stderr
+    assert json.loads(cli("keys", "list", "--state", str(state), "--json").stdout) == {"keys": []}
+
+
+def test_two_servers_do_not_share_a_state_folder(state: Path) -> None:
+    with server(state):
+        second = cli("serve", "--port", "0", "--state", str(state))
+    assert second.returncode == 1
+    assert "another server already runs" in second.stderr
+
+
+def test_what_cannot_be_is_said_in_one_line(state: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        occupied = cli("serve", "--port", port, "--state", str(state))
+    file = tmp_path / "file"
+    file.write_text("")
+    for refused in (
+        occupied,
+        cli("serve", "--port", "0", "--state", str(file / "x")),
+        cli("serve", "--port", "many", "--state", str(state)),
+        cli("serve", "--port", "70000", "--state", str(state)),
+        cli("serve", "--host", "no.such.host.invalid", "--state", str(state)),
+        cli("serve", "--max-attempts", "0", "--state", str(state)),
+    ):
+        assert refused.returncode == 1, refused
+        words = [line for line in refused.stderr.splitlines() if line.startswith("umrgen: ")]
+        assert len(words) == 1, refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+def test_an_engine_that_cannot_start_is_said_and_nothing_is_accepted(state: Path) -> None:
+    running = ServerProcess(state, "--engine", "nope")
+    command = [
+        sys.executable,
+        "-m",
+        "umrgen",
+        "serve",
+        "--port",
+        "0",
+        "--state",
+        str(state),
+        "--engine",
+        "nope",
+        "--json",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=clean_environment()
+    ) as process:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        running.url, running.key = told["url"], told["key"]
+        with running.http() as http:
+            until(lambda: http.get("/readyz").json()["status"] == "engine_unavailable")
+            answer = http.post("/api/v1/generate", json={"prompt": "a lighthouse"})
+            assert (answer.status_code, answer.json()["code"]) == (503, "engine_unavailable")
+            assert http.get("/healthz").status_code == 200
+        process.terminate()
+    assert process.returncode == 0
+
+
+def test_keys_are_made_listed_and_revoked(state: Path) -> None:
+    made = json.loads(cli("keys", "create", "--name", "mine", "--state", str(state), "--json").stdout)
+    assert set(made) >= {"key", "id", "session_id", "name"}
+    assert len(made["key"]) >= 43
+    other = cli("keys", "create", "--state", str(state))
+    assert other.stdout.strip().startswith("umr_")
+    listed = cli("keys", "list", "--state", str(state))
+    assert made["key"] not in listed.stdout
+    assert made["id"] in listed.stdout
+    assert cli("keys", "revoke", made["id"], "--state", str(state)).returncode == 0
+    assert cli("keys", "revoke", "key_none", "--state", str(state)).returncode == 1
+    found = json.loads(cli("keys", "list", "--state", str(state), "--json").stdout)["keys"]
+    assert {key["id"]: key["revoked_at"] is not None for key in found}[made["id"]]
