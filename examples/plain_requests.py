@@ -1,11 +1,12 @@
 """The four steps of the API with nothing but `requests`: submit, poll, build the URL, download.
 
-    UMRGEN_BASE_URL=... UMRGEN_API_KEY=... python plain_requests.py "a lighthouse at dusk"
+UMRGEN_BASE_URL=... UMRGEN_API_KEY=... python plain_requests.py "a lighthouse at dusk"
 """
 
 import os
 import sys
 import time
+from pathlib import Path
 
 import requests
 
@@ -28,6 +29,6 @@ while True:
 
 image = requests.get(base_url + job["image_url"], timeout=60)
 image.raise_for_status()
-with open(f"{job_id}.png", "xb") as file:
+with Path(f"{job_id}.png").open("xb") as file:
     file.write(image.content)
 print(f"{job_id}.png")

@@ -159,6 +159,8 @@ class Job:
     outputs: tuple[Output, ...] = ()
     error: str | None = None
     error_code: str | None = None
+    changed: int = 0
+    """The ledger's count of all changes of state when this job's last one was written."""
 
     @property
     def over(self) -> bool:

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
 
 from umrgen.jobs import Job, State
 
@@ -13,7 +14,7 @@ class Waiters:
     """Who waits for which job. A woken waiter reads the ledger again and decides for itself."""
 
     def __init__(self) -> None:
-        self._of_job: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._of_job: defaultdict[str, set[Waiting]] = defaultdict(set)
         self.closing = False
         """True once the server is told to stop: nobody is held any longer."""
 
@@ -23,30 +24,31 @@ class Waiters:
     def notify(self, jobs: Sequence[Job]) -> None:
         """Wake those who wait for one of `jobs`; a job that leaves the queue moves every place in it."""
         for job in jobs:
-            for event in self._of_job.get(job.id, ()):
-                event.set()
+            for waiting in self._of_job.get(job.id, ()):
+                waiting.names_changed.add(job.id)
+                waiting.wake()
         if any(job.state is not State.QUEUED for job in jobs):
-            for event in self._of_job.get("", ()):
-                event.set()
+            for waiting in self._of_job.get("", ()):
+                waiting.wake()
 
     def close(self) -> None:
         """Wake everybody, for good."""
         self.closing = True
-        for events in self._of_job.values():
-            for event in events:
-                event.set()
+        for waitings in self._of_job.values():
+            for waiting in waitings:
+                waiting.wake()
 
     def join(self, job_ids: Sequence[str], *, places: bool = False) -> "Waiting":
         """Start to wait for any of `job_ids`; with `places`, for moves of the queue too."""
         return Waiting(self, [*job_ids, ""] if places else job_ids)
 
-    def _add(self, names: Sequence[str], event: asyncio.Event) -> None:
+    def _add(self, names: Sequence[str], waiting: "Waiting") -> None:
         for name in names:
-            self._of_job[name].add(event)
+            self._of_job[name].add(waiting)
 
-    def _discard(self, names: Sequence[str], event: asyncio.Event) -> None:
+    def _discard(self, names: Sequence[str], waiting: "Waiting") -> None:
         for name in names:
-            self._of_job[name].discard(event)
+            self._of_job[name].discard(waiting)
             if not self._of_job[name]:
                 del self._of_job[name]
 
@@ -58,13 +60,15 @@ class Waiting:
         self._waiters = waiters
         self._names = names
         self._event = asyncio.Event()
+        self.names_changed: set[str] = set()
+        """The jobs that changed since somebody last emptied this."""
 
     def __enter__(self) -> "Waiting":
-        self._waiters._add(self._names, self._event)
+        self._waiters._add(self._names, self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._waiters._discard(self._names, self._event)
+        self._waiters._discard(self._names, self)
 
     def wake(self) -> None:
         """Let `changed` return: something else happened that its caller wants to look at."""
@@ -75,3 +79,27 @@ class Waiting:
         await self._event.wait()
         if not self._waiters.closing:
             self._event.clear()
+
+    async def hold(self, seconds: float, receive: Callable[[], Awaitable[Any]]) -> AsyncIterator[None]:
+        """Turns for looking: one now, one after each change; none once `seconds` have passed, the caller
+        (whose ASGI `receive` this is) has hung up, or the server closes."""
+        gone = asyncio.ensure_future(_hang_up(receive))
+        gone.add_done_callback(lambda _: self.wake())
+        ends = asyncio.get_running_loop().time() + seconds
+        try:
+            while True:
+                yield
+                if self._waiters.closing or gone.done():
+                    return
+                async with asyncio.timeout_at(ends):
+                    await self.changed()
+        except TimeoutError:
+            return
+        finally:
+            gone.cancel()
+
+
+async def _hang_up(receive: Callable[[], Awaitable[Any]]) -> None:
+    """Return when the caller is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,6 +1,5 @@
 """`GET /api/v1/status/{job_id}`: the call that is made most, so a plain ASGI handler ahead of the router."""
 
-import asyncio
 import math
 import re
 from collections.abc import Mapping
@@ -73,28 +72,11 @@ async def _hold(services: Services, view: View, wait: int, known: bytes | None, 
     """Wait until the job is over, or differs from the version the caller knows, or `wait` seconds."""
     job = view.job
     with services.waiters.join([job.id], places=known is not None) as waiting:
-        hung_up = asyncio.ensure_future(_hang_up(receive))
-        hung_up.add_done_callback(lambda _: waiting.wake())
-        try:
-            async with asyncio.timeout(wait):
-                while True:
-                    view = await View.of(services, job.id, job.session_id)
-                    if view.job.over or services.waiters.closing or hung_up.done():
-                        break
-                    if known is not None and view.etag != known:
-                        break
-                    await waiting.changed()
-        except TimeoutError:
-            pass
-        finally:
-            hung_up.cancel()
+        async for _ in waiting.hold(wait, receive):
+            view = await View.of(services, job.id, job.session_id)
+            if view.job.over or (known is not None and view.etag != known):
+                break
     return view
-
-
-async def _hang_up(receive: Receive) -> None:
-    """Return when the caller is gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _answer(send: Send, view: View, wait: int | None, known: bytes | None) -> None:

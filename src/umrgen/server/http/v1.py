@@ -5,18 +5,22 @@ import re
 import secrets
 import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from umrgen.jobs import Job, JobSpec
-from umrgen.server.http import Services
+from umrgen import __version__
+from umrgen.jobs import LIMITS, Change, Conflict, Job, JobSpec
+from umrgen.server.http import Services, many
+from umrgen.server.http.answers import json_response
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
 from umrgen.server.http.schemas import GenerateRequest, decode_object, read_generate
+from umrgen.server.http.status import View
 from umrgen.server.ledger import Idempotency, IdempotencyConflict, Key
 
 __all__ = ["routes"]
@@ -37,12 +41,62 @@ def routes(services: Services) -> list[Route]:
 
     return [
         Route("/api/v1/generate", keyed(generate), methods=["POST"]),
+        Route("/api/v1/status", keyed(many.statuses), methods=["POST"]),
+        Route("/api/v1/jobs", keyed(many.jobs), methods=["GET"]),
+        Route("/api/v1/cancel/{job_id}", keyed(cancel), methods=["POST"]),
+        Route("/api/v1/capabilities", keyed(capabilities), methods=["GET"]),
         Route("/api/{rest:path}", keyed(nothing), methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]),
     ]
 
 
 async def nothing(services: Services, request: Request, key: Key) -> Response:
     raise Problem("not_found")
+
+
+async def cancel(services: Services, request: Request, key: Key) -> Response:
+    """End the job; a job that is over already stays as it is, and is the answer."""
+    view = await View.of(services, request.path_params["job_id"], key.session_id)
+    with suppress(Conflict):
+        await services.ledger.change(
+            view.job.id,
+            Change.CANCEL,
+            now=services.clock.now(),
+            error="the job was cancelled",
+            error_code="cancelled",
+        )
+    view = await View.of(services, view.job.id, key.session_id)
+    return json_response(view.wire())
+
+
+async def capabilities(services: Services, request: Request, key: Key) -> Response:
+    """What this server can do, for those who would rather ask than try."""
+    info = services.executor.info
+    return json_response(
+        {
+            "success": True,
+            "version": __version__,
+            "engine": {
+                "name": services.settings.engine,
+                "kind": info.kind if info else None,
+                "version": info.version if info else None,
+                "features": list(info.features) if info else [],
+            },
+            "sizes": {
+                "min": LIMITS.side_min,
+                "max": LIMITS.side_max,
+                "default": LIMITS.side_default,
+                "multiple_of": info.size_multiple if info else 1,
+            },
+            "steps": {
+                "max": min(LIMITS.steps_max, info.max_steps if info else LIMITS.steps_max),
+                "default": LIMITS.steps_default,
+            },
+            "prompt_chars": LIMITS.prompt_chars,
+            "calls": ["generate", "status", "wait", "batch_status", "cancel", "jobs", "idempotency", "digests"],
+            "max_wait": int(services.settings.max_wait),
+            "batch_max": many.MAX_JOBS,
+        }
+    )
 
 
 async def generate(services: Services, request: Request, key: Key) -> Response:
@@ -127,4 +181,4 @@ def _accepted(job: Job, new: bool, warnings: list[str]) -> Response:
     headers = {"Location": path, "Retry-After": "3"}
     if not new:
         headers["Idempotent-Replayed"] = "true"
-    return Response(msgspec.json.encode(receipt), 202, headers, media_type="application/json")
+    return json_response(receipt, 202, headers)

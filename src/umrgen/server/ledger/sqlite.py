@@ -67,7 +67,8 @@ class SqliteLedger:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         migrate(self._path)
         self._reader = _connect(self._path)
-        self._writer = Writer(lambda: _connect(self._path), on_change)
+        (last_change,) = self._reader.execute(_SQL["last_change"]).fetchone()
+        self._writer = Writer(lambda: _connect(self._path), on_change, last_change=last_change)
 
     async def close(self) -> None:
         await self._writer.close()
@@ -85,11 +86,10 @@ class SqliteLedger:
         now: int,
         idempotency: Idempotency | None = None,
     ) -> tuple[Job, bool]:
-        job = Job(id=job_id, session_id=session_id, spec=spec, engine=engine, created_at=now)
-
         def operation(transaction: Transaction) -> tuple[Job, bool]:
             if idempotency is not None and (earlier := _earlier(transaction, session_id, idempotency, now)):
                 return earlier, False
+            job = Job(job_id, session_id, spec, engine, created_at=now, changed=next(transaction.changes))
             transaction.connection.execute(_SQL["insert_job"], _row_of(job))
             if idempotency is not None:
                 _remember(transaction, job, idempotency, now)
@@ -174,6 +174,8 @@ class SqliteLedger:
 
 def _store(transaction: Transaction, job: Job, change: Change, now: int, token: int | None, **values: Any) -> Job:
     changed = advance(job, change, now=now, token=token, **values)
+    if changed.state is not job.state:
+        changed = replace(changed, changed=next(transaction.changes))
     if transaction.connection.execute(_SQL["update_job"], _row_of(changed)).rowcount != 1:
         raise Conflict("the job changed in the meantime", job_id=job.id)
     if change is Change.COMPLETE:

@@ -2,16 +2,19 @@
 
 -- name: insert_job
 INSERT INTO jobs (id, session_id, spec, engine, state, version, attempt, interruptions, token, worker,
-                  lease_until, step, created_at, started_at, completed_at, outputs, error, error_code)
+                  lease_until, step, created_at, started_at, completed_at, outputs, error, error_code,
+                  changed)
 VALUES (:id, :session_id, :spec, :engine, :state, :version, :attempt, :interruptions, :token, :worker,
-        :lease_until, :step, :created_at, :started_at, :completed_at, :outputs, :error, :error_code);
+        :lease_until, :step, :created_at, :started_at, :completed_at, :outputs, :error, :error_code,
+        :changed);
 
 -- name: update_job
 -- The compare-and-set: only the row that was read is written.
 UPDATE jobs
 SET state = :state, version = :version, attempt = :attempt, interruptions = :interruptions, token = :token,
     worker = :worker, lease_until = :lease_until, step = :step, started_at = :started_at,
-    completed_at = :completed_at, outputs = :outputs, error = :error, error_code = :error_code
+    completed_at = :completed_at, outputs = :outputs, error = :error, error_code = :error_code,
+    changed = :changed
 WHERE id = :id AND version = :version - 1;
 
 -- name: get_job
@@ -19,6 +22,9 @@ SELECT * FROM jobs WHERE id = :id;
 
 -- name: get_jobs
 SELECT * FROM jobs WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: last_change
+SELECT coalesce(max(changed), 0) FROM jobs;
 
 -- name: next_job
 SELECT * FROM jobs WHERE state = 'queued' ORDER BY seq LIMIT 1;

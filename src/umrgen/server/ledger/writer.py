@@ -5,10 +5,11 @@ has gathered while the one before was being synced.
 """
 
 import asyncio
+import itertools
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,8 @@ class Transaction:
     """What an operation sees: the connection, inside a transaction, and a place to tell what it changed."""
 
     connection: sqlite3.Connection
+    changes: Iterator[int]
+    """Numbers for changes of state, each larger than all before it."""
     changed: list[Job] = field(default_factory=list)
 
 
@@ -34,8 +37,15 @@ class Writer:
 
     BATCH = 256
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], on_change: Callable[[Sequence[Job]], None]) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        on_change: Callable[[Sequence[Job]], None],
+        *,
+        last_change: int,
+    ) -> None:
         self._connect = connect
+        self._changes = itertools.count(last_change + 1)
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
@@ -80,7 +90,7 @@ class Writer:
 
     def _commit(self, connection: sqlite3.Connection, batch: list[_Waiting]) -> None:
         done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
-        transaction = Transaction(connection)
+        transaction = Transaction(connection, self._changes)
         try:
             connection.execute("BEGIN IMMEDIATE")
             for operation, future in batch:

@@ -18,6 +18,7 @@ CREATE TABLE jobs (
     outputs       TEXT NOT NULL,
     error         TEXT,
     error_code    TEXT,
+    changed       INTEGER NOT NULL,
     CHECK ((state = 'running') = (lease_until IS NOT NULL)),
     CHECK ((state = 'completed') = (outputs <> '[]'))
 ) STRICT;
@@ -26,6 +27,9 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_queued ON jobs (seq) WHERE state = 'queued';
 CREATE INDEX jobs_leased ON jobs (lease_until) WHERE state = 'running';
 CREATE INDEX jobs_of_session ON jobs (session_id, seq);
+
+-- The highest number of a change of state is found at once when the ledger is opened.
+CREATE INDEX jobs_changed ON jobs (changed);
 
 CREATE TABLE outputs (
     name       TEXT PRIMARY KEY,

@@ -1,0 +1,99 @@
+"""Many jobs in one call: `POST /api/v1/status`, and the list `GET /api/v1/jobs`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from umrgen.jobs import Job, State, job_to_wire
+from umrgen.server.http import Services
+from umrgen.server.http.answers import json_response
+from umrgen.server.http.bodies import read_body
+from umrgen.server.http.problems import Problem
+from umrgen.server.http.schemas import decode_object
+from umrgen.server.http.status import requested_wait
+from umrgen.server.ledger import Key
+
+__all__ = ["MAX_JOBS", "jobs", "statuses"]
+
+MAX_JOBS = 1000
+MAX_BODY = 1 << 20
+MAX_PAGE = 200
+
+
+async def statuses(services: Services, request: Request, key: Key) -> Response:
+    """The jobs whose state changed since a cursor (all of them without one), held until there is one."""
+    data = decode_object(await read_body(request, MAX_BODY))
+    job_ids, since = _job_ids(data), _cursor(data.get("since"), "since")
+    wait = requested_wait(dict(request.headers.raw), request.scope["query_string"], services.settings.max_wait)
+    found = await _mine(services, key, job_ids)
+    changed = [job for job in found if job.changed > since]
+    if not changed and wait and found:
+        changed = await _hold(services, key, [job.id for job in found], since, wait, request)
+    known = {job.id for job in found}
+    body = {
+        "success": True,
+        "jobs": [job_to_wire(job) for job in changed],
+        "unknown": [job_id for job_id in job_ids if job_id not in known],
+        "cursor": str(max([since, *(job.changed for job in changed)])),
+    }
+    headers = {"Retry-After": "2"} | ({} if wait is None else {"Preference-Applied": f"wait={wait}"})
+    return json_response(body, headers=headers)
+
+
+async def _mine(services: Services, key: Key, job_ids: Sequence[str]) -> list[Job]:
+    return [job for job in await services.ledger.get_many(job_ids) if job.session_id == key.session_id]
+
+
+async def _hold(services: Services, key: Key, job_ids: list[str], since: int, wait: int, request: Request) -> list[Job]:
+    """The jobs that changed while the caller was held; after the first look only these are read."""
+    with services.waiters.join(job_ids) as waiting:
+        waiting.names_changed.update(job_ids)
+        async for _ in waiting.hold(wait, request.receive):
+            names, waiting.names_changed = waiting.names_changed, set()
+            changed = [job for job in await _mine(services, key, list(names)) if job.changed > since]
+            if changed:
+                return changed
+    return []
+
+
+def _job_ids(data: dict[str, Any]) -> list[str]:
+    job_ids = data.get("job_ids")
+    if not isinstance(job_ids, list) or not all(isinstance(job_id, str) for job_id in job_ids):
+        raise Problem("invalid_request", "job_ids: must be a list of strings", field="job_ids")
+    if not 1 <= len(job_ids) <= MAX_JOBS:
+        raise Problem("invalid_request", f"job_ids: must name 1 to {MAX_JOBS} jobs", field="job_ids")
+    return list(dict.fromkeys(job_ids))
+
+
+def _cursor(value: Any, field: str) -> int:
+    if value is None or value == "":
+        return 0
+    if not isinstance(value, str) or not value.isascii() or not value.isdigit() or len(value) > 18:
+        raise Problem("invalid_request", f"{field}: must be a cursor that this server gave", field=field)
+    return int(value)
+
+
+async def jobs(services: Services, request: Request, key: Key) -> Response:
+    """A page of the session's own jobs, newest first."""
+    query = request.query_params
+    state = query.get("state") or None
+    if state is not None and state not in tuple(State):
+        raise Problem("invalid_request", f"state: must be one of {', '.join(State)}", field="state")
+    limit = query.get("limit", "50")
+    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:6]) <= MAX_PAGE:
+        raise Problem("invalid_request", f"limit: must be 1 to {MAX_PAGE}", field="limit")
+    found, cursor = await services.ledger.page(
+        key.session_id,
+        state=State(state) if state else None,
+        limit=int(limit),
+        before=_cursor(query.get("cursor"), "cursor") or None,
+    )
+    return json_response(
+        {
+            "success": True,
+            "jobs": [job_to_wire(job) | {"prompt": job.spec.prompt} for job in found],
+            "next_cursor": None if cursor is None else str(cursor),
+        }
+    )

@@ -1,0 +1,23 @@
+"""PNG files for tests, without any image library."""
+
+import math
+import random
+import struct
+import zlib
+
+__all__ = ["png_bytes"]
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png_bytes(size: int = 400, *, seed: int = 0) -> bytes:
+    """A valid PNG of about `size` bytes of noise, which no compression makes smaller; a seed, a picture."""
+    width = max(1, math.isqrt(size // 3))
+    height = max(1, (size - 80) // (3 * width + 1))
+    noise = random.Random(seed)
+    rows = b"".join(b"\0" + noise.randbytes(3 * width) for _ in range(height))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows, 1)) + _chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
