@@ -18,9 +18,11 @@ from umrgen.errors import OutputForbidden, OutputMissing, UmrgenError
 from umrgen.flow import Event, Flow, Options, Run, drive_async
 from umrgen.images import SavedImage
 from umrgen.jobs import JOB_ID, Status
-from umrgen.protocol import API, Watch, ask, finished, submit
+from umrgen.protocol import API, ask
 from umrgen.retrieval import check_target, fetch
+from umrgen.submission import submit
 from umrgen.transport import Clock, Transport
+from umrgen.watch import Watch, finished
 
 __all__ = ["AsyncClient", "AsyncJob", "Client", "Job", "wait_and_download"]
 

@@ -9,6 +9,7 @@ rules are one set for sync and async, and a test plays hours of them in a moment
 import json
 import random
 import re
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -18,6 +19,7 @@ from umrgen.errors import UmrgenError, WaitTimeout
 from umrgen.jobs import Status
 
 __all__ = [
+    "Budget",
     "Event",
     "Flow",
     "Options",
@@ -54,6 +56,8 @@ class Options:
     """The longest sleep towards an ETA: estimates are often wrong, and an image may be early."""
     longest_delay: float = 60.0
     """What is left of any delay a server asks for."""
+    requests_a_minute: int = 55
+    """Calls to a server that knows no other way than being asked again; older ones refuse the 61st."""
     stall_after: float = 60.0
     """A job `running` for so long without a change is reported as stalled."""
     on_stall: Literal["report", "raise"] = "report"
@@ -190,6 +194,27 @@ def _silent(event: Event) -> None:
     pass
 
 
+class Budget:
+    """How often one server is asked in a minute, over everything that one client does there.
+
+    Counts from the start, and limits once the server has shown that it needs it.
+    """
+
+    WINDOW = 60.0
+
+    def __init__(self, requests: int) -> None:
+        self._requests = requests
+        self._times: deque[float] = deque(maxlen=requests)
+        self.limited = False
+
+    def reserve(self, at: float) -> float:
+        """The time, `at` or later, at which one more request fits."""
+        if self.limited and len(self._times) == self._requests:
+            at = max(at, self._times[0] + self.WINDOW)
+        self._times.append(at)
+        return at
+
+
 class Run:
     """What all the flows of one call share: one deadline, the options, chance, and who is told."""
 
@@ -200,8 +225,10 @@ class Run:
         *,
         notify: Callable[[Event], None] = _silent,
         random: Callable[[], float] = random.random,
+        budget: Budget | None = None,
     ) -> None:
         self.options = options
+        self.budget = budget or Budget(options.requests_a_minute)
         self.now = now
         self.ends = float("inf") if options.timeout is None else now + options.timeout
         self.notify = notify
@@ -222,13 +249,23 @@ class Run:
         held: float = 0.0,
         job_id: str | None = None,
     ) -> Step:
-        """A request that fits into the time left. Raises WaitTimeout when none would be left."""
+        """A request that fits into the time left, and into the server's budget.
+
+        Raises WaitTimeout when no time would be left.
+        """
+        if delay < self.left:
+            delay = self.budget.reserve(self.now + delay) - self.now
         left = self.left - delay
         if left <= 0:
             raise self.timed_out(job_id)
         timeout = min(left, self.options.request_timeout + held)
         encoded = None if body is None else json.dumps(body).encode()
         return Step(method, path, headers or {}, encoded, delay, timeout)
+
+    def hold(self, *limits: float) -> int:
+        """Seconds to ask the server to hold a call: the option, cut to what is left and to `limits`."""
+        room = min(self.left, *limits) if limits else self.left
+        return max(0, min(self.options.wait, int(room - 1) if room < self.options.wait else self.options.wait))
 
     def timed_out(self, job_id: str | None) -> WaitTimeout:
         if job_id is None:
@@ -268,7 +305,7 @@ class Patience:
         if self._since is None:
             self._since = run.now
         backoff = min(options.longest_backoff, options.first_backoff * 2.0 ** min(self.failures, 16))
-        delay = run.asked(asked) if asked is not None else backoff * (1 + options.jitter * run.random())
+        delay = max(run.asked(asked or 0.0), backoff * (1 + options.jitter * run.random()))
         self.failures += 1
         if run.now + delay - self._since > self._seconds:
             raise error

@@ -28,7 +28,7 @@ __all__ = [
     "job_to_wire",
 ]
 
-JOB_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
 """What may stand where a job id belongs, in a path and in a file name."""
 
 

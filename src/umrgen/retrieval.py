@@ -124,22 +124,22 @@ class Partial:
         self.have = Have(0)
         with suppress(OSError):
             file = path.open("r+b")
-            if not _hold(file):
+            if _hold(file) and os.fstat(file.fileno()).st_nlink == 1:
+                size = file.seek(0, os.SEEK_END)
+                self._file, self._path, self.have = file, path, Have(size, validator)
+            else:  # another process is at it, or has just given it its final name
                 file.close()
-                return
-            size = file.seek(0, os.SEEK_END)
-            self._file, self._path, self.have = file, path, Have(size, validator)
 
     def _start_anew(self, validator: str) -> None:
         self.drop()
         path = self._target.parent / partial_name(self._target.name, self._job_id, validator)
-        file = path.open("a+b")
-        if not _hold(file):  # another process downloads the same image: keep out of its way
-            file.close()
+        _remove_if_unheld(path)
+        try:
+            file = path.open("x+b")
+        except FileExistsError:  # another process downloads the same image: keep out of its way
             path = path.with_name(f"{path.name.removesuffix('.part')}.{secrets.token_hex(4)}.part")
             file = path.open("x+b")
-            _hold(file)
-        file.truncate(0)
+        _hold(file)
         self._file, self._path, self.have = file, path, Have(0, validator)
 
     def write(self, chunk: bytes) -> None:
@@ -161,6 +161,8 @@ class Partial:
             os.replace(self._path, target)
         else:
             _rename_without_replacing(self._path, target)
+        for sibling in self._siblings():
+            _remove_if_unheld(sibling)
         self._file.close()
         self._file = self._path = None
         folder = os.open(target.parent, os.O_RDONLY)
@@ -192,7 +194,14 @@ def _hold(file: IO[bytes]) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    return os.fstat(file.fileno()).st_nlink > 0  # its holder may just have renamed or removed it
+    return True
+
+
+def _remove_if_unheld(path: Path) -> None:
+    """Take a left-behind partial file away. Never emptied in place: it may be a second name of a finished image."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        if _hold(file):
+            path.unlink()
 
 
 def _rename_without_replacing(source: Path, target: Path) -> None:
@@ -327,15 +336,32 @@ class Fetch:
         self._partial.keep()
 
 
+def _holds(target: Path, facts: ImageFacts) -> bool:
+    """Whether `target` is this image."""
+    try:
+        return target.stat().st_size == facts.bytes and verify(target.read_bytes()).sha256 == facts.sha256
+    except (OSError, UmrgenError):
+        return False
+
+
 async def fetch(
-    transport: Transport, run: Run, job_id: str, image_url: str, target: Path, *, overwrite: bool, any_suffix: bool
+    transport: Transport,
+    run: Run,
+    job_id: str,
+    image_url: str,
+    target: Path,
+    *,
+    overwrite: bool,
+    any_suffix: bool,
+    again: bool = False,
 ) -> tuple[Path, ImageFacts]:
     """Save the image at `image_url` as `target`, verified and synced; give its final path and facts.
 
-    With `any_suffix` the extension follows the image's true type. Raises Output… errors, ConnectionFailed,
+    With `any_suffix` the extension follows the image's true type. With `again` (a second try, after a crash)
+    a target that holds this very image already is a success. Raises Output… errors, ConnectionFailed,
     TargetUnusable and WaitTimeout; then nothing has the final name, and what was got is kept for a later try.
     """
-    check_target(target, overwrite=overwrite)
+    check_target(target, overwrite=overwrite or again)
     attempt = Fetch(transport, run, job_id, target)
     try:
         with _disk_trouble(target):
@@ -348,12 +374,15 @@ async def fetch(
                 facts = await attempt.bytes_verified(image_url)
             if any_suffix:
                 target = target.with_suffix(EXTENSIONS[facts.media_type])
-            await asyncio.to_thread(attempt.publish, target, overwrite=overwrite)
+            if not (again and _holds(target, facts)):
+                await asyncio.to_thread(attempt.publish, target, overwrite=overwrite)
     except (UmrgenError, OSError) as error:
         resumable = isinstance(error, ConnectionFailed | ServerError | RateLimited | TimeoutError)
         attempt.keep() if resumable else attempt.drop()
         raise
-    finally:
+    except BaseException:
         attempt.keep()
+        raise
+    attempt.drop()
     run.notify(Event("saved", job_id, str(target), {"path": str(target), "bytes": facts.bytes}))
     return target, facts

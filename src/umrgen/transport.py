@@ -69,7 +69,7 @@ class Stream:
         self.headers = {name.lower(): value for name, value in response.headers.items()}
 
     def chunks(self) -> AsyncIterator[bytes]:
-        return self._response.aiter_raw(65536)
+        return self._response.aiter_raw()
 
 
 def _translate(error: httpx2.HTTPError, now: float) -> TransportFailure:

@@ -13,6 +13,8 @@ CLIENT = [
     ["jobs"],
     ["flow", "images"],
     ["protocol", "downloads"],
+    ["watch"],
+    ["submission", "many"],
     ["transport", "journal"],
     ["retrieval"],
     ["client"],
