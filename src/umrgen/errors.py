@@ -59,6 +59,8 @@ class UmrgenError(Exception):
     code = "error"
     retryable = False
     next = ""
+    sent = False
+    """Whether a submit may have arrived all the same."""
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from umrgen.flow import Event, Flow, Patience, Reply, Run, TransportFailure, ret
 from umrgen.protocol import API, failure_of, limited_delay, transient, unreachable
 from umrgen.watch import Watch
 
-__all__ = ["submit"]
+__all__ = ["check_keeps_keys", "submit"]
 
 
 def submit(
@@ -30,6 +30,7 @@ def submit(
         except TransportFailure as failure:
             run.now = failure.at
             error: UmrgenError = ConnectionFailed(unreachable(failure))
+            error.sent = failure.sent
             if failure.sent:
                 yield from _check_repeatable(run, error, patience)
             delay = patience.bear(error)
@@ -48,7 +49,8 @@ def submit(
             # Refused before it was looked at: only the deadline limits how often one may ask.
             delay = limited.bear(error, limited_delay(run, reply, limited))
         elif transient(reply):
-            if not (reply.status == 503 and data is not None and data.get("code")):
+            error.sent = not (reply.status == 503 and data is not None and bool(data.get("code")))
+            if error.sent:
                 yield from _check_repeatable(run, error, patience)
             delay = patience.bear(error, retry_after(reply))
         else:
@@ -81,6 +83,13 @@ def _check_repeatable(run: Run, error: UmrgenError, patience: Patience) -> "Flow
             error.next = "The job may have been made all the same: look at the server before you submit again."
             raise error
         delay = patience.bear(error, retry_after(reply))
+
+
+def check_keeps_keys(run: Run) -> "Flow[None]":
+    """Raise ConnectionFailed unless a submit can be repeated here under its idempotency key without harm."""
+    error = ConnectionFailed("it is not known whether this job was ever made, and this server cannot tell")
+    error.sent = True
+    yield from _check_repeatable(run, error, Patience(run, run.options.submit_patience))
 
 
 def _slot(run: Run, error: ConcurrencyLimit, reply: Reply) -> "Flow[float]":

@@ -14,8 +14,13 @@ COMMANDS = {
     "generate": "umrgen.cli.generate:generate",
     "submit": "umrgen.cli.generate:submit",
     "status": "umrgen.cli.jobs:status",
+    "watch": "umrgen.cli.jobs:watch",
     "wait": "umrgen.cli.jobs:wait",
     "fetch": "umrgen.cli.jobs:fetch",
+    "cancel": "umrgen.cli.jobs:cancel",
+    "jobs": "umrgen.cli.listing:jobs",
+    "resume": "umrgen.cli.resume:resume",
+    "doctor": "umrgen.cli.doctor:doctor",
     "serve": "umrgen.cli.serve:serve",
     "keys": "umrgen.cli.keys:keys",
 }

@@ -8,16 +8,25 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from umrgen.errors import UmrgenError, WaitTimeout
+from umrgen.errors import ConnectionFailed, OutputCorrupt, ServerError, TargetUnusable, UmrgenError, WaitTimeout
 from umrgen.paths import data_home
 
-__all__ = ["embedded_server"]
+__all__ = ["EmbeddedServer", "embedded_server"]
 
 _ARGUMENTS = ("--host", "127.0.0.1", "--port", "0", "--drain", "0", "--json", "--until-eof")
 _NEEDED = ("msgspec", "numpy", "starlette", "uvicorn")
+_LEAVES_A_JOB = (WaitTimeout, ConnectionFailed, ServerError, OutputCorrupt, TargetUnusable, KeyboardInterrupt)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedServer:
+    url: str
+    key: str
+    state: Path
 
 
 def _check_installed() -> None:
@@ -30,17 +39,16 @@ def _check_installed() -> None:
 
 
 @contextmanager
-def embedded_server() -> Iterator[tuple[str, str]]:
-    """Start a server in a folder of its own; give its address and key. Raises UmrgenError.
+def embedded_server(state: Path | None = None) -> Iterator[EmbeddedServer]:
+    """Start a server in a folder of its own, or in one that an interrupted call has left. Raises UmrgenError.
 
     The folder goes with the call. Only after an interruption it stays: the job in it is still alive.
     """
     _check_installed()
-    state = data_home() / "embedded" / secrets.token_hex(8)
-    state.mkdir(parents=True, mode=0o700)
-    key = f"umr_{secrets.token_urlsafe(32)}"
+    state = state or data_home() / "embedded" / secrets.token_hex(8)
+    key = _own_key(state)
     log_path = state / "server.log"
-    with log_path.open("w") as log:
+    with log_path.open("a") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "umrgen", "serve", *_ARGUMENTS, "--state", str(state)],
             stdin=subprocess.PIPE,
@@ -52,8 +60,8 @@ def embedded_server() -> Iterator[tuple[str, str]]:
         )
     wanted_later = False
     try:
-        yield _address(process, log_path), key
-    except (WaitTimeout, KeyboardInterrupt):
+        yield EmbeddedServer(_address(process, log_path), key, state)
+    except _LEAVES_A_JOB:
         wanted_later = True
         raise
     finally:
@@ -61,6 +69,16 @@ def embedded_server() -> Iterator[tuple[str, str]]:
             pass
         if not wanted_later:
             shutil.rmtree(state, ignore_errors=True)
+
+
+def _own_key(state: Path) -> str:
+    """The key of this server alone; it lies in the server's own folder, for this user alone."""
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = state / "client-key"
+    if not path.is_file():
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f"umr_{secrets.token_urlsafe(32)}")
+    return path.read_text()
 
 
 def _address(process: subprocess.Popen[str], log_path: Path) -> str:

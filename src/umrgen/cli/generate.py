@@ -2,14 +2,20 @@
 
 import asyncio
 import os
+import secrets
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from umrgen.cli.common import F, Output, client_arguments, connection_options, guarded, output_options, run
+
+if TYPE_CHECKING:
+    from umrgen.aio import AsyncClient
+    from umrgen.cli.embedded import EmbeddedServer
+    from umrgen.images import SavedImage
 
 __all__ = ["generate", "submit"]
 
@@ -29,15 +35,42 @@ def request_options(command: F) -> F:
     return command
 
 
+def _server(base_url: str | None, output: Output) -> AbstractContextManager["EmbeddedServer | None"]:
+    """The configured server (None), or one of this call's own."""
+    if base_url or os.environ.get("UMRGEN_BASE_URL"):
+        return nullcontext()
+    from umrgen.cli.embedded import embedded_server
+
+    if not output.for_programs:
+        click.echo("no server is configured: starting one on this machine for this call", err=True)
+    return embedded_server()
+
+
+def describe_image(image: "SavedImage", seconds: float) -> str:
+    from umrgen.cli.show import human_bytes
+
+    kind = image.media_type.removeprefix("image/").upper()
+    return (
+        f"{image.path}\n"
+        f"  {image.width} × {image.height} {kind}, {human_bytes(image.bytes)}, seed {image.seed}, "
+        f"drawn by {image.engine} in {seconds:.1f} s\n"
+        f"  sha256 {image.sha256}"
+    )
+
+
 @click.command()
 @request_options
 @click.option("-o", "--output", "to", type=click.Path(path_type=Path), help="File or folder (JOB_ID.png).")
+@click.option(
+    "-n", "--count", type=click.IntRange(1, 1000), default=1, help="How many pictures, each with its own seed."
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @connection_options
 @output_options
 def generate(
     prompt: str,
     to: Path | None,
+    count: int,
     overwrite: bool,
     base_url: str | None,
     timeout: float | None,
@@ -48,45 +81,75 @@ def generate(
 
     Without UMRGEN_BASE_URL, a server is started on this machine for this one call.
     """
-    from umrgen.cli.show import Show, human_bytes
-    from umrgen.client import AsyncClient
-    from umrgen.retrieval import check_target
+    from umrgen.aio import AsyncClient
+    from umrgen.cli.show import Show
+    from umrgen.partial import check_target
 
     started = time.monotonic()
     show = Show(output)
-
-    def server() -> AbstractContextManager[tuple[str | None, str | None]]:
-        if base_url or os.environ.get("UMRGEN_BASE_URL"):
-            return nullcontext((base_url, None))
-        from umrgen.cli.embedded import embedded_server
-
-        if not output.for_programs:
-            click.echo("no server is configured: starting one on this machine for this call", err=True)
-        return embedded_server()
+    targets = _targets(to, count)
 
     def work() -> None:
-        if to is not None and not to.is_dir():
-            check_target(to, overwrite=overwrite)
-        with server() as (url, key):
-            asyncio.run(draw(url, key))
+        for target in targets:
+            if target is not None and not target.is_dir():
+                check_target(target, overwrite=overwrite)
+        with _server(base_url, output) as server:
+            asyncio.run(draw(server))
 
-    async def draw(url: str | None, key: str | None) -> None:
-        async with AsyncClient(
-            api_key=key, on_event=show, follow=show.follow, **client_arguments(url, timeout)
-        ) as client:
-            image = await client.generate(prompt, to, overwrite=overwrite, **request)
-        show.clear()
-        seconds = time.monotonic() - started
-        kind = image.media_type.removeprefix("image/").upper()
-        output.result(
-            image.as_dict() | {"seconds": round(seconds, 3)},
-            f"{image.path}\n"
-            f"  {image.width} × {image.height} {kind}, {human_bytes(image.bytes)}, seed {image.seed}, "
-            f"drawn by {image.engine} in {seconds:.1f} s\n"
-            f"  sha256 {image.sha256}",
-        )
+    async def draw(server: "EmbeddedServer | None") -> None:
+        arguments = client_arguments(base_url, timeout) | {"on_event": show, "follow": show.follow}
+        if server is not None:
+            arguments |= {"base_url": server.url, "api_key": server.key, "embedded": server.state}
+        async with AsyncClient(**arguments) as client:
+            if count == 1:
+                image = await client.generate(prompt, to, overwrite=overwrite, **request)
+                show.clear()
+                seconds = time.monotonic() - started
+                output.result(image.as_dict() | {"seconds": round(seconds, 3)}, describe_image(image, seconds))
+            else:
+                await _draw_many(client, _requests(prompt, request, count), targets, overwrite, output, show)
 
     guarded(output, work)
+
+
+def _targets(to: Path | None, count: int) -> list[Path | None]:
+    """`name-1.png`, `name-2.png`, ... for a file; a folder or nothing is the same for all."""
+    if count == 1 or to is None or to.is_dir():
+        return [to] * count
+    return [to.with_stem(f"{to.stem}-{number}") for number in range(1, count + 1)]
+
+
+def _requests(prompt: str, request: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    given = {name: value for name, value in request.items() if value is not None and name != "wait_for_slot"}
+    first = given.pop("seed", None)
+    first = secrets.randbelow(2**32 - count) if first is None else first
+    return [{"prompt": prompt, **given, "seed": first + number} for number in range(count)]
+
+
+async def _draw_many(
+    client: "AsyncClient",
+    requests: list[dict[str, Any]],
+    targets: list[Path | None],
+    overwrite: bool,
+    output: Output,
+    show: Any,
+) -> None:
+    from umrgen.errors import UmrgenError
+
+    images, errors = [], []
+    async for result in client.generate_many(requests, targets, overwrite=overwrite):
+        show.clear()
+        if isinstance(result, UmrgenError):
+            errors.append(result)
+        else:
+            images.append(result.as_dict())
+            if not output.for_programs:
+                click.echo(str(result.path))
+    told = {"images": images, "errors": [error.as_dict() for error in errors]}
+    if output.for_programs:
+        output.result(told, "")
+    if errors:
+        raise errors[0]
 
 
 @click.command()
@@ -102,11 +165,11 @@ def submit(
     **request: Any,
 ) -> None:
     """Make a job for PROMPT and print its id; `umrgen fetch ID` gets the image."""
+    from umrgen.aio import AsyncClient
     from umrgen.cli.show import Show
-    from umrgen.client import AsyncClient
 
     async def work() -> None:
-        show = Show(output)
+        show = Show(output, quiet=True)
         async with AsyncClient(on_event=show, **client_arguments(base_url, timeout)) as client:
             job = await client.submit(prompt, **request)
         output.result({"job_id": job.id}, job.id)

@@ -1,12 +1,13 @@
-"""Commands about jobs that exist: status, wait, fetch."""
+"""Commands about jobs that exist: status, watch, wait, fetch, cancel."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from umrgen.cli.common import Output, client_arguments, connection_options, output_options, run
 
-__all__ = ["fetch", "status", "wait"]
+__all__ = ["cancel", "fetch", "status", "wait", "watch"]
 
 
 @click.command()
@@ -15,8 +16,8 @@ __all__ = ["fetch", "status", "wait"]
 @output_options
 def status(job_id: str, base_url: str | None, timeout: float | None, output: Output) -> None:
     """Print how job JOB_ID stands; with --json, as the server gave it."""
+    from umrgen.aio import AsyncClient
     from umrgen.cli.show import describe
-    from umrgen.client import AsyncClient
 
     async def work() -> None:
         async with AsyncClient(**client_arguments(base_url, timeout)) as client:
@@ -31,21 +32,74 @@ def status(job_id: str, base_url: str | None, timeout: float | None, output: Out
 @click.argument("job_id")
 @connection_options
 @output_options
-def wait(job_id: str, base_url: str | None, timeout: float | None, output: Output) -> None:
-    """Wait until job JOB_ID is over. Exit code 0: completed; 5: failed; 3: still alive."""
-    from umrgen.cli.show import Show, describe
-    from umrgen.client import AsyncClient
+def watch(job_id: str, base_url: str | None, timeout: float | None, output: Output) -> None:
+    """Print every change of job JOB_ID until it is over."""
+    from umrgen.aio import AsyncClient
+    from umrgen.cli.show import describe
+    from umrgen.watch import finished
 
     output.job_ids.append(job_id)
 
     async def work() -> None:
-        show = Show(output)
+        async with AsyncClient(**client_arguments(base_url, timeout)) as client:
+            async for found in client.job(job_id).watch():
+                if output.for_programs:
+                    output.as_events = True
+                    output.event("status", dict(found.raw))
+                else:
+                    click.echo(describe(found))
+        finished(found)
+        if output.as_events:
+            output.event("done", dict(found.raw))
+
+    run(output, work)
+
+
+@click.command()
+@click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...")
+@connection_options
+@output_options
+def wait(job_ids: tuple[str, ...], base_url: str | None, timeout: float | None, output: Output) -> None:
+    """Wait until the jobs are over. Exit code 0: all completed; 5: one failed; 3: one is still alive."""
+    from umrgen.aio import AsyncClient
+    from umrgen.cli.show import Show, describe
+
+    output.job_ids += job_ids
+    show = Show(output)
+
+    async def one() -> None:
         async with AsyncClient(on_event=show, follow=show.follow, **client_arguments(base_url, timeout)) as client:
-            over = await client.job(job_id).wait()
+            over = await client.job(job_ids[0]).wait()
         show.clear()
         output.result(dict(over.raw), "\n".join([describe(over), *over.images]))
 
-    run(output, work)
+    async def many() -> None:
+        from umrgen.errors import UmrgenError
+        from umrgen.watch import finished
+
+        told: list[dict[str, Any]] = []
+        errors: list[UmrgenError] = []
+        async with AsyncClient(on_event=show, **client_arguments(base_url, timeout)) as client:
+            async for job in client.as_completed(client.job(job_id) for job_id in job_ids):
+                outcome = job.outcome
+                try:
+                    if isinstance(outcome, UmrgenError):
+                        raise outcome
+                    assert outcome is not None
+                    told.append(dict(outcome.raw))
+                    finished(outcome)
+                    words = "completed"
+                except UmrgenError as error:
+                    errors.append(error)
+                    words = str(error)
+                if not output.for_programs:
+                    click.echo(f"{job.id}  {words}")
+        if output.for_programs:
+            output.result({"jobs": told, "errors": [error.as_dict() for error in errors]}, "")
+        if errors:
+            raise errors[0]
+
+    run(output, one if len(job_ids) == 1 else many)
 
 
 @click.command()
@@ -65,8 +119,8 @@ def fetch(
     output: Output,
 ) -> None:
     """Wait for job JOB_ID if need be, and save its image, verified."""
+    from umrgen.aio import AsyncClient
     from umrgen.cli.show import Show
-    from umrgen.client import AsyncClient
 
     output.job_ids.append(job_id)
 
@@ -80,5 +134,22 @@ def fetch(
         if len(images) > 1:
             first["images"] = [image.as_dict() for image in images]
         output.result(first, "\n".join(str(image.path) for image in images))
+
+    run(output, work)
+
+
+@click.command()
+@click.argument("job_id")
+@connection_options
+@output_options
+def cancel(job_id: str, base_url: str | None, timeout: float | None, output: Output) -> None:
+    """End job JOB_ID on the server. A job that is over stays as it is."""
+    from umrgen.aio import AsyncClient
+    from umrgen.cli.show import describe
+
+    async def work() -> None:
+        async with AsyncClient(**client_arguments(base_url, timeout)) as client:
+            found = await client.job(job_id).cancel()
+        output.result(dict(found.raw), describe(found) + (f": {found.error}" if found.error else ""))
 
     run(output, work)

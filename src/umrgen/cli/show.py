@@ -47,10 +47,10 @@ def describe(status: Status) -> str:
 class Show:
     """An `on_event` for the client. Says what happens on stderr, or as NDJSON on stdout."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, *, quiet: bool = False) -> None:
         self._output = output
-        self._live = sys.stderr.isatty() and not output.for_programs
-        self._quiet = output.for_programs
+        self._quiet = quiet or output.for_programs
+        self._live = sys.stderr.isatty() and not self._quiet
         self._started = time.monotonic()
         self._said = ""
         self._download_started = 0.0

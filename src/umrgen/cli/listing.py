@@ -1,0 +1,63 @@
+"""`umrgen jobs`: what the server knows, or what this machine remembers."""
+
+from datetime import datetime
+from typing import Any
+
+import click
+
+from umrgen.cli.common import Output, client_arguments, connection_options, guarded, output_options, run
+
+__all__ = ["jobs"]
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%m-%d %H:%M")
+
+
+def _shortened(text: str, width: int = 48) -> str:
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+@click.command()
+@click.option("--local", is_flag=True, help="Those of this machine's journal, with the ones not finished yet.")
+@click.option(
+    "--state", type=click.Choice(["queued", "running", "completed", "failed"]), help="Only those in this state."
+)
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many, newest first.")
+@connection_options
+@output_options
+def jobs(
+    local: bool, state: str | None, limit: int, base_url: str | None, timeout: float | None, output: Output
+) -> None:
+    """List jobs, newest first: this key's on the server, or (--local) this machine's."""
+
+    async def on_server() -> None:
+        from umrgen.aio import AsyncClient
+
+        async with AsyncClient(**client_arguments(base_url, timeout)) as client:
+            page = await client.jobs(state=state, limit=limit)
+        output.result(page, "\n".join(_line(job) for job in page["jobs"]) or "no jobs")
+
+    def on_this_machine() -> None:
+        from umrgen.journal import Journal
+
+        entries = Journal().entries()[::-1][:limit]
+        lines = [
+            f"{_when(entry.begun_at)}  {entry.end or 'unfinished':10}  {entry.job_id or '(not confirmed)':36}  "
+            + _shortened(str(entry.request.get("prompt", "")))
+            for entry in entries
+        ]
+        if any(entry.end is None for entry in entries):
+            lines.append("finish them with: umrgen resume")
+        output.result({"jobs": [entry.as_dict() for entry in entries]}, "\n".join(lines) or "no jobs")
+
+    if local:
+        guarded(output, on_this_machine)
+    else:
+        run(output, on_server)
+
+
+def _line(job: dict[str, Any]) -> str:
+    words = f"{_when(job['created_at'] / 1000)}  {job['state']:9}  {job['job_id']}  {_shortened(job.get('prompt', ''))}"
+    return words + (f"  ({job['error']})" if job.get("error") else "")

@@ -1,0 +1,109 @@
+"""`umrgen resume`: finish what an interrupted command has begun."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from umrgen.cli.common import Output, client_arguments, connection_options, guarded, output_options
+from umrgen.errors import UmrgenError
+
+if TYPE_CHECKING:
+    from umrgen.aio import AsyncClient
+    from umrgen.cli.show import Show
+    from umrgen.journal import Entry
+
+__all__ = ["resume"]
+
+
+@click.command()
+@click.argument("job_ids", nargs=-1, metavar="[JOB_ID]...")
+@click.option("-o", "--output", "to", type=click.Path(path_type=Path), help="Another file or folder than was meant.")
+@connection_options
+@output_options
+def resume(
+    job_ids: tuple[str, ...], to: Path | None, base_url: str | None, timeout: float | None, output: Output
+) -> None:
+    """Finish every job that this machine has begun and not ended: wait, download, verify.
+
+    What was meant for another server than the configured one is left alone, and named.
+    """
+    from umrgen.cli.show import Show
+    from umrgen.journal import Journal
+
+    journal = Journal()
+    show = Show(output)
+    entries = [entry for entry in journal.unfinished() if not job_ids or entry.job_id in job_ids or entry.id in job_ids]
+    results: list[dict[str, Any]] = []
+    errors: list[UmrgenError] = []
+
+    def work() -> None:
+        unknown = set(job_ids) - {name for entry in entries for name in (entry.id, entry.job_id)}
+        if unknown:
+            raise UmrgenError(
+                f"the journal has no unfinished job {sorted(unknown)[0]}",
+                code="not_in_journal",
+                next="See: umrgen jobs --local; `umrgen fetch ID` gets any job's image.",
+            )
+        here, embedded, elsewhere = _sorted(entries, base_url)
+        for entry in elsewhere:
+            if not output.for_programs:
+                click.echo(f"left alone: job {entry.job_id or entry.id} is at {entry.server}", err=True)
+            results.append({"job_id": entry.job_id, "state": "elsewhere", "path": None})
+        if here:
+            asyncio.run(_finish(here, client_arguments(base_url, timeout)))
+        for entry in embedded:
+            _finish_embedded(entry)
+        output.result({"jobs": results}, "\n".join(_words(result) for result in results) or "nothing is unfinished")
+        if errors:
+            raise errors[0]
+
+    async def _finish(entries: Sequence["Entry"], arguments: dict[str, Any]) -> None:
+        from umrgen.aio import AsyncClient
+
+        async with AsyncClient(on_event=show, follow=show.follow, journal=journal, **arguments) as client:
+            results.extend([await _one(client, entry, to, errors, show) for entry in entries])
+
+    def _finish_embedded(entry: "Entry") -> None:
+        from umrgen.cli.embedded import embedded_server
+
+        if not Path(entry.server).is_dir():
+            journal.ended(entry.id, "gone")
+            results.append({"job_id": entry.job_id, "state": "gone", "path": None})
+            return
+        with embedded_server(Path(entry.server)) as server:
+            arguments = client_arguments(server.url, timeout) | {"api_key": server.key}
+            asyncio.run(_finish([entry], arguments))
+
+    guarded(output, work)
+
+
+def _sorted(entries: Sequence["Entry"], base_url: str | None) -> tuple[list["Entry"], list["Entry"], list["Entry"]]:
+    """The entries of the configured server, of embedded ones, and of others, whose key is not at hand."""
+    configured = (base_url or os.environ.get("UMRGEN_BASE_URL") or "").rstrip("/")
+    here = [entry for entry in entries if not entry.embedded and entry.server == configured]
+    embedded = [entry for entry in entries if entry.embedded]
+    return here, embedded, [entry for entry in entries if entry not in here and not entry.embedded]
+
+
+async def _one(
+    client: "AsyncClient", entry: "Entry", to: Path | None, errors: list[UmrgenError], show: "Show"
+) -> dict[str, Any]:
+    from umrgen.errors import JobFailed
+
+    try:
+        image = await client.resume(entry, to)
+    except UmrgenError as error:
+        show.clear()
+        errors.append(error)
+        state = "failed" if isinstance(error, JobFailed) else "unfinished"
+        return {"job_id": entry.job_id, "state": state, "path": None, "error": str(error), "code": error.code}
+    show.clear()
+    return {"job_id": image.job_id, "state": "completed", "path": str(image.path)}
+
+
+def _words(result: dict[str, Any]) -> str:
+    return f"{result['job_id']}  {result['path'] or result.get('error') or result['state']}"
