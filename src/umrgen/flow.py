@@ -52,8 +52,10 @@ class Options:
     """Between two looks at a running job, when the server says nothing else."""
     jitter: float = 0.1
     """The share by which the two intervals vary at random, so that clients do not march in step."""
+    eta_share: float = 0.55
+    """The share of a server's estimate that passes before the first look: few jobs take less."""
     eta_interval: float = 10.0
-    """The longest sleep towards an ETA: estimates are often wrong, and an image may be early."""
+    """The longest sleep on an estimate: they are often wrong, and an image may be early."""
     longest_delay: float = 60.0
     """What is left of any delay a server asks for."""
     requests_a_minute: int = 55

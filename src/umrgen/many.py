@@ -83,26 +83,30 @@ class WatchMany:
     def _part_ways(self) -> None:
         """An older server: its jobs are looked at one by one, within its budget."""
         self._together = False
-        self._delay = 0.0
         self.run.budget.limited = True
+        self._due = {job_id: self.run.now + self._turn(place) for place, job_id in enumerate(self.pending)}
 
     # --- one call for each ---
 
     def _ask_one(self) -> "Flow[dict[str, Outcome]]":
         """Look at the job whose turn it is. The oldest comes often, those behind it the less the further back."""
         run = self.run
-        job_id = min(self.pending, key=lambda name: self._due.get(name, run.now))
+        job_id = min(self.pending, key=lambda name: self._due[name])
         watch = self._single.setdefault(job_id, Watch(run, job_id, seen=True, hold=False))
-        watch.delay = max(0.0, self._due.get(job_id, run.now) - run.now)
+        watch.delay = max(0.0, self._due[job_id] - run.now)
         try:
             status = yield from watch.look()
         except (JobNotFound, JobStalled) as error:
             return {job_id: error}
         if status is not None and status.over:
             return {job_id: status}
-        behind = self.pending.index(job_id) * 2 * run.options.queued_interval
-        self._due[job_id] = run.now + max(watch.delay, min(behind, run.options.longest_delay))
+        self._due[job_id] = run.now + max(watch.delay, self._turn(self.pending.index(job_id)))
         return {}
+
+    def _turn(self, place: int) -> float:
+        """Seconds between looks at a job that has `place` older ones before it."""
+        options = self.run.options
+        return min(2 * options.queued_interval * place, options.longest_delay)
 
 
 def _outcomes(data: dict[str, Any], asked: set[str]) -> dict[str, Outcome]:

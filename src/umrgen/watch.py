@@ -44,7 +44,7 @@ class Watch:
         self._changes = 0
         self._changed_at = run.now
         self._queued_since = run.now
-        self._expected_end: float | None = None
+        self._look_from: float | None = None
         self._told: set[str] = set()
 
     # --- what callers use ---
@@ -173,16 +173,16 @@ class Watch:
         return self.status is None or status != self.status
 
     def _towards_eta(self, status: Status) -> float:
-        """Most of the way to the expected end in one sleep; 0 without an estimate.
+        """Through the first part of the expected time in few sleeps; 0 after it, or without an estimate.
 
         Old servers repeat the average run time instead of counting it down: the first word counts.
         """
         if status.eta_seconds is None:
             return 0.0
-        expected = self.run.now + status.eta_seconds
-        if self._expected_end is None or expected < self._expected_end:
-            self._expected_end = expected
-        return min(self.run.options.eta_interval, 0.9 * (self._expected_end - self.run.now))
+        options, now = self.run.options, self.run.now
+        if self._look_from is None:
+            self._look_from = now + options.eta_share * status.eta_seconds
+        return min(options.eta_interval, self._look_from - now)
 
     def _queue_left(self) -> float:
         """What is left of the time that the job may spend queued."""
@@ -197,7 +197,7 @@ class Watch:
         run, before = self.run, self.status
         changed = before is None or status.place != before.place
         if before is not None and status.state != before.state:
-            self._expected_end = None
+            self._look_from = None
         self.status = status
         if changed:
             self._changes += 1

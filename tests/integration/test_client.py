@@ -1,0 +1,227 @@
+"""The library as a user types it, sync and async, against the real server."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from support import ServerProcess
+from umrgen import (
+    AsyncClient,
+    Client,
+    Event,
+    InvalidRequest,
+    JobFailed,
+    JobNotFound,
+    State,
+    TargetUnusable,
+    UmrgenError,
+    Unauthorized,
+    WaitTimeout,
+    wait_and_download,
+)
+from umrgen.images import verify
+
+SMALL = {"width": 512, "height": 512, "steps": 1}
+
+
+@pytest.fixture
+def client(shared_server: ServerProcess) -> "Client":
+    with Client(shared_server.url, shared_server.key) as client:
+        yield client
+
+
+def test_generate(client: Client, tmp_path: Path) -> None:
+    image = client.generate("a boat", to=tmp_path / "boat.png", seed=3, **SMALL)
+    assert image.path == tmp_path / "boat.png"
+    assert (image.width, image.seed, image.engine) == (512, 3, "procedural")
+    assert verify(image.path.read_bytes()).sha256 == image.sha256
+    with pytest.raises(TargetUnusable, match="exists"):
+        client.generate("a boat", to=tmp_path / "boat.png", **SMALL)
+
+
+def test_a_job_from_its_submit_to_its_file(client: Client, tmp_path: Path) -> None:
+    job = client.submit("a boat", **SMALL)
+    states = [status.state for status in job.watch()]
+    assert states[-1] == State.COMPLETED
+    assert job.status().over
+    assert job.wait(timeout=20).image_url
+    assert client.job(job.id).download(tmp_path).path == tmp_path / f"{job.id}.png"
+    assert len(job.download_all(tmp_path / "again.png")) == 1
+
+
+def test_the_guides_function(
+    client: Client, shared_server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = client.submit("a boat", **SMALL)
+    image = wait_and_download(job.id, shared_server.key, base_url=shared_server.url)
+    assert image.path == Path(f"{job.id}.png")
+    assert verify(image.path.read_bytes()).width == 512
+
+
+def test_one_image_takes_three_requests(slow_server: ServerProcess, tmp_path: Path) -> None:
+    """Submit, one held wait, download; counted where they are sent."""
+    from umrgen.transport import Transport
+
+    sent: list[str] = []
+
+    class Counting(Transport):
+        async def send(self, step):  # type: ignore[no-untyped-def]
+            sent.append(step.path)
+            return await super().send(step)
+
+    async def work() -> None:
+        async with AsyncClient(slow_server.url, slow_server.key, journal=None) as client:
+            client.transport.__class__ = Counting
+            await client.generate("a boat", tmp_path / "x.png", steps=3, width=512, height=512)
+
+    asyncio.run(work())
+    assert [path.split("/")[3] for path in sent] == ["generate", "status"]
+
+
+def test_many_jobs(client: Client, tmp_path: Path) -> None:
+    jobs = [client.submit(f"boat {n}", **SMALL) for n in range(5)]
+    done = list(client.as_completed(jobs))
+    assert {job.id for job in done} == {job.id for job in jobs}
+    for job in done:
+        assert job.download(tmp_path).bytes > 0
+    outcomes = client.wait_all([*jobs, client.job("ext_none")])
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Status"] * 5 + ["JobNotFound"]
+
+
+def test_generate_many(client: Client, tmp_path: Path) -> None:
+    requests = [{"prompt": f"boat {n}", **SMALL} for n in range(3)] + [{"prompt": "", **SMALL}]
+    targets = [tmp_path / f"{n}.png" for n in range(4)]
+    with pytest.raises(InvalidRequest):
+        list(client.generate_many(requests, targets))
+    images = list(client.generate_many(requests[:3], targets[:3]))
+    assert sorted(image.path.name for image in images if not isinstance(image, UmrgenError)) == [
+        "0.png",
+        "1.png",
+        "2.png",
+    ]
+
+
+def test_cancel(slow_server: ServerProcess) -> None:
+    with Client(slow_server.url, slow_server.key) as client:
+        running, queued = (client.submit("a boat", width=512, height=512, steps=10) for _ in range(2))
+        for status in running.watch():
+            if status.state == State.RUNNING:
+                break
+        for job in (queued, running, queued):
+            told = job.cancel()
+            assert (told.state, told.error_code) == ("failed", "cancelled")
+        with pytest.raises(JobFailed) as failed:
+            running.wait()
+        assert failed.value.code == "cancelled"
+        # The engine is free at its next step, and draws the next job.
+        assert client.submit("a boat", **SMALL).wait().state == State.COMPLETED
+
+
+def test_events_tell_what_happens(shared_server: ServerProcess, tmp_path: Path) -> None:
+    events: list[Event] = []
+    with Client(shared_server.url, shared_server.key, on_event=events.append) as client:
+        client.generate("a boat", to=tmp_path / "x.png", **SMALL)
+    kinds = [event.kind for event in events]
+    assert kinds[0] == "submitted"
+    assert "download" in kinds
+    assert kinds[-1] == "saved"
+
+
+def test_the_deadline(slow_server: ServerProcess) -> None:
+    with Client(slow_server.url, slow_server.key) as client:
+        job = client.submit("a boat", width=512, height=512, steps=20)
+        with pytest.raises(WaitTimeout) as late:
+            job.wait(timeout=0.5)
+        assert late.value.job_id == job.id
+        assert isinstance(late.value, TimeoutError)
+        assert f"umrgen wait {job.id}" in late.value.next
+        job.cancel()
+
+
+def test_refusals(client: Client, shared_server: ServerProcess) -> None:
+    with pytest.raises(InvalidRequest, match="width"):
+        client.submit("a boat", width=100)
+    with pytest.raises(JobNotFound, match="knows no job"):
+        client.job("ext_none").wait()
+    with pytest.raises(UmrgenError, match="no job id"):
+        client.job("../../etc/passwd")
+    with Client(shared_server.url, "wrong") as stranger, pytest.raises(Unauthorized):
+        stranger.submit("a boat")
+    with pytest.raises(TypeError, match="no such option: tiemout"):
+        Client(shared_server.url, tiemout=5)
+    with pytest.raises(UmrgenError, match="no server is configured"):
+        Client()
+
+
+def test_capabilities_and_the_list_of_jobs(client: Client) -> None:
+    job = client.submit("the newest of all", **SMALL)
+    told = client.capabilities()
+    assert told["engine"]["name"] == "procedural"
+    assert {"wait", "batch_status", "cancel"} <= set(told["calls"])
+    page = client.jobs(limit=1)
+    assert [found["job_id"] for found in page["jobs"]] == [job.id]
+    older = client.jobs(limit=1, cursor=page["next_cursor"])
+    assert older["jobs"][0]["job_id"] != job.id
+
+
+async def test_a_cancelled_task_stops_at_once(slow_server: ServerProcess) -> None:
+    async with AsyncClient(slow_server.url, slow_server.key) as client:
+        job = await client.submit("a boat", width=512, height=512, steps=20)
+        waiting = asyncio.create_task(job.wait())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(waiting, 1)
+        assert (await job.status()).state in ("queued", "running"), "hanging up cancels nothing"
+        await job.cancel()
+
+
+def test_threads_share_a_client(client: Client, tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+
+    def draw(n: int) -> None:
+        try:
+            client.generate(f"boat {n}", to=tmp_path / f"{n}.png", **SMALL)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=draw, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(list(tmp_path.glob("*.png"))) == 4
+
+
+def test_batches_over_the_wire(shared_server: ServerProcess, http: httpx2.Client, other_key: str) -> None:
+    from support import problem, submit
+
+    ids = [submit(http) for _ in range(3)]
+    first = http.post("/api/v1/status", json={"job_ids": [*ids, "ext_none"]}).json()
+    assert {job["job_id"] for job in first["jobs"]} == set(ids)
+    assert first["unknown"] == ["ext_none"]
+    cursor, over = first["cursor"], {job["job_id"] for job in first["jobs"] if job["state"] == "completed"}
+    while over != set(ids):
+        answer = http.post("/api/v1/status", json={"job_ids": ids, "since": cursor}, headers={"Prefer": "wait=20"})
+        assert answer.headers["preference-applied"] == "wait=20"
+        told = answer.json()
+        assert told["jobs"], "held for 20 s without a change"
+        over |= {job["job_id"] for job in told["jobs"] if job["state"] == "completed"}
+        cursor = told["cursor"]
+    assert http.post("/api/v1/status", json={"job_ids": ids, "since": cursor}).json()["jobs"] == []
+    stranger = httpx2.post(
+        f"{shared_server.url}/api/v1/status", json={"job_ids": ids}, headers={"Authorization": f"Bearer {other_key}"}
+    ).json()
+    assert (stranger["jobs"], stranger["unknown"]) == ([], ids)
+    for body in ({}, {"job_ids": "x"}, {"job_ids": []}, {"job_ids": ["x"] * 1001}, {"job_ids": [5]}):
+        problem(http.post("/api/v1/status", json=body), 400, "invalid_request")
+    for since in ("x", 5, "-1", "9" * 30):
+        problem(http.post("/api/v1/status", json={"job_ids": ids, "since": since}), 400, "invalid_request")
+    for query in ("limit=0", "limit=201", "limit=x", "state=odd", "cursor=x"):
+        problem(http.get(f"/api/v1/jobs?{query}"), 400, "invalid_request")
+    problem(http.post("/api/v1/cancel/ext_none"), 404, "job_not_found")

@@ -1,0 +1,174 @@
+"""`umrgen resume`: what a killed command has begun is finished, once."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from support import ServerProcess, clean_environment, cli, finish, until
+from umrgen.images import verify
+from umrgen.journal import Journal
+
+SMALL = ["--width", "512", "--height", "512", "--steps", "1"]
+
+
+@pytest.fixture
+def environment(shared_server: ServerProcess, tmp_path: Path) -> dict[str, str]:
+    return {
+        "UMRGEN_BASE_URL": shared_server.url,
+        "UMRGEN_API_KEY": shared_server.key,
+        "XDG_DATA_HOME": str(tmp_path / "home"),
+    }
+
+
+def journal(environment: dict[str, str]) -> Journal:
+    return Journal(Path(environment["XDG_DATA_HOME"]) / "umrgen" / "journal.ndjson")
+
+
+def killed_after(lines: int, pause: float, target: Path, environment: dict[str, str]) -> None:
+    """Start `generate`, and kill -9 it when it has told so many events, a moment later."""
+    command = [sys.executable, "-m", "umrgen", "generate", target.stem, "-o", str(target), "--events", *SMALL]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=clean_environment(**environment)
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(lines):
+            process.stdout.readline()
+        try:
+            process.wait(pause)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+
+
+def test_killed_at_a_hundred_moments(state: Path, tmp_path: Path) -> None:
+    from support import server
+
+    chance = random.Random(20261123)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    plan = []
+    for number in range(100):
+        lines = chance.choice([0, 1, 1, 1, 2, 2, 3])
+        start = 0.2 if lines == 0 else 0.0  # the interpreter starts before there is anything to interrupt
+        plan.append((lines, start + chance.random() * 0.12, folder / f"boat-{number}.png"))
+    with server(state) as running:
+        environment = {
+            "UMRGEN_BASE_URL": running.url,
+            "UMRGEN_API_KEY": running.key,
+            "XDG_DATA_HOME": str(tmp_path / "home"),
+        }
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda row: killed_after(*row, environment), plan))
+        begun = journal(environment).entries()
+        interrupted = journal(environment).unfinished()
+        assert len(interrupted) >= 25, "too few kills came between the beginning and the end"
+
+        told = json.loads(cli("resume", "--json", timeout=110, **environment).stdout)["jobs"]
+        assert [row["state"] for row in told] == ["completed"] * len(interrupted)
+        assert journal(environment).unfinished() == []
+
+        images = sorted(folder.iterdir())
+        assert [path.name for path in images] == sorted(Path(entry.target or "").name for entry in begun)
+        for path in images:
+            assert verify(path.read_bytes()).width == 512
+        with running.http() as http:
+            jobs = http.get("/api/v1/jobs", params={"limit": 200}).json()["jobs"]
+    assert len(jobs) == len(begun), "a job was made twice, or lost"
+    assert {job["attempt"] for job in jobs} == {1}
+
+
+def test_a_job_killed_before_its_id_was_known_is_not_made_twice(
+    shared_server: ServerProcess, environment: dict[str, str], tmp_path: Path
+) -> None:
+    book = journal(environment)
+    request = {"prompt": "a boat", "width": 512, "height": 512, "steps": 1}
+    book.begin(shared_server.url, request, "resume-1", target=tmp_path / "boat.png")
+    with shared_server.http() as http:  # it had arrived
+        made = http.post("/api/v1/generate", json=request, headers={"Idempotency-Key": "resume-1"}).json()["job_id"]
+    told = json.loads(cli("resume", "--json", **environment).stdout)["jobs"]
+    assert told == [{"job_id": made, "state": "completed", "path": str(tmp_path / "boat.png")}]
+
+
+def test_an_image_that_was_there_already_is_recognised(environment: dict[str, str], tmp_path: Path) -> None:
+    target = tmp_path / "boat.png"
+    cli("generate", "a boat", "-o", str(target), *SMALL, **environment)
+    (entry,) = journal(environment).entries()
+    path = journal(environment).path
+    path.write_bytes(b"".join(line for line in path.read_bytes().splitlines(True) if b'"end"' not in line))
+    before = target.stat().st_mtime_ns
+    told = json.loads(cli("resume", "--json", **environment).stdout)["jobs"]
+    assert told == [{"job_id": entry.job_id, "state": "completed", "path": str(target)}]
+    assert target.stat().st_mtime_ns == before
+
+
+def test_a_file_that_took_its_place_is_left_alone(environment: dict[str, str], tmp_path: Path) -> None:
+    target = tmp_path / "boat.png"
+    killed_after(1, 0.0, target, environment)
+    target.write_bytes(b"somebody's own")
+    refused = cli("resume", "--json", **environment)
+    assert refused.returncode == 1
+    assert target.read_bytes() == b"somebody's own"
+    (entry,) = journal(environment).unfinished()
+    told = cli("resume", str(entry.job_id), "-o", str(tmp_path / "other.png"), **environment)
+    assert told.returncode == 0, told.stderr
+    assert verify((tmp_path / "other.png").read_bytes()).width == 512
+
+
+def test_a_half_downloaded_file_is_gone_on_with(environment: dict[str, str], tmp_path: Path) -> None:
+    from umrgen.downloads import partial_name
+
+    target = tmp_path / "boat.png"
+    job_id = cli("submit", "a boat", *SMALL, **environment).stdout.strip()
+    server_url = environment["UMRGEN_BASE_URL"]
+    import httpx2
+
+    with httpx2.Client(
+        base_url=server_url, headers={"Authorization": f"Bearer {environment['UMRGEN_API_KEY']}"}
+    ) as http:
+        image = http.get(finish(http, job_id)["image_url"])
+    half = target.with_name(partial_name(target.name, job_id, image.headers["etag"]))
+    half.write_bytes(image.content[: len(image.content) // 2])
+    done = cli("fetch", job_id, "-o", str(target), **environment)
+    assert done.returncode == 0, done.stderr
+    assert target.read_bytes() == image.content
+    assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["boat.png"]
+
+
+def test_an_embedded_servers_job_is_finished_too(tmp_path: Path) -> None:
+    home, target = tmp_path / "home", tmp_path / "boat.png"
+    environment = clean_environment(XDG_DATA_HOME=str(home), UMRGEN_STEP_DELAY="0.5")
+    command = [sys.executable, "-m", "umrgen", "generate", "a boat", "-o", str(target), "--steps", "4", *SMALL[:4]]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        while "running" not in process.stderr.readline():
+            pass
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.kill()
+    until(lambda: not Path(f"/proc/{child}").exists())
+    done = cli("resume", XDG_DATA_HOME=str(home))
+    assert done.returncode == 0, done.stderr
+    assert verify(target.read_bytes()).width == 512
+    assert list((home / "umrgen" / "embedded").iterdir()) == []
+    assert cli("resume", XDG_DATA_HOME=str(home)).stdout.strip() == "nothing is unfinished"
+
+
+def test_what_is_at_another_server_is_named_and_left(environment: dict[str, str]) -> None:
+    journal(environment).begin("http://elsewhere.example", {"prompt": "x"}, "k")
+    done = cli("resume", "--json", **environment)
+    assert json.loads(done.stdout)["jobs"] == [{"job_id": None, "state": "elsewhere", "path": None}]
+    assert len(journal(environment).unfinished()) == 1
+    assert cli("resume", "ext_none", **environment).returncode == 1
+
+
+def test_the_journal_holds_no_key(environment: dict[str, str], tmp_path: Path) -> None:
+    cli("generate", "a boat", "-o", str(tmp_path / "x.png"), *SMALL, **environment)
+    for path in Path(environment["XDG_DATA_HOME"]).rglob("*"):
+        if path.is_file():
+            assert environment["UMRGEN_API_KEY"].encode() not in path.read_bytes()
+            assert os.stat(path).st_mode & 0o077 == 0
