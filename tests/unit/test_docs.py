@@ -1,0 +1,54 @@
+"""What the documents say of options, errors and events is what the code does."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from umrgen import errors
+from umrgen.cli import COMMANDS
+from umrgen.cli.common import exit_code
+from umrgen.flow import Options
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def rows(page: str) -> dict[str, list[str]]:
+    """A page's table rows by their first cell in back-quotes."""
+    found = {}
+    for line in (DOCS / page).read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if line.startswith("| `"):
+            found[cells[0].strip("`| ")] = cells
+    return found
+
+
+def test_every_option_is_documented_with_its_default() -> None:
+    table = rows("retrieval.md")
+    assert set(table) == {option.name for option in fields(Options)}
+    for option in fields(Options):
+        documented = table[option.name][1].strip("`")
+        assert eval(documented) == option.default, option.name  # noqa: S307 - our own page
+
+
+def test_every_error_is_documented_with_its_code_and_exit_code() -> None:
+    table = rows("errors.md")
+    kinds = {name: getattr(errors, name) for name in errors.__all__ if name[0].isupper()}
+    assert set(table) == set(kinds)
+    for name, kind in kinds.items():
+        code, exit_, retryable = (cell.strip("`") for cell in table[name][1:4])
+        assert (code, int(exit_), retryable == "yes") == (kind.code, exit_code(kind()), kind.retryable), name
+
+
+def test_every_event_is_documented() -> None:
+    source = Path(errors.__file__).parent
+    kinds = {kind for path in source.glob("*.py") for kind in re.findall(r'Event\(\s*"(\w+)"', path.read_text())}
+    page = (DOCS / "retrieval.md").read_text()
+    assert kinds
+    for kind in kinds:
+        assert f"`{kind}`" in page, kind
+
+
+def test_the_commands_in_the_pages_exist() -> None:
+    for page in DOCS.glob("*.md"):
+        for name in re.findall(r"^umrgen (\w+)", page.read_text(), re.MULTILINE):
+            assert name in COMMANDS, f"{page.name}: umrgen {name}"
