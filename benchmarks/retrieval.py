@@ -212,6 +212,7 @@ def thousand(folder: Path, jobs: int = 1000) -> None:
 
 def _run_with(running: ServerProcess, command: list[str]) -> str:
     environment = clean_environment(UMRGEN_BASE_URL=running.url, UMRGEN_API_KEY=running.key)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as a user's interpreter runs
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=590).stdout
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from umrgen.address import configured_server
 from umrgen.errors import (
     ConcurrencyLimit,
     JobFailed,
@@ -212,15 +213,8 @@ class AsyncClient:
         random: Callable[[], float] = random.random,
         **options: Any,
     ) -> None:
-        url = base_url or os.environ.get("UMRGEN_BASE_URL")
-        if not url:
-            raise UmrgenError(
-                "no server is configured",
-                code="no_server",
-                next="Set UMRGEN_BASE_URL to your server's address, or start one with `umrgen serve`.",
-            )
         self.options = _with(Options(), options)
-        self.transport = Transport(url, api_key or os.environ.get("UMRGEN_API_KEY"), self.options, clock)
+        self.transport = Transport(configured_server(base_url, api_key), self.options, clock)
         self.journal = Journal() if journal is True else journal or None
         self._embedded = embedded
         self._on_event = on_event or (lambda event: None)

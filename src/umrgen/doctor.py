@@ -9,6 +9,7 @@ from tempfile import TemporaryFile
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from umrgen.address import Server
 from umrgen.errors import UmrgenError
 from umrgen.flow import Options, Reply, Step, TransportFailure
 from umrgen.protocol import API, failure_of
@@ -42,7 +43,7 @@ async def examine(base_url: str | None, api_key: str | None, folder: Path) -> As
         yield Check("address", "bad", "no server is configured", remedy)
         return
     try:
-        transport = Transport(base_url, api_key, Options())
+        transport = Transport(Server(base_url, api_key), Options())
     except UmrgenError as error:
         yield Check("address", "bad", str(error), error.next)
         return

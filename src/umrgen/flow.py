@@ -12,7 +12,6 @@ import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import Any, Literal, TypeVar
 
 from umrgen.errors import UmrgenError, WaitTimeout
@@ -325,6 +324,8 @@ def retry_after(reply: Reply) -> float | None:
     text = reply.headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}", text):
         return float(text)
+    from email.utils import parsedate_to_datetime  # seldom needed, and slow to import
+
     try:
         then = parsedate_to_datetime(text).timestamp()
     except (TypeError, ValueError):

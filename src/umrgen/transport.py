@@ -1,4 +1,4 @@
-"""HTTP: the one place of the client side that opens a connection.
+"""HTTP with a pool of connections: what every client uses but the quickest commands (see `oneshot`).
 
 The key goes to the base URL's origin only. Redirects are never followed here, cookies never kept.
 """
@@ -9,15 +9,13 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import httpx2
 
-from umrgen import __version__
-from umrgen.errors import UmrgenError
+from umrgen.address import Server
 from umrgen.flow import Options, Reply, Step, TransportFailure
 
-__all__ = ["Clock", "Stream", "SystemClock", "Transport", "check_base_url"]
+__all__ = ["Clock", "Stream", "SystemClock", "Transport"]
 
 MAX_ANSWER = 32 * 1024 * 1024
 KEEP_ALIVE = 90.0
@@ -43,23 +41,6 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-def check_base_url(url: str) -> str:
-    """`url` without its trailing slash. Raises UmrgenError when it is no http(s) address."""
-    try:
-        parts = urlsplit(url)
-        fine = parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.fragment
-        fine = fine and parts.username is None and parts.port != 0
-    except ValueError:
-        fine = False
-    if not fine:
-        raise UmrgenError(
-            f"{url!r} is no server address",
-            code="bad_base_url",
-            next="Use the form http://host:port or https://host/prefix.",
-        )
-    return url.rstrip("/")
-
-
 class Stream:
     """An answer whose body is read bit by bit."""
 
@@ -81,24 +62,18 @@ def _translate(error: httpx2.HTTPError, now: float) -> TransportFailure:
 class Transport:
     """Sends steps to one server with one key."""
 
-    def __init__(self, base_url: str, api_key: str | None, options: Options, clock: Clock | None = None) -> None:
-        self.base_url = check_base_url(base_url)
+    def __init__(self, server: Server, options: Options, clock: Clock | None = None) -> None:
+        self.base_url = server.base_url
         self.clock = clock or SystemClock()
-        self._key = api_key
         self._connect_timeout = options.connect_timeout
         self._client = _http_client(self.base_url)
         self._foreign: httpx2.AsyncClient | None = None
-        self._headers = {"User-Agent": f"umrgen/{__version__}", "Accept": "application/json"}
-        if (urlsplit(self.base_url).hostname or "").endswith(".share.zrok.io"):
-            self._headers["skip_zrok_interstitial"] = "1"
+        self._headers = server.headers()
 
     async def aclose(self) -> None:
         await self._client.aclose()
         if self._foreign is not None:
             await self._foreign.aclose()
-
-    def _authorization(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
 
     def _timeouts(self, seconds: float) -> httpx2.Timeout:
         return httpx2.Timeout(seconds, connect=min(seconds, self._connect_timeout))
@@ -106,7 +81,7 @@ class Transport:
     async def send(self, step: Step) -> Reply:
         """One request, its whole answer within `step.timeout`. Raises TransportFailure."""
         started = self.clock.monotonic()
-        headers = self._headers | self._authorization() | dict(step.headers)
+        headers = self._headers | dict(step.headers)
         body = bytearray()
         try:
             async with (
@@ -144,7 +119,7 @@ class Transport:
     ) -> AsyncIterator[Stream]:
         """A GET whose body is read as it comes; all of it within `timeout`. Raises TransportFailure."""
         if with_key:
-            client, sent = self._client, self._headers | self._authorization() | dict(headers)
+            client, sent = self._client, self._headers | dict(headers)
         else:
             self._foreign = self._foreign or httpx2.AsyncClient()
             client, sent = self._foreign, dict(headers)

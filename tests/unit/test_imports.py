@@ -9,13 +9,13 @@ ROOT = Path(umrgen.__file__).parent
 
 # Each layer may import from itself and from those before it in its own line. Names are prefixes.
 CLIENT = [
-    ["errors", "paths"],
+    ["errors", "paths", "address"],
     ["jobs"],
     ["flow", "images"],
     ["protocol", "downloads"],
     ["watch"],
     ["submission", "many", "partial"],
-    ["transport", "journal"],
+    ["transport", "oneshot", "journal"],
     ["retrieval"],
     ["aio"],
     ["client"],

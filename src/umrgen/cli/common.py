@@ -1,6 +1,5 @@
 """What the commands share: connection options, output as data or as words, errors as exit codes."""
 
-import asyncio
 import functools
 import json
 import sys
@@ -103,6 +102,8 @@ def connection_options(command: F) -> F:
 
 def run(output: Output, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run asynchronous `work`; end the process with its exit code if it is not 0."""
+    import asyncio  # the quickest commands do without it
+
     guarded(output, lambda: asyncio.run(work()))
 
 

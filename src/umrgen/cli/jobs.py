@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from umrgen.cli.common import Output, client_arguments, connection_options, output_options, run
+from umrgen.cli.common import Output, client_arguments, connection_options, guarded, output_options, run
 
 __all__ = ["cancel", "fetch", "status", "wait", "watch"]
 
@@ -16,16 +16,15 @@ __all__ = ["cancel", "fetch", "status", "wait", "watch"]
 @output_options
 def status(job_id: str, base_url: str | None, timeout: float | None, output: Output) -> None:
     """Print how job JOB_ID stands; with --json, as the server gave it."""
-    from umrgen.aio import AsyncClient
+    from umrgen.cli.quick import status_once
     from umrgen.cli.show import describe
 
-    async def work() -> None:
-        async with AsyncClient(**client_arguments(base_url, timeout)) as client:
-            found = await client.job(job_id).status()
+    def work() -> None:
+        found = status_once(job_id, base_url, timeout)
         words = describe(found) + (f": {found.error}" if found.error else "")
         output.result(dict(found.raw), "\n".join([words, *found.images]))
 
-    run(output, work)
+    guarded(output, work)
 
 
 @click.command()
