@@ -1,4 +1,5 @@
 # make image   draw one image on a fresh machine with Python >= 3.11      PROMPT="..." OUT=file.png
+# make simulate   a hundred thousand random histories of servers and networks against the client's rules
 # make test    everything that can be tested here: lint, types, all tests
 SHELL := /bin/bash
 .ONESHELL:
@@ -11,13 +12,17 @@ PROMPT ?= a lighthouse on a cliff at dusk, storm over the sea
 OUT ?= image.png
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: image test lint types clean lock
+.PHONY: image test simulate lint types clean lock
 
 image: $(VENV)/server.stamp
 	@env -u UMRGEN_BASE_URL $(BIN)/umrgen generate "$(PROMPT)" -o "$(OUT)" --overwrite
 
 test: $(VENV)/dev.stamp $(VENV)/node.stamp lint types
 	@$(BIN)/python -m pytest
+
+# 100,000 random histories of servers and networks, played against the client's flows.
+simulate: $(VENV)/dev.stamp
+	@$(BIN)/python tests/simulation --histories 100000 --jobs 2
 
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff check .

@@ -62,7 +62,8 @@ class AsyncJob:
         entry: str | None = None,
     ) -> None:
         if not JOB_ID.fullmatch(job_id):
-            raise UmrgenError(f"{job_id[:80]!r} is no job id", code="bad_job_id")
+            words = "Use an id as `umrgen submit` prints it, for example ext_0123."
+            raise UmrgenError(f"{job_id[:80]!r} is no job id", code="bad_job_id", next=words)
         self.id = job_id
         self.outcome: Outcome | None = None
         """How it ended, once that is known: its last status, or why it cannot be known."""

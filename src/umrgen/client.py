@@ -52,6 +52,11 @@ class _Portal:
             yield item  # type: ignore[misc]  # `more` says that there is one
 
     def close(self) -> None:
+        async def tidy() -> None:
+            await self._loop.shutdown_asyncgens()
+            await self._loop.shutdown_default_executor()
+
+        self.run(tidy())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

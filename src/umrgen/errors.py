@@ -99,6 +99,8 @@ class ApiError(UmrgenError):
     def __init__(self, message: str | None = None, *, status: int | None = None, **details: Any) -> None:
         super().__init__(message, **details)
         self.status = status
+        self.coded = False
+        """Whether the server itself named the code, as newer ones do."""
 
 
 class Unauthorized(ApiError):
@@ -275,10 +277,12 @@ def api_error(status: int, data: Mapping[str, Any] | None, *, job_id: str | None
     kind = _class_for(status, code)
     told_job = data.get("job_id")
     told_next = None if kind.next else data.get("next")  # ours names our own variables and commands
-    return kind(
+    error = kind(
         f"{words} (HTTP {status})" if words else f"{(kind.__doc__ or '').strip()} (HTTP {status})",
         status=status,
         code=code or None,
         job_id=told_job if isinstance(told_job, str) else job_id,
         next=told_next if isinstance(told_next, str) else None,
     )
+    error.coded = bool(code)
+    return error

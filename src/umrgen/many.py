@@ -30,6 +30,7 @@ class WatchMany:
         self._together = True
         self._asked: set[str] = set()
         self._cursor = ""
+        self._states: dict[Any, Any] = {}
         self._delay = 0.0
         self._single: dict[str, Watch] = {}
         self._due: dict[str, float] = {}
@@ -76,9 +77,15 @@ class WatchMany:
         cursor = data.get("cursor")
         self._cursor = cursor if isinstance(cursor, str) else ""
         held = 0 < held_for(reply) <= reply.elapsed * 1.1
-        news = bool(data["jobs"])
-        self._delay = GAP if held or news else run.vary(run.options.running_interval)
+        self._delay = GAP if held or self._news(data) else run.vary(run.options.running_interval)
         return _outcomes(data, set(names))
+
+    def _news(self, data: dict[str, Any]) -> bool:
+        """Whether an answer tells of a state that we did not know; some servers repeat themselves."""
+        told = {item.get("job_id"): item.get("state") for item in data["jobs"] if isinstance(item, dict)}
+        news = any(self._states.get(job_id) != state for job_id, state in told.items())
+        self._states |= told
+        return news
 
     def _part_ways(self) -> None:
         """An older server: its jobs are looked at one by one, within its budget."""

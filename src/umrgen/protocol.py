@@ -18,18 +18,20 @@ def failure_of(reply: Reply, *, job_id: str | None = None) -> ApiError:
     """The exception for an answer that is not what was asked for: status code first, words second."""
     data = reply.json()
     if 300 <= reply.status < 400:
-        return _redirected(reply)
+        return _redirected(reply, job_id)
     if reply.status < 400 or (data is None and reply.status in (403, 404) and _is_html(reply)):
-        return NotUmrgen(f"{_describe(reply)} came where JSON was due (HTTP {reply.status})", status=reply.status)
+        words = f"{_describe(reply)} came where JSON was due (HTTP {reply.status})"
+        return NotUmrgen(words, status=reply.status, job_id=job_id)
     return api_error(reply.status, data, job_id=job_id)
 
 
-def _redirected(reply: Reply) -> NotUmrgen:
+def _redirected(reply: Reply, job_id: str | None) -> NotUmrgen:
     target = urlsplit(reply.headers.get("location", ""))
     where = f"{target.scheme}://{target.hostname}" if target.hostname else "elsewhere"
     return NotUmrgen(
         f"the server redirects to {where} (HTTP {reply.status}); the key was not sent there",
         status=reply.status,
+        job_id=job_id,
         next="If that is the right server, set UMRGEN_BASE_URL to it.",
     )
 
@@ -71,6 +73,7 @@ def call(
     limited = Patience(run, float("inf"))
     headers = {"Content-Type": "application/json"} if body is not None else {}
     headers |= {"Prefer": f"wait={hold}"} if hold else {}
+    garbage = 0
     while True:
         try:
             reply = yield run.step(method, path, delay=delay, headers=headers, body=body, held=hold, job_id=job_id)
@@ -88,6 +91,9 @@ def call(
             delay = limited.bear(error, limited_delay(run, reply, limited), job_id=job_id)
         elif transient(reply):
             delay = patience.bear(error, retry_after(reply), job_id=job_id)
+        elif reply.status == 200 and garbage < run.options.garbage_tries:
+            garbage += 1  # a tunnel's page or a cut-off answer
+            delay = max(patience.bear(error, job_id=job_id), run.options.running_interval)
         else:
             raise error
 
@@ -105,8 +111,8 @@ def ask(run: Run, method: str, path: str, *, job_id: str | None = None) -> "Flow
 
 def lacks_call(error: ApiError) -> bool:
     """Whether an answer means that the path itself is unknown, not what it names."""
-    unknown = error.status == 404 and not (isinstance(error, JobNotFound) and error.code == "job_not_found")
-    return unknown or error.status in (405, 501)
+    names_a_job = isinstance(error, JobNotFound) and error.coded
+    return (error.status == 404 and not names_a_job) or error.status in (405, 501)
 
 
 def limited_delay(run: Run, reply: Reply, limited: Patience) -> float:

@@ -1,14 +1,16 @@
 """Fetching an image: from a URL to a verified file under its final name, or to an error with nothing left."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 from umrgen.downloads import DripWatch, announced_size, redirect_target, resolve_output
 from umrgen.errors import ConnectionFailed, OutputCorrupt, RateLimited, ServerError, UmrgenError
-from umrgen.flow import Event, Patience, Run, TransportFailure
+from umrgen.flow import Event, Patience, Reply, Run, TransportFailure, retry_after
 from umrgen.images import EXTENSIONS, ImageFacts, digest_from_headers, verify
 from umrgen.partial import Partial, check_target, disk_trouble
+from umrgen.protocol import limited_delay
 from umrgen.transport import Stream, Transport
 
 __all__ = ["fetch"]
@@ -25,6 +27,8 @@ class Fetch:
         self._job_id = job_id
         self._partial = Partial(target, job_id)
         self._patience = Patience(run, run.options.patience)
+        self._limited = Patience(run, float("inf"))
+        self._asked: float | None = None
         self._fruitless = 0
         self._length: int | None = None
         self._digest: str | None = None
@@ -52,8 +56,10 @@ class Fetch:
                     ConnectionFailed(f"the download broke off: {failure}", job_id=self._job_id),
                     fruitless=self._partial.have.size <= before,
                 )
-            except (RateLimited, ServerError) as error:
-                delay = self._bear(error, fruitless=False)
+            except RateLimited as error:
+                delay = self._limited.bear(error, self._asked, job_id=self._job_id)
+            except ServerError as error:
+                delay = self._patience.bear(error, self._asked, job_id=self._job_id)
             except ValueError:
                 self._partial.drop()  # what is there is of another version
                 delay = self._bear(OutputCorrupt("the image changes while it is sent"), fruitless=True)
@@ -66,8 +72,7 @@ class Fetch:
                 foreign = self._run.options.follow_foreign
                 url, with_key = redirect_target(self._transport.base_url, url, location, follow_foreign=foreign)
                 continue
-            left = self._run.ends - self._run.now
-            await self._transport.clock.sleep(min(delay, max(0.0, left)))
+            await self._transport.clock.sleep(min(delay, max(0.0, self._run.left)))
 
     def _bear(self, error: UmrgenError, *, fruitless: bool) -> float:
         """Seconds until the next try; a try that brought bytes starts the count again."""
@@ -85,13 +90,20 @@ class Fetch:
         """One request. The address of a redirect, or None when the body came to its end."""
         transport, run = self._transport, self._run
         headers = self._partial.have.headers()
-        async with transport.stream(url, headers, with_key=with_key, timeout=max(0.001, run.left)) as stream:
+        async with transport.stream(
+            url, headers, with_key=with_key, begin=run.options.request_timeout, timeout=max(0.001, run.left)
+        ) as stream:
+            run.now = transport.clock.monotonic()
+            answer = Reply(stream.status, stream.headers, b"", at=run.now, wall=transport.clock.wall())
+            limited = stream.status == 429
+            self._asked = limited_delay(run, answer, self._limited) if limited else retry_after(answer)
             if 300 <= stream.status < 400 and (location := stream.headers.get("location")):
                 return location
             self._partial.begin(stream.status, stream.headers)
             self._length = announced_size(stream.status, stream.headers)
             self._digest = digest_from_headers(stream.headers, partial=stream.status == 206)
-            await self._take_in(self._watched(stream))
+            async with aclosing(self._watched(stream)) as chunks:
+                await self._take_in(chunks)
         if self._length is not None and self._partial.have.size < self._length:
             raise TransportFailure("the body ended early", at=transport.clock.monotonic(), sent=True)
         return None
@@ -104,7 +116,7 @@ class Fetch:
             self._partial.write(chunk)
             run.notify(Event("download", self._job_id, data={"bytes": have.size, "total": self._length}))
 
-    async def _watched(self, stream: Stream) -> AsyncIterator[bytes]:
+    async def _watched(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """The chunks; a drip, or a silence, of `drip_window` seconds breaks the transfer off."""
         clock, options = self._transport.clock, self._run.options
         drip = DripWatch(clock.monotonic(), rate=options.drip_rate, window=options.drip_window)
@@ -173,6 +185,8 @@ async def fetch(
             if not (again and _holds(target, facts)):
                 await asyncio.to_thread(attempt.publish, target, overwrite=overwrite)
     except (UmrgenError, OSError) as error:
+        if isinstance(error, UmrgenError) and error.job_id is None:
+            error.job_id = job_id
         resumable = isinstance(error, ConnectionFailed | ServerError | RateLimited | TimeoutError)
         attempt.keep() if resumable else attempt.drop()
         raise

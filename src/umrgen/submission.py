@@ -18,43 +18,90 @@ def submit(
 
     A submit is repeated when it provably never arrived, or was refused before it was looked at.
     When it may have arrived, it is repeated only to a server that keeps idempotency keys; an older
-    one would make a second job.
+    one would make a second job. What is raised says in `sent` whether a job may have been made.
     """
-    patience = Patience(run, run.options.submit_patience)
-    limited = Patience(run, float("inf"))
-    headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key}
-    delay = 0.0
-    while True:
-        try:
-            reply = yield run.step("POST", f"{API}/generate", delay=delay, headers=headers, body=request)
-        except TransportFailure as failure:
-            run.now = failure.at
-            error: UmrgenError = ConnectionFailed(unreachable(failure))
-            error.sent = failure.sent
-            if failure.sent:
-                yield from _check_repeatable(run, error, patience)
-            delay = patience.bear(error)
-            continue
-        run.now = reply.at
-        data = reply.json()
-        if reply.status in (200, 201, 202) and data is not None and _job_id_of(data):
-            run.notify(Event("submitted", _job_id_of(data), data=data))
-            return data
+    submission = _Submission(run, request, idempotency_key, wait_for_slot)
+    try:
+        return (yield from submission.flow())
+    except WaitTimeout as late:
+        error = submission.trouble or late
+        error.sent = submission.maybe_made
+        raise error from None
+    except UmrgenError as error:
+        error.sent = submission.maybe_made
+        raise
+
+
+class _Submission:
+    """One submit, however often it takes; what went wrong last outlives the deadline as its reason."""
+
+    def __init__(self, run: Run, request: Mapping[str, Any], key: str, wait_for_slot: bool) -> None:
+        self.maybe_made = False
+        self.trouble: UmrgenError | None = None
+        self._run = run
+        self._request = request
+        self._headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+        self._wait_for_slot = wait_for_slot
+        self._patience = Patience(run, run.options.submit_patience)
+        self._limited = Patience(run, float("inf"))
+        self._waited_for: set[str] = set()
+
+    def flow(self) -> "Flow[Mapping[str, Any]]":
+        run, delay = self._run, 0.0
+        while True:
+            try:
+                reply = yield run.step(
+                    "POST", f"{API}/generate", delay=delay, headers=self._headers, body=self._request
+                )
+            except TransportFailure as failure:
+                run.now = failure.at
+                delay = yield from self._again(ConnectionFailed(unreachable(failure)), None, unclear=failure.sent)
+                continue
+            run.now = reply.at
+            data = reply.json()
+            if reply.status in (200, 201, 202) and data is not None and _job_id_of(data):
+                run.notify(Event("submitted", _job_id_of(data), data=data))
+                return data
+            delay = yield from self._refused(reply, data)
+
+    def _refused(self, reply: Reply, data: Mapping[str, Any] | None) -> "Flow[float]":
+        """The delay before the next try. Raises what trying again will not change."""
         error = failure_of(reply)
-        if isinstance(error, ConcurrencyLimit):
-            if not wait_for_slot:
-                raise error
-            delay = yield from _slot(run, error, reply)
-        elif isinstance(error, RateLimited):
+        if reply.status in (201, 202):  # made, but the receipt cannot be read
+            return (yield from self._again(error, None, unclear=True))
+        if isinstance(error, ConcurrencyLimit) and self._wait_for_slot:
+            return (yield from self._slot(error, reply))
+        if isinstance(error, RateLimited) and not isinstance(error, ConcurrencyLimit):
             # Refused before it was looked at: only the deadline limits how often one may ask.
-            delay = limited.bear(error, limited_delay(run, reply, limited))
-        elif transient(reply):
-            error.sent = not (reply.status == 503 and data is not None and bool(data.get("code")))
-            if error.sent:
-                yield from _check_repeatable(run, error, patience)
-            delay = patience.bear(error, retry_after(reply))
-        else:
+            self.trouble = error
+            return self._limited.bear(error, limited_delay(self._run, reply, self._limited))
+        if not transient(reply):
             raise error
+        looked_at = not (reply.status == 503 and data is not None and bool(data.get("code")))
+        return (yield from self._again(error, retry_after(reply), unclear=looked_at))
+
+    def _slot(self, error: ConcurrencyLimit, reply: Reply) -> "Flow[float]":
+        """Wait until the job that is in the way is over; give the delay before the next try."""
+        run, in_the_way = self._run, error.job_id
+        pause = run.asked(retry_after(reply) or run.options.queued_interval)
+        if in_the_way is None or in_the_way in self._waited_for:
+            return pause  # nothing to wait for, or it is over and the server has not noticed yet
+        self._waited_for.add(in_the_way)
+        run.notify(Event("slot", in_the_way, f"waiting for job {in_the_way} to end"))
+        try:
+            yield from Watch(run, in_the_way, seen=True).next_change(until_over=True)
+        except WaitTimeout:
+            raise WaitTimeout(str(error), next=error.next) from None
+        except UmrgenError:
+            return pause  # gone, or somebody else's: there is no more to learn about it than by trying
+        return 0.0
+
+    def _again(self, error: UmrgenError, asked: float | None, *, unclear: bool) -> "Flow[float]":
+        self.trouble = error
+        if unclear:
+            self.maybe_made = True
+            yield from _check_repeatable(self._run, error, self._patience)
+        return self._patience.bear(error, asked)
 
 
 def _job_id_of(data: Mapping[str, Any]) -> str | None:
@@ -90,18 +137,3 @@ def check_keeps_keys(run: Run) -> "Flow[None]":
     error = ConnectionFailed("it is not known whether this job was ever made, and this server cannot tell")
     error.sent = True
     yield from _check_repeatable(run, error, Patience(run, run.options.submit_patience))
-
-
-def _slot(run: Run, error: ConcurrencyLimit, reply: Reply) -> "Flow[float]":
-    """Wait until the job that is in the way is over; give the delay before the next try."""
-    if error.job_id is None:
-        return run.asked(retry_after(reply) or run.options.queued_interval)
-    run.notify(Event("slot", error.job_id, f"waiting for job {error.job_id} to end"))
-    try:
-        yield from Watch(run, error.job_id, seen=True).next_change(until_over=True)
-    except WaitTimeout:
-        raise WaitTimeout(str(error), next=error.next) from None
-    except UmrgenError:
-        # Gone, or somebody else's: there is no more to learn about it than by trying.
-        return run.asked(run.options.queued_interval)
-    return 0.0

@@ -8,7 +8,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import httpx2
 
@@ -53,10 +53,18 @@ class Stream:
         return self._response.aiter_raw()
 
 
-def _translate(error: httpx2.HTTPError, now: float) -> TransportFailure:
-    never_sent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
-    reason = str(error) or type(error).__name__
-    return TransportFailure(reason, at=now, sent=not never_sent)
+class _Sending:
+    """Whether any byte of a request has gone out: told by httpx2 while it works (its `trace` extension)."""
+
+    def __init__(self) -> None:
+        self.begun = False
+
+    async def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith("send_request_headers.started"):
+            self.begun = True
+
+    def failure(self, reason: str, now: float) -> TransportFailure:
+        return TransportFailure(reason, at=now, sent=self.begun)
 
 
 class Transport:
@@ -76,12 +84,13 @@ class Transport:
             await self._foreign.aclose()
 
     def _timeouts(self, seconds: float) -> httpx2.Timeout:
-        return httpx2.Timeout(seconds, connect=min(seconds, self._connect_timeout))
+        # A little under the whole, so that httpx2 ends a handshake itself: one cancelled from outside leaks its socket.
+        return httpx2.Timeout(seconds, connect=min(0.9 * seconds, self._connect_timeout))
 
     async def send(self, step: Step) -> Reply:
         """One request, its whole answer within `step.timeout`. Raises TransportFailure."""
         started = self.clock.monotonic()
-        headers = self._headers | dict(step.headers)
+        sending = _Sending()
         body = bytearray()
         try:
             async with (
@@ -89,20 +98,20 @@ class Transport:
                 self._client.stream(
                     step.method,
                     self.base_url + step.path,
-                    headers=headers,
+                    headers=self._headers | dict(step.headers),
                     content=step.body,
                     timeout=self._timeouts(step.timeout),
+                    extensions={"trace": sending.trace},
                 ) as response,
             ):
                 async for chunk in response.aiter_bytes():
                     body += chunk
                     if len(body) > MAX_ANSWER:
-                        raise TransportFailure("the answer is endless", at=self.clock.monotonic(), sent=True)
+                        raise sending.failure("the answer is endless", self.clock.monotonic())
         except httpx2.HTTPError as error:
-            raise _translate(error, self.clock.monotonic()) from error
+            raise sending.failure(_reason(error), self.clock.monotonic()) from error
         except TimeoutError:
-            reason = f"no answer within {step.timeout:.1f} s"
-            raise TransportFailure(reason, at=self.clock.monotonic(), sent=True) from None
+            raise sending.failure(f"no answer within {step.timeout:.1f} s", self.clock.monotonic()) from None
         now = self.clock.monotonic()
         return Reply(
             response.status_code,
@@ -115,26 +124,38 @@ class Transport:
 
     @asynccontextmanager
     async def stream(
-        self, url: str, headers: Mapping[str, str], *, with_key: bool, timeout: float
+        self, url: str, headers: Mapping[str, str], *, with_key: bool, begin: float, timeout: float
     ) -> AsyncIterator[Stream]:
-        """A GET whose body is read as it comes; all of it within `timeout`. Raises TransportFailure."""
+        """A GET whose body is read as it comes. Raises TransportFailure.
+
+        The answer must begin within `begin` seconds, and all of it be there within `timeout`.
+        """
         if with_key:
             client, sent = self._client, self._headers | dict(headers)
         else:
             self._foreign = self._foreign or httpx2.AsyncClient()
             client, sent = self._foreign, dict(headers)
+        sending = _Sending()
+        request = client.build_request("GET", url, headers=sent, timeout=self._timeouts(timeout))
+        request.extensions |= {"trace": sending.trace}
+        if request.url.raw_path != (target := _target(url)):
+            request.extensions |= {"target": target}
         try:
-            async with (
-                asyncio.timeout(timeout),
-                client.stream(
-                    "GET", url, headers=sent, timeout=self._timeouts(timeout), extensions={"target": _target(url)}
-                ) as response,
-            ):
-                yield Stream(response)
+            async with asyncio.timeout(timeout):
+                async with asyncio.timeout(min(begin, timeout)):
+                    response = await client.send(request, stream=True)
+                try:
+                    yield Stream(response)
+                finally:
+                    await response.aclose()
         except httpx2.HTTPError as error:
-            raise _translate(error, self.clock.monotonic()) from error
+            raise sending.failure(_reason(error), self.clock.monotonic()) from error
         except TimeoutError:
-            raise TransportFailure(f"not done within {timeout:.1f} s", at=self.clock.monotonic(), sent=True) from None
+            raise sending.failure("it took too long", self.clock.monotonic()) from None
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _http_client(base_url: str) -> httpx2.AsyncClient:

@@ -15,7 +15,8 @@ __all__ = ["status_once"]
 def status_once(job_id: str, base_url: str | None, timeout: float | None) -> Status:
     """One answer of the server, with the patience of a command that somebody looks at. Raises as `AsyncJob.status`."""
     if not JOB_ID.fullmatch(job_id):
-        raise UmrgenError(f"{job_id[:80]!r} is no job id", code="bad_job_id")
+        words = "Use an id as `umrgen submit` prints it, for example ext_0123."
+        raise UmrgenError(f"{job_id[:80]!r} is no job id", code="bad_job_id", next=words)
     server = configured_server(base_url)
     defaults = Options()
     options = Options(wait=0, patience=defaults.submit_patience, timeout=timeout or defaults.timeout)
