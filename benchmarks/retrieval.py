@@ -130,7 +130,7 @@ def legacy(folder: Path, jobs: int = 227) -> None:
 
 def count_requests(folder: Path) -> None:
     """Requests for one image whose job lasts 20 s, counted by a relay in front of the server."""
-    with server(folder / "slow", "--step-delay", "5") as running:
+    with server(folder / "slow", "--step-delay", "7") as running:
         counted = _Relay(running.url)
         with Client(counted.url, running.key) as client:
             begun = time.monotonic()

@@ -83,9 +83,9 @@ class Transport:
         if self._foreign is not None:
             await self._foreign.aclose()
 
-    def _timeouts(self, seconds: float) -> httpx2.Timeout:
+    def _timeouts(self, begin: float, seconds: float) -> httpx2.Timeout:
         # A little under the whole, so that httpx2 ends a handshake itself: one cancelled from outside leaks its socket.
-        return httpx2.Timeout(seconds, connect=min(0.9 * seconds, self._connect_timeout))
+        return httpx2.Timeout(seconds, connect=min(0.9 * begin, self._connect_timeout))
 
     async def send(self, step: Step) -> Reply:
         """One request, its whole answer within `step.timeout`. Raises TransportFailure."""
@@ -100,7 +100,7 @@ class Transport:
                     self.base_url + step.path,
                     headers=self._headers | dict(step.headers),
                     content=step.body,
-                    timeout=self._timeouts(step.timeout),
+                    timeout=self._timeouts(step.timeout, step.timeout),
                     extensions={"trace": sending.trace},
                 ) as response,
             ):
@@ -136,7 +136,7 @@ class Transport:
             self._foreign = self._foreign or httpx2.AsyncClient()
             client, sent = self._foreign, dict(headers)
         sending = _Sending()
-        request = client.build_request("GET", url, headers=sent, timeout=self._timeouts(timeout))
+        request = client.build_request("GET", url, headers=sent, timeout=self._timeouts(min(begin, timeout), timeout))
         request.extensions |= {"trace": sending.trace}
         if request.url.raw_path != (target := _target(url)):
             request.extensions |= {"target": target}
