@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -75,13 +76,10 @@ class Partial:
         return Have(max(sizes, default=0))
 
     def _siblings(self) -> list[Path]:
-        head, tail = f".{self._target.name}.", ".part"
+        """Partial files of this target, whoever's they are."""
+        ours = re.compile(re.escape(f".{self._target.name}.") + r"[0-9a-f]{12}(\.[0-9a-f]{8})?\.part")
         with suppress(OSError):
-            return [
-                path
-                for path in self._target.parent.iterdir()
-                if path.name.startswith(head) and path.name.endswith(tail)
-            ]
+            return [path for path in self._target.parent.iterdir() if ours.fullmatch(path.name)]
         return []
 
     def begin(self, status: int, headers: dict[str, str]) -> bool:
@@ -174,7 +172,7 @@ def _hold(file: IO[bytes]) -> bool:
 
 def _remove_if_unheld(path: Path) -> None:
     """Take a left-behind partial file away. Never emptied in place: it may be a second name of a finished image."""
-    with suppress(FileNotFoundError), path.open("rb") as file:
+    with suppress(OSError), path.open("rb") as file:
         if _hold(file):
             path.unlink()
 

@@ -32,12 +32,15 @@ def test_every_make_target_is_there() -> None:
 
 
 def test_the_commands_for_a_server_that_is_there(shared_server: ServerProcess, tmp_path: Path) -> None:
-    (command,) = re.findall(r"^umrgen (generate .*)$", README, re.MULTILINE)
-    arguments = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', command)]
+    commands = re.findall(r"^umrgen ((?!serve).*)$", README, re.MULTILINE)
+    assert len(commands) >= 4
     environment = {"UMRGEN_BASE_URL": shared_server.url, "UMRGEN_API_KEY": shared_server.key}
-    done = cli(*arguments, cwd=tmp_path, **environment)
-    assert done.returncode == 0, done.stderr
+    for command in commands:
+        arguments = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', command)]
+        done = cli(*arguments, cwd=tmp_path, **environment)
+        assert done.returncode == 0, done.stderr
     assert verify((tmp_path / "lighthouse.png").read_bytes()).width == 1024
+    assert len({verify((tmp_path / f"boats-{n}.png").read_bytes()).sha256 for n in range(1, 9)}) == 8
 
 
 def test_the_python_sample(shared_server: ServerProcess, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The command line as a user types it: data on stdout, words on stderr, the documented exit codes."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -56,6 +55,24 @@ class TestGenerate:
         assert verify(target.read_bytes()).width == 512
         assert list((tmp_path / "data" / "umrgen" / "embedded").iterdir()) == []
 
+    def test_several_at_once(self, environment: dict[str, str], tmp_path: Path) -> None:
+        done = cli(
+            "generate",
+            "a boat",
+            "-n",
+            "3",
+            "-o",
+            str(tmp_path / "b.png"),
+            "--seed",
+            "5",
+            "--json",
+            *SMALL,
+            **environment,
+        )
+        told = json.loads(done.stdout)
+        assert sorted(image["seed"] for image in told["images"]) == [5, 6, 7]
+        assert {path.name for path in tmp_path.glob("*.png")} == {"b-1.png", "b-2.png", "b-3.png"}
+
     def test_events(self, environment: dict[str, str], tmp_path: Path) -> None:
         done = cli("generate", "a boat", "-o", str(tmp_path / "x.png"), "--events", *SMALL, **environment)
         events = [json.loads(line) for line in done.stdout.splitlines()]
@@ -84,10 +101,14 @@ class TestBadInput:
         assert verify(taken.read_bytes()).width == 512
         assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["taken.png"]
 
-    @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc").is_dir(), reason="needs a folder root cannot write")
     def test_an_unwritable_folder(self, environment: dict[str, str]) -> None:
         # Even root cannot write into /proc.
         self.one_line(cli("generate", "x", "-o", "/proc/x.png", *SMALL, **environment), 1, "/proc")
+
+    def test_a_folder_that_is_not_there(self, environment: dict[str, str], tmp_path: Path) -> None:
+        done = cli("generate", "x", "-o", f"{tmp_path}/boats/", **environment)
+        assert done.returncode == 2
+        assert "mkdir -p" in done.stderr
 
     def test_an_unreachable_server(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as gone:
@@ -133,6 +154,36 @@ class TestJobs:
         assert verify((tmp_path / f"{job_id}.png").read_bytes()).width == 512
         again = cli("fetch", job_id, cwd=tmp_path, **environment)
         assert again.returncode == 1
+
+    def test_watch_tells_every_change(self, environment: dict[str, str]) -> None:
+        job_id = cli("submit", "a boat", *SMALL, **environment).stdout.strip()
+        words = cli("watch", job_id, **environment)
+        assert words.stdout.splitlines()[-1].startswith("completed")
+        events = [json.loads(line) for line in cli("watch", job_id, "--events", **environment).stdout.splitlines()]
+        assert [event["event"] for event in events] == ["status", "done"]
+
+    def test_waiting_for_many(self, environment: dict[str, str]) -> None:
+        ids = [cli("submit", "a boat", *SMALL, **environment).stdout.strip() for _ in range(2)]
+        done = cli("wait", *ids, **environment)
+        assert done.returncode == 0
+        assert sorted(line.split()[0] for line in done.stdout.splitlines()) == sorted(ids)
+        partly = cli("wait", *ids, "ext_none", "--json", **environment)
+        assert partly.returncode == 1
+        told = json.loads(partly.stdout)
+        assert len(told["jobs"]) == 2
+        assert told["errors"][0]["code"] == "job_not_found"
+
+    def test_cancel_and_list(self, slow_server: ServerProcess) -> None:
+        environment = {"UMRGEN_BASE_URL": slow_server.url, "UMRGEN_API_KEY": slow_server.key}
+        job_id = cli("submit", "a boat\nin the mist", "--steps", "20", **environment).stdout.strip()
+        assert json.loads(cli("cancel", job_id, "--json", **environment).stdout)["error_code"] == "cancelled"
+        waited = cli("wait", job_id, **environment)
+        assert waited.returncode == 5
+        assert "cancelled" in waited.stderr
+        listed = cli("jobs", "--state", "failed", **environment).stdout.splitlines()
+        assert job_id in listed[0]
+        assert "a boat in the mist" in listed[0]
+        assert cli("jobs", "--local", **environment).returncode == 0
 
     def test_one_idempotency_key_makes_one_job(self, environment: dict[str, str]) -> None:
         ids = {cli("submit", "x", "--idempotency-key", "cli-1", *SMALL, **environment).stdout for _ in range(2)}

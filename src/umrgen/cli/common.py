@@ -2,15 +2,26 @@
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from umrgen import errors
 
-__all__ = ["Output", "client_arguments", "connection_options", "exit_code", "guarded", "output_options", "run"]
+__all__ = [
+    "Output",
+    "client_arguments",
+    "connection_options",
+    "exit_code",
+    "guarded",
+    "output_options",
+    "run",
+    "target_option",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,6 +50,7 @@ class Output:
     def __init__(self, as_json: bool, as_events: bool) -> None:
         self.as_json = as_json
         self.as_events = as_events
+        self._told = False
         self.job_ids: list[str] = []
         """The jobs this command is about, so that an interruption can say how to carry on."""
 
@@ -52,6 +64,7 @@ class Output:
 
     def result(self, data: dict[str, Any], words: str) -> None:
         """The command's one result."""
+        self._told = True
         if self.as_events:
             self.event("done", data)
         elif self.as_json:
@@ -60,8 +73,10 @@ class Output:
             click.echo(words)
 
     def failure(self, error: errors.UmrgenError) -> int:
-        """Tell an error in one line; give the exit code."""
-        if self.as_events:
+        """Tell an error in one line; give the exit code. A result told before stays the one object on stdout."""
+        if self._told:
+            pass
+        elif self.as_events:
             self.event("error", error.as_dict())
         elif self.as_json:
             click.echo(json.dumps(error.as_dict(), ensure_ascii=False))
@@ -88,6 +103,18 @@ def output_options(command: F) -> F:
         return command(*args, output=Output(as_json, as_events), **kwargs)
 
     return wrapped  # type: ignore[return-value]  # click replaces the signature
+
+
+def _target(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
+    """A file or folder to write; what ends in a slash must be a folder that is there."""
+    if value is not None and value.endswith(os.sep) and not Path(value).is_dir():
+        raise click.BadParameter(f"there is no folder {value}; make it first: mkdir -p {value}")
+    return None if value is None else Path(value).expanduser()
+
+
+def target_option(help: str) -> Callable[[F], F]:
+    """Adds -o, as `to`."""
+    return click.option("-o", "--output", "to", callback=_target, help=help, metavar="PATH")
 
 
 def connection_options(command: F) -> F:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from umrgen.cli.common import F, Output, client_arguments, connection_options, guarded, output_options, run
+from umrgen.cli.common import (
+    F,
+    Output,
+    client_arguments,
+    connection_options,
+    guarded,
+    output_options,
+    run,
+    target_option,
+)
 
 if TYPE_CHECKING:
     from umrgen.aio import AsyncClient
@@ -60,7 +69,7 @@ def describe_image(image: "SavedImage", seconds: float) -> str:
 
 @click.command()
 @request_options
-@click.option("-o", "--output", "to", type=click.Path(path_type=Path), help="File or folder (JOB_ID.png).")
+@target_option("File or folder (JOB_ID.png).")
 @click.option(
     "-n", "--count", type=click.IntRange(1, 1000), default=1, help="How many pictures, each with its own seed."
 )

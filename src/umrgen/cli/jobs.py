@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from umrgen.cli.common import Output, client_arguments, connection_options, guarded, output_options, run
+from umrgen.cli.common import Output, client_arguments, connection_options, guarded, output_options, run, target_option
 
 __all__ = ["cancel", "fetch", "status", "wait", "watch"]
 
@@ -103,7 +103,7 @@ def wait(job_ids: tuple[str, ...], base_url: str | None, timeout: float | None, 
 
 @click.command()
 @click.argument("job_id")
-@click.option("-o", "--output", "to", type=click.Path(path_type=Path), help="File or folder (JOB_ID.png).")
+@target_option("File or folder (JOB_ID.png).")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--follow-foreign", is_flag=True, help="Fetch an image that lies on another host (without the key).")
 @connection_options

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from umrgen.cli.common import Output, client_arguments, connection_options, guarded, output_options
+from umrgen.cli.common import Output, client_arguments, connection_options, guarded, output_options, target_option
 from umrgen.errors import UmrgenError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ __all__ = ["resume"]
 
 @click.command()
 @click.argument("job_ids", nargs=-1, metavar="[JOB_ID]...")
-@click.option("-o", "--output", "to", type=click.Path(path_type=Path), help="Another file or folder than was meant.")
+@target_option("Another file or folder than was meant.")
 @connection_options
 @output_options
 def resume(

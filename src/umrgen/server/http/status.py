@@ -1,5 +1,6 @@
 """`GET /api/v1/status/{job_id}`: the call that is made most, so a plain ASGI handler ahead of the router."""
 
+import logging
 import math
 import re
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from umrgen.server.http.problems import Problem
 __all__ = ["PATH", "requested_wait", "status"]
 
 PATH = "/api/v1/status/"
+log = logging.getLogger(__name__)
 
 _WAIT = re.compile(rb"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", re.IGNORECASE)
 
@@ -64,6 +66,10 @@ async def status(services: Services, scope: Scope, receive: Receive, send: Send)
             view = await _hold(services, view, wait, known, receive)
     except Problem as problem:
         await problem.response()(scope, receive, send)
+        return
+    except Exception:
+        log.exception("a status call failed")
+        await Problem("internal").response()(scope, receive, send)
         return
     await _answer(send, view, wait, known)
 
