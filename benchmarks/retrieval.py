@@ -189,9 +189,12 @@ async def work(count):
     most, late = 0, []
     async with AsyncClient(timeout=580, journal=None) as client:
         jobs = [await client.submit(f"boat {n}", width=512, height=512, steps=1) for n in range(count)]
+        begun = time.time()
         async for job in client.as_completed(jobs):
-            late.append(time.time() - job.outcome.raw["completed_at"] / 1000)
-            most = max(most, connections())
+            # Some are over before anybody waits: for them the wait begins the count.
+            late.append(time.time() - max(begun, job.outcome.raw["completed_at"] / 1000))
+            if len(late) % 25 == 0:  # counting takes longer than the result itself
+                most = max(most, connections())
     late.sort()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"connections": most, "mb": memory, "p50": late[len(late) // 2], "max": late[-1]}))

@@ -16,7 +16,7 @@ Outcome = Status | UmrgenError
 
 BATCH = 1000
 """Jobs in one call, by the contract."""
-GAP = 0.05
+GAP = 0.03
 """Seconds between two answers of a server that has news all the time: they come in bundles then."""
 
 

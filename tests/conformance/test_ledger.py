@@ -147,6 +147,16 @@ async def test_many_are_read_at_once(bench: Bench) -> None:
     jobs = [await bench.submit(f"ext_{number}") for number in range(3)]
     found = await bench.ledger.get_many(["ext_2", "ext_0", "ext_9"])
     assert {job.id: job for job in found} == {"ext_0": jobs[0], "ext_2": jobs[2]}
+    changes = await bench.ledger.changes(["ext_2", "ext_0", "ext_9"])
+    assert changes == {job.id: ("sid_a", job.changed) for job in (jobs[0], jobs[2])}
+
+
+async def test_changes_of_state_are_counted_and_progress_is_not(bench: Bench) -> None:
+    queued = await bench.submit("ext_1")
+    running = await bench.claim()
+    told = await bench.ledger.change("ext_1", Change.PROGRESS, now=2500, token=running.token, step=1, lease_until=9999)
+    assert queued.changed < running.changed == told.changed
+    assert told.version > running.version
 
 
 async def test_a_failing_change_leaves_its_neighbours_alone(bench: Bench) -> None:

@@ -64,7 +64,7 @@ def _least_gap(history: "History", before: Exchange) -> float:
         case "limited":
             return asked if asked is not None else 2 * options.queued_interval
         case "batch":
-            return 0.05
+            return 0.03
         case "status" | "same":
             if before.held:
                 return 0.0

@@ -6,7 +6,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from umrgen.jobs import Job, State, job_to_wire
+from umrgen.jobs import State, job_to_wire
 from umrgen.server.http import Services
 from umrgen.server.http.answers import json_response
 from umrgen.server.http.bodies import read_body
@@ -27,33 +27,35 @@ async def statuses(services: Services, request: Request, key: Key) -> Response:
     data = decode_object(await read_body(request, MAX_BODY))
     job_ids, since = _job_ids(data), _cursor(data.get("since"), "since")
     wait = requested_wait(dict(request.headers.raw), request.scope["query_string"], services.settings.max_wait)
-    found = await _mine(services, key, job_ids)
-    changed = [job for job in found if job.changed > since]
-    if not changed and wait and found:
-        changed = await _hold(services, key, [job.id for job in found], since, wait, request)
-    known = {job.id for job in found}
+    known = await _known(services, key, job_ids)
+    changed = [job_id for job_id, when in known.items() if when > since]
+    if not changed and wait and known:
+        changed = await _hold(services, key, list(known), since, wait, request)
+    found = await services.ledger.get_many(changed)
     body = {
         "success": True,
-        "jobs": [job_to_wire(job) for job in changed],
+        "jobs": [job_to_wire(job) for job in found],
         "unknown": [job_id for job_id in job_ids if job_id not in known],
-        "cursor": str(max([since, *(job.changed for job in changed)])),
+        "cursor": str(max([since, *(job.changed for job in found)])),
     }
     headers = {"Retry-After": "2"} | ({} if wait is None else {"Preference-Applied": f"wait={wait}"})
     return json_response(body, headers=headers)
 
 
-async def _mine(services: Services, key: Key, job_ids: Sequence[str]) -> list[Job]:
-    return [job for job in await services.ledger.get_many(job_ids) if job.session_id == key.session_id]
+async def _known(services: Services, key: Key, job_ids: Sequence[str]) -> dict[str, int]:
+    """When each of the session's own jobs among `job_ids` last changed, by the ledger's count."""
+    changes = await services.ledger.changes(job_ids)
+    return {job_id: changed for job_id, (session_id, changed) in changes.items() if session_id == key.session_id}
 
 
-async def _hold(services: Services, key: Key, job_ids: list[str], since: int, wait: int, request: Request) -> list[Job]:
-    """The jobs that changed while the caller was held; after the first look only these are read."""
+async def _hold(services: Services, key: Key, job_ids: list[str], since: int, wait: int, request: Request) -> list[str]:
+    """The jobs that changed while the caller was held; after the first look only these are looked at."""
     with services.waiters.join(job_ids) as waiting:
         waiting.names_changed.update(job_ids)
         async for _ in waiting.hold(wait, request.receive):
             names, waiting.names_changed = waiting.names_changed, set()
-            changed = [job for job in await _mine(services, key, list(names)) if job.changed > since]
-            if changed:
+            known = await _known(services, key, list(names))
+            if changed := [job_id for job_id, when in known.items() if when > since]:
                 return changed
     return []
 

@@ -106,6 +106,10 @@ class SqliteLedger:
     async def get_many(self, job_ids: Sequence[str]) -> list[Job]:
         return [_job_of(row) for row in self._reader.execute(_SQL["get_jobs"], {"ids": json.dumps(list(job_ids))})]
 
+    async def changes(self, job_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
+        rows = self._reader.execute(_SQL["changes"], {"ids": json.dumps(list(job_ids))})
+        return {job_id: (session_id, changed) for job_id, session_id, changed in rows}
+
     async def queue_position(self, job: Job) -> int | None:
         if job.state is not State.QUEUED:
             return None

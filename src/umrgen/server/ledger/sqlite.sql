@@ -23,6 +23,9 @@ SELECT * FROM jobs WHERE id = :id;
 -- name: get_jobs
 SELECT * FROM jobs WHERE id IN (SELECT value FROM json_each(:ids));
 
+-- name: changes
+SELECT id, session_id, changed FROM jobs WHERE id IN (SELECT value FROM json_each(:ids));
+
 -- name: last_change
 SELECT coalesce(max(changed), 0) FROM jobs;
 
