@@ -1,6 +1,6 @@
 """Benchmarks of the procedural engine: seconds for one picture of 1024 x 1024 in 4 steps.
 
-    python benchmarks/engine.py
+Run it with `python benchmarks/engine.py`.
 """
 
 import statistics
