@@ -25,7 +25,6 @@ from support import until
 from umrgen import Client, JobNotFound, OutputMissing, WaitTimeout
 from umrgen.flow import Options, Reply, Run, Step, TransportFailure
 from umrgen.images import verify
-from umrgen.protocol import Watch
 from umrgen.testing import (
     Answer,
     Cut,
@@ -45,6 +44,7 @@ from umrgen.testing import (
     png_bytes,
     reply,
 )
+from umrgen.watch import Watch
 
 pytestmark = pytest.mark.timeout(30)
 MODES = ["modern", "legacy"]
