@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
@@ -287,16 +286,17 @@ def test_many_waiters_are_all_told(slow_server: ServerProcess) -> None:
 
 def test_a_slow_body_does_not_hold_up_others(shared_server: ServerProcess, http: httpx2.Client) -> None:
     host, port = shared_server.url.removeprefix("http://").split(":")
-    opened = threading.Event()
+    opened, done = threading.Event(), threading.Event()
 
     def dawdle() -> None:
         with socket.create_connection((host, int(port)), 10) as connection:
             connection.sendall(b"POST /api/v1/generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
             opened.set()
-            time.sleep(0.5)
+            done.wait(30)
 
     thread = threading.Thread(target=dawdle)
     thread.start()
     opened.wait()
     assert finish(http, submit(http))["state"] == "completed"
+    done.set()
     thread.join()
