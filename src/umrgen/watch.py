@@ -170,7 +170,8 @@ class Watch:
         return max(run.vary(interval), self._towards_eta(status))
 
     def _news(self, status: Status) -> bool:
-        return self.status is None or status != self.status
+        # Of its place only: an estimate that counts down is new in every answer, and tells nothing.
+        return self.status is None or status.place != self.status.place
 
     def _towards_eta(self, status: Status) -> float:
         """Through the first part of the expected time in few sleeps; 0 after it, or without an estimate.
@@ -182,7 +183,8 @@ class Watch:
         options, now = self.run.options, self.run.now
         if self._look_from is None:
             self._look_from = now + options.eta_share * status.eta_seconds
-        return min(options.eta_interval, self._look_from - now)
+        # One more look fits in before the deadline, however long the estimate.
+        return min(options.eta_interval, self._look_from - now, self.run.left - options.running_interval)
 
     def _queue_left(self) -> float:
         """What is left of the time that the job may spend queued."""

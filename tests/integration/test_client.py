@@ -1,13 +1,16 @@
 """The library as a user types it, sync and async, against the real server."""
 
 import asyncio
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from support import ServerProcess
+from support import ServerProcess, clean_environment
 from umrgen import (
     AsyncClient,
     Client,
@@ -15,6 +18,7 @@ from umrgen import (
     InvalidRequest,
     JobFailed,
     JobNotFound,
+    Options,
     State,
     TargetUnusable,
     UmrgenError,
@@ -23,6 +27,7 @@ from umrgen import (
     wait_and_download,
 )
 from umrgen.images import verify
+from umrgen.testing import Answer, FaultServer
 
 SMALL = {"width": 512, "height": 512, "steps": 1}
 
@@ -225,3 +230,48 @@ def test_batches_over_the_wire(shared_server: ServerProcess, http: httpx2.Client
     for query in ("limit=0", "limit=201", "limit=x", "state=odd", "cursor=x"):
         problem(http.get(f"/api/v1/jobs?{query}"), 400, "invalid_request")
     problem(http.post("/api/v1/cancel/ext_none"), 404, "job_not_found")
+
+
+async def test_a_cancelled_task_ends_a_backoff_at_once() -> None:
+    backing_off = asyncio.Event()
+
+    def hear(event: Event) -> None:
+        if event.kind == "retrying":
+            backing_off.set()
+
+    with FaultServer(job_seconds=60) as server:
+        server.on("GET /api/v1/status/*", Answer(503, {"error": "busy"}, {"Retry-After": "60"}), times=None)
+        async with AsyncClient(server.url, server.key, journal=None, on_event=hear) as client:
+            job = await client.submit("a boat")
+            waiting = asyncio.create_task(job.wait())
+            await asyncio.wait_for(backing_off.wait(), 5)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(waiting, 1)
+
+
+def test_ctrl_c_ends_a_backoff_at_once() -> None:
+    with FaultServer(job_seconds=60) as server:
+        server.on("GET /api/v1/status/*", Answer(503, {"error": "busy"}, {"Retry-After": "60"}), times=None)
+        environment = clean_environment(UMRGEN_BASE_URL=server.url, UMRGEN_API_KEY=server.key)
+        command = [sys.executable, "-m", "umrgen", "wait", "ext_1"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stderr is not None
+            assert "trying again in" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            rest = process.communicate(timeout=5)[1]
+    assert process.returncode == 130
+    assert "umrgen fetch ext_1" in rest
+
+
+def test_one_connection_serves_every_poll() -> None:
+    from umrgen.transport import KEEP_ALIVE
+
+    assert Options().longest_delay < KEEP_ALIVE, "an idle connection would be closed before it is used again"
+    with (
+        FaultServer("legacy", job_seconds=0.5, rate_limit=None) as server,
+        Client(server.url, server.key, journal=None, running_interval=0.05, queued_interval=0.05) as client,
+    ):
+        client.submit("a boat").wait()
+        assert len(server.requests) > 4
+        assert server.connections == 1

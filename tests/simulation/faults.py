@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from email.utils import formatdate
+from typing import Any
 
 from simulation.choices import Choices
 from simulation.exchange import Exchange
@@ -68,7 +69,7 @@ def _silence(network: Network, step: Step, at: float) -> Exchange:
 def _server_error(network: Network, step: Step, at: float) -> Exchange:
     if network._choices.chance(0.3):
         network._passed_on(step, at)
-    answer = reply(step, at, network._choices.pick((503, 500, 502, 504)), None, "transient")
+    answer = reply(step, at, network._choices.pick((503, 500, 502, 504, 408)), None, "transient")
     answer.ambiguous = True
     if network._choices.chance(0.3):
         answer.asked = network._choices.pick((5.0, 0.0, 86400.0))
@@ -79,7 +80,7 @@ def _server_error(network: Network, step: Step, at: float) -> Exchange:
 def _limited(network: Network, step: Step, at: float) -> Exchange:
     choices = network._choices
     answer = reply(step, at, 429, {"error": "slow down"}, "limited")
-    kind = choices.pick(("none", "seconds", "date", "a day", "nonsense"))
+    kind = choices.pick(("none", "seconds", "date", "a day", "nonsense", "a past date", "a date alone"))
     if kind == "seconds":
         answer.asked = 7.0
         answer.headers = {"retry-after": "7"}
@@ -90,6 +91,13 @@ def _limited(network: Network, step: Step, at: float) -> Exchange:
         answer.asked = 9.0
         now = EPOCH + at
         answer.headers = {"retry-after": formatdate(now + 9, usegmt=True), "date": formatdate(now, usegmt=True)}
+    elif kind == "a past date":
+        answer.asked = 0.0
+        now = EPOCH + at
+        answer.headers = {"retry-after": formatdate(now - 60, usegmt=True), "date": formatdate(now, usegmt=True)}
+    elif kind == "a date alone":
+        answer.asked = -1.0  # what that means hangs on the client's clock
+        answer.headers = {"retry-after": formatdate(EPOCH + at + 9, usegmt=True)}
     elif kind == "nonsense":
         answer.headers = {"retry-after": "in a while"}
     return answer
@@ -112,6 +120,56 @@ def _strange_state(network: Network, step: Step, at: float) -> Exchange:
     return answer
 
 
+def _backwards(network: Network, step: Step, at: float) -> Exchange:
+    """A replica that lags behind: the job's own state of a while ago."""
+    answer = network._passed_on(step, at)
+    if answer.kind == "status" and answer.place and answer.place[0] == "completed":
+        told = json.loads(answer.body) | {"state": network._choices.pick(("running", "queued"))}
+        told = {name: told[name] for name in ("success", "job_id", "state")}
+        answer.body, answer.images = json.dumps(told).encode(), ()
+        answer.place, answer.asked = (told["state"], None, None), None
+        answer.headers = {name: value for name, value in answer.headers.items() if name != "retry-after"}
+    return answer
+
+
+NO_IMAGES: tuple[dict[str, Any], ...] = (
+    {"image_url": None},
+    {"image_url": "", "results": {"images": []}},
+    {"results": None},
+    {"image_url": 7, "results": {"images": [None, {"url": None}, 5]}},
+)
+
+
+def _imageless(network: Network, step: Step, at: float) -> Exchange:
+    """Completed, and the file is not there yet."""
+    answer = network._passed_on(step, at)
+    if answer.kind == "status" and answer.place and answer.place[0] == "completed":
+        told = {"success": True, "state": "completed"} | network._choices.pick(NO_IMAGES)
+        answer.body, answer.images = json.dumps(told).encode(), ()
+    return answer
+
+
+WRONG_TYPES: tuple[dict[str, Any], ...] = (
+    {"state": 5},
+    {"state": None},
+    {"state": ""},
+    {"queue_position": "first", "progress": [1, 4], "eta_seconds": "soon", "retry_after_ms": -5, "error": {}},
+    {"queue_position": -1, "progress": {"step": True}, "eta_seconds": 1e300, "retry_after_ms": [], "image_url": {}},
+    {"queue_position": None, "progress": None, "eta_seconds": float("nan"), "retry_after_ms": float("inf")},
+)
+
+
+def _wrong_types(network: Network, step: Step, at: float) -> Exchange:
+    answer = network._passed_on(step, at)
+    if answer.kind == "status" and answer.place and answer.place[0] in ("queued", "running"):
+        wrong = network._choices.pick(WRONG_TYPES)
+        answer.body = json.dumps(json.loads(answer.body) | wrong).encode()
+        answer.place = (answer.place[0], None, None)
+        if "state" in wrong:
+            answer.kind, answer.place = "garbage", None
+    return answer
+
+
 def _elsewhere(network: Network, step: Step, at: float) -> Exchange:
     answer = reply(step, at, 302, None, "refused", {"location": "https://evil.example/x"})
     return answer if network._choices.chance(0.1) else network._passed_on(step, at)
@@ -125,5 +183,8 @@ FAULTS: tuple[Callable[[Network, Step, float], Exchange], ...] = (
     _limited,
     _garbled,
     _strange_state,
+    _backwards,
+    _imageless,
+    _wrong_types,
     _elsewhere,
 )

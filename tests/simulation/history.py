@@ -7,13 +7,14 @@ from typing import Any
 from simulation.choices import Choices
 from simulation.exchange import Exchange
 from simulation.faults import Network
-from simulation.judge import Violation, judge_end, judge_step
+from simulation.judge import Book, Violation, demand, judge_step, note
+from simulation.verdict import judge_end
 from simulation.world import World
 from umrgen.errors import UmrgenError
-from umrgen.flow import Flow, Options, Reply, Run, TransportFailure
+from umrgen.flow import Flow, Options, Reply, Run, Step, TransportFailure
 from umrgen.many import WatchMany
 from umrgen.protocol import API, ask
-from umrgen.submission import submit
+from umrgen.submission import check_keeps_keys, submit
 from umrgen.watch import Watch
 
 __all__ = ["SCENARIOS", "Failure", "History", "play_choices", "play_history"]
@@ -36,10 +37,25 @@ class History:
     network: Network
     run: Run
     exchanges: list[Exchange] = field(default_factory=list)
+    books: dict[tuple[str, str], Book] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
+    told_over: set[str] = field(default_factory=set)
+    """Of jobs that are waited for in one call: those whose end was told."""
     job_ids: list[str] = field(default_factory=list)
     limited_at: float | None = None
     scenario: str = ""
     outcome: Any = None
+
+    @property
+    def submitting(self) -> bool:
+        """Whether it is (or ended) before there was a job to wait for."""
+        return self.scenario == "submit and wait" and not self.job_ids
+
+    def book(self, step: Step) -> Book:
+        book = self.books.get((step.method, step.path))
+        if book is None:
+            book = self.books[step.method, step.path] = Book(self.run.now)
+        return book
 
     def transcript(self) -> str:
         kind = "legacy" if self.world.legacy else "modern"
@@ -62,6 +78,7 @@ def drive(history: History, flow: "Flow[Any]") -> Any:
             exchange = history.network.send(step, sent_at)
             judge_step(history, exchange)
             history.exchanges.append(exchange)
+            note(history, exchange)
             if len(history.exchanges) > MOST_STEPS:
                 raise Violation("the flow never ends")
             if exchange.status == 0:
@@ -141,6 +158,13 @@ def _capabilities(history: History, drive: Drive) -> Any:
     return drive(history, ask(history.run, "GET", f"{API}/capabilities"))
 
 
+def _keeps_keys(history: History, drive: Drive) -> Any:
+    """What `resume` asks before it submits again."""
+    drive(history, check_keeps_keys(history.run))
+    demand(not history.world.legacy, "a server that keeps no keys was taken for one that does")
+    return True
+
+
 SCENARIOS: Sequence[tuple[str, Callable[[History, Drive], Any]]] = (
     ("wait", _wait),
     ("submit and wait", _submit_and_wait),
@@ -149,6 +173,7 @@ SCENARIOS: Sequence[tuple[str, Callable[[History, Drive], Any]]] = (
     ("many", _many),
     ("cancel", _cancel),
     ("capabilities", _capabilities),
+    ("keeps keys", _keeps_keys),
 )
 
 

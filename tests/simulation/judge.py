@@ -1,17 +1,20 @@
-"""What must hold in every history, whatever went wrong in it."""
+"""What must hold of every request, whatever went wrong before it."""
 
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING
 
-from simulation.exchange import Exchange
-from umrgen import errors
-from umrgen.jobs import Status
+from simulation.exchange import Exchange, Place
+from umrgen.flow import Options
 
 if TYPE_CHECKING:
     from simulation.history import History
 
-__all__ = ["Violation", "judge_end", "judge_step"]
+__all__ = ["BAD", "EPS", "Book", "Violation", "demand", "judge_step", "most_delay", "note"]
 
 EPS = 1e-6
+BAD = ("lost", "transient", "garbage")
+"""Kinds of answers that wear patience out."""
+OWN_PATH = re.compile(r"/(healthz|api/v1(/[A-Za-z0-9_.~%-]+)+)")
 
 
 class Violation(Exception):
@@ -23,71 +26,155 @@ def demand(condition: bool, words: str) -> None:
         raise Violation(words)
 
 
-# --- each request ------------------------------------------------------------------------------------
+class Book:
+    """What the client was told on one path, as the judge keeps it."""
+
+    __slots__ = (
+        "bad_since",
+        "changed_at",
+        "ended",
+        "failures",
+        "garbage",
+        "imageless",
+        "last",
+        "news",
+        "place",
+        "queued_since",
+    )
+
+    def __init__(self, now: float) -> None:
+        self.last: Exchange | None = None
+        self.place: Place | None = None
+        self.news = False
+        """Whether the last answer told a place that was not known."""
+        self.changed_at = now
+        self.queued_since = now
+        self.bad_since: float | None = None
+        self.failures = 0
+        self.garbage = 0
+        self.imageless = 0
+        self.ended = False
+
+    def overdue(self, options: Options) -> bool:
+        """Whether the job was told to be queued beyond what the options allow."""
+        if options.queue_timeout is None or self.last is None or self.last.kind not in ("status", "same"):
+            return False
+        queued = self.place is not None and self.place[0] == "queued"
+        return queued and self.last.at - self.queued_since >= options.queue_timeout
 
 
 def judge_step(history: "History", exchange: Exchange) -> None:
     step, run = exchange.step, history.run
-    demand(step.path.startswith("/") and not step.path.startswith("//"), "a request left its origin")
+    demand(OWN_PATH.fullmatch(step.path) is not None, "a request left its origin")
+    demand(step.delay >= 0, "a delay below zero")
     demand(exchange.sent_at < run.ends + EPS, "a request was sent after the deadline")
     demand(0 < step.timeout <= run.ends - exchange.sent_at + EPS, "a request may outlast the deadline")
+    most = 1.1 * run.options.longest_delay + EPS
+    demand(step.delay <= most or run.budget.limited, "a delay longer than any that was asked for")
     if step.path == "/api/v1/generate":
         _judge_submit(history, exchange)
-    _judge_pace(history, exchange)
+    book = history.book(step)
+    if book.last is not None:
+        _judge_repeat(history, book, book.last, exchange)
     _judge_budget(history, exchange)
 
 
 def _judge_submit(history: "History", exchange: Exchange) -> None:
     step = exchange.step
-    earlier = [other.step for other in history.exchanges if other.step.path == step.path]
-    demand(bool(step.headers.get("Idempotency-Key")), "a submit without a key")
-    for other in earlier:
-        same = other.headers["Idempotency-Key"] == step.headers["Idempotency-Key"] and other.body == step.body
-        demand(same, "a submit was repeated with another key or body")
-    made = sum(job.key == step.headers["Idempotency-Key"] for job in history.world.made)
-    demand(made <= 1, "one submit made two jobs")
+    key = step.headers.get("Idempotency-Key")
+    demand(bool(key), "a submit without a key")
+    safe = True
+    for other in history.exchanges:
+        if other.step.path == step.path:
+            same = other.step.headers["Idempotency-Key"] == key and other.step.body == step.body
+            demand(same, "a submit was repeated with another key or body")
+            safe = safe and not other.ambiguous
+        elif other.kind == "healthy":
+            safe = True
+    demand(safe, "a submit that may have arrived was repeated, and the server had not said that it keeps keys")
+    demand(sum(job.key == key for job in history.world.made) <= 1, "one submit made two jobs")
 
 
-def _least_gap(history: "History", before: Exchange) -> float:
-    """Seconds that must pass after an answer before the same is asked again."""
+def _judge_repeat(history: "History", book: Book, before: Exchange, exchange: Exchange) -> None:
+    """The same is asked again: not too soon, not after the end, not beyond all patience."""
     options = history.run.options
-    asked = min(before.asked, options.longest_delay) if before.asked is not None and before.asked >= 0 else None
-    interval = options.running_interval * (1 - options.jitter)
+    gap, least = exchange.sent_at - before.at, _least_gap(history, book, before)
+    demand(gap >= least - EPS, f"asked again after {gap:.3f} s, at least {least:.3f} s were due ({before.kind})")
+    if not exchange.step.path.startswith("/api/v1/status"):
+        return
+    demand(not book.ended and book.imageless < 2, "asked again for a job that was told to be over")
+    for job_id in history.told_over:
+        demand(f'"{job_id}"'.encode() not in (exchange.step.body or b""), "asked again for one that was over")
+    waited = 0.0 if book.bad_since is None else exchange.sent_at - book.bad_since
+    slack = 60.0 if history.run.budget.limited or before.kind == "limited" or history.scenario == "many" else 0.0
+    demand(before.kind not in BAD or waited <= options.patience + slack + EPS, "its patience has no end")
+    demand(not book.overdue(options), "it waits on, and the time for being queued is over")
+
+
+def _backoff(options: Options, failures: int) -> float:
+    return min(options.longest_backoff, options.first_backoff * 2.0 ** max(0, min(failures, 16) - 1))
+
+
+def _asked(options: Options, before: Exchange) -> float | None:
+    known = before.asked is not None and before.asked >= 0
+    return min(before.asked or 0.0, options.longest_delay) if known else None
+
+
+def _least_gap(history: "History", book: Book, before: Exchange) -> float:
+    """Seconds that must pass after an answer before the same is asked again."""
+    options, asked = history.run.options, _asked(history.run.options, before)
+    looking = before.step.path.startswith("/api/v1/status")
     match before.kind:
         case "lost" | "transient":
-            return max(options.first_backoff, asked or 0.0)
+            return max(_backoff(options, book.failures if looking else 1), asked or 0.0)
         case "garbage":
-            return options.first_backoff
+            return options.running_interval if looking else options.first_backoff
         case "limited" if before.busy is not None or b"concurrent_limit" in before.body:
             # Once the job in the way is seen to be over, at once; else not in a storm.
             return 0.0 if history.exchanges[-1] is not before else 0.25
+        case "limited" if before.asked is None:
+            return 2 * options.queued_interval
         case "limited":
-            return asked if asked is not None else 2 * options.queued_interval
+            return max(asked or 0.0, options.first_backoff)
         case "batch":
-            return 0.03
+            return 0.03 if before.held or book.news else options.running_interval * (1 - options.jitter)
+        case "status" | "same" if before.held:
+            return 0.0
+        case "status" | "same" if book.place is not None and book.place[0] == "completed":
+            return options.running_interval
+        case "status" | "same" if before.etag and book.news:
+            return options.running_interval / 8
+        case "status" | "same" if asked is not None:
+            return max(asked, options.running_interval / 2)
         case "status" | "same":
-            if before.held:
-                return 0.0
-            if before.etag:
-                return options.running_interval / 8
-            if asked is not None:
-                return max(asked, options.running_interval / 2)
-            queued = before.place is not None and before.place[0] == "queued"
-            return options.queued_interval * (1 - options.jitter) if queued else interval
+            queued = book.place is not None and book.place[0] == "queued"
+            return (options.queued_interval if queued else options.running_interval) * (1 - options.jitter)
     return 0.0
 
 
-def _judge_pace(history: "History", exchange: Exchange) -> None:
-    for before in reversed(history.exchanges):
-        if before.step.path == exchange.step.path and before.step.method == exchange.step.method:
-            gap, least = exchange.sent_at - before.at, _least_gap(history, before)
-            demand(
-                gap >= least - EPS, f"asked again after {gap:.3f} s, at least {least:.3f} s were due ({before.kind})"
-            )
-            return
+def most_delay(history: "History", before: Exchange) -> float:
+    """Seconds that the client may at most let pass after an answer before it asks on."""
+    options, asked = history.run.options, _asked(history.run.options, before)
+    upwards = 1 + options.jitter
+    match before.kind:
+        case "lost" | "transient" | "garbage":
+            failures = sum(exchange.kind in BAD for exchange in history.exchanges)
+            most = max(_backoff(options, failures), asked or 0.0, options.running_interval) * upwards
+        case "limited":
+            most = (options.longest_delay if asked is None else max(asked, options.longest_backoff)) * upwards
+        case "status" | "same" | "batch" if asked is not None:
+            most = max(asked, options.running_interval / 2) * upwards
+        case _:
+            most = options.queued_interval * upwards
+    if history.scenario == "many" and before.step.method == "GET":
+        most = max(most, options.longest_delay)  # those further back come seldom
+    return most + (60.0 if history.run.budget.limited else 0.0)
 
 
 def _judge_budget(history: "History", exchange: Exchange) -> None:
+    burst = 8 + 2 * len(history.job_ids)
+    if len(history.exchanges) >= burst:
+        demand(exchange.sent_at - history.exchanges[-burst].sent_at >= 1.0, "a storm of requests")
     count = history.run.options.requests_a_minute
     if history.limited_at is None or len(history.exchanges) < count or exchange.sent_at <= history.limited_at:
         return
@@ -95,97 +182,33 @@ def _judge_budget(history: "History", exchange: Exchange) -> None:
     demand(exchange.sent_at - first >= 60.0 - EPS, f"more than {count} requests in a minute")
 
 
-# --- the end -----------------------------------------------------------------------------------------
+# --- keeping the books ---------------------------------------------------------------------------------
 
 
-def judge_end(history: "History") -> None:
-    run, outcome = history.run, history.outcome
-    demand(run.now <= run.ends + EPS, "the flow ended after its deadline")
-    if isinstance(outcome, dict) and history.scenario == "many":
-        demand(set(outcome) == set(history.job_ids), "a job of many was forgotten")
-        for job_id, end in outcome.items():
-            _judge_job(history, job_id, end)
-    elif isinstance(outcome, errors.UmrgenError):
-        _judge_error(history, outcome)
-    elif isinstance(outcome, Status):
-        _judge_job(history, history.job_ids[0], outcome)
-
-
-def _judge_job(history: "History", job_id: str, end: Any) -> None:
-    """An end that was told for a job is its true one."""
-    job, now = history.world.jobs.get(job_id), history.run.now
-    if isinstance(end, errors.JobNotFound):
-        gone = job is None or now >= job.gone_at - EPS
-        demand(gone, "a job that is there was said to be unknown")
+def note(history: "History", exchange: Exchange) -> None:
+    """Remember what the client has now been told."""
+    book = history.book(exchange.step)
+    book.last, book.news = exchange, False
+    if exchange.kind in BAD:
+        book.failures += 1
+        book.garbage += exchange.kind == "garbage"
+        if book.bad_since is None:
+            book.bad_since = exchange.at
         return
-    if isinstance(end, errors.JobStalled):
-        demand(job is not None and job.runs[-1][1] - job.runs[-1][0] > 0, "a stall without a run")
+    if exchange.kind == "limited":
         return
-    demand(job is not None, "an end was told for a job that never was")
-    assert job is not None
-    demand(isinstance(end, Status) and end.state == job.state(now) and end.over, "the end that was told is not true")
-    told, true = end.images, job.images
-    # An older server names the first image alone once a minute has passed.
-    demand(told[:1] == true[:1] and set(told) <= set(true), "the images that were told are not the job's")
-
-
-def _since_good(history: "History") -> float:
-    """Seconds for which no answer was good, at the end."""
-    bad = history.run.now
-    for exchange in reversed(history.exchanges):
-        if exchange.kind not in ("lost", "transient", "garbage"):
-            break
-        bad = exchange.at
-    return history.run.now - bad
-
-
-def _garbage(history: "History") -> int:
-    """Answers that made no sense, since the last one that did."""
-    count = 0
-    for exchange in reversed(history.exchanges):
-        if exchange.kind not in ("lost", "transient", "garbage", "limited"):
-            break
-        count += exchange.kind == "garbage"
-    return count
-
-
-def _judge_error(history: "History", error: errors.UmrgenError) -> None:
-    run, options, world = history.run, history.run.options, history.world
-    last = history.exchanges[-1]
-    submitting = not history.job_ids and history.scenario == "submit and wait"
-    patience = (
-        options.submit_patience if submitting or history.scenario in ("cancel", "capabilities") else options.patience
-    )
-    worn_out = _since_good(history) >= patience - 1.1 * options.longest_delay - EPS or run.left <= 66.0
-    job = world.jobs.get(history.job_ids[0]) if history.job_ids else None
-    match error:
-        case errors.WaitTimeout():
-            early = error.code == "queue_timeout"
-            demand(early or run.left <= 1.1 * options.longest_delay + 60.0 + EPS, "it gave up before the deadline")
-        case errors.JobFailed():
-            demand(
-                job is not None and job.state(run.now) == "failed", "a job that did not fail was said to have failed"
-            )
-        case errors.OutputMissing():
-            demand(job is not None and job.fate == "completed" and not job.images, "an image was there and not told")
-        case errors.JobNotFound():
-            gone = job is None or run.now >= job.gone_at - EPS
-            demand(gone, "a job that is there was said to be unknown")
-        case errors.JobStalled():
-            demand(options.on_stall == "raise", "a stall was raised unasked")
-        case errors.ConcurrencyLimit():
-            demand(last.busy is not None or last.kind == "limited", "a slot that was free was said to be taken")
-        case errors.RateLimited():
-            demand(run.left <= 66.0 or last.kind == "limited", "a limit was raised and nobody had limited")
-        case errors.NotUmrgen() | errors.ServerError() | errors.ConnectionFailed():
-            unclear = submitting and error.sent
-            redirected = last.kind == "refused"
-            garbled = isinstance(error, errors.NotUmrgen) and (submitting or _garbage(history) > options.garbage_tries)
-            demand(worn_out or unclear or redirected or garbled, f"{error.code}: it lost patience too soon")
-        case errors.Unsupported():
-            demand(world.legacy, "a call that the server has was said to be missing")
-        case _:
-            raise Violation(f"an error that no history explains: {type(error).__name__}")
-    if submitting and not error.sent:
-        made = any(other.key == "key-1" for other in world.made)
-        demand(not made, "a job was made, and the error says that none was")
+    book.bad_since, book.failures, book.garbage = None, 0, 0
+    if exchange.kind == "status" and exchange.place is not None:
+        book.news = exchange.place != book.place
+        if book.news:
+            book.place, book.changed_at = exchange.place, exchange.at
+        if exchange.place[0] == "completed" and not exchange.images:
+            book.imageless += 1
+        elif exchange.place[0] in ("completed", "failed"):
+            book.ended = True
+    if book.place is not None and book.place[0] != "queued":
+        book.queued_since = exchange.at
+    if exchange.kind == "batch":
+        book.news = any(history.states.get(job_id) != state for job_id, state in exchange.jobs)
+        history.states |= dict(exchange.jobs)
+        history.told_over |= {name for name, state in exchange.jobs if state in ("completed", "failed", "unknown")}

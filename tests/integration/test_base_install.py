@@ -1,0 +1,55 @@
+"""The base install is the client and the command line; what needs the server's packages says so."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import ServerProcess, clean_environment
+from umrgen.images import verify
+
+# A name whose place in sys.modules is None cannot be imported: as if it were not installed.
+WITHOUT = (
+    "import sys; sys.modules.update(dict.fromkeys("
+    "('msgspec', 'numpy', 'PIL', 'starlette', 'uvicorn', 'httptools', 'uvloop'))); "
+    "sys.argv = ['umrgen', *sys.argv[1:]]; from umrgen.cli import main; main()"
+)
+
+
+def run(*arguments: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", WITHOUT, *arguments]
+    env = clean_environment(**environment)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_the_client_needs_nothing_of_the_server(shared_server: ServerProcess, tmp_path: Path) -> None:
+    environment = {"UMRGEN_BASE_URL": shared_server.url, "UMRGEN_API_KEY": shared_server.key}
+    arguments = ["generate", "a boat", "-o", "boat.png", "--width", "512", "--height", "512", "--steps", "1"]
+    done = run(*arguments, cwd=tmp_path, **environment)
+    assert done.returncode == 0, done.stderr
+    assert verify((tmp_path / "boat.png").read_bytes()).width == 512
+
+
+def test_generate_with_no_server_says_which_of_two_things_to_do(tmp_path: Path) -> None:
+    done = run("generate", "a boat", cwd=tmp_path, XDG_DATA_HOME=str(tmp_path / "home"))
+    assert done.returncode == 1
+    assert "UMRGEN_BASE_URL" in done.stderr
+    assert "pip install 'umrgen[server]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "home").exists(), "something was left behind"
+
+
+@pytest.mark.parametrize("command", [["serve"], ["keys", "list"], ["keys", "create"]])
+def test_what_serves_says_what_is_missing(command: list[str], tmp_path: Path) -> None:
+    done = run(*command, "--state", str(tmp_path / "state"), cwd=tmp_path)
+    if command[0] == "serve":
+        assert done.returncode == 1
+        assert "pip install 'umrgen[server]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [["--help"], ["serve", "--help"], ["keys", "--help"], ["--version"]])
+def test_help_needs_nothing(command: list[str], tmp_path: Path) -> None:
+    done = run(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
