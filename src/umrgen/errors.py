@@ -255,7 +255,7 @@ def _class_for(status: int, code: str) -> type[ApiError]:
             return Unsupported
         case 429:
             return RateLimited
-        case _ if status >= 500:
+        case _ if status >= 500 or status in (408, 425):
             return ServerError
         case _ if status >= 400:
             return InvalidRequest
