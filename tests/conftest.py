@@ -6,8 +6,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import HealthCheck, settings
 
 from support import ServerProcess, founding_guide, server
+
+# Machines are shared, and a first run builds its tables of characters: slowness is no verdict on a test.
+settings.register_profile("umrgen", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("umrgen")
 
 
 @pytest.fixture(scope="session")

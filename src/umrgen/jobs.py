@@ -26,6 +26,7 @@ __all__ = [
     "Status",
     "advance",
     "job_to_wire",
+    "retry_after_ms",
 ]
 
 JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
@@ -91,6 +92,8 @@ class Limits:
     seed_max: int = 2**53 - 1
     """The largest integer that JSON carries safely to every reader."""
     references: int = 10
+    priority: int = 10
+    """A session may set its jobs from minus this to plus this."""
 
 
 LIMITS = Limits()
@@ -143,6 +146,8 @@ class Job:
     spec: JobSpec
     engine: str
     created_at: int
+    priority: int = 0
+    """Among its own session's jobs: the higher is drawn first."""
     state: State = State.QUEUED
     version: int = 1
     attempt: int = 0
@@ -155,6 +160,9 @@ class Job:
     lease_until: int | None = None
     step: int = 0
     started_at: int | None = None
+    """When it was taken for the first time."""
+    claimed_at: int | None = None
+    """When it was taken last."""
     completed_at: int | None = None
     outputs: tuple[Output, ...] = ()
     error: str | None = None
@@ -166,18 +174,28 @@ class Job:
     def over(self) -> bool:
         return self.state.over
 
+    @property
+    def tries(self) -> int:
+        """The attempts that count: those that no restart of the server cut short."""
+        return self.attempt - self.interruptions
 
-def advance(job: Job, change: Change, *, now: int, token: int | None = None, **values: Any) -> Job:
+
+def advance(
+    job: Job, change: Change, *, now: int, token: int | None = None, version: int | None = None, **values: Any
+) -> Job:
     """The job after `change`. Raises Conflict when its state forbids it or `token` is not its lease's.
 
-    `values` are the fields that the change sets: `worker`, `lease_until`, `step`, `outputs`,
-    `error`, `error_code`, `interruptions`.
+    With `version`, also when anything at all has changed since that version was read. `values` are the
+    fields that the change sets: `worker`, `lease_until`, `step`, `outputs`, `error`, `error_code`,
+    `interruptions`.
     """
     state = TRANSITIONS.get((job.state, change))
     if state is None:
         raise Conflict(f"a job that is {job.state} cannot {change}", job_id=job.id)
     if token is not None and token != job.token:
         raise Conflict("another worker holds this job now", job_id=job.id)
+    if version is not None and version != job.version:
+        raise Conflict("the job changed in the meantime", job_id=job.id)
     match change:
         case Change.CLAIM:
             values |= {
@@ -185,19 +203,22 @@ def advance(job: Job, change: Change, *, now: int, token: int | None = None, **v
                 "token": job.token + 1,
                 "step": 0,
                 "started_at": job.started_at or now,
+                "claimed_at": now,
             }
         case Change.PROGRESS:
             pass
         case _:
             values |= {"worker": None, "lease_until": None}
     if state.over:
-        values["completed_at"] = now
+        # A clock that was set back does not let a job end before it began.
+        values["completed_at"] = max(now, job.created_at, job.claimed_at or 0)
     if state is State.QUEUED:
         values["step"] = 0
     return replace(job, state=state, version=job.version + 1, **values)
 
 
-def _retry_after_ms(job: Job, eta_seconds: float | None) -> int | None:
+def retry_after_ms(job: Job, eta_seconds: float | None) -> int | None:
+    """When to ask again, in milliseconds; None when there is nothing left to ask for."""
     if job.over:
         return None
     default = 3000 if job.state is State.QUEUED else 2000
@@ -249,8 +270,9 @@ def job_to_wire(job: Job, *, queue_position: int | None = None, eta_seconds: flo
         "completed_at": job.completed_at,
         "engine": job.engine,
         "seed": job.spec.seed,
+        "priority": job.priority,
         "attempt": job.attempt,
-        "retry_after_ms": _retry_after_ms(job, eta_seconds),
+        "retry_after_ms": retry_after_ms(job, eta_seconds),
         "next": _next(job),
     }
 

@@ -11,7 +11,7 @@ import pytest
 
 from umrgen.images import verify
 from umrgen.server.engines import DrawRequest, EngineFailure
-from umrgen.server.executors import EngineCrashed, Executor
+from umrgen.server.executors import Care, EngineCrashed, Executor
 from umrgen.server.executors.local import LocalExecutor
 
 REQUEST = DrawRequest("a lighthouse", width=512, height=512, steps=2, seed=3)
@@ -19,8 +19,8 @@ REQUEST = DrawRequest("a lighthouse", width=512, height=512, steps=2, seed=3)
 
 @pytest.fixture(params=["local"])
 async def executor(request: pytest.FixtureRequest) -> AsyncIterator[Executor]:
-    executor = {"local": lambda: LocalExecutor("procedural", {"step_delay": 0.0}, cancel_grace=5)}[request.param]()
-    await executor.start()
+    executor = {"local": lambda: LocalExecutor("procedural", {"step_delay": 0.0})}[request.param]()
+    await executor.ready()
     yield executor
     await executor.stop()
 
@@ -52,8 +52,8 @@ class TestLocal:
     """What holds for processes of this machine."""
 
     async def test_cancelling_stops_at_the_next_step_and_keeps_the_process(self) -> None:
-        executor = LocalExecutor("procedural", {"step_delay": 0.05}, cancel_grace=30)
-        await executor.start()
+        executor = LocalExecutor("procedural", {"step_delay": 0.05}, care=Care(cancel_grace=30))
+        await executor.ready()
         (before,) = executor._processes
         started = asyncio.Event()
         running = asyncio.create_task(
@@ -68,8 +68,8 @@ class TestLocal:
         await executor.stop()
 
     async def test_one_that_does_not_stop_is_killed_and_replaced(self) -> None:
-        executor = LocalExecutor("procedural", {"step_delay": 600}, cancel_grace=0.05)
-        await executor.start()
+        executor = LocalExecutor("procedural", {"step_delay": 600}, care=Care(cancel_grace=0.05))
+        await executor.ready()
         (before,) = executor._processes
         started = asyncio.Event()
         running = asyncio.create_task(executor.run("ext_1", REQUEST, lambda step, total: started.set()))
@@ -82,11 +82,11 @@ class TestLocal:
 
     async def test_a_crash_is_told_and_the_next_job_gets_a_new_process(self) -> None:
         executor = LocalExecutor("procedural", {"step_delay": 0.2})
-        await executor.start()
+        await executor.ready()
 
         def crash(step: int, total: int) -> None:
             for process in executor._processes:
-                os.kill(process._process.pid, signal.SIGKILL)
+                os.kill(process.pid, signal.SIGKILL)
 
         with pytest.raises(EngineCrashed, match="SIGKILL"):
             await executor.run("ext_1", replace(REQUEST, steps=20), crash)
@@ -95,15 +95,18 @@ class TestLocal:
 
     async def test_an_engine_that_cannot_start_says_why(self) -> None:
         executor = LocalExecutor("nope", {})
-        with pytest.raises((EngineFailure, EngineCrashed)):
-            await executor.start()
-        assert executor.trouble
+        starting = asyncio.create_task(executor.ready())
+        while executor.trouble is None:  # noqa: ASYNC110 - the executor's own word, not an event
+            await asyncio.sleep(0.01)
+        assert "no engine 'nope'" in executor.trouble
+        assert not starting.done()
+        starting.cancel()
 
     async def test_the_engine_gets_no_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("UMRGEN_API_KEY", "secret")
         executor = LocalExecutor("procedural", {})
-        await executor.start()
+        await executor.ready()
         (process,) = executor._processes
-        environment = Path(f"/proc/{process._process.pid}/environ").read_bytes()
+        environment = Path(f"/proc/{process.pid}/environ").read_bytes()
         assert b"secret" not in environment
         await executor.stop()

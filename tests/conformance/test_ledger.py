@@ -8,6 +8,7 @@ import pytest
 
 from umrgen.jobs import Change, Conflict, Job, JobSpec, Lora, Output, State
 from umrgen.server.ledger import Idempotency, IdempotencyConflict, Key, Ledger, LedgerTooNew
+from umrgen.server.ledger.memory import MemoryLedger
 from umrgen.server.ledger.sqlite import SqliteLedger
 
 SPEC = JobSpec("a lighthouse", seed=7, negative="fog", loras=(Lora("ink", 0.5),), reference_images=("a.png",))
@@ -34,9 +35,10 @@ class Bench:
         return job
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "memory"])
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
-    ledger = {"sqlite": lambda: SqliteLedger(tmp_path / "ledger.sqlite3")}[request.param]()
+    made = {"sqlite": lambda: SqliteLedger(tmp_path / "ledger.sqlite3"), "memory": MemoryLedger}
+    ledger = made[request.param]()
     bench = Bench(ledger)
     await ledger.open(bench.hear)
     yield bench

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import pytest
 
-from support import SMALL, ServerProcess, cli, finish, problem, submit
+from support import SMALL, ServerProcess, cli, finish, problem, submit, until
 
 PROMPT = "a lighthouse"
 
@@ -231,6 +231,7 @@ class TestKeys:
         url, headers = f"{shared_server.url}/api/v1/status/x", {"Authorization": f"Bearer {made['key']}"}
         assert httpx2.get(url, headers=headers).status_code == 404
         assert cli("keys", "revoke", made["id"], "--state", str(shared_server.state)).returncode == 0
+        until(lambda: httpx2.get(url, headers=headers).status_code == 401, seconds=1)
         problem(httpx2.get(url, headers=headers), 401, "unauthorized")
 
 

@@ -27,7 +27,8 @@ SERVER = [
     ["server.clock", "server.config"],
     ["server.ledger", "server.storage", "server.engines"],
     ["server.executors"],
-    ["server.keys", "server.waiters"],
+    ["server.keys", "server.waiters", "server.previews", "server.estimates", "server.sweep"],
+    ["server.attempts"],
     ["server.dispatcher"],
     ["server.http"],
     ["server.app"],
@@ -113,10 +114,12 @@ def test_engines_never_see_the_ledger_and_routes_never_see_engines() -> None:
         if name.startswith("server.engines"):
             assert not {i for i in touched if i.startswith(("server.ledger", "server.http", "server.storage"))}, name
         if name.startswith("server.http"):
-            assert not {i for i in touched if i.startswith(("server.engines", "server.dispatcher"))}, name
+            assert not {
+                i for i in touched if i.startswith(("server.engines", "server.attempts", "server.dispatcher"))
+            }, name
         if name != "server.app":
             concrete = {"server.ledger.sqlite", "server.storage.local", "server.executors.local"}
-            allowed = {"server.ledger.sqlite"} if name == "cli.keys" else set()
+            allowed = {"server.ledger.sqlite"} if name in ("cli.keys", "server.ledger.memory") else set()
             assert touched & concrete <= allowed, f"{name} chooses an implementation"
 
 

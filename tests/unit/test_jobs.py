@@ -42,7 +42,7 @@ def test_whatever_happens_the_books_balance(changes: list[Change]) -> None:
 def test_the_wire_form_has_everything_the_contract_names() -> None:
     wire = job_to_wire(replace(JOB, state=State.COMPLETED, outputs=(OUTPUT,), completed_at=3000))
     names = "success job_id state image_url results error error_code queue_position eta_seconds progress created_at "
-    names += "started_at completed_at engine seed attempt retry_after_ms next"
+    names += "started_at completed_at engine seed priority attempt retry_after_ms next"
     assert set(names.split()) == set(wire)
     assert wire["image_url"] == wire["results"]["images"][0]["url"]
     assert wire["image_url"] == "/outputs/sid_a/umrgen_7_aa.png?session_id=sid_a"

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -14,18 +13,20 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from umrgen.jobs import Job
+from umrgen.server.attempts import Policy, Workshop
 from umrgen.server.clock import Clock, SystemClock
 from umrgen.server.config import Settings
-from umrgen.server.dispatcher import Dispatcher, Policy
-from umrgen.server.engines import EngineFailure
-from umrgen.server.executors import EXECUTORS, EngineCrashed, Executor
-from umrgen.server.http import Services, ops, outputs, v1
+from umrgen.server.dispatcher import Dispatcher
+from umrgen.server.estimates import Estimates
+from umrgen.server.executors import EXECUTORS, Care, Executor
+from umrgen.server.http import Services, events, ops, outputs, v1
+from umrgen.server.http import status as status_calls
 from umrgen.server.http.problems import Problem, on_problem
-from umrgen.server.http.status import PATH as STATUS_PATH
-from umrgen.server.http.status import status
 from umrgen.server.keys import Keys
-from umrgen.server.ledger import LEDGERS, Ledger
+from umrgen.server.ledger import LEDGERS, Ledger, LedgerUnavailable
+from umrgen.server.previews import Previews
 from umrgen.server.storage import STORAGES, Storage
+from umrgen.server.sweep import sweep
 from umrgen.server.waiters import Waiters
 
 __all__ = ["House"]
@@ -47,13 +48,16 @@ class House:
         self.ledger: Ledger = _make(LEDGERS, "sqlite", settings.state / "ledger.sqlite3")
         self.storage: Storage = _make(STORAGES, "local", settings.state / "outputs")
         engine_options = {"step_delay": settings.step_delay} if settings.engine == "procedural" else {}
-        self.executor: Executor = _make(
-            EXECUTORS, "local", settings.engine, engine_options, cancel_grace=settings.cancel_grace
-        )
+        care = Care(settings.stall_after, settings.cancel_grace, settings.load_timeout, settings.engine_memory)
+        self.executor: Executor = _make(EXECUTORS, "local", settings.engine, engine_options, care=care)
         self.keys = Keys(self.ledger, clock)
         self.waiters = Waiters()
-        policy = Policy(settings.lease, settings.max_attempts, settings.max_interruptions)
-        self.dispatcher = Dispatcher(self.ledger, self.executor, self.storage, clock, policy)
+        self.previews = Previews(self.executor.show, self.waiters.wake)
+        self.estimates = Estimates(clock, self.executor.slots)
+        policy = Policy(
+            settings.lease, settings.max_attempts, settings.max_interruptions, running_cap=settings.session_running
+        )
+        self.dispatcher = Dispatcher(Workshop(self.ledger, self.executor, self.storage, clock, policy, self.previews))
         self.services = Services(
             settings=settings,
             clock=clock,
@@ -62,60 +66,59 @@ class House:
             executor=self.executor,
             keys=self.keys,
             waiters=self.waiters,
+            estimates=self.estimates,
+            previews=self.previews,
         )
-        self._starting: asyncio.Task[None] | None = None
+        self._opened_at = clock.now()
+        self._sweeping: asyncio.Task[None] | None = None
 
     def app(self) -> ASGIApp:
-        routes = [*v1.routes(self.services), *outputs.routes(self.services), *ops.routes(self.services)]
-        handlers: dict[Any, Any] = {Problem: on_problem, HTTPException: _on_http_error, Exception: _on_failure}
-        inner = Starlette(routes=routes, exception_handlers=handlers)
         services = self.services
+        routes = [*v1.routes(services), *outputs.routes(services), *ops.routes(services)]
+        handlers: dict[Any, Any] = {
+            Problem: on_problem,
+            LedgerUnavailable: _on_ledger_unavailable,
+            HTTPException: _on_http_error,
+            Exception: _on_failure,
+        }
+        inner = Starlette(routes=routes, exception_handlers=handlers)
+        ahead = {status_calls.PATH: status_calls.status, events.PATH: events.events}
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http" and scope["method"] == "GET" and scope["path"].startswith(STATUS_PATH):
-                await status(services, scope, receive, send)
-            else:
-                await inner(scope, receive, send)
+            if scope["type"] == "http" and scope["method"] == "GET":
+                for path, handler in ahead.items():
+                    if scope["path"].startswith(path):
+                        await handler(services, scope, receive, send)
+                        return
+            await inner(scope, receive, send)
 
         return app
 
     async def open(self) -> None:
         """Open the ledger and take up what an earlier server left unfinished."""
         await self.ledger.open(self._on_change)
+        self.estimates.learn(await self.ledger.recent_runs(among=500))
         await self.dispatcher.recover()
 
     def start(self) -> None:
-        """Bring the engine up, then let jobs run; callers are served meanwhile."""
-        self._starting = asyncio.create_task(self._bring_up())
-
-    async def _bring_up(self) -> None:
-        delay = 1.0
-        while True:
-            try:
-                await self.executor.start()
-                break
-            except (EngineFailure, EngineCrashed) as error:
-                log.error("%s; trying again in %.0f s", error, delay)
-                await asyncio.sleep(delay)
-                delay = min(60.0, delay * 2)
-        log.info("the engine %s is ready", self.settings.engine)
+        """Let jobs run, as soon as the engine is up; callers are served meanwhile."""
+        self._sweeping = asyncio.create_task(sweep(self.storage, self.ledger, before=self._opened_at))
         self.dispatcher.start()
 
     async def drain(self, limit: float) -> None:
         """Accept nothing more, let running jobs finish within `limit` seconds, answer all who wait."""
         self.services.draining = True
-        if self._starting is not None:
-            self._starting.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._starting
         await self.dispatcher.drain(limit)
         self.waiters.close()
 
     async def close(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         await self.executor.stop()
         await self.ledger.close()
 
     def _on_change(self, jobs: Sequence[Job]) -> None:
+        self.estimates.learn(jobs)
         self.waiters.notify(jobs)
         self.dispatcher.notify(jobs)
 
@@ -125,6 +128,11 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code, "invalid_request")
     return Problem(code, headers=error.headers).response()
+
+
+async def _on_ledger_unavailable(request: Request, error: Exception) -> Response:
+    log.error("%s", error)
+    return Problem("ledger_unavailable").response()
 
 
 async def _on_failure(request: Request, error: Exception) -> Response:

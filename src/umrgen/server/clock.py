@@ -12,12 +12,19 @@ class Clock(Protocol):
         """Milliseconds since the epoch."""
         ...
 
+    def monotonic(self) -> float:
+        """Seconds since some moment; never set back or forward."""
+        ...
+
     async def sleep(self, seconds: float) -> None: ...
 
 
 class SystemClock:
     def now(self) -> int:
         return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -30,12 +30,17 @@ class Settings:
     port: int = _setting(3088, "port to listen on; 0 takes a free one")
     state: Path = field(default_factory=data_home, metadata={"help": "folder of the ledger, the keys and the images"})
     api_key: str = _setting("", "a key of your own to accept beside those of `umrgen keys` (20 characters or more)")
-    engine: str = _setting("procedural", "what draws the images")
+    engine: str = _setting("procedural", "what draws the images; one of your own is named module:Class")
     step_delay: float = _setting(0.0, "seconds the procedural engine waits after each step, for demonstrations")
     lease: float = _setting(30.0, "seconds a job stays with a worker that no longer says it is alive")
     max_attempts: int = _setting(3, "how often a job is tried when its engine crashes")
     max_interruptions: int = _setting(20, "how often a job is run again after restarts of the server")
     cancel_grace: float = _setting(5.0, "seconds an engine has to stop before it is killed")
+    stall_after: float = _setting(60.0, "seconds without a step after which an engine is replaced")
+    load_timeout: float = _setting(600.0, "seconds an engine has to load")
+    engine_memory: int = _setting(0, "MiB that an engine may take, beside its GPU's; 0: no limit")
+    session_running: int = _setting(0, "jobs of one session that run at once; 0: as many as there are slots")
+    session_queued: int = _setting(10_000, "jobs of one session that may wait in the queue; 0: no limit")
     drain: float = _setting(20.0, "seconds running jobs have to finish when the server is told to stop")
     max_wait: float = _setting(60.0, "longest time, in seconds, that one call is held by Prefer: wait")
     cache: int = _setting(64, "MiB of finished images kept in memory")
@@ -73,6 +78,11 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("max_attempts", 1, 100),
     ("max_interruptions", 0, 1000),
     ("cancel_grace", 0, 3600),
+    ("stall_after", 1, 86400),
+    ("load_timeout", 1, 86400),
+    ("engine_memory", 0, 1 << 24),
+    ("session_running", 0, 100_000),
+    ("session_queued", 0, 10_000_000),
     ("drain", 0, 86400),
     ("max_wait", 0, 600),
     ("cache", 0, 65536),

@@ -1,56 +1,37 @@
-"""Which job, when, on which slot; and what becomes of it.
+"""Which job, when, on which slot.
 
-A slot takes the job whose turn it is, has it drawn, stores the picture and writes the end into the
-ledger, in this order. Whatever happens in between, the lease brings the job back.
+A slot waits for an engine, takes the job whose turn it is, and carries out an attempt at it.
 """
 
 import asyncio
-import hashlib
 import logging
 import secrets
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 
-from umrgen.jobs import Change, Conflict, Job, Output
-from umrgen.server.clock import Clock
-from umrgen.server.engines import DrawRequest, EngineFailure
-from umrgen.server.executors import EngineCrashed, Executor, Picture
-from umrgen.server.ledger import Ledger
-from umrgen.server.storage import Storage
+from umrgen.jobs import Change, Conflict, Job
+from umrgen.server.attempts import Attempt, Workshop
+from umrgen.server.ledger import LedgerUnavailable
 
-__all__ = ["Dispatcher", "Policy"]
+__all__ = ["Dispatcher"]
 
 log = logging.getLogger(__name__)
 
-PROGRESS_INTERVAL = 0.25
-"""Seconds between two writes of a job's progress: a few a second are enough to watch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The numbers of the dispatcher; seconds, and counts."""
-
-    lease: float = 30.0
-    max_attempts: int = 3
-    max_interruptions: int = 20
+AFTER_TROUBLE = 1.0
+"""Seconds until a slot that could not do its work tries again."""
+TEN_YEARS = 10 * 365 * 86_400_000
 
 
 class Dispatcher:
     """Keeps every slot of the executor busy while there is work."""
 
-    def __init__(
-        self, ledger: Ledger, executor: Executor, storage: Storage, clock: Clock, policy: Policy | None = None
-    ) -> None:
-        self._ledger = ledger
-        self._executor = executor
-        self._storage = storage
-        self._clock = clock
-        self._policy = policy or Policy()
+    def __init__(self, workshop: Workshop) -> None:
+        self._shop = workshop
         self._worker = f"worker_{secrets.token_hex(8)}"
         self._work = asyncio.Event()
-        self._stopping = asyncio.Event()
-        self._running: dict[str, asyncio.Task[Picture]] = {}
+        self._stopping = False
+        self._running: dict[str, Attempt] = {}
+        self._waiting: set[asyncio.Task[None]] = set()
+        """The slots that hold no job."""
         self._slots: list[asyncio.Task[None]] = []
         self._keeper: asyncio.Task[None] | None = None
 
@@ -58,217 +39,107 @@ class Dispatcher:
 
     async def recover(self) -> None:
         """Put back what a server that died was running. Only for a ledger that nobody else serves."""
-        far_future = self._clock.now() + 10 * 365 * 86_400_000
-        for job in await self._ledger.lapsed(now=far_future):
-            await self._put_back_interrupted(job)
+        for job in await self._shop.ledger.lapsed(now=self._shop.clock.now() + TEN_YEARS):
+            await Attempt(job, self._shop).interrupted()
 
     def start(self) -> None:
-        self._slots = [asyncio.create_task(self._serve_slot()) for _ in range(self._executor.slots)]
+        self._slots = [asyncio.create_task(self._serve_slot()) for _ in range(self._shop.executor.slots)]
         self._keeper = asyncio.create_task(self._keep_leases())
 
     async def drain(self, limit: float) -> None:
         """Take no more jobs; let the running ones finish within `limit` seconds, put back the rest."""
-        self._stopping.set()
-        self._work.set()
+        self._stopping = True
+        for slot in self._waiting:
+            slot.cancel()
         if self._slots:
             await asyncio.wait(self._slots, timeout=limit)
-        for task in [*self._slots, *([self._keeper] if self._keeper else [])]:
+        tasks = [*self._slots, *([self._keeper] if self._keeper else [])]
+        for task in tasks:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def notify(self, jobs: Sequence[Job]) -> None:
         """Hear what the ledger committed: new work, or the end of a job that is being drawn."""
         for job in jobs:
-            if job.over and (drawing := self._running.get(job.id)):
-                drawing.cancel()
+            if job.over and (attempt := self._running.get(job.id)):
+                attempt.end()
         self._work.set()
 
     # --- one slot ---
 
     async def _serve_slot(self) -> None:
-        while not self._stopping.is_set():
-            self._work.clear()
+        me = asyncio.current_task()
+        assert me is not None
+        while not self._stopping:
+            self._waiting.add(me)
             try:
-                if job := await self._claim():
-                    await self._carry_out(job)
-                else:
-                    await self._work.wait()
+                job = await self._next_job(me)
+                if job is not None:
+                    await self._attempt(job)
+            except LedgerUnavailable as error:
+                # Jobs wait in it until it can be written again.
+                log.error("no job can be taken: %s", error)
+                await self._shop.clock.sleep(AFTER_TROUBLE)
             except Exception:
-                # The ledger cannot be written: a full disk, a locked file. Jobs wait in it until it
-                # can; one that was running comes back when its lease has lapsed.
-                log.exception("the ledger could not be written")
-                await self._clock.sleep(1.0)
+                # The job, if there was one, comes back when its lease has lapsed.
+                log.exception("a slot failed")
+                await self._shop.clock.sleep(AFTER_TROUBLE)
 
-    async def _claim(self) -> Job | None:
-        now = self._clock.now()
-        return await self._ledger.claim(self._worker, now=now, lease_until=self._lease_until())
+    async def _next_job(self, slot: "asyncio.Task[None]") -> Job | None:
+        """The next job, leased; None when there was none and now there may be one."""
+        await self._shop.executor.ready()
+        self._work.clear()
+        self._waiting.discard(slot)  # a claim is not broken off: it would leave a lease that nobody holds
+        job = await self._shop.ledger.claim(
+            self._worker,
+            now=self._shop.clock.now(),
+            lease_until=self._shop.lease_until(),
+            running_cap=self._shop.policy.running_cap,
+        )
+        if job is not None:
+            self._work.set()  # there may be more than one new job, and more than one slot waiting for it
+        elif not self._stopping:
+            self._waiting.add(slot)
+            await self._work.wait()
+        return job
 
-    def _lease_until(self) -> int:
-        return self._clock.now() + int(self._policy.lease * 1000)
-
-    async def _carry_out(self, job: Job) -> None:
-        log.info("job %s: attempt %d", job.id, job.attempt)
+    async def _attempt(self, job: Job) -> None:
+        attempt = self._running[job.id] = Attempt(job, self._shop)
         try:
-            picture = await self._draw(job)
-            await self._finish(job, picture)
-        except Conflict:
-            log.info("job %s: is no longer ours", job.id)
-        except EngineFailure as failure:
-            await self._fail(job, "engine_failed", str(failure))
-        except EngineCrashed as crash:
-            await self._try_again(job, "engine_crashed", f"the engine crashed: {crash}")
-        except OSError:
-            log.exception("job %s: its image could not be stored", job.id)
-            await self._try_again(job, "storage_failed", "the image could not be stored")
-        except asyncio.CancelledError:
-            await asyncio.shield(self._put_back_interrupted(job))
-            raise
-
-    async def _draw(self, job: Job) -> Picture:
-        """The picture, with progress and signs of life written to the ledger meanwhile.
-
-        Raises Conflict when the job was ended from outside (cancelled, or taken by another worker).
-        """
-        progress = _Progress()
-        drawing = asyncio.create_task(self._executor.run(job.id, _request_of(job), progress.report))
-        self._running[job.id] = drawing
-        telling = asyncio.create_task(self._tell_progress(job, progress))
-        try:
-            return await drawing
-        except asyncio.CancelledError:
-            if self._ended_from_outside(drawing):
-                raise Conflict(job_id=job.id) from None
-            drawing.cancel()
-            with suppress(asyncio.CancelledError):
-                await drawing
-            raise
+            # It may have been cancelled in the same commit that leased it.
+            now = self._shop.ledger.glance(job.id)
+            if now is None or not now.over:
+                await attempt.carry_out()
         finally:
             del self._running[job.id]
-            telling.cancel()
-            with suppress(asyncio.CancelledError):
-                await telling
+            self._work.set()  # a session at its cap may run one more
 
-    @staticmethod
-    def _ended_from_outside(drawing: asyncio.Task[Picture]) -> bool:
-        current = asyncio.current_task()
-        return drawing.cancelled() and current is not None and not current.cancelling()
-
-    async def _tell_progress(self, job: Job, progress: "_Progress") -> None:
-        """Write each new step, at most every PROGRESS_INTERVAL, and renew the lease in any case."""
-        while True:
-            await progress.news(within=self._policy.lease / 3)
-            try:
-                await self._ledger.change(
-                    job.id,
-                    Change.PROGRESS,
-                    now=self._clock.now(),
-                    token=job.token,
-                    step=progress.step,
-                    lease_until=self._lease_until(),
-                )
-            except Conflict:
-                self._running[job.id].cancel()
-                return
-            except Exception:
-                log.exception("job %s: its progress could not be written", job.id)
-            await self._clock.sleep(PROGRESS_INTERVAL)
-
-    async def _finish(self, job: Job, picture: Picture) -> None:
-        output = Output(
-            name=f"umrgen_{job.spec.seed}_{secrets.token_hex(16)}.png",
-            session_id=job.session_id,
-            bytes=len(picture.data),
-            sha256=(await asyncio.to_thread(hashlib.sha256, picture.data)).hexdigest(),
-            width=picture.width,
-            height=picture.height,
-            media_type=picture.media_type,
-        )
-        await self._storage.put(output.session_id, output.name, picture.data)
-        try:
-            await self._ledger.change(
-                job.id,
-                Change.COMPLETE,
-                now=self._clock.now(),
-                token=job.token,
-                outputs=(output,),
-                step=job.spec.steps,
-            )
-        except Conflict:
-            await self._storage.delete(output.session_id, output.name)
-            raise
-        log.info("job %s: completed, %d bytes", job.id, output.bytes)
-
-    # --- the ends that are not completed ---
-
-    async def _fail(self, job: Job, code: str, error: str) -> None:
-        log.warning("job %s: %s: %s", job.id, code, error)
-        with suppress(Conflict):
-            await self._ledger.change(
-                job.id, Change.FAIL, now=self._clock.now(), token=job.token, error=error, error_code=code
-            )
-
-    async def _try_again(self, job: Job, code: str, what: str) -> None:
-        """Back into the queue, or failed when that was its last attempt."""
-        attempts = job.attempt - job.interruptions
-        if attempts >= self._policy.max_attempts:
-            await self._fail(job, code, f"{what} (in attempt {attempts}, the last)")
-        else:
-            await self._release(job, what, job.interruptions)
-
-    async def _put_back_interrupted(self, job: Job) -> None:
-        """Back into the queue: the server itself was stopped, which is not held against the job."""
-        what, interruptions = "the server was stopped while it ran", job.interruptions + 1
-        if interruptions > self._policy.max_interruptions:
-            await self._fail(job, "interrupted", f"{what}, {interruptions} times")
-        else:
-            await self._release(job, what, interruptions)
-
-    async def _release(self, job: Job, what: str, interruptions: int) -> None:
-        log.warning("job %s: %s; it is queued again", job.id, what)
-        with suppress(Conflict):
-            await self._ledger.change(
-                job.id, Change.RELEASE, now=self._clock.now(), token=job.token, interruptions=interruptions
-            )
+    # --- leases ---
 
     async def _keep_leases(self) -> None:
         """Take back jobs whose worker has fallen silent."""
+        shop = self._shop
         while True:
-            await self._clock.sleep(self._policy.lease / 3)
+            await shop.clock.sleep(shop.policy.lease / 3)
             try:
-                for job in await self._ledger.lapsed(now=self._clock.now()):
-                    await self._try_again(job, "engine_crashed", "its worker fell silent")
+                for job in await shop.ledger.lapsed(now=shop.clock.now()):
+                    await self._look_after(job)
             except Exception:
                 log.exception("the leases could not be looked through")
 
-
-class _Progress:
-    """The last step an engine reported; whoever writes it down may skip some."""
-
-    def __init__(self) -> None:
-        self.step = 0
-        self._news = asyncio.Event()
-
-    def report(self, step: int, total: int) -> None:
-        self.step = step
-        self._news.set()
-
-    async def news(self, *, within: float) -> None:
-        """Return at the next step, or after `within` seconds without one."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within):
-                await self._news.wait()
-        self._news.clear()
-
-
-def _request_of(job: Job) -> DrawRequest:
-    spec = job.spec
-    return DrawRequest(
-        prompt=spec.prompt,
-        negative=spec.negative,
-        width=spec.width,
-        height=spec.height,
-        steps=spec.steps,
-        seed=spec.seed,
-        loras=tuple((lora.name, lora.strength) for lora in spec.loras),
-    )
+    async def _look_after(self, job: Job) -> None:
+        attempt = self._running.get(job.id)
+        if attempt is None or attempt.job.token != job.token:
+            await Attempt(job, self._shop).fell_silent()
+            return
+        # It is drawn here and now: not the worker has stopped, but the clock was put forward.
+        try:
+            await self._shop.ledger.change(
+                job.id,
+                Change.PROGRESS,
+                now=self._shop.clock.now(),
+                token=job.token,
+                lease_until=self._shop.lease_until(),
+            )
+        except Conflict:
+            log.info("job %s: ended while its lease was renewed", job.id)

@@ -12,6 +12,8 @@ __all__ = ["Keys", "PublicKey", "UnusableKey", "check_usable", "hash_key"]
 
 _PRINTED_IN_THE_GUIDE = bytes.fromhex("edb0f035bd0f9fb4d3e310827546f39f27c8f404bf4f338ccdad5914c0388fa8")
 MIN_LENGTH = 20
+TRUSTED_SECONDS = 0.5
+"""How long a key is believed without asking the ledger again: it may be revoked by another process."""
 
 
 class UnusableKey(UmrgenError):
@@ -47,6 +49,7 @@ class Keys:
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger = ledger
         self._clock = clock
+        self._trusted: dict[bytes, tuple[Key, float]] = {}
 
     async def create(self, name: str) -> tuple[str, Key]:
         """A new key: the secret itself, to be shown once, and its record."""
@@ -69,13 +72,29 @@ class Keys:
         await self._ledger.add_key(key)
         return key
 
+    def trusted(self, secret: str) -> Key | None:
+        """The key's record if it was accepted a moment ago; None says nothing about it."""
+        hashed = hash_key(secret)
+        if (entry := self._trusted.get(hashed)) is None:
+            return None
+        key, until = entry
+        if self._clock.monotonic() < until:
+            return key
+        del self._trusted[hashed]
+        return None
+
     async def check(self, secret: str) -> Key | None:
         """The key's record, or None when it is unknown or revoked."""
+        if key := self.trusted(secret):
+            return key
         hashed = hash_key(secret)
         key = await self._ledger.key(hashed)
         if key is None or key.revoked_at is not None or not hmac.compare_digest(key.hash, hashed):
             return None
-        return None if hmac.compare_digest(hashed, _PRINTED_IN_THE_GUIDE) else key
+        if hmac.compare_digest(hashed, _PRINTED_IN_THE_GUIDE):
+            return None
+        self._trusted[hashed] = (key, self._clock.monotonic() + TRUSTED_SECONDS)
+        return key
 
     async def usable(self) -> list[Key]:
         """The keys that open the door now."""
@@ -85,4 +104,5 @@ class Keys:
         return await self._ledger.keys()
 
     async def revoke(self, key_id: str) -> bool:
+        self._trusted.clear()
         return await self._ledger.revoke_key(key_id, now=self._clock.now())

@@ -16,6 +16,7 @@ import uvicorn
 
 from umrgen.server.app import House
 from umrgen.server.config import BadSettings, Settings
+from umrgen.server.http.quick import quick_protocol
 from umrgen.server.keys import check_usable
 
 __all__ = ["Announcement", "serve"]
@@ -140,6 +141,7 @@ async def _serve(settings: Settings, announce: Callable[[Announcement], None], *
         listener = _listen(settings)
         config = uvicorn.Config(
             house.app(),
+            http=quick_protocol(house.services),
             lifespan="off",
             log_config=None,
             access_log=False,

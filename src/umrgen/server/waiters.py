@@ -1,20 +1,25 @@
 """Callers that wait for a job to change, woken by what the ledger has committed."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from umrgen.jobs import Job, State
 
-__all__ = ["Waiters"]
+__all__ = ["Waiters", "Waiting"]
+
+PLACES = ""
+"""The name under which those wait who want to know of every move of the queue."""
+PLACES_INTERVAL = 0.25
+"""Seconds between two tellings of it: each place that changes is asked for anew by whoever holds it."""
 
 
 class Waiters:
     """Who waits for which job. A woken waiter reads the ledger again and decides for itself."""
 
     def __init__(self) -> None:
-        self._of_job: defaultdict[str, set[Waiting]] = defaultdict(set)
+        self._of_job: dict[str, set[Waiting]] = {}
+        self._moving: asyncio.TimerHandle | None = None
         self.closing = False
         """True once the server is told to stop: nobody is held any longer."""
 
@@ -24,12 +29,20 @@ class Waiters:
     def notify(self, jobs: Sequence[Job]) -> None:
         """Wake those who wait for one of `jobs`; a job that leaves the queue moves every place in it."""
         for job in jobs:
-            for waiting in self._of_job.get(job.id, ()):
-                waiting.names_changed.add(job.id)
-                waiting.wake()
-        if any(job.state is not State.QUEUED for job in jobs):
-            for waiting in self._of_job.get("", ()):
-                waiting.wake()
+            self.wake(job.id)
+        if self._moving is None and PLACES in self._of_job and any(job.state is not State.QUEUED for job in jobs):
+            self._moving = asyncio.get_running_loop().call_later(PLACES_INTERVAL, self._move)
+
+    def wake(self, job_id: str) -> None:
+        """Let those look again who wait for this job."""
+        for waiting in self._of_job.get(job_id, ()):
+            waiting.names_changed.add(job_id)
+            waiting.wake()
+
+    def _move(self) -> None:
+        self._moving = None
+        for waiting in self._of_job.get(PLACES, ()):
+            waiting.wake()
 
     def close(self) -> None:
         """Wake everybody, for good."""
@@ -40,11 +53,11 @@ class Waiters:
 
     def join(self, job_ids: Sequence[str], *, places: bool = False) -> "Waiting":
         """Start to wait for any of `job_ids`; with `places`, for moves of the queue too."""
-        return Waiting(self, [*job_ids, ""] if places else job_ids)
+        return Waiting(self, [*job_ids, PLACES] if places else job_ids)
 
     def _add(self, names: Sequence[str], waiting: "Waiting") -> None:
         for name in names:
-            self._of_job[name].add(waiting)
+            self._of_job.setdefault(name, set()).add(waiting)
 
     def _discard(self, names: Sequence[str], waiting: "Waiting") -> None:
         for name in names:
@@ -56,10 +69,13 @@ class Waiters:
 class Waiting:
     """A context: what changes between entering it and `changed` is not missed."""
 
+    __slots__ = ("_names", "_turn", "_waiters", "_woken", "names_changed")
+
     def __init__(self, waiters: Waiters, names: Sequence[str]) -> None:
         self._waiters = waiters
         self._names = names
-        self._event = asyncio.Event()
+        self._woken = False
+        self._turn: asyncio.Future[None] | None = None
         self.names_changed: set[str] = set()
         """The jobs that changed since somebody last emptied this."""
 
@@ -72,34 +88,57 @@ class Waiting:
 
     def wake(self) -> None:
         """Let `changed` return: something else happened that its caller wants to look at."""
-        self._event.set()
+        self._woken = True
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
 
-    async def changed(self) -> None:
-        """Return at the next change (or at one since the last call)."""
-        await self._event.wait()
-        if not self._waiters.closing:
-            self._event.clear()
+    async def changed(self, within: float | None = None) -> bool:
+        """Whether there was a change, or one since the last call, before `within` seconds have passed."""
+        if not self._woken:
+            loop = asyncio.get_running_loop()
+            turn = self._turn = loop.create_future()
+            timer = None if within is None else loop.call_later(within, _give_up, turn)
+            try:
+                await turn
+            finally:
+                self._turn = None
+                if timer is not None:
+                    timer.cancel()
+        woken, self._woken = self._woken, self._waiters.closing
+        return woken
 
-    async def hold(self, seconds: float, receive: Callable[[], Awaitable[Any]]) -> AsyncIterator[None]:
+    async def hold(
+        self, seconds: float | None, receive: Callable[[], Awaitable[Any]], beat: float | None = None
+    ) -> AsyncIterator[bool]:
         """Turns for looking: one now, one after each change; none once `seconds` have passed, the caller
-        (whose ASGI `receive` this is) has hung up, or the server closes."""
-        gone = asyncio.ensure_future(_hang_up(receive))
-        gone.add_done_callback(lambda _: self.wake())
-        ends = asyncio.get_running_loop().time() + seconds
+        (whose ASGI `receive` this is) has hung up, or the server closes.
+
+        With `beat`, a turn also after so many seconds without a change; it yields False.
+        """
+        loop = asyncio.get_running_loop()
+        gone = loop.create_task(_hang_up(receive, self.wake))
+        ends = None if seconds is None else loop.time() + seconds
+        news = True
         try:
             while True:
-                yield
+                yield news
                 if self._waiters.closing or gone.done():
                     return
-                async with asyncio.timeout_at(ends):
-                    await self.changed()
-        except TimeoutError:
-            return
+                left = None if ends is None else ends - loop.time()
+                news = await self.changed(left if beat is None else beat)
+                if not news and beat is None:
+                    return
         finally:
             gone.cancel()
 
 
-async def _hang_up(receive: Callable[[], Awaitable[Any]]) -> None:
+def _give_up(turn: "asyncio.Future[None]") -> None:
+    if not turn.done():
+        turn.set_result(None)
+
+
+async def _hang_up(receive: Callable[[], Awaitable[Any]], wake: Callable[[], None]) -> None:
     """Return when the caller is gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
+    wake()

@@ -81,9 +81,16 @@ class Engine(Protocol):
 
 
 def load_engine(name: str, options: Mapping[str, Any]) -> Engine:
-    """The engine called `name`, made but not yet loaded. Raises EngineFailure for an unknown name."""
-    if name not in ENGINES:
+    """The engine called `name`, made but not yet loaded. Raises EngineFailure for an unknown name.
+
+    An engine of one's own is named `module:Class`.
+    """
+    place = ENGINES.get(name, name)
+    module, _, attribute = place.partition(":")
+    if not attribute:
         raise EngineFailure(f"there is no engine {name!r}; there are: {', '.join(sorted(ENGINES))}")
-    module, _, attribute = ENGINES[name].partition(":")
-    made: Engine = getattr(import_module(module), attribute)(**options)
+    try:
+        made: Engine = getattr(import_module(module), attribute)(**options)
+    except (ImportError, AttributeError) as error:
+        raise EngineFailure(f"the engine {name!r} cannot be imported: {error}") from None
     return made

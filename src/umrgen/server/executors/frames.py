@@ -12,7 +12,7 @@ __all__ = ["HEAD", "MAX_BODY", "MAX_HEAD", "Frame", "FrameError", "pack", "unpac
 
 HEAD = struct.Struct(">II")
 MAX_HEAD = 1 << 20
-MAX_BODY = 1 << 28
+MAX_BODY = 1 << 26
 
 Frame = tuple[dict[str, Any], bytes]
 

@@ -1,4 +1,4 @@
-"""The engine's own process: `python -m umrgen.server.executors.worker NAME OPTIONS`.
+"""The engine's own process: `python -m umrgen.server.executors.worker NAME OPTIONS MEMORY`.
 
 Reads frames from standard input, writes frames to what was its standard output. When its input
 ends, the server is gone, and so is this process, in the middle of a picture too.
@@ -6,20 +6,32 @@ ends, the server is gone, and so is this process, in the middle of a picture too
 
 import json
 import os
+import resource
 import signal
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from umrgen.images import encode_png
 from umrgen.server.engines import Cancelled, DrawRequest, Engine, EngineFailure, load_engine
 from umrgen.server.engines.provenance import source_type, text_chunks
 from umrgen.server.executors.frames import HEAD, Frame, pack, unpack_lengths
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from umrgen.server.engines import Pixels
+
 __all__ = ["main"]
+
+PREVIEW_SIDE = 384
+"""Pixels; the longer side of a preview."""
 
 
 def _read_exactly(pipe: BinaryIO, count: int) -> bytes:
@@ -38,6 +50,7 @@ class Worker:
         self._sink = sink
         self._tasks: SimpleQueue[Frame] = SimpleQueue()
         self._cancelled: set[str] = set()
+        self._shown: set[str] = set()
 
     def run(self) -> None:
         try:
@@ -57,10 +70,13 @@ class Worker:
             head_length, body_length = unpack_lengths(_read_exactly(self._source, HEAD.size))
             head = json.loads(_read_exactly(self._source, head_length))
             body = _read_exactly(self._source, body_length)
-            if head["do"] == "cancel":
-                self._cancelled.add(head["job_id"])
-            else:
-                self._tasks.put((head, body))
+            match head["do"]:
+                case "cancel":
+                    self._cancelled.add(head["job_id"])
+                case "show":
+                    (self._shown.add if head["wanted"] else self._shown.discard)(head["job_id"])
+                case _:
+                    self._tasks.put((head, body))
 
     def _send(self, head: dict[str, Any], body: bytes = b"") -> None:
         self._sink.write(pack(head, body))
@@ -74,24 +90,40 @@ class Worker:
             return {"is": "cancelled", "job_id": job_id}, b""
         except EngineFailure as failure:
             return {"is": "failed", "job_id": job_id, "error": str(failure)}, b""
+        except MemoryError:
+            # Who knows what else has failed by now: the server replaces a process that says this.
+            return {"is": "broken", "job_id": job_id, "error": "it ran out of memory"}, b""
         except Exception as error:
             # A traceback shows paths: it goes to the operator's log, never to the user.
             traceback.print_exc()
             return {"is": "failed", "job_id": job_id, "error": f"the engine failed: {type(error).__name__}"}, b""
         finally:
             self._cancelled.discard(job_id)
+            self._shown.discard(job_id)
 
     def _draw(self, job_id: str, request: DrawRequest) -> Frame:
-        def report(step: int, total: int, preview: object = None) -> None:
+        def report(step: int, total: int, preview: "Callable[[], Pixels] | None" = None) -> None:
             if job_id in self._cancelled:
                 raise Cancelled
-            self._send({"is": "step", "job_id": job_id, "step": step, "total": total})
+            body = _small_jpeg(preview()) if preview is not None and job_id in self._shown and step < total else b""
+            self._send({"is": "step", "job_id": job_id, "step": step, "total": total}, body)
 
         pixels = self._engine.draw(request, report)
         info = self._engine.info
         data = encode_png(pixels, text_chunks(request, info, job_id), source_type=source_type(info))
         height, width, _ = pixels.shape
         return {"is": "done", "job_id": job_id, "width": width, "height": height}, data
+
+
+def _small_jpeg(pixels: "Pixels") -> bytes:
+    """A preview: something to look at now, gone in a second."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    encoded = BytesIO()
+    image.save(encoded, "JPEG", quality=70)
+    return encoded.getvalue()
 
 
 def _request(head: dict[str, Any], body: bytes) -> DrawRequest:
@@ -104,13 +136,29 @@ def _request(head: dict[str, Any], body: bytes) -> DrawRequest:
     return DrawRequest(**fields, references=tuple(references))
 
 
+def _be_modest(memory: int) -> None:
+    """Let this process be the one that dies when memory runs out: of `memory` MiB, if given, or of the machine's."""
+    if memory:
+        # What is allocated, not what is mapped: GPU drivers reserve far more addresses than they use.
+        resource.setrlimit(resource.RLIMIT_DATA, (memory << 20, memory << 20))
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
 def main() -> None:
     name, options = sys.argv[1], json.loads(sys.argv[2])
+    _be_modest(int(sys.argv[3]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then stops us
     # Libraries print; what they print must not get between the frames.
     sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    Worker(load_engine(name, options), sys.stdin.buffer, sink).run()
+    try:
+        engine = load_engine(name, options)
+    except EngineFailure as failure:
+        sink.write(pack({"is": "unavailable", "error": str(failure)}))
+        sink.flush()
+        return
+    Worker(engine, sys.stdin.buffer, sink).run()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """Routes: HTTP ⇄ values of `umrgen.jobs`, and nothing else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from umrgen.server.clock import Clock
 from umrgen.server.config import Settings
+from umrgen.server.estimates import Estimates
 from umrgen.server.executors import Executor
+from umrgen.server.http.encoded import Encoded
 from umrgen.server.keys import Keys
 from umrgen.server.ledger import Ledger
+from umrgen.server.previews import Previews
 from umrgen.server.storage import Storage
 from umrgen.server.waiters import Waiters
 
@@ -24,4 +27,7 @@ class Services:
     executor: Executor
     keys: Keys
     waiters: Waiters
+    estimates: Estimates
+    previews: Previews
+    encoded: Encoded = field(default_factory=Encoded)
     draining: bool = False

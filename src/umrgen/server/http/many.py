@@ -6,7 +6,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from umrgen.jobs import State, job_to_wire
+from umrgen.jobs import Job, State, job_to_wire
 from umrgen.server.http import Services
 from umrgen.server.http.answers import json_response
 from umrgen.server.http.bodies import read_body
@@ -34,12 +34,18 @@ async def statuses(services: Services, request: Request, key: Key) -> Response:
     found = await services.ledger.get_many(changed)
     body = {
         "success": True,
-        "jobs": [job_to_wire(job) for job in found],
+        "jobs": [_wire(services, job) for job in found],
         "unknown": [job_id for job_id in job_ids if job_id not in known],
         "cursor": str(max([since, *(job.changed for job in found)])),
     }
     headers = {"Retry-After": "2"} | ({} if wait is None else {"Preference-Applied": f"wait={wait}"})
     return json_response(body, headers=headers)
+
+
+def _wire(services: Services, job: Job) -> dict[str, Any]:
+    """The job without its place in the queue, which would cost a count for each; so an estimate is of running ones."""
+    eta = services.estimates.seconds_left(job) if job.state is State.RUNNING else None
+    return job_to_wire(job, eta_seconds=eta)
 
 
 async def _known(services: Services, key: Key, job_ids: Sequence[str]) -> dict[str, int]:
@@ -95,7 +101,7 @@ async def jobs(services: Services, request: Request, key: Key) -> Response:
     return json_response(
         {
             "success": True,
-            "jobs": [job_to_wire(job) | {"prompt": job.spec.prompt} for job in found],
+            "jobs": [_wire(services, job) | {"prompt": job.spec.prompt} for job in found],
             "next_cursor": None if cursor is None else str(cursor),
         }
     )

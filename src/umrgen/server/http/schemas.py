@@ -30,6 +30,9 @@ class GenerateRequest(msgspec.Struct, frozen=True):
     seed: Annotated[int, Meta(ge=-1, le=LIMITS.seed_max, description="-1 or absent: random")] = -1
     loras: Annotated[tuple[LoraRequest, ...], Meta(max_length=8)] = ()
     reference_images: Annotated[tuple[str, ...], Meta(max_length=LIMITS.references)] = ()
+    priority: Annotated[
+        int, Meta(ge=-LIMITS.priority, le=LIMITS.priority, description="among this key's own jobs; higher is sooner")
+    ] = 0
     webhook_url: Annotated[str, Meta(max_length=2000)] | None = None
 
     def spec(self) -> JobSpec:

@@ -7,20 +7,21 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-import msgspec
 from starlette.types import Receive, Scope, Send
 
-from umrgen.jobs import JOB_ID, Job, job_to_wire
+from umrgen.jobs import JOB_ID, Job, job_to_wire, retry_after_ms
 from umrgen.server.http import Services
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.problems import Problem
+from umrgen.server.ledger import LedgerUnavailable
 
-__all__ = ["PATH", "requested_wait", "status"]
+__all__ = ["PATH", "View", "requested_wait", "status", "to_problem"]
 
 PATH = "/api/v1/status/"
 log = logging.getLogger(__name__)
 
 _WAIT = re.compile(rb"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", re.IGNORECASE)
+_FIXED = [(b"cache-control", b"no-store"), (b"vary", b"Authorization, Prefer")]
 
 
 def requested_wait(headers: Mapping[bytes, bytes], query: bytes, longest: float) -> int | None:
@@ -37,10 +38,12 @@ def requested_wait(headers: Mapping[bytes, bytes], query: bytes, longest: float)
 class View:
     """A job as it is answered now, with what decides whether it has changed."""
 
-    def __init__(self, job: Job, position: int | None) -> None:
+    def __init__(self, services: Services, job: Job, position: int | None) -> None:
+        self._services = services
         self.job = job
         self.position = position
-        self.etag = f'"{job.version}.{position or 0}"'.encode()
+        self.eta = services.estimates.seconds_left(job, position)
+        self.etag = b'"%d.%d"' % (job.version, position or 0)
 
     @classmethod
     async def of(cls, services: Services, job_id: str, session_id: str) -> "View":
@@ -48,10 +51,36 @@ class View:
         job = await services.ledger.get(job_id) if JOB_ID.fullmatch(job_id) else None
         if job is None or job.session_id != session_id:
             raise Problem("job_not_found", "there is no such job, or it is not yours")
-        return cls(job, await services.ledger.queue_position(job))
+        return cls(services, job, await services.ledger.queue_position(job))
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """Where the job stands, but for the step it is at."""
+        return (self.job.state, self.job.attempt, self.position)
 
     def wire(self) -> dict[str, Any]:
-        return job_to_wire(self.job, queue_position=self.position)
+        return job_to_wire(self.job, queue_position=self.position, eta_seconds=self.eta)
+
+    def body(self) -> bytes:
+        """The wire form as JSON."""
+        return self._services.encoded.body(self.job, queue_position=self.position, eta_seconds=self.eta)
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        headers = [(b"etag", self.etag), *_FIXED]
+        if (delay := retry_after_ms(self.job, self.eta)) is not None:
+            headers.append((b"retry-after", b"%d" % math.ceil(delay / 1000)))
+        return headers
+
+
+def to_problem(error: Exception) -> Problem:
+    """What to answer when a plain handler failed."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, LedgerUnavailable):
+        log.error("%s", error)
+        return Problem("ledger_unavailable")
+    log.error("a call failed", exc_info=error)
+    return Problem("internal")
 
 
 async def status(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,17 +88,12 @@ async def status(services: Services, scope: Scope, receive: Receive, send: Send)
     try:
         key = await authenticate(services, headers)
         wait = requested_wait(headers, scope["query_string"], services.settings.max_wait)
-        job_id = unquote(scope["path"][len(PATH) :])
         known = headers.get(b"if-none-match", b"").strip().removeprefix(b"W/") or None
-        view = await View.of(services, job_id, key.session_id)
+        view = await View.of(services, unquote(scope["path"][len(PATH) :]), key.session_id)
         if wait:
             view = await _hold(services, view, wait, known, receive)
-    except Problem as problem:
-        await problem.response()(scope, receive, send)
-        return
-    except Exception:
-        log.exception("a status call failed")
-        await Problem("internal").response()(scope, receive, send)
+    except Exception as error:
+        await to_problem(error).response()(scope, receive, send)
         return
     await _answer(send, view, wait, known)
 
@@ -81,20 +105,18 @@ async def _hold(services: Services, view: View, wait: int, known: bytes | None, 
         async for _ in waiting.hold(wait, receive):
             view = await View.of(services, job.id, job.session_id)
             if view.job.over or (known is not None and view.etag != known):
-                break
-    return view
+                return view
+    return await View.of(services, job.id, job.session_id)
 
 
 async def _answer(send: Send, view: View, wait: int | None, known: bytes | None) -> None:
-    wire = view.wire()
-    unchanged = known == view.etag
-    headers = [(b"etag", view.etag), (b"cache-control", b"no-store"), (b"vary", b"Authorization, Prefer")]
+    headers = view.headers()
     if wait is not None:
         headers.append((b"preference-applied", b"wait=%d" % wait))
-    if (delay := wire["retry_after_ms"]) is not None:
-        headers.append((b"retry-after", b"%d" % math.ceil(delay / 1000)))
-    body = b"" if unchanged else msgspec.json.encode(wire)
+    body = b""
+    unchanged = known == view.etag
     if not unchanged:
+        body = view.body()
         headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 304 if unchanged else 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})

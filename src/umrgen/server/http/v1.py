@@ -3,7 +3,6 @@
 import hashlib
 import re
 import secrets
-import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -13,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from umrgen import __version__
-from umrgen.jobs import LIMITS, Change, Conflict, Job, JobSpec
+from umrgen.jobs import LIMITS, Change, Conflict, Job
 from umrgen.server.http import Services, many
 from umrgen.server.http.answers import json_response
 from umrgen.server.http.auth import authenticate
@@ -21,11 +20,12 @@ from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
 from umrgen.server.http.schemas import GenerateRequest, decode_object, read_generate
 from umrgen.server.http.status import View
-from umrgen.server.ledger import Idempotency, IdempotencyConflict, Key
+from umrgen.server.ledger import Idempotency, IdempotencyConflict, Key, QueueFull
 
 __all__ = ["routes"]
 
 MAX_BODY = 1 << 20
+_CALLS = ("generate", "status", "wait", "batch_status", "events", "cancel", "jobs", "idempotency", "digests")
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 Handler = Callable[[Services, Request, Key], Awaitable[Response]]
@@ -92,9 +92,13 @@ async def capabilities(services: Services, request: Request, key: Key) -> Respon
                 "default": LIMITS.steps_default,
             },
             "prompt_chars": LIMITS.prompt_chars,
-            "calls": ["generate", "status", "wait", "batch_status", "cancel", "jobs", "idempotency", "digests"],
+            "calls": _CALLS,
             "max_wait": int(services.settings.max_wait),
             "batch_max": many.MAX_JOBS,
+            "limits": {
+                "queued": services.settings.session_queued or None,
+                "running": services.settings.session_running or None,
+            },
         }
     )
 
@@ -108,7 +112,7 @@ async def generate(services: Services, request: Request, key: Key) -> Response:
         raise Problem("draining")
     if services.executor.trouble:
         raise Problem("engine_unavailable", services.executor.trouble)
-    job, new = await _submit(services, key, wanted.spec(), idempotency)
+    job, new = await _submit(services, key, wanted, idempotency)
     return _accepted(job, new, warnings)
 
 
@@ -148,20 +152,25 @@ def _idempotency(request: Request, data: dict[str, object]) -> Idempotency | Non
     return Idempotency(key, hashlib.sha256(msgspec.json.encode(data, order="sorted")).digest())
 
 
-async def _submit(services: Services, key: Key, spec: JobSpec, idempotency: Idempotency | None) -> tuple[Job, bool]:
+async def _submit(
+    services: Services, key: Key, wanted: GenerateRequest, idempotency: Idempotency | None
+) -> tuple[Job, bool]:
     try:
         return await services.ledger.submit(
             f"ext_{secrets.token_hex(16)}",
             key.session_id,
-            spec,
+            wanted.spec(),
             services.settings.engine,
             now=services.clock.now(),
+            priority=wanted.priority,
             idempotency=idempotency,
+            queued_cap=services.settings.session_queued,
         )
     except IdempotencyConflict as conflict:
         raise Problem("idempotency_conflict", job_id=conflict.job_id) from None
-    except sqlite3.Error:
-        raise Problem("ledger_unavailable") from None
+    except QueueFull:
+        words = f"{services.settings.session_queued} of your jobs wait already"
+        raise Problem("queue_full", words) from None
 
 
 def _accepted(job: Job, new: bool, warnings: list[str]) -> Response:

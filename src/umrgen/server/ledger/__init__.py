@@ -11,9 +11,22 @@ from typing import Any, Protocol
 from umrgen.errors import UmrgenError
 from umrgen.jobs import Change, Job, JobSpec, Output, State
 
-__all__ = ["LEDGERS", "Idempotency", "IdempotencyConflict", "Key", "Ledger", "LedgerTooNew", "OnChange"]
+__all__ = [
+    "LEDGERS",
+    "Idempotency",
+    "IdempotencyConflict",
+    "Key",
+    "Ledger",
+    "LedgerTooNew",
+    "LedgerUnavailable",
+    "OnChange",
+    "QueueFull",
+]
 
-LEDGERS: Mapping[str, str] = {"sqlite": "umrgen.server.ledger.sqlite:SqliteLedger"}
+LEDGERS: Mapping[str, str] = {
+    "sqlite": "umrgen.server.ledger.sqlite:SqliteLedger",
+    "memory": "umrgen.server.ledger.memory:MemoryLedger",
+}
 
 OnChange = Callable[[Sequence[Job]], None]
 """Called on the event loop with the jobs that a committed transaction changed."""
@@ -24,6 +37,21 @@ class IdempotencyConflict(UmrgenError):
 
     code = "idempotency_conflict"
     next = "Use a new Idempotency-Key for a new request."
+
+
+class LedgerUnavailable(UmrgenError):
+    """The ledger cannot be read or written now; nothing was changed."""
+
+    code = "ledger_unavailable"
+    retryable = True
+    next = "Look for a full disk, or another program that holds the file."
+
+
+class QueueFull(UmrgenError):
+    """This session has as many jobs in the queue as it may."""
+
+    code = "queue_full"
+    retryable = True
 
 
 class LedgerTooNew(UmrgenError):
@@ -55,7 +83,10 @@ class Key:
 
 
 class Ledger(Protocol):
-    """All times are milliseconds since the epoch and come from the caller."""
+    """All times are milliseconds since the epoch and come from the caller.
+
+    Every method raises LedgerUnavailable when the ledger cannot be reached; then nothing was changed.
+    """
 
     async def open(self, on_change: OnChange) -> None: ...
     async def close(self) -> None: ...
@@ -68,15 +99,23 @@ class Ledger(Protocol):
         engine: str,
         *,
         now: int,
+        priority: int = 0,
         idempotency: Idempotency | None = None,
+        queued_cap: int = 0,
     ) -> tuple[Job, bool]:
         """Write a queued job; give it and whether it is new.
 
-        Under an Idempotency the job made earlier with it is given back instead. Raises IdempotencyConflict.
+        Under an Idempotency the job made earlier with it is given back instead. Raises
+        IdempotencyConflict, and QueueFull when the session has `queued_cap` jobs queued (0: no cap).
         """
         ...
 
     async def get(self, job_id: str) -> Job | None: ...
+
+    def glance(self, job_id: str) -> Job | None:
+        """The job, if it can be had at once, as of the last change told; None says nothing about it."""
+        ...
+
     async def get_many(self, job_ids: Sequence[str]) -> list[Job]: ...
 
     async def changes(self, job_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
@@ -84,7 +123,7 @@ class Ledger(Protocol):
         ...
 
     async def queue_position(self, job: Job) -> int | None:
-        """1 for the job that is next, None for one that is not queued."""
+        """1 for the job that is next in turn, None for one that is not queued."""
         ...
 
     async def page(
@@ -97,11 +136,28 @@ class Ledger(Protocol):
         """Queued and running jobs; the finished ones are not counted."""
         ...
 
-    async def claim(self, worker: str, *, now: int, lease_until: int) -> Job | None:
-        """Lease the job whose turn it is to `worker`."""
+    async def recent_runs(self, *, among: int) -> list[Job]:
+        """The completed ones among the last `among` jobs, in the order of their ends."""
         ...
 
-    async def change(self, job_id: str, change: Change, *, now: int, token: int | None = None, **values: Any) -> Job:
+    async def claim(self, worker: str, *, now: int, lease_until: int, running_cap: int = 0) -> Job | None:
+        """Lease the job whose turn it is to `worker`.
+
+        The turn goes to the session served longest ago, of those with fewer than `running_cap` jobs
+        running (0: no cap); within it to the highest priority, then the oldest.
+        """
+        ...
+
+    async def change(
+        self,
+        job_id: str,
+        change: Change,
+        *,
+        now: int,
+        token: int | None = None,
+        version: int | None = None,
+        **values: Any,
+    ) -> Job:
         """Apply `advance` to the stored job. Raises Conflict; KeyError when there is no such job."""
         ...
 
@@ -110,6 +166,10 @@ class Ledger(Protocol):
         ...
 
     async def output(self, session_id: str, name: str) -> Output | None: ...
+
+    async def known_outputs(self, names: Sequence[str]) -> set[str]:
+        """Those of `names` that are on record."""
+        ...
 
     async def add_key(self, key: Key) -> None: ...
     async def key(self, hash: bytes) -> Key | None: ...

@@ -2,24 +2,47 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from umrgen.jobs import Change, Conflict, Job, JobSpec, Lora, Output, State, advance
-from umrgen.server.ledger import Idempotency, IdempotencyConflict, Key, LedgerTooNew, OnChange
+from umrgen.jobs import Change, Conflict, Job, JobSpec, Output, State, advance
+from umrgen.server.ledger import (
+    Idempotency,
+    IdempotencyConflict,
+    Key,
+    LedgerTooNew,
+    LedgerUnavailable,
+    OnChange,
+    QueueFull,
+)
 from umrgen.server.ledger.queries import load_migrations, load_queries
-from umrgen.server.ledger.writer import Transaction, Writer
+from umrgen.server.ledger.rows import job_of, row_of
+from umrgen.server.ledger.writer import GroupWriter, Operation, Transaction
 
-__all__ = ["SqliteLedger"]
+__all__ = ["SqliteLedger", "Writer", "connect", "migrate"]
 
 _SQL = load_queries("sqlite")
+RECENT = 4096
+"""Jobs kept in memory: those that changed last are those that are asked for."""
+BUSY_SECONDS = 5.0
+"""How long a write waits for another program that holds the file. A read never does: it would hold up everybody."""
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10, cached_statements=64)
+class Writer(Protocol):
+    """Runs operations that change the ledger; each returns once its change is durable."""
+
+    async def do(self, operation: Operation) -> Any: ...
+    async def close(self) -> None: ...
+
+
+def connect(path: Path | str, *, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, timeout=busy_seconds, cached_statements=64
+    )
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -37,22 +60,21 @@ def _statements(script: str) -> Iterator[str]:
             statement = ""
 
 
-def migrate(path: Path) -> None:
-    """Bring the file to the newest schema, whoever else does so at the same time.
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the database to the newest schema, whoever else does so at the same time.
 
     Raises LedgerTooNew when it was written by a newer program.
     """
     migrations = load_migrations("sqlite")
-    with closing(_connect(path)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version > len(migrations):
-            raise LedgerTooNew()
-        for migration in migrations[version:]:
-            for statement in _statements(migration):
-                connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {len(migrations)}")
-        connection.execute("COMMIT")
+    connection.execute("BEGIN IMMEDIATE")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(migrations):
+        raise LedgerTooNew()
+    for migration in migrations[version:]:
+        for statement in _statements(migration):
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {len(migrations)}")
+    connection.execute("COMMIT")
 
 
 class SqliteLedger:
@@ -62,17 +84,44 @@ class SqliteLedger:
         self._path = path
         self._reader: sqlite3.Connection
         self._writer: Writer
+        self._recent: OrderedDict[str, Job] = OrderedDict()
 
     async def open(self, on_change: OnChange = lambda jobs: None) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        migrate(self._path)
-        self._reader = _connect(self._path)
-        (last_change,) = self._reader.execute(_SQL["last_change"]).fetchone()
-        self._writer = Writer(lambda: _connect(self._path), on_change, last_change=last_change)
+        with closing(connect(self._path)) as connection:
+            migrate(connection)
+        self._reader = connect(self._path, busy_seconds=0)
+        (last_change,) = self._read("last_change").fetchone()
+        self._writer = GroupWriter(connect(self._path), self._telling(on_change), last_change=last_change)
 
     async def close(self) -> None:
         await self._writer.close()
         self._reader.close()
+
+    def _telling(self, on_change: OnChange) -> OnChange:
+        """Keep what has just changed in memory, then tell of it."""
+
+        def tell(jobs: Sequence[Job]) -> None:
+            for job in jobs:
+                self._keep(job)
+            on_change(jobs)
+
+        return tell
+
+    def _keep(self, job: Job) -> Job:
+        """Remember a job as it is now. Only this process changes jobs, and this thread hears of it: what is
+        read here is never older than what is remembered."""
+        self._recent[job.id] = job
+        self._recent.move_to_end(job.id)
+        if len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
+        return job
+
+    def _read(self, query: str, values: Mapping[str, Any] | None = None) -> sqlite3.Cursor:
+        try:
+            return self._reader.execute(_SQL[query], values or {})
+        except sqlite3.OperationalError as error:
+            raise LedgerUnavailable(f"the ledger cannot be read: {error}") from error
 
     # --- jobs ---
 
@@ -84,13 +133,25 @@ class SqliteLedger:
         engine: str,
         *,
         now: int,
+        priority: int = 0,
         idempotency: Idempotency | None = None,
+        queued_cap: int = 0,
     ) -> tuple[Job, bool]:
         def operation(transaction: Transaction) -> tuple[Job, bool]:
             if idempotency is not None and (earlier := _earlier(transaction, session_id, idempotency, now)):
                 return earlier, False
-            job = Job(job_id, session_id, spec, engine, created_at=now, changed=next(transaction.changes))
-            transaction.connection.execute(_SQL["insert_job"], _row_of(job))
+            if queued_cap and _queued(transaction, session_id) >= queued_cap:
+                raise QueueFull
+            job = Job(
+                job_id,
+                session_id,
+                spec,
+                engine,
+                created_at=now,
+                priority=priority,
+                changed=next(transaction.changes),
+            )
+            transaction.connection.execute(_SQL["insert_job"], row_of(job))
             if idempotency is not None:
                 _remember(transaction, job, idempotency, now)
             transaction.changed.append(job)
@@ -99,61 +160,90 @@ class SqliteLedger:
         result: tuple[Job, bool] = await self._writer.do(operation)
         return result
 
+    def glance(self, job_id: str) -> Job | None:
+        return self._recent.get(job_id) or self._get(job_id)
+
     async def get(self, job_id: str) -> Job | None:
-        row = self._reader.execute(_SQL["get_job"], {"id": job_id}).fetchone()
-        return _job_of(row) if row else None
+        return self.glance(job_id)
+
+    def _get(self, job_id: str) -> Job | None:
+        row = self._read("get_job", {"id": job_id}).fetchone()
+        return self._keep(job_of(row)) if row else None
 
     async def get_many(self, job_ids: Sequence[str]) -> list[Job]:
-        return [_job_of(row) for row in self._reader.execute(_SQL["get_jobs"], {"ids": json.dumps(list(job_ids))})]
+        return [job_of(row) for row in self._read("get_jobs", {"ids": json.dumps(list(job_ids))})]
 
     async def changes(self, job_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
-        rows = self._reader.execute(_SQL["changes"], {"ids": json.dumps(list(job_ids))})
+        rows = self._read("changes", {"ids": json.dumps(list(job_ids))})
         return {job_id: (session_id, changed) for job_id, session_id, changed in rows}
 
     async def queue_position(self, job: Job) -> int | None:
         if job.state is not State.QUEUED:
             return None
-        (position,) = self._reader.execute(_SQL["queue_position"], {"id": job.id}).fetchone()
-        return position or None
+        (rank,) = self._read("rank_in_session", {"id": job.id}).fetchone()
+        (others,) = self._read("ahead_of_session", {"session_id": job.session_id, "rank": rank}).fetchone()
+        return int(rank + others + 1)
 
     async def page(
         self, session_id: str, *, state: State | None, limit: int, before: int | None
     ) -> tuple[list[Job], int | None]:
-        values = {"session_id": session_id, "state": state, "limit": limit + 1, "before": before or 2**62}
-        rows = self._reader.execute(_SQL["page"], values).fetchall()
+        values = {"session_id": session_id, "limit": limit + 1, "before": before or 2**62}
+        if state is None:
+            rows = self._read("page", values).fetchall()
+        else:
+            rows = self._read("page_of_state", values | {"state": state.value}).fetchall()
         cursor = rows[limit - 1]["seq"] if len(rows) > limit else None
-        return [_job_of(row) for row in rows[:limit]], cursor
+        return [job_of(row) for row in rows[:limit]], cursor
 
     async def count(self) -> dict[State, int]:
-        counted = {State.QUEUED: "count_queued", State.RUNNING: "count_running"}
-        return {state: self._reader.execute(_SQL[name]).fetchone()[0] for state, name in counted.items()}
+        queued, running = self._read("count").fetchone()
+        return {State.QUEUED: queued, State.RUNNING: running}
 
-    async def claim(self, worker: str, *, now: int, lease_until: int) -> Job | None:
+    async def recent_runs(self, *, among: int) -> list[Job]:
+        return [job_of(row) for row in self._read("recent_runs", {"among": among})]
+
+    async def claim(self, worker: str, *, now: int, lease_until: int, running_cap: int = 0) -> Job | None:
         def operation(transaction: Transaction) -> Job | None:
-            row = transaction.connection.execute(_SQL["next_job"]).fetchone()
-            if row is None:
+            execute = transaction.connection.execute
+            session = execute(_SQL["next_session"], {"running_cap": running_cap}).fetchone()
+            if session is None:
                 return None
-            return _store(transaction, _job_of(row), Change.CLAIM, now, None, worker=worker, lease_until=lease_until)
+            row = execute(_SQL["next_job"], {"session_id": session["id"]}).fetchone()
+            job = _store(transaction, job_of(row), Change.CLAIM, now=now, worker=worker, lease_until=lease_until)
+            execute(_SQL["serve_session"], {"id": job.session_id, "served": job.changed})
+            return job
 
         claimed: Job | None = await self._writer.do(operation)
         return claimed
 
-    async def change(self, job_id: str, change: Change, *, now: int, token: int | None = None, **values: Any) -> Job:
+    async def change(
+        self,
+        job_id: str,
+        change: Change,
+        *,
+        now: int,
+        token: int | None = None,
+        version: int | None = None,
+        **values: Any,
+    ) -> Job:
         def operation(transaction: Transaction) -> Job:
             row = transaction.connection.execute(_SQL["get_job"], {"id": job_id}).fetchone()
             if row is None:
                 raise KeyError(job_id)
-            return _store(transaction, _job_of(row), change, now, token, **values)
+            return _store(transaction, job_of(row), change, now=now, token=token, version=version, **values)
 
         changed: Job = await self._writer.do(operation)
         return changed
 
     async def lapsed(self, *, now: int) -> list[Job]:
-        return [_job_of(row) for row in self._reader.execute(_SQL["lapsed"], {"now": now})]
+        return [job_of(row) for row in self._read("lapsed", {"now": now})]
 
     async def output(self, session_id: str, name: str) -> Output | None:
-        row = self._reader.execute(_SQL["get_output"], {"session_id": session_id, "name": name}).fetchone()
+        row = self._read("get_output", {"session_id": session_id, "name": name}).fetchone()
         return Output(**dict(row)) if row else None
+
+    async def known_outputs(self, names: Sequence[str]) -> set[str]:
+        return {row["name"] for row in self._read("known_outputs", {"names": json.dumps(list(names))})}
 
     # --- keys ---
 
@@ -161,11 +251,11 @@ class SqliteLedger:
         await self._writer.do(lambda transaction: transaction.connection.execute(_SQL["insert_key"], asdict(key)))
 
     async def key(self, hash: bytes) -> Key | None:
-        row = self._reader.execute(_SQL["get_key"], {"hash": hash}).fetchone()
+        row = self._read("get_key", {"hash": hash}).fetchone()
         return Key(**dict(row)) if row else None
 
     async def keys(self) -> list[Key]:
-        return [Key(**dict(row)) for row in self._reader.execute(_SQL["list_keys"])]
+        return [Key(**dict(row)) for row in self._read("list_keys")]
 
     async def revoke_key(self, key_id: str, *, now: int) -> bool:
         def operation(transaction: Transaction) -> bool:
@@ -176,18 +266,23 @@ class SqliteLedger:
         return found
 
 
-def _store(transaction: Transaction, job: Job, change: Change, now: int, token: int | None, **values: Any) -> Job:
-    changed = advance(job, change, now=now, token=token, **values)
+def _store(transaction: Transaction, job: Job, change: Change, **values: Any) -> Job:
+    changed = advance(job, change, **values)
     if changed.state is not job.state:
         changed = replace(changed, changed=next(transaction.changes))
-    if transaction.connection.execute(_SQL["update_job"], _row_of(changed)).rowcount != 1:
+    if transaction.connection.execute(_SQL["update_job"], row_of(changed)).rowcount != 1:
         raise Conflict("the job changed in the meantime", job_id=job.id)
     if change is Change.COMPLETE:
         for output in changed.outputs:
-            row = asdict(output) | {"job_id": job.id, "created_at": now}
+            row = asdict(output) | {"job_id": job.id, "created_at": changed.completed_at}
             transaction.connection.execute(_SQL["insert_output"], row)
     transaction.changed.append(changed)
     return changed
+
+
+def _queued(transaction: Transaction, session_id: str) -> int:
+    row = transaction.connection.execute(_SQL["session_queued"], {"id": session_id}).fetchone()
+    return row["queued"] if row else 0
 
 
 def _earlier(transaction: Transaction, session_id: str, idempotency: Idempotency, now: int) -> Job | None:
@@ -197,7 +292,7 @@ def _earlier(transaction: Transaction, session_id: str, idempotency: Idempotency
         return None
     if row["digest"] != idempotency.digest:
         raise IdempotencyConflict(job_id=row["job_id"])
-    return _job_of(transaction.connection.execute(_SQL["get_job"], {"id": row["job_id"]}).fetchone())
+    return job_of(transaction.connection.execute(_SQL["get_job"], {"id": row["job_id"]}).fetchone())
 
 
 def _remember(transaction: Transaction, job: Job, idempotency: Idempotency, now: int) -> None:
@@ -210,26 +305,3 @@ def _remember(transaction: Transaction, job: Job, idempotency: Idempotency, now:
         "expires_at": now + idempotency.kept_for,
     }
     transaction.connection.execute(_SQL["put_idempotency"], values)
-
-
-def _row_of(job: Job) -> dict[str, Any]:
-    row = {name: getattr(job, name) for name in Job.__slots__}
-    return row | {
-        "state": job.state.value,
-        "spec": json.dumps(asdict(job.spec), ensure_ascii=False),
-        "outputs": json.dumps([asdict(output) for output in job.outputs]),
-    }
-
-
-def _job_of(row: sqlite3.Row) -> Job:
-    values = {name: row[name] for name in Job.__slots__}
-    spec = JobSpec(**json.loads(row["spec"]))
-    spec = replace(
-        spec,
-        loras=tuple(Lora(**lora) for lora in spec.loras),  # type: ignore[arg-type]  # JSON objects until here
-        reference_images=tuple(spec.reference_images),
-    )
-    values["spec"] = spec
-    values["state"] = State(row["state"])
-    values["outputs"] = tuple(Output(**output) for output in json.loads(row["outputs"]))
-    return Job(**values)

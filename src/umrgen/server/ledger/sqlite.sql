@@ -2,19 +2,19 @@
 
 -- name: insert_job
 INSERT INTO jobs (id, session_id, spec, engine, state, version, attempt, interruptions, token, worker,
-                  lease_until, step, created_at, started_at, completed_at, outputs, error, error_code,
-                  changed)
+                  lease_until, step, created_at, started_at, claimed_at, completed_at, outputs, error,
+                  error_code, priority, changed)
 VALUES (:id, :session_id, :spec, :engine, :state, :version, :attempt, :interruptions, :token, :worker,
-        :lease_until, :step, :created_at, :started_at, :completed_at, :outputs, :error, :error_code,
-        :changed);
+        :lease_until, :step, :created_at, :started_at, :claimed_at, :completed_at, :outputs, :error,
+        :error_code, :priority, :changed);
 
 -- name: update_job
 -- The compare-and-set: only the row that was read is written.
 UPDATE jobs
 SET state = :state, version = :version, attempt = :attempt, interruptions = :interruptions, token = :token,
     worker = :worker, lease_until = :lease_until, step = :step, started_at = :started_at,
-    completed_at = :completed_at, outputs = :outputs, error = :error, error_code = :error_code,
-    changed = :changed
+    claimed_at = :claimed_at, completed_at = :completed_at, outputs = :outputs, error = :error,
+    error_code = :error_code, changed = :changed
 WHERE id = :id AND version = :version - 1;
 
 -- name: get_job
@@ -29,23 +29,50 @@ SELECT id, session_id, changed FROM jobs WHERE id IN (SELECT value FROM json_eac
 -- name: last_change
 SELECT coalesce(max(changed), 0) FROM jobs;
 
--- name: next_job
-SELECT * FROM jobs WHERE state = 'queued' ORDER BY seq LIMIT 1;
+-- name: next_session
+-- Of the sessions that wait and may run one more job, the one that was served longest ago.
+SELECT id FROM sessions
+WHERE queued > 0 AND (:running_cap = 0 OR running < :running_cap)
+ORDER BY served, id LIMIT 1;
 
--- name: queue_position
-SELECT count(*) FROM jobs
-WHERE state = 'queued' AND seq <= (SELECT seq FROM jobs WHERE id = :id AND state = 'queued');
+-- name: serve_session
+UPDATE sessions SET served = :served WHERE id = :id;
+
+-- name: next_job
+SELECT * FROM jobs WHERE session_id = :session_id AND state = 'queued' ORDER BY priority DESC, seq LIMIT 1;
+
+-- name: session_queued
+SELECT queued FROM sessions WHERE id = :id;
+
+-- name: rank_in_session
+-- How many of its own session's jobs come before it.
+SELECT count(*) FROM jobs AS ahead, jobs AS own
+WHERE own.id = :id AND ahead.session_id = own.session_id AND ahead.state = 'queued'
+  AND (ahead.priority > own.priority OR (ahead.priority = own.priority AND ahead.seq < own.seq));
+
+-- name: ahead_of_session
+-- How many jobs of other sessions are served before the job of that rank: one a turn, and one more
+-- from those whose turn comes first.
+SELECT coalesce(sum(min(other.queued, :rank + ((other.served, other.id) < (own.served, own.id)))), 0)
+FROM sessions AS other, sessions AS own
+WHERE own.id = :session_id AND other.queued > 0 AND other.id <> own.id;
 
 -- name: page
-SELECT * FROM jobs
-WHERE session_id = :session_id AND seq < :before AND (:state IS NULL OR state = :state)
+SELECT * FROM jobs WHERE session_id = :session_id AND seq < :before ORDER BY seq DESC LIMIT :limit;
+
+-- name: page_of_state
+SELECT * FROM jobs WHERE session_id = :session_id AND state = :state AND seq < :before
 ORDER BY seq DESC LIMIT :limit;
 
--- name: count_queued
-SELECT count(*) FROM jobs WHERE state = 'queued';
+-- name: count
+SELECT coalesce(sum(queued), 0) AS queued, coalesce(sum(running), 0) AS running FROM sessions
+WHERE queued > 0 OR running > 0;
 
--- name: count_running
-SELECT count(*) FROM jobs WHERE state = 'running';
+-- name: recent_runs
+-- The completed ones among the jobs made last.
+SELECT * FROM jobs
+WHERE seq > (SELECT coalesce(max(seq), 0) FROM jobs) - :among AND state = 'completed'
+ORDER BY completed_at;
 
 -- name: lapsed
 SELECT * FROM jobs WHERE state = 'running' AND lease_until < :now;
@@ -57,6 +84,9 @@ VALUES (:name, :session_id, :job_id, :bytes, :sha256, :width, :height, :media_ty
 -- name: get_output
 SELECT name, session_id, bytes, sha256, width, height, media_type FROM outputs
 WHERE name = :name AND session_id = :session_id;
+
+-- name: known_outputs
+SELECT name FROM outputs WHERE name IN (SELECT value FROM json_each(:names));
 
 -- name: get_idempotency
 SELECT digest, job_id FROM idempotency WHERE session_id = :session_id AND key = :key AND expires_at > :now;

@@ -10,12 +10,14 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from umrgen.jobs import Job
+from umrgen.server.ledger import LedgerUnavailable
 
-__all__ = ["Transaction", "Writer"]
+__all__ = ["GroupWriter", "Operation", "Transaction", "attempt"]
 
 
 @dataclass(slots=True)
@@ -32,19 +34,34 @@ Operation = Callable[[Transaction], Any]
 _Waiting = tuple[Operation, "asyncio.Future[Any]"]
 
 
-class Writer:
+def attempt(transaction: Transaction, operation: Operation) -> tuple[Any, BaseException | None]:
+    """One operation under its own savepoint, so that its failure does not touch its neighbours.
+
+    Gives its result, or its error. Raises sqlite3.OperationalError: then nothing can be written at all.
+    """
+    before = len(transaction.changed)
+    transaction.connection.execute("SAVEPOINT operation")
+    try:
+        result, error = operation(transaction), None
+    except sqlite3.OperationalError:
+        raise
+    except Exception as failure:
+        transaction.connection.execute("ROLLBACK TO operation")
+        del transaction.changed[before:]
+        result, error = None, failure
+    transaction.connection.execute("RELEASE operation")
+    return result, error
+
+
+class GroupWriter:
     """Runs operations in the order of their arrival, each whole or not at all."""
 
     BATCH = 256
 
     def __init__(
-        self,
-        connect: Callable[[], sqlite3.Connection],
-        on_change: Callable[[Sequence[Job]], None],
-        *,
-        last_change: int,
+        self, connection: sqlite3.Connection, on_change: Callable[[Sequence[Job]], None], *, last_change: int
     ) -> None:
-        self._connect = connect
+        self._connection = connection
         self._changes = itertools.count(last_change + 1)
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -64,12 +81,11 @@ class Writer:
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
-        connection = self._connect()
         try:
             while (batch := self._gather()) is not None:
-                self._commit(connection, batch)
+                self._commit(batch)
         finally:
-            connection.close()
+            self._connection.close()
 
     def _gather(self) -> list[_Waiting] | None:
         """The next batch: blocks for its first operation, takes along what else is there."""
@@ -88,37 +104,22 @@ class Writer:
             batch.append(item)
         return batch
 
-    def _commit(self, connection: sqlite3.Connection, batch: list[_Waiting]) -> None:
+    def _commit(self, batch: list[_Waiting]) -> None:
         done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
-        transaction = Transaction(connection, self._changes)
+        transaction = Transaction(self._connection, self._changes)
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute("BEGIN IMMEDIATE")
             for operation, future in batch:
-                done.append((future, *self._attempt(transaction, operation)))
-            connection.execute("COMMIT")
+                done.append((future, *attempt(transaction, operation)))
+            self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             # Nothing of the batch was written: disk full, or the file is locked by another program.
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            done = [(future, None, error) for _, future in batch]
+            with suppress(sqlite3.Error):  # SQLite has rolled back by itself after some errors
+                self._connection.execute("ROLLBACK")
+            words = f"the ledger cannot be written: {error}"
+            done = [(future, None, LedgerUnavailable(words)) for _, future in batch]
             transaction.changed.clear()
         self._loop.call_soon_threadsafe(self._settle, done, transaction.changed)
-
-    @staticmethod
-    def _attempt(transaction: Transaction, operation: Operation) -> tuple[Any, BaseException | None]:
-        """One operation under its own savepoint, so that its failure does not touch its neighbours."""
-        before = len(transaction.changed)
-        transaction.connection.execute("SAVEPOINT operation")
-        try:
-            result, error = operation(transaction), None
-        except sqlite3.OperationalError:
-            raise
-        except Exception as failure:
-            transaction.connection.execute("ROLLBACK TO operation")
-            del transaction.changed[before:]
-            result, error = None, failure
-        transaction.connection.execute("RELEASE operation")
-        return result, error
 
     def _settle(self, done: list[tuple["asyncio.Future[Any]", Any, BaseException | None]], changed: list[Job]) -> None:
         for future, result, error in done:

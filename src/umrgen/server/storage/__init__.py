@@ -1,6 +1,6 @@
 """Storage: where finished images lie. One file per alternative."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 __all__ = ["STORAGES", "Storage"]
@@ -25,3 +25,8 @@ class Storage(Protocol):
         ...
 
     async def names(self, session_id: str) -> list[str]: ...
+
+    def older(self, before: int) -> AsyncIterator[tuple[str, Sequence[str]]]:
+        """Everything last written before `before` (ms since the epoch): sessions, each with some of its
+        names, at most a few hundred at a time; what was never finished counts too."""
+        ...

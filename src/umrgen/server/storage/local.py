@@ -3,12 +3,16 @@
 import asyncio
 import os
 import re
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 __all__ = ["LocalStorage"]
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_PARTIAL = ".partial-"
+LISTED = 500
+"""Names given at a time."""
 
 
 def _sync_folder(folder: Path) -> None:
@@ -27,7 +31,7 @@ class LocalStorage:
         self._root = root
 
     def _path(self, session_id: str, name: str) -> Path:
-        for part in (session_id, name):
+        for part in (session_id, name.removeprefix(_PARTIAL)):
             if not _PLAIN.fullmatch(part):
                 raise ValueError("not a plain name")
         return self._root / session_id / name
@@ -39,7 +43,7 @@ class LocalStorage:
         if not path.parent.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
             _sync_folder(self._root)
-        with NamedTemporaryFile(dir=path.parent, prefix=".partial-", delete=False) as partial:
+        with NamedTemporaryFile(dir=path.parent, prefix=_PARTIAL, delete=False) as partial:
             try:
                 partial.write(data)
                 partial.flush()
@@ -65,3 +69,29 @@ class LocalStorage:
         if not folder.is_dir():
             return []
         return sorted(entry.name for entry in folder.iterdir() if _PLAIN.fullmatch(entry.name))
+
+    async def older(self, before: int) -> AsyncIterator[tuple[str, Sequence[str]]]:
+        parts = self._older(before)
+        while (part := await asyncio.to_thread(next, parts, None)) is not None:
+            yield part
+
+    def _older(self, before: int) -> Iterator[tuple[str, list[str]]]:
+        sessions = [folder for folder in self._folder(self._root) if folder.is_dir() and _PLAIN.fullmatch(folder.name)]
+        for session in sessions:
+            names: list[str] = []
+            for entry in self._folder(Path(session.path)):
+                name = entry.name.removeprefix(_PARTIAL)
+                if not _PLAIN.fullmatch(name) or entry.stat().st_mtime_ns // 1_000_000 >= before:
+                    continue
+                names.append(entry.name)
+                if len(names) == LISTED:
+                    yield session.name, names
+                    names = []
+            if names:
+                yield session.name, names
+
+    @staticmethod
+    def _folder(path: Path) -> "Iterator[os.DirEntry[str]]":
+        if path.is_dir():
+            with os.scandir(path) as entries:
+                yield from entries

@@ -1,0 +1,196 @@
+"""One engine's process: frames in, frames out, and its end, however it comes."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+from umrgen.server.engines import DrawRequest, EngineFailure, EngineInfo
+from umrgen.server.executors import EngineCrashed, EngineStalled, OnPreview, OnStep
+from umrgen.server.executors.frames import HEAD, Frame, FrameError, pack, unpack_lengths
+
+__all__ = ["EngineProcess"]
+
+INBOX = 32
+"""Frames held for whoever reads them; an engine that sends more than is read waits."""
+
+
+def _how_it_ended(returncode: int | None) -> str:
+    if returncode is None:
+        return "its pipe closed"
+    if returncode < 0:
+        return f"it was ended by {signal.Signals(-returncode).name}"
+    return f"it exited with code {returncode}"
+
+
+class EngineProcess:
+    """One running engine. Whatever breaks it leaves it dead: it is replaced, not mended."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.info = EngineInfo("unknown", "unknown", "")
+        self.job_id: str | None = None
+        """The job it is drawing, from the request to its last word on it."""
+        self._inbox: asyncio.Queue[Frame | EngineCrashed] = asyncio.Queue(INBOX)
+        self._reader = asyncio.create_task(self._read())
+
+    @classmethod
+    async def spawn(
+        cls, engine: str, options: Mapping[str, Any], *, load_timeout: float, memory: int = 0
+    ) -> "EngineProcess":
+        """Start an engine and wait until it is loaded, at most `load_timeout` seconds.
+
+        `memory` is the most MiB it may take (0: no limit). Raises EngineFailure and EngineCrashed.
+        """
+        started = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "umrgen.server.executors.worker",
+            engine,
+            json.dumps(options),
+            str(memory),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            # An engine needs no key: what it prints or dumps can then hold none.
+            env={name: value for name, value in os.environ.items() if name != "UMRGEN_API_KEY"},
+        )
+        process = cls(started)
+        try:
+            async with asyncio.timeout(load_timeout):
+                head, _ = await process._receive()
+            if head["is"] == "unavailable":
+                raise EngineFailure(str(head["error"]))
+            info = head["info"]
+            process.info = EngineInfo(**info | {"features": tuple(info["features"])})
+        except BaseException as error:
+            await process.kill()
+            if isinstance(error, TimeoutError):
+                error = EngineStalled(f"it was not loaded after {load_timeout:g} s")
+            if isinstance(error, (EngineCrashed, KeyError, TypeError)):
+                raise EngineCrashed(f"the engine {engine} did not start: {error}") from None
+            raise
+        return process
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def draw(
+        self, job_id: str, request: DrawRequest, on_step: OnStep, on_preview: OnPreview | None, stall_after: float
+    ) -> bytes:
+        """The encoded picture. Raises EngineFailure, EngineCrashed, and EngineStalled after `stall_after`
+        seconds without a step."""
+        self.job_id = job_id
+        await self._send(_draw_head(job_id, request), b"".join(request.references))
+        while True:
+            try:
+                async with asyncio.timeout(stall_after):
+                    head, body = await self._receive()
+            except TimeoutError:
+                raise EngineStalled(f"it made no progress for {stall_after:g} s") from None
+            try:
+                if head["job_id"] != job_id:
+                    continue  # the last words of a job that was cancelled
+                if head["is"] != "step":
+                    self.job_id = None
+                match head["is"]:
+                    case "step":
+                        on_step(int(head["step"]), int(head["total"]))
+                        if body and on_preview is not None:
+                            on_preview(body)
+                    case "done":
+                        return body
+                    case "failed":
+                        raise EngineFailure(str(head["error"]))
+                    case "broken":
+                        raise EngineCrashed(str(head["error"]))
+                    case _:
+                        raise KeyError("is")
+            except (KeyError, TypeError, ValueError):
+                raise EngineCrashed("what it answered makes no sense") from None
+
+    async def cancel(self, job_id: str, grace: float) -> None:
+        """Ask it to stop this job, and wait until it has; kill it after `grace` seconds."""
+        if self.job_id != job_id:
+            return
+        try:
+            async with asyncio.timeout(grace):
+                await self._send({"do": "cancel", "job_id": job_id})
+                while (await self._receive())[0].get("is") == "step":
+                    pass
+            self.job_id = None
+        except (TimeoutError, EngineCrashed):
+            await self.kill()
+
+    def show(self, job_id: str, wanted: bool) -> None:
+        """Ask for previews of this job, or for no more of them."""
+        if self.alive and self._process.stdin is not None:
+            self._process.stdin.write(pack({"do": "show", "job_id": job_id, "wanted": wanted}))
+
+    async def kill(self) -> None:
+        if self.alive:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+        await self._process.wait()
+        self._reader.cancel()
+
+    # --- the pipe ---
+
+    async def _send(self, head: dict[str, Any], body: bytes = b"") -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(pack(head, body))
+            await self._process.stdin.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            raise await self._crash() from None
+
+    async def _receive(self) -> Frame:
+        """The next frame. Cancelling this loses nothing: the pipe is read by a task of its own."""
+        item = await self._inbox.get()
+        if isinstance(item, EngineCrashed):
+            raise item
+        return item
+
+    async def _read(self) -> None:
+        pipe = self._process.stdout
+        assert pipe is not None
+        while True:
+            try:
+                head_length, body_length = unpack_lengths(await pipe.readexactly(HEAD.size))
+                head = json.loads(await pipe.readexactly(head_length))
+                if not isinstance(head, dict):
+                    raise FrameError("not an object")
+                await self._inbox.put((head, await pipe.readexactly(body_length)))
+            except asyncio.IncompleteReadError:
+                await self._inbox.put(await self._crash())
+                return
+            except (FrameError, ValueError, RecursionError):
+                self._process.kill()
+                await self._inbox.put(EngineCrashed("what it answered makes no sense"))
+                return
+
+    async def _crash(self) -> EngineCrashed:
+        """How it ended; its pipe is closed already."""
+        try:
+            async with asyncio.timeout(5):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+            return EngineCrashed("its pipe closed")
+        return EngineCrashed(_how_it_ended(self._process.returncode))
+
+
+def _draw_head(job_id: str, request: DrawRequest) -> dict[str, Any]:
+    fields = asdict(request)
+    references: tuple[bytes, ...] = fields.pop("references")
+    return {"do": "draw", "job_id": job_id, "request": fields, "references": [len(image) for image in references]}

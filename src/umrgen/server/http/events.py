@@ -1,0 +1,106 @@
+"""`GET /api/v1/events/{job_id}`: a job as Server-Sent Events, from now to its end.
+
+An event tells how things stand, not what has happened since the last one; so whoever was away for a
+while gets one event and has missed nothing, and no history need be kept for them.
+"""
+
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from umrgen.server.http import Services
+from umrgen.server.http.auth import authenticate
+from umrgen.server.http.status import View, to_problem
+from umrgen.server.waiters import Waiting
+
+__all__ = ["PATH", "events"]
+
+PATH = "/api/v1/events/"
+KEEP_ALIVE = 15.0
+"""Seconds of silence after which a comment says that the line is open: below the idle limits of proxies."""
+COME_BACK_MS = 5000
+"""When to try again after the server has been stopped, in milliseconds."""
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+    (b"vary", b"Authorization"),
+]
+
+
+def event(kind: str, data: Mapping[str, Any], id: bytes | None = None) -> bytes:
+    """One event; JSON has no line breaks of its own, so its data is one line."""
+    head = b"" if id is None else b"id: %b\n" % id
+    return b"event: %b\n%bdata: %b\n\n" % (kind.encode(), head, msgspec.json.encode(data))
+
+
+async def events(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
+    """Tell the job's state now, then each change, until it is over. Ends for good with 204 (see EventSource)
+    for a caller who has already had the last event."""
+    headers = dict(scope["headers"])
+    try:
+        key = await authenticate(services, headers)
+        view = await View.of(services, unquote(scope["path"][len(PATH) :]), key.session_id)
+    except Exception as error:
+        await to_problem(error).response()(scope, receive, send)
+        return
+    known = headers.get(b"last-event-id", b"").strip()
+    if view.job.over and known == view.etag.strip(b'"'):
+        await send({"type": "http.response.start", "status": 204, "headers": _HEADERS[1:]})
+        await send({"type": "http.response.body", "body": b""})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+    with services.waiters.join([view.job.id], places=True) as waiting:
+        if b"preview=1" in scope["query_string"].split(b"&"):
+            with services.previews.watch(view.job.id):
+                await _tell(services, view, known, waiting, receive, send)
+        else:
+            await _tell(services, view, known, waiting, receive, send)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _tell(services: Services, view: View, known: bytes, waiting: Waiting, receive: Receive, send: Send) -> None:
+    """Send events until the job is over, the caller has hung up, or the server stops."""
+
+    async def say(data: bytes) -> None:
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+
+    job, place, shown = view.job, None, None
+    async for news in waiting.hold(None, receive, KEEP_ALIVE):
+        if not news:
+            await say(b": still here\n\n")
+            continue
+        view = await View.of(services, job.id, job.session_id)
+        version = view.etag.strip(b'"')
+        if version != known:
+            told = {"progress": _progress(view)} if place == view.place else {"status": view.wire()}
+            for kind, data in told.items():
+                await say(event(kind, data, version))
+            known = version
+        place = view.place
+        preview = services.previews.last(job.id)
+        if preview is not None and preview is not shown:
+            shown = preview
+            await say(event("preview", _preview(job.id, preview)))
+        if view.job.over:
+            return
+    if services.waiters.closing:
+        await say(b"retry: %d\n: the server is stopping; come back with Last-Event-ID\n\n" % COME_BACK_MS)
+
+
+def _progress(view: View) -> dict[str, Any]:
+    return {
+        "job_id": view.job.id,
+        "step": view.job.step,
+        "total": view.job.spec.steps,
+        "eta_seconds": None if view.eta is None else round(view.eta, 1),
+    }
+
+
+def _preview(job_id: str, image: bytes) -> dict[str, Any]:
+    return {"job_id": job_id, "media_type": "image/jpeg", "data": b64encode(image).decode()}

@@ -1,0 +1,46 @@
+"""Pictures on their way: made only while somebody watches, kept only until the next one."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["Previews"]
+
+
+class Previews:
+    """The last preview of each job that is watched."""
+
+    def __init__(self, show: Callable[[str, bool], None], wake: Callable[[str], None]) -> None:
+        self._show = show
+        self._wake = wake
+        self._watchers: Counter[str] = Counter()
+        self._last: dict[str, bytes] = {}
+
+    @contextmanager
+    def watch(self, job_id: str) -> Iterator[None]:
+        """Have previews of this job made for as long as the context lasts."""
+        self._watchers[job_id] += 1
+        if self._watchers[job_id] == 1:
+            self._show(job_id, True)
+        try:
+            yield
+        finally:
+            self._watchers[job_id] -= 1
+            if not self._watchers[job_id]:
+                del self._watchers[job_id]
+                self._last.pop(job_id, None)
+                self._show(job_id, False)
+
+    def begun(self, job_id: str) -> None:
+        """Hear that this job is being drawn from now on: somebody may have waited for that."""
+        if job_id in self._watchers:
+            self._show(job_id, True)
+
+    def put(self, job_id: str, image: bytes) -> None:
+        """Keep a new preview, a JPEG, if anybody still watches."""
+        if job_id in self._watchers:
+            self._last[job_id] = image
+            self._wake(job_id)
+
+    def last(self, job_id: str) -> bytes | None:
+        return self._last.get(job_id)

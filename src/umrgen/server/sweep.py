@@ -1,0 +1,27 @@
+"""Files without a record: what a crash left between storing an image and writing down that it is there."""
+
+import logging
+
+from umrgen.server.ledger import Ledger, LedgerUnavailable
+from umrgen.server.storage import Storage
+
+__all__ = ["sweep"]
+
+log = logging.getLogger(__name__)
+
+
+async def sweep(storage: Storage, ledger: Ledger, *, before: int) -> None:
+    """Remove every stored file that was last written before `before` (ms since the epoch) and has no record.
+
+    Give it the moment at which the server started: what is younger may be on its way to its record.
+    """
+    removed = 0
+    try:
+        async for session_id, names in storage.older(before):
+            known = await ledger.known_outputs(names)
+            for name in set(names) - known:
+                await storage.delete(session_id, name)
+                removed += 1
+    except (OSError, LedgerUnavailable) as error:
+        log.warning("the sweep was broken off: %s", error)
+    log.info("sweep: %d files without a record were removed", removed)
