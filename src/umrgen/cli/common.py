@@ -4,7 +4,8 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ __all__ = [
     "guarded",
     "output_options",
     "run",
+    "server_parts",
     "target_option",
 ]
 
@@ -38,6 +40,17 @@ _EXIT_CODES: tuple[tuple[type[errors.UmrgenError], int], ...] = (
 )
 """0 done · 1 error · 2 usage · 3 waited long enough · 4 key refused · 5 job failed · 6 output missing,
 forbidden or corrupt · 7 cannot reach the server · 130 interrupted."""
+
+
+@contextmanager
+def server_parts() -> Iterator[None]:
+    """For imports of the server's side: where its packages are not installed, say so and what to do."""
+    try:
+        yield
+    except ImportError as missing:
+        raise errors.UmrgenError(
+            f"this installation cannot serve: {missing.name} is missing", next="pip install 'umrgen[server]'"
+        ) from None
 
 
 def exit_code(error: errors.UmrgenError) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from umrgen.cli.common import Output, guarded
+from umrgen.cli.common import Output, guarded, server_parts
 from umrgen.errors import UmrgenError
 from umrgen.paths import data_home
 
@@ -34,9 +34,10 @@ def _with_keys(state: Path, work: Callable[["Keys"], Awaitable[None]]) -> None:
     """Open the ledger in `state`, beside a running server or without one."""
 
     async def opened() -> None:
-        from umrgen.server.clock import SystemClock
-        from umrgen.server.keys import Keys
-        from umrgen.server.ledger.sqlite import SqliteLedger
+        with server_parts():
+            from umrgen.server.clock import SystemClock
+            from umrgen.server.keys import Keys
+            from umrgen.server.ledger.sqlite import SqliteLedger
 
         try:
             state.mkdir(parents=True, exist_ok=True, mode=0o700)

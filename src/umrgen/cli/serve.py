@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from umrgen.cli.common import Output, guarded
-from umrgen.errors import UmrgenError
+from umrgen.cli.common import Output, guarded, server_parts
 
 if TYPE_CHECKING:
     from umrgen.server.serve import Announcement
@@ -52,13 +51,9 @@ def serve(as_json: bool, until_eof: bool, **flags: Any) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
     def work() -> None:
-        try:
+        with server_parts():
+            from umrgen.server.config import Settings
             from umrgen.server.serve import serve as serve_forever
-        except ImportError as missing:
-            raise UmrgenError(
-                f"this installation cannot serve: {missing.name} is missing", next="pip install 'umrgen[server]'"
-            ) from None
-        from umrgen.server.config import Settings
 
         settings = Settings.load(flags, os.environ)
         serve_forever(settings, lambda told: _announce(told, as_json), until_eof=until_eof)
