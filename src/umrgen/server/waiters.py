@@ -1,12 +1,14 @@
 """Callers that wait for a job to change, woken by what the ledger has committed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from umrgen.jobs import Job, State
 
 __all__ = ["Waiters", "Waiting"]
+
+Receive = Callable[[], Awaitable[Any]]
 
 PLACES = ""
 """The name under which those wait who want to know of every move of the queue."""
@@ -36,7 +38,8 @@ class Waiters:
     def wake(self, job_id: str) -> None:
         """Let those look again who wait for this job."""
         for waiting in self._of_job.get(job_id, ()):
-            waiting.names_changed.add(job_id)
+            if waiting.names_changed is not None:
+                waiting.names_changed.add(job_id)
             waiting.wake()
 
     def _move(self) -> None:
@@ -51,9 +54,10 @@ class Waiters:
             for waiting in waitings:
                 waiting.wake()
 
-    def join(self, job_ids: Sequence[str], *, places: bool = False) -> "Waiting":
-        """Start to wait for any of `job_ids`; with `places`, for moves of the queue too."""
-        return Waiting(self, [*job_ids, PLACES] if places else job_ids)
+    def join(self, job_ids: Sequence[str], receive: Receive, *, places: bool = False) -> "Waiting":
+        """Start to wait for any of `job_ids`, on behalf of the caller whose ASGI `receive` this is; with
+        `places`, for moves of the queue too."""
+        return Waiting(self, [*job_ids, PLACES] if places else job_ids, receive)
 
     def _add(self, names: Sequence[str], waiting: "Waiting") -> None:
         for name in names:
@@ -67,78 +71,63 @@ class Waiters:
 
 
 class Waiting:
-    """A context: what changes between entering it and `changed` is not missed."""
+    """One caller that is held. A context: what changes between entering it and `changed` is not missed."""
 
-    __slots__ = ("_names", "_turn", "_waiters", "_woken", "names_changed")
+    __slots__ = ("_listening", "_names", "_receive", "_turn", "_waiters", "_woken", "gone", "names_changed")
 
-    def __init__(self, waiters: Waiters, names: Sequence[str]) -> None:
+    def __init__(self, waiters: Waiters, names: Sequence[str], receive: Receive) -> None:
         self._waiters = waiters
         self._names = names
+        self._receive = receive
+        self._listening: asyncio.Task[None] | None = None
         self._woken = False
         self._turn: asyncio.Future[None] | None = None
-        self.names_changed: set[str] = set()
-        """The jobs that changed since somebody last emptied this."""
+        self.gone = False
+        """Whether the caller has hung up."""
+        self.names_changed: set[str] | None = None
+        """The jobs that changed since somebody last put an empty set here."""
 
     def __enter__(self) -> "Waiting":
         self._waiters._add(self._names, self)
+        # It ends by itself once the answer is sent: `receive` then says that the caller is gone.
+        self._listening = asyncio.get_running_loop().create_task(self._listen())
         return self
 
     def __exit__(self, *_: object) -> None:
         self._waiters._discard(self._names, self)
 
+    async def _listen(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        self.wake()
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nobody left to wait for, or to wait with: the caller is gone, or the server stops."""
+        return self.gone or self._waiters.closing
+
     def wake(self) -> None:
-        """Let `changed` return: something else happened that its caller wants to look at."""
+        """Let `changed` return: something happened that its caller wants to look at."""
         self._woken = True
         if self._turn is not None and not self._turn.done():
             self._turn.set_result(None)
 
-    async def changed(self, within: float | None = None) -> bool:
+    async def changed(self, within: float) -> bool:
         """Whether there was a change, or one since the last call, before `within` seconds have passed."""
-        if not self._woken:
+        if not self._woken and not self.over:
             loop = asyncio.get_running_loop()
             turn = self._turn = loop.create_future()
-            timer = None if within is None else loop.call_later(within, _give_up, turn)
+            timer = loop.call_later(within, _give_up, turn)
             try:
                 await turn
             finally:
+                timer.cancel()
                 self._turn = None
-                if timer is not None:
-                    timer.cancel()
-        woken, self._woken = self._woken, self._waiters.closing
-        return woken
-
-    async def hold(
-        self, seconds: float | None, receive: Callable[[], Awaitable[Any]], beat: float | None = None
-    ) -> AsyncIterator[bool]:
-        """Turns for looking: one now, one after each change; none once `seconds` have passed, the caller
-        (whose ASGI `receive` this is) has hung up, or the server closes.
-
-        With `beat`, a turn also after so many seconds without a change; it yields False.
-        """
-        loop = asyncio.get_running_loop()
-        gone = loop.create_task(_hang_up(receive, self.wake))
-        ends = None if seconds is None else loop.time() + seconds
-        news = True
-        try:
-            while True:
-                yield news
-                if self._waiters.closing or gone.done():
-                    return
-                left = None if ends is None else ends - loop.time()
-                news = await self.changed(left if beat is None else beat)
-                if not news and beat is None:
-                    return
-        finally:
-            gone.cancel()
+        woken, self._woken = self._woken, False
+        return woken and not self.over
 
 
 def _give_up(turn: "asyncio.Future[None]") -> None:
     if not turn.done():
         turn.set_result(None)
-
-
-async def _hang_up(receive: Callable[[], Awaitable[Any]], wake: Callable[[], None]) -> None:
-    """Return when the caller is gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    wake()

@@ -55,32 +55,28 @@ async def events(services: Services, scope: Scope, receive: Receive, send: Send)
         await send({"type": "http.response.body", "body": b""})
         return
     await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-    with services.waiters.join([view.job.id], places=True) as waiting:
+    with services.waiters.join([view.job.id], receive, places=True) as waiting:
         if b"preview=1" in scope["query_string"].split(b"&"):
             with services.previews.watch(view.job.id):
-                await _tell(services, view, known, waiting, receive, send)
+                await _tell(services, view, known, waiting, send)
         else:
-            await _tell(services, view, known, waiting, receive, send)
+            await _tell(services, view, known, waiting, send)
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _tell(services: Services, view: View, known: bytes, waiting: Waiting, receive: Receive, send: Send) -> None:
+async def _tell(services: Services, view: View, known: bytes, waiting: Waiting, send: Send) -> None:
     """Send events until the job is over, the caller has hung up, or the server stops."""
 
     async def say(data: bytes) -> None:
         await send({"type": "http.response.body", "body": data, "more_body": True})
 
     job, place, shown = view.job, None, None
-    async for news in waiting.hold(None, receive, KEEP_ALIVE):
-        if not news:
-            await say(b": still here\n\n")
-            continue
+    while True:
         view = await View.of(services, job.id, job.session_id)
         version = view.etag.strip(b'"')
         if version != known:
-            told = {"progress": _progress(view)} if place == view.place else {"status": view.wire()}
-            for kind, data in told.items():
-                await say(event(kind, data, version))
+            kind, data = ("progress", _progress(view)) if place == view.place else ("status", view.wire())
+            await say(event(kind, data, version))
             known = version
         place = view.place
         preview = services.previews.last(job.id)
@@ -89,8 +85,11 @@ async def _tell(services: Services, view: View, known: bytes, waiting: Waiting, 
             await say(event("preview", _preview(job.id, preview)))
         if view.job.over:
             return
-    if services.waiters.closing:
-        await say(b"retry: %d\n: the server is stopping; come back with Last-Event-ID\n\n" % COME_BACK_MS)
+        while not await waiting.changed(KEEP_ALIVE):
+            if waiting.over:
+                await say(b"retry: %d\n: the server is stopping; come back with Last-Event-ID\n\n" % COME_BACK_MS)
+                return
+            await say(b": still here\n\n")
 
 
 def _progress(view: View) -> dict[str, Any]:

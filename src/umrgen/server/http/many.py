@@ -1,5 +1,6 @@
 """Many jobs in one call: `POST /api/v1/status`, and the list `GET /api/v1/jobs`."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,13 +57,17 @@ async def _known(services: Services, key: Key, job_ids: Sequence[str]) -> dict[s
 
 async def _hold(services: Services, key: Key, job_ids: list[str], since: int, wait: int, request: Request) -> list[str]:
     """The jobs that changed while the caller was held; after the first look only these are looked at."""
-    with services.waiters.join(job_ids) as waiting:
-        waiting.names_changed.update(job_ids)
-        async for _ in waiting.hold(wait, request.receive):
-            names, waiting.names_changed = waiting.names_changed, set()
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + wait
+    with services.waiters.join(job_ids, request.receive) as waiting:
+        names, held = set(job_ids), True
+        while held:
+            waiting.names_changed = set()
             known = await _known(services, key, list(names))
             if changed := [job_id for job_id, when in known.items() if when > since]:
                 return changed
+            held = await waiting.changed(ends - loop.time())
+            names = waiting.names_changed
     return []
 
 

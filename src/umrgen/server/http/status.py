@@ -1,5 +1,6 @@
 """`GET /api/v1/status/{job_id}`: the call that is made most, so a plain ASGI handler ahead of the router."""
 
+import asyncio
 import logging
 import math
 import re
@@ -9,15 +10,17 @@ from urllib.parse import parse_qs, unquote
 
 from starlette.types import Receive, Scope, Send
 
-from umrgen.jobs import JOB_ID, Job, job_to_wire, retry_after_ms
+from umrgen.jobs import JOB_ID, Job, State, job_to_wire, retry_after_ms
 from umrgen.server.http import Services
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.problems import Problem
 from umrgen.server.ledger import LedgerUnavailable
 
-__all__ = ["PATH", "View", "requested_wait", "status", "to_problem"]
+__all__ = ["AT_ONCE", "PATH", "View", "content_headers", "requested_wait", "status", "to_problem"]
 
 PATH = "/api/v1/status/"
+AT_ONCE = "umrgen.at_once"
+"""The ASGI extension of `http.quick`: `(status, headers, body)` goes out in one write; False if it cannot."""
 log = logging.getLogger(__name__)
 
 _WAIT = re.compile(rb"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", re.IGNORECASE)
@@ -51,7 +54,8 @@ class View:
         job = await services.ledger.get(job_id) if JOB_ID.fullmatch(job_id) else None
         if job is None or job.session_id != session_id:
             raise Problem("job_not_found", "there is no such job, or it is not yours")
-        return cls(services, job, await services.ledger.queue_position(job))
+        position = await services.ledger.queue_position(job) if job.state is State.QUEUED else None
+        return cls(services, job, position)
 
     @property
     def place(self) -> tuple[Any, ...]:
@@ -70,6 +74,10 @@ class View:
         if (delay := retry_after_ms(self.job, self.eta)) is not None:
             headers.append((b"retry-after", b"%d" % math.ceil(delay / 1000)))
         return headers
+
+
+def content_headers(body: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
 
 
 def to_problem(error: Exception) -> Problem:
@@ -95,28 +103,32 @@ async def status(services: Services, scope: Scope, receive: Receive, send: Send)
     except Exception as error:
         await to_problem(error).response()(scope, receive, send)
         return
-    await _answer(send, view, wait, known)
+    await _answer(scope, send, view, wait, known)
 
 
 async def _hold(services: Services, view: View, wait: int, known: bytes | None, receive: Receive) -> View:
     """Wait until the job is over, or differs from the version the caller knows, or `wait` seconds."""
-    job = view.job
-    with services.waiters.join([job.id], places=known is not None) as waiting:
-        async for _ in waiting.hold(wait, receive):
+    job, loop = view.job, asyncio.get_running_loop()
+    ends = loop.time() + wait
+    with services.waiters.join([job.id], receive, places=known is not None) as waiting:
+        held = True
+        while held:
             view = await View.of(services, job.id, job.session_id)
             if view.job.over or (known is not None and view.etag != known):
                 return view
+            held = await waiting.changed(ends - loop.time())
     return await View.of(services, job.id, job.session_id)
 
 
-async def _answer(send: Send, view: View, wait: int | None, known: bytes | None) -> None:
+async def _answer(scope: Scope, send: Send, view: View, wait: int | None, known: bytes | None) -> None:
     headers = view.headers()
     if wait is not None:
         headers.append((b"preference-applied", b"wait=%d" % wait))
-    body = b""
-    unchanged = known == view.etag
-    if not unchanged:
-        body = view.body()
-        headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": 304 if unchanged else 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    code, body = 304, b""
+    if known != view.etag:
+        code, body = 200, view.body()
+        headers += content_headers(body)
+    at_once = scope.get("extensions", {}).get(AT_ONCE)
+    if at_once is None or not at_once(code, headers, body):
+        await send({"type": "http.response.start", "status": code, "headers": headers})
+        await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,23 @@
+"""An engine that hardly works, so that the server around it can be measured."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from umrgen.server.engines import DrawRequest, EngineInfo, Report
+
+if TYPE_CHECKING:
+    from umrgen.server.engines import Pixels
+
+
+class BlankEngine:
+    """One grey picture, whatever is asked for."""
+
+    info = EngineInfo("blank", "procedural", "1")
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def draw(self, request: DrawRequest, report: Report) -> "Pixels":
+        report(1, request.steps, None)
+        return np.full((request.height, request.width, 3), 128, np.uint8)

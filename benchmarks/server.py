@@ -1,0 +1,362 @@
+"""Benchmarks of the server: what it answers, holds, takes in and remembers.
+
+    python benchmarks/server.py [status | waiters | submits | dispatch | million | memory]
+
+Without a name, all of them. Each prints rows for docs/benchmarks.md. The server runs on the first core
+of the machine, what asks it on the second. `status` needs wrk and Node, and `npm ci --prefix
+benchmarks/express` once. `memory` plays 100,000 jobs and takes some 15 minutes; a number after the name makes it fewer.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import uvloop
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from support import ServerProcess, cli, submit, until
+from umrgen.jobs import Change, JobSpec, Output
+from umrgen.server.ledger.sqlite import SqliteLedger
+
+HERE = Path(__file__).parent
+SERVER_CORE, CLIENT_CORE = "0", "1"
+HELD_BY_ONE_JOB = ("--step-delay", "600", "--drain", "0", "--cancel-grace", "0")
+"""Settings of a server whose engine is busy with one job for as long as the benchmark takes."""
+SPEC = JobSpec("a lighthouse on a cliff at dusk, storm over the sea", seed=7)
+
+
+class PinnedServer(ServerProcess):
+    """A server on a core of its own; its engine shares it."""
+
+    def start(self) -> "PinnedServer":
+        super().start()
+        subprocess.run(["taskset", "-acp", SERVER_CORE, str(self.process.pid)], check=True, capture_output=True)
+        return self
+
+    def memory(self) -> int:
+        """Bytes of the server process that are its own, in memory now."""
+        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
+        return sum(int(found) for found in re.findall(r"^(?:Private_Clean|Private_Dirty):\s+(\d+)", rollup, re.M)) << 10
+
+    def has_taken(self, connections: int) -> None:
+        """Return once so many connections are accepted, and what they asked for first has been read."""
+        until(lambda: len(list(Path(f"/proc/{self.process.pid}/fd").iterdir())) > connections)
+        httpx2.get(f"{self.url}/healthz")
+
+
+@contextlib.contextmanager
+def pinned(state: Path, *arguments: str, key: str = "") -> Iterator[PinnedServer]:
+    running = PinnedServer(state, *arguments)
+    running.key = key
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def new_key(state: Path) -> dict[str, str]:
+    made: dict[str, str] = json.loads(cli("keys", "create", "--state", str(state), "--json").stdout)
+    return made
+
+
+async def fill(state: Path, session_id: str, count: int) -> list[str]:
+    """Write `count` completed jobs, each through every change that a real one goes through."""
+    ledger = SqliteLedger(state / "ledger.sqlite3")
+    await ledger.open()
+    names = [f"ext_{number:032x}" for number in range(count)]
+    for start in range(0, count, 1000):
+        some = names[start : start + 1000]
+        await asyncio.gather(*(ledger.submit(name, session_id, SPEC, "procedural", now=1) for name in some))
+        jobs = await asyncio.gather(*(ledger.claim("benchmark", now=2, lease_until=2**50) for _ in some))
+        outputs = {name: Output(f"umrgen_7_{name}.png", session_id, 1_500_000, "ab" * 32, 1024, 1024) for name in some}
+        await asyncio.gather(
+            *(
+                ledger.change(job.id, Change.COMPLETE, now=3, token=job.token, outputs=(outputs[job.id],), step=4)
+                for job in jobs
+                if job is not None
+            )
+        )
+    await ledger.close()
+    return names
+
+
+def wrk(url: str, script: str, *, seconds: int = 8, connections: int = 64) -> dict[str, float]:
+    """Requests a second and latencies in milliseconds, as wrk measured them from the client's core."""
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
+        file.write(script)
+        file.flush()
+        command = ["taskset", "-c", CLIENT_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
+        told = subprocess.run([*command, "-s", file.name, url], check=True, capture_output=True, text=True).stdout
+    if "Non-2xx" in told or "Socket errors" in told:
+        raise RuntimeError(told)
+    scale = {"us": 0.001, "ms": 1.0, "s": 1000.0}
+    figures = {"rate": float(re.search(r"Requests/sec:\s+([\d.]+)", told)[1])}  # type: ignore[index]
+    for share, number, unit in re.findall(r"^\s+(50|99)%\s+([\d.]+)(us|ms|s)$", told, re.MULTILINE):
+        figures[f"p{share}"] = float(number) * scale[unit]
+    return figures
+
+
+def asking(paths: Path, key: str) -> str:
+    """A script for wrk that asks for each path of a file in turn."""
+    return f"""
+    local requests, n = {{}}, 0
+    init = function()
+      wrk.headers["Authorization"] = "Bearer {key}"
+      for line in io.lines("{paths}") do requests[#requests + 1] = wrk.format("GET", line) end
+    end
+    request = function() n = n % #requests + 1; return requests[n] end
+    """
+
+
+# --- status against Express 4 ----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def express(key: str, jobs: dict[str, Any], folder: Path) -> Iterator[str]:
+    known = folder / "jobs.json"
+    known.write_text(json.dumps(jobs))
+    command = ["taskset", "-c", SERVER_CORE, "node", "status.mjs", key, str(known)]
+    environment = os.environ | {"NODE_ENV": "production"}
+    with subprocess.Popen(command, cwd=HERE / "express", stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.terminate()
+
+
+def status(folder: Path, jobs: int = 100_000, rounds: int = 3) -> None:
+    """GET status: our server with `jobs` rows, and a minimal handler of Express 4 over a Map, turn about."""
+    state = folder / "state"
+    made = new_key(state)
+    names = asyncio.run(fill(state, made["session_id"], jobs))
+    chance = random.Random(4)
+    asked = {"1,000 jobs": chance.sample(names, 1000), f"all {jobs:,} jobs": chance.sample(names, jobs)}
+    ours: dict[str, list[dict[str, float]]] = {kind: [] for kind in asked}
+    theirs: list[dict[str, float]] = []
+    for _ in range(rounds):
+        with pinned(state, key=made["key"]) as running, running.http() as http:
+            for kind, some in asked.items():
+                paths = folder / "paths"
+                paths.write_text("\n".join(f"/api/v1/status/{name}" for name in some))
+                wrk(running.url, asking(paths, made["key"]), seconds=2)
+                ours[kind].append(wrk(running.url, asking(paths, made["key"])))
+            answers = {name: http.get(f"/api/v1/status/{name}").json() for name in asked["1,000 jobs"]}
+        paths.write_text("\n".join(f"/api/v1/status/{name}" for name in answers))
+        with express(made["key"], answers, folder) as url:
+            wrk(url, asking(paths, made["key"]), seconds=2)
+            theirs.append(wrk(url, asking(paths, made["key"])))
+    base = statistics.median(figures["rate"] for figures in theirs)
+    base_p99 = statistics.median(figures["p99"] for figures in theirs)
+    print(f"| status GET, Express 4, 1,000 jobs in a Map | {base:,.0f}/s, p99 {base_p99:.1f} ms |")
+    for kind, figures in ours.items():
+        rate = statistics.median(each["rate"] for each in figures)
+        p99 = statistics.median(each["p99"] for each in figures)
+        print(
+            f"| status GET, our server, {jobs:,} rows, asked for {kind} "
+            f"| {rate:,.0f}/s, p99 {p99:.1f} ms: {rate / base:.1f} × Express |"
+        )
+
+
+# --- callers that are held -------------------------------------------------------------------------------
+
+
+class Held(asyncio.Protocol):
+    """A caller at its least: it sends one request and notes when the answer came."""
+
+    def __init__(self, request: bytes, told: "asyncio.Queue[float]") -> None:
+        self._request = request
+        self._told = told
+
+    def connection_made(self, transport: Any) -> None:
+        transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        if b'"state":"failed"' in data:
+            self._told.put_nowait(time.perf_counter())
+
+
+async def _hold(running: PinnedServer, http: httpx2.Client, count: int) -> None:
+    address = running.url.removeprefix("http://").split(":")
+    loop = asyncio.get_running_loop()
+    first = submit(http, steps=2)
+    until(lambda: http.get(f"/api/v1/status/{first}").json()["state"] == "running")
+    watched = [submit(http), submit(http)]
+    told: asyncio.Queue[float] = asyncio.Queue()
+    before = running.memory()
+    for number in range(count):
+        request = (
+            f"GET /api/v1/status/{watched[number % 2]} HTTP/1.1\r\nHost: {':'.join(address)}\r\n"
+            f"Authorization: Bearer {running.key}\r\nPrefer: wait=60\r\n\r\n"
+        ).encode()
+        await loop.create_connection(lambda request=request: Held(request, told), *address)
+    await asyncio.to_thread(running.has_taken, count)
+    each = (running.memory() - before) / count
+    begun = time.perf_counter()
+    await asyncio.to_thread(http.post, f"/api/v1/cancel/{watched[0]}")
+    times = [await told.get() - begun for _ in range(count // 2)]
+    print(
+        f"| {count:,} held status calls in one process | {each / 1024:.1f} KiB each; {count // 2:,} of them answered "
+        f"{max(times) * 1000:.0f} ms after one call cancelled their job (half of them after "
+        f"{statistics.median(times) * 1000:.0f} ms) |"
+    )
+
+
+def waiters(folder: Path, count: int = 10_000) -> None:
+    """Memory of a held call, and how soon many are told."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with pinned(folder / "state", *HELD_BY_ONE_JOB) as running, running.http() as http:
+        os.sched_setaffinity(0, {int(CLIENT_CORE)})
+        uvloop.run(_hold(running, http, count))
+        os.sched_setaffinity(0, {int(SERVER_CORE), int(CLIENT_CORE)})
+
+
+# --- submits ---------------------------------------------------------------------------------------------
+
+
+def submits(folder: Path) -> None:
+    """POST generate, each synced before its 202; the engine is held by one long job meanwhile."""
+    with pinned(folder / "state", *HELD_BY_ONE_JOB, "--session-queued", "0") as running, running.http() as http:
+        first = submit(http, steps=2)
+        until(lambda: http.get(f"/api/v1/status/{first}").json()["state"] == "running")
+        body = json.dumps({"prompt": SPEC.prompt, "width": 1024, "height": 1024, "steps": 4})
+        script = f"""
+        wrk.method = "POST"; wrk.path = "/api/v1/generate"; wrk.body = '{body}'
+        wrk.headers["Authorization"] = "Bearer {running.key}"; wrk.headers["Content-Type"] = "application/json"
+        """
+        figures = wrk(running.url, script, seconds=10)
+        page = http.get("/api/v1/jobs?limit=1").json()
+        assert page["jobs"], "nothing was kept"
+    print(
+        f"| submits, synced, over HTTP, 64 callers | {figures['rate']:,.0f}/s, "
+        f"p50 {figures['p50']:.0f} ms, p99 {figures['p99']:.0f} ms |"
+    )
+
+
+# --- from the 202 to the engine --------------------------------------------------------------------------
+
+
+def dispatch(folder: Path, jobs: int = 200) -> None:
+    """On an idle server: from the caller's 202 to the job being `running`, as a caller who is told at once sees it."""
+    delays = []
+    with pinned(folder / "state") as running, running.http() as http:
+        for number in range(jobs):
+            job_id = submit(http, seed=number)
+            accepted = time.perf_counter()
+            etag = '"1.1"'
+            while True:
+                headers = {"Prefer": "wait=10", "If-None-Match": etag}
+                answer = http.get(f"/api/v1/status/{job_id}", headers=headers)
+                if answer.status_code == 200 and answer.json()["state"] != "queued":
+                    break
+                etag = answer.headers["etag"]
+            delays.append((time.perf_counter() - accepted) * 1000)
+            http.get(f"/api/v1/status/{job_id}", headers={"Prefer": "wait=10"})
+    delays.sort()
+    print(
+        f"| from the 202 to `running`, idle server, {jobs} jobs, seen by the caller "
+        f"| p50 {statistics.median(delays):.1f} ms, p95 {delays[int(jobs * 0.95)]:.1f} ms |"
+    )
+
+
+# --- a million finished jobs -----------------------------------------------------------------------------
+
+
+def _latency(http: httpx2.Client, path: str, count: int = 2000) -> float:
+    """The median of a call, in milliseconds."""
+    taken = []
+    for _ in range(count):
+        begun = time.perf_counter()
+        http.get(path).raise_for_status()
+        taken.append(time.perf_counter() - begun)
+    return statistics.median(taken) * 1000
+
+
+def _cold(http: httpx2.Client, names: list[str]) -> float:
+    """The median of a status by id, each asked for the first time, in milliseconds."""
+    taken = []
+    for name in names:
+        begun = time.perf_counter()
+        http.get(f"/api/v1/status/{name}").raise_for_status()
+        taken.append(time.perf_counter() - begun)
+    return statistics.median(taken) * 1000
+
+
+def million(folder: Path, jobs: int = 1_000_000) -> None:
+    """Status by id, start-up and a page of jobs with many finished jobs, against a ledger with a few."""
+    chance = random.Random(5)
+    figures = {}
+    for count in (3000, jobs):
+        state = folder / f"state-{count}"
+        made = new_key(state)
+        names = asyncio.run(fill(state, made["session_id"], count))
+        begun = time.perf_counter()
+        with pinned(state, key=made["key"]) as running, running.http() as http:
+            started = time.perf_counter() - begun
+            pages = [_latency(http, f"/api/v1/jobs?limit=50{more}", 200) for more in ("", "&state=completed")]
+            pages.append(_latency(http, "/api/v1/jobs?state=failed", 200))
+            figures[count] = (_cold(http, chance.sample(names, 2000)), started, max(pages))
+    few, many = figures[3000], figures[jobs]
+    print(f"| status by id, first asked, {jobs:,} finished jobs | {many[0] / few[0]:.2f} × of a ledger with 3,000 |")
+    print(f"| start-up with {jobs:,} finished jobs, engine and all | {many[1]:.1f} s (with 3,000: {few[1]:.1f} s) |")
+    print(f"| a page of /jobs, of any state, {jobs:,} finished jobs | {many[2]:.1f} ms (with 3,000: {few[2]:.1f} ms) |")
+
+
+# --- memory over many jobs -------------------------------------------------------------------------------
+
+
+def memory(folder: Path, jobs: int = 100_000) -> None:
+    """The server's memory over many jobs, from submit to download, with an engine that hardly works."""
+    environment = {"PYTHONPATH": str(HERE)}
+    running = PinnedServer(folder / "state", "--engine", "blank_engine:BlankEngine", **environment)
+    running.start()
+    readings = []
+    try:
+        with running.http() as http:
+            done = 0
+            while done < jobs:
+                some = [submit(http, seed=done + number) for number in range(50)]
+                for job_id in some:
+                    job = http.get(f"/api/v1/status/{job_id}", headers={"Prefer": "wait=60"}).json()
+                    assert job["state"] == "completed", job
+                http.get(job["image_url"]).raise_for_status()
+                done += len(some)
+                if done % max(jobs // 20, 50) == 0:
+                    readings.append(running.memory() / 2**20)
+    finally:
+        running.stop()
+    first, half, last = readings[0], readings[len(readings) // 2 - 1], readings[-1]
+    print(
+        f"| the server's memory over {jobs:,} jobs | {first:.0f} MiB after the first twentieth, {half:.0f} at half, "
+        f"{last:.0f} at the end: {(last / half - 1) * 100:+.0f} % over the second half |"
+    )
+
+
+ALL = {each.__name__: each for each in (status, waiters, submits, dispatch, million, memory)}
+
+
+def main() -> None:
+    name, *numbers = sys.argv[1:] or [""]
+    for each in [ALL[name]] if name else ALL.values():
+        with tempfile.TemporaryDirectory() as folder:
+            each(Path(folder), *map(int, numbers))
+
+
+if __name__ == "__main__":
+    main()
