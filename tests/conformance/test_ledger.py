@@ -1,14 +1,26 @@
 """What every ledger must do. Each implementation runs the same suite."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from umrgen.jobs import Change, Conflict, Job, JobSpec, Lora, Output, State
-from umrgen.server.ledger import Idempotency, IdempotencyConflict, Key, Ledger, LedgerTooNew
+from umrgen.server.ledger import (
+    Idempotency,
+    IdempotencyConflict,
+    Key,
+    Ledger,
+    LedgerTooNew,
+    LedgerUnavailable,
+    QueueFull,
+    queries,
+)
 from umrgen.server.ledger.memory import MemoryLedger
+from umrgen.server.ledger.queries import load_migrations, load_queries
 from umrgen.server.ledger.sqlite import SqliteLedger
 
 SPEC = JobSpec("a lighthouse", seed=7, negative="fog", loras=(Lora("ink", 0.5),), reference_images=("a.png",))
@@ -24,8 +36,8 @@ class Bench:
     def hear(self, jobs: Sequence[Job]) -> None:
         self.told += jobs
 
-    async def submit(self, job_id: str, session: str = "sid_a", now: int = 1000) -> Job:
-        job, new = await self.ledger.submit(job_id, session, SPEC, "procedural", now=now)
+    async def submit(self, job_id: str, session: str = "sid_a", now: int = 1000, **options: int) -> Job:
+        job, new = await self.ledger.submit(job_id, session, SPEC, "procedural", now=now, **options)
         assert new
         return job
 
@@ -63,6 +75,71 @@ async def test_jobs_are_claimed_in_the_order_of_their_age(bench: Bench) -> None:
         await bench.submit(f"ext_{number}")
     assert [(await bench.claim()).id for _ in range(3)] == ["ext_0", "ext_1", "ext_2"]
     assert await bench.ledger.claim("worker", now=2000, lease_until=3000) is None
+
+
+async def test_sessions_take_turns_and_a_newcomer_does_not_wait_behind_a_backlog(bench: Bench) -> None:
+    for number in range(3):
+        await bench.submit(f"a{number}", "sid_a")
+    assert (await bench.claim()).id == "a0"
+    for number in range(2):
+        await bench.submit(f"b{number}", "sid_b")
+    await bench.submit("c0", "sid_c")
+    waiting = [job for name in ("b0", "c0", "a1", "b1", "a2") if (job := await bench.ledger.get(name))]
+    assert [await bench.ledger.queue_position(job) for job in waiting] == [1, 2, 3, 4, 5]
+    assert [(await bench.claim()).id for _ in range(5)] == ["b0", "c0", "a1", "b1", "a2"]
+
+
+async def test_a_priority_orders_its_own_session_alone(bench: Bench) -> None:
+    await bench.submit("a0", "sid_a")
+    await bench.submit("a1", "sid_a", priority=5)
+    await bench.submit("b0", "sid_b", priority=-5)
+    assert [(await bench.claim()).id for _ in range(3)] == ["a1", "b0", "a0"]
+
+
+async def test_a_session_at_its_cap_lets_others_go_first(bench: Bench) -> None:
+    for name in ("a0", "a1"):
+        await bench.submit(name, "sid_a")
+    await bench.submit("b0", "sid_b")
+    capped = {"now": 2000, "lease_until": 9000, "running_cap": 1}
+    claimed = [await bench.ledger.claim("worker", **capped) for _ in range(3)]
+    assert [job and job.id for job in claimed] == ["a0", "b0", None]
+    await bench.ledger.change("a0", Change.CANCEL, now=2500)
+    again = await bench.ledger.claim("worker", **capped)
+    assert again is not None
+    assert again.id == "a1"
+
+
+async def test_a_full_queue_takes_no_more_of_one_session(bench: Bench) -> None:
+    used = Idempotency("key", b"digest")
+    posted, _ = await bench.ledger.submit("a0", "sid_a", SPEC, "procedural", now=1, idempotency=used, queued_cap=1)
+    with pytest.raises(QueueFull):
+        await bench.submit("a1", "sid_a", queued_cap=1)
+    await bench.submit("b0", "sid_b", queued_cap=1)
+    again = await bench.ledger.submit("a2", "sid_a", SPEC, "procedural", now=2, idempotency=used, queued_cap=1)
+    assert again == (posted, False), "a repeated submit asks for nothing new"
+    await bench.claim()
+    await bench.submit("a3", "sid_a", queued_cap=1)
+
+
+async def test_a_look_that_is_old_changes_nothing(bench: Bench) -> None:
+    await bench.submit("ext_1")
+    seen = await bench.claim()
+    await bench.ledger.change("ext_1", Change.PROGRESS, now=2100, token=seen.token, lease_until=90_000)
+    with pytest.raises(Conflict):
+        await bench.ledger.change("ext_1", Change.RELEASE, now=2200, token=seen.token, version=seen.version)
+
+
+async def test_the_runs_of_late_are_given_in_order(bench: Bench) -> None:
+    for number in range(3):
+        await bench.submit(f"ext_{number}")
+    claimed = [await bench.claim(now=2000) for _ in range(3)]
+    for job, now in ((claimed[1], 3000), (claimed[0], 4000)):
+        await bench.ledger.change(
+            job.id, Change.COMPLETE, now=now, token=job.token, outputs=(picture(f"{job.id}.png"),)
+        )
+    assert [job.id for job in await bench.ledger.recent_runs(among=10)] == ["ext_1", "ext_0"]
+    assert await bench.ledger.recent_runs(among=1) == []
+    assert await bench.ledger.known_outputs(["ext_0.png", "ext_9.png"]) == {"ext_0.png"}
 
 
 async def test_a_place_in_the_queue_moves_up(bench: Bench) -> None:
@@ -202,11 +279,52 @@ class TestSqliteFile:
         assert found.spec == SPEC
 
     async def test_a_newer_file_is_refused(self, tmp_path: Path) -> None:
-        import sqlite3
-        from contextlib import closing
-
         path = tmp_path / "ledger.sqlite3"
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA user_version = 999")
         with pytest.raises(LedgerTooNew):
             await SqliteLedger(path).open()
+
+    async def test_an_older_file_opens_and_is_brought_up_to_date(self, tmp_path: Path) -> None:
+        path = tmp_path / "ledger.sqlite3"
+        first = load_migrations("sqlite")[0]
+        with closing(sqlite3.connect(path)) as connection:
+            connection.executescript(first + "PRAGMA user_version = 1;")
+            for number, state, lease in ((1, "queued", None), (2, "running", 5000)):
+                connection.execute(
+                    "INSERT INTO jobs (id, session_id, spec, engine, state, version, attempt, interruptions, token,"
+                    " lease_until, step, created_at, outputs, changed) VALUES (?, 'sid_a', ?, 'procedural', ?, 1, 1, 0,"
+                    " 1, ?, 0, 1000, '[]', ?)",
+                    (f"ext_{number}", '{"prompt": "a lighthouse", "seed": 7}', state, lease, number),
+                )
+            connection.commit()
+        ledger = SqliteLedger(path)
+        await ledger.open()
+        assert await ledger.count() == {State.QUEUED: 1, State.RUNNING: 1}
+        job = await ledger.claim("worker", now=2000, lease_until=3000)
+        await ledger.close()
+        assert job is not None
+        assert (job.id, job.spec, job.priority) == ("ext_1", JobSpec("a lighthouse", seed=7), 0)
+
+    async def test_a_file_that_another_program_holds_is_said_to_be_unavailable(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("umrgen.server.ledger.sqlite.BUSY_SECONDS", 0.05)
+        ledger = SqliteLedger(tmp_path / "ledger.sqlite3")
+        await ledger.open()
+        with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(LedgerUnavailable, match="locked"):
+                await ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
+            assert await ledger.get("ext_1") is None, "reading goes on"
+        await ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
+        await ledger.close()
+
+
+def test_every_dialect_has_the_same_queries_and_each_is_used() -> None:
+    folder = Path(queries.__file__).parent
+    names = {path.stem: set(load_queries(path.stem)) for path in folder.glob("*.sql")}
+    assert len(set(map(frozenset, names.values()))) == 1, names
+    used = "".join(path.read_text() for path in folder.glob("*.py"))
+    for name in names["sqlite"]:
+        assert f'"{name}"' in used, f"nobody asks {name}"

@@ -39,9 +39,13 @@ class Writer(Protocol):
     async def close(self) -> None: ...
 
 
-def connect(path: Path | str, *, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+def connect(path: Path | str, *, busy_seconds: float | None = None) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, timeout=busy_seconds, cached_statements=64
+        path,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_SECONDS if busy_seconds is None else busy_seconds,
+        cached_statements=64,
     )
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA journal_mode = WAL")
