@@ -192,7 +192,8 @@ def advance(
     state = TRANSITIONS.get((job.state, change))
     if state is None:
         raise Conflict(f"a job that is {job.state} cannot {change}", job_id=job.id)
-    if token is not None and token != job.token:
+    if token is not None and (token != job.token or job.state is not State.RUNNING):
+        # A token is that of a lease: once the job is back in the queue, nobody holds one.
         raise Conflict("another worker holds this job now", job_id=job.id)
     if version is not None and version != job.version:
         raise Conflict("the job changed in the meantime", job_id=job.id)
