@@ -1,5 +1,7 @@
 # make image   draw one image on a fresh machine with Python >= 3.11      PROMPT="..." OUT=file.png
-# make simulate   a hundred thousand random histories of servers and networks against the client's rules
+# make simulate   a hundred thousand random histories of servers and networks against the client's rules, and
+#                 ten thousand of a server that dies at any moment
+# make torture    a real server, killed two hundred times under load: nothing acknowledged may be lost
 # make test    everything that can be tested here: lint, types, all tests
 SHELL := /bin/bash
 .ONESHELL:
@@ -12,7 +14,7 @@ PROMPT ?= a lighthouse on a cliff at dusk, storm over the sea
 OUT ?= image.png
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: image test simulate lint types clean lock
+.PHONY: image test simulate torture lint types clean lock
 
 image: $(VENV)/server.stamp
 	@env -u UMRGEN_BASE_URL $(BIN)/umrgen generate "$(PROMPT)" -o "$(OUT)" --overwrite
@@ -20,9 +22,15 @@ image: $(VENV)/server.stamp
 test: $(VENV)/dev.stamp $(VENV)/node.stamp lint types
 	@$(BIN)/python -m pytest
 
-# 100,000 random histories of servers and networks, played against the client's flows.
+# 100,000 random histories of servers and networks, played against the client's flows; then 10,000 lives of
+# a server that is killed at any step.
 simulate: $(VENV)/dev.stamp
 	@$(BIN)/python tests/simulation --histories 100000 --jobs 2
+	@$(BIN)/python tests/simulation/lives.py --histories 10000
+
+# 200 x kill -9, of the whole server or of its engine alone, under 32 submitting and waiting clients.
+torture: $(VENV)/dev.stamp
+	@$(BIN)/python tests/torture.py --kills 200
 
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff check .

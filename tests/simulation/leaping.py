@@ -1,0 +1,50 @@
+"""An event loop without a real clock: when nothing is left to do, time leaps to the next timer."""
+
+import asyncio
+import selectors
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["LeapingLoop", "Stuck"]
+
+
+class Stuck(Exception):
+    """Everybody waits, and no timer will ever wake anybody."""
+
+
+class _Selector(selectors.DefaultSelector):
+    loop: "LeapingLoop"
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None:
+            raise Stuck
+        self.loop.leap(timeout)
+        return []
+
+
+class LeapingLoop(asyncio.SelectorEventLoop):
+    """Deterministic: one thread, no sockets, no clock. `at` is called before the step of that number."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._steps = 0
+        self._at: dict[int, Callable[[], None]] = {}
+        selector = _Selector()
+        selector.loop = self
+        super().__init__(selector)
+
+    def time(self) -> float:
+        return self._now
+
+    def leap(self, seconds: float) -> None:
+        self._now += seconds
+
+    def at(self, step: int, happens: Callable[[], None]) -> None:
+        """Have something happen just before any task's or callback's `step`-th turn is put in line."""
+        self._at[self._steps + step] = happens
+
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+        self._steps += 1
+        if happens := self._at.pop(self._steps, None):
+            happens()
+        return super().call_soon(callback, *args, context=context)

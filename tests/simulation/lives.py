@@ -1,0 +1,341 @@
+"""Whole lives of a server, played without a clock: `python tests/simulation/lives.py --histories 10000`.
+
+The real dispatcher, attempts, leases, sweep and SQL run on a fake clock with a storage and an engine that
+do what chance says: crash, stall, refuse, fill up. The process dies at any step of any task, several
+times, and starts again on what was durable. `--seed N` plays one history again.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import logging
+import random
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from simulation.leaping import LeapingLoop
+from umrgen.jobs import Change, Conflict, Job, JobSpec, State
+from umrgen.server.attempts import Policy, Workshop
+from umrgen.server.dispatcher import Dispatcher
+from umrgen.server.engines import DrawRequest, EngineFailure, EngineInfo
+from umrgen.server.executors import EngineCrashed, EngineStalled, OnPreview, OnStep, Picture
+from umrgen.server.ledger import Idempotency, LedgerUnavailable
+from umrgen.server.ledger.memory import MemoryLedger
+from umrgen.server.previews import Previews
+from umrgen.server.sweep import sweep
+
+SESSIONS = ("sid_a", "sid_b", "sid_c")
+FAILURES = {"engine_failed", "engine_crashed", "engine_stalled", "storage_failed", "cancelled", "interrupted"}
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+class Dead(BaseException):
+    """The process was killed: nothing of it reaches the disk any more, and nothing catches this."""
+
+
+def hold(condition: bool, words: str) -> None:
+    if not condition:
+        raise Broken(words)
+
+
+class Witness:
+    """Sees every commit, and what must hold after each."""
+
+    def __init__(self, files: dict[str, bytes], *, fair: bool, max_attempts: int) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.broken: list[str] = []
+        self._files = files
+        self._fair = fair
+        self._max_attempts = max_attempts
+        self._passed: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def see(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            try:
+                self._check(self.jobs.get(job.id), job)
+            except Broken as broken:
+                self.broken.append(f"{job.id}: {broken}")
+            self.jobs[job.id] = job
+
+    def _check(self, before: Job | None, job: Job) -> None:
+        hold(before is None or not before.over, "it ended twice")
+        hold(job.tries <= self._max_attempts, "it was tried too often")
+        if job.state is State.COMPLETED:
+            hold(len(job.outputs) == 1 and job.outputs[0].name in self._files, "completed without its image")
+        if job.state is State.FAILED:
+            hold(job.error_code in FAILURES and bool(job.error), f"it failed without a reason: {job.error_code}")
+        if before is not None and before.state is State.QUEUED and job.state is State.RUNNING:
+            hold(job.token == before.token + 1, "a lease was given twice")
+            self._served(job.session_id)
+
+    def _served(self, session: str) -> None:
+        waiting = {job.session_id for job in self.jobs.values() if job.state is State.QUEUED}
+        self._passed[session].clear()
+        for other in set(SESSIONS) - {session}:
+            if other not in waiting:
+                self._passed[other].clear()
+            elif self._fair:
+                self._passed[other][session] += 1
+                hold(self._passed[other][session] <= 1, f"{other} waits behind more than one job of {session}")
+
+
+@dataclass
+class World:
+    """What outlasts a process: the ledger, the files, the clock on the wall, and chance."""
+
+    chance: random.Random
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
+    files: dict[str, bytes] = field(default_factory=dict)
+    acknowledged: set[str] = field(default_factory=set)
+    wall: int = 1_800_000_000_000
+    troubled: bool = True
+    """Whether disks fill up and engines break; they stop doing so in the end."""
+
+    def luck(self, share: float) -> bool:
+        return self.chance.random() < share
+
+
+class Life:
+    """One process: everything durable is reached through it, until it is dead."""
+
+    def __init__(self, world: World, witness: Witness, policy: Policy, slots: int) -> None:
+        self.world = world
+        self.dead = False
+        self.slots = slots
+        self.info = EngineInfo("fake", "procedural", "1")
+        self.trouble = None
+        self.drawing: set[str] = set()
+        self._witness = witness
+        previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
+        self.shop = Workshop(self, self, self, self, policy, previews)  # type: ignore[arg-type]  # it is all four
+        self.dispatcher = Dispatcher(self.shop)
+
+    async def pause(self) -> None:
+        """An await: others get their turn here, and the process may have died meanwhile."""
+        for _ in range(self.world.chance.randrange(3)):
+            await asyncio.sleep(0)
+        if self.world.luck(0.2):
+            await asyncio.sleep(self.world.chance.random() * 0.05)
+        if self.dead:
+            raise Dead
+
+    # --- a clock ---
+
+    def now(self) -> int:
+        return self.world.wall + int(asyncio.get_running_loop().time() * 1000)
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    # --- a ledger: the real one, behind a wire ---
+
+    async def open(self) -> None:
+        await self.world.ledger.open(self._told)
+
+    def _told(self, jobs: Sequence[Job]) -> None:
+        self._witness.see(jobs)
+        self.dispatcher.notify(jobs)
+
+    async def _wire(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        await self.pause()
+        if self.world.troubled and self.world.luck(0.02):
+            raise LedgerUnavailable("the disk is full")
+        try:
+            return await work()
+        finally:
+            await self.pause()  # it is committed, and the process may die before it knows
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("submit", "get", "claim", "change", "lapsed", "known_outputs"):
+            raise AttributeError(name)
+        method = getattr(self.world.ledger, name)
+        return lambda *args, **kwargs: self._wire(lambda: method(*args, **kwargs))
+
+    def glance(self, job_id: str) -> Job | None:
+        return self.world.ledger.glance(job_id)
+
+    # --- a storage ---
+
+    async def put(self, session_id: str, name: str, data: bytes) -> None:
+        await self.pause()
+        if self.world.troubled and self.world.luck(0.05):
+            raise OSError(28, "No space left on device")
+        self.world.files[name] = data
+        await self.pause()
+
+    async def delete(self, session_id: str, name: str) -> None:
+        await self.pause()
+        self.world.files.pop(name, None)
+
+    async def older(self, before: int) -> AsyncIterator[tuple[str, Sequence[str]]]:
+        await self.pause()
+        if self.world.files:
+            yield "any", list(self.world.files)
+
+    # --- an executor ---
+
+    async def ready(self) -> None:
+        await self.pause()
+
+    async def run(
+        self, job_id: str, request: DrawRequest, on_step: OnStep, on_preview: OnPreview | None = None
+    ) -> Picture:
+        # Not raised here, where the dispatcher would take it for an engine's failure.
+        if job_id in self.drawing or len(self.drawing) >= self.slots:
+            self._witness.broken.append(f"{job_id}: drawn beside {self.drawing} on {self.slots} slots")
+        self.drawing.add(job_id)
+        try:
+            for step in range(1, request.steps + 1):
+                await asyncio.sleep(self.world.chance.random() * 5)
+                self._break_down()
+                on_step(step, request.steps)
+            data = job_id.encode()
+            return Picture(data, hashlib.sha256(data).hexdigest(), 512, 512)
+        finally:
+            self.drawing.discard(job_id)
+
+    def _break_down(self) -> None:
+        if self.world.troubled and self.world.luck(0.04):
+            kinds = [EngineCrashed("it was ended by SIGSEGV"), EngineStalled("no progress"), EngineFailure("refused")]
+            raise self.world.chance.choice(kinds)
+
+    # --- callers ---
+
+    async def caller(self, jobs: int) -> None:
+        """Submits under idempotency keys, again when it gets no answer; sometimes cancels."""
+        chance = self.world.chance
+        for _ in range(jobs):
+            await asyncio.sleep(chance.random() * 10)
+            session, key = chance.choice(SESSIONS), Idempotency(f"{chance.random()}", b"")
+            spec = JobSpec("a boat", seed=1, width=512, height=512, steps=chance.randint(1, 4))
+            name = f"ext_{chance.getrandbits(64):x}"
+            while True:
+                try:
+                    job, _ = await self.submit(
+                        name, session, spec, "fake", now=self.now(), priority=chance.randint(-1, 1), idempotency=key
+                    )
+                    break
+                except LedgerUnavailable:
+                    await asyncio.sleep(1)
+            self.world.acknowledged.add(job.id)
+            if self.world.luck(0.2):
+                await asyncio.sleep(chance.random() * 15)
+                await self._cancel(job.id)
+
+    async def _cancel(self, job_id: str) -> None:
+        try:
+            await self.change(job_id, Change.CANCEL, now=self.now(), error="cancelled", error_code="cancelled")
+        except (Conflict, LedgerUnavailable):
+            return
+
+    async def jumps(self) -> None:
+        """Somebody sets the clock."""
+        while True:
+            await asyncio.sleep(self.world.chance.random() * 200)
+            self.world.wall += self.world.chance.randint(-3_600_000, 3_600_000)
+
+
+async def _live(life: Life, callers: int, *, last: bool) -> None:
+    world = life.world
+    world.troubled = False  # a start on a broken disk fails at once, and is tried again by whoever starts servers
+    await life.open()
+    await life.dispatcher.recover()
+    world.troubled = not last
+    life.dispatcher.start()
+    sweeping = asyncio.create_task(sweep(life, life, before=life.now()))  # type: ignore[arg-type]
+    jumping = asyncio.create_task(life.jumps())
+    await asyncio.gather(*(life.caller(world.chance.randint(1, 4)) for _ in range(callers)))
+    await sweeping
+    if not last:
+        await asyncio.sleep(world.chance.random() * 30)
+        await life.dispatcher.drain(world.chance.random() * 10)
+    else:
+        async with asyncio.timeout(24 * 3600):
+            while (await world.ledger.count()) != {State.QUEUED: 0, State.RUNNING: 0}:
+                await asyncio.sleep(1)
+        await life.dispatcher.drain(10)
+    jumping.cancel()
+
+
+def _run(life: Life, callers: int, *, last: bool) -> None:
+    """Live until the end, or until the process is killed at some step."""
+    loop = LeapingLoop()
+    loop.set_exception_handler(lambda loop, context: None)  # the dead leave things behind
+    living = loop.create_task(_live(life, callers, last=last))
+
+    def die() -> None:
+        life.dead = True
+        living.cancel()
+
+    if not last and life.world.luck(0.8):
+        loop.at(life.world.chance.randint(1, 900), die)
+    try:
+        loop.run_until_complete(asyncio.wait({living}))
+        if not living.cancelled() and not life.dead:
+            living.result()
+        life.dead = True
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left))
+    finally:
+        life.world.wall += int(loop.time() * 1000)
+        loop.close()
+
+
+def play(seed: int) -> Counter[str]:
+    """One history, to its end. Raises Broken; gives how its jobs ended."""
+    world = World(random.Random(seed))
+    cap = world.chance.choice((0, 0, 0, 1))
+    policy = Policy(lease=30, max_attempts=3, max_interruptions=20, running_cap=cap, storage_patience=5)
+    witness = Witness(world.files, fair=cap == 0, max_attempts=policy.max_attempts)
+    lives, slots = world.chance.randint(1, 5), world.chance.randint(1, 3)
+    for number in range(lives):
+        _run(Life(world, witness, policy, slots), world.chance.randint(1, 4), last=number == lives - 1)
+    hold(not witness.broken, "; ".join(witness.broken))
+    for job_id in world.acknowledged:
+        hold(job_id in witness.jobs and witness.jobs[job_id].over, f"{job_id} was acknowledged and never ended")
+    recorded = {output.name for job in witness.jobs.values() for output in job.outputs}
+    hold(recorded <= set(world.files), "an image is gone")
+    return Counter(job.error_code or job.state.value for job in witness.jobs.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--histories", type=int, default=10_000)
+    parser.add_argument("--seed", type=int)
+    options = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    if options.seed is not None:
+        print(dict(play(options.seed)))
+        return
+    begun, ends, failed = time.monotonic(), Counter[str](), []
+    for seed in range(options.histories):
+        try:
+            ends += play(seed)
+        except Exception as error:
+            failed.append(seed)
+            print(f"history {seed}: {type(error).__name__}: {error}", file=sys.stderr)
+            if len(failed) == 5:
+                break
+    seconds = time.monotonic() - begun
+    print(f"{options.histories} lives of a server in {seconds:.0f} s, {len(failed)} failed; jobs: {dict(ends)}")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
