@@ -35,6 +35,12 @@ class ServerProcess:
         self.process: subprocess.Popen[str]
 
     def start(self) -> "ServerProcess":
+        self.launch()
+        until(lambda: httpx2.get(f"{self.url}/readyz").status_code == 200)
+        return self
+
+    def launch(self) -> None:
+        """Start it; return when it listens, ready or not."""
         self.state.mkdir(parents=True, exist_ok=True)
         with (self.state / "test.log").open("a") as log:
             self.process = subprocess.Popen(
@@ -43,6 +49,7 @@ class ServerProcess:
                 stderr=log,
                 env=clean_environment(**self._environment),
                 text=True,
+                start_new_session=True,  # a process group of its own, to be killed whole
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -51,8 +58,6 @@ class ServerProcess:
         told = json.loads(line)
         self.url = told["url"]
         self.key = told["key"] or self.key
-        until(lambda: httpx2.get(f"{self.url}/readyz").status_code == 200)
-        return self
 
     def _place(self) -> list[str]:
         return ["--state", str(self.state)]
@@ -68,6 +73,11 @@ class ServerProcess:
     def kill(self) -> None:
         """SIGKILL, as a power cut would."""
         self.process.kill()
+        self._end()
+
+    def kill_group(self) -> None:
+        """SIGKILL for the server and its engine at once."""
+        os.killpg(self.process.pid, signal.SIGKILL)
         self._end()
 
     def _end(self) -> int:

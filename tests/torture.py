@@ -1,0 +1,196 @@
+"""A real server, killed again and again under load: `python tests/torture.py --kills 200` (`make torture`).
+
+32 clients submit under idempotency keys, wait, and download, while the whole process group or the engine
+alone is killed with SIGKILL at random moments and the server is started again. Afterwards: every job that
+was acknowledged has ended exactly once, every image is there and whole, and no file is without a record.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from support import SMALL, ServerProcess, until
+from umrgen.images import verify
+
+REASONS = {"engine_crashed", "interrupted"}
+"""What may end a job here but its image: engines that were killed under it, three times over."""
+
+
+@dataclass
+class Tally:
+    """What the clients have seen."""
+
+    receipts: dict[str, str] = field(default_factory=dict)
+    """Idempotency key → the job id of its 202."""
+    ended: dict[str, dict[str, Any]] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    kills: Counter[str] = field(default_factory=Counter)
+    submits: int = 0
+
+
+class Client:
+    """Submits, waits, downloads, until told to stop; what fails on the way is tried again."""
+
+    def __init__(self, http: httpx2.AsyncClient, tally: Tally, chance: random.Random) -> None:
+        self._http = http
+        self._tally = tally
+        self._chance = chance
+
+    async def work(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            key = f"key-{self._chance.getrandbits(64):x}"
+            job = await self._wait(await self._submit(key))
+            if job["state"] == "completed":
+                await self._download(job)
+            again = await self._submit(key)
+            if again != job["job_id"]:
+                self._tally.wrong.append(f"{key} made {job['job_id']} and {again}")
+
+    async def _ask(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        """The first answer that is not the trouble of a server that dies, starts or stops."""
+        while True:
+            try:
+                answer = await self._http.request(method, path, **options)
+            except httpx2.TransportError:
+                await asyncio.sleep(self._chance.random() * 0.1)
+                continue
+            if answer.status_code < 500:
+                return answer
+            await asyncio.sleep(0.1)
+
+    async def _submit(self, key: str) -> str:
+        body = {"prompt": "a boat", "seed": 5} | SMALL | {"steps": 2}
+        self._tally.submits += 1
+        answer = await self._ask("POST", "/api/v1/generate", json=body, headers={"Idempotency-Key": key})
+        if answer.status_code != 202:
+            self._tally.wrong.append(f"a submit was answered {answer.status_code}: {answer.text[:200]}")
+        job_id: str = answer.json()["job_id"]
+        if self._tally.receipts.setdefault(key, job_id) != job_id:
+            self._tally.wrong.append(f"two receipts for {key}")
+        return job_id
+
+    async def _wait(self, job_id: str) -> dict[str, Any]:
+        while True:
+            answer = await self._ask("GET", f"/api/v1/status/{job_id}", headers={"Prefer": "wait=10"})
+            if answer.status_code != 200:
+                self._tally.wrong.append(f"{job_id}, acknowledged, is answered {answer.status_code}")
+                return {"state": "lost", "job_id": job_id}
+            job: dict[str, Any] = answer.json()
+            if job["state"] in ("completed", "failed"):
+                self._tally.ended[job_id] = job
+                return job
+
+    async def _download(self, job: dict[str, Any]) -> None:
+        answer = await self._ask("GET", job["image_url"])
+        verify(answer.content, sha256=job["results"]["images"][0]["sha256"])
+
+
+async def killer(server: ServerProcess, tally: Tally, chance: random.Random, kills: int) -> None:
+    """Kill, at any moment of the server's start or work; the whole group is started again at once."""
+    for _ in range(kills):
+        await asyncio.sleep(chance.random() * 1.5)
+        engines = server.engine_pids()
+        if engines and chance.random() < 0.4:
+            tally.kills["the engine alone"] += 1
+            os.kill(engines[0], signal.SIGKILL)
+        else:
+            tally.kills["the whole group"] += 1
+            server.kill_group()
+            await asyncio.to_thread(server.launch)
+
+
+async def load(server: ServerProcess, tally: Tally, chance: random.Random, kills: int, clients: int) -> None:
+    headers = {"Authorization": f"Bearer {server.key}"}
+    limits = httpx2.Limits(max_connections=clients)
+    async with httpx2.AsyncClient(base_url=server.url, headers=headers, timeout=30, limits=limits) as http:
+        stop = asyncio.Event()
+        work = [asyncio.create_task(Client(http, tally, chance).work(stop)) for _ in range(clients)]
+        await killer(server, tally, chance, kills)
+        stop.set()
+        await asyncio.gather(*work)
+
+
+def all_jobs(http: httpx2.Client) -> list[dict[str, Any]]:
+    jobs, cursor = [], ""
+    while cursor is not None:
+        page = http.get(f"/api/v1/jobs?limit=200&cursor={cursor}").json()
+        jobs += page["jobs"]
+        cursor = page["next_cursor"]
+    return jobs
+
+
+def judge(server: ServerProcess, tally: Tally) -> list[str]:
+    """What is wrong, after the last start."""
+    wrong = list(tally.wrong)
+    with server.http() as http:
+        jobs = {job["job_id"]: job for job in all_jobs(http)}
+        lost = set(tally.receipts.values()) - set(jobs)
+        wrong += [f"{job_id} was acknowledged and is gone" for job_id in lost]
+        twice = [name for name, seen in tally.ended.items() if jobs.get(name, {}).get("image_url") != seen["image_url"]]
+        wrong += [f"{job_id} ended twice" for job_id in twice]
+        for job in jobs.values():
+            if job["state"] == "completed":
+                image = job["results"]["images"][0]
+                verify(http.get(job["image_url"]).content, sha256=image["sha256"])
+            elif job["state"] != "failed" or job["error_code"] not in REASONS or not job["error"]:
+                wrong.append(f"{job['job_id']} is {job['state']}: {job['error_code']} {job['error']}")
+    recorded = {image["filename"] for job in jobs.values() for image in job["results"]["images"]}
+    stored = {path.name for path in (server.state / "outputs").rglob("*") if path.is_file()}
+    wrong += [f"{name} is a file without a record" for name in stored - recorded]
+    wrong += [f"{name} is a record without a file" for name in recorded - stored]
+    return wrong
+
+
+def torture(state: Path, *, kills: int, clients: int = 32, seed: int = 0) -> tuple[Tally, list[str]]:
+    """Play it; what the clients saw, and what was wrong."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    chance, tally = random.Random(seed), Tally()
+    server = ServerProcess(state, "--port", port, "--step-delay", "0.02", "--max-interruptions", "1000")
+    server.start()
+    try:
+        asyncio.run(load(server, tally, chance, kills, clients))
+        server.kill_group()
+        swept = server.log().count("sweep:")
+        server.start()
+        until(lambda: server.log().count("sweep:") > swept)
+        return tally, judge(server, tally)
+    finally:
+        if server.process.poll() is None:
+            server.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        tally, wrong = torture(Path(folder) / "state", kills=options.kills, seed=options.seed)
+    ends = Counter(job["error_code"] or job["state"] for job in tally.ended.values())
+    print(
+        f"{sum(tally.kills.values())} × kill -9 ({dict(tally.kills)}) in {time.monotonic() - begun:.0f} s; "
+        f"{tally.submits} submits under {len(tally.receipts)} keys; jobs: {dict(ends)}; wrong: {len(wrong)}"
+    )
+    for words in wrong[:20]:
+        print(f"  {words}")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
