@@ -29,6 +29,7 @@ class Dispatcher:
         self._worker = f"worker_{secrets.token_hex(8)}"
         self._work = asyncio.Event()
         self._stopping = False
+        self._hurry = asyncio.Event()
         self._running: dict[str, Attempt] = {}
         self._waiting: set[asyncio.Task[None]] = set()
         """The slots that hold no job."""
@@ -51,12 +52,20 @@ class Dispatcher:
         self._stopping = True
         for slot in self._waiting:
             slot.cancel()
-        if self._slots:
-            await asyncio.wait(self._slots, timeout=limit)
-        tasks = [*self._slots, *([self._keeper] if self._keeper else [])]
+        hurry = asyncio.create_task(self._hurry.wait())
+        finishing = asyncio.gather(*self._slots, return_exceptions=True)
+        await asyncio.wait({finishing, hurry}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        tasks = [*self._slots, *([self._keeper] if self._keeper else []), hurry]
         for task in tasks:
             task.cancel()
+        if self._hurry.is_set():
+            await asyncio.sleep(0)  # each slot has heard that it is cancelled, so an engine's end is no crash
+            await self._shop.executor.stop()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def hurry(self) -> None:
+        """Let `drain` wait for nobody any longer."""
+        self._hurry.set()
 
     def notify(self, jobs: Sequence[Job]) -> None:
         """Hear what the ledger committed: new work, or the end of a job that is being drawn."""

@@ -83,7 +83,6 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._house = house
         self._announce = announce
-        self._hurry = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -100,7 +99,7 @@ class _Server(uvicorn.Server):
         """Stop in good order; called a second time, at once."""
         if self.should_exit:
             self.force_exit = True
-            self._hurry.set()
+            self._house.dispatcher.hurry()
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -108,13 +107,7 @@ class _Server(uvicorn.Server):
         self._announce()  # from here on callers are served and signals understood
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        draining = asyncio.create_task(self._house.drain(self._house.settings.drain))
-        hurry = asyncio.create_task(self._hurry.wait())
-        await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        if not draining.done():
-            draining.cancel()
-            self._house.waiters.close()
+        await self._house.drain(self._house.settings.drain)
         await super().shutdown(sockets)
 
 

@@ -65,18 +65,22 @@ class GroupWriter:
         self._changes = itertools.count(last_change + 1)
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
+        self._closed = False
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="umrgen-ledger", daemon=True)
         self._thread.start()
 
     async def do(self, operation: Operation) -> Any:
         """Run `operation` in a transaction; return its result once that is on disk."""
+        if self._closed:
+            raise LedgerUnavailable("the ledger is closed")
         future: asyncio.Future[Any] = self._loop.create_future()
         self._queue.put((operation, future))
         return await future
 
     async def close(self) -> None:
         """Finish what was asked for, then end the thread."""
+        self._closed = True
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 

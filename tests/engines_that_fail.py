@@ -1,0 +1,75 @@
+"""An engine for tests: it does what the prompt says, however bad that is.
+
+umrgen serve --engine engines_that_fail:Obedient        (with this folder on PYTHONPATH)
+"""
+
+import os
+import select
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from umrgen.server.engines import DrawRequest, EngineInfo, Report
+
+if TYPE_CHECKING:
+    from umrgen.server.engines import Pixels
+
+STEP = 0.3
+"""Seconds of a step of those that are drawn slowly."""
+
+
+class Obedient:
+    """Hangs, aborts, talks nonsense or eats memory when asked to; draws one colour otherwise."""
+
+    info = EngineInfo("obedient", "procedural", "1", features=("previews",))
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def draw(self, request: DrawRequest, report: Report) -> "Pixels":
+        what, _, argument = request.prompt.partition(" ")
+        match what:
+            case "hang":
+                _hang()
+            case "hang-once" if not Path(argument).exists():
+                Path(argument).touch()
+                _hang()
+            case "abort":
+                os.abort()
+            case "garbage":
+                _write_into_every_pipe(b"\x00\x00\x00\x05\x00\x00\x00\x00hello")
+            case "small":
+                return np.zeros((8, 8, 3), np.uint8)
+            case "memory":
+                _fill_memory()
+            case "raise":
+                raise RuntimeError(f"nobody should read this: {__file__}")
+        for step in range(1, request.steps + 1):
+            if what == "slow":
+                select.select([], [], [], STEP)  # time.sleep fails where a test has replaced the clock
+            report(step, request.steps, lambda: _plain(request))
+        return _plain(request)
+
+
+def _plain(request: DrawRequest) -> "Pixels":
+    return np.full((request.height, request.width, 3), request.seed % 256, np.uint8)
+
+
+def _hang() -> None:
+    while True:
+        time.sleep(60)
+
+
+def _fill_memory() -> None:
+    """Ends with a MemoryError at a limit; without one at 4 GiB, so that a test cannot hurt the machine."""
+    held = [np.ones(1 << 24, np.uint8) for _ in range(256)]
+    raise RuntimeError(f"{len(held)} × 16 MiB, and no limit")
+
+
+def _write_into_every_pipe(data: bytes) -> None:
+    for descriptor in Path("/proc/self/fd").iterdir():
+        number = int(descriptor.name)
+        if number > 2 and (descriptor.is_fifo() or descriptor.is_socket()):
+            os.write(number, data)
