@@ -7,6 +7,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
 from umrgen.jobs import Change, Conflict, Job
 from umrgen.server.attempts import Attempt, Workshop
@@ -53,8 +54,8 @@ class Dispatcher:
         for slot in self._waiting:
             slot.cancel()
         hurry = asyncio.create_task(self._hurry.wait())
-        finishing = asyncio.gather(*self._slots, return_exceptions=True)
-        await asyncio.wait({finishing, hurry}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        first: set[asyncio.Future[Any]] = {asyncio.gather(*self._slots, return_exceptions=True), hurry}
+        await asyncio.wait(first, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         tasks = [*self._slots, *([self._keeper] if self._keeper else []), hurry]
         for task in tasks:
             task.cancel()

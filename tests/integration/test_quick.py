@@ -1,0 +1,152 @@
+"""The quick way of a status call answers what the ordinary way answers, and nothing it should not."""
+
+import json
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support import ServerProcess, finish, submit, until
+from umrgen.jobs import Job, JobSpec, State
+from umrgen.server.http.encoded import Encoded
+from umrgen.server.http.quick import quick_answer
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+def exchange(running: ServerProcess, *requests: bytes) -> list[Answer]:
+    """Send all requests in one packet, and read an answer for each."""
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 20) as connection:
+        connection.sendall(b"".join(requests))
+        with connection.makefile("rb") as stream:
+            return [read_answer(stream, request) for request in requests]
+
+
+def read_answer(stream: Any, request: bytes) -> Answer:
+    code = int(stream.readline().split()[1])
+    headers: dict[str, str] = {}
+    while (line := stream.readline().strip()) != b"":
+        name, _, value = line.decode().partition(": ")
+        headers[name] = value
+    length = 0 if request.startswith(b"HEAD") else int(headers.get("content-length", 0))
+    return code, headers, stream.read(length)
+
+
+def ask(key: str, path: str, *lines: str, method: str = "GET", version: str = "1.1") -> bytes:
+    head = [f"{method} {path} HTTP/{version}", "Host: x", f"Authorization: Bearer {key}", *lines]
+    return "\r\n".join([*head, "", ""]).encode()
+
+
+def both_ways(running: ServerProcess, key: str, path: str) -> Answer:
+    """The answer, after checking that it is the same without the quick way (which takes no announced body)."""
+    plain, announced = ask(key, path), ask(key, path, "Content-Length: 0")
+    # The key is known, and trusted for a moment, once it was checked: the second plain call goes the quick way.
+    _, quick, ordinary = exchange(running, plain, plain, announced)
+    for answer in (quick, ordinary):
+        answer[1].pop("date", None)
+    assert quick == ordinary
+    return quick
+
+
+@pytest.fixture
+def done(shared_server: ServerProcess, http: httpx2.Client) -> str:
+    job_id = submit(http)
+    finish(http, job_id)
+    return job_id
+
+
+def test_a_job_that_is_over(shared_server: ServerProcess, done: str) -> None:
+    code, headers, body = both_ways(shared_server, shared_server.key, f"/api/v1/status/{done}")
+    assert (code, json.loads(body)["state"]) == (200, "completed")
+    assert headers["cache-control"] == "no-store"
+
+
+def test_jobs_that_are_not_over(slow_server: ServerProcess) -> None:
+    with slow_server.http() as http:
+        first, second = submit(http, steps=3, width=520), submit(http, steps=3, width=520)
+        until(lambda: http.get(f"/api/v1/status/{first}").json()["progress"]["step"] == 1)
+        for job_id, state in ((first, "running"), (second, "queued")):
+            code, headers, body = both_ways(slow_server, slow_server.key, f"/api/v1/status/{job_id}")
+            assert (code, json.loads(body)["state"]) == (200, state)
+            assert "retry-after" in headers
+        for job_id in (second, first):
+            http.post(f"/api/v1/cancel/{job_id}")
+        assert both_ways(slow_server, slow_server.key, f"/api/v1/status/{first}")[0] == 200
+
+
+@pytest.mark.parametrize("path", ["{}?x=1", "%65xt{}", "{}/", "{}%00", "", "../status/{}", "ext_unknown"])
+def test_odd_paths(shared_server: ServerProcess, done: str, path: str) -> None:
+    both_ways(shared_server, shared_server.key, "/api/v1/status/" + path.format(done))
+
+
+def test_who_may_not_ask(shared_server: ServerProcess, done: str, other_key: str) -> None:
+    path = f"/api/v1/status/{done}"
+    assert httpx2.get(f"{shared_server.url}{path}", headers={"Authorization": f"Bearer {other_key}"}).status_code == 404
+    for key, code in ((shared_server.key, 200), (other_key, 404), ("wrong", 401), ("", 401)):
+        assert both_ways(shared_server, key, path)[0] == code
+
+
+def test_connections_end_as_asked(shared_server: ServerProcess, done: str) -> None:
+    path = f"/api/v1/status/{done}"
+    for request in (ask(shared_server.key, path, "Connection: close"), ask(shared_server.key, path, version="1.0")):
+        ((code, headers, _),) = exchange(shared_server, request)
+        assert (code, headers["connection"]) == (200, "close")
+    ((code, headers, body),) = exchange(shared_server, ask(shared_server.key, path, method="HEAD"))
+    assert code in (404, 405)
+    assert body == b""
+
+
+def test_pipelined_requests_are_answered_in_order(slow_server: ServerProcess) -> None:
+    with slow_server.http() as http:
+        over, running = submit(http), submit(http, steps=9)
+        finish(http, over)
+        key = slow_server.key
+        answers = exchange(
+            slow_server,
+            ask(key, f"/api/v1/status/{over}"),
+            ask(key, f"/api/v1/status/{running}", "Prefer: wait=1"),
+            ask(key, f"/api/v1/status/{over}"),
+            ask(key, "/healthz"),
+        )
+        http.post(f"/api/v1/cancel/{running}")
+    names = [json.loads(body).get("job_id") for _, _, body in answers]
+    assert names == [over, running, over, None]
+
+
+def test_a_caller_that_reads_late_gets_everything(shared_server: ServerProcess, done: str) -> None:
+    answers = exchange(shared_server, *[ask(shared_server.key, f"/api/v1/status/{done}")] * 5000)
+    assert {(code, json.loads(body)["job_id"]) for code, _, body in answers} == {(200, done)}
+
+
+class TestWildInput:
+    """`quick_answer` alone, with a key and a job of its own."""
+
+    job = Job("ext_1", "sid_a", JobSpec("a boat", seed=1), "procedural", 1000, state=State.FAILED, error="no")
+    names = st.sampled_from([b"authorization", b"prefer", b"host", b"expect", b"content-length", b"connection"])
+    values = st.binary(max_size=20) | st.sampled_from([b"Bearer good", b"Bearer other", b"keep-alive", b"close"])
+    paths = st.binary(max_size=12).map(lambda tail: b"/api/v1/status/" + tail) | st.just(b"/api/v1/status/ext_1")
+
+    @given(paths, st.lists(st.tuples(names, values), max_size=4))
+    def test_it_answers_only_what_it_may(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        answer = quick_answer(self.services(), url, headers)  # type: ignore[arg-type]  # what it uses of them
+        if answer is not None:
+            assert (b"authorization", b"Bearer good") in headers
+            assert url == b"/api/v1/status/ext_1"
+
+    def test_it_answers_at_all(self) -> None:
+        headers = [(b"host", b"x"), (b"authorization", b"Bearer good")]
+        assert quick_answer(self.services(), b"/api/v1/status/ext_1", headers) is not None  # type: ignore[arg-type]
+
+    def services(self) -> SimpleNamespace:
+        sessions = {"good": SimpleNamespace(session_id="sid_a"), "other": SimpleNamespace(session_id="sid_b")}
+        return SimpleNamespace(
+            keys=SimpleNamespace(trusted=sessions.get),
+            ledger=SimpleNamespace(glance={"ext_1": self.job}.get),
+            estimates=SimpleNamespace(seconds_left=lambda job, position: None),
+            encoded=Encoded(),
+        )

@@ -1,0 +1,63 @@
+"""How long a job will take, told from how long those like it took."""
+
+from dataclasses import replace
+
+from umrgen.jobs import Job, JobSpec, State
+from umrgen.server.estimates import OVERDUE, Estimates
+
+JOB = Job("ext_1", "sid_a", JobSpec("a boat", seed=1, steps=4), "procedural", created_at=0)
+
+
+class StillClock:
+    def __init__(self) -> None:
+        self.at = 100_000
+
+    def now(self) -> int:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at / 1000
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("nothing sleeps here")
+
+
+def done(seconds: float, **spec: int) -> Job:
+    spec_ = replace(JOB.spec, **spec)  # type: ignore[arg-type]  # sizes and steps
+    return replace(JOB, spec=spec_, state=State.COMPLETED, claimed_at=0, completed_at=int(seconds * 1000))
+
+
+def estimates(*jobs: Job, slots: int = 1) -> tuple[Estimates, StillClock]:
+    clock = StillClock()
+    made = Estimates(clock, slots)
+    made.learn(jobs)
+    return made, clock
+
+
+def test_what_was_never_seen_is_not_guessed() -> None:
+    made, _ = estimates(done(5, steps=8), done(5, width=512))
+    assert made.seconds_left(JOB, 1) is None
+    assert made.seconds_left(replace(JOB, state=State.RUNNING, claimed_at=0)) is None
+
+
+def test_a_running_job_has_left_what_is_usual_less_what_has_passed() -> None:
+    made, clock = estimates(done(10), done(12), done(90))
+    job = replace(JOB, state=State.RUNNING, claimed_at=clock.at - 5000)
+    assert made.seconds_left(job) == 7, "the median, not the mean: one slow run is no rule"
+    clock.at += 60_000
+    assert made.seconds_left(job) == OVERDUE
+
+
+def test_a_queued_job_waits_for_those_ahead_of_it() -> None:
+    made, _ = estimates(done(10))
+    assert made.seconds_left(JOB, 1) == 10 + 0.5 * 10
+    assert made.seconds_left(JOB, 4) == 10 + 3.5 * 10
+    made, _ = estimates(done(10), slots=2)
+    assert made.seconds_left(JOB, 4) == 10 + (3 + 1) * 10 / 2
+
+
+def test_only_the_last_runs_count_and_failures_do_not() -> None:
+    made, clock = estimates(*[done(100)] * 10, *[done(10)] * 10)
+    made.learn([replace(done(1), state=State.FAILED), replace(JOB, state=State.RUNNING, claimed_at=0)])
+    assert made.seconds_left(replace(JOB, state=State.RUNNING, claimed_at=clock.at)) == 10
+    assert made.seconds_left(done(10)) is None, "it is over"
