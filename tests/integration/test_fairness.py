@@ -8,6 +8,9 @@ import httpx2
 
 from support import SMALL, ServerProcess, cli, finish, problem, server, submit, until
 
+HELD = ("--step-delay", "60", "--cancel-grace", "0.1", "--drain", "0")
+"""A job of two steps holds the engine until it is cancelled; jobs of one step take no time."""
+
 
 def another(running: ServerProcess) -> httpx2.Client:
     """A caller with a new key, so a session of its own."""
@@ -22,18 +25,18 @@ def look(http: httpx2.Client, job_id: str) -> dict[str, Any]:
 
 def test_sessions_take_turns_and_places_come_true(state: Path) -> None:
     with (
-        server(state, "--step-delay", "0.3") as running,
+        server(state, *HELD) as running,
         running.http() as a,
         another(running) as b,
         another(running) as c,
     ):
-        busy = submit(a, steps=4)
+        busy = submit(a, steps=2)
         until(lambda: look(a, busy)["state"] == "running")
         jobs = {name: (a, submit(a)) for name in ("a1", "a2", "a3")}
         jobs |= {name: (b, submit(b)) for name in ("b1", "b2")}
         jobs |= {"c1": (c, submit(c))}
         places = {name: look(http, job_id)["queue_position"] for name, (http, job_id) in jobs.items()}
-        assert look(a, busy)["state"] == "running", "the machine is too slow for this test"
+        a.post(f"/api/v1/cancel/{busy}")
         started = {name: finish(http, job_id)["started_at"] for name, (http, job_id) in jobs.items()}
     order = sorted(jobs, key=lambda name: started[name])
     assert order == sorted(jobs, key=lambda name: places[name]), "places came true"
@@ -44,8 +47,8 @@ def test_sessions_take_turns_and_places_come_true(state: Path) -> None:
 
 
 def test_a_priority_moves_only_ones_own(state: Path) -> None:
-    with server(state, "--step-delay", "0.4") as running, running.http() as a, another(running) as b:
-        busy = submit(a, steps=3)
+    with server(state, *HELD) as running, running.http() as a, another(running) as b:
+        busy = submit(a, steps=2)
         until(lambda: look(a, busy)["state"] == "running")
         late, other, soon = submit(a, priority=-1), submit(b, priority=-10), submit(a, priority=10)
         jobs = ((b, other), (a, soon), (a, late))
@@ -56,9 +59,8 @@ def test_a_priority_moves_only_ones_own(state: Path) -> None:
 
 
 def test_a_full_queue_is_said_and_replays_are_not_refused(state: Path) -> None:
-    held = ("--step-delay", "30", "--cancel-grace", "0.1", "--drain", "0")
     with (
-        server(state, *held, "--session-queued", "2") as running,
+        server(state, *HELD, "--session-queued", "2") as running,
         running.http() as a,
         another(running) as b,
     ):
@@ -89,8 +91,8 @@ def test_an_estimate_comes_from_what_was_seen_and_outlasts_a_restart(state: Path
         busy, queued, other = submit(http, **shape), submit(http, **shape), submit(http)
         until(lambda: look(http, busy)["state"] == "running")
         left, after = look(http, busy)["eta_seconds"], look(http, queued)["eta_seconds"]
-        assert 1 < left < 4
-        assert left < after < 8
+        assert 1 <= left < 20
+        assert left < after < 60
         assert look(http, other)["eta_seconds"] is None, "a size that was never drawn"
         for job_id in (busy, queued, other):
             finish(http, job_id)
