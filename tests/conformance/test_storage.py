@@ -54,3 +54,13 @@ async def test_a_failed_put_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         await storage.put("sid_a", "taken.png", b"bytes")
     assert sorted(entry.name for entry in (root / "sid_a").iterdir()) == ["one.png", "taken.png"]
+
+
+async def test_what_is_older_is_listed_in_parts(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("umrgen.server.storage.local.LISTED", 2)
+    for name in ("one.png", "two.png", "three.png"):
+        await storage.put("sid_a", name, b"bytes")
+    await storage.put("sid_b", "one.png", b"bytes")
+    listed = [(session, name) async for session, names in storage.older(2**50) for name in names]
+    assert sorted(listed) == [("sid_a", "one.png"), ("sid_a", "three.png"), ("sid_a", "two.png"), ("sid_b", "one.png")]
+    assert [part async for part in storage.older(0)] == []
