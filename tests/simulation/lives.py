@@ -255,7 +255,7 @@ async def _live(life: Life, callers: int, *, last: bool) -> None:
     await life.dispatcher.recover()
     world.troubled = not last
     life.dispatcher.start()
-    sweeping = asyncio.create_task(sweep(life, life, before=life.now()))  # type: ignore[arg-type]
+    sweeping = asyncio.create_task(sweep(life, life, before=life.now(), storing=life.shop.storing))  # type: ignore[arg-type]
     jumping = asyncio.create_task(life.jumps())
     await asyncio.gather(*(life.caller(world.chance.randint(1, 4)) for _ in range(callers)))
     await sweeping

@@ -57,7 +57,8 @@ class House:
         policy = Policy(
             settings.lease, settings.max_attempts, settings.max_interruptions, running_cap=settings.session_running
         )
-        self.dispatcher = Dispatcher(Workshop(self.ledger, self.executor, self.storage, clock, policy, self.previews))
+        self.workshop = Workshop(self.ledger, self.executor, self.storage, clock, policy, self.previews)
+        self.dispatcher = Dispatcher(self.workshop)
         self.services = Services(
             settings=settings,
             clock=clock,
@@ -102,7 +103,9 @@ class House:
 
     def start(self) -> None:
         """Let jobs run, as soon as the engine is up; callers are served meanwhile."""
-        self._sweeping = asyncio.create_task(sweep(self.storage, self.ledger, before=self._opened_at))
+        self._sweeping = asyncio.create_task(
+            sweep(self.storage, self.ledger, before=self._opened_at, storing=self.workshop.storing)
+        )
         self.dispatcher.start()
 
     async def drain(self, limit: float) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import secrets
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from umrgen.jobs import Change, Conflict, Job, Output
@@ -51,6 +51,8 @@ class Workshop:
     clock: Clock
     policy: Policy
     previews: Previews
+    storing: set[str] = field(default_factory=set)
+    """Names of images on their way: stored perhaps, and not on record yet."""
 
     def lease_until(self) -> int:
         return self.clock.now() + int(self.policy.lease * 1000)
@@ -153,6 +155,7 @@ class Attempt:
             height=picture.height,
             media_type=picture.media_type,
         )
+        self._shop.storing.add(output.name)
         try:
             await self._store(output, picture.data)
             await self._end_with(Change.COMPLETE, outputs=(output,), step=job.spec.steps)
@@ -163,6 +166,8 @@ class Attempt:
                 with suppress(OSError):
                     await storage.delete(output.session_id, output.name)
                 raise
+        finally:
+            self._shop.storing.discard(output.name)
         log.info("job %s: completed, %d bytes", job.id, output.bytes)
 
     async def _store(self, output: Output, data: bytes) -> None:

@@ -31,6 +31,8 @@ class Dispatcher:
         self._work = asyncio.Event()
         self._stopping = False
         self._hurry = asyncio.Event()
+        self._claiming = 0
+        """Claims under way: what they lease is ours before we know of it."""
         self._running: dict[str, Attempt] = {}
         self._waiting: set[asyncio.Task[None]] = set()
         """The slots that hold no job."""
@@ -100,12 +102,16 @@ class Dispatcher:
         await self._shop.executor.ready()
         self._work.clear()
         self._waiting.discard(slot)  # a claim is not broken off: it would leave a lease that nobody holds
-        job = await self._shop.ledger.claim(
-            self._worker,
-            now=self._shop.clock.now(),
-            lease_until=self._shop.lease_until(),
-            running_cap=self._shop.policy.running_cap,
-        )
+        self._claiming += 1
+        try:
+            job = await self._shop.ledger.claim(
+                self._worker,
+                now=self._shop.clock.now(),
+                lease_until=self._shop.lease_until(),
+                running_cap=self._shop.policy.running_cap,
+            )
+        finally:
+            self._claiming -= 1
         if job is not None:
             self._work.set()  # there may be more than one new job, and more than one slot waiting for it
         elif not self._stopping:
@@ -121,7 +127,8 @@ class Dispatcher:
             if now is None or not now.over:
                 await attempt.carry_out()
         finally:
-            del self._running[job.id]
+            if self._running.get(job.id) is attempt:
+                del self._running[job.id]
             self._work.set()  # a session at its cap may run one more
 
     # --- leases ---
@@ -139,6 +146,8 @@ class Dispatcher:
 
     async def _look_after(self, job: Job) -> None:
         attempt = self._running.get(job.id)
+        if attempt is None and job.worker == self._worker and self._claiming:
+            return  # it may have been leased this very moment
         if attempt is None or attempt.job.token != job.token:
             await Attempt(job, self._shop).fell_silent()
             return
