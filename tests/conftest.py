@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from hypothesis import HealthCheck, settings
 
-from support import ServerProcess, founding_guide, server
+from support import PATIENT, ServerProcess, founding_guide, server
 
 # Machines are shared, and a first run builds its tables of characters: slowness is no verdict on a test.
 settings.register_profile("umrgen", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -18,7 +18,7 @@ settings.load_profile("umrgen")
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One server for the tests that leave nothing behind but jobs."""
-    with server(tmp_path_factory.mktemp("shared") / "state") as running:
+    with server(tmp_path_factory.mktemp("shared") / "state", *PATIENT) as running:
         yield running
 
 

@@ -18,6 +18,10 @@ SMALL = {"width": 512, "height": 512, "steps": 1}
 """The quickest picture the contract allows."""
 
 
+PATIENT = ("--rate", "0", "--failed-logins", "100000", "--missed-outputs", "100000")
+"""For a server that many tests share: nobody's manners are looked at."""
+
+
 def clean_environment(**changes: str) -> dict[str, str]:
     """This process's environment without the variables that would configure UMRGEN."""
     return {name: value for name, value in os.environ.items() if not name.startswith("UMRGEN_")} | changes

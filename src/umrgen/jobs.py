@@ -5,7 +5,7 @@ older one. `advance` is the only function in the project that changes a job's st
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -239,9 +239,15 @@ def _next(job: Job) -> str:
             )
 
 
-def job_to_wire(job: Job, *, queue_position: int | None = None, eta_seconds: float | None = None) -> dict[str, Any]:
-    """The job as `GET /api/v1/status/{job_id}` answers it (contract, section 2)."""
-    urls = [output.url for output in job.outputs]
+def job_to_wire(
+    job: Job,
+    *,
+    queue_position: int | None = None,
+    eta_seconds: float | None = None,
+    sign: Callable[[str], str] = str,
+) -> dict[str, Any]:
+    """The job as `GET /api/v1/status/{job_id}` answers it (contract, section 2), each URL as `sign` makes it."""
+    urls = [sign(output.url) for output in job.outputs]
     return {
         "success": True,
         "job_id": job.id,
@@ -250,7 +256,7 @@ def job_to_wire(job: Job, *, queue_position: int | None = None, eta_seconds: flo
         "results": {
             "images": [
                 {
-                    "url": output.url,
+                    "url": url,
                     "filename": output.name,
                     "bytes": output.bytes,
                     "sha256": output.sha256,
@@ -258,7 +264,7 @@ def job_to_wire(job: Job, *, queue_position: int | None = None, eta_seconds: flo
                     "height": output.height,
                     "media_type": output.media_type,
                 }
-                for output in job.outputs
+                for url, output in zip(urls, job.outputs, strict=True)
             ]
         },
         "error": job.error,

@@ -10,6 +10,7 @@ import pytest
 
 from umrgen.jobs import Change, Conflict, Job, JobSpec, Lora, Output, State
 from umrgen.server.ledger import (
+    Caps,
     Idempotency,
     IdempotencyConflict,
     Key,
@@ -111,14 +112,16 @@ async def test_a_session_at_its_cap_lets_others_go_first(bench: Bench) -> None:
 
 async def test_a_full_queue_takes_no_more_of_one_session(bench: Bench) -> None:
     used = Idempotency("key", b"digest")
-    posted, _ = await bench.ledger.submit("a0", "sid_a", SPEC, "procedural", now=1, idempotency=used, queued_cap=1)
+    posted, _ = await bench.ledger.submit(
+        "a0", "sid_a", SPEC, "procedural", now=1, idempotency=used, caps=Caps(queued=1)
+    )
     with pytest.raises(QueueFull):
-        await bench.submit("a1", "sid_a", queued_cap=1)
-    await bench.submit("b0", "sid_b", queued_cap=1)
-    again = await bench.ledger.submit("a2", "sid_a", SPEC, "procedural", now=2, idempotency=used, queued_cap=1)
+        await bench.submit("a1", "sid_a", caps=Caps(queued=1))
+    await bench.submit("b0", "sid_b", caps=Caps(queued=1))
+    again = await bench.ledger.submit("a2", "sid_a", SPEC, "procedural", now=2, idempotency=used, caps=Caps(queued=1))
     assert again == (posted, False), "a repeated submit asks for nothing new"
     await bench.claim()
-    await bench.submit("a3", "sid_a", queued_cap=1)
+    await bench.submit("a3", "sid_a", caps=Caps(queued=1))
 
 
 async def test_a_look_that_is_old_changes_nothing(bench: Bench) -> None:
@@ -139,7 +142,7 @@ async def test_the_runs_of_late_are_given_in_order(bench: Bench) -> None:
         )
     assert [job.id for job in await bench.ledger.recent_runs(among=10)] == ["ext_1", "ext_0"]
     assert await bench.ledger.recent_runs(among=1) == []
-    assert await bench.ledger.known_outputs(["ext_0.png", "ext_9.png"]) == {"ext_0.png"}
+    assert await bench.ledger.known_files(["ext_0.png", "ext_9.png"]) == {"ext_0.png"}
 
 
 async def test_a_place_in_the_queue_moves_up(bench: Bench) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from umrgen.jobs import Change, Conflict, Job, JobSpec, Output, State
-from umrgen.server.ledger import Idempotency, IdempotencyConflict, Ledger, QueueFull
+from umrgen.server.ledger import Caps, Idempotency, IdempotencyConflict, Ledger, QueueFull
 from umrgen.server.ledger.memory import MemoryLedger
 from umrgen.server.ledger.sqlite import SqliteLedger
 
@@ -128,7 +128,9 @@ class LedgerMachine(RuleBasedStateMachine):
         full = bool(cap) and len(self.model.queued(session)) >= cap
         try:
             self.do(
-                self.ledger.submit(name, session, SPEC, "procedural", now=self.now, priority=priority, queued_cap=cap)
+                self.ledger.submit(
+                    name, session, SPEC, "procedural", now=self.now, priority=priority, caps=Caps(queued=cap)
+                )
             )
         except QueueFull:
             assert full

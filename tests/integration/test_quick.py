@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from support import ServerProcess, finish, submit, until
 from umrgen.jobs import Job, JobSpec, State
+from umrgen.server.hosts import Hosts
 from umrgen.server.http.encoded import Encoded
 from umrgen.server.http.quick import quick_answer
 
@@ -38,7 +39,7 @@ def read_answer(stream: Any, request: bytes) -> Answer:
 
 
 def ask(key: str, path: str, *lines: str, method: str = "GET", version: str = "1.1") -> bytes:
-    head = [f"{method} {path} HTTP/{version}", "Host: x", f"Authorization: Bearer {key}", *lines]
+    head = [f"{method} {path} HTTP/{version}", "Host: localhost", f"Authorization: Bearer {key}", *lines]
     return "\r\n".join([*head, "", ""]).encode()
 
 
@@ -128,7 +129,9 @@ class TestWildInput:
 
     job = Job("ext_1", "sid_a", JobSpec("a boat", seed=1), "procedural", 1000, state=State.FAILED, error="no")
     names = st.sampled_from([b"authorization", b"prefer", b"host", b"expect", b"content-length", b"connection"])
-    values = st.binary(max_size=20) | st.sampled_from([b"Bearer good", b"Bearer other", b"keep-alive", b"close"])
+    values = st.binary(max_size=20) | st.sampled_from(
+        [b"Bearer good", b"Bearer other", b"keep-alive", b"close", b"localhost", b"evil.example"]
+    )
     paths = st.binary(max_size=12).map(lambda tail: b"/api/v1/status/" + tail) | st.just(b"/api/v1/status/ext_1")
 
     @given(paths, st.lists(st.tuples(names, values), max_size=4))
@@ -137,9 +140,10 @@ class TestWildInput:
         if answer is not None:
             assert (b"authorization", b"Bearer good") in headers
             assert url == b"/api/v1/status/ext_1"
+            assert (b"host", b"evil.example") not in headers
 
     def test_it_answers_at_all(self) -> None:
-        headers = [(b"host", b"x"), (b"authorization", b"Bearer good")]
+        headers = [(b"host", b"localhost"), (b"authorization", b"Bearer good")]
         assert quick_answer(self.services(), b"/api/v1/status/ext_1", headers) is not None  # type: ignore[arg-type]
 
     def services(self) -> SimpleNamespace:
@@ -149,4 +153,7 @@ class TestWildInput:
             ledger=SimpleNamespace(glance={"ext_1": self.job}.get),
             estimates=SimpleNamespace(seconds_left=lambda job, position: None),
             encoded=Encoded(),
+            hosts=Hosts((), "127.0.0.1"),
+            limits=SimpleNamespace(take=lambda key: True),
+            signatures=SimpleNamespace(wanted=False),
         )

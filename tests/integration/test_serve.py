@@ -112,9 +112,10 @@ def test_an_engine_that_cannot_start_is_said_and_nothing_is_accepted(state: Path
         told = json.loads(process.stdout.readline())
         running.url, running.key = told["url"], told["key"]
         with running.http() as http:
-            until(lambda: http.get("/readyz").json()["status"] == "engine_unavailable")
-            answer = http.post("/api/v1/generate", json={"prompt": "a lighthouse"})
-            assert (answer.status_code, answer.json()["code"]) == (503, "engine_unavailable")
+            submitting = lambda: http.post("/api/v1/generate", json={"prompt": "a lighthouse"})  # noqa: E731
+            answer = until(lambda: (refused := submitting()).status_code == 503 and refused)
+            assert answer.json()["code"] == "engine_unavailable"
+            assert http.get("/readyz").status_code == 503
             assert http.get("/healthz").status_code == 200
         process.terminate()
     assert process.returncode == 0

@@ -159,7 +159,7 @@ class Life:
             await self.pause()  # it is committed, and the process may die before it knows
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("submit", "get", "claim", "change", "lapsed", "known_outputs"):
+        if name not in ("submit", "get", "claim", "change", "lapsed", "known_files"):
             raise AttributeError(name)
         method = getattr(self.world.ledger, name)
         return lambda *args, **kwargs: self._wire(lambda: method(*args, **kwargs))

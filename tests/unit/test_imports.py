@@ -24,10 +24,11 @@ CLIENT = [
 ]
 SERVER = [
     ["errors", "paths", "jobs", "images"],
-    ["server.clock", "server.config"],
+    ["server.clock", "server.config", "server.logs", "server.tracing", "server.hosts", "server.reencode"],
     ["server.ledger", "server.storage", "server.engines"],
     ["server.executors"],
-    ["server.keys", "server.waiters", "server.previews", "server.estimates", "server.sweep"],
+    ["server.keys", "server.waiters", "server.previews", "server.estimates", "server.sweep", "server.images"],
+    ["server.limits", "server.metrics", "server.policy", "server.signatures", "server.uploads", "server.retention"],
     ["server.attempts"],
     ["server.dispatcher"],
     ["server.http"],

@@ -2,14 +2,16 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from umrgen.cli.common import Output, guarded, server_parts
+from umrgen.cli.common import Output, guarded, server_parts, table
 from umrgen.errors import UmrgenError
 from umrgen.paths import data_home
 
@@ -54,13 +56,51 @@ def _with_keys(state: Path, work: Callable[["Keys"], Awaitable[None]]) -> None:
 
 
 def _as_dict(key: "Key") -> dict[str, Any]:
-    return {
-        "id": key.id,
-        "name": key.name,
-        "session_id": key.session_id,
-        "created_at": key.created_at,
-        "revoked_at": key.revoked_at,
-    }
+    shown = asdict(key)
+    del shown["hash"]
+    return shown
+
+
+class Moment(click.ParamType[int]):
+    """When a key ends: a date, or so many days or hours from now. In milliseconds since the epoch."""
+
+    name = "when"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int:
+        if match := re.fullmatch(r"(\d{1,5})([dh])", str(value)):
+            seconds = int(match[1]) * (86_400 if match[2] == "d" else 3600)
+            return int((datetime.now(UTC) + timedelta(seconds=seconds)).timestamp() * 1000)
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a date (2027-01-31) nor a time from now (30d, 12h)", param, context)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        if moment <= datetime.now(UTC):
+            self.fail(f"{value} is past", param, context)
+        return int(moment.timestamp() * 1000)
+
+
+def _day(moment: int | None) -> str:
+    return "never" if moment is None else f"{datetime.fromtimestamp(moment / 1000, UTC):%Y-%m-%d %H:%M}"
+
+
+def _end(key: "Key") -> str:
+    if key.revoked_at:
+        return "revoked"
+    if key.expires_at is None:
+        return "-"
+    over = key.expires_at <= datetime.now(UTC).timestamp() * 1000
+    return f"{'ended ' if over else ''}{_day(key.expires_at)}"
+
+
+def _limits(key: "Key") -> str:
+    """Those of its own; the rest are the server's."""
+    given = ((key.rate, "/min"), (key.concurrent, " at once"), (key.daily, "/day"))
+    return ", ".join(f"{limit or 'any'}{unit}" for limit, unit in given if limit is not None) or "-"
+
+
+def _row(key: "Key") -> tuple[str, ...]:
+    return (key.id, key.name, _day(key.created_at), _day(key.last_used_at), _end(key), _limits(key), key.session_id)
 
 
 @click.group()
@@ -70,13 +110,23 @@ def keys() -> None:
 
 @keys.command()
 @click.option("--name", default="", help="A name to know it by.")
+@click.option("--session", "session_id", help="An earlier key's session, for a key that takes its place.")
+@click.option("--expires", "expires_at", type=Moment(), help="When it ends: a date, or 30d, or 12h from now.")
+@click.option("--rate", type=click.IntRange(0), help="Requests a minute; 0: no limit.")
+@click.option("--concurrent", type=click.IntRange(0), help="Jobs queued or running at once; 0: no limit.")
+@click.option("--daily", type=click.IntRange(0), help="Jobs a day; 0: no limit.")
 @_state
 @_json
-def create(name: str, state: Path, as_json: bool) -> None:
-    """Make a key and print it, this once; only its hash is kept."""
+def create(state: Path, as_json: bool, **grant: Any) -> None:
+    """Make a key and print it, this once; only its hash is kept.
+
+    A limit that is not given here is the server's own setting.
+    """
 
     async def work(store: "Keys") -> None:
-        secret, key = await store.create(name)
+        from umrgen.server.keys import Grant
+
+        secret, key = await store.create(Grant(**grant))
         if as_json:
             click.echo(json.dumps({"key": secret} | _as_dict(key)))
         else:
@@ -97,10 +147,21 @@ def list_keys(state: Path, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps({"keys": [_as_dict(key) for key in found]}))
             return
-        for key in found:
-            made = datetime.fromtimestamp(key.created_at / 1000, UTC).strftime("%Y-%m-%d")
-            mark = "revoked" if key.revoked_at else "       "
-            click.echo(f"{key.id}  {made}  {mark}  {key.session_id}  {key.name}")
+        table(
+            ("KEY", "NAME", "MADE", "LAST USED", "ENDS", "LIMITS", "SESSION"),
+            [
+                (
+                    key.id,
+                    key.name,
+                    _day(key.created_at),
+                    _day(key.last_used_at),
+                    _end(key),
+                    _limits(key),
+                    key.session_id,
+                )
+                for key in found
+            ],
+        )
 
     _with_keys(state, work)
 

@@ -1,8 +1,8 @@
 """`umrgen serve`."""
 
 import json
-import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,13 +17,11 @@ __all__ = ["serve"]
 
 def _setting_options() -> list[click.Parameter]:
     """One option per setting of the server, from its one table."""
-    from umrgen.server.config import setting_names
+    from umrgen.server.config import settings_table
 
     return [
-        click.Option(
-            [f"--{name.replace('_', '-')}"], help=f"{help}. [UMRGEN_{name.upper()}]", metavar=kind.__name__.upper()
-        )
-        for name, (help, kind) in setting_names().items()
+        click.Option([setting.flag], help=f"{setting.help}. [{setting.variable}]", metavar=setting.metavar)
+        for setting in settings_table()
     ]
 
 
@@ -42,20 +40,25 @@ def _announce(told: "Announcement", as_json: bool) -> None:
 
 
 @click.command(params=_setting_options())
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    envvar="UMRGEN_CONFIG",
+    help="A TOML file with settings, by their names. [UMRGEN_CONFIG]",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout when ready: url, key, state.")
 @click.option("--until-eof", is_flag=True, help="Stop when standard input ends, too.")
-def serve(as_json: bool, until_eof: bool, **flags: Any) -> None:
+def serve(config: Path | None, as_json: bool, until_eof: bool, **flags: Any) -> None:
     """Serve the API. The first start makes the state folder and one key, and prints the key once."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for chatty in ("uvicorn", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
 
     def work() -> None:
         with server_parts():
             from umrgen.server.config import Settings
+            from umrgen.server.logs import set_up_logs
             from umrgen.server.serve import serve as serve_forever
 
-        settings = Settings.load(flags, os.environ)
+        settings = Settings.load(flags, os.environ, config)
+        set_up_logs(settings.log_format)
         serve_forever(settings, lambda told: _announce(told, as_json), until_eof=until_eof)
 
     guarded(Output(False, False), work)

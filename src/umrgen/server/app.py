@@ -8,9 +8,11 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from umrgen.jobs import Job
 from umrgen.server.attempts import Policy, Workshop
@@ -19,14 +21,23 @@ from umrgen.server.config import Settings
 from umrgen.server.dispatcher import Dispatcher
 from umrgen.server.estimates import Estimates
 from umrgen.server.executors import EXECUTORS, Care, Executor
+from umrgen.server.hosts import Hosts
 from umrgen.server.http import Services, events, ops, outputs, v1
 from umrgen.server.http import status as status_calls
+from umrgen.server.http.doors import Doors
 from umrgen.server.http.problems import Problem, on_problem
+from umrgen.server.images import Images
 from umrgen.server.keys import Keys
 from umrgen.server.ledger import LEDGERS, Ledger, LedgerUnavailable
+from umrgen.server.limits import Limits, Manners
+from umrgen.server.metrics import Metrics
+from umrgen.server.policy import load_policy
 from umrgen.server.previews import Previews
+from umrgen.server.retention import Keep, Retention
+from umrgen.server.signatures import Signatures, load_secret
 from umrgen.server.storage import STORAGES, Storage
 from umrgen.server.sweep import sweep
+from umrgen.server.uploads import Uploads
 from umrgen.server.waiters import Waiters
 
 __all__ = ["House"]
@@ -45,7 +56,10 @@ class House:
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         clock = clock or SystemClock()
         self.settings = settings
-        self.ledger: Ledger = _make(LEDGERS, "sqlite", settings.state / "ledger.sqlite3")
+        self.metrics = Metrics()
+        self.ledger: Ledger = _make(
+            LEDGERS, "sqlite", settings.state / "ledger.sqlite3", observe_commit=self.metrics.commits.observe
+        )
         self.storage: Storage = _make(STORAGES, "local", settings.state / "outputs")
         engine_options = {"step_delay": settings.step_delay} if settings.engine == "procedural" else {}
         care = Care(settings.stall_after, settings.cancel_grace, settings.load_timeout, settings.engine_memory)
@@ -59,19 +73,31 @@ class House:
         )
         self.workshop = Workshop(self.ledger, self.executor, self.storage, clock, policy, self.previews)
         self.dispatcher = Dispatcher(self.workshop)
+        self.images = Images(self.storage, settings.cache << 20)
+        keep = Keep(settings.retain_days * 24, int(settings.retain_gib * 2**30), settings.upload_hours)
+        self.retention = Retention(self.ledger, self.storage, clock, keep, self.images.forget)
         self.services = Services(
             settings=settings,
             clock=clock,
             ledger=self.ledger,
             storage=self.storage,
+            images=self.images,
             executor=self.executor,
             keys=self.keys,
+            hosts=Hosts(settings.allowed_hosts, settings.host),
             waiters=self.waiters,
             estimates=self.estimates,
             previews=self.previews,
+            limits=Limits(settings, clock),
+            logins=Manners(settings.failed_logins, clock),
+            guesses=Manners(settings.missed_outputs, clock),
+            uploads=Uploads(self.ledger, self.storage, clock, self.workshop.storing),
+            signatures=Signatures(load_secret(settings.state / "url-secret"), settings.url_ttl, clock),
+            policy=load_policy(settings.policy),
+            metrics=self.metrics,
         )
         self._opened_at = clock.now()
-        self._sweeping: asyncio.Task[None] | None = None
+        self._chores: list[asyncio.Task[None]] = []
 
     def app(self) -> ASGIApp:
         services = self.services
@@ -93,7 +119,12 @@ class House:
                         return
             await inner(scope, receive, send)
 
-        return app
+        doors: ASGIApp = Doors(app, self.settings, services.hosts, self.metrics)
+        if self.settings.allowed_origins:
+            doors = _for_browsers(doors, self.settings.allowed_origins)
+        if self.settings.trusted_proxies:
+            doors = ProxyHeadersMiddleware(doors, list(self.settings.trusted_proxies))  # type: ignore[arg-type, assignment]
+        return doors
 
     async def open(self) -> None:
         """Open the ledger and take up what an earlier server left unfinished."""
@@ -103,9 +134,8 @@ class House:
 
     def start(self) -> None:
         """Let jobs run, as soon as the engine is up; callers are served meanwhile."""
-        self._sweeping = asyncio.create_task(
-            sweep(self.storage, self.ledger, before=self._opened_at, storing=self.workshop.storing)
-        )
+        sweeping = sweep(self.storage, self.ledger, before=self._opened_at, storing=self.workshop.storing)
+        self._chores = [asyncio.create_task(chore) for chore in (sweeping, self.retention.run(), self.keys.keep_uses())]
         self.dispatcher.start()
 
     async def drain(self, limit: float) -> None:
@@ -115,15 +145,37 @@ class House:
         self.waiters.close()
 
     async def close(self) -> None:
-        if self._sweeping is not None:
-            self._sweeping.cancel()
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+        await self.keys.write_uses()
         await self.executor.stop()
         await self.ledger.close()
 
     def _on_change(self, jobs: Sequence[Job]) -> None:
         self.estimates.learn(jobs)
+        self.metrics.learn(jobs)
         self.waiters.notify(jobs)
         self.dispatcher.notify(jobs)
+
+
+def _for_browsers(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Let pages of these origins call, and read what they are told."""
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "Idempotency-Key",
+            "If-None-Match",
+            "Last-Event-ID",
+            "Prefer",
+            "Range",
+        ],
+        expose_headers=["ETag", "Location", "Preference-Applied", "Retry-After", "RateLimit", "Repr-Digest"],
+    )
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

@@ -17,6 +17,7 @@ from umrgen.server.executors import EngineCrashed, Executor, Picture
 from umrgen.server.ledger import Ledger, LedgerUnavailable
 from umrgen.server.previews import Previews
 from umrgen.server.storage import Storage
+from umrgen.server.tracing import span
 
 __all__ = ["Attempt", "Policy", "Workshop"]
 
@@ -58,6 +59,10 @@ class Workshop:
         return self.clock.now() + int(self.policy.lease * 1000)
 
 
+class ReferenceGone(Exception):
+    """What the picture was to be like is not there any more."""
+
+
 class Attempt:
     """A job on a slot, under the lease it was claimed with."""
 
@@ -81,12 +86,16 @@ class Attempt:
         log.info("job %s: attempt %d", job.id, job.attempt)
         beating = asyncio.create_task(self._beat())
         try:
-            picture = await self._draw(beating)
-            await self._finish(picture)
+            with span("draw", {"umrgen.job_id": job.id, "umrgen.attempt": job.attempt}):
+                picture = await self._draw(beating)
+            with span("store", {"umrgen.job_id": job.id}):
+                await self._finish(picture)
         except Conflict:
             log.info("job %s: is no longer ours", job.id)
         except EngineFailure as failure:
             await self._fail("engine_failed", str(failure))
+        except ReferenceGone as gone:
+            await self._fail("reference_gone", str(gone))
         except EngineCrashed as crash:
             await self._try_again(crash.code, f"the engine failed: {crash}")
         except OSError as error:
@@ -103,8 +112,9 @@ class Attempt:
     async def _draw(self, beating: "asyncio.Task[None]") -> Picture:
         """The picture. Raises Conflict when the job was ended from outside, or taken by another worker."""
         job, shop = self.job, self._shop
+        request = _request_of(job, await self._references())
         drawing = asyncio.create_task(
-            shop.executor.run(job.id, _request_of(job), self._stepped, lambda image: shop.previews.put(job.id, image))
+            shop.executor.run(job.id, request, self._stepped, lambda image: shop.previews.put(job.id, image))
         )
         try:
             await asyncio.wait({drawing, beating}, return_when=asyncio.FIRST_COMPLETED)
@@ -114,6 +124,14 @@ class Attempt:
             return drawing.result()
         finally:
             await _ended(drawing)
+
+    async def _references(self) -> tuple[bytes, ...]:
+        """The job's reference images. Raises ReferenceGone."""
+        found = [await self._shop.storage.get(self.job.session_id, name) for name in self.job.spec.reference_images]
+        references = tuple(image for image in found if image is not None)
+        if len(references) < len(found):
+            raise ReferenceGone("a reference image was deleted before it was needed")
+        return references
 
     def _stepped(self, step: int, total: int) -> None:
         if not self._step:
@@ -244,7 +262,7 @@ async def _ended(*tasks: "asyncio.Task[Any]") -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _request_of(job: Job) -> DrawRequest:
+def _request_of(job: Job, references: tuple[bytes, ...]) -> DrawRequest:
     spec = job.spec
     return DrawRequest(
         prompt=spec.prompt,
@@ -254,4 +272,5 @@ def _request_of(job: Job) -> DrawRequest:
         steps=spec.steps,
         seed=spec.seed,
         loras=tuple((lora.name, lora.strength) for lora in spec.loras),
+        references=references,
     )

@@ -1,15 +1,16 @@
-"""Every setting of the server: one frozen value, from flags, then environment, then defaults."""
+"""Every setting of the server: one frozen value, from flags, then environment, then a file, then defaults."""
 
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 from umrgen.errors import UmrgenError
 from umrgen.paths import data_home
 
-__all__ = ["BadSettings", "Settings", "setting_names"]
+__all__ = ["BadSettings", "Setting", "Settings", "settings_table"]
 
 
 class BadSettings(UmrgenError):
@@ -18,32 +19,90 @@ class BadSettings(UmrgenError):
     code = "bad_settings"
 
 
-def _setting(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _text(default: str, help: str, *, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+def _number(default: float, help: str, low: float, high: float) -> Any:
+    return field(default=default, metadata={"help": help, "range": (low, high)})
+
+
+def _switch(help: str) -> Any:
+    return field(default=False, metadata={"help": help})
+
+
+def _list(help: str) -> Any:
+    return field(default=(), metadata={"help": help})
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of one server; each is a flag `--name` and a variable `UMRGEN_NAME` too."""
+    """Settings of one server; each is a flag `--name`, a variable `UMRGEN_NAME`, and a line of the file too."""
 
-    host: str = _setting("127.0.0.1", "address to listen on; anything but loopback needs a key first")
-    port: int = _setting(3088, "port to listen on; 0 takes a free one")
+    # --- where ---
+    host: str = _text("127.0.0.1", "address to listen on; anything but loopback needs a key first")
+    port: int = _number(3088, "port to listen on; 0 takes a free one", 0, 65535)
     state: Path = field(default_factory=data_home, metadata={"help": "folder of the ledger, the keys and the images"})
-    api_key: str = _setting("", "a key of your own to accept beside those of `umrgen keys` (20 characters or more)")
-    engine: str = _setting("procedural", "what draws the images; one of your own is named module:Class")
-    step_delay: float = _setting(0.0, "seconds the procedural engine waits after each step, for demonstrations")
-    lease: float = _setting(30.0, "seconds a job stays with a worker that no longer says it is alive")
-    max_attempts: int = _setting(3, "how often a job is tried when its engine crashes")
-    max_interruptions: int = _setting(20, "how often a job is run again after restarts of the server")
-    cancel_grace: float = _setting(5.0, "seconds an engine has to stop before it is killed")
-    stall_after: float = _setting(60.0, "seconds without a step after which an engine is replaced")
-    load_timeout: float = _setting(600.0, "seconds an engine has to load")
-    engine_memory: int = _setting(0, "MiB that an engine may take, beside its GPU's; 0: no limit")
-    session_running: int = _setting(0, "jobs of one session that run at once; 0: as many as there are slots")
-    session_queued: int = _setting(10_000, "jobs of one session that may wait in the queue; 0: no limit")
-    drain: float = _setting(20.0, "seconds running jobs have to finish when the server is told to stop")
-    max_wait: float = _setting(60.0, "longest time, in seconds, that one call is held by Prefer: wait")
-    cache: int = _setting(64, "MiB of finished images kept in memory")
+    api_key: str = _text("", "a key of your own to accept beside those of `umrgen keys` (20 characters or more)")
+
+    # --- the engine ---
+    engine: str = _text("procedural", "what draws the images; one of your own is named module:Class")
+    step_delay: float = _number(0.0, "seconds the procedural engine waits after each step, for demonstrations", 0, 3600)
+    stall_after: float = _number(60.0, "seconds without a step after which an engine is replaced", 1, 86400)
+    load_timeout: float = _number(600.0, "seconds an engine has to load", 1, 86400)
+    cancel_grace: float = _number(5.0, "seconds an engine has to stop before it is killed", 0, 3600)
+    engine_memory: int = _number(0, "MiB that an engine may take, beside its GPU's; 0: no limit", 0, 1 << 24)
+
+    # --- jobs ---
+    lease: float = _number(30.0, "seconds a job stays with a worker that no longer says it is alive", 1, 3600)
+    max_attempts: int = _number(3, "how often a job is tried when its engine crashes", 1, 100)
+    max_interruptions: int = _number(20, "how often a job is run again after restarts of the server", 0, 1000)
+    drain: float = _number(20.0, "seconds running jobs have to finish when the server is told to stop", 0, 86400)
+    max_wait: float = _number(60.0, "longest time, in seconds, that one call is held by Prefer: wait", 0, 600)
+
+    # --- limits of each key, unless it was made with its own ---
+    rate: int = _number(600, "requests a key may make in a minute; 0: no limit", 0, 10_000_000)
+    concurrent: int = _number(0, "jobs of a key that may be queued or running at once; 0: no limit", 0, 10_000_000)
+    daily: int = _number(0, "jobs a key may submit in a day (UTC); 0: no limit", 0, 1_000_000_000)
+    session_running: int = _number(0, "jobs of one session that run at once; 0: as many as there are slots", 0, 100_000)
+    session_queued: int = _number(10_000, "jobs of one session that may wait in the queue; 0: no limit", 0, 10_000_000)
+
+    # --- the doors ---
+    allowed_hosts: tuple[str, ...] = _list(
+        "names this server is called by, such as umrgen.example.org; *: any. Addresses and localhost need no mention"
+    )
+    allowed_origins: tuple[str, ...] = _list(
+        "web pages of other origins that may call from a browser, such as https://studio.example.org"
+    )
+    trusted_proxies: tuple[str, ...] = _list(
+        "addresses or networks of proxies and tunnels whose X-Forwarded-For and -Proto are believed"
+    )
+    prefix: str = _text("", "path prefix under which a proxy shows this server, such as /umrgen")
+    failed_logins: int = _number(20, "wrong keys an address may try in a minute before it is slowed", 1, 1_000_000)
+    missed_outputs: int = _number(
+        60, "wrong image URLs an address may try in a minute before it is slowed", 1, 1_000_000
+    )
+    header_timeout: float = _number(20.0, "seconds a connection has to send the head of its first request", 1, 600)
+    max_connections: int = _number(20_000, "connections held at once; what comes on top is turned away", 1, 1_000_000)
+
+    # --- images ---
+    retain_days: float = _number(30.0, "days an image is kept; 0: for ever", 0, 36_500)
+    retain_gib: float = _number(0.0, "GiB of images kept, the newest; 0: no limit", 0, 1 << 20)
+    disk_reserve: int = _number(512, "MiB of free disk below which no new job is taken", 0, 1 << 24)
+    upload_hours: float = _number(24.0, "hours a reference image is kept", 0.01, 8760)
+    url_ttl: int = _number(0, "seconds an image URL is good for, then it is signed; 0: for ever", 0, 366 * 86400)
+    cache: int = _number(64, "MiB of finished images kept in memory", 0, 65536)
+
+    # --- what is said and seen ---
+    policy: str = _text("", "who may refuse a prompt: module:function, or a file of words, one a line")
+    metrics_token: str = _text("", "a key for /metrics alone; without it any API key opens it")
+    log_format: str = _text("text", "form of the log lines on stderr", choices=("text", "json"))
+    access_log: str = _text(
+        "notable",
+        "requests in the log: those that change or refuse something, all, or none",
+        choices=("notable", "all", "none"),
+    )
+    log_prompts: bool = _switch("write prompts into the log")
 
     @property
     def loopback(self) -> bool:
@@ -55,49 +114,141 @@ class Settings:
             return False
 
     @classmethod
-    def load(cls, flags: Mapping[str, Any], environment: Mapping[str, str]) -> "Settings":
-        """Flags win over the environment. Raises BadSettings naming the one that is wrong."""
+    def load(cls, flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None = None) -> "Settings":
+        """Flags win over the environment, that over the file. Raises BadSettings naming the one that is wrong."""
+        written = {} if file is None else _read(file)
         values: dict[str, Any] = {}
-        for spec in fields(cls):
-            variable = f"UMRGEN_{spec.name.upper()}"
-            if flags.get(spec.name) is not None:
-                values[spec.name] = _convert(spec.name, spec.type, flags[spec.name])
-            elif environment.get(variable):
-                values[spec.name] = _convert(variable, spec.type, environment[variable])
-        settings = cls(**values)
-        for name, low, high in _RANGES:
-            if not low <= getattr(settings, name) <= high:
-                raise BadSettings(f"{name} must lie between {low} and {high}, not {getattr(settings, name)}")
-        return settings
+        for setting in settings_table():
+            given = (
+                (setting.flag, flags.get(setting.name)),
+                (setting.variable, environment.get(setting.variable) or None),
+                (f"{setting.name} in {file}", written.get(setting.name)),
+            )
+            for source, value in given:
+                if value is not None:
+                    values[setting.name] = setting.convert(value, source)
+                    break
+        return cls(**values)
 
 
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("port", 0, 65535),
-    ("step_delay", 0, 3600),
-    ("lease", 1, 3600),
-    ("max_attempts", 1, 100),
-    ("max_interruptions", 0, 1000),
-    ("cancel_grace", 0, 3600),
-    ("stall_after", 1, 86400),
-    ("load_timeout", 1, 86400),
-    ("engine_memory", 0, 1 << 24),
-    ("session_running", 0, 100_000),
-    ("session_queued", 0, 10_000_000),
-    ("drain", 0, 86400),
-    ("max_wait", 0, 600),
-    ("cache", 0, 65536),
-)
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table of settings."""
+
+    name: str
+    kind: Any
+    default: Any
+    help: str
+    range: tuple[float, float] | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        return f"UMRGEN_{self.name.upper()}"
+
+    @property
+    def written_default(self) -> str:
+        """The default as it stands in the documentation's table."""
+        if self.name == "state":
+            return "the user's data folder"
+        if self.kind is bool:
+            return "`false`"
+        return f"`{self.default}`" if self.default not in ("", ()) else "none"
+
+    @property
+    def metavar(self) -> str:
+        if self.choices:
+            return "|".join(self.choices)
+        return "A,B,…" if self.kind == tuple[str, ...] else str(self.kind.__name__).upper()
+
+    def convert(self, value: Any, source: str) -> Any:
+        """The value as the setting's type. Raises BadSettings, naming where it came from."""
+        try:
+            converted = self._typed(value)
+        except (TypeError, ValueError):
+            raise BadSettings(f"{source} must be {_TYPE_WORDS[self.kind]}, not {value!r}") from None
+        if self.range and not self.range[0] <= converted <= self.range[1]:
+            raise BadSettings(f"{source} must lie between {self.range[0]} and {self.range[1]}, not {value}")
+        if self.choices and converted not in self.choices:
+            raise BadSettings(f"{source} must be one of {', '.join(self.choices)}, not {value!r}")
+        if self.name in _CHECKS:
+            _CHECKS[self.name](converted, source)
+        return converted
+
+    def _typed(self, value: Any) -> Any:
+        if self.kind is bool:
+            return _switched(value)
+        if isinstance(value, bool) or (self.kind is int and isinstance(value, float)):
+            raise TypeError
+        if self.kind == tuple[str, ...]:
+            parts = value.split(",") if isinstance(value, str) else list(value)
+            return tuple(part.strip() for part in parts if part.strip())
+        if self.kind is Path:
+            return Path(value).expanduser()
+        if self.kind is str and not isinstance(value, str):
+            raise TypeError
+        return self.kind(value)
 
 
-def _convert(name: str, kind: Any, value: Any) -> Any:
-    if kind is Path:
-        return Path(value).expanduser()
+_TYPE_WORDS: Mapping[Any, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    Path: "a path",
+    tuple[str, ...]: "a list, in one string with commas between",
+}
+
+
+def _switched(value: Any) -> bool:
+    word = str(value).lower()
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off"):
+        return False
+    raise ValueError
+
+
+def _check_networks(value: tuple[str, ...], source: str) -> None:
+    for part in value:
+        try:
+            ip_network(part, strict=False)
+        except ValueError:
+            raise BadSettings(f"{source} must name addresses or networks, and {part!r} is none") from None
+
+
+def _check_prefix(value: str, source: str) -> None:
+    if value and (not value.startswith("/") or value.endswith("/")):
+        raise BadSettings(f"{source} must begin with a slash and end without one, like /umrgen; not {value!r}")
+
+
+_CHECKS: Mapping[str, Any] = {"trusted_proxies": _check_networks, "prefix": _check_prefix}
+
+
+def settings_table() -> Iterator[Setting]:
+    """Every setting, for the CLI, the documentation and its test."""
+    for spec in fields(Settings):
+        default = None if spec.name == "state" else spec.default
+        yield Setting(spec.name, spec.type, default, **spec.metadata)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The settings in a TOML file, by their names, with _ or - between the words."""
     try:
-        return kind(value)
-    except ValueError:
-        raise BadSettings(f"{name} must be of type {kind.__name__}, not {value!r}") from None
-
-
-def setting_names() -> dict[str, tuple[str, Any]]:
-    """Each setting's name with its help text and type, for the CLI and the documentation's test."""
-    return {spec.name: (spec.metadata["help"], spec.type) for spec in fields(Settings)}
+        written = tomllib.loads(file.read_text())
+    except OSError as error:
+        raise BadSettings(f"the file {file} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSettings(f"the file {file} is not TOML: {error}") from None
+    named = {name.replace("-", "_"): value for name, value in written.items()}
+    unknown = set(named) - {setting.name for setting in settings_table()}
+    if unknown:
+        raise BadSettings(
+            f"the file {file} has a setting that there is not: {', '.join(sorted(unknown))}",
+            next="See docs/settings.md, or: umrgen serve --help",
+        )
+    return named

@@ -2,18 +2,23 @@
 
 import hashlib
 import hmac
+import re
 import secrets
+from dataclasses import asdict, dataclass
 
 from umrgen.errors import UmrgenError
 from umrgen.server.clock import Clock
-from umrgen.server.ledger import Key, Ledger
+from umrgen.server.ledger import Key, Ledger, LedgerUnavailable
 
-__all__ = ["Keys", "PublicKey", "UnusableKey", "check_usable", "hash_key"]
+__all__ = ["BadGrant", "Grant", "Keys", "PublicKey", "UnusableKey", "check_usable", "hash_key"]
 
 _PRINTED_IN_THE_GUIDE = bytes.fromhex("edb0f035bd0f9fb4d3e310827546f39f27c8f404bf4f338ccdad5914c0388fa8")
 MIN_LENGTH = 20
 TRUSTED_SECONDS = 0.5
 """How long a key is believed without asking the ledger again: it may be revoked by another process."""
+USES_WRITTEN_EVERY = 60.0
+"""Seconds between two writings of when keys were last used."""
+_SESSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{7,63}")
 
 
 class UnusableKey(UmrgenError):
@@ -28,6 +33,25 @@ class PublicKey(UnusableKey):
 
     code = "public_key"
     next = "Unset UMRGEN_API_KEY here, or make a key of your own with `umrgen keys create`."
+
+
+class BadGrant(UmrgenError):
+    """A key cannot be made like that."""
+
+    code = "bad_grant"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a new key may. Times in milliseconds; a limit of None is the server's own, 0 is none."""
+
+    name: str = ""
+    session_id: str | None = None
+    """An earlier key's session, for one that takes its place; None: a new one."""
+    expires_at: int | None = None
+    rate: int | None = None
+    concurrent: int | None = None
+    daily: int | None = None
 
 
 def hash_key(key: str) -> bytes:
@@ -50,24 +74,26 @@ class Keys:
         self._ledger = ledger
         self._clock = clock
         self._trusted: dict[bytes, tuple[Key, float]] = {}
+        self._uses: dict[str, int] = {}
 
-    async def create(self, name: str) -> tuple[str, Key]:
-        """A new key: the secret itself, to be shown once, and its record."""
+    async def create(self, grant: Grant) -> tuple[str, Key]:
+        """A new key: the secret itself, to be shown once, and its record. Raises BadGrant."""
+        if grant.session_id is not None and not _SESSION.fullmatch(grant.session_id):
+            raise BadGrant("a session's name has 8 to 64 letters, digits, - and _", next="See: umrgen keys list")
         secret = f"umr_{secrets.token_urlsafe(32)}"
-        return secret, await self._add(secret, name)
+        return secret, await self._add(secret, grant)
 
     async def adopt(self, secret: str, name: str) -> Key:
         """Accept a key that somebody else made. Raises UnusableKey."""
         check_usable(secret)
-        return await self._ledger.key(hash_key(secret)) or await self._add(secret, name)
+        return await self._ledger.key(hash_key(secret)) or await self._add(secret, Grant(name))
 
-    async def _add(self, secret: str, name: str) -> Key:
+    async def _add(self, secret: str, grant: Grant) -> Key:
         key = Key(
             id=f"key_{secrets.token_hex(6)}",
             hash=hash_key(secret),
-            session_id=f"sid_{secrets.token_hex(16)}",
-            name=name,
             created_at=self._clock.now(),
+            **asdict(grant) | {"session_id": grant.session_id or f"sid_{secrets.token_hex(16)}"},
         )
         await self._ledger.add_key(key)
         return key
@@ -89,16 +115,34 @@ class Keys:
             return key
         hashed = hash_key(secret)
         key = await self._ledger.key(hashed)
-        if key is None or key.revoked_at is not None or not hmac.compare_digest(key.hash, hashed):
+        if key is None or not self._opens(key) or not hmac.compare_digest(key.hash, hashed):
             return None
         if hmac.compare_digest(hashed, _PRINTED_IN_THE_GUIDE):
             return None
         self._trusted[hashed] = (key, self._clock.monotonic() + TRUSTED_SECONDS)
+        self._uses[key.id] = self._clock.now()
         return key
+
+    def _opens(self, key: Key) -> bool:
+        return key.revoked_at is None and (key.expires_at is None or self._clock.now() < key.expires_at)
+
+    async def keep_uses(self) -> None:
+        """Write down, now and then, when keys were last used: for ever."""
+        while True:
+            await self._clock.sleep(USES_WRITTEN_EVERY)
+            await self.write_uses()
+
+    async def write_uses(self) -> None:
+        uses, self._uses = self._uses, {}
+        if uses:
+            try:
+                await self._ledger.use_keys(uses)
+            except LedgerUnavailable:
+                self._uses = uses | self._uses
 
     async def usable(self) -> list[Key]:
         """The keys that open the door now."""
-        return [key for key in await self._ledger.keys() if key.revoked_at is None]
+        return [key for key in await self._ledger.keys() if self._opens(key)]
 
     async def all(self) -> list[Key]:
         return await self._ledger.keys()

@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -18,7 +19,7 @@ import uvicorn
 from umrgen.server.app import House
 from umrgen.server.config import BadSettings, Settings
 from umrgen.server.http.quick import quick_protocol
-from umrgen.server.keys import check_usable
+from umrgen.server.keys import Grant, check_usable
 
 __all__ = ["Announcement", "serve"]
 
@@ -69,6 +70,13 @@ def _listen(settings: Settings) -> socket.socket:
     listener.listen(2048)
     listener.setblocking(False)
     return listener
+
+
+def _open_many_files() -> None:
+    """As many connections as the system lets us have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 20)), hard))
 
 
 def _url(listener: socket.socket) -> str:
@@ -123,7 +131,7 @@ async def _first_key(house: House) -> str | None:
             f"there is no API key yet, and {settings.host} can be reached by others",
             next="Make one first: umrgen keys create --state DIR",
         )
-    secret, _ = await house.keys.create("first")
+    secret, _ = await house.keys.create(Grant("first"))
     return secret
 
 
@@ -148,6 +156,7 @@ async def _serve(settings: Settings, announce: Callable[[Announcement], None], *
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            headers=[("X-Content-Type-Options", "nosniff")],
             timeout_keep_alive=75,
             timeout_graceful_shutdown=5,
             ws="none",
@@ -183,6 +192,7 @@ def serve(settings: Settings, announce: Callable[[Announcement], None], *, until
     """
     if settings.api_key:
         check_usable(settings.api_key)
+    _open_many_files()
     with _own_state(settings):
         try:
             import uvloop

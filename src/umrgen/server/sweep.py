@@ -22,7 +22,7 @@ async def sweep(storage: Storage, ledger: Ledger, *, before: int, storing: Set[s
         async for session_id, names in storage.older(before):
             # In this order: a name leaves `storing` only when it is on record, or removed.
             doubtful = set(names) - storing
-            for name in doubtful - await ledger.known_outputs(sorted(doubtful)):
+            for name in doubtful - await ledger.known_files(sorted(doubtful)):
                 await storage.delete(session_id, name)
                 removed += 1
     except (OSError, LedgerUnavailable) as error:

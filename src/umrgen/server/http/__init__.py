@@ -6,11 +6,18 @@ from umrgen.server.clock import Clock
 from umrgen.server.config import Settings
 from umrgen.server.estimates import Estimates
 from umrgen.server.executors import Executor
+from umrgen.server.hosts import Hosts
 from umrgen.server.http.encoded import Encoded
+from umrgen.server.images import Images
 from umrgen.server.keys import Keys
 from umrgen.server.ledger import Ledger
+from umrgen.server.limits import Limits, Manners
+from umrgen.server.metrics import Metrics
+from umrgen.server.policy import Policy
 from umrgen.server.previews import Previews
+from umrgen.server.signatures import Signatures
 from umrgen.server.storage import Storage
+from umrgen.server.uploads import Uploads
 from umrgen.server.waiters import Waiters
 
 __all__ = ["Services"]
@@ -24,10 +31,21 @@ class Services:
     clock: Clock
     ledger: Ledger
     storage: Storage
+    images: Images
     executor: Executor
     keys: Keys
+    hosts: Hosts
     waiters: Waiters
     estimates: Estimates
     previews: Previews
+    limits: Limits
+    logins: Manners
+    """Of addresses that try keys."""
+    guesses: Manners
+    """Of addresses that try image names."""
+    uploads: Uploads
+    signatures: Signatures
+    policy: Policy | None
+    metrics: Metrics
     encoded: Encoded = field(default_factory=Encoded)
     draining: bool = False

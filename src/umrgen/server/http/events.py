@@ -44,7 +44,7 @@ async def events(services: Services, scope: Scope, receive: Receive, send: Send)
     for a caller who has already had the last event."""
     headers = dict(scope["headers"])
     try:
-        key = await authenticate(services, headers)
+        key = await authenticate(services, scope, headers)
         view = await View.of(services, unquote(scope["path"][len(PATH) :]), key.session_id)
     except Exception as error:
         await to_problem(error).response()(scope, receive, send)

@@ -46,7 +46,7 @@ async def statuses(services: Services, request: Request, key: Key) -> Response:
 def _wire(services: Services, job: Job) -> dict[str, Any]:
     """The job without its place in the queue, which would cost a count for each; so an estimate is of running ones."""
     eta = services.estimates.seconds_left(job) if job.state is State.RUNNING else None
-    return job_to_wire(job, eta_seconds=eta)
+    return job_to_wire(job, eta_seconds=eta, sign=services.signatures.sign)
 
 
 async def _known(services: Services, key: Key, job_ids: Sequence[str]) -> dict[str, int]:

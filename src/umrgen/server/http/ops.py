@@ -1,11 +1,14 @@
-"""Calls for operators and load balancers; they need no key and tell nothing about anybody's jobs."""
+"""Calls for operators and load balancers. Without a key they tell nothing but whether the server is there."""
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from umrgen.jobs import State
 from umrgen.server.http import Services
+from umrgen.server.http.auth import open_for_operator
+from umrgen.server.metrics import CONTENT_TYPE, Gauge
 
 __all__ = ["routes"]
 
@@ -15,15 +18,31 @@ def routes(services: Services) -> list[Route]:
         """The process answers."""
         return _json({"status": "ok"})
 
+    async def metrics(request: Request) -> Response:
+        """The server's figures, for Prometheus."""
+        await open_for_operator(services, request.scope, dict(request.headers.raw))
+        text = services.metrics.text(await _gauges(services))
+        return Response(text, headers={"Cache-Control": "no-store", "Content-Type": CONTENT_TYPE})
+
     async def readyz(request: Request) -> Response:
-        """The server takes jobs and can run them."""
-        if services.draining:
-            return _json({"status": "draining"}, 503)
-        if services.executor.info is None or services.executor.trouble:
-            return _json({"status": "starting" if services.executor.trouble is None else "engine_unavailable"}, 503)
+        """Whether the server takes jobs and can run them; why not is nobody's business."""
+        if services.draining or services.executor.info is None or services.executor.trouble:
+            return _json({"status": "not ready"}, 503)
         return _json({"status": "ready"})
 
-    return [Route("/healthz", healthz), Route("/readyz", readyz)]
+    return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
+
+
+async def _gauges(services: Services) -> list[Gauge]:
+    counts = await services.ledger.count()
+    return [
+        ("umrgen_jobs_queued", "Jobs that wait for their turn.", counts[State.QUEUED]),
+        ("umrgen_jobs_running", "Jobs that are being drawn.", counts[State.RUNNING]),
+        ("umrgen_waiters", "Calls that are held until a job changes.", len(services.waiters)),
+        ("umrgen_images_bytes", "What the kept images have together.", await services.ledger.kept_bytes()),
+        ("umrgen_disk_free_bytes", "What can still be stored.", await services.storage.free() or 0),
+        ("umrgen_engine_up", "Whether the engine can draw.", float(services.executor.trouble is None)),
+    ]
 
 
 def _json(body: dict[str, str], status: int = 200) -> Response:

@@ -1,8 +1,8 @@
 """`GET /outputs/{session_id}/{filename}?session_id=...`: finished images, found by their record."""
 
+import math
 import re
 from base64 import b64encode
-from collections import OrderedDict
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,58 +10,71 @@ from starlette.routing import Route
 
 from umrgen.jobs import Output
 from umrgen.server.http import Services
+from umrgen.server.http.auth import address_of, bearer
 from umrgen.server.http.problems import Problem
-from umrgen.server.storage import Storage
+from umrgen.server.ledger import OutputExpired
 
-__all__ = ["Cache", "routes"]
+__all__ = ["routes"]
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
-class Cache:
-    """The images read last, up to a number of bytes: most are fetched at once, then never again."""
-
-    def __init__(self, storage: Storage, limit: int) -> None:
-        self._storage = storage
-        self._limit = limit
-        self._size = 0
-        self._held: OrderedDict[tuple[str, str], bytes] = OrderedDict()
-
-    async def get(self, session_id: str, name: str) -> bytes | None:
-        place = (session_id, name)
-        if (data := self._held.get(place)) is not None:
-            self._held.move_to_end(place)
-            return data
-        data = await self._storage.get(session_id, name)
-        if data is not None and place not in self._held:
-            self._held[place] = data
-            self._size += len(data)
-            while self._size > self._limit:
-                self._size -= len(self._held.popitem(last=False)[1])
-        return data
-
-
 def routes(services: Services) -> list[Route]:
-    cache = Cache(services.storage, services.settings.cache << 20)
-
     async def endpoint(request: Request) -> Response:
-        output = await _find(services, request)
-        data = await cache.get(output.session_id, output.name)
-        if data is None:
-            raise Problem("output_not_found")
+        _check_manners(services, await _knows_a_key(services, request), request)
+        try:
+            output = await _find(services, request)
+            data = await services.images.get(output.session_id, output.name)
+            if data is None:
+                raise Problem("output_not_found")
+        except Problem as problem:
+            if problem.status in (403, 404):
+                services.guesses.missed(address_of(request.scope))
+            raise
         return _respond(request, output, data)
 
     return [Route("/outputs/{session_id:path}/{filename}", endpoint, methods=["GET", "HEAD"])]
 
 
+async def _knows_a_key(services: Services, request: Request) -> bool:
+    """Whether the caller shows a key of this server, which he need not."""
+    try:
+        return await services.keys.check(bearer(dict(request.headers.raw))) is not None
+    except Problem:
+        return False
+
+
+def _check_manners(services: Services, has_key: bool, request: Request) -> None:
+    """Raise Problem for an address that has guessed too often; behind it may be others, who can show a key."""
+    wait = services.guesses.wait(address_of(request.scope))
+    if wait and not has_key:
+        words = "too many wrong image URLs came from this address; with an API key you are let in"
+        raise Problem("rate_limited", words, retry_after=math.ceil(wait))
+
+
 async def _find(services: Services, request: Request) -> Output:
-    session_id = request.path_params["session_id"]
-    if request.query_params.getlist("session_id") != [session_id]:
+    session_id, name = request.path_params["session_id"], request.path_params["filename"]
+    query = request.query_params
+    if query.getlist("session_id") != [session_id]:
         raise Problem("forbidden_output", "session_id is missing or wrong")
-    output = await services.ledger.output(session_id, request.path_params["filename"])
-    if output is None:
+    if services.signatures.wanted:
+        path = f"/outputs/{session_id}/{name}"
+        if not services.signatures.genuine(path, query.get("expires", ""), query.get("signature", "")):
+            raise Problem("forbidden_output", "the signature is missing or wrong")
+        if services.signatures.over(query["expires"]):
+            raise Problem("output_expired", "this URL is past its time; the job's status has a fresh one")
+    try:
+        output = await services.ledger.output(session_id, name)
+    except OutputExpired:
+        raise Problem("output_expired", "this image was kept as long as images are kept here") from None
+    return output or await _reference(services, session_id, name)
+
+
+async def _reference(services: Services, session_id: str, name: str) -> Output:
+    upload = await services.ledger.upload(session_id, name)
+    if upload is None:
         raise Problem("output_not_found")
-    return output
+    return Output(upload.name, session_id, upload.bytes, upload.sha256, upload.width, upload.height, upload.media_type)
 
 
 def _respond(request: Request, output: Output, data: bytes) -> Response:
@@ -73,7 +86,6 @@ def _respond(request: Request, output: Output, data: bytes) -> Response:
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, max-age=31536000, immutable",
         "Content-Disposition": f'inline; filename="{output.name}"',
-        "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; sandbox",
     }
     if _matches(request.headers.get("if-none-match"), etag):

@@ -15,22 +15,40 @@ __all__ = ["PROBLEMS", "Problem"]
 PROBLEMS: Mapping[str, tuple[int, str, str]] = {
     "invalid_request": (400, "The request is not valid", "Correct the fields named here, then send it again."),
     "content_policy": (400, "The prompt is refused", "Say it in other words."),
+    "key_in_url": (
+        400,
+        "An API key does not belong in a URL",
+        "Send it as the header Authorization: Bearer KEY. A key that stood in a URL stands in logs: have it revoked.",
+    ),
     "unauthorized": (401, "No valid API key", "Send the header Authorization: Bearer KEY with a key of this server."),
     "forbidden_output": (
         403,
         "Not your output",
         "Use the exact image_url that the status gave you, with its session_id.",
     ),
+    "forbidden_origin": (
+        403,
+        "A page of another origin may not call this server",
+        "Call it from a program, or have the operator add the page's origin to allowed_origins.",
+    ),
     "not_found": (404, "There is nothing here", "See the paths of the API: /api/v1/generate, /api/v1/status/{job_id}."),
     "job_not_found": (404, "No such job", "Check the job id; a job belongs to the key that made it."),
     "output_not_found": (404, "No such output", "Ask the job's status for its image_url."),
+    "reference_not_found": (404, "No such reference image", "Upload it again; see GET /api/v1/upload-reference."),
     "method_not_allowed": (405, "The method is not allowed here", "See the header Allow."),
-    "output_expired": (410, "The output has expired", "Submit the job again."),
+    "request_timeout": (408, "The request came too slowly", "Send it again, faster."),
+    "output_expired": (410, "The output has expired", "Ask the job's status for a fresh URL, or submit the job again."),
     "too_large": (413, "The request is too large", "Send less."),
+    "unsupported_media_type": (415, "This kind of file is not taken", "Send a PNG, JPEG or WebP image."),
     "range_not_satisfiable": (
         416,
         "The range is outside the file",
         "Ask for a range inside Content-Range, or for all.",
+    ),
+    "forbidden_host": (
+        421,
+        "This server does not go by that name",
+        "Use its own address, or have the operator add the name to allowed_hosts.",
     ),
     "idempotency_conflict": (
         422,
@@ -40,15 +58,19 @@ PROBLEMS: Mapping[str, tuple[int, str, str]] = {
     "rate_limited": (429, "Too many requests", "Wait as long as Retry-After says."),
     "concurrent_limit": (429, "Too many jobs at once", "Wait for the job in job_id to end."),
     "queue_full": (429, "The queue is full", "Wait as long as Retry-After says."),
+    "too_many_references": (
+        429,
+        "You have as many reference images as you may",
+        "Delete one: DELETE /api/v1/upload-reference/NAME. Or wait: they go after a while.",
+    ),
     "internal": (500, "The server failed", "Try again; if it stays so, tell the operator."),
     "draining": (503, "The server is stopping", "Try again after Retry-After; jobs already accepted are kept."),
     "engine_unavailable": (503, "The engine is not available", "Try again after Retry-After."),
+    "storage_full": (503, "The disk is nearly full", "Try again after Retry-After; jobs already accepted are drawn."),
     "ledger_unavailable": (503, "The ledger cannot be written", "Try again after Retry-After; nothing was accepted."),
 }
 
-_RETRYABLE = {"rate_limited", "concurrent_limit", "queue_full", "internal", "draining", "engine_unavailable"} | {
-    "ledger_unavailable"
-}
+_RETRYABLE = {code for code, (status, *_) in PROBLEMS.items() if status in (408, 429) or status >= 500}
 
 
 class Problem(Exception):
@@ -67,7 +89,7 @@ class Problem(Exception):
         self.status, title, following = PROBLEMS[code]
         super().__init__(error or title)
         self.headers = dict(headers or {})
-        if retry_after is None and code in _RETRYABLE - {"internal"}:
+        if retry_after is None and self.status in (429, 503):
             retry_after = 5
         if retry_after is not None:
             self.headers["Retry-After"] = str(retry_after)

@@ -9,10 +9,11 @@ here is, byte for byte, what `http.status` would have answered: a test compares 
 from functools import partial
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from umrgen.jobs import State
 from umrgen.server.http import Services
+from umrgen.server.http.guarded import GuardedProtocol
 from umrgen.server.http.status import AT_ONCE, PATH, View, content_headers
 from umrgen.server.ledger import LedgerUnavailable
 
@@ -21,7 +22,10 @@ __all__ = ["quick_answer", "quick_protocol"]
 _PREFIX = PATH.encode()
 _BEARER = b"Bearer "
 _NOT_PLAIN = frozenset(
-    (b"prefer", b"if-none-match", b"expect", b"content-length", b"transfer-encoding", b"connection", b"upgrade")
+    (
+        *(b"prefer", b"if-none-match", b"expect", b"content-length", b"transfer-encoding", b"connection", b"upgrade"),
+        *(b"origin", b"traceparent"),
+    )
 )
 """Headers that ask for more than a look, or for care with the connection."""
 
@@ -30,13 +34,17 @@ Headers = list[tuple[bytes, bytes]]
 
 def quick_answer(services: Services, url: bytes, headers: Headers) -> tuple[Headers, bytes] | None:
     """Headers and body of a 200, if it can be given at once; None for anything out of the ordinary."""
-    authorization = b""
+    authorization = host = b""
     for name, value in headers:
         if name in _NOT_PLAIN and value.lower() != b"keep-alive":
             return None
         if name == b"authorization":
             authorization = value
-    if not authorization.startswith(_BEARER):
+        elif name == b"host":
+            if host:
+                return None
+            host = value
+    if not authorization.startswith(_BEARER) or not services.hosts.accept(host):
         return None
     try:
         job_id, secret = url[len(_PREFIX) :].decode("ascii"), authorization[len(_BEARER) :].decode("ascii")
@@ -52,12 +60,14 @@ def quick_answer(services: Services, url: bytes, headers: Headers) -> tuple[Head
     # A place in the queue cannot be had at once; and whether a job is another's is said in one place only.
     if job is None or job.session_id != key.session_id or job.state is State.QUEUED:
         return None
+    if not services.limits.take(key):
+        return None  # nothing was taken: it is refused, with all that belongs to it, the usual way
     view = View(services, job, None)
     body = view.body()
     return [*view.headers(), *content_headers(body)], body
 
 
-class QuickProtocol(HttpToolsProtocol):
+class QuickProtocol(GuardedProtocol):
     """uvicorn's protocol with a short way in and out for status calls. Made by `quick_protocol`."""
 
     services: ClassVar[Services]
@@ -67,7 +77,9 @@ class QuickProtocol(HttpToolsProtocol):
         if not self.url.startswith(_PREFIX):
             super().on_headers_complete()
         elif self._answer_quickly():
+            self.head_complete()
             self._answered = True
+            self.services.metrics.quick += 1
             self.on_response_complete()
         else:
             super().on_headers_complete()
@@ -114,4 +126,6 @@ class QuickProtocol(HttpToolsProtocol):
 
 def quick_protocol(services: Services) -> type[QuickProtocol]:
     """The protocol class for a server with these services."""
-    return type("QuickProtocol", (QuickProtocol,), {"services": services})
+    settings = services.settings
+    bounds = {"head_timeout": settings.header_timeout, "max_connections": settings.max_connections}
+    return type("QuickProtocol", (QuickProtocol,), {"services": services} | bounds)

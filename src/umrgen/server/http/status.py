@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
 from umrgen.jobs import JOB_ID, Job, State, job_to_wire, retry_after_ms
@@ -63,10 +64,13 @@ class View:
         return (self.job.state, self.job.attempt, self.position)
 
     def wire(self) -> dict[str, Any]:
-        return job_to_wire(self.job, queue_position=self.position, eta_seconds=self.eta)
+        sign = self._services.signatures.sign
+        return job_to_wire(self.job, queue_position=self.position, eta_seconds=self.eta, sign=sign)
 
     def body(self) -> bytes:
         """The wire form as JSON."""
+        if self._services.signatures.wanted:
+            return msgspec.json.encode(self.wire())
         return self._services.encoded.body(self.job, queue_position=self.position, eta_seconds=self.eta)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
@@ -94,7 +98,7 @@ def to_problem(error: Exception) -> Problem:
 async def status(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
     headers = dict(scope["headers"])
     try:
-        key = await authenticate(services, headers)
+        key = await authenticate(services, scope, headers)
         wait = requested_wait(headers, scope["query_string"], services.settings.max_wait)
         known = headers.get(b"if-none-match", b"").strip().removeprefix(b"W/") or None
         view = await View.of(services, unquote(scope["path"][len(PATH) :]), key.session_id)
@@ -129,6 +133,8 @@ async def _answer(scope: Scope, send: Send, view: View, wait: int | None, known:
         code, body = 200, view.body()
         headers += content_headers(body)
     at_once = scope.get("extensions", {}).get(AT_ONCE)
-    if at_once is None or not at_once(code, headers, body):
+    if at_once is not None and at_once(code, headers, body):
+        scope["state"]["status"] = code
+    else:
         await send({"type": "http.response.start", "status": code, "headers": headers})
         await send({"type": "http.response.body", "body": body})

@@ -12,7 +12,11 @@ from umrgen.errors import UmrgenError
 from umrgen.jobs import Change, Job, JobSpec, Output, State
 
 __all__ = [
+    "DAY",
     "LEDGERS",
+    "NO_CAPS",
+    "Caps",
+    "DailyLimit",
     "Idempotency",
     "IdempotencyConflict",
     "Key",
@@ -20,8 +24,15 @@ __all__ = [
     "LedgerTooNew",
     "LedgerUnavailable",
     "OnChange",
+    "OutputExpired",
     "QueueFull",
+    "TooManyJobs",
+    "Upload",
+    "UploadsFull",
 ]
+
+DAY = 86_400_000
+"""Milliseconds."""
 
 LEDGERS: Mapping[str, str] = {
     "sqlite": "umrgen.server.ledger.sqlite:SqliteLedger",
@@ -54,6 +65,41 @@ class QueueFull(UmrgenError):
     retryable = True
 
 
+class TooManyJobs(UmrgenError):
+    """This session has as many jobs alive as it may; `job_id` is the one that runs longest."""
+
+    code = "concurrent_limit"
+    retryable = True
+
+
+class DailyLimit(UmrgenError):
+    """This session has made as many jobs today as it may; it may again at `until` (ms since the epoch)."""
+
+    code = "rate_limited"
+    retryable = True
+
+    def __init__(self, *, until: int) -> None:
+        super().__init__()
+        self.until = until
+
+
+class UploadsFull(UmrgenError):
+    """This session has as many reference images as it may; the oldest is from `oldest` (ms since the epoch)."""
+
+    code = "too_many_references"
+    retryable = True
+
+    def __init__(self, *, oldest: int) -> None:
+        super().__init__()
+        self.oldest = oldest
+
+
+class OutputExpired(UmrgenError):
+    """This image is on record, and its file is gone: it was kept as long as images are kept here."""
+
+    code = "output_expired"
+
+
 class LedgerTooNew(UmrgenError):
     """This ledger was written by a newer UMRGEN."""
 
@@ -71,15 +117,51 @@ class Idempotency:
 
 
 @dataclass(frozen=True, slots=True)
+class Caps:
+    """How many jobs of a session there may be; 0: any number."""
+
+    queued: int = 0
+    alive: int = 0
+    """Queued or running."""
+    daily: int = 0
+    """Made on one day, UTC."""
+
+
+NO_CAPS = Caps()
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
-    """An API key as the ledger knows it: by its hash alone. Times in milliseconds."""
+    """An API key as the ledger knows it: by its hash alone. Times in milliseconds; a limit of None is the server's."""
 
     id: str
     hash: bytes
     session_id: str
     name: str
     created_at: int
+    expires_at: int | None = None
+    rate: int | None = None
+    """Requests a minute."""
+    concurrent: int | None = None
+    """Jobs alive at once."""
+    daily: int | None = None
+    """Jobs a day."""
+    last_used_at: int | None = None
     revoked_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A reference image as it is stored: encoded anew, under a name made here. `created_at` in milliseconds."""
+
+    name: str
+    session_id: str
+    bytes: int
+    sha256: str
+    width: int
+    height: int
+    created_at: int
+    media_type: str = "image/png"
 
 
 class Ledger(Protocol):
@@ -101,13 +183,17 @@ class Ledger(Protocol):
         now: int,
         priority: int = 0,
         idempotency: Idempotency | None = None,
-        queued_cap: int = 0,
+        caps: Caps = NO_CAPS,
     ) -> tuple[Job, bool]:
         """Write a queued job; give it and whether it is new.
 
         Under an Idempotency the job made earlier with it is given back instead. Raises
-        IdempotencyConflict, and QueueFull when the session has `queued_cap` jobs queued (0: no cap).
+        IdempotencyConflict; and TooManyJobs, QueueFull or DailyLimit where one more job would pass `caps`.
         """
+        ...
+
+    async def earlier(self, session_id: str, idempotency: Idempotency, *, now: int) -> Job | None:
+        """The job made earlier under this Idempotency. Raises IdempotencyConflict."""
         ...
 
     async def get(self, job_id: str) -> Job | None: ...
@@ -165,15 +251,55 @@ class Ledger(Protocol):
         """Running jobs whose lease has ended."""
         ...
 
-    async def output(self, session_id: str, name: str) -> Output | None: ...
+    # --- images ---
 
-    async def known_outputs(self, names: Sequence[str]) -> set[str]:
-        """Those of `names` that are on record."""
+    async def output(self, session_id: str, name: str) -> Output | None:
+        """The record of an image. Raises OutputExpired when retention has taken its file."""
         ...
+
+    async def known_files(self, names: Sequence[str]) -> set[str]:
+        """Those of `names` that are on record as files, images and uploads alike."""
+        ...
+
+    async def expire_outputs(self, *, now: int, before: int, keep_bytes: int, limit: int) -> list[Output]:
+        """Write down that images are gone: those made before `before` (ms), and the oldest as long as all
+        together have more than `keep_bytes` (0: no matter how many); `limit` at most. Their files are yours to delete.
+        """
+        ...
+
+    async def kept_bytes(self) -> int:
+        """What all images together have, in bytes."""
+        ...
+
+    # --- reference images ---
+
+    async def add_upload(self, upload: Upload, *, cap: int) -> None:
+        """Raises UploadsFull when the session has `cap` of them."""
+        ...
+
+    async def upload(self, session_id: str, name: str) -> Upload | None: ...
+
+    async def uploads(self, session_id: str) -> list[Upload]:
+        """The oldest first."""
+        ...
+
+    async def remove_upload(self, session_id: str, name: str) -> bool:
+        """Whether there was such an upload."""
+        ...
+
+    async def expire_uploads(self, *, before: int, limit: int) -> list[Upload]:
+        """Forget uploads from before `before` (ms) that no living job needs. Their files are yours to delete."""
+        ...
+
+    # --- keys ---
 
     async def add_key(self, key: Key) -> None: ...
     async def key(self, hash: bytes) -> Key | None: ...
     async def keys(self) -> list[Key]: ...
+
+    async def use_keys(self, uses: Mapping[str, int]) -> None:
+        """Write down when keys, by their ids, were last used (ms)."""
+        ...
 
     async def revoke_key(self, key_id: str, *, now: int) -> bool:
         """Whether there was such a key; revoking twice is the same."""

@@ -3,40 +3,38 @@
 import json
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from umrgen.jobs import Change, Conflict, Job, JobSpec, Output, State, advance
+from umrgen.jobs import Change, Conflict, Job, JobSpec, State, advance
 from umrgen.server.ledger import (
+    DAY,
+    NO_CAPS,
+    Caps,
+    DailyLimit,
     Idempotency,
     IdempotencyConflict,
-    Key,
     LedgerTooNew,
     LedgerUnavailable,
     OnChange,
     QueueFull,
+    TooManyJobs,
 )
 from umrgen.server.ledger.queries import load_migrations, load_queries
+from umrgen.server.ledger.records import Records, Writer
 from umrgen.server.ledger.rows import job_of, row_of
-from umrgen.server.ledger.writer import GroupWriter, Operation, Transaction
+from umrgen.server.ledger.writer import GroupWriter, Transaction
 
-__all__ = ["SqliteLedger", "Writer", "connect", "migrate"]
+__all__ = ["SqliteLedger", "connect", "migrate"]
 
 _SQL = load_queries("sqlite")
 RECENT = 4096
 """Jobs kept in memory: those that changed last are those that are asked for."""
 BUSY_SECONDS = 5.0
 """How long a write waits for another program that holds the file. A read never does: it would hold up everybody."""
-
-
-class Writer(Protocol):
-    """Runs operations that change the ledger; each returns once its change is durable."""
-
-    async def do(self, operation: Operation) -> Any: ...
-    async def close(self) -> None: ...
 
 
 def connect(path: Path | str, *, busy_seconds: float | None = None) -> sqlite3.Connection:
@@ -81,11 +79,12 @@ def migrate(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
-class SqliteLedger:
+class SqliteLedger(Records):
     """Implements `Ledger`. Reads run inline on the caller's thread: one is 4 to 7 microseconds."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, observe_commit: Callable[[float], None] = lambda seconds: None) -> None:
         self._path = path
+        self._observe_commit = observe_commit
         self._reader: sqlite3.Connection
         self._writer: Writer
         self._recent: OrderedDict[str, Job] = OrderedDict()
@@ -96,7 +95,9 @@ class SqliteLedger:
             migrate(connection)
         self._reader = connect(self._path, busy_seconds=0)
         (last_change,) = self._read("last_change").fetchone()
-        self._writer = GroupWriter(connect(self._path), self._telling(on_change), last_change=last_change)
+        self._writer = GroupWriter(
+            connect(self._path), self._telling(on_change), last_change=last_change, observe=self._observe_commit
+        )
 
     async def close(self) -> None:
         await self._writer.close()
@@ -139,13 +140,15 @@ class SqliteLedger:
         now: int,
         priority: int = 0,
         idempotency: Idempotency | None = None,
-        queued_cap: int = 0,
+        caps: Caps = NO_CAPS,
     ) -> tuple[Job, bool]:
         def operation(transaction: Transaction) -> tuple[Job, bool]:
-            if idempotency is not None and (earlier := _earlier(transaction, session_id, idempotency, now)):
-                return earlier, False
-            if queued_cap and _queued(transaction, session_id) >= queued_cap:
-                raise QueueFull
+            if idempotency is not None:
+                earlier = _earlier(transaction.connection, session_id, idempotency, now)
+                if earlier is not None:
+                    return earlier, False
+            if caps is not NO_CAPS:
+                _check_caps(transaction, session_id, caps, now)
             job = Job(
                 job_id,
                 session_id,
@@ -163,6 +166,12 @@ class SqliteLedger:
 
         result: tuple[Job, bool] = await self._writer.do(operation)
         return result
+
+    async def earlier(self, session_id: str, idempotency: Idempotency, *, now: int) -> Job | None:
+        try:
+            return _earlier(self._reader, session_id, idempotency, now)
+        except sqlite3.OperationalError as error:
+            raise LedgerUnavailable(f"the ledger cannot be read: {error}") from error
 
     def glance(self, job_id: str) -> Job | None:
         return self._recent.get(job_id) or self._get(job_id)
@@ -242,33 +251,6 @@ class SqliteLedger:
     async def lapsed(self, *, now: int) -> list[Job]:
         return [job_of(row) for row in self._read("lapsed", {"now": now})]
 
-    async def output(self, session_id: str, name: str) -> Output | None:
-        row = self._read("get_output", {"session_id": session_id, "name": name}).fetchone()
-        return Output(**dict(row)) if row else None
-
-    async def known_outputs(self, names: Sequence[str]) -> set[str]:
-        return {row["name"] for row in self._read("known_outputs", {"names": json.dumps(list(names))})}
-
-    # --- keys ---
-
-    async def add_key(self, key: Key) -> None:
-        await self._writer.do(lambda transaction: transaction.connection.execute(_SQL["insert_key"], asdict(key)))
-
-    async def key(self, hash: bytes) -> Key | None:
-        row = self._read("get_key", {"hash": hash}).fetchone()
-        return Key(**dict(row)) if row else None
-
-    async def keys(self) -> list[Key]:
-        return [Key(**dict(row)) for row in self._read("list_keys")]
-
-    async def revoke_key(self, key_id: str, *, now: int) -> bool:
-        def operation(transaction: Transaction) -> bool:
-            values = {"id": key_id, "now": now}
-            return transaction.connection.execute(_SQL["revoke_key"], values).rowcount == 1
-
-        found: bool = await self._writer.do(operation)
-        return found
-
 
 def _store(transaction: Transaction, job: Job, change: Change, **values: Any) -> Job:
     changed = advance(job, change, **values)
@@ -284,19 +266,28 @@ def _store(transaction: Transaction, job: Job, change: Change, **values: Any) ->
     return changed
 
 
-def _queued(transaction: Transaction, session_id: str) -> int:
-    row = transaction.connection.execute(_SQL["session_queued"], {"id": session_id}).fetchone()
-    return row["queued"] if row else 0
+def _check_caps(transaction: Transaction, session_id: str, caps: Caps, now: int) -> None:
+    """Raise what stands in the way of one more job."""
+    execute, day = transaction.connection.execute, now // DAY
+    row = execute(_SQL["session_counts"], {"id": session_id, "day": day}).fetchone()
+    if row is None:
+        return
+    if caps.alive and row["queued"] + row["running"] >= caps.alive:
+        raise TooManyJobs(job_id=execute(_SQL["oldest_alive"], {"session_id": session_id}).fetchone()["id"])
+    if caps.queued and row["queued"] >= caps.queued:
+        raise QueueFull
+    if caps.daily and row["made"] >= caps.daily:
+        raise DailyLimit(until=(day + 1) * DAY)
 
 
-def _earlier(transaction: Transaction, session_id: str, idempotency: Idempotency, now: int) -> Job | None:
+def _earlier(connection: sqlite3.Connection, session_id: str, idempotency: Idempotency, now: int) -> Job | None:
     values = {"session_id": session_id, "key": idempotency.key, "now": now}
-    row = transaction.connection.execute(_SQL["get_idempotency"], values).fetchone()
+    row = connection.execute(_SQL["get_idempotency"], values).fetchone()
     if row is None:
         return None
     if row["digest"] != idempotency.digest:
         raise IdempotencyConflict(job_id=row["job_id"])
-    return job_of(transaction.connection.execute(_SQL["get_job"], {"id": row["job_id"]}).fetchone())
+    return job_of(connection.execute(_SQL["get_job"], {"id": row["job_id"]}).fetchone())
 
 
 def _remember(transaction: Transaction, job: Job, idempotency: Idempotency, now: int) -> None:

@@ -41,8 +41,11 @@ UPDATE sessions SET served = :served WHERE id = :id;
 -- name: next_job
 SELECT * FROM jobs WHERE session_id = :session_id AND state = 'queued' ORDER BY priority DESC, seq LIMIT 1;
 
--- name: session_queued
-SELECT queued FROM sessions WHERE id = :id;
+-- name: session_counts
+SELECT queued, running, iif(day = :day, made, 0) AS made FROM sessions WHERE id = :id;
+
+-- name: oldest_alive
+SELECT id FROM jobs WHERE session_id = :session_id AND state IN ('queued', 'running') ORDER BY state DESC, seq LIMIT 1;
 
 -- name: rank_in_session
 -- How many of its own session's jobs come before it.
@@ -82,11 +85,46 @@ INSERT INTO outputs (name, session_id, job_id, bytes, sha256, width, height, med
 VALUES (:name, :session_id, :job_id, :bytes, :sha256, :width, :height, :media_type, :created_at);
 
 -- name: get_output
-SELECT name, session_id, bytes, sha256, width, height, media_type FROM outputs
+SELECT name, session_id, bytes, sha256, width, height, media_type, expired_at FROM outputs
 WHERE name = :name AND session_id = :session_id;
 
--- name: known_outputs
-SELECT name FROM outputs WHERE name IN (SELECT value FROM json_each(:names));
+-- name: known_files
+SELECT name FROM outputs WHERE name IN (SELECT value FROM json_each(:names)) AND expired_at IS NULL
+UNION ALL
+SELECT name FROM uploads WHERE name IN (SELECT value FROM json_each(:names));
+
+-- name: kept_bytes
+SELECT bytes FROM kept;
+
+-- name: oldest_outputs
+SELECT name, session_id, bytes, sha256, width, height, media_type, created_at FROM outputs
+WHERE expired_at IS NULL ORDER BY created_at LIMIT :limit;
+
+-- name: expire_output
+UPDATE outputs SET expired_at = :now WHERE name = :name;
+
+-- name: insert_upload
+INSERT INTO uploads (name, session_id, bytes, sha256, width, height, media_type, created_at)
+VALUES (:name, :session_id, :bytes, :sha256, :width, :height, :media_type, :created_at);
+
+-- name: uploads_of_session
+SELECT name, session_id, bytes, sha256, width, height, media_type, created_at FROM uploads
+WHERE session_id = :session_id ORDER BY created_at, name;
+
+-- name: get_upload
+SELECT name, session_id, bytes, sha256, width, height, media_type, created_at FROM uploads
+WHERE name = :name AND session_id = :session_id;
+
+-- name: delete_upload
+DELETE FROM uploads WHERE name = :name AND session_id = :session_id;
+
+-- name: old_uploads
+-- A job that is still to be drawn keeps its reference images.
+SELECT name, session_id, bytes, sha256, width, height, media_type, created_at FROM uploads
+WHERE created_at < :before AND NOT EXISTS (
+    SELECT 1 FROM jobs
+    WHERE jobs.session_id = uploads.session_id AND state IN ('queued', 'running') AND instr(spec, uploads.name) > 0
+) LIMIT :limit;
 
 -- name: get_idempotency
 SELECT digest, job_id FROM idempotency WHERE session_id = :session_id AND key = :key AND expires_at > :now;
@@ -101,8 +139,8 @@ DELETE FROM idempotency WHERE (session_id, key) IN
     (SELECT session_id, key FROM idempotency WHERE expires_at <= :now LIMIT 4);
 
 -- name: insert_key
-INSERT INTO keys (id, hash, session_id, name, created_at, revoked_at)
-VALUES (:id, :hash, :session_id, :name, :created_at, :revoked_at);
+INSERT INTO keys (id, hash, session_id, name, created_at, expires_at, rate, concurrent, daily, last_used_at, revoked_at)
+VALUES (:id, :hash, :session_id, :name, :created_at, :expires_at, :rate, :concurrent, :daily, :last_used_at, :revoked_at);
 
 -- name: get_key
 SELECT * FROM keys WHERE hash = :hash;
@@ -112,3 +150,6 @@ SELECT * FROM keys ORDER BY created_at, id;
 
 -- name: revoke_key
 UPDATE keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id;
+
+-- name: use_key
+UPDATE keys SET last_used_at = max(coalesce(last_used_at, 0), :at) WHERE id = :id;

@@ -9,6 +9,7 @@ import itertools
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -59,11 +60,18 @@ class GroupWriter:
     BATCH = 256
 
     def __init__(
-        self, connection: sqlite3.Connection, on_change: Callable[[Sequence[Job]], None], *, last_change: int
+        self,
+        connection: sqlite3.Connection,
+        on_change: Callable[[Sequence[Job]], None],
+        *,
+        last_change: int,
+        observe: Callable[[float], None] = lambda seconds: None,
     ) -> None:
+        """`observe` hears, on the writing thread, how many seconds each commit took."""
         self._connection = connection
         self._changes = itertools.count(last_change + 1)
         self._on_change = on_change
+        self._observe = observe
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
@@ -115,7 +123,9 @@ class GroupWriter:
             self._connection.execute("BEGIN IMMEDIATE")
             for operation, future in batch:
                 done.append((future, *attempt(transaction, operation)))
+            begun = time.perf_counter()
             self._connection.execute("COMMIT")
+            self._observe(time.perf_counter() - begun)
         except sqlite3.Error as error:
             # Nothing of the batch was written: disk full, or the file is locked by another program.
             with suppress(sqlite3.Error):  # SQLite has rolled back by itself after some errors

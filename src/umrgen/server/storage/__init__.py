@@ -24,6 +24,10 @@ class Storage(Protocol):
         """Remove; what is not there is no error."""
         ...
 
+    async def free(self) -> int | None:
+        """Bytes that can still be stored; None where nobody knows."""
+        ...
+
     async def names(self, session_id: str) -> list[str]: ...
 
     def older(self, before: int) -> AsyncIterator[tuple[str, Sequence[str]]]:

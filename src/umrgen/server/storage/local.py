@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -63,6 +64,10 @@ class LocalStorage:
 
     async def delete(self, session_id: str, name: str) -> None:
         await asyncio.to_thread(self._path(session_id, name).unlink, missing_ok=True)
+
+    async def free(self) -> int | None:
+        place = self._root if self._root.is_dir() else self._root.parent
+        return shutil.disk_usage(place).free
 
     async def names(self, session_id: str) -> list[str]:
         folder = self._path(session_id, "_").parent

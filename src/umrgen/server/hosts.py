@@ -1,0 +1,39 @@
+"""The names this server goes by: under any other, a page in somebody's browser may be what calls (DNS rebinding)."""
+
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+__all__ = ["Hosts"]
+
+NAMES_KEPT = 1000
+
+
+class Hosts:
+    """Which names this server answers to. An address cannot be rebound, so every address may be called."""
+
+    def __init__(self, allowed: tuple[str, ...], own: str) -> None:
+        self._any = "*" in allowed
+        self._names = {name.lower().rstrip(".") for name in (*allowed, own, "localhost")}
+        self._known: dict[bytes, bool] = {}
+
+    def accept(self, host: bytes) -> bool:
+        """Whether a Host header names this server."""
+        known = self._known.get(host)
+        if known is None:
+            known = self._accept(host.decode("latin-1"))
+            if len(self._known) < NAMES_KEPT:
+                self._known[host] = known
+        return known
+
+    def _accept(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if self._any or name.rstrip(".") in self._names:
+            return True
+        try:
+            ip_address(name)
+        except ValueError:
+            return False
+        return True

@@ -1,0 +1,115 @@
+"""What every request passes before a handler sees it: is it meant for us, and does it keep its key to itself?
+
+A page in somebody's browser can be made to call this server under a name of its own (DNS rebinding), or
+from its own origin; a key in a URL stands in every log on the way. None of these gets any further.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from umrgen.server.config import Settings
+from umrgen.server.hosts import Hosts
+from umrgen.server.http.auth import address_of
+from umrgen.server.http.problems import Problem
+from umrgen.server.metrics import Metrics
+
+__all__ = ["Doors"]
+
+access = logging.getLogger("umrgen.access")
+
+_READING = ("GET", "HEAD", "OPTIONS")
+_KEY_NAMES = frozenset(("api_key", "apikey", "api-key", "key", "token", "access_token", "authorization", "bearer"))
+
+
+class Doors:
+    """The app, behind its doors. An ASGI app itself."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, hosts: Hosts, metrics: Metrics) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._origins = {origin.lower().rstrip("/") for origin in settings.allowed_origins}
+        self._prefix = settings.prefix
+        self._log = settings.access_log
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        state = scope.setdefault("state", {})
+        answered = _Answered(send, state)
+        begun = time.perf_counter()
+        try:
+            self._check(scope)
+            await self._app(self._inside(scope), receive, answered)
+        except Problem as problem:
+            await problem.response()(scope, receive, answered)
+        finally:
+            self._metrics.answered(state["status"])
+            self._tell(scope, state, time.perf_counter() - begun)
+
+    def _check(self, scope: Scope) -> None:
+        """Raises Problem."""
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        # Without one, as in HTTP/1.0, it is no browser that calls.
+        if hosts and (len(hosts) > 1 or not self._hosts.accept(hosts[0])):
+            raise Problem("forbidden_host")
+        if scope["method"] not in _READING:
+            for origin in (value for name, value in scope["headers"] if name == b"origin"):
+                self._check_origin(origin.decode("latin-1").lower(), b"".join(hosts).decode("latin-1").lower())
+        if scope["query_string"]:
+            _check_query(scope["query_string"])
+
+    def _check_origin(self, origin: str, host: str) -> None:
+        if origin in self._origins:
+            return
+        if origin not in (f"http://{host}", f"https://{host}"):
+            raise Problem("forbidden_origin")
+
+    def _inside(self, scope: Scope) -> Scope:
+        """The scope as the handlers see it: without the prefix that a proxy has left in the path."""
+        path: str = scope["path"]
+        if self._prefix and (path == self._prefix or path.startswith(f"{self._prefix}/")):
+            return dict(scope) | {"path": path[len(self._prefix) :] or "/"}
+        return scope
+
+    def _tell(self, scope: Scope, state: Mapping[str, Any], seconds: float) -> None:
+        """One line about the request: never its query, its key or its body."""
+        status: int = state["status"]
+        notable = status >= 400 or status == 0 or scope["method"] not in _READING
+        if self._log == "none" or (self._log == "notable" and not notable):
+            return
+        told: Mapping[str, Any] = {
+            "method": scope["method"],
+            "path": scope["path"][:200],
+            "status": status,
+            "ms": round(seconds * 1000, 1),
+            "address": address_of(scope),
+            "key_id": state.get("key_id"),
+        }
+        access.info("request", extra=told)
+
+
+class _Answered:
+    """`send`, writing the status into the request's state; 0 until there is one."""
+
+    def __init__(self, send: Send, state: dict[str, Any]) -> None:
+        self._send = send
+        self._state = state
+        state["status"] = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._state["status"] = message["status"]
+        await self._send(message)
+
+
+def _check_query(query: bytes) -> None:
+    """Raise Problem for a query that carries an API key."""
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if value.startswith("umr_") or name.lower() in _KEY_NAMES:
+            raise Problem("key_in_url")

@@ -1,0 +1,158 @@
+"""`POST /api/v1/generate`: a request becomes a job, on disk before the answer."""
+
+import hashlib
+import logging
+import re
+import secrets
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from umrgen.jobs import Job
+from umrgen.server.http import Services
+from umrgen.server.http.answers import json_response
+from umrgen.server.http.bodies import read_body
+from umrgen.server.http.problems import Problem
+from umrgen.server.http.schemas import GenerateRequest, decode_object, read_generate
+from umrgen.server.ledger import DailyLimit, Idempotency, IdempotencyConflict, Key, QueueFull, TooManyJobs
+from umrgen.server.tracing import span
+
+__all__ = ["generate"]
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 1 << 20
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+async def generate(services: Services, request: Request, key: Key) -> Response:
+    with span("POST /api/v1/generate", headers=request.headers) as current:
+        data = decode_object(await read_body(request, MAX_BODY))
+        wanted, warnings = read_generate(data)
+        idempotency = _idempotency(request, data)
+        job, new = await _earlier(services, key, idempotency), False
+        if job is None:
+            await _check(services, key, wanted)
+            job, new = await _submit(services, key, wanted, idempotency)
+        current.set_attribute("umrgen.job_id", job.id)
+    if new:
+        said = {"prompt": wanted.prompt} if services.settings.log_prompts else {}
+        log.info("job %s: accepted", job.id, extra={"key_id": key.id} | said)
+    allowance = services.limits.allowance(key)
+    return _accepted(job, new, warnings, {} if allowance is None else allowance.headers())
+
+
+async def _earlier(services: Services, key: Key, idempotency: Idempotency | None) -> Job | None:
+    """The job that was made under this Idempotency before: it is given, whatever would be said today."""
+    if idempotency is None:
+        return None
+    try:
+        return await services.ledger.earlier(key.session_id, idempotency, now=services.clock.now())
+    except IdempotencyConflict as conflict:
+        raise Problem("idempotency_conflict", job_id=conflict.job_id) from None
+
+
+async def _check(services: Services, key: Key, wanted: GenerateRequest) -> None:
+    """Raise Problem for whatever is in the way of a new job."""
+    wrong = _beyond_the_engine(services, wanted)
+    missing = await services.uploads.missing(key.session_id, wanted.reference_images)
+    if missing:
+        wrong.append({"field": "reference_images", "error": f"no such reference image was uploaded: {missing[0]}"})
+    if wanted.webhook_url is not None:
+        wrong.append({"field": "webhook_url", "error": "this server sends no webhooks"})
+    if wrong:
+        words = "; ".join(f"{item['field']}: {item['error']}" for item in wrong)
+        raise Problem("invalid_request", words, field=wrong[0]["field"], errors=wrong)
+    if services.policy is not None and (reason := await services.policy.refusal(wanted.prompt)) is not None:
+        log.info("a prompt was refused", extra={"key_id": key.id})
+        raise Problem("content_policy", reason, field="prompt")
+    if services.draining:
+        raise Problem("draining")
+    if services.executor.trouble:
+        raise Problem("engine_unavailable", services.executor.trouble)
+    free = await services.storage.free()
+    if free is not None and free < services.settings.disk_reserve << 20:
+        raise Problem("storage_full", retry_after=60)
+
+
+def _beyond_the_engine(services: Services, wanted: GenerateRequest) -> list[dict[str, str]]:
+    """What the engine cannot do exactly; nothing is rounded in silence."""
+    info = services.executor.info
+    multiple = info.size_multiple if info else 1
+    features = info.features if info else ()
+    wrong = [
+        {"field": side, "error": f"must be a multiple of {multiple} with this engine"}
+        for side in ("width", "height")
+        if getattr(wanted, side) % multiple
+    ]
+    if info and wanted.steps > info.max_steps:
+        wrong.append({"field": "steps", "error": f"this engine takes {info.max_steps} at most"})
+    if wanted.loras and "loras" not in features:
+        wrong.append({"field": "loras", "error": "this engine knows no LoRAs"})
+    if wanted.reference_images and info and "references" not in features:
+        wrong.append({"field": "reference_images", "error": "this engine takes no reference images"})
+    return wrong
+
+
+def _idempotency(request: Request, data: dict[str, object]) -> Idempotency | None:
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise Problem(
+            "invalid_request",
+            "Idempotency-Key must have 1 to 255 visible ASCII characters",
+            field="Idempotency-Key",
+        )
+    # The same request however its JSON was spaced and ordered.
+    return Idempotency(key, hashlib.sha256(msgspec.json.encode(data, order="sorted")).digest())
+
+
+async def _submit(
+    services: Services, key: Key, wanted: GenerateRequest, idempotency: Idempotency | None
+) -> tuple[Job, bool]:
+    try:
+        return await services.ledger.submit(
+            f"ext_{secrets.token_hex(16)}",
+            key.session_id,
+            wanted.spec(),
+            services.settings.engine,
+            now=services.clock.now(),
+            priority=wanted.priority,
+            idempotency=idempotency,
+            caps=services.limits.caps(key),
+        )
+    except IdempotencyConflict as conflict:
+        raise Problem("idempotency_conflict", job_id=conflict.job_id) from None
+    except TooManyJobs as full:
+        caps = services.limits.caps(key)
+        words = f"{caps.alive} of your jobs are queued or running already"
+        raise Problem("concurrent_limit", words, job_id=full.job_id) from None
+    except QueueFull:
+        words = f"{services.settings.session_queued} of your jobs wait already"
+        raise Problem("queue_full", words) from None
+    except DailyLimit as limit:
+        seconds = (limit.until - services.clock.now()) // 1000 + 1
+        words = f"this key may make {services.limits.caps(key).daily} jobs a day"
+        raise Problem("rate_limited", words, retry_after=seconds) from None
+
+
+def _accepted(job: Job, new: bool, warnings: list[str], allowance: dict[str, str]) -> Response:
+    """The receipt. A repeated submit gets the same one again, word for word."""
+    path = f"/api/v1/status/{job.id}"
+    receipt = {
+        "success": True,
+        "job_id": job.id,
+        "state": "queued",
+        "message": "Job accepted.",
+        "status_url": path,
+        "retry_after_ms": 3000,
+        "next": f"GET {path} until state is completed or failed, at most every 2 to 3 seconds, "
+        "or with the header Prefer: wait=25.",
+        "warnings": warnings,
+    }
+    headers = {"Location": path, "Retry-After": "3"} | allowance
+    if not new:
+        headers["Idempotent-Replayed"] = "true"
+    return json_response(receipt, 202, headers)

@@ -1,0 +1,111 @@
+"""`/api/v1/upload-reference`: reference images in, listed and out again."""
+
+from typing import Any
+
+from python_multipart import FormParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field, File, parse_options_header
+from starlette.requests import Request
+from starlette.responses import Response
+
+from umrgen.server.http import Services
+from umrgen.server.http.answers import json_response
+from umrgen.server.http.bodies import read_body
+from umrgen.server.http.problems import Problem
+from umrgen.server.ledger import Key, Upload, UploadsFull
+from umrgen.server.uploads import MAX_BYTES, UnusableImage
+
+__all__ = ["add", "all_of", "remove"]
+
+ENVELOPE = 64 << 10
+"""What a multipart form may take beside its file."""
+HOUR = 3_600_000
+
+
+async def add(services: Services, request: Request, key: Key) -> Response:
+    """Take the form's one file, in the field `file`."""
+    boundary = _boundary(request)
+    data = _the_file(await read_body(request, MAX_BYTES + ENVELOPE), boundary)
+    if services.draining:
+        raise Problem("draining")
+    try:
+        upload = await services.uploads.add(key.session_id, data)
+    except UnusableImage as error:
+        raise Problem("unsupported_media_type", str(error), field="file") from None
+    except UploadsFull as full:
+        gone_at = full.oldest + int(services.settings.upload_hours * HOUR)
+        seconds = max(1, (gone_at - services.clock.now()) // 1000)
+        raise Problem("too_many_references", retry_after=seconds) from None
+    except OSError:
+        raise Problem("storage_full", "the image could not be stored") from None
+    return json_response({"success": True} | _wire(services, upload))
+
+
+async def all_of(services: Services, request: Request, key: Key) -> Response:
+    """The session's reference images, the oldest first."""
+    found = await services.uploads.all(key.session_id)
+    return json_response({"success": True, "references": [_wire(services, upload) for upload in found]})
+
+
+async def remove(services: Services, request: Request, key: Key) -> Response:
+    """Forget one; a job that was to use it will fail, and say so."""
+    name = request.path_params["name"]
+    if not await services.uploads.remove(key.session_id, name):
+        raise Problem("reference_not_found")
+    return json_response({"success": True, "filename": name})
+
+
+def _wire(services: Services, upload: Upload) -> dict[str, Any]:
+    path = f"/outputs/{upload.session_id}/{upload.name}?session_id={upload.session_id}"
+    return {
+        "filename": upload.name,
+        "url": services.signatures.sign(path),
+        "bytes": upload.bytes,
+        "width": upload.width,
+        "height": upload.height,
+        "created_at": upload.created_at,
+        "expires_at": upload.created_at + int(services.settings.upload_hours * HOUR),
+    }
+
+
+def _boundary(request: Request) -> bytes:
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    boundary = options.get(b"boundary")
+    if kind != b"multipart/form-data" or not boundary or len(boundary) > 200:
+        raise Problem("unsupported_media_type", "send multipart/form-data with one file in the field: file")
+    return boundary
+
+
+def _the_file(body: bytes, boundary: bytes) -> bytes:
+    """The content of the form's field `file`. Raises Problem."""
+    files: list[bytes] = []
+    names: list[str] = []
+
+    def on_field(field: Field) -> None:
+        names.append(_name(field.field_name))
+
+    def on_file(file: File) -> None:
+        names.append(_name(file.field_name))
+        if names[-1] == "file":
+            file.file_object.seek(0)
+            files.append(file.file_object.read())
+
+    # Nothing touches the disk before it has been looked at.
+    config = {"MAX_MEMORY_FILE_SIZE": MAX_BYTES + ENVELOPE + 1, "MAX_FIELDS": 20}
+    try:
+        parser = FormParser("multipart/form-data", on_field, on_file, boundary=boundary, config=config)
+        parser.write(body)
+        parser.finalize()
+        parser.close()
+    except FormParserError:
+        raise Problem("invalid_request", "the body is not a multipart form") from None
+    if len(files) != 1:
+        words = "one file at a time" if files else "there is no file in the field: file"
+        raise Problem("invalid_request", words, field="file")
+    if len(files[0]) > MAX_BYTES:
+        raise Problem("too_large", f"an image may have {MAX_BYTES} bytes at most", field="file")
+    return files[0]
+
+
+def _name(name: bytes | None) -> str:
+    return (name or b"").decode("utf-8", "replace")

@@ -1,0 +1,35 @@
+"""Finished images in memory: most are fetched once, a moment after they were drawn."""
+
+from collections import OrderedDict
+
+from umrgen.server.storage import Storage
+
+__all__ = ["Images"]
+
+
+class Images:
+    """The images read last, up to a number of bytes: most are fetched at once, then never again."""
+
+    def __init__(self, storage: Storage, limit: int) -> None:
+        self._storage = storage
+        self._limit = limit
+        self._size = 0
+        self._held: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+
+    def forget(self, session_id: str, name: str) -> None:
+        """Hear that an image is gone."""
+        if (data := self._held.pop((session_id, name), None)) is not None:
+            self._size -= len(data)
+
+    async def get(self, session_id: str, name: str) -> bytes | None:
+        place = (session_id, name)
+        if (data := self._held.get(place)) is not None:
+            self._held.move_to_end(place)
+            return data
+        data = await self._storage.get(session_id, name)
+        if data is not None and place not in self._held:
+            self._held[place] = data
+            self._size += len(data)
+            while self._size > self._limit:
+                self._size -= len(self._held.popitem(last=False)[1])
+        return data

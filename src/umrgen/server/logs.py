@@ -1,0 +1,61 @@
+"""The server's log: one line an event on stderr, as text or as JSON, which nobody outside can forge.
+
+What comes from a caller, a prompt or a path, is data: a line break in it never begins a line of its own.
+"""
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+__all__ = ["set_up_logs"]
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What was given as `extra`."""
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+
+
+def _printable(text: str) -> str:
+    """The text with everything that could move a terminal's cursor written out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+class TextFormatter(logging.Formatter):
+    """For people: time, level, logger, message, and what else is known."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        more = "".join(f" {name}={value}" for name, value in _fields(record).items() if value is not None)
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        line = f"{when},{record.msecs:03.0f} {record.levelname} {record.name}: {record.getMessage()}{more}"
+        # A traceback is ours, and its lines are wanted.
+        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return _printable(line) + trace
+
+
+class JsonFormatter(logging.Formatter):
+    """For programs: one object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps(told, default=str)
+
+
+def set_up_logs(form: str) -> None:
+    """Send what the server says to stderr, as "text" or "json"."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for chatty in ("uvicorn", "asyncio", "httpcore2", "httpx2"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,0 +1,84 @@
+"""What is counted and timed, in the form that Prometheus reads."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import Counter as Counted
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from umrgen.jobs import Job, State
+
+__all__ = ["CONTENT_TYPE", "Gauge", "Metrics"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_JOB_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+_COMMIT_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+
+
+Gauge = tuple[str, str, float]
+"""Name, help, value."""
+
+
+class Metrics(Collector):
+    """The server's figures. Counters start at 0 with the server, as Prometheus expects."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        self._answers: Counter[int] = Counter()
+        self._gauges: Sequence[Gauge] = ()
+        self.quick = 0
+        """Status calls answered before they became requests."""
+        self.waits = Histogram(
+            "umrgen_job_wait_seconds",
+            "From a job's 202 to its first start.",
+            buckets=_JOB_SECONDS,
+            registry=self._registry,
+        )
+        self.runs = Histogram(
+            "umrgen_job_run_seconds",
+            "From a completed job's last start to its end.",
+            ["engine"],
+            buckets=_JOB_SECONDS,
+            registry=self._registry,
+        )
+        self.ended = Counted(
+            "umrgen_jobs_ended", "Jobs that came to an end.", ["state", "error_code"], registry=self._registry
+        )
+        self.commits = Histogram(
+            "umrgen_ledger_commit_seconds",
+            "What a commit of the ledger took, synced.",
+            buckets=_COMMIT_SECONDS,
+            registry=self._registry,
+        )
+
+    def answered(self, status: int) -> None:
+        """Count an answer by its status; 0 for a caller who left before there was one."""
+        self._answers[status] += 1
+
+    def learn(self, jobs: Iterable[Job]) -> None:
+        """Take in what the ledger committed."""
+        for job in jobs:
+            if job.state is State.RUNNING and job.attempt == 1 and job.step == 0 and job.started_at == job.claimed_at:
+                self.waits.observe(max(0, (job.started_at or 0) - job.created_at) / 1000)
+            elif job.over:
+                self.ended.labels(job.state.value, job.error_code or "").inc()
+                if job.state is State.COMPLETED and job.completed_at and job.claimed_at:
+                    self.runs.labels(job.engine).observe((job.completed_at - job.claimed_at) / 1000)
+
+    def collect(self) -> Iterator[Metric]:
+        answers = CounterMetricFamily("umrgen_requests", "Answers by their status.", labels=["status"])
+        counts = self._answers.copy()
+        counts[200] += self.quick
+        for status, count in sorted(counts.items()):
+            answers.add_metric([str(status)], count)
+        yield answers
+        for name, help, value in self._gauges:
+            yield GaugeMetricFamily(name, help, value=value)
+
+    def text(self, gauges: Sequence[Gauge] = ()) -> bytes:
+        """All of it and what is so just now, as `CONTENT_TYPE`."""
+        self._gauges = gauges
+        return generate_latest(self._registry)

@@ -1,0 +1,75 @@
+"""The operator's word on what is not drawn here: a function of his own, or a list of words."""
+
+import asyncio
+import inspect
+import re
+import unicodedata
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from umrgen.server.config import BadSettings
+
+__all__ = ["Policy", "load_policy"]
+
+Check = Callable[[str], Any]
+"""Given a prompt: None to let it pass, or a reason, which the caller reads. May be a coroutine function."""
+
+
+class Policy:
+    """Says why a prompt is refused, or None. What fails to answer refuses."""
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+
+    async def refusal(self, prompt: str) -> str | None:
+        """The reason, in words for the caller."""
+        if inspect.iscoroutinefunction(self._check):
+            reason = await self._check(prompt)
+        else:
+            reason = await asyncio.to_thread(self._check, prompt)
+        return None if reason is None else str(reason)
+
+
+class WordList:
+    """Words and phrases, one a line; a line that begins with # is a comment. Whole words match, in any case."""
+
+    def __init__(self, lines: list[str]) -> None:
+        words = [_plain(line) for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        # Spaces in a phrase match whatever stands between its words.
+        parts = [r"[\W_]+".join(map(re.escape, word.split())) for word in words]
+        self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(parts)})(?!\w)") if parts else None
+
+    def __call__(self, prompt: str) -> str | None:
+        if self._pattern and self._pattern.search(_plain(prompt)):
+            return "the prompt has a word in it that is not drawn here"
+        return None
+
+
+def _plain(text: str) -> str:
+    """One form for all the ways to write the same letters: full width, accents apart, capitals, invisible marks."""
+    composed = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(char for char in composed if unicodedata.category(char) != "Cf").strip()
+
+
+def load_policy(setting: str) -> Policy | None:
+    """The policy that a setting names: nothing, `module:function`, or a file. Raises BadSettings."""
+    if not setting:
+        return None
+    path = Path(setting).expanduser()
+    if path.is_file():
+        try:
+            return Policy(WordList(path.read_text().splitlines()))
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadSettings(f"the word list {path} cannot be read: {error}") from None
+    module, _, name = setting.partition(":")
+    if not name:
+        raise BadSettings(f"policy must name a file that is there, or module:function; not {setting!r}")
+    try:
+        check = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise BadSettings(f"the policy {setting!r} cannot be imported: {error}") from None
+    if not callable(check):
+        raise BadSettings(f"the policy {setting!r} is no function")
+    return Policy(check)
