@@ -27,6 +27,7 @@ from umrgen.protocol import API, ask
 from umrgen.retrieval import fetch
 from umrgen.submission import check_keeps_keys, submit
 from umrgen.transport import Clock, Transport
+from umrgen.upload import read_image, upload
 from umrgen.watch import Watch, finished
 
 __all__ = ["AsyncClient", "AsyncJob", "Target"]
@@ -383,6 +384,10 @@ class AsyncClient:
         query = {"state": state, "limit": limit, "cursor": cursor}
         asked = "&".join(f"{name}={value}" for name, value in query.items() if value is not None)
         return await self._drive(ask(self._run({}), "GET", f"{API}/jobs?{asked}"))
+
+    async def upload(self, image: Path | str | bytes) -> str:
+        """Upload a reference image, a file or bytes; give its name for `reference_images`. May be Unsupported."""
+        return await self._drive(upload(self._run({}), read_image(image)))
 
     async def capabilities(self) -> dict[str, Any]:
         """What this server can do. Raises Unsupported on servers without that call."""

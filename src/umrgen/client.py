@@ -158,6 +158,10 @@ class Client:
         """A page of this key's jobs on the server, newest first."""
         return self._portal.run(self._async.jobs(**query))
 
+    def upload(self, image: Path | str | bytes) -> str:
+        """Upload a reference image; give its name for `reference_images`."""
+        return self._portal.run(self._async.upload(image))
+
     def capabilities(self) -> dict[str, Any]:
         """What this server can do."""
         return self._portal.run(self._async.capabilities())

@@ -250,7 +250,7 @@ class Run:
         held: float = 0.0,
         job_id: str | None = None,
     ) -> Step:
-        """A request that fits into the time left, and into the server's budget.
+        """A request that fits into the time left, and into the server's budget; `body` is bytes, or goes as JSON.
 
         Raises WaitTimeout when no time would be left.
         """
@@ -260,7 +260,7 @@ class Run:
         if left <= 0:
             raise self.timed_out(job_id)
         timeout = min(left, self.options.request_timeout + held)
-        encoded = None if body is None else json.dumps(body).encode()
+        encoded = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         return Step(method, path, headers or {}, encoded, delay, timeout)
 
     def hold(self, *limits: float) -> int:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from umrgen.errors import UmrgenError
 
@@ -18,6 +18,7 @@ __all__ = [
     "Change",
     "Conflict",
     "Job",
+    "JobAnswer",
     "JobSpec",
     "Limits",
     "Lora",
@@ -239,14 +240,59 @@ def _next(job: Job) -> str:
             )
 
 
+class ImageAnswer(TypedDict):
+    """One image of a job. Sizes in pixels, the digest in hex."""
+
+    url: str
+    filename: str
+    bytes: int
+    sha256: str
+    width: int
+    height: int
+    media_type: str
+
+
+class ResultsAnswer(TypedDict):
+    images: list[ImageAnswer]
+
+
+class ProgressAnswer(TypedDict):
+    step: int
+    total: int
+
+
+class JobAnswer(TypedDict):
+    """A job as `GET /api/v1/status/{job_id}` answers it (contract, section 2). Times in ms since the epoch."""
+
+    success: bool
+    job_id: str
+    state: Literal["queued", "running", "completed", "failed"]
+    image_url: str | None
+    results: ResultsAnswer
+    error: str | None
+    error_code: str | None
+    queue_position: int | None
+    eta_seconds: float | None
+    progress: ProgressAnswer
+    created_at: int
+    started_at: int | None
+    completed_at: int | None
+    engine: str
+    seed: int
+    priority: int
+    attempt: int
+    retry_after_ms: int | None
+    next: str
+
+
 def job_to_wire(
     job: Job,
     *,
     queue_position: int | None = None,
     eta_seconds: float | None = None,
     sign: Callable[[str], str] = str,
-) -> dict[str, Any]:
-    """The job as `GET /api/v1/status/{job_id}` answers it (contract, section 2), each URL as `sign` makes it."""
+) -> JobAnswer:
+    """The job as it is answered, each URL as `sign` makes it."""
     urls = [sign(output.url) for output in job.outputs]
     return {
         "success": True,

@@ -59,6 +59,7 @@ def call(
     path: str,
     *,
     body: Any = None,
+    content_type: str = "application/json",
     hold: int = 0,
     patience: Patience | None = None,
     delay: float = 0.0,
@@ -71,7 +72,7 @@ def call(
     """
     patience = patience or Patience(run, run.options.submit_patience)
     limited = Patience(run, float("inf"))
-    headers = {"Content-Type": "application/json"} if body is not None else {}
+    headers = {"Content-Type": content_type} if body is not None else {}
     headers |= {"Prefer": f"wait={hold}"} if hold else {}
     garbage = 0
     while True:

@@ -18,11 +18,13 @@ COMMANDS = {
     "wait": "umrgen.cli.jobs:wait",
     "fetch": "umrgen.cli.jobs:fetch",
     "cancel": "umrgen.cli.jobs:cancel",
+    "upload": "umrgen.cli.upload:upload",
     "jobs": "umrgen.cli.listing:jobs",
     "resume": "umrgen.cli.resume:resume",
     "doctor": "umrgen.cli.doctor:doctor",
     "serve": "umrgen.cli.serve:serve",
     "keys": "umrgen.cli.keys:keys",
+    "ledger": "umrgen.cli.ledger:ledger",
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from umrgen import errors
+from umrgen.paths import data_home
 
 __all__ = [
     "Output",
@@ -19,9 +20,11 @@ __all__ = [
     "connection_options",
     "exit_code",
     "guarded",
+    "json_option",
     "output_options",
     "run",
     "server_parts",
+    "state_option",
     "table",
     "target_option",
 ]
@@ -129,6 +132,23 @@ def _target(context: click.Context, parameter: click.Parameter, value: str | Non
 def target_option(help: str) -> Callable[[F], F]:
     """Adds -o, as `to`."""
     return click.option("-o", "--output", "to", callback=_target, help=help, metavar="PATH")
+
+
+def state_option(command: F) -> F:
+    """Adds --state, the folder of a server on this machine."""
+    return click.option(
+        "--state",
+        type=click.Path(path_type=Path),
+        envvar="UMRGEN_STATE",
+        default=data_home,
+        show_default="the server's default",
+        help="The server's state folder.",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """Adds --json, as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")(command)
 
 
 def connection_options(command: F) -> F:

@@ -33,6 +33,13 @@ def request_options(command: F) -> F:
     """Adds what a picture is asked for with."""
     for option in (
         click.option("--wait-for-slot", is_flag=True, help="Queue behind the job of a server that runs one at a time."),
+        click.option(
+            "--reference",
+            "references",
+            multiple=True,
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="An image file to be guided by; may be given several times.",
+        ),
         click.option("--seed", type=int, help="The same seed gives the same picture; random when not given."),
         click.option("--steps", type=int, help="How long to refine it (4)."),
         click.option("--height", type=int, help="Pixels (1024)."),
@@ -81,6 +88,7 @@ def generate(
     to: Path | None,
     count: int,
     overwrite: bool,
+    references: tuple[Path, ...],
     base_url: str | None,
     timeout: float | None,
     output: Output,
@@ -110,6 +118,7 @@ def generate(
         if server is not None:
             arguments |= {"base_url": server.url, "api_key": server.key, "embedded": server.state}
         async with AsyncClient(**arguments) as client:
+            request.update(await _uploaded(client, references))
             if count == 1:
                 image = await client.generate(prompt, to, overwrite=overwrite, **request)
                 show.clear()
@@ -119,6 +128,11 @@ def generate(
                 await _draw_many(client, _requests(prompt, request, count), targets, overwrite, output, show)
 
     guarded(output, work)
+
+
+async def _uploaded(client: "AsyncClient", references: tuple[Path, ...]) -> dict[str, list[str]]:
+    """The files as the request names them, uploaded."""
+    return {"reference_images": [await client.upload(image) for image in references]} if references else {}
 
 
 def _targets(to: Path | None, count: int) -> list[Path | None]:
@@ -168,6 +182,7 @@ async def _draw_many(
 @output_options
 def submit(
     prompt: str,
+    references: tuple[Path, ...],
     base_url: str | None,
     timeout: float | None,
     output: Output,
@@ -180,7 +195,7 @@ def submit(
     async def work() -> None:
         show = Show(output, quiet=True)
         async with AsyncClient(on_event=show, **client_arguments(base_url, timeout)) as client:
-            job = await client.submit(prompt, **request)
+            job = await client.submit(prompt, **request, **await _uploaded(client, references))
         output.result({"job_id": job.id}, job.id)
 
     run(output, work)

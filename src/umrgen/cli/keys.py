@@ -11,25 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from umrgen.cli.common import Output, guarded, server_parts, table
+from umrgen.cli.common import Output, guarded, json_option, server_parts, state_option, table
 from umrgen.errors import UmrgenError
-from umrgen.paths import data_home
 
 if TYPE_CHECKING:
     from umrgen.server.keys import Keys
     from umrgen.server.ledger import Key
 
 __all__ = ["keys"]
-
-_state = click.option(
-    "--state",
-    type=click.Path(path_type=Path),
-    envvar="UMRGEN_STATE",
-    default=data_home,
-    show_default="the server's default",
-    help="The server's state folder.",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 
 
 def _with_keys(state: Path, work: Callable[["Keys"], Awaitable[None]]) -> None:
@@ -115,8 +104,8 @@ def keys() -> None:
 @click.option("--rate", type=click.IntRange(0), help="Requests a minute; 0: no limit.")
 @click.option("--concurrent", type=click.IntRange(0), help="Jobs queued or running at once; 0: no limit.")
 @click.option("--daily", type=click.IntRange(0), help="Jobs a day; 0: no limit.")
-@_state
-@_json
+@state_option
+@json_option
 def create(state: Path, as_json: bool, **grant: Any) -> None:
     """Make a key and print it, this once; only its hash is kept.
 
@@ -137,8 +126,8 @@ def create(state: Path, as_json: bool, **grant: Any) -> None:
 
 
 @keys.command("list")
-@_state
-@_json
+@state_option
+@json_option
 def list_keys(state: Path, as_json: bool) -> None:
     """List the keys, revoked ones too; never the secrets."""
 
@@ -168,8 +157,8 @@ def list_keys(state: Path, as_json: bool) -> None:
 
 @keys.command()
 @click.argument("key_id")
-@_state
-@_json
+@state_option
+@json_option
 def revoke(key_id: str, state: Path, as_json: bool) -> None:
     """Refuse key KEY_ID from now on; its jobs and images stay."""
 

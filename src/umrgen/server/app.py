@@ -22,7 +22,7 @@ from umrgen.server.dispatcher import Dispatcher
 from umrgen.server.estimates import Estimates
 from umrgen.server.executors import EXECUTORS, Care, Executor
 from umrgen.server.hosts import Hosts
-from umrgen.server.http import Services, events, ops, outputs, v1
+from umrgen.server.http import Services, events, openapi, ops, outputs, v1
 from umrgen.server.http import status as status_calls
 from umrgen.server.http.doors import Doors
 from umrgen.server.http.problems import Problem, on_problem
@@ -101,7 +101,7 @@ class House:
 
     def app(self) -> ASGIApp:
         services = self.services
-        routes = [*v1.routes(services), *outputs.routes(services), *ops.routes(services)]
+        routes = [route for part in (v1, outputs, ops, openapi) for route in part.routes(services)]
         handlers: dict[Any, Any] = {
             Problem: on_problem,
             LedgerUnavailable: _on_ledger_unavailable,

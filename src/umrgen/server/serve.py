@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import fcntl
 import gc
 import os
 import resource
@@ -12,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO
 
 import uvicorn
 
@@ -20,6 +18,7 @@ from umrgen.server.app import House
 from umrgen.server.config import BadSettings, Settings
 from umrgen.server.http.quick import quick_protocol
 from umrgen.server.keys import Grant, check_usable
+from umrgen.server.state import own_state
 
 __all__ = ["Announcement", "serve"]
 
@@ -31,28 +30,6 @@ class Announcement:
     url: str
     key: str | None
     settings: Settings
-
-
-@contextlib.contextmanager
-def _own_state(settings: Settings) -> Iterator[IO[str]]:
-    """Hold the state folder for this process alone. The lock ends with the process, however it ends."""
-    try:
-        settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (settings.state / "server.lock").open("w")
-    except OSError as error:
-        raise BadSettings(
-            f"the state folder {settings.state} cannot be written: {error.strerror}",
-            next="Choose another with --state.",
-        ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadSettings(
-                f"another server already runs on the state folder {settings.state}",
-                next="Use that one, or choose another folder with --state.",
-            ) from None
-        yield lock
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -193,7 +170,7 @@ def serve(settings: Settings, announce: Callable[[Announcement], None], *, until
     if settings.api_key:
         check_usable(settings.api_key)
     _open_many_files()
-    with _own_state(settings):
+    with own_state(settings.state):
         try:
             import uvloop
         except ImportError:

@@ -11,10 +11,10 @@ from starlette.responses import Response
 
 from umrgen.jobs import Job
 from umrgen.server.http import Services
-from umrgen.server.http.answers import json_response
+from umrgen.server.http.answers import FieldError, Receipt, json_response
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
-from umrgen.server.http.schemas import GenerateRequest, decode_object, read_generate
+from umrgen.server.http.schemas import GenerateRequest, decode_object, invalid_fields, read_generate, short
 from umrgen.server.ledger import DailyLimit, Idempotency, IdempotencyConflict, Key, QueueFull, TooManyJobs
 from umrgen.server.tracing import span
 
@@ -58,12 +58,11 @@ async def _check(services: Services, key: Key, wanted: GenerateRequest) -> None:
     wrong = _beyond_the_engine(services, wanted)
     missing = await services.uploads.missing(key.session_id, wanted.reference_images)
     if missing:
-        wrong.append({"field": "reference_images", "error": f"no such reference image was uploaded: {missing[0]}"})
+        wrong.append(FieldError("reference_images", f"no such reference image was uploaded: {short(missing[0])}"))
     if wanted.webhook_url is not None:
-        wrong.append({"field": "webhook_url", "error": "this server sends no webhooks"})
+        wrong.append(FieldError("webhook_url", "this server sends no webhooks"))
     if wrong:
-        words = "; ".join(f"{item['field']}: {item['error']}" for item in wrong)
-        raise Problem("invalid_request", words, field=wrong[0]["field"], errors=wrong)
+        raise invalid_fields(wrong)
     if services.policy is not None and (reason := await services.policy.refusal(wanted.prompt)) is not None:
         log.info("a prompt was refused", extra={"key_id": key.id})
         raise Problem("content_policy", reason, field="prompt")
@@ -76,22 +75,22 @@ async def _check(services: Services, key: Key, wanted: GenerateRequest) -> None:
         raise Problem("storage_full", retry_after=60)
 
 
-def _beyond_the_engine(services: Services, wanted: GenerateRequest) -> list[dict[str, str]]:
+def _beyond_the_engine(services: Services, wanted: GenerateRequest) -> list[FieldError]:
     """What the engine cannot do exactly; nothing is rounded in silence."""
     info = services.executor.info
     multiple = info.size_multiple if info else 1
     features = info.features if info else ()
     wrong = [
-        {"field": side, "error": f"must be a multiple of {multiple} with this engine"}
+        FieldError(side, f"must be a multiple of {multiple} with this engine")
         for side in ("width", "height")
         if getattr(wanted, side) % multiple
     ]
     if info and wanted.steps > info.max_steps:
-        wrong.append({"field": "steps", "error": f"this engine takes {info.max_steps} at most"})
+        wrong.append(FieldError("steps", f"this engine takes {info.max_steps} at most"))
     if wanted.loras and "loras" not in features:
-        wrong.append({"field": "loras", "error": "this engine knows no LoRAs"})
+        wrong.append(FieldError("loras", "this engine knows no LoRAs"))
     if wanted.reference_images and info and "references" not in features:
-        wrong.append({"field": "reference_images", "error": "this engine takes no reference images"})
+        wrong.append(FieldError("reference_images", "this engine takes no reference images"))
     return wrong
 
 
@@ -141,17 +140,13 @@ async def _submit(
 def _accepted(job: Job, new: bool, warnings: list[str], allowance: dict[str, str]) -> Response:
     """The receipt. A repeated submit gets the same one again, word for word."""
     path = f"/api/v1/status/{job.id}"
-    receipt = {
-        "success": True,
-        "job_id": job.id,
-        "state": "queued",
-        "message": "Job accepted.",
-        "status_url": path,
-        "retry_after_ms": 3000,
-        "next": f"GET {path} until state is completed or failed, at most every 2 to 3 seconds, "
+    receipt = Receipt(
+        job_id=job.id,
+        status_url=path,
+        next=f"GET {path} until state is completed or failed, at most every 2 to 3 seconds, "
         "or with the header Prefer: wait=25.",
-        "warnings": warnings,
-    }
+        warnings=warnings,
+    )
     headers = {"Location": path, "Retry-After": "3"} | allowance
     if not new:
         headers["Idempotent-Replayed"] = "true"

@@ -19,6 +19,7 @@ class GuardedProtocol(HttpToolsProtocol):
     max_connections: ClassVar[int] = 20_000
     _head_bytes = 0
     _in_head = False
+    _begun_now = False
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -33,7 +34,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
-        self._in_head = True
+        self._in_head = self._begun_now = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -48,11 +49,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stop_timer()
 
     def data_received(self, data: bytes) -> None:
-        begun = self._in_head
+        self._begun_now = False
         super().data_received(data)
         if self._in_head:
-            # Where a head begins in the middle of what was received is not known; then nothing of that is counted.
-            self._watch_head(len(data) if begun else 0)
+            # Where in `data` a head begins is not known; what came in with its beginning is not counted.
+            self._watch_head(0 if self._begun_now else len(data))
 
     def _watch_head(self, received: int) -> None:
         """A head that is not whole yet: it has so much time, and so much room."""

@@ -7,9 +7,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from umrgen.jobs import Job, State, job_to_wire
+from umrgen.jobs import Job, JobAnswer, State, job_to_wire
 from umrgen.server.http import Services
-from umrgen.server.http.answers import json_response
+from umrgen.server.http.answers import Changes, JobsPage, ListedJob, json_response
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
 from umrgen.server.http.schemas import decode_object
@@ -33,17 +33,16 @@ async def statuses(services: Services, request: Request, key: Key) -> Response:
     if not changed and wait and known:
         changed = await _hold(services, key, list(known), since, wait, request)
     found = await services.ledger.get_many(changed)
-    body = {
-        "success": True,
-        "jobs": [_wire(services, job) for job in found],
-        "unknown": [job_id for job_id in job_ids if job_id not in known],
-        "cursor": str(max([since, *(job.changed for job in found)])),
-    }
+    body = Changes(
+        jobs=[_wire(services, job) for job in found],
+        unknown=[job_id for job_id in job_ids if job_id not in known],
+        cursor=str(max([since, *(job.changed for job in found)])),
+    )
     headers = {"Retry-After": "2"} | ({} if wait is None else {"Preference-Applied": f"wait={wait}"})
     return json_response(body, headers=headers)
 
 
-def _wire(services: Services, job: Job) -> dict[str, Any]:
+def _wire(services: Services, job: Job) -> JobAnswer:
     """The job without its place in the queue, which would cost a count for each; so an estimate is of running ones."""
     eta = services.estimates.seconds_left(job) if job.state is State.RUNNING else None
     return job_to_wire(job, eta_seconds=eta, sign=services.signatures.sign)
@@ -103,10 +102,5 @@ async def jobs(services: Services, request: Request, key: Key) -> Response:
         limit=int(limit),
         before=_cursor(query.get("cursor"), "cursor") or None,
     )
-    return json_response(
-        {
-            "success": True,
-            "jobs": [_wire(services, job) | {"prompt": job.spec.prompt} for job in found],
-            "next_cursor": None if cursor is None else str(cursor),
-        }
-    )
+    listed = [ListedJob(**_wire(services, job), prompt=job.spec.prompt) for job in found]
+    return json_response(JobsPage(jobs=listed, next_cursor=None if cursor is None else str(cursor)))

@@ -1,12 +1,12 @@
 """Calls for operators and load balancers. Without a key they tell nothing but whether the server is there."""
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from umrgen.jobs import State
 from umrgen.server.http import Services
+from umrgen.server.http.answers import Health, json_response
 from umrgen.server.http.auth import open_for_operator
 from umrgen.server.metrics import CONTENT_TYPE, Gauge
 
@@ -16,7 +16,7 @@ __all__ = ["routes"]
 def routes(services: Services) -> list[Route]:
     async def healthz(request: Request) -> Response:
         """The process answers."""
-        return _json({"status": "ok"})
+        return _json("ok")
 
     async def metrics(request: Request) -> Response:
         """The server's figures, for Prometheus."""
@@ -27,8 +27,8 @@ def routes(services: Services) -> list[Route]:
     async def readyz(request: Request) -> Response:
         """Whether the server takes jobs and can run them; why not is nobody's business."""
         if services.draining or services.executor.info is None or services.executor.trouble:
-            return _json({"status": "not ready"}, 503)
-        return _json({"status": "ready"})
+            return _json("not ready", 503)
+        return _json("ready")
 
     return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
 
@@ -45,6 +45,5 @@ async def _gauges(services: Services) -> list[Gauge]:
     ]
 
 
-def _json(body: dict[str, str], status: int = 200) -> Response:
-    headers = {"Cache-Control": "no-store"} | ({"Retry-After": "2"} if status == 503 else {})
-    return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
+def _json(status: str, code: int = 200) -> Response:
+    return json_response(Health(status), code, {"Retry-After": "2"} if code == 503 else {})

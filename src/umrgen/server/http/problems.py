@@ -10,6 +10,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from umrgen.server.http.answers import ProblemAnswer
+
 __all__ = ["PROBLEMS", "Problem"]
 
 PROBLEMS: Mapping[str, tuple[int, str, str]] = {
@@ -93,18 +95,16 @@ class Problem(Exception):
             retry_after = 5
         if retry_after is not None:
             self.headers["Retry-After"] = str(retry_after)
-        self.body = {
-            "type": "about:blank",
-            "title": title,
-            "status": self.status,
-            "detail": error or title,
-            "success": False,
-            "error": error or title,
-            "code": code,
-            "retryable": code in _RETRYABLE,
-            "next": following,
+        self.body = ProblemAnswer(
+            title=title,
+            status=self.status,
+            detail=error or title,
+            error=error or title,
+            code=code,
+            retryable=code in _RETRYABLE,
+            next=following,
             **members,
-        }
+        )
 
     def response(self) -> Response:
         body = msgspec.json.encode(self.body)

@@ -1,7 +1,5 @@
 """`/api/v1/upload-reference`: reference images in, listed and out again."""
 
-from typing import Any
-
 from python_multipart import FormParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, parse_options_header
@@ -9,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from umrgen.server.http import Services
-from umrgen.server.http.answers import json_response
+from umrgen.server.http.answers import Deleted, Reference, References, json_response
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
 from umrgen.server.ledger import Key, Upload, UploadsFull
@@ -38,34 +36,34 @@ async def add(services: Services, request: Request, key: Key) -> Response:
         raise Problem("too_many_references", retry_after=seconds) from None
     except OSError:
         raise Problem("storage_full", "the image could not be stored") from None
-    return json_response({"success": True} | _wire(services, upload))
+    return json_response(_wire(services, upload))
 
 
 async def all_of(services: Services, request: Request, key: Key) -> Response:
     """The session's reference images, the oldest first."""
     found = await services.uploads.all(key.session_id)
-    return json_response({"success": True, "references": [_wire(services, upload) for upload in found]})
+    return json_response(References(references=[_wire(services, upload) for upload in found]))
 
 
 async def remove(services: Services, request: Request, key: Key) -> Response:
     """Forget one; a job that was to use it will fail, and say so."""
-    name = request.path_params["name"]
+    name = request.path_params["filename"]
     if not await services.uploads.remove(key.session_id, name):
         raise Problem("reference_not_found")
-    return json_response({"success": True, "filename": name})
+    return json_response(Deleted(filename=name))
 
 
-def _wire(services: Services, upload: Upload) -> dict[str, Any]:
+def _wire(services: Services, upload: Upload) -> Reference:
     path = f"/outputs/{upload.session_id}/{upload.name}?session_id={upload.session_id}"
-    return {
-        "filename": upload.name,
-        "url": services.signatures.sign(path),
-        "bytes": upload.bytes,
-        "width": upload.width,
-        "height": upload.height,
-        "created_at": upload.created_at,
-        "expires_at": upload.created_at + int(services.settings.upload_hours * HOUR),
-    }
+    return Reference(
+        filename=upload.name,
+        url=services.signatures.sign(path),
+        bytes=upload.bytes,
+        width=upload.width,
+        height=upload.height,
+        created_at=upload.created_at,
+        expires_at=upload.created_at + int(services.settings.upload_hours * HOUR),
+    )
 
 
 def _boundary(request: Request) -> bytes:

@@ -7,9 +7,10 @@ import msgspec
 from msgspec import Meta
 
 from umrgen.jobs import LIMITS, JobSpec, Lora
+from umrgen.server.http.answers import FieldError
 from umrgen.server.http.problems import Problem
 
-__all__ = ["GenerateRequest", "read_generate"]
+__all__ = ["GenerateRequest", "StatusRequest", "decode_object", "invalid_fields", "read_generate", "short"]
 
 Side = Annotated[int, Meta(ge=LIMITS.side_min, le=LIMITS.side_max, description="pixels")]
 
@@ -50,6 +51,13 @@ class GenerateRequest(msgspec.Struct, frozen=True):
         )
 
 
+class StatusRequest(msgspec.Struct, frozen=True):
+    """The body of `POST /api/v1/status`."""
+
+    job_ids: Annotated[list[str], Meta(min_length=1, max_length=1000)]
+    since: Annotated[str, Meta(description="the cursor of an earlier answer")] | None = None
+
+
 _FIELDS = {field.name: field for field in msgspec.structs.fields(GenerateRequest)}
 
 
@@ -70,20 +78,25 @@ def read_generate(data: dict[str, Any]) -> tuple[GenerateRequest, list[str]]:
     for name, field in _FIELDS.items():
         if name not in data:
             if field.required:
-                wrong.append({"field": name, "error": "is required"})
+                wrong.append(FieldError(name, "is required"))
             continue
         try:
             values[name] = msgspec.convert(data[name], field.type)
         except msgspec.ValidationError as error:
-            wrong.append({"field": name, "error": _plain(str(error))})
+            wrong.append(FieldError(name, _plain(str(error))))
     prompt = values.get("prompt")
     if isinstance(prompt, str) and not prompt.strip():
-        wrong.append({"field": "prompt", "error": "must say something"})
+        wrong.append(FieldError("prompt", "must say something"))
     if wrong:
-        words = "; ".join(f"{item['field']}: {item['error']}" for item in wrong)
-        raise Problem("invalid_request", words, field=wrong[0]["field"], errors=wrong)
-    warnings = [f"the field {_short(name)} is unknown and was ignored" for name in data if name not in _FIELDS]
+        raise invalid_fields(wrong)
+    warnings = [f"the field {short(name)} is unknown and was ignored" for name in data if name not in _FIELDS]
     return GenerateRequest(**values), warnings[:20]
+
+
+def invalid_fields(wrong: list[FieldError]) -> Problem:
+    """The refusal of a request with these errors in it."""
+    words = "; ".join(f"{each.field}: {each.error}" for each in wrong)
+    return Problem("invalid_request", words, field=wrong[0].field, errors=wrong)
 
 
 def _plain(error: str) -> str:
@@ -92,5 +105,6 @@ def _plain(error: str) -> str:
     return error[:1].lower() + error[1:]
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A caller's word, for an answer: quoted, and not too long."""
     return repr(name if len(name) <= 60 else name[:60] + "…")

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, unquote
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from umrgen.jobs import JOB_ID, Job, State, job_to_wire, retry_after_ms
+from umrgen.jobs import JOB_ID, Job, JobAnswer, State, job_to_wire, retry_after_ms
 from umrgen.server.http import Services
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.problems import Problem
@@ -63,7 +63,7 @@ class View:
         """Where the job stands, but for the step it is at."""
         return (self.job.state, self.job.attempt, self.position)
 
-    def wire(self) -> dict[str, Any]:
+    def wire(self) -> JobAnswer:
         sign = self._services.signatures.sign
         return job_to_wire(self.job, queue_position=self.position, eta_seconds=self.eta, sign=sign)
 

@@ -10,7 +10,7 @@ from starlette.routing import Route
 from umrgen import __version__
 from umrgen.jobs import LIMITS, Change, Conflict
 from umrgen.server.http import Services, many, references
-from umrgen.server.http.answers import json_response
+from umrgen.server.http.answers import Capabilities, EngineAnswer, KeyLimits, Sizes, Steps, json_response
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.generate import generate
 from umrgen.server.http.problems import Problem
@@ -42,7 +42,7 @@ def routes(services: Services) -> list[Route]:
         Route("/api/v1/cancel/{job_id}", keyed(cancel), methods=["POST"]),
         Route("/api/v1/upload-reference", keyed(references.add), methods=["POST"]),
         Route("/api/v1/upload-reference", keyed(references.all_of), methods=["GET"]),
-        Route("/api/v1/upload-reference/{name}", keyed(references.remove), methods=["DELETE"]),
+        Route("/api/v1/upload-reference/{filename}", keyed(references.remove), methods=["DELETE"]),
         Route("/api/v1/capabilities", keyed(capabilities), methods=["GET"]),
         Route("/api/{rest:path}", keyed(nothing), methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]),
     ]
@@ -70,33 +70,35 @@ async def cancel(services: Services, request: Request, key: Key) -> Response:
 async def capabilities(services: Services, request: Request, key: Key) -> Response:
     """What this server can do, for those who would rather ask than try."""
     info = services.executor.info
+    caps = services.limits.caps(key)
     return json_response(
-        {
-            "success": True,
-            "version": __version__,
-            "engine": {
-                "name": services.settings.engine,
-                "kind": info.kind if info else None,
-                "version": info.version if info else None,
-                "features": list(info.features) if info else [],
-            },
-            "sizes": {
-                "min": LIMITS.side_min,
-                "max": LIMITS.side_max,
-                "default": LIMITS.side_default,
-                "multiple_of": info.size_multiple if info else 1,
-            },
-            "steps": {
-                "max": min(LIMITS.steps_max, info.max_steps if info else LIMITS.steps_max),
-                "default": LIMITS.steps_default,
-            },
-            "prompt_chars": LIMITS.prompt_chars,
-            "calls": _CALLS,
-            "max_wait": int(services.settings.max_wait),
-            "batch_max": many.MAX_JOBS,
-            "limits": {
-                "queued": services.settings.session_queued or None,
-                "running": services.settings.session_running or None,
-            },
-        }
+        Capabilities(
+            version=__version__,
+            engine=EngineAnswer(
+                name=services.settings.engine,
+                kind=info.kind if info else None,
+                version=info.version if info else None,
+                features=list(info.features) if info else [],
+            ),
+            sizes=Sizes(
+                min=LIMITS.side_min,
+                max=LIMITS.side_max,
+                default=LIMITS.side_default,
+                multiple_of=info.size_multiple if info else 1,
+            ),
+            steps=Steps(
+                max=min(LIMITS.steps_max, info.max_steps if info else LIMITS.steps_max), default=LIMITS.steps_default
+            ),
+            prompt_chars=LIMITS.prompt_chars,
+            calls=list(_CALLS),
+            max_wait=int(services.settings.max_wait),
+            batch_max=many.MAX_JOBS,
+            limits=KeyLimits(
+                requests_per_minute=services.limits.rate(key) or None,
+                concurrent=caps.alive or None,
+                daily=caps.daily or None,
+                queued=caps.queued or None,
+                running=services.settings.session_running or None,
+            ),
+        )
     )

@@ -1,0 +1,25 @@
+"""`umrgen upload`."""
+
+from pathlib import Path
+
+import click
+
+from umrgen.cli.common import Output, client_arguments, connection_options, output_options, run
+
+__all__ = ["upload"]
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@connection_options
+@output_options
+def upload(image: Path, base_url: str | None, timeout: float | None, output: Output) -> None:
+    """Upload the reference image IMAGE and print its name, for requests to refer to."""
+    from umrgen.aio import AsyncClient
+
+    async def work() -> None:
+        async with AsyncClient(**client_arguments(base_url, timeout)) as client:
+            name = await client.upload(image)
+        output.result({"filename": name}, name)
+
+    run(output, work)

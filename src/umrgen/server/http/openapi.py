@@ -1,0 +1,303 @@
+"""`GET /openapi.json`: the API in OpenAPI 3.1, from the types that its handlers read and answer with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from umrgen import __version__
+from umrgen.jobs import JOB_ID, JobAnswer, State
+from umrgen.server.http import Services, answers, schemas
+from umrgen.server.http.auth import open_for_operator
+from umrgen.server.http.examples import EXAMPLES
+from umrgen.server.http.many import MAX_PAGE
+from umrgen.server.http.problems import PROBLEMS
+
+__all__ = ["document", "routes"]
+
+Schema = Mapping[str, Any]
+_ALWAYS = ("invalid_request", "key_in_url", "unauthorized", "forbidden_host", "rate_limited", "internal")
+_WRITING = ("forbidden_origin", "request_timeout", "too_large", "ledger_unavailable")
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One call."""
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    status: int
+    answer: Any
+    """The type of its body in JSON, or a media type."""
+    problems: Sequence[str] = ()
+    """What may go wrong beside what may always."""
+    takes: Any = None
+    parameters: Sequence[Schema] = ()
+    headers: Sequence[str] = ()
+    more: Mapping[int, str] = field(default_factory=dict)
+    """Further answers, without a body."""
+    keyed: bool = True
+
+
+def _parameter(name: str, place: str, schema: Schema, description: str, example: Any = None) -> Schema:
+    shown = {"name": name, "in": place, "required": place == "path", "schema": schema, "description": description}
+    return shown if example is None else shown | {"example": example}
+
+
+_STRING = {"type": "string"}
+_JOB_ID = _parameter(
+    "job_id", "path", _STRING | {"pattern": f"^{JOB_ID.pattern}$"}, "as the submit gave it", "ext_3b5d5c3712955042"
+)
+_PREFER = _parameter(
+    "Prefer", "header", _STRING, "wait=N holds the call until the job is over, N seconds at most", "wait=25"
+)
+_IF_NONE_MATCH = _parameter("If-None-Match", "header", _STRING, "an ETag that is known already")
+_SESSION = _parameter("session_id", "path", _STRING, "the session that the image belongs to")
+_FILE = _parameter("filename", "path", _STRING, "the image's name")
+_UPLOAD = {
+    "type": "object",
+    "properties": {"file": {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP, at most 10 MiB"}},
+    "required": ["file"],
+}
+
+OPERATIONS = (
+    Operation(
+        "post",
+        "/api/v1/generate",
+        "generate",
+        "Submit a job",
+        202,
+        answers.Receipt,
+        (
+            *("content_policy", "idempotency_conflict", "concurrent_limit", "queue_full", "draining"),
+            *("engine_unavailable", "storage_full", *_WRITING),
+        ),
+        schemas.GenerateRequest,
+        (_parameter("Idempotency-Key", "header", _STRING, "the same key and body give the same job for 24 hours"),),
+        ("Location", "Retry-After", "RateLimit", "RateLimit-Policy"),
+    ),
+    Operation(
+        "get",
+        "/api/v1/status/{job_id}",
+        "status",
+        "How a job stands; with Prefer: wait=N, when it is over",
+        200,
+        JobAnswer,
+        ("job_not_found", "ledger_unavailable"),
+        None,
+        (_JOB_ID, _PREFER, _IF_NONE_MATCH, _parameter("wait", "query", _STRING, "as Prefer: wait", "25")),
+        ("ETag", "Retry-After", "Preference-Applied"),
+        {304: "it has not changed"},
+    ),
+    Operation(
+        "post",
+        "/api/v1/status",
+        "statuses",
+        "Which of many jobs have changed",
+        200,
+        answers.Changes,
+        _WRITING,
+        schemas.StatusRequest,
+        (_PREFER,),
+        ("Retry-After", "Preference-Applied"),
+    ),
+    Operation(
+        "get",
+        "/api/v1/events/{job_id}",
+        "events",
+        "A job as Server-Sent Events: status, progress, preview; ends when it is over",
+        200,
+        "text/event-stream",
+        ("job_not_found", "ledger_unavailable"),
+        None,
+        (
+            _JOB_ID,
+            _parameter("Last-Event-ID", "header", _STRING, "the last event that was seen"),
+            _parameter("preview", "query", {"enum": ["0", "1"]}, "1: small JPEGs of how far the picture is, too"),
+        ),
+        (),
+        {204: "the last event has been seen already"},
+    ),
+    Operation(
+        "post",
+        "/api/v1/cancel/{job_id}",
+        "cancel",
+        "End a job",
+        200,
+        JobAnswer,
+        ("job_not_found", *_WRITING),
+        None,
+        (_JOB_ID,),
+    ),
+    Operation(
+        "get",
+        "/api/v1/jobs",
+        "jobs",
+        "This key's jobs, the newest first",
+        200,
+        answers.JobsPage,
+        ("ledger_unavailable",),
+        None,
+        (
+            _parameter("state", "query", {"enum": [*State]}, "only those in this state"),
+            _parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}, "how many", 50),
+            _parameter("cursor", "query", _STRING | {"pattern": "^[0-9]{1,18}$"}, "next_cursor of the page before"),
+        ),
+    ),
+    Operation(
+        "post",
+        "/api/v1/upload-reference",
+        "uploadReference",
+        "Upload a reference image",
+        200,
+        answers.Reference,
+        ("unsupported_media_type", "too_many_references", "draining", "storage_full", *_WRITING),
+        _UPLOAD,
+    ),
+    Operation(
+        "get",
+        "/api/v1/upload-reference",
+        "references",
+        "This key's reference images",
+        200,
+        answers.References,
+        ("ledger_unavailable",),
+    ),
+    Operation(
+        "delete",
+        "/api/v1/upload-reference/{filename}",
+        "deleteReference",
+        "Delete a reference image",
+        200,
+        answers.Deleted,
+        ("reference_not_found", *_WRITING),
+        None,
+        (_FILE,),
+    ),
+    Operation("get", "/api/v1/capabilities", "capabilities", "What this server can do", 200, answers.Capabilities),
+    Operation(
+        "get",
+        "/outputs/{session_id}/{filename}",
+        "output",
+        "An image; its URL, as the status gives it, is all that is needed",
+        200,
+        "image/png",
+        ("forbidden_output", "output_not_found", "output_expired", "range_not_satisfiable", "ledger_unavailable"),
+        None,
+        (
+            *(_SESSION, _FILE, _IF_NONE_MATCH),
+            _parameter("session_id", "query", _STRING, "the same again"),
+            _parameter("expires", "query", _STRING, "where URLs are signed: until when"),
+            _parameter("signature", "query", _STRING, "where URLs are signed: by this server"),
+            _parameter("Range", "header", _STRING, "a part of it", "bytes=0-1023"),
+            _parameter("If-Range", "header", _STRING, "the part only of this ETag, otherwise all of it"),
+        ),
+        ("ETag", "Repr-Digest", "Content-Digest", "Accept-Ranges", "Cache-Control"),
+        {206: "the part that was asked for", 304: "it has not changed"},
+        keyed=False,
+    ),
+    Operation("get", "/healthz", "healthz", "The process answers", 200, answers.Health, keyed=False),
+    Operation(
+        "get",
+        "/readyz",
+        "readyz",
+        "Ready to take jobs and to run them",
+        200,
+        answers.Health,
+        more={503: "not ready"},
+        keyed=False,
+    ),
+    Operation("get", "/metrics", "metrics", "Figures for Prometheus", 200, "text/plain"),
+    Operation("get", "/openapi.json", "openapi", "This document", 200, "application/json"),
+)
+
+
+def routes(services: Services) -> list[Route]:
+    async def endpoint(request: Request) -> Response:
+        """The API, for whoever has a key to use it with."""
+        await open_for_operator(services, request.scope, dict(request.headers.raw))
+        return answers.json_response(document(services.settings.prefix))
+
+    return [Route("/openapi.json", endpoint)]
+
+
+@cache
+def document(prefix: str = "") -> dict[str, Any]:
+    """The whole description, for a server whose paths are under `prefix`."""
+    types = {
+        kind for operation in OPERATIONS for kind in (operation.answer, operation.takes) if isinstance(kind, type)
+    } | {answers.ProblemAnswer}
+    _, components = msgspec.json.schema_components(sorted(types, key=str), ref_template="#/components/schemas/{name}")
+    for name, example in EXAMPLES.items():
+        components[name]["examples"] = [example]
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _described(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "UMRGEN",
+            "version": __version__,
+            "summary": "A prompt becomes a verified image file, through a job that nothing can lose.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": prefix or "/"}],
+        "security": [{"key": []}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "an API key"}},
+        },
+    }
+
+
+def _ref(kind: type) -> Schema:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+def _described(operation: Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "parameters": list(operation.parameters),
+        "responses": _responses(operation),
+    }
+    if operation.takes is _UPLOAD:
+        described["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD}}}
+    elif operation.takes is not None:
+        content = {"application/json": {"schema": _ref(operation.takes)}}
+        described["requestBody"] = {"required": True, "content": content}
+    if not operation.keyed:
+        described["security"] = []
+    return described
+
+
+def _responses(operation: Operation) -> dict[str, Any]:
+    media = {"application/json": {"schema": _ref(operation.answer)}} if isinstance(operation.answer, type) else {}
+    if isinstance(operation.answer, str):
+        media = {operation.answer: {}}
+    answer: dict[str, Any] = {"description": "as it should be", "content": media}
+    if operation.headers:
+        answer["headers"] = {name: {"schema": _STRING} for name in operation.headers}
+    responses: dict[str, Any] = {str(operation.status): answer}
+    for status, meaning in operation.more.items():
+        responses[str(status)] = {"description": meaning} | ({"content": media} if status in (206, 503) else {})
+    always = _ALWAYS if operation.keyed else tuple(code for code in _ALWAYS if code not in ("unauthorized",))
+    for code in (*always, *operation.problems):
+        status, title, _ = PROBLEMS[code]
+        if str(status) not in responses:
+            schema = _ref(answers.ProblemAnswer)
+            responses[str(status)] = {
+                "description": f"{code}: {title}",
+                "content": {"application/problem+json": {"schema": schema}},
+            }
+        elif code not in responses[str(status)]["description"]:
+            responses[str(status)]["description"] += f"; {code}: {title}"
+    return dict(sorted(responses.items()))

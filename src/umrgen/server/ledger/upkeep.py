@@ -1,0 +1,129 @@
+"""What an operator does with a ledger's file: look whether it is sound, copy it, make it small."""
+
+import os
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from umrgen.errors import UmrgenError
+from umrgen.server.ledger.queries import load_migrations
+from umrgen.server.ledger.sqlite import connect
+
+__all__ = ["Report", "UpkeepFailed", "backup", "check", "vacuum"]
+
+SHOWN = 20
+"""Troubles named; of more, the number is told."""
+
+
+class UpkeepFailed(UmrgenError):
+    """This could not be done with the ledger; it is as it was."""
+
+    code = "upkeep_failed"
+
+
+@dataclass(slots=True)
+class Report:
+    """What a look at a ledger found."""
+
+    jobs: dict[str, int] = field(default_factory=dict)
+    images: int = 0
+    troubles: list[str] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        return not self.troubles
+
+
+def _open(state: Path) -> sqlite3.Connection:
+    path = state / "ledger.sqlite3"
+    if not path.is_file():
+        raise UpkeepFailed(f"there is no ledger in {state}", next="Name the server's state folder with --state.")
+    return connect(path)
+
+
+def check(state: Path) -> Report:
+    """Look at the file, its references, its counts, and that each image on record is there. Changes nothing."""
+    report = Report()
+    with closing(_open(state)) as connection:
+        try:
+            _check_file(connection, report)
+            if report.sound:
+                _check_counts(connection, report)
+                _check_images(connection, state / "outputs", report)
+        except sqlite3.DatabaseError as error:
+            report.troubles.append(f"the file cannot be read: {error}")
+    if len(report.troubles) > SHOWN:
+        more = len(report.troubles) - SHOWN
+        report.troubles = [*report.troubles[:SHOWN], f"and {more} more"]
+    return report
+
+
+def _check_file(connection: sqlite3.Connection, report: Report) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    known = len(load_migrations("sqlite"))
+    if version != known:
+        report.troubles.append(f"its schema is number {version}, this program's {known}: start the server once")
+        return
+    report.troubles += [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
+    report.troubles += [
+        f"a row of {row['table']} names a {row['parent']} that is not there"
+        for row in connection.execute("PRAGMA foreign_key_check")
+    ]
+
+
+def _check_counts(connection: sqlite3.Connection, report: Report) -> None:
+    report.jobs = dict(connection.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
+    wrong = connection.execute(
+        "SELECT sessions.id FROM sessions LEFT JOIN jobs ON jobs.session_id = sessions.id"
+        " AND jobs.state IN ('queued', 'running') GROUP BY sessions.id"
+        " HAVING queued <> total(jobs.state = 'queued') OR running <> total(jobs.state = 'running')"
+    )
+    report.troubles += [f"the counts of session {row['id']} are wrong" for row in wrong]
+
+
+def _check_images(connection: sqlite3.Connection, outputs: Path, report: Report) -> None:
+    rows = connection.execute("SELECT session_id, name, bytes FROM outputs WHERE expired_at IS NULL")
+    for session_id, name, size in rows:
+        report.images += 1
+        try:
+            found = (outputs / session_id / name).stat().st_size
+        except OSError:
+            report.troubles.append(f"the image {name} is on record and not there")
+            continue
+        if found != size:
+            report.troubles.append(f"the image {name} has {found} bytes, on record are {size}")
+
+
+def backup(state: Path, target: Path) -> int:
+    """Copy the ledger to a new file, also while a server writes to it; how many bytes that are.
+
+    The copy is one moment's ledger, whole and synced, or it is not there. Raises UpkeepFailed.
+    """
+    if target.exists():
+        raise UpkeepFailed(f"{target} exists already", next="Name a new file.")
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        with closing(_open(state)) as source, closing(sqlite3.connect(partial)) as copy:
+            source.backup(copy, pages=1000)
+            copy.execute("PRAGMA journal_mode = DELETE")
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except (sqlite3.Error, OSError) as error:
+        partial.unlink(missing_ok=True)
+        raise UpkeepFailed(f"the ledger could not be copied: {error}") from None
+    return target.stat().st_size
+
+
+def vacuum(state: Path) -> tuple[int, int]:
+    """Write the ledger's file anew without its holes; its bytes before and after. Only while no server runs."""
+    path = state / "ledger.sqlite3"
+    with closing(_open(state)) as connection:
+        before = path.stat().st_size
+        try:
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise UpkeepFailed(f"the ledger could not be written anew: {error}") from None
+    return before, path.stat().st_size
