@@ -7,6 +7,7 @@ the saving, a deadline holds to the moment for both, and Ctrl-C ends any wait at
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from umrgen.aio import AsyncClient, AsyncJob, Target

@@ -195,7 +195,8 @@ def submit(
     async def work() -> None:
         show = Show(output, quiet=True)
         async with AsyncClient(on_event=show, **client_arguments(base_url, timeout)) as client:
-            job = await client.submit(prompt, **request, **await _uploaded(client, references))
+            request.update(await _uploaded(client, references))
+            job = await client.submit(prompt, **request)
         output.result({"job_id": job.id}, job.id)
 
     run(output, work)
