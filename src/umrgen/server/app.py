@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -34,7 +35,7 @@ from umrgen.server.metrics import Metrics
 from umrgen.server.policy import load_policy
 from umrgen.server.previews import Previews
 from umrgen.server.retention import Keep, Retention
-from umrgen.server.signatures import Signatures, load_secret
+from umrgen.server.signatures import Signatures
 from umrgen.server.storage import STORAGES, Storage
 from umrgen.server.sweep import sweep
 from umrgen.server.uploads import Uploads
@@ -92,23 +93,27 @@ class House:
             logins=Manners(settings.failed_logins, clock),
             guesses=Manners(settings.missed_outputs, clock),
             uploads=Uploads(self.ledger, self.storage, clock, self.workshop.storing),
-            signatures=Signatures(load_secret(settings.state / "url-secret"), settings.url_ttl, clock),
+            signatures=Signatures(settings.state / "url-secret", settings.url_ttl, clock),
             policy=load_policy(settings.policy),
             metrics=self.metrics,
         )
         self._opened_at = clock.now()
         self._chores: list[asyncio.Task[None]] = []
 
+    def routes(self) -> list[Route]:
+        """All calls but those that are answered ahead of the router."""
+        return [route for part in (v1, outputs, ops, openapi) for route in part.routes(self.services)]
+
     def app(self) -> ASGIApp:
         services = self.services
-        routes = [route for part in (v1, outputs, ops, openapi) for route in part.routes(services)]
         handlers: dict[Any, Any] = {
             Problem: on_problem,
             LedgerUnavailable: _on_ledger_unavailable,
             HTTPException: _on_http_error,
             Exception: _on_failure,
         }
-        inner = Starlette(routes=routes, exception_handlers=handlers)
+        inner = Starlette(routes=self.routes(), exception_handlers=handlers)
+        inner.router.redirect_slashes = False  # a path is the one it is: nobody is sent elsewhere, key in hand
         ahead = {status_calls.PATH: status_calls.status, events.PATH: events.events}
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,14 +5,15 @@ import hmac
 import os
 import secrets
 from base64 import urlsafe_b64encode
+from functools import cached_property
 from pathlib import Path
 
 from umrgen.server.clock import Clock
 
-__all__ = ["Signatures", "load_secret"]
+__all__ = ["Signatures"]
 
 
-def load_secret(path: Path) -> bytes:
+def _load_secret(path: Path) -> bytes:
     """The server's own signing secret, made at the first start; it lies in a file for this user alone."""
     if not path.exists():
         made = path.with_suffix(f".{secrets.token_hex(4)}")
@@ -27,10 +28,15 @@ def load_secret(path: Path) -> bytes:
 class Signatures:
     """Signs the URLs of outputs for `ttl` seconds; with 0, URLs stay as they are and need no signature."""
 
-    def __init__(self, secret: bytes, ttl: int, clock: Clock) -> None:
-        self._secret = secret
+    def __init__(self, secret: Path, ttl: int, clock: Clock) -> None:
+        """`secret` is the file of the signing secret; it is made when it is needed first."""
+        self._file = secret
         self._ttl = ttl
         self._clock = clock
+
+    @cached_property
+    def _secret(self) -> bytes:
+        return _load_secret(self._file)
 
     @property
     def wanted(self) -> bool:

@@ -83,8 +83,9 @@ class QuickProtocol(GuardedProtocol):
             self.on_response_complete()
         else:
             super().on_headers_complete()
-            extensions: dict[str, Any] = {AT_ONCE: partial(self._answer_at_once, self.cycle)}
-            self.scope["extensions"] = extensions
+            if not any(name == b"origin" for name, _ in self.headers):  # a page's answer gets headers on its way
+                extensions: dict[str, Any] = {AT_ONCE: partial(self._answer_at_once, self.cycle)}
+                self.scope["extensions"] = extensions
 
     def on_message_complete(self) -> None:
         if self._answered:

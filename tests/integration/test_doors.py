@@ -1,0 +1,273 @@
+"""Who may come in, and how much they may ask: keys, limits, walls, names and origins, on a running server."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from support import SMALL, ServerProcess, cli, finish, problem, server, submit, until
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with its default doors, and one more name."""
+    state = tmp_path_factory.mktemp("guarded") / "state"
+    with server(state, "--allowed-hosts", "pictures.example", "--step-delay", "0.3", "--access-log", "all") as running:
+        yield running
+
+
+def new_key(running: ServerProcess, *options: str) -> dict[str, str]:
+    made: dict[str, str] = json.loads(cli("keys", "create", "--state", str(running.state), "--json", *options).stdout)
+    return made
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+class TestKeys:
+    def test_a_key_ends_when_it_says(self, state: Path) -> None:
+        with server(state) as running:
+            soon = "2026-01-01"
+            assert cli("keys", "create", "--state", str(state), "--expires", soon).returncode == 2
+            assert cli("keys", "create", "--state", str(state), "--expires", "whenever").returncode == 2
+            made = new_key(running, "--expires", "30d")
+            expires = int(made["expires_at"]) / 1000
+            assert abs(expires - time.time() - 30 * 86_400) < 3600
+            assert httpx2.get(f"{running.url}/api/v1/jobs", headers=bearer(made["key"])).status_code == 200
+
+    def test_a_revoked_key_is_refused_within_a_second(self, guarded: ServerProcess) -> None:
+        made = new_key(guarded)
+        asking = lambda: httpx2.get(f"{guarded.url}/api/v1/jobs", headers=bearer(made["key"]))  # noqa: E731
+        assert asking().status_code == 200
+        cli("keys", "revoke", made["id"], "--state", str(guarded.state))
+        revoked = time.monotonic()
+        refused = until(lambda: (answer := asking()).status_code == 401 and answer, 5)
+        assert time.monotonic() - revoked < 1
+        problem(refused, 401, "unauthorized")
+
+    def test_the_last_use_is_shown(self, state: Path) -> None:
+        with server(state) as running, running.http() as http:
+            http.get("/api/v1/jobs").raise_for_status()
+        listed = json.loads(cli("keys", "list", "--state", str(state), "--json").stdout)["keys"]
+        assert time.time() * 1000 - listed[0]["last_used_at"] < 60_000
+        assert "hash" not in listed[0]
+        words = cli("keys", "list", "--state", str(state)).stdout
+        assert "LAST USED" in words
+        assert re.search(r"first +20\d\d-\d\d-\d\d \d\d:\d\d +20\d\d-", words)
+
+    def test_a_key_may_take_the_place_of_another(self, guarded: ServerProcess) -> None:
+        first = new_key(guarded)
+        second = new_key(guarded, "--session", first["session_id"])
+        with httpx2.Client(base_url=guarded.url) as http:
+            receipt = http.post("/api/v1/generate", json={"prompt": "a boat"} | SMALL, headers=bearer(first["key"]))
+            job_id = receipt.json()["job_id"]
+            assert http.get(f"/api/v1/status/{job_id}", headers=bearer(second["key"])).status_code == 200
+        bad = cli("keys", "create", "--state", str(guarded.state), "--session", "../x")
+        assert bad.returncode == 1
+        assert "8 to 64 letters" in bad.stderr
+
+
+class TestWalls:
+    def test_nothing_of_another_session_can_be_seen(self, guarded: ServerProcess) -> None:
+        mine, other = new_key(guarded), new_key(guarded)
+        with httpx2.Client(base_url=guarded.url, headers=bearer(mine["key"]), timeout=70) as http:
+            job_id = submit(http)
+            done = finish(http, job_id)
+            picture = http.get(done["image_url"]).content
+            name = http.post("/api/v1/upload-reference", files={"file": picture}).json()["filename"]
+            running = submit(http, steps=50)
+        with httpx2.Client(base_url=guarded.url, headers=bearer(other["key"]), timeout=70) as http:
+            problem(http.get(f"/api/v1/status/{job_id}"), 404, "job_not_found")
+            problem(http.get(f"/api/v1/status/{running}", headers={"Prefer": "wait=5"}), 404, "job_not_found")
+            problem(http.get(f"/api/v1/events/{running}"), 404, "job_not_found")
+            problem(http.post(f"/api/v1/cancel/{running}"), 404, "job_not_found")
+            assert http.get("/api/v1/jobs").json()["jobs"] == []
+            changes = http.post("/api/v1/status", json={"job_ids": [job_id, running]}).json()
+            assert (changes["jobs"], changes["unknown"]) == ([], [job_id, running])
+            assert http.get("/api/v1/upload-reference").json()["references"] == []
+            problem(http.delete(f"/api/v1/upload-reference/{name}"), 404, "reference_not_found")
+            body = {"prompt": "a boat", "reference_images": [name]} | SMALL
+            problem(http.post("/api/v1/generate", json=body), 400, "invalid_request")
+            elsewhere = done["image_url"].replace(mine["session_id"], other["session_id"])
+            problem(http.get(elsewhere), 404, "output_not_found")
+        with httpx2.Client(base_url=guarded.url, headers=bearer(mine["key"])) as http:
+            http.post(f"/api/v1/cancel/{running}").raise_for_status()
+
+
+class TestLimits:
+    def test_requests_a_minute(self, guarded: ServerProcess) -> None:
+        made = new_key(guarded, "--rate", "5")
+        with httpx2.Client(base_url=guarded.url, headers=bearer(made["key"])) as http:
+            receipt = http.post("/api/v1/generate", json={"prompt": "a boat"} | SMALL)
+            assert receipt.headers["ratelimit-policy"] == '"minute";q=5;w=60'
+            assert receipt.headers["ratelimit"].startswith('"minute";r=4;t=')
+            job_id = receipt.json()["job_id"]
+            # A held call is one call, however long it takes.
+            assert finish(http, job_id)["state"] == "completed"
+            codes = [http.get(f"/api/v1/status/{job_id}").status_code for _ in range(4)]
+            assert codes == [200, 200, 200, 429]
+            refused = http.get(f"/api/v1/status/{job_id}")
+            told = problem(refused, 429, "rate_limited")
+            assert told["retryable"] is True
+            assert 1 <= int(refused.headers["retry-after"]) <= 12
+            assert refused.headers["ratelimit"].startswith('"minute";r=0;t=')
+            problem(http.get("/api/v1/jobs"), 429, "rate_limited")
+
+    def test_jobs_at_once(self, guarded: ServerProcess) -> None:
+        made = new_key(guarded, "--concurrent", "1")
+        with httpx2.Client(base_url=guarded.url, headers=bearer(made["key"]), timeout=70) as http:
+            first = submit(http, steps=50)
+            refused = http.post("/api/v1/generate", json={"prompt": "a boat"} | SMALL)
+            assert problem(refused, 429, "concurrent_limit")["job_id"] == first
+            assert int(refused.headers["retry-after"]) >= 1
+            http.post(f"/api/v1/cancel/{first}")
+            assert finish(http, submit(http))["state"] == "completed"
+
+    def test_jobs_a_day(self, guarded: ServerProcess) -> None:
+        made = new_key(guarded, "--daily", "2")
+        with httpx2.Client(base_url=guarded.url, headers=bearer(made["key"]), timeout=70) as http:
+            used = {"Idempotency-Key": "today-1"}
+            body = {"prompt": "a boat"} | SMALL
+            first = http.post("/api/v1/generate", json=body, headers=used)
+            submit(http)
+            refused = http.post("/api/v1/generate", json=body)
+            problem(refused, 429, "rate_limited")
+            assert 1 <= int(refused.headers["retry-after"]) <= 86_400
+            again = http.post("/api/v1/generate", json=body, headers=used)
+            assert again.content == first.content, "a repeated submit asks for nothing new"
+
+    def test_capabilities_say_what_this_key_may(self, guarded: ServerProcess) -> None:
+        made = new_key(guarded, "--rate", "0", "--concurrent", "3", "--daily", "70")
+        limits = httpx2.get(f"{guarded.url}/api/v1/capabilities", headers=bearer(made["key"])).json()["limits"]
+        assert limits["requests_per_minute"] is None
+        assert (limits["concurrent"], limits["daily"]) == (3, 70)
+
+    def test_failed_logins_are_slowed_and_a_good_key_is_not(self, state: Path) -> None:
+        with server(state, "--failed-logins", "5") as running, running.http() as good:
+            with httpx2.Client(base_url=running.url, headers=bearer("umr_wrong")) as http:
+                codes = [http.get("/api/v1/jobs").status_code for _ in range(6)]
+                assert codes == [401] * 5 + [429]
+                refused = http.get("/api/v1/jobs")
+                problem(refused, 429, "rate_limited")
+                assert int(refused.headers["retry-after"]) >= 1
+                assert refused.headers["connection"] == "close"
+            assert good.get("/api/v1/jobs").status_code == 200
+
+    def test_twenty_that_hammer_do_not_slow_the_twenty_first(self, guarded: ServerProcess) -> None:
+        """The bar itself is in benchmarks/doors.py; here: refused calls cost so little that others are served."""
+        noisy = [new_key(guarded, "--rate", "60")["key"] for _ in range(3)]
+        quiet = new_key(guarded)
+        with httpx2.Client(base_url=guarded.url) as http:
+            for key in noisy:
+                codes = [http.get("/api/v1/jobs", headers=bearer(key)).status_code for _ in range(80)]
+                assert codes.count(429) >= 18
+            assert http.get("/api/v1/jobs", headers=bearer(quiet["key"])).status_code == 200
+
+
+class TestNames:
+    CALLS = (
+        ("POST", "/api/v1/generate"),
+        ("POST", "/api/v1/status"),
+        ("POST", "/api/v1/cancel/ext_1"),
+        ("POST", "/api/v1/upload-reference"),
+        ("DELETE", "/api/v1/upload-reference/x"),
+        ("GET", "/api/v1/status/ext_1"),
+        ("GET", "/api/v1/jobs"),
+        ("GET", "/healthz"),
+    )
+
+    @pytest.mark.parametrize(
+        "host", ["evil.example", "evil.example:3088", "127.0.0.1.evil.example", "localhost.evil", ""]
+    )
+    def test_a_foreign_host_is_refused_on_every_call(self, guarded: ServerProcess, host: str) -> None:
+        with guarded.http() as http:
+            for method, path in self.CALLS:
+                answer = http.request(
+                    method, path, headers={"Host": host}, json={"prompt": "a boat"} if method == "POST" else None
+                )
+                problem(answer, 421, "forbidden_host")
+
+    @pytest.mark.parametrize(
+        "host", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:80", "192.168.1.5", "pictures.example"]
+    )
+    def test_own_names_and_addresses_are_not(self, guarded: ServerProcess, host: str) -> None:
+        with guarded.http() as http:
+            assert http.get("/api/v1/jobs", headers={"Host": host}).status_code == 200
+
+    @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", "https://localhost.evil"])
+    def test_a_foreign_origin_changes_nothing(self, guarded: ServerProcess, origin: str) -> None:
+        with guarded.http(Origin=origin) as http:
+            before = len(http.get("/api/v1/jobs").json()["jobs"])
+            for method, path in self.CALLS:
+                if method != "GET":
+                    body = {"prompt": "a boat"} if method == "POST" else None
+                    problem(http.request(method, path, json=body), 403, "forbidden_origin")
+            assert len(http.get("/api/v1/jobs").json()["jobs"]) == before
+
+    def test_its_own_page_may_call(self, guarded: ServerProcess) -> None:
+        with guarded.http(Origin=guarded.url) as http:
+            assert finish(http, submit(http))["state"] == "completed"
+
+    def test_a_page_of_an_allowed_origin_may_call(self, state: Path) -> None:
+        page = {"Origin": "https://studio.example"}
+        with server(state, "--allowed-origins", "https://studio.example") as running, running.http(**page) as http:
+            asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+            preflight = http.options("/api/v1/generate", headers=page | asked)
+            assert preflight.status_code == 200
+            assert preflight.headers["access-control-allow-origin"] == page["Origin"]
+            job_id = submit(http)
+            finish(http, job_id)
+            answer = http.get(f"/api/v1/status/{job_id}")
+            assert answer.headers["access-control-allow-origin"] == page["Origin"]
+            foreign = http.get(f"/api/v1/status/{job_id}", headers={"Origin": "https://evil.example"})
+            assert "access-control-allow-origin" not in foreign.headers
+
+
+class TestOutsiders:
+    @pytest.mark.parametrize("query", ["api_key={}", "key={}", "x={}", "token=abc", "Authorization=Bearer%20{}"])
+    def test_a_key_in_a_query_is_refused_and_not_logged(self, guarded: ServerProcess, query: str) -> None:
+        answer = httpx2.get(f"{guarded.url}/api/v1/jobs?{query.format(guarded.key)}", headers=bearer(guarded.key))
+        problem(answer, 400, "key_in_url")
+        assert guarded.key not in guarded.log()
+
+    def test_without_a_key_there_is_nothing_to_learn(self, guarded: ServerProcess) -> None:
+        with httpx2.Client(base_url=guarded.url) as http:
+            assert http.get("/healthz").json() == {"status": "ok"}
+            assert http.get("/readyz").json() == {"status": "ready"}
+            for path in ("/", "/docs", "/api", "/admin", "/outputs", "/.env", "/server.lock", "/x"):
+                answer = http.get(path)
+                assert answer.status_code in (401, 404), path
+            for path in ("/metrics", "/openapi.json", "/api/v1/capabilities", "/api/v1/jobs", "/api/v1/nothing"):
+                problem(http.get(path), 401, "unauthorized")
+            told = {name: value for name, value in http.get("/healthz").headers.items() if name != "date"}
+            assert set(told) == {"content-length", "content-type", "cache-control", "x-content-type-options"}
+            assert "umrgen" not in json.dumps(told).lower()
+
+    def test_a_log_line_cannot_be_forged(self, guarded: ServerProcess) -> None:
+        with guarded.http() as http:
+            job_id = submit(http, "a boat\r\n2026-01-01 00:00:00,000 INFO umrgen: forged \x1b[31mred")
+            http.get("/api/v1/jobs%0d%0aforged-path%1b[31m")
+        log = guarded.log()
+        assert job_id in log
+        assert "forged \x1b" not in log
+        assert not [line for line in log.splitlines() if line.startswith("forged") or "INFO umrgen: forged" in line]
+        assert "a boat" not in log, "prompts are logged only when asked for"
+        assert "\x1b" not in log
+
+    def test_checking_a_key_takes_as_long_for_a_near_miss(self, guarded: ServerProcess) -> None:
+        """What is compared is a hash, so a key that begins right is as wrong as any. Medians of interleaved calls."""
+        near, far = guarded.key[:-1] + ("A" if guarded.key[-1] != "A" else "B"), "umr_" + "x" * 43
+        taken: dict[str, list[float]] = {near: [], far: []}
+        with httpx2.Client(base_url=guarded.url) as http:
+            for _ in range(300):
+                for key, times in taken.items():
+                    begun = time.perf_counter()
+                    http.get("/api/v1/status/ext_1", headers=bearer(key))
+                    times.append(time.perf_counter() - begun)
+        first, second = (sorted(times)[len(times) // 2] for times in taken.values())
+        assert 0.8 < first / second < 1.25

@@ -1,0 +1,104 @@
+"""The API's description: complete, true, and tried by schemathesis against a running server."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from support import PATIENT, ServerProcess, finish, server, submit
+from umrgen.jobs import JobAnswer
+from umrgen.server.http import answers, schemas
+from umrgen.server.http.examples import EXAMPLES
+from umrgen.server.http.openapi import OPERATIONS, document
+
+WHOLE = document()
+ENGINES = {"PYTHONPATH": str(Path(__file__).parents[1])}
+ALL_TRUE = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+schema = schemathesis.openapi.from_dict(WHOLE)
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server that is asked for anything at all, one job at a time."""
+    state = tmp_path_factory.mktemp("tried") / "state"
+    with server(
+        state, *PATIENT, "--concurrent", "2", "--max-wait", "1", "--engine", "engines_that_fail:Obedient", **ENGINES
+    ) as running:
+        yield running
+
+
+def test_it_is_what_the_server_says(tried: ServerProcess) -> None:
+    with tried.http() as http:
+        answer = http.get("/openapi.json")
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.json() == json.loads(json.dumps(WHOLE))
+        assert answer.json()["openapi"].startswith("3.1")
+
+
+def test_every_route_is_described(state: Path) -> None:
+    from umrgen.server.app import House
+    from umrgen.server.config import Settings
+
+    house = House(Settings(state=state))
+    described = {(operation.method.upper(), operation.path) for operation in OPERATIONS}
+    served = {
+        (method, route.path.replace(":path", ""))  # type: ignore[attr-defined]
+        for route in house.routes()
+        for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
+        if "{rest" not in route.path  # type: ignore[attr-defined]
+    }
+    ahead = {("GET", "/api/v1/status/{job_id}"), ("GET", "/api/v1/events/{job_id}")}
+    assert served | ahead == described
+
+
+def test_examples_are_of_their_types() -> None:
+    types: dict[str, Any] = {"JobAnswer": JobAnswer} | vars(schemas) | vars(answers)
+    for name, example in EXAMPLES.items():
+        msgspec.convert(example, types[name])
+        assert WHOLE["components"]["schemas"][name]["examples"] == [example]
+
+
+def test_a_real_answer_has_no_more_and_no_less_than_is_described(tried: ServerProcess) -> None:
+    with tried.http() as http:
+        done = finish(http, submit(http))
+        assert set(done) == set(WHOLE["components"]["schemas"]["JobAnswer"]["properties"])
+        for path, name in (("/api/v1/capabilities", "Capabilities"), ("/api/v1/jobs", "JobsPage")):
+            assert set(http.get(path).json()) == set(WHOLE["components"]["schemas"][name]["properties"])
+
+
+@schema.parametrize()
+@settings(
+    max_examples=25,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+)
+def test_nothing_that_is_sent_is_answered_otherwise(tried: ServerProcess, case: schemathesis.Case) -> None:
+    """No 5xx; and status, media type, headers and body of each answer are as described."""
+    case.headers["Authorization"] = f"Bearer {tried.key}"
+    response = case.call(base_url=tried.url, timeout=20)
+    case.validate_response(response, checks=ALL_TRUE)
+
+
+def test_it_is_not_for_strangers(tried: ServerProcess) -> None:
+    assert httpx2.get(f"{tried.url}/openapi.json").status_code == 401

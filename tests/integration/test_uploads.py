@@ -1,0 +1,195 @@
+"""Reference images: what is taken, what is refused, and what is left of them."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+from PIL import Image
+
+from support import SMALL, ServerProcess, cli, finish, problem, server, submit
+from umrgen import Client
+from umrgen.images import verify
+
+UPLOAD = "/api/v1/upload-reference"
+MIB = 1 << 20
+
+
+def picture(kind: str, size: tuple[int, int] = (64, 48), **options: object) -> bytes:
+    pixels = np.random.default_rng(1).integers(0, 255, (*size[::-1], 3), np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, kind, **options)
+    return encoded.getvalue()
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A small file that says it is huge, and is: its rows are all zero, deflated."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    squeezer = zlib.compressobj(9)
+    row = bytes(1 + 3 * width)
+    rows = b"".join(squeezer.compress(row) for _ in range(height)) + squeezer.flush()
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def send(http: httpx2.Client, data: bytes, name: str = "x.png") -> httpx2.Response:
+    return http.post(UPLOAD, files={"file": (name, data)})
+
+
+@pytest.fixture
+def running(state: Path):  # type: ignore[no-untyped-def]
+    with server(state) as started:
+        yield started
+
+
+class TestTaken:
+    @pytest.mark.parametrize(("kind", "name"), [("PNG", "a.png"), ("JPEG", "a.txt"), ("WEBP", "../../evil.php")])
+    def test_by_content_whatever_the_name(self, running: ServerProcess, kind: str, name: str) -> None:
+        with running.http() as http:
+            taken = send(http, picture(kind), name).json()
+            assert (taken["success"], taken["width"], taken["height"]) == (True, 64, 48)
+            assert taken["filename"].startswith("ref_")
+            assert name not in taken["filename"]
+            back = http.get(taken["url"])
+            assert back.headers["content-type"] == "image/png"
+            assert verify(back.content).width == 64
+
+    def test_nothing_but_pixels_is_kept(self, running: ServerProcess) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # lying on its side
+        exif.get_ifd(0x8825)[1] = "N"
+        exif.get_ifd(0x8825)[2] = (52.0, 31.0, 12.0)  # a place
+        exif[0x010E] = "SECRET-PLACE"
+        data = picture("JPEG", exif=exif) + b"<?php polyglot ?><script>alert(1)</script>"
+        with running.http() as http:
+            taken = send(http, data).json()
+            assert (taken["width"], taken["height"]) == (48, 64), "it stands upright now"
+            back = http.get(taken["url"]).content
+        assert not Image.open(io.BytesIO(back)).getexif()
+        for hidden in (b"SECRET-PLACE", b"polyglot", b"<script", b"Exif"):
+            assert hidden not in back
+
+    def test_a_large_one_is_scaled_down(self, running: ServerProcess) -> None:
+        with running.http() as http:
+            taken = send(http, picture("JPEG", (4000, 1000))).json()
+        assert (taken["width"], taken["height"]) == (2048, 512)
+
+    def test_ten_mebibytes_are_taken(self, running: ServerProcess) -> None:
+        data = picture("PNG")
+        padded = data + bytes(10 * MIB - len(data))
+        with running.http() as http:
+            assert send(http, padded).status_code == 200
+            problem(send(http, padded + b"\0"), 413, "too_large")
+
+    def test_ten_of_them_and_no_eleventh(self, running: ServerProcess) -> None:
+        with running.http() as http:
+            names = [send(http, picture("PNG")).json()["filename"] for _ in range(10)]
+            refused = send(http, picture("PNG"))
+            problem(refused, 429, "too_many_references")
+            assert int(refused.headers["retry-after"]) > 3600
+            folder = next((running.state / "outputs").iterdir())
+            assert len(list(folder.iterdir())) == 10, "nothing of the eleventh is left"
+            assert [each["filename"] for each in http.get(UPLOAD).json()["references"]] == names
+            assert http.delete(f"{UPLOAD}/{names[0]}").json()["filename"] == names[0]
+            problem(http.delete(f"{UPLOAD}/{names[0]}"), 404, "reference_not_found")
+            assert send(http, picture("PNG")).status_code == 200
+            assert len(list(folder.iterdir())) == 10
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
+            b"GIF89a" + bytes(100),
+            b"%PDF-1.7 " + bytes(100),
+            b"\x89PNG\r\n\x1a\n" + bytes(100),
+            b"\xff\xd8\xff\xe0" + bytes(1000),
+            b"RIFF\x10\0\0\0WEBPVP8 " + bytes(100),
+            picture("PNG")[:-40],
+            picture("BMP"),
+            picture("TIFF"),
+        ],
+        ids=["empty", "svg", "gif", "pdf", "png head", "jpeg head", "webp head", "cut off", "bmp", "tiff"],
+    )
+    def test_what_is_no_image_of_the_three_kinds(self, running: ServerProcess, data: bytes) -> None:
+        with running.http() as http:
+            problem(send(http, data), 415, "unsupported_media_type")
+        assert not (running.state / "outputs").exists()
+
+    def test_a_decompression_bomb(self, running: ServerProcess) -> None:
+        bomb = png_of_size(30_000, 3_000)
+        assert len(bomb) < MIB
+        with running.http() as http:
+            told = problem(send(http, bomb), 415, "unsupported_media_type")
+            assert "32 million pixels" in str(told["error"])
+            assert http.get("/healthz").status_code == 200
+
+    def test_forms_that_are_none(self, running: ServerProcess) -> None:
+        data = picture("PNG")
+        with running.http() as http:
+            problem(
+                http.post(UPLOAD, content=data, headers={"Content-Type": "image/png"}), 415, "unsupported_media_type"
+            )
+            problem(http.post(UPLOAD, files={"image": data}), 400, "invalid_request")
+            problem(http.post(UPLOAD, data={"file": "text"}, files={"x": b"y"}), 400, "invalid_request")
+            problem(http.post(UPLOAD, files=[("file", data)] * 11), 400, "invalid_request")
+            kind = {"Content-Type": "multipart/form-data; boundary=x"}
+            for body in (b"", b"--x", b"--y\r\n\r\n--y--", b"\0" * 100, b"--x\r\nA: b\r\n" * 1000):
+                problem(http.post(UPLOAD, content=body, headers=kind), 400, "invalid_request")
+
+
+class TestUsed:
+    def test_a_reference_changes_the_picture(self, running: ServerProcess) -> None:
+        red = io.BytesIO()
+        Image.new("RGB", (64, 64), (255, 0, 0)).save(red, "PNG")
+        with running.http() as http:
+            name = send(http, red.getvalue()).json()["filename"]
+            plain = finish(http, submit(http, seed=3))
+            guided = finish(http, submit(http, seed=3, reference_images=[name]))
+            means = [
+                np.asarray(Image.open(io.BytesIO(http.get(job["image_url"]).content))).mean((0, 1))
+                for job in (plain, guided)
+            ]
+        assert means[1][0] - means[1][2] > means[0][0] - means[0][2] + 10, "it has become redder"
+
+    def test_one_that_is_gone_fails_the_job_and_says_so(self, state: Path) -> None:
+        with server(state, "--step-delay", "0.5") as running, running.http() as http:
+            name = send(http, picture("PNG")).json()["filename"]
+            first = submit(http, steps=50)
+            waiting = submit(http, reference_images=[name])
+            http.delete(f"{UPLOAD}/{name}").raise_for_status()
+            http.post(f"/api/v1/cancel/{first}")
+            job = finish(http, waiting)
+        assert (job["state"], job["error_code"]) == ("failed", "reference_gone")
+
+    def test_from_the_client_and_the_command_line(self, running: ServerProcess, tmp_path: Path) -> None:
+        image = tmp_path / "mine.jpg"
+        image.write_bytes(picture("JPEG"))
+        environment = {"UMRGEN_BASE_URL": running.url, "UMRGEN_API_KEY": running.key}
+        with Client(running.url, running.key, journal=False) as client:
+            name = client.upload(image)
+            saved = client.generate("a boat", tmp_path / "a.png", **SMALL, reference_images=[name])
+        assert saved.path.is_file()
+        assert cli("upload", str(image), **environment).stdout.startswith("ref_")
+        size = ("--width", "512", "--height", "512", "--steps", "1")
+        done = cli("generate", "a boat", "--reference", str(image), *size, "-o", str(tmp_path / "b.png"), **environment)
+        assert done.returncode == 0, done.stderr
+        absent = cli("upload", str(tmp_path / "nothing.png"), **environment)
+        assert absent.returncode == 1
+        assert "cannot be read" in absent.stderr
+        assert (
+            len(
+                httpx2.get(f"{running.url}{UPLOAD}", headers={"Authorization": f"Bearer {running.key}"}).json()[
+                    "references"
+                ]
+            )
+            == 3
+        )
