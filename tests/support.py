@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx2
 import pytest
@@ -30,6 +30,8 @@ def clean_environment(**changes: str) -> dict[str, str]:
 class ServerProcess:
     """`umrgen serve` as a user starts it."""
 
+    command: ClassVar = (sys.executable, "-m", "umrgen")
+
     def __init__(self, state: Path, *arguments: str, **environment: str) -> None:
         self.state = state
         self._arguments = arguments
@@ -48,7 +50,7 @@ class ServerProcess:
         self.state.mkdir(parents=True, exist_ok=True)
         with (self.state / "test.log").open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "umrgen", "serve", "--json", "--port", "0", *self._place(), *self._arguments],
+                [*self.command, "serve", "--json", "--port", "0", *self._place(), *self._arguments],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=clean_environment(**self._environment),

@@ -61,12 +61,13 @@ def test_every_route_is_described(state: Path) -> None:
     house = House(Settings(state=state))
     described = {(operation.method.upper(), operation.path) for operation in OPERATIONS}
     served = {
-        (method, route.path.replace(":path", ""))  # type: ignore[attr-defined]
+        (method, route.path)  # type: ignore[attr-defined]
         for route in house.routes()
         for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
         if "{rest" not in route.path  # type: ignore[attr-defined]
     }
     ahead = {("GET", "/api/v1/status/{job_id}"), ("GET", "/api/v1/events/{job_id}")}
+    ahead |= {("GET", "/outputs/{session_id}/{filename}")}
     assert served | ahead == described
 
 

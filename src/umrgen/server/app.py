@@ -102,7 +102,7 @@ class House:
 
     def routes(self) -> list[Route]:
         """All calls but those that are answered ahead of the router."""
-        return [route for part in (v1, outputs, ops, openapi) for route in part.routes(self.services)]
+        return [route for part in (v1, ops, openapi) for route in part.routes(self.services)]
 
     def app(self) -> ASGIApp:
         services = self.services
@@ -114,14 +114,17 @@ class House:
         }
         inner = Starlette(routes=self.routes(), exception_handlers=handlers)
         inner.router.redirect_slashes = False  # a path is the one it is: nobody is sent elsewhere, key in hand
-        ahead = {status_calls.PATH: status_calls.status, events.PATH: events.events}
+        ahead = (
+            (status_calls.PATH, ("GET",), status_calls.status),
+            (events.PATH, ("GET",), events.events),
+            (outputs.PATH, ("GET", "HEAD"), outputs.outputs),
+        )
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http" and scope["method"] == "GET":
-                for path, handler in ahead.items():
-                    if scope["path"].startswith(path):
-                        await handler(services, scope, receive, send)
-                        return
+            for path, methods, handler in ahead:
+                if scope["path"].startswith(path) and scope["method"] in methods:
+                    await handler(services, scope, receive, send)
+                    return
             await inner(scope, receive, send)
 
         doors: ASGIApp = Doors(app, self.settings, services.hosts, self.metrics)

@@ -6,34 +6,39 @@ from base64 import b64encode
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from umrgen.jobs import Output
 from umrgen.server.http import Services
 from umrgen.server.http.auth import address_of, bearer
 from umrgen.server.http.problems import Problem
+from umrgen.server.http.status import to_problem
 from umrgen.server.ledger import OutputExpired
 
-__all__ = ["routes"]
+__all__ = ["PATH", "outputs"]
+
+PATH = "/outputs/"
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
-def routes(services: Services) -> list[Route]:
-    async def endpoint(request: Request) -> Response:
+async def outputs(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
+    """A plain handler ahead of the router: what it sends is large, so little else should take time."""
+    request = Request(scope)
+    try:
+        session_id, _, name = scope["path"][len(PATH) :].rpartition("/")
         _check_manners(services, await _knows_a_key(services, request), request)
-        try:
-            output = await _find(services, request)
-            data = await services.images.get(output.session_id, output.name)
-            if data is None:
-                raise Problem("output_not_found")
-        except Problem as problem:
-            if problem.status in (403, 404):
-                services.guesses.missed(address_of(request.scope))
-            raise
-        return _respond(request, output, data)
-
-    return [Route("/outputs/{session_id:path}/{filename}", endpoint, methods=["GET", "HEAD"])]
+        output = await _find(services, request, session_id, name)
+        data = await services.images.get(output.session_id, output.name)
+        if data is None:
+            raise Problem("output_not_found")
+        response = _respond(request, output, data)
+    except Exception as error:
+        problem = to_problem(error)
+        if problem.status in (403, 404):
+            services.guesses.missed(address_of(scope))
+        response = problem.response()
+    await response(scope, receive, send)
 
 
 async def _knows_a_key(services: Services, request: Request) -> bool:
@@ -52,8 +57,7 @@ def _check_manners(services: Services, has_key: bool, request: Request) -> None:
         raise Problem("rate_limited", words, retry_after=math.ceil(wait))
 
 
-async def _find(services: Services, request: Request) -> Output:
-    session_id, name = request.path_params["session_id"], request.path_params["filename"]
+async def _find(services: Services, request: Request, session_id: str, name: str) -> Output:
     query = request.query_params
     if query.getlist("session_id") != [session_id]:
         raise Problem("forbidden_output", "session_id is missing or wrong")

@@ -1,0 +1,275 @@
+"""Benchmarks of the doors: what they cost, what they hold out, and images against nginx.
+
+    python benchmarks/doors.py [cost | images | idle | hammer | guess]
+
+Without a name, all of them. Each prints rows for docs/benchmarks.md. The server runs on the first core of
+the machine, what asks it on the second. `cost` and `images` need wrk, `images` nginx too. A guess of a
+million names takes some minutes; a number after the name makes it fewer.
+"""
+
+import asyncio
+import contextlib
+import http.client
+import io
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import httpx2
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from server import CLIENT_CORE, SERVER_CORE, PinnedServer, asking, fill, new_key, pinned, wrk
+
+from support import finish, submit, until
+
+HERE = Path(__file__).parent
+
+
+class Doorless(PinnedServer):
+    """The same server without its doors."""
+
+    command: ClassVar = (sys.executable, str(HERE / "doorless.py"))
+
+
+def cost(folder: Path, jobs: int = 1000, rounds: int = 5) -> None:
+    """Status GET with all doors and with none, turn about."""
+    state = folder / "state"
+    made = new_key(state)
+    names = asyncio.run(fill(state, made["session_id"], jobs))
+    paths = folder / "paths"
+    paths.write_text("\n".join(f"/api/v1/status/{name}" for name in names))
+    rates: dict[type, list[float]] = {PinnedServer: [], Doorless: []}
+    for _ in range(rounds):
+        for kind, figures in rates.items():
+            running = kind(state, "--rate", "9999999")
+            running.key = made["key"]
+            running.start()
+            try:
+                wrk(running.url, asking(paths, made["key"]), seconds=1)
+                figures.append(wrk(running.url, asking(paths, made["key"]), seconds=5)["rate"])
+            finally:
+                running.stop()
+    with_doors, without = (statistics.median(figures) for figures in rates.values())
+    print(
+        f"| status GET with all doors, over none at all | {with_doors:,.0f}/s of {without:,.0f}/s: "
+        f"{1 - with_doors / without:.0%} of the requests/s |"
+    )
+
+
+# --- images against nginx --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def nginx(folder: Path) -> Iterator[str]:
+    """nginx with one worker on the server's core, serving the files in `folder`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = folder / "nginx.conf"
+    config.write_text(
+        f"""
+        daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
+        events {{ worker_connections 256; }}
+        http {{
+          access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000; types {{ image/png png; }}
+          client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fcgi;
+          uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+          open_file_cache max=100;
+          server {{ listen 127.0.0.1:{port}; root {folder}; }}
+        }}"""
+    )
+    # Where nginx may lie beside what a plain user finds.
+    program = next(path for path in ("/usr/sbin/nginx", "nginx") if Path(path).exists() or path == "nginx")
+    with subprocess.Popen(["taskset", "-c", SERVER_CORE, program, "-c", str(config), "-p", str(folder)]) as process:
+        try:
+            until(lambda: httpx2.get(f"http://127.0.0.1:{port}/image.png").status_code == 200)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def images(folder: Path, readers: int = 8, rounds: int = 5) -> None:
+    """One image of 1.5 MB to 8 readers: ours, and nginx with sendfile, turn about."""
+    with pinned(folder / "state", "--rate", "0") as running, running.http() as http:
+        done = finish(http, submit(http, width=1024, height=1024, steps=4, prompt="a neon city at night in the rain"))
+        data = http.get(done["image_url"]).content
+        (folder / "image.png").write_bytes(data)
+        paths = {}
+        for name, line in (("ours", done["image_url"]), ("nginx", "/image.png")):
+            paths[name] = folder / name
+            paths[name].write_text(line)
+        rates: dict[str, list[float]] = {"ours": [], "nginx": []}
+        with nginx(folder) as static:
+            for _ in range(rounds):
+                for name, url in (("ours", running.url), ("nginx", static)):
+                    script = asking(paths[name], running.key)
+                    rates[name].append(wrk(url, script, seconds=4, connections=readers)["rate"])
+    ours, theirs = (statistics.median(each) for each in rates.values())
+    print(
+        f"| an image of {len(data) / 1e6:.2f} MB to {readers} readers | {ours:,.0f}/s; nginx with sendfile, "
+        f"in the same run, {theirs:,.0f}/s: {ours / theirs:.2f} × |"
+    )
+
+
+# --- callers that ask for nothing, or for too much -------------------------------------------------------
+
+
+def idle(folder: Path, count: int = 10_000) -> None:
+    """Connections that are opened and left: their memory, and how a new caller is served meanwhile."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 2 * count + 1000), hard))
+    with pinned(folder / "state", "--header-timeout", "600") as running, ExitStack() as opened:
+        where = urlsplit(running.url)
+        httpx2.get(f"{running.url}/healthz").raise_for_status()
+        before = running.memory()
+        for number in range(count):
+            source = (f"127.0.0.{2 + number // 5000}", 0)
+            opened.enter_context(socket.create_connection((where.hostname, where.port), 20, source))
+        running.has_taken(count)
+        each = (running.memory() - before) / count / 1024
+        taken = []
+        for _ in range(50):
+            begun = time.perf_counter()
+            caller = http.client.HTTPConnection(where.hostname or "", where.port)
+            caller.request("GET", "/api/v1/jobs", headers={"Authorization": f"Bearer {running.key}"})
+            assert caller.getresponse().read()
+            taken.append((time.perf_counter() - begun) * 1000)
+            caller.close()
+    print(
+        f"| {count:,} idle connections | {each:.1f} KiB each; a new caller is connected and served "
+        f"in {statistics.median(taken):.1f} ms (p50), {max(taken):.1f} ms at most of 50 |"
+    )
+
+
+async def _pester(url: str, key: str, path: str, rate: float, until_when: float) -> int:
+    """Ask `rate` times a second, whatever the answer; how often it was 429."""
+    where = urlsplit(url)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+    loop, refused = asyncio.get_running_loop(), 0
+    due = loop.time()
+    while due < until_when:
+        await asyncio.sleep(max(0.0, due - loop.time()))
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        refused += head.startswith(b"HTTP/1.1 429")
+        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        await reader.readexactly(int(length.split(b":")[1]))
+        due += 1 / rate
+    writer.close()
+    return refused
+
+
+def hammer(folder: Path, keys: int = 20, seconds: float = 20.0) -> None:
+    """Keys at ten times their limit (600 a minute), and the latency of one more key that behaves."""
+    with pinned(folder / "state") as running:
+        noisy = [new_key(running.state)["key"] for _ in range(keys)]
+        quiet = new_key(running.state)["key"]
+        with running.http() as http:
+            path = f"/api/v1/status/{submit(http)}"
+            finish(http, path.rsplit("/", 1)[1])
+
+        def latency(count: int = 80) -> list[float]:
+            taken = []
+            with httpx2.Client(base_url=running.url, headers={"Authorization": f"Bearer {quiet}"}) as http:
+                http.get("/api/v1/jobs").raise_for_status()
+                for _ in range(count):
+                    begun = time.perf_counter()
+                    http.get("/api/v1/jobs").raise_for_status()
+                    taken.append((time.perf_counter() - begun) * 1000)
+                    time.sleep(0.12)
+            return sorted(taken)
+
+        calm = latency()
+        with subprocess.Popen(
+            ["taskset", "-c", CLIENT_CORE, sys.executable, __file__, "_noise", running.url, path, str(seconds), *noisy],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as other:
+            assert other.stdout is not None
+            other.stdout.readline()  # it has begun
+            loud = latency()
+            refused = int(other.stdout.readline())
+    ratios = [loud[int(len(loud) * share)] / calm[int(len(calm) * share)] for share in (0.5, 0.95)]
+    print(
+        f"| {keys} keys, each at ten times its 600 a minute ({refused:,} × 429 in {seconds:.0f} s), and one more "
+        f"| its p50 is {ratios[0]:.2f} × that of quiet ({calm[len(calm) // 2]:.2f} ms), its p95 {ratios[1]:.2f} × |"
+    )
+
+
+def _noise(url: str, path: str, seconds: str, *keys: str) -> None:
+    async def all_of_them() -> int:
+        ends = asyncio.get_running_loop().time() + float(seconds)
+        first = [asyncio.create_task(_pester(url, key, path, 100, ends)) for key in keys]
+        await asyncio.sleep(8)  # until the minute's worth of each is used up, at 100 a second
+        print("begun", flush=True)
+        return sum(await asyncio.gather(*first))
+
+    print(asyncio.run(all_of_them()), flush=True)
+
+
+def guess(folder: Path, tries: int = 1_000_000) -> None:
+    """Names like one that is there, pipelined over four connections from one address."""
+    with pinned(folder / "state") as running, running.http() as http:
+        done = finish(http, submit(http))
+        url = urlsplit(done["image_url"])
+        near = url.path.removesuffix(".png")[:-6]
+        begun = time.perf_counter()
+        counts = asyncio.run(_guess(running.url, near, url.query, url.path, tries))
+        seconds = time.perf_counter() - begun
+        assert http.get(done["image_url"]).status_code == 200
+    told = ", ".join(f"{count:,} × {status}" for status, count in sorted(counts.items()))
+    print(f"| {tries:,} guesses of image names next to one that is there, in {seconds:.0f} s | {told} |")
+
+
+async def _guess(base: str, near: str, query: str, right: str, tries: int) -> dict[int, int]:
+    where, counts = urlsplit(base), dict[int, int]()
+    numbers = iter(range(tries))
+
+    async def one() -> None:
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        while some := [number for number, _ in zip(numbers, range(100), strict=False)]:
+            buffer = io.BytesIO()
+            for number in some:
+                path = f"{near}{number:06x}.png"
+                path = path if path != right else f"{near}zzzzzz.png"  # the right one would be no guess
+                buffer.write(f"GET {path}?{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            writer.write(buffer.getvalue())
+            for _ in some:
+                head = await reader.readuntil(b"\r\n\r\n")
+                status = int(head.split(maxsplit=2)[1])
+                counts[status] = counts.get(status, 0) + 1
+                length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+                await reader.readexactly(int(length.split(b":")[1]))
+        writer.close()
+
+    await asyncio.gather(*(one() for _ in range(4)))
+    return counts
+
+
+ALL: dict[str, Any] = {each.__name__: each for each in (cost, images, idle, hammer, guess)}
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["_noise"]:
+        _noise(*sys.argv[2:])
+        return
+    names = sys.argv[1:2] or list(ALL)
+    more = [int(number) for number in sys.argv[2:3]]
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            ALL[name](Path(folder), *more)
+
+
+if __name__ == "__main__":
+    main()
