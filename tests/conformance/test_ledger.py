@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from umrgen.server.ledger import (
     LedgerTooNew,
     LedgerUnavailable,
     QueueFull,
+    Webhook,
+    WebhookState,
     queries,
 )
 from umrgen.server.ledger.memory import MemoryLedger
@@ -256,10 +259,92 @@ async def test_keys_are_found_by_hash_and_revoked_once(bench: Bench) -> None:
     await bench.ledger.add_key(key)
     assert await bench.ledger.key(b"h" * 32) == key
     assert await bench.ledger.key(b"x" * 32) is None
+    assert await bench.ledger.key_by_id("key_1") == key
+    assert await bench.ledger.key_by_id("key_2") is None
     assert await bench.ledger.revoke_key("key_1", now=2000)
     assert await bench.ledger.revoke_key("key_1", now=3000)
     assert not await bench.ledger.revoke_key("key_2", now=3000)
     assert [found.revoked_at for found in await bench.ledger.keys()] == [2000]
+
+
+class TestWebhooks:
+    """The message that a job is over is in the ledger from the moment the job is."""
+
+    URL = "https://hooks.example:8443/umrgen?a=1"
+
+    async def over(self, bench: Bench, job_id: str, session: str = "sid_a", url: str = URL, now: int = 3000) -> None:
+        spec = replace(SPEC, webhook_url=url)
+        await bench.ledger.submit(job_id, session, spec, "procedural", now=1000, key_id="key_1")
+        await bench.ledger.change(job_id, Change.CANCEL, now=now, error="cancelled", error_code="cancelled")
+
+    async def due(self, bench: Bench, now: int = 5000, **but: Sequence[str]) -> list[str]:
+        return [webhook.job_id for webhook in await bench.ledger.due_webhooks(now=now, limit=10, **but)]
+
+    async def test_one_is_due_when_its_job_is_over_however_it_ends(self, bench: Bench) -> None:
+        spec = replace(SPEC, webhook_url=self.URL)
+        for name in ("ext_1", "ext_2", "ext_3"):
+            await bench.ledger.submit(name, "sid_a", spec, "procedural", now=1000, key_id="key_1")
+        await bench.submit("ext_4")
+        first, second = await bench.claim(), await bench.claim()
+        assert await self.due(bench) == []
+        await bench.ledger.change(
+            "ext_1", Change.COMPLETE, now=3000, token=first.token, outputs=(picture("ext_1.png"),)
+        )
+        await bench.ledger.change("ext_2", Change.FAIL, now=3001, token=second.token, error="no", error_code="no")
+        for name in ("ext_3", "ext_4"):
+            await bench.ledger.change(name, Change.CANCEL, now=3002)
+        assert await self.due(bench) == ["ext_1", "ext_2", "ext_3"], "a job without a webhook_url has none"
+        found = (await bench.ledger.webhooks_of(["ext_1", "ext_4", "ext_9"]))["ext_1"]
+        assert found.id.startswith("msg_")
+        assert found == Webhook(
+            found.id, "ext_1", "sid_a", "key_1", self.URL, "hooks.example", WebhookState.PENDING, 0, 3000, 3000
+        )
+
+    async def test_an_end_that_is_refused_tells_nobody(self, bench: Bench) -> None:
+        await self.over(bench, "ext_1")
+        with pytest.raises(Conflict):
+            await bench.ledger.change("ext_1", Change.CANCEL, now=4000)
+        assert await self.due(bench) == ["ext_1"]
+
+    async def test_an_odd_address_does_not_keep_a_job_from_ending(self, bench: Bench) -> None:
+        for number, url in enumerate(("http://[", "nonsense", "http://[::1]:x/", "//")):
+            await self.over(bench, f"ext_{number}", url=url)
+        assert len(await self.due(bench)) == 4
+
+    async def test_some_can_be_left_out(self, bench: Bench) -> None:
+        await self.over(bench, "ext_1", now=3003)
+        await self.over(bench, "ext_2", "sid_b", now=3002)
+        await self.over(bench, "ext_3", "sid_c", "http://other.example/", now=3001)
+        await self.over(bench, "ext_4", "sid_c", "http://third.example/", now=6000)
+        assert await self.due(bench) == ["ext_3", "ext_2", "ext_1"], "the longest due first"
+        assert await self.due(bench, hosts=["hooks.example"]) == ["ext_3"]
+        assert await self.due(bench, sessions=["sid_b", "sid_c"]) == ["ext_1"]
+        second = (await bench.ledger.webhooks_of(["ext_2"]))["ext_2"]
+        assert await self.due(bench, ids=[second.id]) == ["ext_3", "ext_1"]
+        assert len(await bench.ledger.due_webhooks(now=5000, limit=1)) == 1
+        assert await bench.ledger.next_webhook_at(after=5000) == 6000
+        assert await bench.ledger.next_webhook_at(after=6000) is None
+
+    async def test_a_delivery_is_noted_and_its_end_is_final(self, bench: Bench) -> None:
+        await self.over(bench, "ext_1")
+        (webhook,) = await bench.ledger.due_webhooks(now=5000, limit=1)
+        retried = {"state": WebhookState.PENDING, "attempts": 1, "next_at": 9000, "last_error": "it answered 500"}
+        assert await bench.ledger.note_delivery(webhook.id, **retried)
+        assert await self.due(bench) == []
+        assert await self.due(bench, now=9000) == ["ext_1"]
+        delivered = {"state": WebhookState.DELIVERED, "attempts": 2, "delivered_at": 9100}
+        assert await bench.ledger.note_delivery(webhook.id, **delivered)
+        assert not await bench.ledger.note_delivery(webhook.id, **retried)
+        stands = replace(webhook, next_at=None, **delivered)
+        assert await bench.ledger.webhooks_of(["ext_1"]) == {"ext_1": stands}
+        assert await bench.ledger.next_webhook_at(after=0) is None
+
+    async def test_the_key_that_made_a_job_is_known(self, bench: Bench) -> None:
+        await self.over(bench, "ext_1")
+        job = await bench.ledger.get("ext_1")
+        assert job is not None
+        assert job.key_id == "key_1"
+        assert (await bench.submit("ext_2")).key_id == ""
 
 
 class TestSqliteFile:
