@@ -28,6 +28,7 @@ SERVER = [
     ["server.ledger", "server.storage", "server.engines"],
     ["server.executors"],
     ["server.keys", "server.waiters", "server.previews", "server.estimates", "server.sweep"],
+    ["server.webhooks"],
     ["server.attempts"],
     ["server.dispatcher"],
     ["server.http"],

@@ -28,10 +28,15 @@ from umrgen.server.previews import Previews
 from umrgen.server.storage import STORAGES, Storage
 from umrgen.server.sweep import sweep
 from umrgen.server.waiters import Waiters
+from umrgen.server.webhooks.addresses import Allow
+from umrgen.server.webhooks.courier import Courier
 
 __all__ = ["House"]
 
 log = logging.getLogger(__name__)
+
+LAST_POST = 5.0
+"""Seconds that webhooks on their way have to arrive when the server stops; the rest follow after its restart."""
 
 
 def _make(table: Mapping[str, str], name: str, *args: Any, **kwargs: Any) -> Any:
@@ -59,6 +64,8 @@ class House:
         )
         self.workshop = Workshop(self.ledger, self.executor, self.storage, clock, policy, self.previews)
         self.dispatcher = Dispatcher(self.workshop)
+        allow = Allow.parse(settings.webhook_allow)
+        self.courier = Courier(self.ledger, clock, allow)
         self.services = Services(
             settings=settings,
             clock=clock,
@@ -69,6 +76,7 @@ class House:
             waiters=self.waiters,
             estimates=self.estimates,
             previews=self.previews,
+            webhooks_allowed=allow,
         )
         self._opened_at = clock.now()
         self._sweeping: asyncio.Task[None] | None = None
@@ -107,16 +115,24 @@ class House:
             sweep(self.storage, self.ledger, before=self._opened_at, storing=self.workshop.storing)
         )
         self.dispatcher.start()
+        self.courier.start()
 
     async def drain(self, limit: float) -> None:
         """Accept nothing more, let running jobs finish within `limit` seconds, answer all who wait."""
         self.services.draining = True
         await self.dispatcher.drain(limit)
         self.waiters.close()
+        await self.courier.stop(min(limit, LAST_POST))
+
+    def hurry(self) -> None:
+        """Let `drain` wait for nobody any longer."""
+        self.dispatcher.hurry()
+        self.courier.hurry()
 
     async def close(self) -> None:
         if self._sweeping is not None:
             self._sweeping.cancel()
+        await self.courier.stop(0)
         await self.executor.stop()
         await self.ledger.close()
 
@@ -124,6 +140,7 @@ class House:
         self.estimates.learn(jobs)
         self.waiters.notify(jobs)
         self.dispatcher.notify(jobs)
+        self.courier.notify(jobs)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

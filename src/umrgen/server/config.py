@@ -43,6 +43,9 @@ class Settings:
     session_queued: int = _setting(10_000, "jobs of one session that may wait in the queue; 0: no limit")
     drain: float = _setting(20.0, "seconds running jobs have to finish when the server is told to stop")
     max_wait: float = _setting(60.0, "longest time, in seconds, that one call is held by Prefer: wait")
+    webhook_allow: str = _setting(
+        "", "host names, addresses and networks that webhooks may go to beside public ones, comma-separated"
+    )
     cache: int = _setting(64, "MiB of finished images kept in memory")
 
     @property

@@ -12,6 +12,7 @@ from umrgen.server.ledger import Ledger
 from umrgen.server.previews import Previews
 from umrgen.server.storage import Storage
 from umrgen.server.waiters import Waiters
+from umrgen.server.webhooks.addresses import Allow
 
 __all__ = ["Services"]
 
@@ -29,5 +30,6 @@ class Services:
     waiters: Waiters
     estimates: Estimates
     previews: Previews
+    webhooks_allowed: Allow = field(default_factory=Allow)
     encoded: Encoded = field(default_factory=Encoded)
     draining: bool = False

@@ -14,7 +14,7 @@ from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
 from umrgen.server.http.schemas import decode_object
 from umrgen.server.http.status import requested_wait
-from umrgen.server.ledger import Key
+from umrgen.server.ledger import Key, Webhook
 
 __all__ = ["MAX_JOBS", "jobs", "statuses"]
 
@@ -103,10 +103,26 @@ async def jobs(services: Services, request: Request, key: Key) -> Response:
         limit=int(limit),
         before=_cursor(query.get("cursor"), "cursor") or None,
     )
+    webhooks = await services.ledger.webhooks_of([job.id for job in found if job.over and job.spec.webhook_url])
     return json_response(
         {
             "success": True,
-            "jobs": [_wire(services, job) | {"prompt": job.spec.prompt} for job in found],
+            "jobs": [
+                _wire(services, job) | {"prompt": job.spec.prompt, "webhook": _webhook(webhooks.get(job.id))}
+                for job in found
+            ],
             "next_cursor": None if cursor is None else str(cursor),
         }
     )
+
+
+def _webhook(webhook: Webhook | None) -> dict[str, Any] | None:
+    """How the message of a job's end stands; a job that is not over, or asked for none, has none."""
+    if webhook is None:
+        return None
+    return {
+        "state": webhook.state.value,
+        "attempts": webhook.attempts,
+        "last_error": webhook.last_error,
+        "next_at": webhook.next_at,
+    }

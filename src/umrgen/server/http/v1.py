@@ -21,11 +21,23 @@ from umrgen.server.http.problems import Problem
 from umrgen.server.http.schemas import GenerateRequest, decode_object, read_generate
 from umrgen.server.http.status import View
 from umrgen.server.ledger import Idempotency, IdempotencyConflict, Key, QueueFull
+from umrgen.server.webhooks.addresses import check_url
 
 __all__ = ["routes"]
 
 MAX_BODY = 1 << 20
-_CALLS = ("generate", "status", "wait", "batch_status", "events", "cancel", "jobs", "idempotency", "digests")
+_CALLS = (
+    "generate",
+    "status",
+    "wait",
+    "batch_status",
+    "events",
+    "cancel",
+    "jobs",
+    "idempotency",
+    "digests",
+    "webhooks",
+)
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 Handler = Callable[[Services, Request, Key], Awaitable[Response]]
@@ -106,7 +118,7 @@ async def capabilities(services: Services, request: Request, key: Key) -> Respon
 async def generate(services: Services, request: Request, key: Key) -> Response:
     data = decode_object(await read_body(request, MAX_BODY))
     wanted, warnings = read_generate(data)
-    check_engine_can(services, wanted)
+    check_can(services, wanted)
     idempotency = _idempotency(request, data)
     if services.draining:
         raise Problem("draining")
@@ -116,8 +128,8 @@ async def generate(services: Services, request: Request, key: Key) -> Response:
     return _accepted(job, new, warnings)
 
 
-def check_engine_can(services: Services, wanted: GenerateRequest) -> None:
-    """Raise Problem for what the engine cannot do exactly; nothing is rounded in silence."""
+def check_can(services: Services, wanted: GenerateRequest) -> None:
+    """Raise Problem for what this server cannot do exactly; nothing is rounded in silence."""
     info = services.executor.info
     multiple = info.size_multiple if info else 1
     wrong = [
@@ -131,8 +143,8 @@ def check_engine_can(services: Services, wanted: GenerateRequest) -> None:
         wrong.append({"field": "loras", "error": "this engine knows no LoRAs"})
     if wanted.reference_images:
         wrong.append({"field": "reference_images", "error": "no such reference image was uploaded"})
-    if wanted.webhook_url is not None:
-        wrong.append({"field": "webhook_url", "error": "this server sends no webhooks"})
+    if wanted.webhook_url is not None and (refusal := check_url(wanted.webhook_url, services.webhooks_allowed)):
+        wrong.append({"field": "webhook_url", "error": refusal})
     if wrong:
         words = "; ".join(f"{item['field']}: {item['error']}" for item in wrong)
         raise Problem("invalid_request", words, field=wrong[0]["field"], errors=wrong)
@@ -165,6 +177,7 @@ async def _submit(
             priority=wanted.priority,
             idempotency=idempotency,
             queued_cap=services.settings.session_queued,
+            key_id=key.id,
         )
     except IdempotencyConflict as conflict:
         raise Problem("idempotency_conflict", job_id=conflict.job_id) from None
