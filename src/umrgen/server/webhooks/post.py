@@ -78,14 +78,13 @@ class Post:
                     return
 
     def _words(self, error: Exception) -> str:
-        match _root(error):
-            case ssl.SSLCertVerificationError() as refused:
-                return f"the receiver's certificate is not accepted: {refused.verify_message}"
-            case ssl.SSLError():
-                return "the receiver speaks no TLS that this server accepts"
         match error:
             case TimeoutError():
                 return f"the receiver did not answer within {self._seconds:g} s"
+            case httpcore2.ConnectError(args=(ssl.SSLCertVerificationError() as refused,)):
+                return f"the receiver's certificate is not accepted: {refused.verify_message}"
+            case httpcore2.ConnectError(args=(ssl.SSLError(),)):
+                return "the receiver speaks no TLS that this server accepts"
             case httpcore2.ConnectError() | httpcore2.ConnectTimeout():
                 return "the receiver cannot be connected to"
             case httpcore2.RemoteProtocolError():
@@ -102,9 +101,3 @@ class Post:
 
 def _header(response: httpcore2.Response, name: bytes) -> str | None:
     return next((value.decode("latin-1") for key, value in response.headers if key.lower() == name), None)
-
-
-def _root(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
