@@ -250,9 +250,7 @@ class TestPinning:
             post = posting("127.0.0.1", names)
             answer = await post.send(inbox.url("/x", host="pinned.invalid"), {"x-own": "1"}, b"{}")
             await post.aclose()
-        assert (answer.status, names.asked) == (204, ["pinned.invalid"]), (
-            "it is asked once"
-        )
+        assert (answer.status, names.asked) == (204, ["pinned.invalid"]), "it is asked once"
         (letter,) = inbox.letters
         assert (letter.headers["host"], letter.body) == (f"pinned.invalid:{inbox.port}", b"{}")
 
