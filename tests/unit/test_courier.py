@@ -30,10 +30,12 @@ KEY = Key("key_1", b"h" * 32, "sid_a", "mine", 0)
 
 
 class LoopClock:
-    """The loop's own time, and a wall clock that goes with it."""
+    """The loop's own time, and a wall clock that goes with it until somebody sets it."""
+
+    set_by = 0
 
     def now(self) -> int:
-        return START + int(self.monotonic() * 1000)
+        return START + self.set_by + int(self.monotonic() * 1000)
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time()
@@ -332,6 +334,8 @@ class TestTrouble:
             asyncio.get_running_loop().call_later(2, desk.courier.hurry)
             await desk.courier.stop(60)
             assert asyncio.get_running_loop().time() == pytest.approx(3, abs=0.5)
+            await asyncio.sleep(100)
+            assert len(desk.carrier.sent) == 1
 
         play(story, Carrier(seconds=30))
 
@@ -344,3 +348,14 @@ class TestTrouble:
             assert (await desk.over("ext_1")).state is WebhookState.DELIVERED
 
         play(story)
+
+    @pytest.mark.parametrize("hours", [-1000, 20])
+    def test_a_clock_that_is_set_holds_nothing_back(self, hours: int) -> None:
+        async def story(desk: Desk) -> None:
+            await desk.end_job("ext_1")
+            await asyncio.sleep(1)
+            desk.clock.set_by = hours * 3_600_000
+            assert (await desk.over("ext_1")).state is WebhookState.DELIVERED
+            assert asyncio.get_running_loop().time() < 100
+
+        assert len(play(story, Carrier(lambda number: Answer(500 if number == 1 else 204))).sent) == 2

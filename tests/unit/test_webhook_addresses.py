@@ -121,7 +121,7 @@ def test_only_unicast_is_public(address: ipaddress.IPv6Address) -> None:
         ("http:///path", "host"),
         ("http://:80/", "host"),
         ("http://[::1/", "valid"),
-        ("http://[::1]x/", "host"),
+        ("http://[::1]x/", "valid"),
         ("http://x[::1]/", "valid"),
         ("http://[hooks.example]/", "valid"),
         ("http://[v1.x]/", "valid"),

@@ -22,7 +22,7 @@ from umrgen.server.clock import Clock
 from umrgen.server.ledger import Key, Ledger, LedgerUnavailable, Webhook, WebhookState
 from umrgen.server.webhooks.addresses import Allow
 from umrgen.server.webhooks.outcomes import Answer, Hopeless, Undelivered, judge
-from umrgen.server.webhooks.patience import next_try, retry_after
+from umrgen.server.webhooks.patience import FURTHEST, next_try, retry_after
 from umrgen.server.webhooks.signing import secret_of, sign
 
 __all__ = ["Courier", "Manners", "payload"]
@@ -104,7 +104,7 @@ class Courier:
         """Send no more; let what is on its way arrive within `limit` seconds. The rest is sent after a restart."""
         if self._serving is not None:
             self._serving.cancel()
-            await asyncio.gather(self._serving, return_exceptions=True)
+            await asyncio.wait([self._serving])
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=limit)
         self.hurry()
@@ -114,6 +114,8 @@ class Courier:
 
     def hurry(self) -> None:
         """Let `stop` wait for nothing any longer."""
+        if self._serving is not None:
+            self._serving.cancel()
         for task in self._tasks:
             task.cancel()
 
@@ -123,9 +125,11 @@ class Courier:
         while True:
             self._woken.clear()
             try:
-                await self._send_due()
                 now = self._clock.now()
+                await self._send_due(now)
                 following = await self._ledger.next_webhook_at(after=now)
+                if following is not None and following - now > FURTHEST * 1000:
+                    await self._send_due(following)  # nothing is put off so far: the clock was set back
                 pause = LONGEST_REST if following is None else min((following - now) / 1000, LONGEST_REST)
             except Exception as error:
                 if not isinstance(error, LedgerUnavailable):
@@ -145,14 +149,14 @@ class Courier:
             for wait in waits:
                 wait.cancel()
 
-    async def _send_due(self) -> None:
+    async def _send_due(self, now: int) -> None:
         """Send off all that is due, as far as manners let it; whoever arrives makes room for the next."""
         manners = self._manners
         while room := manners.at_once - len(self._sending):
             hosts = Counter(webhook.host for webhook in self._sending.values())
             sessions = Counter(webhook.session_id for webhook in self._sending.values())
             due = await self._ledger.due_webhooks(
-                now=self._clock.now(),
+                now=now,
                 limit=room,
                 ids=self._sending.keys(),
                 hosts=[host for host, count in hosts.items() if count >= manners.to_host],

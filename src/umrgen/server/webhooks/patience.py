@@ -4,7 +4,7 @@ import math
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-__all__ = ["DAY_MS", "next_try", "retry_after"]
+__all__ = ["DAY_MS", "FURTHEST", "next_try", "retry_after"]
 
 DAY_MS = 24 * 3600 * 1000
 MINUTE, HOUR = 60, 3600
@@ -12,6 +12,8 @@ DELAYS = (5, 30, 2 * MINUTE, 10 * MINUTE, 30 * MINUTE, HOUR, 2 * HOUR, 4 * HOUR)
 """Seconds after the first attempt, the second, ...; the last of them from then on."""
 JITTER = 0.2
 """Share by which a delay is made longer or shorter, so that what failed together does not come back together."""
+FURTHEST = DELAYS[-1] * (1 + JITTER)
+"""Seconds that an attempt is put off at most."""
 
 
 def next_try(attempts: int, ended_at: int, now: int, *, asked: float | None, random: float) -> int | None:
