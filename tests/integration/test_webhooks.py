@@ -41,8 +41,10 @@ socket.getaddrinfo = _answer
 
 @pytest.fixture(scope="module")
 def allowing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server whose operator allows this machine."""
-    with server(tmp_path_factory.mktemp("allowing") / "state", "--webhook-allow", "localhost, 127.0.0.0/8") as running:
+    """A server whose operator allows this machine, with a proxy in its environment that nobody may use."""
+    proxy = {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9"}
+    allow = ("--webhook-allow", "localhost, 127.0.0.0/8")
+    with server(tmp_path_factory.mktemp("allowing") / "state", *allow, **proxy) as running:
         yield running
 
 
@@ -182,6 +184,24 @@ class TestDelivery:
                     stands(http, job["job_id"], "delivered", 1)
             lost, arrived = inbox.letters
             assert (lost.body, lost.headers["webhook-id"]) == (arrived.body, arrived.headers["webhook-id"])
+
+    def test_none_is_lost_however_often_the_server_is_killed_while_they_arrive(self, state: Path) -> None:
+        with receiver() as inbox:
+            running = ServerProcess(state, "--webhook-allow", "127.0.0.1").start()
+            with running.http() as http:
+                jobs = [submit(http, webhook_url=inbox.url()) for _ in range(12)]
+            for _ in range(4):
+                seen = len(inbox.letters)
+                until(lambda seen=seen: len(inbox.letters) > seen or seen >= len(jobs))
+                running.kill_group()
+                running.launch()
+            with running.http() as http:
+                for job_id in jobs:
+                    until(lambda job_id=job_id: (webhook_of(http, job_id) or {}).get("state") == "delivered")
+            assert running.stop() == 0
+        told = [(json.loads(letter.body)["data"]["job_id"], letter.headers["webhook-id"]) for letter in inbox.letters]
+        assert {job_id for job_id, _ in told} == set(jobs)
+        assert len(set(told)) == len(jobs), "a message that is repeated keeps its id"
 
     def test_a_server_that_stops_does_not_wait_for_a_receiver(self, state: Path) -> None:
         held = threading.Event()

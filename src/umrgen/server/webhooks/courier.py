@@ -131,9 +131,11 @@ class Courier:
                 if following is not None and following - now > FURTHEST * 1000:
                     await self._send_due(following)  # nothing is put off so far: the clock was set back
                 pause = LONGEST_REST if following is None else min((following - now) / 1000, LONGEST_REST)
-            except Exception as error:
-                if not isinstance(error, LedgerUnavailable):
-                    log.exception("the webhooks could not be looked through")
+            except LedgerUnavailable as error:
+                log.error("no webhook can be sent: %s", error)
+                pause = AFTER_TROUBLE
+            except Exception:
+                log.exception("the webhooks could not be looked through")
                 pause = AFTER_TROUBLE
             await self._rest(pause)
 
