@@ -251,7 +251,7 @@ class TestDelivering:
         assert headers["webhook-signature"] == "v1," + base64.b64encode(hmac_data(key, signed)).decode()
 
 
-class TestManners:
+class TestBounds:
     def test_few_at_once_and_fewer_to_one_host(self) -> None:
         async def story(desk: Desk) -> None:
             for number in range(60):

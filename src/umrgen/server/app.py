@@ -64,7 +64,7 @@ class House:
         )
         self.workshop = Workshop(self.ledger, self.executor, self.storage, clock, policy, self.previews)
         self.dispatcher = Dispatcher(self.workshop)
-        allow = Allow.parse(settings.webhook_allow)
+        allow = Allow.of(settings.webhook_allow.split(","))
         self.courier = Courier(self.ledger, clock, allow)
         self.services = Services(
             settings=settings,

@@ -66,10 +66,10 @@ class Allow:
     networks: tuple[IPv4Network | IPv6Network, ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> "Allow":
-        """From a comma-separated list. Raises BadSettings naming the entry that is wrong."""
+    def of(cls, entries: Iterable[str]) -> "Allow":
+        """From the entries of a setting. Raises BadSettings naming the one that is wrong."""
         hosts, networks = [], []
-        for entry in filter(None, (part.strip().lower() for part in text.split(","))):
+        for entry in filter(None, (entry.strip().lower() for entry in entries)):
             try:
                 networks.append(ip_network(entry.strip("[]")))
             except ValueError:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -25,7 +25,7 @@ from umrgen.server.webhooks.outcomes import Answer, Hopeless, Undelivered, judge
 from umrgen.server.webhooks.patience import FURTHEST, next_try, retry_after
 from umrgen.server.webhooks.signing import secret_of, sign
 
-__all__ = ["Courier", "Manners", "payload"]
+__all__ = ["Bounds", "Courier", "payload"]
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ LONGEST_REST = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class Bounds:
     """How much of everything at once."""
 
     at_once: int = 8
@@ -53,14 +53,14 @@ class Carrier(Protocol):
     async def aclose(self) -> None: ...
 
 
-def payload(job: Job) -> bytes:
-    """The message that `job` is over; the same however often it is sent."""
+def payload(job: Job, data: Mapping[str, Any]) -> bytes:
+    """The message that `job` is over, with the job as it is answered; the same however often it is sent."""
     ended = datetime.fromtimestamp((job.completed_at or 0) / 1000, UTC)
     return msgspec.json.encode(
         {
             "type": f"job.{job.state.value}",
             "timestamp": ended.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "data": job_to_wire(job),
+            "data": data,
         }
     )
 
@@ -74,14 +74,16 @@ class Courier:
         clock: Clock,
         allow: Allow,
         *,
-        manners: Manners = Manners(),
+        wire: Callable[[Job], Mapping[str, Any]] = job_to_wire,
+        bounds: Bounds = Bounds(),
         random: Callable[[], float] = random.random,
         carrier: Carrier | None = None,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._allow = allow
-        self._manners = manners
+        self._wire = wire
+        self._bounds = bounds
         self._random = random
         self._carrier = carrier
         self._woken = asyncio.Event()
@@ -152,23 +154,23 @@ class Courier:
                 wait.cancel()
 
     async def _send_due(self, now: int) -> None:
-        """Send off all that is due, as far as manners let it; whoever arrives makes room for the next."""
-        manners = self._manners
-        while room := manners.at_once - len(self._sending):
+        """Send off all that is due, as far as the bounds let it; whoever arrives makes room for the next."""
+        bounds = self._bounds
+        while room := bounds.at_once - len(self._sending):
             hosts = Counter(webhook.host for webhook in self._sending.values())
             sessions = Counter(webhook.session_id for webhook in self._sending.values())
             due = await self._ledger.due_webhooks(
                 now=now,
                 limit=room,
                 ids=self._sending.keys(),
-                hosts=[host for host, count in hosts.items() if count >= manners.to_host],
-                sessions=[session for session, count in sessions.items() if count >= manners.of_session],
+                hosts=[host for host, count in hosts.items() if count >= bounds.to_host],
+                sessions=[session for session, count in sessions.items() if count >= bounds.of_session],
             )
             if not due:
                 return
             for webhook in due:
                 # The first of them always may go, so every round gets further.
-                if hosts[webhook.host] < manners.to_host and sessions[webhook.session_id] < manners.of_session:
+                if hosts[webhook.host] < bounds.to_host and sessions[webhook.session_id] < bounds.of_session:
                     hosts[webhook.host] += 1
                     sessions[webhook.session_id] += 1
                     self._send_off(webhook)
@@ -220,9 +222,9 @@ class Courier:
             # Most servers never send one, so what sending needs is imported now, beside the others' work.
             post = await asyncio.to_thread(import_module, "umrgen.server.webhooks.post")
             carrier = self._carrier = self._carrier or post.Post(
-                self._allow, seconds=self._manners.seconds, answer_bytes=self._manners.answer_bytes
+                self._allow, seconds=self._bounds.seconds, answer_bytes=self._bounds.answer_bytes
             )
-        body = payload(job)
+        body = payload(job, self._wire(job))
         headers = sign(secret_of(key.hash), webhook.id, self._clock.now() // 1000, body) | {
             "content-type": "application/json",
             "user-agent": f"umrgen/{__version__}",
