@@ -181,3 +181,19 @@ def founding_guide() -> str:
     if not path.is_file():
         pytest.skip("the founding guide does not lie beside this checkout (../shared/guide/)")
     return path.read_text()
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+
+    def monotonic(self) -> float:
+        return self.at
+
+    def now(self) -> int:
+        return int(self.at * 1000)
+
+    async def sleep(self, seconds: float) -> None:
+        self.at += seconds

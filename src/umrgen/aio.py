@@ -252,7 +252,7 @@ class AsyncClient:
         wait_for_slot: bool = False,
         **parameters: Any,
     ) -> AsyncJob:
-        """Make a job and give it at once; further `parameters` go into the request as they are.
+        """Make a job and give it at once; further `parameters` (`webhook_url`, …) go into the request as they are.
 
         `idempotency_key` is made here when not given. With `wait_for_slot`, a server that runs one job
         at a time is waited for. Raises InvalidRequest, Unauthorized, RateLimited, ConnectionFailed, ...

@@ -170,6 +170,8 @@ class Job:
     error_code: str | None = None
     changed: int = 0
     """The ledger's count of all changes of state when this job's last one was written."""
+    key_id: str = ""
+    """The API key that made it: its webhook is signed with this key's secret."""
 
     @property
     def over(self) -> bool:

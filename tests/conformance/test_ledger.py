@@ -4,20 +4,29 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from umrgen.jobs import Change, Conflict, Job, JobSpec, Lora, Output, State
 from umrgen.server.ledger import (
+    DAY,
     Caps,
+    DailyLimit,
     Idempotency,
     IdempotencyConflict,
     Key,
     Ledger,
     LedgerTooNew,
     LedgerUnavailable,
+    OutputExpired,
     QueueFull,
+    TooManyJobs,
+    Upload,
+    UploadsFull,
+    Webhook,
+    WebhookState,
     queries,
 )
 from umrgen.server.ledger.memory import MemoryLedger
@@ -259,10 +268,92 @@ async def test_keys_are_found_by_hash_and_revoked_once(bench: Bench) -> None:
     await bench.ledger.add_key(key)
     assert await bench.ledger.key(b"h" * 32) == key
     assert await bench.ledger.key(b"x" * 32) is None
+    assert await bench.ledger.key_by_id("key_1") == key
+    assert await bench.ledger.key_by_id("key_2") is None
     assert await bench.ledger.revoke_key("key_1", now=2000)
     assert await bench.ledger.revoke_key("key_1", now=3000)
     assert not await bench.ledger.revoke_key("key_2", now=3000)
     assert [found.revoked_at for found in await bench.ledger.keys()] == [2000]
+
+
+class TestWebhooks:
+    """The message that a job is over is in the ledger from the moment the job is."""
+
+    URL = "https://hooks.example:8443/umrgen?a=1"
+
+    async def over(self, bench: Bench, job_id: str, session: str = "sid_a", url: str = URL, now: int = 3000) -> None:
+        spec = replace(SPEC, webhook_url=url)
+        await bench.ledger.submit(job_id, session, spec, "procedural", now=1000, key_id="key_1")
+        await bench.ledger.change(job_id, Change.CANCEL, now=now, error="cancelled", error_code="cancelled")
+
+    async def due(self, bench: Bench, now: int = 5000, **but: Sequence[str]) -> list[str]:
+        return [webhook.job_id for webhook in await bench.ledger.due_webhooks(now=now, limit=10, **but)]
+
+    async def test_one_is_due_when_its_job_is_over_however_it_ends(self, bench: Bench) -> None:
+        spec = replace(SPEC, webhook_url=self.URL)
+        for name in ("ext_1", "ext_2", "ext_3"):
+            await bench.ledger.submit(name, "sid_a", spec, "procedural", now=1000, key_id="key_1")
+        await bench.submit("ext_4")
+        first, second = await bench.claim(), await bench.claim()
+        assert await self.due(bench) == []
+        await bench.ledger.change(
+            "ext_1", Change.COMPLETE, now=3000, token=first.token, outputs=(picture("ext_1.png"),)
+        )
+        await bench.ledger.change("ext_2", Change.FAIL, now=3001, token=second.token, error="no", error_code="no")
+        for name in ("ext_3", "ext_4"):
+            await bench.ledger.change(name, Change.CANCEL, now=3002)
+        assert await self.due(bench) == ["ext_1", "ext_2", "ext_3"], "a job without a webhook_url has none"
+        found = (await bench.ledger.webhooks_of(["ext_1", "ext_4", "ext_9"]))["ext_1"]
+        assert found.id.startswith("msg_")
+        assert found == Webhook(
+            found.id, "ext_1", "sid_a", "key_1", self.URL, "hooks.example", WebhookState.PENDING, 0, 3000, 3000
+        )
+
+    async def test_an_end_that_is_refused_tells_nobody(self, bench: Bench) -> None:
+        await self.over(bench, "ext_1")
+        with pytest.raises(Conflict):
+            await bench.ledger.change("ext_1", Change.CANCEL, now=4000)
+        assert await self.due(bench) == ["ext_1"]
+
+    async def test_an_odd_address_does_not_keep_a_job_from_ending(self, bench: Bench) -> None:
+        for number, url in enumerate(("http://[", "nonsense", "http://[::1]:x/", "//")):
+            await self.over(bench, f"ext_{number}", url=url)
+        assert len(await self.due(bench)) == 4
+
+    async def test_some_can_be_left_out(self, bench: Bench) -> None:
+        await self.over(bench, "ext_1", now=3003)
+        await self.over(bench, "ext_2", "sid_b", now=3002)
+        await self.over(bench, "ext_3", "sid_c", "http://other.example/", now=3001)
+        await self.over(bench, "ext_4", "sid_c", "http://third.example/", now=6000)
+        assert await self.due(bench) == ["ext_3", "ext_2", "ext_1"], "the longest due first"
+        assert await self.due(bench, hosts=["hooks.example"]) == ["ext_3"]
+        assert await self.due(bench, sessions=["sid_b", "sid_c"]) == ["ext_1"]
+        second = (await bench.ledger.webhooks_of(["ext_2"]))["ext_2"]
+        assert await self.due(bench, ids=[second.id]) == ["ext_3", "ext_1"]
+        assert len(await bench.ledger.due_webhooks(now=5000, limit=1)) == 1
+        assert await bench.ledger.next_webhook_at(after=5000) == 6000
+        assert await bench.ledger.next_webhook_at(after=6000) is None
+
+    async def test_a_delivery_is_noted_and_its_end_is_final(self, bench: Bench) -> None:
+        await self.over(bench, "ext_1")
+        (webhook,) = await bench.ledger.due_webhooks(now=5000, limit=1)
+        retried = {"state": WebhookState.PENDING, "attempts": 1, "next_at": 9000, "last_error": "it answered 500"}
+        assert await bench.ledger.note_delivery(webhook.id, **retried)
+        assert await self.due(bench) == []
+        assert await self.due(bench, now=9000) == ["ext_1"]
+        delivered = {"state": WebhookState.DELIVERED, "attempts": 2, "delivered_at": 9100}
+        assert await bench.ledger.note_delivery(webhook.id, **delivered)
+        assert not await bench.ledger.note_delivery(webhook.id, **retried)
+        stands = replace(webhook, next_at=None, **delivered)
+        assert await bench.ledger.webhooks_of(["ext_1"]) == {"ext_1": stands}
+        assert await bench.ledger.next_webhook_at(after=0) is None
+
+    async def test_the_key_that_made_a_job_is_known(self, bench: Bench) -> None:
+        await self.over(bench, "ext_1")
+        job = await bench.ledger.get("ext_1")
+        assert job is not None
+        assert job.key_id == "key_1"
+        assert (await bench.submit("ext_2")).key_id == ""
 
 
 class TestSqliteFile:
@@ -331,3 +422,117 @@ def test_every_dialect_has_the_same_queries_and_each_is_used() -> None:
     used = "".join(path.read_text() for path in folder.glob("*.py"))
     for name in names["sqlite"]:
         assert f'"{name}"' in used, f"nobody asks {name}"
+
+
+# --- limits, images that go, uploads, keys ---------------------------------------------------------------
+
+
+async def test_a_session_may_have_so_many_alive_and_so_many_a_day(bench: Bench) -> None:
+    caps = Caps(alive=2, daily=3)
+    first = await bench.submit("a1", now=DAY, caps=caps)
+    await bench.submit("a2", now=DAY, caps=caps)
+    await bench.claim(now=DAY + 1)
+    with pytest.raises(TooManyJobs) as full:
+        await bench.submit("a3", now=DAY + 2, caps=caps)
+    assert full.value.job_id == first.id, "the one that runs"
+    await bench.submit("b1", "sid_b", now=DAY, caps=caps)
+    await bench.ledger.change("a1", Change.CANCEL, now=DAY + 3)
+    await bench.submit("a3", now=DAY + 4, caps=caps)
+    await bench.ledger.change("a3", Change.CANCEL, now=DAY + 5)
+    with pytest.raises(DailyLimit) as used_up:
+        await bench.submit("a4", now=2 * DAY - 1, caps=caps)
+    assert used_up.value.until == 2 * DAY
+    await bench.submit("a4", now=2 * DAY, caps=caps)
+
+
+async def test_a_refused_submit_leaves_nothing(bench: Bench) -> None:
+    await bench.submit("a1", caps=Caps(alive=1))
+    with pytest.raises(TooManyJobs):
+        used = Idempotency("k", b"1" * 32)
+        await bench.ledger.submit("a2", "sid_a", SPEC, "procedural", now=1, idempotency=used, caps=Caps(alive=1))
+    assert await bench.ledger.get("a2") is None
+    assert await bench.ledger.earlier("sid_a", Idempotency("k", b"2" * 32), now=2) is None
+
+
+async def test_an_earlier_job_is_found_by_its_idempotency(bench: Bench) -> None:
+    used = Idempotency("k", b"1" * 32)
+    made, _ = await bench.ledger.submit("a1", "sid_a", SPEC, "procedural", now=1, idempotency=used)
+    assert await bench.ledger.earlier("sid_a", used, now=2) == made
+    assert await bench.ledger.earlier("sid_b", used, now=2) is None
+    assert await bench.ledger.earlier("sid_a", used, now=1 + DAY) is None
+    with pytest.raises(IdempotencyConflict):
+        await bench.ledger.earlier("sid_a", Idempotency("k", b"2" * 32), now=2)
+
+
+async def finished(bench: Bench, number: int) -> Output:
+    """A job that was completed at the time `number`, with an image of 3 bytes."""
+    await bench.submit(f"a{number}", now=number)
+    job = await bench.claim(now=number)
+    output = picture(f"umrgen_{number}.png")
+    await bench.ledger.change(job.id, Change.COMPLETE, now=number, token=job.token, outputs=(output,), step=4)
+    return output
+
+
+async def test_images_expire_by_age_and_their_record_stays(bench: Bench) -> None:
+    first, second, third = [await finished(bench, number) for number in (1, 2, 3)]
+    assert await bench.ledger.kept_bytes() == 9
+    assert await bench.ledger.expire_outputs(now=9, before=3, keep_bytes=0, limit=1) == [first]
+    assert await bench.ledger.expire_outputs(now=9, before=3, keep_bytes=0, limit=10) == [second]
+    assert await bench.ledger.expire_outputs(now=9, before=3, keep_bytes=0, limit=10) == []
+    assert await bench.ledger.kept_bytes() == 3
+    with pytest.raises(OutputExpired):
+        await bench.ledger.output("sid_a", first.name)
+    assert await bench.ledger.output("sid_b", first.name) is None
+    assert await bench.ledger.output("sid_a", third.name) == third
+    assert await bench.ledger.known_files([first.name, third.name]) == {third.name}
+    job = await bench.ledger.get("a1")
+    assert job is not None
+    assert (job.state, job.outputs) == (State.COMPLETED, (first,))
+
+
+async def test_images_expire_by_their_size_the_oldest_first(bench: Bench) -> None:
+    first, second, _ = [await finished(bench, number) for number in (1, 2, 3)]
+    assert await bench.ledger.expire_outputs(now=9, before=0, keep_bytes=9, limit=10) == []
+    assert await bench.ledger.expire_outputs(now=9, before=0, keep_bytes=4, limit=10) == [first, second]
+    assert await bench.ledger.kept_bytes() == 3
+
+
+def upload(name: str, session: str = "sid_a", created_at: int = 5) -> Upload:
+    return Upload(name, session, 3, "00" * 32, 64, 64, created_at)
+
+
+async def test_uploads_are_a_sessions_own_and_so_many(bench: Bench) -> None:
+    ledger = bench.ledger
+    for number in range(3):
+        await ledger.add_upload(upload(f"ref_{number}.png", created_at=number), cap=3)
+    with pytest.raises(UploadsFull) as full:
+        await ledger.add_upload(upload("ref_3.png"), cap=3)
+    assert full.value.oldest == 0
+    await ledger.add_upload(upload("ref_b.png", "sid_b"), cap=3)
+    assert [each.name for each in await ledger.uploads("sid_a")] == ["ref_0.png", "ref_1.png", "ref_2.png"]
+    assert await ledger.upload("sid_b", "ref_0.png") is None
+    assert not await ledger.remove_upload("sid_b", "ref_0.png")
+    assert await ledger.remove_upload("sid_a", "ref_0.png")
+    assert not await ledger.remove_upload("sid_a", "ref_0.png")
+    assert await ledger.known_files(["ref_0.png", "ref_1.png", "ref_b.png"]) == {"ref_1.png", "ref_b.png"}
+
+
+async def test_uploads_go_when_no_job_needs_them_any_more(bench: Bench) -> None:
+    ledger = bench.ledger
+    await ledger.add_upload(upload("a.png"), cap=10)  # SPEC names it
+    await ledger.add_upload(upload("b.png"), cap=10)
+    await ledger.add_upload(upload("c.png", created_at=50), cap=10)
+    await bench.submit("ext_1")
+    assert [each.name for each in await ledger.expire_uploads(before=10, limit=10)] == ["b.png"]
+    await ledger.change("ext_1", Change.CANCEL, now=9)
+    assert [each.name for each in await ledger.expire_uploads(before=10, limit=10)] == ["a.png"]
+    assert [each.name for each in await ledger.uploads("sid_a")] == ["c.png"]
+
+
+async def test_the_last_use_of_a_key_never_goes_back(bench: Bench) -> None:
+    limited = Key("key_1", b"1" * 32, "sid_a", "mine", 1, expires_at=99, rate=5, concurrent=0, daily=7)
+    await bench.ledger.add_key(limited)
+    assert await bench.ledger.key(limited.hash) == limited
+    await bench.ledger.use_keys({"key_1": 50, "key_none": 1})
+    await bench.ledger.use_keys({"key_1": 40})
+    assert await bench.ledger.key_by_id("key_1") == replace(limited, last_used_at=50)

@@ -20,6 +20,7 @@ from umrgen.cli.common import (
     run,
     target_option,
 )
+from umrgen.errors import UmrgenError
 
 if TYPE_CHECKING:
     from umrgen.aio import AsyncClient
@@ -44,6 +45,7 @@ def request_options(command: F) -> F:
         click.option("--steps", type=int, help="How long to refine it (4)."),
         click.option("--height", type=int, help="Pixels (1024)."),
         click.option("--width", type=int, help="Pixels (1024)."),
+        click.option("--webhook", "webhook_url", metavar="URL", help="Have the server tell this URL when it is over."),
         click.option("--negative", help="What should not be in it."),
         click.argument("prompt"),
     ):
@@ -51,12 +53,18 @@ def request_options(command: F) -> F:
     return command
 
 
-def _server(base_url: str | None, output: Output) -> AbstractContextManager["EmbeddedServer | None"]:
+def _server(base_url: str | None, output: Output, *, webhook: bool) -> AbstractContextManager["EmbeddedServer | None"]:
     """The configured server (None), or one of this call's own."""
     if base_url or os.environ.get("UMRGEN_BASE_URL"):
         return nullcontext()
     from umrgen.cli.embedded import embedded_server
 
+    if webhook:
+        raise UmrgenError(
+            "a server of this call's own ends with it, and sends no webhook",
+            code="no_server",
+            next="Set UMRGEN_BASE_URL to a server that stays.",
+        )
     if not output.for_programs:
         click.echo("no server is configured: starting one on this machine for this call", err=True)
     return embedded_server()
@@ -110,7 +118,7 @@ def generate(
         for target in targets:
             if target is not None and not target.is_dir():
                 check_target(target, overwrite=overwrite)
-        with _server(base_url, output) as server:
+        with _server(base_url, output, webhook=bool(request.get("webhook_url"))) as server:
             asyncio.run(draw(server))
 
     async def draw(server: "EmbeddedServer | None") -> None:
@@ -157,8 +165,6 @@ async def _draw_many(
     output: Output,
     show: Any,
 ) -> None:
-    from umrgen.errors import UmrgenError
-
     images, errors = [], []
     async for result in client.generate_many(requests, targets, overwrite=overwrite):
         show.clear()

@@ -109,18 +109,22 @@ def keys() -> None:
 def create(state: Path, as_json: bool, **grant: Any) -> None:
     """Make a key and print it, this once; only its hash is kept.
 
-    A limit that is not given here is the server's own setting.
+    A limit that is not given here is the server's own setting. The secret that its webhooks are signed with
+    is printed too; it follows from the key.
     """
 
     async def work(store: "Keys") -> None:
         from umrgen.server.keys import Grant
+        from umrgen.server.webhooks.signing import secret_of
 
         secret, key = await store.create(Grant(**grant))
+        webhook_secret = secret_of(key.hash)
         if as_json:
-            click.echo(json.dumps({"key": secret} | _as_dict(key)))
+            click.echo(json.dumps({"key": secret, "webhook_secret": webhook_secret} | _as_dict(key)))
         else:
             click.echo(secret)
             click.echo(f"{key.id}, session {key.session_id}; the key is not shown again", err=True)
+            click.echo(f"its webhooks are signed with {webhook_secret}", err=True)
 
     _with_keys(state, work)
 

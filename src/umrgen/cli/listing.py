@@ -60,4 +60,14 @@ def jobs(
 
 def _line(job: dict[str, Any]) -> str:
     words = f"{_when(job['created_at'] / 1000)}  {job['state']:9}  {job['job_id']}  {_shortened(job.get('prompt', ''))}"
-    return words + (f"  ({job['error']})" if job.get("error") else "")
+    return words + (f"  ({job['error']})" if job.get("error") else "") + _webhook(job.get("webhook"))
+
+
+def _webhook(webhook: dict[str, Any] | None) -> str:
+    """How the message of the job's end stands, where there is one."""
+    if not webhook:
+        return ""
+    words = f"  [webhook {webhook['state']}"
+    if webhook["state"] == "pending" and webhook["attempts"]:
+        words += f" after {webhook['attempts']}, next {_when(webhook['next_at'] / 1000)}"
+    return words + (f": {webhook['last_error']}]" if webhook["last_error"] else "]")

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -15,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from umrgen.jobs import Job
+from umrgen.jobs import Job, job_to_wire
 from umrgen.server.attempts import Policy, Workshop
 from umrgen.server.clock import Clock, SystemClock
 from umrgen.server.config import Settings
@@ -40,10 +41,15 @@ from umrgen.server.storage import STORAGES, Storage
 from umrgen.server.sweep import sweep
 from umrgen.server.uploads import Uploads
 from umrgen.server.waiters import Waiters
+from umrgen.server.webhooks.addresses import Allow
+from umrgen.server.webhooks.courier import Courier
 
 __all__ = ["House"]
 
 log = logging.getLogger(__name__)
+
+LAST_POST = 5.0
+"""Seconds that webhooks on their way have to arrive when the server stops; the rest follow after its restart."""
 
 
 def _make(table: Mapping[str, str], name: str, *args: Any, **kwargs: Any) -> Any:
@@ -77,6 +83,9 @@ class House:
         self.images = Images(self.storage, settings.cache << 20)
         keep = Keep(settings.retain_days * 24, int(settings.retain_gib * 2**30), settings.upload_hours)
         self.retention = Retention(self.ledger, self.storage, clock, keep, self.images.forget)
+        allow = Allow.of(settings.webhook_allow)
+        signatures = Signatures(settings.state / "url-secret", settings.url_ttl, clock)
+        self.courier = Courier(self.ledger, clock, allow, wire=partial(job_to_wire, sign=signatures.sign))
         self.services = Services(
             settings=settings,
             clock=clock,
@@ -93,9 +102,10 @@ class House:
             logins=Manners(settings.failed_logins, clock),
             guesses=Manners(settings.missed_outputs, clock),
             uploads=Uploads(self.ledger, self.storage, clock, self.workshop.storing),
-            signatures=Signatures(settings.state / "url-secret", settings.url_ttl, clock),
+            signatures=signatures,
             policy=load_policy(settings.policy),
             metrics=self.metrics,
+            webhooks_allowed=allow,
         )
         self._opened_at = clock.now()
         self._chores: list[asyncio.Task[None]] = []
@@ -145,18 +155,26 @@ class House:
         sweeping = sweep(self.storage, self.ledger, before=self._opened_at, storing=self.workshop.storing)
         self._chores = [asyncio.create_task(chore) for chore in (sweeping, self.retention.run(), self.keys.keep_uses())]
         self.dispatcher.start()
+        self.courier.start()
 
     async def drain(self, limit: float) -> None:
         """Accept nothing more, let running jobs finish within `limit` seconds, answer all who wait."""
         self.services.draining = True
         await self.dispatcher.drain(limit)
         self.waiters.close()
+        await self.courier.stop(min(limit, LAST_POST))
+
+    def hurry(self) -> None:
+        """Let `drain` wait for nobody any longer."""
+        self.dispatcher.hurry()
+        self.courier.hurry()
 
     async def close(self) -> None:
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self.keys.write_uses()
+        await self.courier.stop(0)
         await self.executor.stop()
         await self.ledger.close()
 
@@ -165,6 +183,7 @@ class House:
         self.metrics.learn(jobs)
         self.waiters.notify(jobs)
         self.dispatcher.notify(jobs)
+        self.courier.notify(jobs)
 
 
 def _for_browsers(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:

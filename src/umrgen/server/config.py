@@ -94,6 +94,7 @@ class Settings:
     cache: int = _number(64, "MiB of finished images kept in memory", 0, 65536)
 
     # --- what is said and seen ---
+    webhook_allow: tuple[str, ...] = _list("names, addresses and networks that webhooks may go to beside public ones")
     policy: str = _text("", "who may refuse a prompt: module:function, or a file of words, one a line")
     metrics_token: str = _text("", "a key for /metrics alone; without it any API key opens it")
     log_format: str = _text("text", "form of the log lines on stderr", choices=("text", "json"))

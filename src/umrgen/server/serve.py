@@ -84,7 +84,7 @@ class _Server(uvicorn.Server):
         """Stop in good order; called a second time, at once."""
         if self.should_exit:
             self.force_exit = True
-            self._house.dispatcher.hurry()
+            self._house.hurry()
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -19,6 +19,7 @@ from umrgen.server.signatures import Signatures
 from umrgen.server.storage import Storage
 from umrgen.server.uploads import Uploads
 from umrgen.server.waiters import Waiters
+from umrgen.server.webhooks.addresses import Allow
 
 __all__ = ["Services"]
 
@@ -47,5 +48,6 @@ class Services:
     signatures: Signatures
     policy: Policy | None
     metrics: Metrics
+    webhooks_allowed: Allow
     encoded: Encoded = field(default_factory=Encoded)
     draining: bool = False

@@ -1,7 +1,7 @@
 """Answers in JSON, and the types they are made of; `http.openapi` describes the API by the same types."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -25,6 +25,7 @@ __all__ = [
     "References",
     "Sizes",
     "Steps",
+    "WebhookAnswer",
     "json_response",
 ]
 
@@ -54,10 +55,20 @@ class Receipt(Struct, frozen=True, kw_only=True):
     warnings: list[str] = []
 
 
+class WebhookAnswer(Struct, frozen=True):
+    """How the message of a job's end stands."""
+
+    state: Literal["pending", "delivered", "failed"]
+    attempts: int
+    last_error: str | None
+    next_at: Milliseconds | None
+
+
 class ListedJob(JobAnswer):
     """A job in a list."""
 
-    prompt: NotRequired[str]
+    prompt: str
+    webhook: WebhookAnswer | None
 
 
 class Changes(Struct, frozen=True, kw_only=True):

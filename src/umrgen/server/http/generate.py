@@ -17,6 +17,7 @@ from umrgen.server.http.problems import Problem
 from umrgen.server.http.schemas import GenerateRequest, decode_object, invalid_fields, read_generate, short
 from umrgen.server.ledger import DailyLimit, Idempotency, IdempotencyConflict, Key, QueueFull, TooManyJobs
 from umrgen.server.tracing import span
+from umrgen.server.webhooks.addresses import check_url
 
 __all__ = ["generate"]
 
@@ -59,8 +60,8 @@ async def _check(services: Services, key: Key, wanted: GenerateRequest) -> None:
     missing = await services.uploads.missing(key.session_id, wanted.reference_images)
     if missing:
         wrong.append(FieldError("reference_images", f"no such reference image was uploaded: {short(missing[0])}"))
-    if wanted.webhook_url is not None:
-        wrong.append(FieldError("webhook_url", "this server sends no webhooks"))
+    if wanted.webhook_url is not None and (refusal := check_url(wanted.webhook_url, services.webhooks_allowed)):
+        wrong.append(FieldError("webhook_url", refusal))
     if wrong:
         raise invalid_fields(wrong)
     if services.policy is not None and (reason := await services.policy.refusal(wanted.prompt)) is not None:
@@ -121,6 +122,7 @@ async def _submit(
             priority=wanted.priority,
             idempotency=idempotency,
             caps=services.limits.caps(key),
+            key_id=key.id,
         )
     except IdempotencyConflict as conflict:
         raise Problem("idempotency_conflict", job_id=conflict.job_id) from None

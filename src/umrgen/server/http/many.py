@@ -9,12 +9,12 @@ from starlette.responses import Response
 
 from umrgen.jobs import Job, JobAnswer, State, job_to_wire
 from umrgen.server.http import Services
-from umrgen.server.http.answers import Changes, JobsPage, ListedJob, json_response
+from umrgen.server.http.answers import Changes, JobsPage, ListedJob, WebhookAnswer, json_response
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
 from umrgen.server.http.schemas import decode_object
 from umrgen.server.http.status import requested_wait
-from umrgen.server.ledger import Key
+from umrgen.server.ledger import Key, Webhook
 
 __all__ = ["MAX_JOBS", "jobs", "statuses"]
 
@@ -102,5 +102,16 @@ async def jobs(services: Services, request: Request, key: Key) -> Response:
         limit=int(limit),
         before=_cursor(query.get("cursor"), "cursor") or None,
     )
-    listed = [ListedJob(**_wire(services, job), prompt=job.spec.prompt) for job in found]
+    webhooks = await services.ledger.webhooks_of([job.id for job in found if job.over and job.spec.webhook_url])
+    listed = [
+        ListedJob(**_wire(services, job), prompt=job.spec.prompt, webhook=_webhook(webhooks.get(job.id)))
+        for job in found
+    ]
     return json_response(JobsPage(jobs=listed, next_cursor=None if cursor is None else str(cursor)))
+
+
+def _webhook(webhook: Webhook | None) -> WebhookAnswer | None:
+    """How the message of a job's end stands; a job that is not over, or asked for none, has none."""
+    if webhook is None:
+        return None
+    return WebhookAnswer(webhook.state.value, webhook.attempts, webhook.last_error, webhook.next_at)

@@ -21,7 +21,7 @@ __all__ = ["routes"]
 
 _CALLS = (
     *("generate", "status", "wait", "batch_status", "events", "cancel", "jobs", "upload_reference"),
-    *("idempotency", "digests"),
+    *("idempotency", "digests", "webhooks"),
 )
 
 Handler = Callable[[Services, Request, Key], Awaitable[Response]]

@@ -4,8 +4,9 @@ A call that changes something returns after the change is on disk. All changes o
 through `umrgen.jobs.advance`, inside one transaction.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
 from umrgen.errors import UmrgenError
@@ -29,6 +30,8 @@ __all__ = [
     "TooManyJobs",
     "Upload",
     "UploadsFull",
+    "Webhook",
+    "WebhookState",
 ]
 
 DAY = 86_400_000
@@ -164,6 +167,37 @@ class Upload:
     media_type: str = "image/png"
 
 
+class WebhookState(StrEnum):
+    """How a webhook stands; only the first is not final."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """The message that a job is over, to be delivered to its caller. Times in milliseconds."""
+
+    id: str
+    job_id: str
+    session_id: str
+    key_id: str
+    """The key whose secret signs it."""
+    url: str
+    host: str
+    """The URL's host, so that one which is slow does not hold up the others."""
+    state: WebhookState
+    attempts: int
+    next_at: int | None
+    """When it is to be tried next; None when it is not pending."""
+    created_at: int
+    """The job's end."""
+    delivered_at: int | None = None
+    last_error: str | None = None
+    """Why the last attempt did not deliver it, in words for its receiver."""
+
+
 class Ledger(Protocol):
     """All times are milliseconds since the epoch and come from the caller.
 
@@ -184,6 +218,7 @@ class Ledger(Protocol):
         priority: int = 0,
         idempotency: Idempotency | None = None,
         caps: Caps = NO_CAPS,
+        key_id: str = "",
     ) -> tuple[Job, bool]:
         """Write a queued job; give it and whether it is new.
 
@@ -244,7 +279,10 @@ class Ledger(Protocol):
         version: int | None = None,
         **values: Any,
     ) -> Job:
-        """Apply `advance` to the stored job. Raises Conflict; KeyError when there is no such job."""
+        """Apply `advance` to the stored job. Raises Conflict; KeyError when there is no such job.
+
+        With the end of a job that has a `webhook_url` its webhook is written, due at once.
+        """
         ...
 
     async def lapsed(self, *, now: int) -> list[Job]:
@@ -291,10 +329,47 @@ class Ledger(Protocol):
         """Forget uploads from before `before` (ms) that no living job needs. Their files are yours to delete."""
         ...
 
+    # --- webhooks ---
+
+    async def due_webhooks(
+        self,
+        *,
+        now: int,
+        limit: int,
+        ids: Collection[str] = (),
+        hosts: Collection[str] = (),
+        sessions: Collection[str] = (),
+    ) -> list[Webhook]:
+        """Pending webhooks whose time has come, the longest due first; but for `ids`, and all of `hosts` and
+        `sessions`."""
+        ...
+
+    async def next_webhook_at(self, *, after: int) -> int | None:
+        """The earliest time after `after` at which one is to be tried."""
+        ...
+
+    async def note_delivery(
+        self,
+        webhook_id: str,
+        *,
+        state: WebhookState,
+        attempts: int,
+        next_at: int | None = None,
+        delivered_at: int | None = None,
+        last_error: str | None = None,
+    ) -> bool:
+        """Write down how a pending webhook stands now; whether it was pending."""
+        ...
+
+    async def webhooks_of(self, job_ids: Sequence[str]) -> dict[str, Webhook]:
+        """The webhooks of those jobs that have one, by the job's id."""
+        ...
+
     # --- keys ---
 
     async def add_key(self, key: Key) -> None: ...
     async def key(self, hash: bytes) -> Key | None: ...
+    async def key_by_id(self, key_id: str) -> Key | None: ...
     async def keys(self) -> list[Key]: ...
 
     async def use_keys(self, uses: Mapping[str, int]) -> None:

@@ -108,6 +108,10 @@ class Records:
         row = self._read("get_key", {"hash": hash}).fetchone()
         return Key(**dict(row)) if row else None
 
+    async def key_by_id(self, key_id: str) -> Key | None:
+        row = self._read("get_key_by_id", {"id": key_id}).fetchone()
+        return Key(**dict(row)) if row else None
+
     async def keys(self) -> list[Key]:
         return [Key(**dict(row)) for row in self._read("list_keys")]
 

@@ -23,6 +23,7 @@ from umrgen.server.ledger import (
     QueueFull,
     TooManyJobs,
 )
+from umrgen.server.ledger.deliveries import Deliveries, enter_webhook
 from umrgen.server.ledger.queries import load_migrations, load_queries
 from umrgen.server.ledger.records import Records, Writer
 from umrgen.server.ledger.rows import job_of, row_of
@@ -79,7 +80,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
-class SqliteLedger(Records):
+class SqliteLedger(Records, Deliveries):
     """Implements `Ledger`. Reads run inline on the caller's thread: one is 4 to 7 microseconds."""
 
     def __init__(self, path: Path, observe_commit: Callable[[float], None] = lambda seconds: None) -> None:
@@ -141,6 +142,7 @@ class SqliteLedger(Records):
         priority: int = 0,
         idempotency: Idempotency | None = None,
         caps: Caps = NO_CAPS,
+        key_id: str = "",
     ) -> tuple[Job, bool]:
         def operation(transaction: Transaction) -> tuple[Job, bool]:
             if idempotency is not None:
@@ -157,6 +159,7 @@ class SqliteLedger(Records):
                 created_at=now,
                 priority=priority,
                 changed=next(transaction.changes),
+                key_id=key_id,
             )
             transaction.connection.execute(_SQL["insert_job"], row_of(job))
             if idempotency is not None:
@@ -262,6 +265,8 @@ def _store(transaction: Transaction, job: Job, change: Change, **values: Any) ->
         for output in changed.outputs:
             row = asdict(output) | {"job_id": job.id, "created_at": changed.completed_at}
             transaction.connection.execute(_SQL["insert_output"], row)
+    if changed.over and changed.spec.webhook_url:
+        enter_webhook(transaction, changed, now=values["now"])
     transaction.changed.append(changed)
     return changed
 

@@ -3,10 +3,10 @@
 -- name: insert_job
 INSERT INTO jobs (id, session_id, spec, engine, state, version, attempt, interruptions, token, worker,
                   lease_until, step, created_at, started_at, claimed_at, completed_at, outputs, error,
-                  error_code, priority, changed)
+                  error_code, priority, changed, key_id)
 VALUES (:id, :session_id, :spec, :engine, :state, :version, :attempt, :interruptions, :token, :worker,
         :lease_until, :step, :created_at, :started_at, :claimed_at, :completed_at, :outputs, :error,
-        :error_code, :priority, :changed);
+        :error_code, :priority, :changed, :key_id);
 
 -- name: update_job
 -- The compare-and-set: only the row that was read is written.
@@ -126,6 +126,31 @@ WHERE created_at < :before AND NOT EXISTS (
     WHERE jobs.session_id = uploads.session_id AND state IN ('queued', 'running') AND instr(spec, uploads.name) > 0
 ) LIMIT :limit;
 
+-- name: insert_webhook
+INSERT INTO webhooks (id, job_id, session_id, key_id, url, host, state, next_at, created_at)
+VALUES (:id, :job_id, :session_id, :key_id, :url, :host, 'pending', :next_at, :created_at);
+
+-- name: due_webhooks
+-- The longest due first, but for those on their way, and those of hosts and sessions that have enough on theirs.
+SELECT * FROM webhooks
+WHERE state = 'pending' AND next_at <= :now
+  AND id NOT IN (SELECT value FROM json_each(:ids))
+  AND host NOT IN (SELECT value FROM json_each(:hosts))
+  AND session_id NOT IN (SELECT value FROM json_each(:sessions))
+ORDER BY next_at LIMIT :limit;
+
+-- name: next_webhook
+SELECT min(next_at) FROM webhooks WHERE state = 'pending' AND next_at > :after;
+
+-- name: note_delivery
+-- What has been delivered, or has failed for good, stays as it is.
+UPDATE webhooks
+SET state = :state, attempts = :attempts, next_at = :next_at, delivered_at = :delivered_at, last_error = :last_error
+WHERE id = :id AND state = 'pending';
+
+-- name: webhooks_of
+SELECT * FROM webhooks WHERE job_id IN (SELECT value FROM json_each(:job_ids));
+
 -- name: get_idempotency
 SELECT digest, job_id FROM idempotency WHERE session_id = :session_id AND key = :key AND expires_at > :now;
 
@@ -144,6 +169,9 @@ VALUES (:id, :hash, :session_id, :name, :created_at, :expires_at, :rate, :concur
 
 -- name: get_key
 SELECT * FROM keys WHERE hash = :hash;
+
+-- name: get_key_by_id
+SELECT * FROM keys WHERE id = :id;
 
 -- name: list_keys
 SELECT * FROM keys ORDER BY created_at, id;

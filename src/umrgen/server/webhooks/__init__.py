@@ -1,0 +1,1 @@
+"""Webhooks: what is sent, to whom it may go, and how it is signed and retried."""

@@ -1,0 +1,38 @@
+"""How an attempt at a delivery can end. The words are for the receiver: they tell nothing of this server's network."""
+
+from dataclasses import dataclass
+
+__all__ = ["Answer", "Hopeless", "Undelivered", "judge"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the receiver said."""
+
+    status: int
+    retry_after: str | None = None
+
+
+class Undelivered(Exception):
+    """It did not arrive; a later attempt may."""
+
+    def __init__(self, words: str, *, retry_after: str | None = None) -> None:
+        super().__init__(words)
+        self.retry_after = retry_after
+
+
+class Hopeless(Exception):
+    """It did not arrive, and no later attempt will."""
+
+
+def judge(answer: Answer) -> None:
+    """Return for an answer that says it has arrived. Raises Undelivered or Hopeless for any other."""
+    status = answer.status
+    if 200 <= status < 300:
+        return
+    if status == 410:
+        raise Hopeless("the receiver answered 410: it wants no more of these")
+    words = f"the receiver answered {status}"
+    if 300 <= status < 400:
+        words += ", a redirect, and redirects are not followed"
+    raise Undelivered(words, retry_after=answer.retry_after)

@@ -1,0 +1,346 @@
+"""What an operator sees and does: settings from a file, metrics, logs, policies, retention, proxies, the ledger's care."""
+
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from support import SMALL, ServerProcess, clean_environment, cli, finish, problem, server, submit, until
+
+HERE = Path(__file__).parents[1]
+
+
+def metrics(text: str) -> dict[str, float]:
+    """The samples by name and labels, read as Prometheus would."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()) if value)
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found
+
+
+class TestMetrics:
+    def test_they_say_what_happened(self, state: Path) -> None:
+        with server(state, "--step-delay", "0.3") as running, running.http() as http:
+            finish(http, submit(http))
+            slow, waiting = submit(http, steps=50), submit(http)
+            until(lambda: http.get(f"/api/v1/status/{slow}").json()["state"] == "running")
+            http.get("/api/v1/nothing")
+            told = metrics(http.get("/metrics").text)
+            assert told["umrgen_jobs_queued"] == 1
+            assert told["umrgen_jobs_running"] == 1
+            assert told["umrgen_jobs_ended_total{state=completed}"] == 1
+            assert told["umrgen_job_run_seconds_count{engine=procedural}"] == 1
+            assert told["umrgen_job_wait_seconds_count"] == 2
+            assert told["umrgen_ledger_commit_seconds_count"] >= 6
+            assert told["umrgen_requests_total{status=202}"] == 3
+            assert told["umrgen_requests_total{status=404}"] == 1
+            assert told["umrgen_requests_total{status=200}"] >= 2
+            assert told["umrgen_images_bytes"] > 1000
+            assert told["umrgen_disk_free_bytes"] > 0
+            assert told["umrgen_engine_up"] == 1
+            for job_id in (waiting, slow):
+                http.post(f"/api/v1/cancel/{job_id}")
+            told = metrics(http.get("/metrics").text)
+            assert told["umrgen_jobs_ended_total{error_code=cancelled,state=failed}"] == 2
+
+    def test_every_one_is_documented(self, http: httpx2.Client) -> None:
+        page = (HERE.parent / "docs" / "operations.md").read_text()
+        families = text_string_to_metric_families(http.get("/metrics").text)
+        names = {family.name for family in families if not family.name.endswith("_created")}
+        assert len(names) >= 10
+        assert {name for name in names if name not in page} == set()
+
+    def test_a_token_of_their_own(self, state: Path) -> None:
+        with server(state, "--metrics-token", "for-the-scraper-alone") as running, running.http() as http:
+            problem(http.get("/metrics"), 401, "unauthorized")
+            scraper = {"Authorization": "Bearer for-the-scraper-alone"}
+            assert httpx2.get(f"{running.url}/metrics", headers=scraper).status_code == 200
+            problem(httpx2.get(f"{running.url}/api/v1/jobs", headers=scraper), 401, "unauthorized")
+
+
+class TestLogs:
+    def test_json_and_nothing_that_is_nobodys_business(self, state: Path) -> None:
+        with server(state, "--log-format", "json") as running, running.http() as http:
+            job_id = submit(http, "a secret garden\n{}")
+            finish(http, job_id)
+            http.get("/api/v1/jobs?state=nothing&private=query")
+        lines = [json.loads(line) for line in running.log().splitlines()]
+        assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
+        requests = [line for line in lines if line["message"] == "request"]
+        assert [(line["method"], line["path"], line["status"]) for line in requests] == [
+            ("POST", "/api/v1/generate", 202),
+            ("GET", "/api/v1/jobs", 400),
+        ]
+        assert requests[0]["key_id"].startswith("key_")
+        assert requests[0]["address"] == "127.0.0.1"
+        for hidden in ("secret garden", running.key, "private=query"):
+            assert hidden not in running.log()
+        assert job_id in running.log()
+
+    def test_prompts_only_when_asked_for(self, state: Path) -> None:
+        asked = ("--log-prompts", "yes", "--access-log", "none")
+        with server(state, *asked) as running, running.http() as http:
+            finish(http, submit(http, "a secret\ngarden"))
+        assert "prompt=a secret\\ngarden" in running.log()
+        assert "request method" not in running.log()
+
+
+class TestSettings:
+    def test_a_file(self, state: Path, tmp_path: Path) -> None:
+        file = tmp_path / "umrgen.toml"
+        file.write_text('daily = 1\nlog_format = "json"\nstep-delay = 0.0\n')
+        with server(state, "--config", str(file)) as running, running.http() as http:
+            assert http.get("/api/v1/capabilities").json()["limits"]["daily"] == 1
+        with server(state, UMRGEN_CONFIG=str(file), UMRGEN_DAILY="2") as again:
+            again.key = running.key
+            with again.http() as http:
+                assert http.get("/api/v1/capabilities").json()["limits"]["daily"] == 2
+
+    def test_a_file_that_is_wrong_stops_the_start(self, state: Path, tmp_path: Path) -> None:
+        file = tmp_path / "umrgen.toml"
+        file.write_text("dayly = 1\n")
+        refused = cli("serve", "--config", str(file), "--state", str(state), "--port", "0")
+        assert refused.returncode == 1
+        assert "a setting that there is not: dayly" in refused.stderr
+        assert not state.exists()
+
+    def test_the_file_in_deploy_is_right(self) -> None:
+        from umrgen.server.config import Settings
+
+        settings = Settings.load({}, {}, HERE.parent / "deploy" / "umrgen.toml")
+        assert settings.trusted_proxies == ("127.0.0.1", "::1")
+
+
+class TestPolicy:
+    def test_a_list_of_words(self, state: Path, tmp_path: Path) -> None:
+        words = tmp_path / "words.txt"
+        words.write_text("# not here\nkid\nbad idea\n")
+        with server(state, "--policy", str(words)) as running, running.http() as http:
+            body = {"prompt": "a bad  IDEA on a hill"} | SMALL
+            problem(http.post("/api/v1/generate", json=body), 400, "content_policy")
+            finish(http, submit(http, "a kidney of a minority"))
+        assert "a prompt was refused" in running.log()
+        assert "on a hill" not in running.log()
+
+    def test_a_function(self, state: Path, tmp_path: Path) -> None:
+        (tmp_path / "policies.py").write_text(
+            "async def check(prompt):\n    if 'crash' in prompt: raise ValueError(prompt)\n"
+            "    return 'no dragons' if 'dragon' in prompt else None\n"
+        )
+        path = {"PYTHONPATH": str(tmp_path)}
+        with server(state, "--policy", "policies:check", **path) as running, running.http() as http:
+            refused = http.post("/api/v1/generate", json={"prompt": "a dragon"} | SMALL)
+            assert problem(refused, 400, "content_policy")["error"] == "no dragons"
+            assert http.post("/api/v1/generate", json={"prompt": "crash"} | SMALL).status_code == 500
+            assert http.get("/api/v1/jobs").json()["jobs"] == [], "what fails to answer refuses"
+            finish(http, submit(http))
+        missing = cli("serve", "--policy", "policies:nothing", "--state", str(state), "--port", "0", **path)
+        assert missing.returncode == 1
+        assert "cannot be imported" in missing.stderr
+
+
+class TestRetention:
+    def test_by_size_the_record_stays(self, state: Path) -> None:
+        with server(state) as running, running.http() as http:
+            jobs = [finish(http, submit(http, seed=seed)) for seed in range(3)]
+            sizes = [job["results"]["images"][0]["bytes"] for job in jobs]
+        keep = (sizes[1] + sizes[2] + 100) / 2**30
+        with server(state, "--retain-gib", f"{keep:.12f}") as again:
+            again.key = running.key
+            with again.http() as http:
+                gone = until(lambda: (answer := http.get(jobs[0]["image_url"])).status_code == 410 and answer)
+                problem(gone, 410, "output_expired")
+                assert [http.get(job["image_url"]).status_code for job in jobs[1:]] == [200, 200]
+                assert http.get(f"/api/v1/status/{jobs[0]['job_id']}").json()["state"] == "completed"
+        folder = next((state / "outputs").iterdir())
+        assert len(list(folder.iterdir())) == 2
+        assert cli("ledger", "check", "--state", str(state)).returncode == 0
+
+    def test_a_disk_that_is_nearly_full_refuses_new_jobs(self, state: Path) -> None:
+        with server(state, "--disk-reserve", str(1 << 23)) as running, running.http() as http:  # 8 TiB
+            refused = http.post("/api/v1/generate", json={"prompt": "a boat"} | SMALL)
+            problem(refused, 503, "storage_full")
+            assert int(refused.headers["retry-after"]) >= 1
+
+
+class TestSignedURLs:
+    def test_they_end_and_cannot_be_changed(self, state: Path) -> None:
+        with server(state, "--url-ttl", "1") as running, running.http() as http:
+            done = finish(http, submit(http))
+            url = done["image_url"]
+            assert re.search(r"&expires=\d+&signature=[\w-]{24}$", url)
+            assert done["results"]["images"][0]["url"] == url
+            assert http.get(url).status_code == 200
+            plain = url.partition("&")[0]
+            for wrong in (plain, f"{url}x", url.replace("expires=1", "expires=2"), f"{plain}&expires=x&signature=y"):
+                problem(http.get(wrong), 403, "forbidden_output")
+            until(lambda: http.get(url).status_code == 410)
+            problem(http.get(url), 410, "output_expired")
+            fresh = http.get(f"/api/v1/status/{done['job_id']}").json()["image_url"]
+            assert http.get(fresh).status_code == 200
+        with server(state, "--url-ttl", "3600") as again:
+            assert httpx2.get(f"{again.url}{fresh}").status_code in (200, 410), "the secret outlives a restart"
+        assert (state / "url-secret").stat().st_mode & 0o777 == 0o600
+
+
+class TestProxies:
+    def test_the_callers_address_from_a_trusted_one_alone(self, state: Path) -> None:
+        forwarded = {"X-Forwarded-For": "203.0.113.9"}
+        with server(state / "a", "--trusted-proxies", "127.0.0.0/8") as trusting, trusting.http() as http:
+            http.get("/api/v1/nothing", headers=forwarded)
+        assert "address=203.0.113.9" in trusting.log()
+        with server(state / "b") as plain, plain.http() as http:
+            http.get("/api/v1/nothing", headers=forwarded)
+        assert "address=127.0.0.1" in plain.log()
+
+    def test_wrong_keys_are_counted_by_the_callers_address(self, state: Path) -> None:
+        with server(state, "--trusted-proxies", "127.0.0.1", "--failed-logins", "3") as running:
+
+            def knock(address: str) -> int:
+                headers = {"X-Forwarded-For": address, "Authorization": "Bearer wrong"}
+                return httpx2.get(f"{running.url}/api/v1/jobs", headers=headers).status_code
+
+            assert [knock("203.0.113.9") for _ in range(4)] == [401, 401, 401, 429]
+            assert knock("203.0.113.10") == 401
+            # A house has as many addresses in its /64 as it likes.
+            assert [knock(f"2001:db8::{number}") for number in range(1, 5)] == [401, 401, 401, 429]
+
+    def test_a_prefix(self, state: Path) -> None:
+        with server(state, "--prefix", "/umrgen") as running, running.http() as http:
+            for base in ("/umrgen", ""):
+                receipt = http.post(f"{base}/api/v1/generate", json={"prompt": "a boat"} | SMALL)
+                assert receipt.headers["location"] == f"/umrgen/api/v1/status/{receipt.json()['job_id']}"
+                assert receipt.json()["status_url"].startswith("/api/v1/status/"), "relative to the base URL"
+                done = http.get(
+                    f"{base}/api/v1/status/{receipt.json()['job_id']}", headers={"Prefer": "wait=60"}
+                ).json()
+                assert http.get(f"{base}{done['image_url']}").status_code == 200
+            assert http.get("/umrgenx/healthz").status_code == 404
+            assert http.get("/umrgen/openapi.json").json()["servers"] == [{"url": "/umrgen"}]
+
+
+class TestLedgerCare:
+    @pytest.fixture
+    def used(self, state: Path) -> ServerProcess:
+        with server(state) as running, running.http() as http:
+            finish(http, submit(http))
+        return running
+
+    def test_check(self, used: ServerProcess) -> None:
+        state = used.state
+        sound = cli("ledger", "check", "--state", str(state))
+        assert (sound.returncode, sound.stdout) == (0, "1 completed; 1 images\nsound\n")
+        told = json.loads(cli("ledger", "check", "--state", str(state), "--json").stdout)
+        assert told == {"jobs": {"completed": 1}, "images": 1, "troubles": [], "sound": True}
+        image = next((state / "outputs").glob("*/*"))
+        image.unlink()
+        broken = cli("ledger", "check", "--state", str(state))
+        assert broken.returncode == 1
+        assert f"the image {image.name} is on record and not there" in broken.stdout
+        with sqlite3.connect(state / "ledger.sqlite3") as connection:
+            connection.execute("UPDATE sessions SET queued = 7")
+        assert "the counts of session" in cli("ledger", "check", "--state", str(state)).stdout
+        (state / "ledger.sqlite3").write_bytes(b"SQLite format 3\0" + bytes(5000))
+        assert cli("ledger", "check", "--state", str(state)).returncode == 1
+
+    def test_backup_while_the_server_runs(self, state: Path, tmp_path: Path) -> None:
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        with server(state) as running, running.http() as http:
+            done = finish(http, submit(http))
+            made = cli("ledger", "backup", str(copy / "ledger.sqlite3"), "--state", str(state))
+            assert made.returncode == 0, made.stderr
+            finish(http, submit(http))
+        assert cli("ledger", "backup", str(copy / "ledger.sqlite3"), "--state", str(state)).returncode == 1
+        (state / "outputs").rename(copy / "outputs")
+        assert cli("ledger", "check", "--state", str(copy)).returncode == 0
+        with server(copy) as restored:
+            restored.key = running.key
+            with restored.http() as http:
+                assert http.get(f"/api/v1/status/{done['job_id']}").json()["state"] == "completed"
+                assert http.get(done["image_url"]).status_code == 200
+
+    def test_vacuum(self, used: ServerProcess) -> None:
+        compacted = cli("ledger", "vacuum", "--state", str(used.state), "--json")
+        assert set(json.loads(compacted.stdout)) == {"before", "after"}
+        assert cli("ledger", "check", "--state", str(used.state)).returncode == 0
+        with server(used.state):
+            refused = cli("ledger", "vacuum", "--state", str(used.state))
+        assert refused.returncode == 1
+        assert "another server already runs" in refused.stderr
+
+    def test_a_folder_without_one(self, tmp_path: Path) -> None:
+        for command in (("check",), ("vacuum",), ("backup", str(tmp_path / "x"))):
+            refused = cli("ledger", *command, "--state", str(tmp_path))
+            assert refused.returncode == 1
+            assert "there is no ledger" in refused.stderr
+        assert not (tmp_path / "x").exists()
+        assert not (tmp_path / "ledger.sqlite3").exists()
+
+
+SPANS = """
+import sys
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stderr, formatter=lambda s: s.to_json(indent=None) + "\\n")))
+trace.set_tracer_provider(provider)
+from umrgen.cli import main
+main()
+"""
+
+
+def test_spans_go_where_the_operator_sends_them(state: Path, tmp_path: Path) -> None:
+    script = tmp_path / "traced.py"
+    script.write_text(SPANS)
+    running = ServerProcess(state)
+    running.command = (sys.executable, str(script))  # type: ignore[misc]  # as opentelemetry-instrument would start it
+    running.start()
+    parent = "0af7651916cd43dd8448eb211c80319c"
+    try:
+        with running.http(traceparent=f"00-{parent}-b7ad6b7169203331-01") as http:
+            job_id = submit(http)
+            finish(http, job_id)
+    finally:
+        running.stop()
+    spans = {
+        span["name"]: span
+        for line in running.log().splitlines()
+        if line.startswith("{") and (span := json.loads(line))
+    }
+    assert set(spans) == {"POST /api/v1/generate", "draw", "store"}
+    assert spans["POST /api/v1/generate"]["context"]["trace_id"] == f"0x{parent}"
+    assert {span["attributes"]["umrgen.job_id"] for span in spans.values()} == {job_id}
+
+
+def test_the_unit_of_systemd_is_understood() -> None:
+    unit = HERE.parent / "deploy" / "umrgen.service"
+    text = unit.read_text()
+    assert "umrgen serve --config /etc/umrgen/umrgen.toml" in text
+    analyze = subprocess.run(["which", "systemd-analyze"], capture_output=True, text=True)
+    if analyze.returncode != 0:
+        pytest.skip("systemd-analyze is not installed")
+    said = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, env=clean_environment()
+    )
+    about_us = [line for line in said.stderr.splitlines() if unit.name in line and "not executable" not in line]
+    assert about_us == []
+
+
+def test_a_url_of_an_expired_image_is_no_miss_of_manners(state: Path) -> None:
+    """410 is the answer to a URL that was right once; it does not slow anybody."""
+    with server(state, "--missed-outputs", "2", "--url-ttl", "1") as running, running.http() as http:
+        url = finish(http, submit(http))["image_url"]
+        until(lambda: http.get(url).status_code == 410)
+        for _ in range(10):
+            assert httpx2.get(f"{running.url}{urlsplit(url).path}?{urlsplit(url).query}").status_code == 410

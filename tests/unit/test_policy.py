@@ -1,0 +1,56 @@
+"""Word lists: whole words, in any dress, and nothing else."""
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from umrgen.server.policy import WordList
+
+LIST = WordList(["# a comment", "", "kid", "minor", "bad idea", "Straße", "c++"])
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a kid",
+        "KID on a hill",
+        "kid",
+        "a ｋｉｄ",
+        "a k\u200bid",
+        "k\u00adid",
+        "a kid's room",
+        "kid.",
+        "(kid)",
+        "bad idea",
+        "Bad   Idea",
+        "bad-idea",
+        "bad\nidea",
+        "STRASSE",
+        "strasse",
+        "in c++ written",
+    ],
+)
+def test_refused(prompt: str) -> None:
+    assert LIST(prompt) is not None
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a kidney", "a minority", "skid", "minors", "bad ideas", "a comment", "kid_", "akid b", "c+", "", "灯台"],
+)
+def test_passed(prompt: str) -> None:
+    assert LIST(prompt) is None
+
+
+def test_the_reason_does_not_repeat_the_word() -> None:
+    assert "kid" not in str(LIST("a kid"))
+
+
+def test_an_empty_list_refuses_nothing() -> None:
+    assert WordList(["# nothing", "  "])("a kid") is None
+
+
+@given(st.text())
+def test_any_text_is_read(prompt: str) -> None:
+    LIST(prompt)
+    assert LIST(f"{prompt} kid") is not None
