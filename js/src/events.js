@@ -1,0 +1,116 @@
+// A job as Server-Sent Events: every change as it happens, with previews for those who ask.
+import { within } from "./clock.js";
+import { Unsupported } from "./errors.js";
+import { API, failureOf, lacksCall, retryAfter, transient, unreachable } from "./protocol.js";
+import { Patience } from "./run.js";
+import { Failure, object } from "./server.js";
+import { parseStatus } from "./status.js";
+
+/** @import { Run } from "./run.js" */
+/** @import { Status } from "./status.js" */
+
+/**
+ * `status` when the state or the place has changed, `progress` for steps in between, `preview` with a small
+ * picture as base64 in `data.data`.
+ * @typedef {object} JobEvent
+ * @property {"status" | "progress" | "preview"} type
+ * @property {Record<string, any>} data
+ * @property {Status | null} status with type `status`
+ */
+
+/** A server says that the line is open every 15 s; after twice that, it is not. */
+const SILENCE = 30;
+
+/**
+ * What happens to a job, from now to its end. A line that breaks is taken up again from the last event.
+ *
+ * Throws Unsupported on servers without this call, JobNotFound, WaitTimeout and what the server refuses.
+ * @param {Run} run
+ * @param {string} jobId
+ * @param {boolean} preview
+ * @returns {AsyncGenerator<JobEvent, void>}
+ */
+export async function* events(run, jobId, preview) {
+  const path = `${API}/events/${encodeURIComponent(jobId)}${preview ? "?preview=1" : ""}`;
+  const patience = new Patience(run, run.options.patience);
+  let last = "";
+  for (let delay = 0; ; ) {
+    await run.pause(delay, jobId);
+    const cut = new AbortController();
+    const late = () => cut.abort(new Failure("nothing came", true));
+    /** @type {<T>(work: () => Promise<T>) => Promise<T>} */
+    const soon = (work) => within(run.clock, Math.min(SILENCE, run.left), late, work);
+    try {
+      /** @type {Record<string, string>} */
+      const headers = { Accept: "text/event-stream" };
+      if (last) headers["Last-Event-ID"] = last;
+      const { baseUrl } = run.server;
+      const answer = await soon(() => run.server.open(baseUrl + path, true, { headers }, cut, run.signal));
+      if (answer.status === 204) return;
+      if (answer.status !== 200) {
+        delay = await refused(run, answer, jobId, patience);
+        continue;
+      }
+      delay = run.options.firstBackoff;
+      for await (const { type, id, data, retry } of messages(answer.body, soon)) {
+        patience.good();
+        if (id) last = id;
+        if (retry) delay = run.asked(retry / 1000);
+        const told = object(data);
+        if (!told || !/^(status|progress|preview)$/.test(type)) continue;
+        const status = type === "status" ? parseStatus(told, jobId) : null;
+        yield { type: /** @type {JobEvent["type"]} */ (type), data: told, status };
+        if (status?.over) return;
+      }
+    } catch (failure) {
+      delay = patience.bear(unreachable(failure, jobId), null, jobId);
+    } finally {
+      cut.abort(new Failure("nobody listens any more", true));
+    }
+  }
+}
+
+/**
+ * @param {Run} run
+ * @param {{status: number, headers: Headers, body: AsyncIterable<Uint8Array>}} answer
+ * @param {string} jobId
+ * @param {Patience} patience
+ */
+async function refused(run, { status, headers, body }, jobId, patience) {
+  let text = "";
+  for await (const chunk of body) text += new TextDecoder().decode(chunk);
+  const wall = run.clock.wall();
+  const error = failureOf({ status, headers, text, json: object(text), wall, elapsed: 0 }, jobId);
+  if (transient(status) || status === 429) return patience.bear(error, retryAfter({ headers, wall }), jobId);
+  throw lacksCall(error) ? new Unsupported("this server has no /events", { status, jobId }) : error;
+}
+
+/**
+ * The messages of an event stream (WHATWG HTML, section 9.2). A stream that ends within one drops it.
+ * @param {AsyncGenerator<Uint8Array, void>} body
+ * @param {<T>(work: () => Promise<T>) => Promise<T>} soon
+ */
+async function* messages(body, soon) {
+  const decoder = new TextDecoder();
+  let text = "";
+  let message = { type: "message", id: "", data: "", retry: 0 };
+  for (;;) {
+    const { value, done } = await soon(() => body.next());
+    if (done || !value) return;
+    text += decoder.decode(value, { stream: true });
+    const lines = text.split(/\r\n|\n|\r(?!$)/);
+    text = lines.pop() ?? "";
+    for (const line of lines) {
+      if (!line) {
+        yield message;
+        message = { type: "message", id: "", data: "", retry: 0 };
+        continue;
+      }
+      const [, field, value] = /^([^:]*):? ?(.*)$/.exec(line) ?? ["", "", ""];
+      if (field === "event") message.type = value;
+      else if (field === "id") message.id = value;
+      else if (field === "data") message.data += message.data ? `\n${value}` : value;
+      else if (field === "retry") message.retry = Number(value) || 0;
+    }
+  }
+}
