@@ -1,6 +1,7 @@
 // How large this package is where it counts: bundled and minified, in bytes, and as it travels.
-import { gzipSync } from "node:zlib";
+import { argv } from "node:process";
 import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 
 /** @param {string[]} modules */
@@ -15,7 +16,12 @@ async function size(modules) {
     external: ["node:*"],
     write: false,
   });
-  return { minified: outputFiles[0].contents.length, gzipped: gzipSync(outputFiles[0].contents, { level: 9 }).length };
+  const [{ contents: bytes }] = outputFiles;
+  return { minified: bytes.length, gzipped: gzipSync(bytes, { level: 9 }).length };
 }
 
-console.log(JSON.stringify({ core: await size(["index.js"]), "core and node": await size(["index.js", "node.js"]) }));
+export async function sizes() {
+  return { core: await size(["index.js"]), "core and node": await size(["index.js", "node.js"]) };
+}
+
+if (argv[1] === fileURLToPath(import.meta.url)) console.log(JSON.stringify(await sizes(), null, 2));

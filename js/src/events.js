@@ -86,7 +86,8 @@ async function refused(run, { status, headers, body }, jobId, patience) {
 }
 
 /**
- * The messages of an event stream (WHATWG HTML, section 9.2). A stream that ends within one drops it.
+ * The messages of an event stream (WHATWG HTML, section 9.2). A stream that ends within one drops it. A lone CR,
+ * which the standard allows too, ends no line here: no server of ours sends it.
  * @param {AsyncGenerator<Uint8Array, void>} body
  * @param {<T>(work: () => Promise<T>) => Promise<T>} soon
  */
@@ -98,7 +99,7 @@ async function* messages(body, soon) {
     const { value, done } = await soon(() => body.next());
     if (done || !value) return;
     text += decoder.decode(value, { stream: true });
-    const lines = text.split(/\r\n|\n|\r(?!$)/);
+    const lines = text.split(/\r?\n/);
     text = lines.pop() ?? "";
     for (const line of lines) {
       if (!line) {
