@@ -1,10 +1,10 @@
 // A server, a key, and how patiently to wait.
+import { ask } from "./calls.js";
 import { systemClock } from "./clock.js";
 import { hex } from "./images.js";
 import { Job } from "./job.js";
 import { WatchMany } from "./many.js";
 import { DEFAULTS, withChanges } from "./options.js";
-import { ask } from "./protocol.js";
 import { Budget, Patience, Run } from "./run.js";
 import { Server } from "./server.js";
 import { parseStatus } from "./status.js";

@@ -32,6 +32,7 @@
  * @property {unknown} [cause]
  */
 
+/** Something went wrong. `words` is what a class says when nobody says more. */
 export class UmrgenError extends Error {
   static words = "Something went wrong.";
   static code = "error";
@@ -130,53 +131,53 @@ export class Unsupported extends ApiError {
   static next = "Use a newer server for this, or do without it.";
 }
 
+/** The server cannot be reached. */
 export class ConnectionFailed extends UmrgenError {
-  static words = "The server cannot be reached.";
   static code = "connection_failed";
   static next = "Check the address, the network and that the server runs.";
   static retryable = true;
 }
 
+/** The job failed. */
 export class JobFailed extends UmrgenError {
-  static words = "The job failed.";
   static code = "job_failed";
   static next = "Read the reason; submit again if it may go better.";
 }
 
+/** The job is running, and nothing changes. */
 export class JobStalled extends UmrgenError {
-  static words = "The job is running, and nothing changes.";
   static code = "job_stalled";
   static next = "Wait on, or cancel it.";
   static retryable = true;
 }
 
+/** Waited long enough; the job is still alive. */
 export class WaitTimeout extends UmrgenError {
-  static words = "Waited long enough; the job is still alive.";
   static code = "wait_timeout";
   static next = "Carry on with umrgen.job(jobId).";
   static retryable = true;
 }
 
+/** The job is completed, and there is no image. */
 export class OutputMissing extends UmrgenError {
-  static words = "The job is completed, and there is no image.";
   static code = "output_missing";
   static next = "Submit the job again.";
 }
 
+/** The server does not give this image to this client. */
 export class OutputForbidden extends UmrgenError {
-  static words = "The server does not give this image to this client.";
   static code = "output_forbidden";
   static next = "Use image_url exactly as the status gave it, with its session_id.";
 }
 
+/** What was downloaded is not the whole image. */
 export class OutputCorrupt extends UmrgenError {
-  static words = "What was downloaded is not the whole image.";
   static code = "output_corrupt";
   static next = "Fetch it again.";
   static retryable = true;
 }
 
+/** The image cannot be saved there. */
 export class TargetUnusable extends UmrgenError {
-  static words = "The image cannot be saved there.";
   static code = "target_unusable";
 }

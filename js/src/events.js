@@ -1,9 +1,10 @@
 // A job as Server-Sent Events: every change as it happens, with previews for those who ask.
+import { lacksCall } from "./answers.js";
+import { API, Trouble } from "./calls.js";
 import { within } from "./clock.js";
 import { Unsupported } from "./errors.js";
-import { API, failureOf, lacksCall, retryAfter, transient, unreachable } from "./protocol.js";
 import { Patience } from "./run.js";
-import { Failure, object } from "./server.js";
+import { Failure, object, textOf } from "./server.js";
 import { parseStatus } from "./status.js";
 
 /** @import { Run } from "./run.js" */
@@ -32,7 +33,7 @@ const SILENCE = 30;
  */
 export async function* events(run, jobId, preview) {
   const path = `${API}/events/${encodeURIComponent(jobId)}${preview ? "?preview=1" : ""}`;
-  const patience = new Patience(run, run.options.patience);
+  const trouble = new Trouble(run, jobId, new Patience(run, run.options.patience));
   let last = "";
   for (let delay = 0; ; ) {
     await run.pause(delay, jobId);
@@ -48,12 +49,12 @@ export async function* events(run, jobId, preview) {
       const answer = await soon(() => run.server.open(baseUrl + path, true, { headers }, cut, run.signal));
       if (answer.status === 204) return;
       if (answer.status !== 200) {
-        delay = await refused(run, answer, jobId, patience);
+        delay = await refused(run, answer, trouble);
         continue;
       }
       delay = run.options.firstBackoff;
       for await (const { type, id, data, retry } of messages(answer.body, soon)) {
-        patience.good();
+        trouble.over();
         if (id) last = id;
         if (retry) delay = run.asked(retry / 1000);
         const told = object(data);
@@ -63,26 +64,26 @@ export async function* events(run, jobId, preview) {
         if (status?.over) return;
       }
     } catch (failure) {
-      delay = patience.bear(unreachable(failure, jobId), null, jobId);
+      delay = trouble.unanswered(failure);
     } finally {
-      cut.abort(new Failure("nobody listens any more", true));
+      cut.abort();
     }
   }
 }
 
 /**
+ * Seconds until the next try after an answer that is no stream. Throws what will not pass.
  * @param {Run} run
  * @param {{status: number, headers: Headers, body: AsyncIterable<Uint8Array>}} answer
- * @param {string} jobId
- * @param {Patience} patience
+ * @param {Trouble} trouble
  */
-async function refused(run, { status, headers, body }, jobId, patience) {
-  let text = "";
-  for await (const chunk of body) text += new TextDecoder().decode(chunk);
-  const wall = run.clock.wall();
-  const error = failureOf({ status, headers, text, json: object(text), wall, elapsed: 0 }, jobId);
-  if (transient(status) || status === 429) return patience.bear(error, retryAfter({ headers, wall }), jobId);
-  throw lacksCall(error) ? new Unsupported("this server has no /events", { status, jobId }) : error;
+async function refused(run, { status, headers, body }, trouble) {
+  const text = await textOf(body);
+  try {
+    return trouble.refused({ status, headers, text, json: object(text), wall: run.clock.wall(), elapsed: 0 });
+  } catch (error) {
+    throw lacksCall(error) ? new Unsupported("this server has no /events", { status }) : error;
+  }
 }
 
 /**

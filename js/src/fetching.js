@@ -1,11 +1,12 @@
 // Fetching an image: from its URL to verified bytes in a sink, or to an error.
+import { retryAfter } from "./answers.js";
+import { limitedDelay } from "./calls.js";
 import { within } from "./clock.js";
 import { ConnectionFailed, OutputCorrupt, OutputForbidden, RateLimited, ServerError } from "./errors.js";
 import { promisedDigest, verify } from "./images.js";
 import { announcedSize, continues, rangeHeaders, resolveOutput, Stale, validatorOf } from "./outputs.js";
-import { limitedDelay, retryAfter } from "./protocol.js";
 import { Patience } from "./run.js";
-import { Failure, joined } from "./server.js";
+import { Failure } from "./server.js";
 
 /** @import { UmrgenError } from "./errors.js" */
 /** @import { ImageFacts } from "./images.js" */
@@ -36,10 +37,7 @@ export class Memory {
   }
 
   async read() {
-    return joined(
-      this.#parts,
-      this.#parts.reduce((sum, part) => sum + part.length, 0),
-    );
+    return new Uint8Array(await new Blob(this.#parts).arrayBuffer());
   }
 }
 
@@ -173,7 +171,7 @@ class Fetch {
     try {
       return await within(clock, left, late, () => this.#exchange(url, withKey, cut));
     } finally {
-      cut.abort(new Failure("nobody listens any more", true));
+      cut.abort();
     }
   }
 

@@ -13,9 +13,6 @@ import { OutputCorrupt, OutputMissing } from "./errors.js";
 
 /** @typedef {[number | null, number | null]} Size width and height */
 
-/** @type {Record<string, string>} */
-export const EXTENSIONS = { "image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp" };
-
 /** @type {Record<string, (bytes: Uint8Array, view: DataView) => Size>} */
 const CHECKS = { "image/png": checkPng, "image/jpeg": checkJpeg, "image/webp": checkWebp };
 

@@ -1,8 +1,8 @@
 // One job on one server, as a caller holds it.
+import { ask } from "./calls.js";
 import { OutputForbidden, OutputMissing, UmrgenError } from "./errors.js";
 import { events } from "./events.js";
 import { fetchImage, Memory } from "./fetching.js";
-import { ask } from "./protocol.js";
 import { parseStatus } from "./status.js";
 import { finished, Watch } from "./watch.js";
 

@@ -1,6 +1,7 @@
 // Waiting for many jobs at once: in one call where the server has it, else one after the other.
+import { lacksCall } from "./answers.js";
+import { API, call, post } from "./calls.js";
 import { JobNotFound, JobStalled } from "./errors.js";
-import { API, call, lacksCall, post } from "./protocol.js";
 import { Patience } from "./run.js";
 import { parseStatus } from "./status.js";
 import { wasHeld, Watch } from "./watch.js";

@@ -3,11 +3,13 @@ import { extname, join } from "node:path";
 import { env } from "node:process";
 import { Umrgen } from "./client.js";
 import { UmrgenError } from "./errors.js";
-import { EXTENSIONS } from "./images.js";
 import { checkTarget, diskTrouble, isFolder, PartialFile } from "./partial.js";
 
 /** @import { UmrgenOptions } from "./client.js" */
 /** @import { CallOptions, Image, Job } from "./job.js" */
+
+/** @type {Record<string, string>} */
+const EXTENSIONS = { "image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp" };
 
 /**
  * A verified image file on disk; `size` in bytes.

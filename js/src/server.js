@@ -73,7 +73,7 @@ export class Server {
     const late = () => cut.abort(new Failure(`no answer within ${timeout.toFixed(1)} s`, true));
     return within(this.clock, timeout, late, async () => {
       const { status, headers, body } = await this.open(this.baseUrl + path, true, request, cut, signal);
-      const text = new TextDecoder().decode(await whole(body));
+      const text = await textOf(body);
       const elapsed = this.clock.now() - started;
       return { status, headers, text, json: object(text), elapsed, wall: this.clock.wall() };
     });
@@ -131,30 +131,20 @@ async function* chunks(response, fail) {
   }
 }
 
-/** @param {AsyncIterable<Uint8Array<ArrayBuffer>>} body */
-async function whole(body) {
-  const parts = [];
+/**
+ * The whole of an API's answer.
+ * @param {AsyncIterable<Uint8Array>} body
+ */
+export async function textOf(body) {
+  const decoder = new TextDecoder();
+  let text = "";
   let length = 0;
   for await (const part of body) {
     length += part.length;
     if (length > MAX_ANSWER) throw new Failure("the answer is endless", true);
-    parts.push(part);
+    text += decoder.decode(part, { stream: true });
   }
-  return joined(parts, length);
-}
-
-/**
- * @param {Uint8Array<ArrayBuffer>[]} parts
- * @param {number} length
- */
-export function joined(parts, length) {
-  const bytes = new Uint8Array(length);
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.length;
-  }
-  return bytes;
+  return text + decoder.decode();
 }
 
 /**

@@ -1,6 +1,7 @@
 // Submitting a job: exactly once, whatever the network does meanwhile.
+import { failureOf, retryAfter, transient, unreachable } from "./answers.js";
+import { API, limitedDelay, post } from "./calls.js";
 import { ConcurrencyLimit, RateLimited, UmrgenError, WaitTimeout } from "./errors.js";
-import { API, failureOf, limitedDelay, post, retryAfter, transient, unreachable } from "./protocol.js";
 import { Patience } from "./run.js";
 import { Watch } from "./watch.js";
 

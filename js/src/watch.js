@@ -1,6 +1,7 @@
 // Watching one job to its end: how often to look, what a status means, when to say that it stalls.
-import { JobFailed, JobNotFound, JobStalled, OutputMissing, RateLimited, WaitTimeout } from "./errors.js";
-import { API, failureOf, limitedDelay, retryAfter, transient, unreachable } from "./protocol.js";
+import { retryAfter } from "./answers.js";
+import { API, Trouble } from "./calls.js";
+import { JobFailed, JobNotFound, JobStalled, OutputMissing, WaitTimeout } from "./errors.js";
 import { Patience } from "./run.js";
 import { parseStatus, place } from "./status.js";
 
@@ -27,9 +28,7 @@ export class Watch {
   #jobId;
   #seen;
   #hold;
-  #patience;
-  #limited;
-  #garbage = 0;
+  #trouble;
   /** @type {string | null} */
   #etag = null;
   #changes = 0;
@@ -50,8 +49,7 @@ export class Watch {
     this.#jobId = jobId;
     this.#seen = seen;
     this.#hold = hold;
-    this.#patience = new Patience(run, run.options.patience);
-    this.#limited = new Patience(run, Infinity);
+    this.#trouble = new Trouble(run, jobId, new Patience(run, run.options.patience));
     this.#changedAt = this.#queuedSince = run.now;
   }
 
@@ -109,7 +107,7 @@ export class Watch {
       const path = `${API}/status/${encodeURIComponent(jobId)}`;
       reply = await run.request(path, { headers }, { delay: this.delay, held, jobId });
     } catch (failure) {
-      this.delay = this.#patience.bear(unreachable(failure, jobId), null, jobId);
+      this.delay = this.#trouble.unanswered(failure);
       return null;
     }
     const unchanged = reply.status === 304 ? this.#status : null;
@@ -119,9 +117,7 @@ export class Watch {
       return null;
     }
     this.#seen = true;
-    this.#garbage = 0;
-    this.#patience.good();
-    this.#limited.good();
+    this.#trouble.over();
     if (!unchanged) this.#etag = reply.headers.get("etag");
     this.delay = this.#pace(reply, status);
     return status;
@@ -132,20 +128,10 @@ export class Watch {
    * @param {Reply} reply
    */
   #refused(reply) {
-    const run = this.#run;
-    const jobId = this.#jobId;
-    const error = failureOf(reply, jobId);
-    if (error instanceof JobNotFound) throw this.#gone(error);
-    if (error instanceof RateLimited) {
-      this.delay = this.#limited.bear(error, limitedDelay(run, reply, this.#limited), jobId);
-    } else if (transient(reply.status)) {
-      this.delay = this.#patience.bear(error, retryAfter(reply), jobId);
-    } else if (reply.status === 200 && (this.#seen || this.#garbage < run.options.garbageTries)) {
-      // A tunnel's page or a cut-off answer. A server that has made sense before gets more patience.
-      this.#garbage++;
-      this.delay = Math.max(this.#patience.bear(error, null, jobId), run.options.runningInterval);
-    } else {
-      throw error;
+    try {
+      this.delay = this.#trouble.refused(reply, this.#seen);
+    } catch (error) {
+      throw error instanceof JobNotFound ? this.#gone(error) : error;
     }
   }
 

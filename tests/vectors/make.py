@@ -44,9 +44,7 @@ def says(body: Json | str, status: int = 200, headers: Mapping[str, str] | None 
     return told | ({"headers": dict(headers)} if headers else {}) | ({"after": after} if after else {})
 
 
-def job(
-    state: str = "running", headers: Mapping[str, str] | None = None, after: float = 0.0, **fields: Any
-) -> Json:
+def job(state: str = "running", headers: Mapping[str, str] | None = None, after: float = 0.0, **fields: Any) -> Json:
     return says({"state": state} | fields, 200, headers, after)
 
 
@@ -152,7 +150,12 @@ def vector(case: Json) -> Json:
 
 def case(name: str, flow: str, *answers: Json, again: bool = False, **options: Any) -> Json:
     told: Json = {"name": name, "flow": flow}
-    return told | ({"options": options} if options else {}) | {"answers": list(answers)} | ({"repeat": True} if again else {})
+    return (
+        told
+        | ({"options": options} if options else {})
+        | {"answers": list(answers)}
+        | ({"repeat": True} if again else {})
+    )
 
 
 # --- the cases --------------------------------------------------------------------------------------
@@ -186,17 +189,35 @@ def pace() -> list[Json]:
             *[job("queued"), job("queued"), job(), job(), DONE_ANSWER],
         ),
         *[case(name, "wait", job("running", headers, **more), DONE_ANSWER) for name, headers, more in words],
-        case("an old server's ETA repeats itself: its first word counts", "wait", *[job(eta_seconds=40)] * 8, DONE_ANSWER),
+        case(
+            "an old server's ETA repeats itself: its first word counts", "wait", *[job(eta_seconds=40)] * 8, DONE_ANSWER
+        ),
         case("an ETA leaves room for one more look", "wait", *[job(eta_seconds=400)] * 4, DONE_ANSWER, timeout=30),
-        case("a new state has an ETA of its own", "wait", job("queued", eta_seconds=20), *[job(eta_seconds=20)] * 3, DONE_ANSWER),
+        case(
+            "a new state has an ETA of its own",
+            "wait",
+            job("queued", eta_seconds=20),
+            *[job(eta_seconds=20)] * 3,
+            DONE_ANSWER,
+        ),
         case(
             "a server that holds is asked again at once",
             "wait",
-            *[job("queued", HELD, 25.0), job("running", HELD, 25.0), says(DONE, 200, HELD)],
+            job("queued", HELD, 25.0),
+            job("running", HELD, 25.0),
+            says(DONE, 200, HELD),
         ),
         case("a server that says it holds and does not", "wait", *[job("running", HELD)] * 3, DONE_ANSWER),
         case("no hold is asked for with wait 0", "wait", job(), DONE_ANSWER, wait=0),
-        case("the options' own intervals", "wait", job("queued"), job(), DONE_ANSWER, queued_interval=8, running_interval=5),
+        case(
+            "the options' own intervals",
+            "wait",
+            job("queued"),
+            job(),
+            DONE_ANSWER,
+            queued_interval=8,
+            running_interval=5,
+        ),
         case(
             "every change is asked for by version",
             "watch",
@@ -208,7 +229,13 @@ def pace() -> list[Json]:
             says(DONE, 200, {"ETag": '"5"'} | HELD, 1.0),
         ),
         case("every change on an old server", "watch", job("queued"), job("queued"), job(), job(), DONE_ANSWER),
-        case("follow asks for every change too", "wait", job("queued", {"ETag": '"1"'}), says(DONE, 200, HELD, 3.0), follow=True),
+        case(
+            "follow asks for every change too",
+            "wait",
+            job("queued", {"ETag": '"1"'}),
+            says(DONE, 200, HELD, 3.0),
+            follow=True,
+        ),
         case("the caller's own pace in an id", "wait", job(), DONE_ANSWER, running_interval=30, jitter=0),
     ]
 
@@ -237,10 +264,23 @@ def patience() -> list[Json]:
         case("after a 429 there is a budget", "wait", limited, *[job()] * 12, DONE_ANSWER, requests_a_minute=5),
         case("a server never understood is not UMRGEN", "wait", garbage, again=True),
         case("nor one that says nothing", "wait", says(""), again=True),
-        case("nor JSON that is no object, nor one without a state", "wait", says("[]"), says({"success": True}), again=True),
-        case("once understood, it gets more patience", "wait", job(), garbage, cut, says(""), *[garbage] * 5, DONE_ANSWER),
+        case(
+            "nor JSON that is no object, nor one without a state",
+            "wait",
+            says("[]"),
+            says({"success": True}),
+            again=True,
+        ),
+        case(
+            "once understood, it gets more patience", "wait", job(), garbage, cut, says(""), *[garbage] * 5, DONE_ANSWER
+        ),
         case("401", "wait", says({"error": "Unauthorized: bad key"}, 401)),
-        case("401 in the middle", "wait", job(), says({"error": "bad key", "code": "unauthorized", "success": False}, 401)),
+        case(
+            "401 in the middle",
+            "wait",
+            job(),
+            says({"error": "bad key", "code": "unauthorized", "success": False}, 401),
+        ),
         case("403", "wait", says("", 403)),
         case("403 as an HTML page", "wait", says("<html>tunnel", 403)),
         case("a redirect", "wait", says("", 302, {"Location": "https://evil.example/x"})),
@@ -260,9 +300,17 @@ def deadline() -> list[Json]:
         case("a hang is cut to it", "wait", job(), fails(1000, sent=True), again=True, timeout=20),
         case("trouble until it ends", "wait", fails(), again=True, timeout=12),
         case("the queue has its own", "wait", job("queued"), again=True, queue_timeout=10),
-        case("a hold is cut to that too", "wait", job("queued", {"Preference-Applied": "wait=10"}, 10.0), again=True, queue_timeout=10),
+        case(
+            "a hold is cut to that too",
+            "wait",
+            job("queued", {"Preference-Applied": "wait=10"}, 10.0),
+            again=True,
+            queue_timeout=10,
+        ),
         case("which ends with the queue", "wait", *[job("queued")] * 3, *[job()] * 6, DONE_ANSWER, queue_timeout=10),
-        case("without one it waits on", "wait", *[job("running", {"Retry-After": "60"})] * 20, DONE_ANSWER, timeout=None),
+        case(
+            "without one it waits on", "wait", *[job("running", {"Retry-After": "60"})] * 20, DONE_ANSWER, timeout=None
+        ),
     ]
 
 
@@ -274,8 +322,23 @@ def meaning() -> list[Json]:
         case("a stall is told once and ends nothing", "wait", *[job()] * 45, DONE_ANSWER),
         case("a stall may be raised", "wait", job(), again=True, on_stall="raise", stall_after=30),
         case("progress is no stall", "wait", *steps, DONE_ANSWER, on_stall="raise"),
-        case("a stall that ended may be told again", "wait", *[job()] * 4, steps[3], *[job()] * 6, DONE_ANSWER, stall_after=4),
-        case("an unknown state is waited through and told once", "wait", job("paused"), job("paused"), job("odd"), DONE_ANSWER),
+        case(
+            "a stall that ended may be told again",
+            "wait",
+            *[job()] * 4,
+            steps[3],
+            *[job()] * 6,
+            DONE_ANSWER,
+            stall_after=4,
+        ),
+        case(
+            "an unknown state is waited through and told once",
+            "wait",
+            job("paused"),
+            job("paused"),
+            job("odd"),
+            DONE_ANSWER,
+        ),
         case("a state may go backwards", "wait", job(), job("queued"), job(), DONE_ANSWER),
         case("completed without an image gets one more look", "wait", empty, DONE_ANSWER),
         case("and is missing after it", "wait", empty, empty),
@@ -288,15 +351,29 @@ def meaning() -> list[Json]:
             "every field of a status",
             "watch",
             job(
-                *["completed"],
-                **{"image_url": IMAGE, "queue_position": 0, "eta_seconds": 1.5, "progress": {"step": 4.0, "total": 4}},
-                **{"seed": 847291, "engine": "procedural", "retry_after_ms": 2000},
+                "completed",
+                image_url=IMAGE,
+                queue_position=0,
+                eta_seconds=1.5,
+                progress={"step": 4.0, "total": 4},
+                seed=847291,
+                engine="procedural",
+                retry_after_ms=2000,
             ),
         ),
         case(
             "fields of wrong types are not there",
             "watch",
-            job("failed", error=7, error_code="", queue_position="1", eta_seconds=-1, progress=[4, 4], seed=None, engine={}),
+            job(
+                "failed",
+                error=7,
+                error_code="",
+                queue_position="1",
+                eta_seconds=-1,
+                progress=[4, 4],
+                seed=None,
+                engine={},
+            ),
         ),
     ]
 
@@ -323,9 +400,20 @@ def submitting() -> list[Json]:
             case(f"after {name}, again where keys are kept", "submit", answer, HEALTHY, RECEIPT)
             for name, answer in unclear.items()
         ],
-        *[case(f"after {name}, never on an older server", "submit", answer, OLD_404) for name, answer in unclear.items()],
+        *[
+            case(f"after {name}, never on an older server", "submit", answer, OLD_404)
+            for name, answer in unclear.items()
+        ],
         case("/healthz that is not ours", "submit", fails(sent=True), says({"status": "green"})),
-        case("while that is unknown nothing is repeated", "submit", fails(sent=True), fails(), says("", 503), HEALTHY, RECEIPT),
+        case(
+            "while that is unknown nothing is repeated",
+            "submit",
+            fails(sent=True),
+            fails(),
+            says("", 503),
+            HEALTHY,
+            RECEIPT,
+        ),
         case("nor when it stays unknown", "submit", fails(sent=True), fails(), again=True),
         case("a refusal with a code was not looked at", "submit", draining, RECEIPT),
         case("a rate limit is waited out", "submit", limited, limited, RECEIPT),
@@ -358,7 +446,13 @@ def together() -> list[Json]:
     lost = says("<html>Cannot POST</html>", 404)
     running = {"job_id": "ext_1", "state": "running"}
     return [
-        case("one call for all", "many", batch([done[1]], "5"), batch([], "5", after=25.0), batch([done[0], done[2]], "7")),
+        case(
+            "one call for all",
+            "many",
+            batch([done[1]], "5"),
+            batch([], "5", after=25.0),
+            batch([done[0], done[2]], "7"),
+        ),
         case("what the server does not know", "many", batch([done[0], done[2]], "5", ["ext_1", "ext_7"])),
         case("a server that repeats itself is not stormed", "many", *[batch([running])] * 4, batch(done)),
         case("an answer that is cut off", "many", says('{"jobs": ['), batch(done)),
@@ -388,7 +482,14 @@ def waits() -> Json:
 def addresses() -> list[Json]:
     host, prefix = "https://host.example", "https://host.example/umrgen/"
     urls = [
-        *[(host, IMAGE), (host + "/", IMAGE), (prefix, IMAGE), (host, "/"), (host, "/a b.png"), (host, "/\u00e9.png?q=\u00e9#x")],
+        *[
+            (host, IMAGE),
+            (host + "/", IMAGE),
+            (prefix, IMAGE),
+            (host, "/"),
+            (host, "/a b.png"),
+            (host, "/\u00e9.png?q=\u00e9#x"),
+        ],
         *[(host, f"{host}/outputs/a.png"), (host, "HTTPS://HOST.example:443/a.png"), (host, f"{host}:8443/a.png")],
         *[(host, "http://host.example/a.png"), (host, "https://evil.example/a.png"), (host, "//evil.example/a.png")],
         *[(host, "/\\evil.example/a.png"), (host, "\\\\evil.example"), (host, "https://host.example\\@evil.example/")],

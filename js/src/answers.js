@@ -1,12 +1,8 @@
-// What an answer means, and calls that may simply be made again.
+// What an answer means.
 import * as errors from "./errors.js";
-import { Patience } from "./run.js";
 import { Failure } from "./server.js";
 
-/** @import { Reply, Request } from "./server.js" */
-/** @import { Run } from "./run.js" */
-
-export const API = "/api/v1";
+/** @import { Reply } from "./server.js" */
 
 /** @type {[string | number, typeof errors.ApiError][]} */
 const kinds = [
@@ -92,21 +88,6 @@ function seconds(date) {
 }
 
 /**
- * After a 429: what the server asks for; if it names no time, enough for its window to move on. From then on
- * the client keeps to a budget of its own.
- * @param {Run} run
- * @param {{headers: Headers, wall: number}} reply
- * @param {Patience} limited
- */
-export function limitedDelay(run, reply, limited) {
-  const asked = retryAfter(reply);
-  if (asked !== null) return asked;
-  run.budget.limited = true;
-  const { longestDelay, queuedInterval } = run.options;
-  return Math.min(longestDelay, 2 * queuedInterval * 2 ** Math.min(limited.failures, 10));
-}
-
-/**
  * The error for a failure to get an answer. Throws `failure` on when it is something else: a deadline, an abort.
  * @param {unknown} failure
  * @param {string | null} [jobId]
@@ -121,63 +102,6 @@ export function unreachable(failure, jobId = null) {
 }
 
 /**
- * One call that may be repeated without harm: its answer, which has a JSON object.
- *
- * Tried again while the server is away, within `patience` (`submitPatience` when not given), and while it says
- * that it is asked too often. Throws ConnectionFailed, WaitTimeout and what it refuses.
- * @param {Run} run
- * @param {string} path
- * @param {Request} [request]
- * @param {{held?: number, patience?: Patience, delay?: number, jobId?: string | null}} [how]
- * @returns {Promise<Reply & {json: Record<string, any>}>}
- */
-export async function call(run, path, request = {}, { held = 0, patience, delay = 0, jobId = null } = {}) {
-  patience ??= new Patience(run, run.options.submitPatience);
-  const limited = new Patience(run, Infinity);
-  const headers = { ...request.headers, ...(held && { Prefer: `wait=${held}` }) };
-  for (let garbage = 0; ; ) {
-    let reply;
-    try {
-      reply = await run.request(path, { ...request, headers }, { delay, held, jobId });
-    } catch (failure) {
-      delay = patience.bear(unreachable(failure, jobId), null, jobId);
-      continue;
-    }
-    const { status, json } = reply;
-    if (status >= 200 && status < 300 && json) {
-      patience.good();
-      return { ...reply, json };
-    }
-    const error = failureOf(reply, jobId);
-    if (error instanceof errors.RateLimited) {
-      delay = limited.bear(error, limitedDelay(run, reply, limited), jobId);
-    } else if (transient(status)) {
-      delay = patience.bear(error, retryAfter(reply), jobId);
-    } else if (status === 200 && garbage++ < run.options.garbageTries) {
-      delay = Math.max(patience.bear(error, null, jobId), run.options.runningInterval); // a tunnel's page, or a cut-off answer
-    } else {
-      throw error;
-    }
-  }
-}
-
-/**
- * `call`, of what older servers do not have. Throws Unsupported there.
- * @param {Run} run
- * @param {string} path
- * @param {Request} [request]
- * @param {{held?: number, patience?: Patience, jobId?: string | null}} [how]
- */
-export async function ask(run, path, request, how) {
-  try {
-    return (await call(run, API + path, request, how)).json;
-  } catch (error) {
-    if (!lacksCall(error)) throw error;
-    throw new errors.Unsupported(`this server has no ${path}`, { status: error.status ?? undefined });
-  }
-}
-
-/**
  * Whether an answer means that the path itself is unknown, not what it names.
  * @param {unknown} error
  * @returns {error is errors.ApiError}
@@ -186,12 +110,4 @@ export function lacksCall(error) {
   if (!(error instanceof errors.ApiError)) return false;
   const namesAJob = error instanceof errors.JobNotFound && error.coded;
   return (error.status === 404 && !namesAJob) || error.status === 405 || error.status === 501;
-}
-
-/**
- * @param {unknown} data
- * @returns {{method: string, headers: Record<string, string>, body: string}}
- */
-export function post(data) {
-  return { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(data) };
 }
