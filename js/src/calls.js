@@ -30,7 +30,6 @@ export class Trouble {
 
   /** An answer made sense. */
   over() {
-    this.#garbage = 0;
     this.#patience.good();
     this.#limited.good();
   }

@@ -13,7 +13,7 @@ import { submit } from "./submission.js";
 /** @import { Clock } from "./clock.js" */
 /** @import { CallOptions } from "./job.js" */
 /** @import { Options } from "./options.js" */
-/** @import { Event } from "./run.js" */
+/** @import { Deadline, Event } from "./run.js" */
 /** @import { Status } from "./status.js" */
 
 /**
@@ -88,13 +88,13 @@ export class Umrgen {
     /** @type {Record<string, unknown>} */
     const given = {};
     for (const [name, value] of Object.entries(rest)) {
-      if (name in DEFAULTS || name === "signal" || name === "onEvent") given[name] = value;
+      if (Object.hasOwn(DEFAULTS, name) || name === "signal" || name === "onEvent") given[name] = value;
       // What was not said stays out, so that the server's own defaults hold.
       else if (value != null) picture[name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)] = value;
     }
     const run = this.#begin(given);
     const id = await submit(run, picture, key, waitForSlot);
-    return new Job((call, ends) => this.#begin({ ...given, ...call }, ends), id, run);
+    return new Job((call, deadline) => this.#begin({ ...given, ...call }, deadline), id, run);
   }
 
   /**
@@ -164,8 +164,8 @@ export class Umrgen {
 
   /**
    * @param {CallOptions} call
-   * @param {number} [ends]
+   * @param {Deadline} [deadline]
    */
-  #begin = ({ signal, onEvent = this.#onEvent, ...changes }, ends) =>
-    new Run(this.#server, withChanges(this.#options, changes), this.#budget, this.#random, { signal, onEvent, ends });
+  #begin = ({ signal, onEvent = this.#onEvent, ...changes }, deadline) =>
+    new Run(this.#server, withChanges(this.#options, changes), this.#budget, this.#random, { signal, onEvent, deadline });
 }

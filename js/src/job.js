@@ -10,7 +10,7 @@ import { finished, Watch } from "./watch.js";
 /** @import { ImageFacts } from "./images.js" */
 /** @import { Outcome } from "./many.js" */
 /** @import { Options } from "./options.js" */
-/** @import { Event, Run } from "./run.js" */
+/** @import { Deadline, Event, Run } from "./run.js" */
 /** @import { Status } from "./status.js" */
 
 /**
@@ -18,7 +18,7 @@ import { finished, Watch } from "./watch.js";
  * @typedef {Partial<Options> & {signal?: AbortSignal, onEvent?: (event: Event) => void}} CallOptions
  */
 
-/** @typedef {(call: CallOptions, ends?: number) => Run} Begin */
+/** @typedef {(call: CallOptions, deadline?: Deadline) => Run} Begin */
 
 /**
  * A verified image.
@@ -39,7 +39,7 @@ export class Job {
    * Made by `Umrgen.submit` and `Umrgen.job`.
    * @param {Begin} begin
    * @param {string} id
-   * @param {{signal?: AbortSignal, ends: number, left: number}} [submit] the call that made it: its deadline and its signal go on
+   * @param {Run} [submit] the call that made it: its deadline and its signal go on
    */
   constructor(begin, id, submit) {
     if (!JOB_ID.test(id)) {
@@ -90,8 +90,10 @@ export class Job {
    */
   async status(call) {
     const run = this.#run(call);
-    run.options = { ...run.options, wait: 0, patience: run.options.submitPatience, ...call };
-    return this.#watch(run).nextChange();
+    run.options = { ...run.options, wait: 0, patience: call?.patience ?? run.options.submitPatience };
+    const status = await this.#watch(run).nextChange();
+    this.#seen = true;
+    return status;
   }
 
   /**
@@ -154,8 +156,8 @@ export class Job {
     const submit = this.#submit;
     const signals = [submit?.signal, call.signal].filter((signal) => signal !== undefined);
     const signal = signals.length > 1 ? AbortSignal.any(signals) : signals[0];
-    const goesOn = submit && submit.left > 0 && call.timeout === undefined;
-    return this.#begin({ ...call, signal }, goesOn ? submit.ends : undefined);
+    const goesOn = submit && submit.left > 0 && !submit.deadline.passed && call.timeout === undefined;
+    return this.#begin({ ...call, signal }, goesOn ? submit.deadline : undefined);
   }
 
   /** @param {Run} run */

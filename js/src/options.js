@@ -62,7 +62,7 @@ export const DEFAULTS = Object.freeze(defaults);
  * @returns {Options}
  */
 export function withChanges(options, changes) {
-  for (const name in changes) if (!(name in DEFAULTS)) throw new TypeError(`no such option: ${name}`);
+  for (const name in changes) if (!Object.hasOwn(DEFAULTS, name)) throw new TypeError(`no such option: ${name}`);
   const given = Object.entries(changes).filter(([, value]) => value !== undefined);
   return { ...options, ...Object.fromEntries(given) };
 }

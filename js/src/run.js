@@ -42,15 +42,17 @@ export class Budget {
   }
 }
 
+/** When everything must be over. `passed` is set once that was said to the caller. @typedef {{at: number, passed: boolean}} Deadline */
+
 export class Run {
   /**
    * @param {Server} server
    * @param {Options} options
    * @param {Budget} budget
    * @param {() => number} random
-   * @param {{signal?: AbortSignal, onEvent?: (event: Event) => void, ends?: number}} call
+   * @param {{signal?: AbortSignal, onEvent?: (event: Event) => void, deadline?: Deadline}} call
    */
-  constructor(server, options, budget, random, { signal, onEvent, ends }) {
+  constructor(server, options, budget, random, { signal, onEvent, deadline }) {
     this.server = server;
     this.clock = server.clock;
     this.options = options;
@@ -58,7 +60,7 @@ export class Run {
     this.random = random;
     this.signal = signal;
     this.onEvent = onEvent;
-    this.ends = ends ?? this.now + (options.timeout ?? Infinity);
+    this.deadline = deadline ?? { at: this.now + (options.timeout ?? Infinity), passed: false };
   }
 
   get now() {
@@ -66,7 +68,7 @@ export class Run {
   }
 
   get left() {
-    return this.ends - this.now;
+    return this.deadline.at - this.now;
   }
 
   /**
@@ -109,6 +111,7 @@ export class Run {
   /** @param {string | null} jobId */
   timedOut(jobId) {
     const { timeout } = this.options;
+    this.deadline.passed = true;
     if (jobId) return new WaitTimeout(`job ${jobId} is not over after ${timeout} s; it is still alive`, { jobId });
     return new WaitTimeout(`no job was made within ${timeout} s`, { next: "Try again, or allow more time." });
   }

@@ -53,8 +53,8 @@ export class Server {
     }
     this.baseUrl = baseUrl.replace(/\/+$/, "");
     this.clock = clock;
-    // Looked up at every call, so that a page's or a test's own `fetch` is used from then on.
-    this.#fetch = fetcher ?? ((/** @type {string} */ url, /** @type {RequestInit} */ init) => fetch(url, init));
+    // A browser's own insists on being called as a function, not as somebody's method.
+    this.#fetch = (/** @type {string} */ url, /** @type {RequestInit} */ init) => (fetcher ?? fetch)(url, init);
     if (apiKey) this.#headers.Authorization = `Bearer ${apiKey}`;
     if (new URL(baseUrl).hostname.endsWith(".share.zrok.io")) this.#headers.skip_zrok_interstitial = "1";
   }

@@ -119,6 +119,12 @@ describe("an event stream", () => {
     await assert.rejects(all(other.events({ patience: 20 })), (error) => error instanceof ConnectionFailed);
   });
 
+  it("that tells something now and then uses up no patience", async () => {
+    const lines = Array.from({ length: 20 }, (_, index) => [status("running", index + 1), null]);
+    const { job } = chopped(...lines.flatMap((line) => [502, line]), [status("completed", 99)]);
+    assert.equal((await all(job.events({ patience: 5 }))).length, 21);
+  });
+
   it("asks for previews only when told", async () => {
     const { job, asked } = chopped(204, 204);
     await all(job.events());

@@ -350,7 +350,10 @@ for (const mode of ["modern", "legacy"]) {
       const server = await start(mode, { job_seconds: 3600 });
       const job = await client(server, { requestTimeout: 60, timeout: 60 }).submit("a boat");
       await server.on(STATUS, [["Silence", {}]]);
-      await assert.rejects(job.wait({ signal: AbortSignal.timeout(50) }), { name: "TimeoutError" });
+      const told = [];
+      const call = { signal: AbortSignal.timeout(50), onEvent: ({ kind }) => told.push(kind) };
+      await assert.rejects(job.wait(call), { name: "TimeoutError" });
+      assert.ok(!told.includes("retrying"), "an abort is no trouble of the server's");
       const quick = await start(mode);
       const controller = new AbortController();
       const onEvent = ({ kind }) => kind === "download" && controller.abort();
@@ -364,9 +367,16 @@ for (const mode of ["modern", "legacy"]) {
       const server = await start(mode, { job_seconds: 3600 });
       const umrgen = client(server);
       const job = await umrgen.submit("a boat");
+      const [looked, watched] = [umrgen.job(job.id), umrgen.job(job.id)];
+      await looked.status();
+      for await (const status of watched) if (status) break;
       await server.on(STATUS, [["Answer", { status: 404, body: { error: "Job not found" } }]], null);
-      await assert.rejects(job.wait(), like(errors.JobNotFound, "job_gone", { jobId: job.id }));
+      for (const seen of [job, looked, watched]) {
+        await assert.rejects(seen.wait(), like(errors.JobNotFound, "job_gone", { jobId: job.id }));
+      }
       await assert.rejects(umrgen.job("ext_never").wait(), like(errors.JobNotFound, "job_not_found"));
+      const picked = umrgen.job(job.id);
+      await assert.rejects(picked.status(), like(errors.JobNotFound, "job_not_found"));
     });
 
     it("for many", async () => {

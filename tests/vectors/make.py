@@ -290,6 +290,7 @@ def patience() -> list[Json]:
         case("404 on a job never seen", "wait", NOT_FOUND),
         case("404 on a job that was there", "wait", job(), NOT_FOUND),
         case("404 as an HTML page is not this API's", "wait", OLD_404),
+        case("JSON is JSON, whatever its type says", "wait", NOT_FOUND | {"headers": {"Content-Type": "text/html"}}),
     ]
 
 
@@ -343,6 +344,14 @@ def meaning() -> list[Json]:
         case("completed without an image gets one more look", "wait", empty, DONE_ANSWER),
         case("and is missing after it", "wait", empty, empty),
         case("an old server's first minute", "wait", job("completed", results={"images": [{"url": IMAGE}]})),
+        case(
+            "that look asks for the whole, not for a change",
+            "wait",
+            job("queued", {"ETag": '"1"'}),
+            job("completed", {"ETag": '"2"'}, results={"images": []}),
+            DONE_ANSWER,
+            follow=True,
+        ),
         case("every image of a batch", "wait", job("completed", image_url=IMAGE, results={"images": batch})),
         case("results of wrong types", "wait", job("completed", image_url=7, results=[IMAGE]), empty),
         case("failed, with its reason", "wait", job("failed", error="out of memory", error_code="engine_failed")),
@@ -414,6 +423,7 @@ def submitting() -> list[Json]:
             HEALTHY,
             RECEIPT,
         ),
+        case("when the deadline ends it, its reason stays", "submit", fails(sent=True), timeout=0.4),
         case("nor when it stays unknown", "submit", fails(sent=True), fails(), again=True),
         case("a refusal with a code was not looked at", "submit", draining, RECEIPT),
         case("a rate limit is waited out", "submit", limited, limited, RECEIPT),
