@@ -99,7 +99,7 @@ it("checks, and works as a package, with types, for those who install it", () =>
   mkdirSync(installed, { recursive: true });
   const packed = run("npm", "pack", HERE, "--silent", "--pack-destination", place).trim().split("\n").at(-1);
   run("tar", "-xzf", packed, "-C", installed, "--strip-components", "1");
-  assert.deepEqual(readdirSync(installed).sort(), ["README.md", "package.json", "src", "types"]);
+  assert.deepEqual(readdirSync(installed).sort(), ["LICENSE", "README.md", "package.json", "src", "types"]);
   const use = `
     import { Umrgen, JobFailed, type Status } from "umrgen";
     import { saveImage } from "umrgen/node";
