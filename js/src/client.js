@@ -44,7 +44,11 @@ import { submit } from "./submission.js";
 /**
  * `idempotencyKey` is made here when not given. With `waitForSlot`, a server that runs one job at a time is
  * waited for. `signal` and the deadline go on for the job's own calls.
- * @typedef {Picture & CallOptions & {idempotencyKey?: string, waitForSlot?: boolean, [field: string]: unknown}} SubmitOptions
+ * @typedef {Picture & CallOptions & {
+ *   idempotencyKey?: string,
+ *   waitForSlot?: boolean,
+ *   [field: string]: unknown,
+ * }} SubmitOptions
  */
 
 export class Umrgen {
@@ -167,5 +171,9 @@ export class Umrgen {
    * @param {Deadline} [deadline]
    */
   #begin = ({ signal, onEvent = this.#onEvent, ...changes }, deadline) =>
-    new Run(this.#server, withChanges(this.#options, changes), this.#budget, this.#random, { signal, onEvent, deadline });
+    new Run(this.#server, withChanges(this.#options, changes), this.#budget, this.#random, {
+      signal,
+      onEvent,
+      deadline,
+    });
 }

@@ -35,7 +35,7 @@ export async function* events(run, jobId, preview) {
   const path = `${API}/events/${encodeURIComponent(jobId)}${preview ? "?preview=1" : ""}`;
   const trouble = new Trouble(run, jobId, new Patience(run, run.options.patience));
   let last = "";
-  for (let delay = 0; ; ) {
+  for (let delay = 0; ;) {
     await run.pause(delay, jobId);
     const cut = new AbortController();
     const late = () => cut.abort(new Failure("nothing came", true));

@@ -106,7 +106,7 @@ class Fetch {
   async #whole(imageUrl) {
     const { server, options } = this.#run;
     let { url, withKey } = resolveOutput(server.baseUrl, imageUrl, options.followForeign);
-    for (let delay = 0, redirects = 0; ; ) {
+    for (let delay = 0, redirects = 0; ;) {
       if (delay > 0) await this.#run.clock.sleep(Math.min(delay, this.#run.left), this.#run.signal);
       if (this.#run.left <= 0) throw this.#run.timedOut(this.#jobId);
       const before = this.#have.size;
@@ -216,7 +216,7 @@ class Fetch {
     const run = this.#run;
     const have = this.#have;
     const { dripWindow, dripRate, maxBytes } = run.options;
-    for (let since = run.now, count = 0; ; ) {
+    for (let since = run.now, count = 0; ;) {
       const { value, done } = await within(run.clock, dripWindow, late, () => body.next());
       if (done || !value) return;
       if (have.size + value.length > maxBytes) {

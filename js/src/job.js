@@ -22,7 +22,12 @@ import { finished, Watch } from "./watch.js";
 
 /**
  * A verified image.
- * @typedef {ImageFacts & {bytes: Uint8Array<ArrayBuffer>, jobId: string, seed: number | null, engine: string | null}} Image
+ * @typedef {ImageFacts & {
+ *   bytes: Uint8Array<ArrayBuffer>,
+ *   jobId: string,
+ *   seed: number | null,
+ *   engine: string | null,
+ * }} Image
  */
 
 /** What may stand where a job id belongs, in a path and in a file name. */

@@ -21,7 +21,10 @@ export function resolveOutput(baseUrl, imageUrl, followForeign = false) {
   });
 }
 
-/** What is there of a file already: `size` bytes of the version that `validator` names. @typedef {{size: number, validator: string}} Have */
+/**
+ * What is there of a file already: `size` bytes of the version that `validator` names.
+ * @typedef {{size: number, validator: string}} Have
+ */
 
 /**
  * The request headers that ask for the rest; identity, because lengths count file bytes.
@@ -62,8 +65,10 @@ export function continues(status, headers, { size, validator }) {
   }
   if (status === 206 || status === 416) throw new Stale();
   const http = `(HTTP ${status})`;
-  if (status === 410) throw new OutputMissing(`the image has expired on the server ${http}`, { code: "output_expired", status });
-  if (status === 404) throw new OutputMissing(`the server has no such image ${http}`, { code: "output_not_found", status });
+  if (status === 410)
+    throw new OutputMissing(`the image has expired on the server ${http}`, { code: "output_expired", status });
+  if (status === 404)
+    throw new OutputMissing(`the server has no such image ${http}`, { code: "output_not_found", status });
   if (status === 429) throw new RateLimited(`the server is asked too often ${http}`, { status });
   if (status >= 500) throw new ServerError(`the server failed to send the image ${http}`, { status });
   throw new OutputForbidden(`the server refuses the image ${http}`, { status });

@@ -73,7 +73,7 @@ export class PartialFile {
 
   /** @param {Uint8Array<ArrayBuffer>} chunk */
   async write(chunk) {
-    for (let from = 0; this.#file && from < chunk.length; ) {
+    for (let from = 0; this.#file && from < chunk.length;) {
       const { bytesWritten } = await this.#file.write(chunk, from, chunk.length - from, this.#size);
       from += bytesWritten;
       this.#size += bytesWritten;

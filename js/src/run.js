@@ -42,7 +42,10 @@ export class Budget {
   }
 }
 
-/** When everything must be over. `passed` is set once that was said to the caller. @typedef {{at: number, passed: boolean}} Deadline */
+/**
+ * When everything must be over. `passed` is set once that was said to the caller.
+ * @typedef {{at: number, passed: boolean}} Deadline
+ */
 
 export class Run {
   /**

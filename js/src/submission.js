@@ -61,7 +61,7 @@ class Submission {
 
   async done() {
     const run = this.#run;
-    for (let delay = 0; ; ) {
+    for (let delay = 0; ;) {
       let reply;
       try {
         reply = await run.request(`${API}/generate`, this.#request, { delay });
@@ -144,7 +144,7 @@ class Submission {
   async #checkRepeatable(error) {
     const run = this.#run;
     const patience = this.#patience;
-    for (let delay = run.options.firstBackoff; ; ) {
+    for (let delay = run.options.firstBackoff; ;) {
       let reply;
       try {
         reply = await run.request("/healthz", {}, { delay });

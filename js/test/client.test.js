@@ -50,7 +50,10 @@ describe("the real server", () => {
     const first = await umrgen.jobs({ limit: 2 });
     const second = await umrgen.jobs({ limit: 2, cursor: first.nextCursor });
     const listed = [...first.jobs, ...second.jobs];
-    assert.deepEqual(listed.slice(0, 3).map(({ jobId }) => jobId), made);
+    assert.deepEqual(
+      listed.slice(0, 3).map(({ jobId }) => jobId),
+      made,
+    );
     assert.equal(listed[0].raw.prompt, "three");
     assert.equal((await umrgen.jobs({ state: "failed" })).jobs.length, 0);
   });
@@ -117,6 +120,21 @@ describe("what is said at once", () => {
   });
 });
 
+describe("a page over plain HTTP", () => {
+  it("has no digests, and checks all else", async () => {
+    const known = Object.getOwnPropertyDescriptor(globalThis, "crypto");
+    const { bytes } = await umrgen.generate("a boat", SMALL);
+    Object.defineProperty(globalThis, "crypto", { value: {}, configurable: true });
+    try {
+      const facts = await errors.verify(bytes, { length: bytes.length, sha256: "00" });
+      assert.deepEqual([facts.sha256, facts.width], [null, 512]);
+      await assert.rejects(errors.verify(bytes.slice(0, -1)), { code: "output_corrupt" });
+    } finally {
+      Object.defineProperty(globalThis, "crypto", known);
+    }
+  });
+});
+
 describe("a public share of zrok", () => {
   it("is told to skip its page, and nobody else is", async () => {
     const seen = new Map();
@@ -125,7 +143,12 @@ describe("a public share of zrok", () => {
       if (!url.includes("/status/")) return new Response("<html>");
       return Response.json({ state: "completed", image_url: "https://elsewhere.example/a.png" });
     };
-    const shared = new Umrgen({ baseUrl: "https://umrgen.share.zrok.io", apiKey: "k", fetch: fake, followForeign: true });
+    const shared = new Umrgen({
+      baseUrl: "https://umrgen.share.zrok.io",
+      apiKey: "k",
+      fetch: fake,
+      followForeign: true,
+    });
     await assert.rejects(shared.job("ext_1").image(), { code: "output_corrupt" });
     const own = seen.get("https://umrgen.share.zrok.io/api/v1/status/ext_1");
     assert.deepEqual([own.get("skip_zrok_interstitial"), own.get("authorization")], ["1", "Bearer k"]);
@@ -133,6 +156,9 @@ describe("a public share of zrok", () => {
     assert.deepEqual([foreign.get("skip_zrok_interstitial"), foreign.get("authorization")], [null, null]);
     const like = new Umrgen({ baseUrl: "https://share.zrok.io.evil.example", apiKey: "k", fetch: fake });
     await like.job("ext_1").status();
-    assert.equal(seen.get("https://share.zrok.io.evil.example/api/v1/status/ext_1").get("skip_zrok_interstitial"), null);
+    assert.equal(
+      seen.get("https://share.zrok.io.evil.example/api/v1/status/ext_1").get("skip_zrok_interstitial"),
+      null,
+    );
   });
 });

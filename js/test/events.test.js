@@ -30,11 +30,17 @@ describe("the real server's events", () => {
   it("have no pictures for those who do not", async () => {
     const told = await all((await umrgen.submit("a boat", SMALL)).events());
     assert.ok(told.length >= 2);
-    assert.deepEqual(told.filter(({ type }) => type === "preview"), []);
+    assert.deepEqual(
+      told.filter(({ type }) => type === "preview"),
+      [],
+    );
   });
 
   it("of a job that nobody knows are an error", async () => {
-    await assert.rejects(umrgen.job("ext_nobody").events().next(), (error) => error instanceof JobNotFound && error.coded);
+    await assert.rejects(
+      umrgen.job("ext_nobody").events().next(),
+      (error) => error instanceof JobNotFound && error.coded,
+    );
   });
 
   it("may be left in the middle, and a signal ends them", async () => {
@@ -81,11 +87,16 @@ const status = (state, id) => `event: status\nid: ${id}\ndata: {"state": "${stat
 describe("an event stream", () => {
   it("is understood however it is cut, with either line end", async () => {
     for (const end of ["\n", "\r\n"]) {
-      const text = `: hello\n\nevent: progress\ndata: {"step": 1,\ndata:  "total": 4, "words": "d\u00e9j\u00e0 \u{1f5fc}"}\n\n${status("completed", 2)}`;
+      const progress = `event: progress\ndata: {"step": 1,\ndata:  "total": 4, "words": "d\u00e9j\u00e0 \u{1f5fc}"}\n\n`;
+      const text = `: hello\n\n${progress}${status("completed", 2)}`;
       const bytes = new TextEncoder().encode(text.replaceAll("\n", end));
       const { job } = chopped(Array.from(bytes, (_, index) => bytes.slice(index, index + 1)));
       const told = await all(job.events());
-      assert.deepEqual(told.map(({ type }) => type), ["progress", "status"], JSON.stringify(end));
+      assert.deepEqual(
+        told.map(({ type }) => type),
+        ["progress", "status"],
+        JSON.stringify(end),
+      );
       assert.deepEqual(told[0].data, { step: 1, total: 4, words: "d\u00e9j\u00e0 \u{1f5fc}" });
       assert.equal(told[1].status.state, "completed");
     }
@@ -93,11 +104,22 @@ describe("an event stream", () => {
 
   it("that breaks is taken up after its last event, and what was half said is dropped", async () => {
     const half = "event: status\nid: 9\ndata: {";
-    const { job, asked } = chopped([status("queued", 1), half, null], [status("running", 2)], 503, [status("failed", 3)]);
+    const { job, asked } = chopped([status("queued", 1), half, null], [status("running", 2)], 503, [
+      status("failed", 3),
+    ]);
     const told = await all(job.events());
-    assert.deepEqual(told.map(({ data }) => data.state), ["queued", "running", "failed"]);
-    assert.deepEqual(asked.map(({ last }) => last), [null, "1", "2", "2"]);
-    assert.ok(asked.every(({ at }, index) => index === 0 || at > asked[index - 1].at), "never at once");
+    assert.deepEqual(
+      told.map(({ data }) => data.state),
+      ["queued", "running", "failed"],
+    );
+    assert.deepEqual(
+      asked.map(({ last }) => last),
+      [null, "1", "2", "2"],
+    );
+    assert.ok(
+      asked.every(({ at }, index) => index === 0 || at > asked[index - 1].at),
+      "never at once",
+    );
   });
 
   it("that falls silent is not waited on for ever", async () => {
@@ -129,6 +151,9 @@ describe("an event stream", () => {
     const { job, asked } = chopped(204, 204);
     await all(job.events());
     await all(job.events({ preview: true }));
-    assert.deepEqual(asked.map(({ url }) => url.split("/events/")[1]), ["ext_1", "ext_1?preview=1"]);
+    assert.deepEqual(
+      asked.map(({ url }) => url.split("/events/")[1]),
+      ["ext_1", "ext_1?preview=1"],
+    );
   });
 });

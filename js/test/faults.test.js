@@ -60,7 +60,11 @@ for (const mode of ["modern", "legacy"]) {
   describe(`${mode}: from a prompt to a file`, () => {
     it("in memory", async () => {
       const server = await start(mode);
-      const image = await client(server).generate("a boat", { width: 512, negative: "fog", referenceImages: ["a.png"] });
+      const image = await client(server).generate("a boat", {
+        width: 512,
+        negative: "fog",
+        referenceImages: ["a.png"],
+      });
       assert.equal(image.mediaType, "image/png");
       assert.equal((await errors.verify(image.bytes)).sha256, image.sha256);
       const { jobs, requests } = await server.seen();
@@ -142,7 +146,10 @@ for (const mode of ["modern", "legacy"]) {
       const server = await start(mode, { image: LARGE });
       const job = await client(server).submit("a boat");
       const other = { "Content-Range": "bytes 0-9/10", ETag: '"other"' };
-      await server.on(IMAGES, [["Cut", {}], ["Answer", { status: 206, body: "0123456789", headers: other }]]);
+      await server.on(IMAGES, [
+        ["Cut", {}],
+        ["Answer", { status: 206, body: "0123456789", headers: other }],
+      ]);
       const image = await job.image();
       assert.equal((await errors.verify(image.bytes)).sha256, image.sha256);
       const ranges = to((await server.seen()).requests, "GET", "/outputs/").map(({ headers }) => !!headers.range);
@@ -201,13 +208,19 @@ for (const mode of ["modern", "legacy"]) {
 
     it("outlasts 503 and 429", async () => {
       const server = await start(mode);
-      await server.on(IMAGES, [["Answer", { status: 503 }], ["Answer", { status: 429, headers: { "Retry-After": "0" } }]]);
+      await server.on(IMAGES, [
+        ["Answer", { status: 503 }],
+        ["Answer", { status: 429, headers: { "Retry-After": "0" } }],
+      ]);
       assert.ok((await client(server).generate("a boat")).bytes.length > 100);
     });
 
     it("has a largest size", async () => {
       const server = await start(mode);
-      await assert.rejects(client(server).generate("a boat", { maxBytes: 100 }), like(errors.OutputCorrupt, "too_large"));
+      await assert.rejects(
+        client(server).generate("a boat", { maxBytes: 100 }),
+        like(errors.OutputCorrupt, "too_large"),
+      );
     });
   });
 
@@ -257,7 +270,11 @@ for (const mode of ["modern", "legacy"]) {
       const umrgen = client({ url: server.url, key: "the-key-that-stays-home" });
       const error = await umrgen.generate("a boat").catch((thrown) => thrown);
       like(errors.Unauthorized, "unauthorized")(error);
-      const shown = [inspect(error, { depth: 9 }), inspect(umrgen, { depth: 9, showHidden: true }), JSON.stringify(umrgen)];
+      const shown = [
+        inspect(error, { depth: 9 }),
+        inspect(umrgen, { depth: 9, showHidden: true }),
+        JSON.stringify(umrgen),
+      ];
       for (const text of shown) assert.doesNotMatch(text, /stays-home/);
     });
   });
@@ -266,7 +283,9 @@ for (const mode of ["modern", "legacy"]) {
     it("that may have arrived makes one job, or says that it may have", async () => {
       const server = await start(mode);
       await server.on(SUBMIT, [["Reset", { share: 0 }]]);
-      const made = await client(server).submit("a boat").catch((error) => error);
+      const made = await client(server)
+        .submit("a boat")
+        .catch((error) => error);
       const { jobs, requests } = await server.seen();
       assert.equal(jobs.length, 1);
       const submits = to(requests, "POST", "/api/v1/generate");
@@ -308,7 +327,13 @@ for (const mode of ["modern", "legacy"]) {
     it("outlasts resets, pages, cut answers and a restart of the network", async () => {
       const server = await start(mode, { job_seconds: 0.2 });
       const job = await client(server).submit("a boat");
-      await server.on(STATUS, [["Reset", {}], ["Page", {}], ["Cut", {}], ["Answer", { status: 502 }], ["Silence", {}]]);
+      await server.on(STATUS, [
+        ["Reset", {}],
+        ["Page", {}],
+        ["Cut", {}],
+        ["Answer", { status: 502 }],
+        ["Silence", {}],
+      ]);
       await server.refuse(0.2);
       assert.equal((await job.wait()).state, "completed");
     });
@@ -442,7 +467,10 @@ for (const mode of ["modern", "legacy"]) {
       const server = await start(mode);
       const job = client(server).job("ext_1");
       for (const target of [join(place, "no", "boat.png"), join(place, "no/")]) {
-        await assert.rejects(saveImage(job, target), like(errors.TargetUnusable, "target_unusable", { jobId: "ext_1" }));
+        await assert.rejects(
+          saveImage(job, target),
+          like(errors.TargetUnusable, "target_unusable", { jobId: "ext_1" }),
+        );
       }
       assert.equal(existsSync(join(place, "no")), false);
       assert.deepEqual((await server.seen()).requests, []);
@@ -489,7 +517,10 @@ describe("a reference image", () => {
   it("is uploaded as a file, once", async () => {
     const server = await start("modern");
     const told = { success: true, filename: "ref_1.png", url: "/references/ref_1.png" };
-    await server.on("POST /api/v1/upload-reference", [["Answer", { body: told }], ["Silence", { handled: false }]]);
+    await server.on("POST /api/v1/upload-reference", [
+      ["Answer", { body: told }],
+      ["Silence", { handled: false }],
+    ]);
     const umrgen = client(server);
     const file = new File(["picture"], "mine.png", { type: "image/png" });
     assert.deepEqual(await umrgen.uploadReference(file), told);

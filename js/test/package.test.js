@@ -16,14 +16,24 @@ const camel = (name) => name.replace(/_([a-z])/g, (_, letter) => letter.toUpperC
 
 /** The rows of a page's tables whose first cell is in back-quotes. */
 function rows(page) {
-  const lines = read(page).split("\n").filter((line) => line.startsWith("| `"));
-  const cells = lines.map((line) => line.split("|").slice(1, -1).map((cell) => cell.trim().replace(/^`|`$/g, "")));
+  const lines = read(page)
+    .split("\n")
+    .filter((line) => line.startsWith("| `"));
+  const cells = lines.map((line) =>
+    line
+      .split("|")
+      .slice(1, -1)
+      .map((cell) => cell.trim().replace(/^`|`$/g, "")),
+  );
   return new Map(cells.map(([first, ...rest]) => [first, rest]));
 }
 
-const literal = (text) => ({ True: true, False: false, None: null })[text] ?? (text === "None" ? null : Function(`return ${text}`)());
+const literal = (text) =>
+  ({ True: true, False: false, None: null })[text] ?? (text === "None" ? null : Function(`return ${text}`)());
 
-const ERRORS = Object.entries(core).filter(([, kind]) => kind === core.UmrgenError || kind.prototype instanceof core.UmrgenError);
+const ERRORS = Object.entries(core).filter(
+  ([, kind]) => kind === core.UmrgenError || kind.prototype instanceof core.UmrgenError,
+);
 
 it("is as small as promised", async () => {
   const { core: alone, "core and node": both } = await sizes();
@@ -52,7 +62,10 @@ it("has the Python client's options, with its defaults", () => {
 
 it("has the Python client's errors, with their codes", () => {
   const documented = rows("../docs/errors.md");
-  assert.deepEqual(ERRORS.map(([name]) => name).sort(), [...documented.keys()].filter((name) => /^[A-Z]/.test(name)).sort());
+  assert.deepEqual(
+    ERRORS.map(([name]) => name).sort(),
+    [...documented.keys()].filter((name) => /^[A-Z]/.test(name)).sort(),
+  );
   const own = rows("README.md");
   for (const [name, Kind] of ERRORS) {
     const [code, , retryable] = documented.get(name);
@@ -64,11 +77,13 @@ it("has the Python client's errors, with their codes", () => {
 });
 
 it("uses nothing of Node outside umrgen/node", () => {
-  const imports = (name) => [...read(`src/${name}`).matchAll(/^(?:import|export) .* from "(.*)";$/gm)].map(([, from]) => from);
+  const imports = (name) =>
+    [...read(`src/${name}`).matchAll(/^(?:import|export) .* from "(.*)";$/gm)].map(([, from]) => from);
   for (const name of readdirSync(join(HERE, "src"))) {
     const wanted = name === "node.js" || name === "partial.js" ? /^(node:[a-z/]+|\.\/[a-z]+\.js)$/ : /^\.\/[a-z]+\.js$/;
     for (const from of imports(name)) assert.match(from, wanted, name);
-    if (!/^(node|partial)\.js$/.test(name)) assert.doesNotMatch(read(`src/${name}`), /\b(process|Buffer|require)\b/, name);
+    if (!/^(node|partial)\.js$/.test(name))
+      assert.doesNotMatch(read(`src/${name}`), /\b(process|Buffer|require)\b/, name);
   }
 });
 
@@ -77,7 +92,8 @@ it("has imports that run one way", () => {
   const visit = (name, trail) => {
     assert.ok(!trail.includes(name), [...trail, name].join(" -> "));
     if (done.has(name)) return;
-    for (const [, from] of read(`src/${name}`).matchAll(/^(?:import|export) .* from "\.\/(.*)";$/gm)) visit(from, [...trail, name]);
+    for (const [, from] of read(`src/${name}`).matchAll(/^(?:import|export) .* from "\.\/(.*)";$/gm))
+      visit(from, [...trail, name]);
     done.add(name);
   };
   for (const name of readdirSync(join(HERE, "src"))) visit(name, []);
@@ -89,7 +105,10 @@ it("is pinned without an address of a registry, and in step with the Python pack
   assert.doesNotMatch(lock, /resolved|:\/\/registry/);
   assert.match(lock, /integrity/);
   const { version, dependencies, license } = JSON.parse(read("package.json"));
-  assert.deepEqual([version, dependencies, license], [/__version__ = "(.*)"/.exec(read("../src/umrgen/__init__.py"))[1], undefined, "Apache-2.0"]);
+  assert.deepEqual(
+    [version, dependencies, license],
+    [/__version__ = "(.*)"/.exec(read("../src/umrgen/__init__.py"))[1], undefined, "Apache-2.0"],
+  );
 });
 
 it("checks, and works as a package, with types, for those who install it", () => {
@@ -113,14 +132,25 @@ it("checks, and works as a package, with types, for those who install it", () =>
     }
     export const failed = (error: unknown): string => (error instanceof JobFailed ? error.code : "");
   `;
-  const options = ["--strict", "--noEmit", "--module", "nodenext", "--target", "es2022", "--lib", "es2023,dom", "--ignoreConfig"];
+  const options = [
+    "--strict",
+    "--noEmit",
+    "--module",
+    "nodenext",
+    "--target",
+    "es2022",
+    "--lib",
+    "es2023,dom",
+    "--ignoreConfig",
+  ];
   const tsc = (text) => {
     writeFileSync(join(place, "use.mts"), text);
     return run(join(HERE, "node_modules", ".bin", "tsc"), ...options, "use.mts");
   };
   assert.equal(tsc(use), "");
   assert.throws(() => tsc(use.replace('onStall: "raise"', 'onStall: "rise"')), "types that forbid nothing are none");
-  const script = 'import { Umrgen } from "umrgen"; import { saveImage } from "umrgen/node"; console.log(typeof Umrgen, typeof saveImage);';
+  const script =
+    'import { Umrgen } from "umrgen"; import { saveImage } from "umrgen/node"; console.log(typeof Umrgen, typeof saveImage);';
   writeFileSync(join(place, "use.mjs"), script);
   assert.equal(run(process.execPath, "use.mjs"), "function function\n");
 });

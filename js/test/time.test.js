@@ -20,7 +20,12 @@ function client(answer, options = {}) {
   const clock = new VirtualClock();
   const asked = [];
   const fetch = async (url, { headers, signal }) => {
-    const request = { at: Math.round(clock.now()), path: url.slice(BASE.length), headers: new Headers(headers), signal };
+    const request = {
+      at: Math.round(clock.now()),
+      path: url.slice(BASE.length),
+      headers: new Headers(headers),
+      signal,
+    };
     asked.push(request);
     return answer(request, asked.length);
   };
@@ -29,7 +34,9 @@ function client(answer, options = {}) {
 
 describe("a submit's deadline", () => {
   const running = ({ path }) =>
-    path.endsWith("/generate") ? Response.json({ job_id: "ext_1" }, { status: 202 }) : Response.json({ state: "running" });
+    path.endsWith("/generate")
+      ? Response.json({ job_id: "ext_1" }, { status: 202 })
+      : Response.json({ state: "running" });
 
   it("is its job's, whatever passes in between", async () => {
     const { umrgen, clock } = client(running, { timeout: 100 });
@@ -65,7 +72,9 @@ describe("a submit's deadline", () => {
         ({ path, signal }) => {
           if (path.includes("/status/")) return Response.json({ state: "completed", image_url: IMAGE });
           if (!begun) return hang(signal);
-          return new Response(new ReadableStream({ start: (controller) => hang(signal).catch((error) => controller.error(error)) }));
+          return new Response(
+            new ReadableStream({ start: (controller) => hang(signal).catch((error) => controller.error(error)) }),
+          );
         },
         { timeout: 45, downloadTries: 99 },
       );
@@ -84,7 +93,8 @@ describe("a transfer in pieces", () => {
     const from = Number(/^bytes=(\d+)-$/.exec(request.headers.get("range") ?? "")?.[1] ?? 0);
     const body = new Uint8Array(bytes).slice(from, from + most);
     const range = `bytes ${from}-${from + body.length - 1}/${bytes.length}`;
-    if (request.headers.has("range")) return new Response(body, { status: 206, headers: { ETag: etag, "Content-Range": range } });
+    if (request.headers.has("range"))
+      return new Response(body, { status: 206, headers: { ETag: etag, "Content-Range": range } });
     return new Response(body, { headers: { ETag: etag, "Content-Length": String(bytes.length) } });
   };
 
@@ -102,7 +112,10 @@ describe("a transfer in pieces", () => {
     const place = folder();
     // A disk takes real time.
     const options = { clock: systemClock, firstBackoff: 0.001, longestBackoff: 0.001 };
-    const { umrgen } = client(pieces((count) => (count < 7 ? large : PNG), 120), options);
+    const { umrgen } = client(
+      pieces((count) => (count < 7 ? large : PNG), 120),
+      options,
+    );
     const saved = await saveImage(umrgen.job("ext_1"), join(place, "a.png"));
     assert.equal(saved.size, PNG.length);
     assert.deepEqual(readFileSync(saved.path), PNG);
@@ -131,5 +144,13 @@ describe("the system's clock", () => {
     assert.equal(timers(), running);
     await assert.rejects(systemClock.sleep(3600, controller.signal), /up/);
     assert.equal(timers(), running);
+  });
+
+  it("can sleep for ever", async () => {
+    const controller = new AbortController();
+    const forEver = systemClock.sleep(Infinity, controller.signal).catch((error) => error.message);
+    assert.equal(await Promise.race([forEver, systemClock.sleep(0.02).then(() => "20 ms")]), "20 ms");
+    controller.abort(new Error("up"));
+    assert.equal(await forEver, "up");
   });
 });

@@ -37,7 +37,9 @@ const FLOWS = {
 /** Only what the vector names: a status here has more. */
 function outcomeLike(expected, outcome) {
   if (Array.isArray(expected)) {
-    return outcome.map?.(({ id, outcome: one }, index) => ({ job_id: id, ...outcomeLike(expected[index], one) })) ?? outcome;
+    return (
+      outcome.map?.(({ id, outcome: one }, index) => ({ job_id: id, ...outcomeLike(expected[index], one) })) ?? outcome
+    );
   }
   const name = (field) => (field === "error" && outcome instanceof UmrgenError ? "name" : camel(field));
   const told = Object.keys(expected).map((field) => [field, outcome[name(field)] ?? null]);
@@ -106,7 +108,10 @@ describe("images", () => {
     it(name, async () => {
       let told;
       try {
-        const { mediaType, sha256, width, height } = await verify(new Uint8Array(Buffer.from(base64, "base64")), promised);
+        const { mediaType, sha256, width, height } = await verify(
+          new Uint8Array(Buffer.from(base64, "base64")),
+          promised,
+        );
         told = { media_type: mediaType, sha256, width, height };
       } catch (error) {
         told = { error: error.name, code: error.code };
