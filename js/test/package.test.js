@@ -28,8 +28,13 @@ function rows(page) {
   return new Map(cells.map(([first, ...rest]) => [first, rest]));
 }
 
-const literal = (text) =>
-  ({ True: true, False: false, None: null })[text] ?? (text === "None" ? null : Function(`return ${text}`)());
+/** Python's words for what stands in its pages; all else there is an expression in both languages. */
+const WORDS = new Map([
+  ["True", true],
+  ["False", false],
+  ["None", null],
+]);
+const literal = (text) => (WORDS.has(text) ? WORDS.get(text) : Function(`return ${text}`)());
 
 const ERRORS = Object.entries(core).filter(
   ([, kind]) => kind === core.UmrgenError || kind.prototype instanceof core.UmrgenError,
