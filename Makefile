@@ -56,9 +56,12 @@ $(VENV)/dev.stamp: $(VENV)/server.stamp requirements/dev.txt
 	@echo "setting up the tests' tools (once)" >&2
 	@$(call install,dev)
 
-# What the guide's JavaScript sample needs; without Node, the tests that use it skip and say so.
-$(VENV)/node.stamp: tests/acceptance/js/package-lock.json | $(VENV)/server.stamp
-	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix tests/acceptance/js; fi
+# What the guide's JavaScript sample and the JavaScript client's tests need; without Node, these skip and say so.
+$(VENV)/node.stamp: tests/acceptance/js/package-lock.json js/package-lock.json | $(VENV)/server.stamp
+	@if command -v npm >/dev/null; then
+		npm ci --silent --no-audit --no-fund --prefix tests/acceptance/js
+		npm ci --silent --no-audit --no-fund --prefix js
+	fi
 	touch $@
 
 # Pin the requirements anew; needs uv. The files name no index.

@@ -1,0 +1,161 @@
+// What is shipped: its size, its names, its types, and that the pages say what the code does.
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { it } from "node:test";
+import { fileURLToPath } from "node:url";
+import * as core from "../src/index.js";
+import * as node from "../src/node.js";
+import { sizes } from "../size.mjs";
+import { folder } from "./support/servers.js";
+
+const HERE = fileURLToPath(new URL("..", import.meta.url));
+const read = (path) => readFileSync(join(HERE, path), "utf8");
+const camel = (name) => name.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase());
+
+/** The rows of a page's tables whose first cell is in back-quotes. */
+function rows(page) {
+  const lines = read(page)
+    .split("\n")
+    .filter((line) => line.startsWith("| `"));
+  const cells = lines.map((line) =>
+    line
+      .split("|")
+      .slice(1, -1)
+      .map((cell) => cell.trim().replace(/^`|`$/g, "")),
+  );
+  return new Map(cells.map(([first, ...rest]) => [first, rest]));
+}
+
+/** Python's words for what stands in its pages; all else there is an expression in both languages. */
+const WORDS = new Map([
+  ["True", true],
+  ["False", false],
+  ["None", null],
+]);
+const literal = (text) => (WORDS.has(text) ? WORDS.get(text) : Function(`return ${text}`)());
+
+const ERRORS = Object.entries(core).filter(
+  ([, kind]) => kind === core.UmrgenError || kind.prototype instanceof core.UmrgenError,
+);
+
+it("is as small as promised", async () => {
+  const { core: alone, "core and node": both } = await sizes();
+  const kb = (bytes) => (bytes / 1024).toFixed(1);
+  assert.ok(Number(kb(alone.gzipped)) <= 12, `the core has ${alone.gzipped} bytes`);
+  assert.ok(Number(kb(both.gzipped)) <= 13, `core and node have ${both.gzipped} bytes`);
+  const told = `the core has **${kb(alone.gzipped)} KB**, with \`umrgen/node\` **${kb(both.gzipped)} KB** `;
+  const plain = `(without gzip ${kb(alone.minified)} and ${kb(both.minified)} KB)`;
+  assert.ok(read("README.md").includes(told + plain), `the README should say: ${told + plain}`);
+});
+
+it("declares its public names in one place", () => {
+  assert.deepEqual(Object.keys(node).sort(), ["pollAndDownload", "saveImage"]);
+  const names = Object.keys(core).filter((name) => !ERRORS.some(([error]) => error === name));
+  assert.deepEqual(names.sort(), ["DEFAULTS", "Job", "Umrgen", "parseStatus", "sniff", "verify"]);
+});
+
+it("has the Python client's options, with its defaults", () => {
+  const documented = rows("../docs/retrieval.md");
+  documented.delete("connect_timeout"); // fetch has none to set
+  assert.deepEqual([...documented.keys()].map(camel).sort(), Object.keys(core.DEFAULTS).sort());
+  for (const [name, [value]] of documented) assert.equal(core.DEFAULTS[camel(name)], literal(value), name);
+  const own = rows("README.md");
+  for (const [name, value] of Object.entries(core.DEFAULTS)) assert.equal(literal(own.get(name)?.[0]), value, name);
+});
+
+it("has the Python client's errors, with their codes", () => {
+  const documented = rows("../docs/errors.md");
+  assert.deepEqual(
+    ERRORS.map(([name]) => name).sort(),
+    [...documented.keys()].filter((name) => /^[A-Z]/.test(name)).sort(),
+  );
+  const own = rows("README.md");
+  for (const [name, Kind] of ERRORS) {
+    const [code, , retryable] = documented.get(name);
+    const error = new Kind();
+    assert.deepEqual([error.name, error.code, error.retryable], [name, code, retryable === "yes"], name);
+    assert.equal(own.get(name)?.[0], code, name);
+    assert.ok(error.message.length > 10, name);
+  }
+});
+
+it("uses nothing of Node outside umrgen/node", () => {
+  const imports = (name) =>
+    [...read(`src/${name}`).matchAll(/^(?:import|export) .* from "(.*)";$/gm)].map(([, from]) => from);
+  for (const name of readdirSync(join(HERE, "src"))) {
+    const wanted = name === "node.js" || name === "partial.js" ? /^(node:[a-z/]+|\.\/[a-z]+\.js)$/ : /^\.\/[a-z]+\.js$/;
+    for (const from of imports(name)) assert.match(from, wanted, name);
+    if (!/^(node|partial)\.js$/.test(name))
+      assert.doesNotMatch(read(`src/${name}`), /\b(process|Buffer|require)\b/, name);
+  }
+});
+
+it("has imports that run one way", () => {
+  const done = new Set();
+  const visit = (name, trail) => {
+    assert.ok(!trail.includes(name), [...trail, name].join(" -> "));
+    if (done.has(name)) return;
+    for (const [, from] of read(`src/${name}`).matchAll(/^(?:import|export) .* from "\.\/(.*)";$/gm))
+      visit(from, [...trail, name]);
+    done.add(name);
+  };
+  for (const name of readdirSync(join(HERE, "src"))) visit(name, []);
+  assert.ok(done.size > 10);
+});
+
+it("is pinned without an address of a registry, and in step with the Python package", () => {
+  const lock = read("package-lock.json");
+  assert.doesNotMatch(lock, /resolved|:\/\/registry/);
+  assert.match(lock, /integrity/);
+  const { version, dependencies, license } = JSON.parse(read("package.json"));
+  assert.deepEqual(
+    [version, dependencies, license],
+    [/__version__ = "(.*)"/.exec(read("../src/umrgen/__init__.py"))[1], undefined, "Apache-2.0"],
+  );
+});
+
+it("checks, and works as a package, with types, for those who install it", () => {
+  const place = folder();
+  const run = (command, ...args) => execFileSync(command, args, { cwd: place, encoding: "utf8", stdio: "pipe" });
+  const installed = join(place, "node_modules", "umrgen");
+  mkdirSync(installed, { recursive: true });
+  const packed = run("npm", "pack", HERE, "--silent", "--pack-destination", place).trim().split("\n").at(-1);
+  run("tar", "-xzf", packed, "-C", installed, "--strip-components", "1");
+  assert.deepEqual(readdirSync(installed).sort(), ["LICENSE", "README.md", "package.json", "src", "types"]);
+  const use = `
+    import { Umrgen, JobFailed, type Status } from "umrgen";
+    import { saveImage } from "umrgen/node";
+    const umrgen = new Umrgen({ baseUrl: "http://127.0.0.1", apiKey: "k", timeout: 60, onStall: "raise" });
+    export async function main(signal: AbortSignal): Promise<number> {
+      const job = await umrgen.submit("x", { width: 1024, signal });
+      for await (const status of job) { const told: Status = status; if (told.step === null) continue; }
+      const saved = await saveImage(job, "x.png", { overwrite: true });
+      const bytes: Uint8Array = (await umrgen.generate("x")).bytes;
+      return saved.size + bytes.length + (await umrgen.jobs()).jobs.length;
+    }
+    export const failed = (error: unknown): string => (error instanceof JobFailed ? error.code : "");
+  `;
+  const options = [
+    "--strict",
+    "--noEmit",
+    "--module",
+    "nodenext",
+    "--target",
+    "es2022",
+    "--lib",
+    "es2023,dom",
+    "--ignoreConfig",
+  ];
+  const tsc = (text) => {
+    writeFileSync(join(place, "use.mts"), text);
+    return run(join(HERE, "node_modules", ".bin", "tsc"), ...options, "use.mts");
+  };
+  assert.equal(tsc(use), "");
+  assert.throws(() => tsc(use.replace('onStall: "raise"', 'onStall: "rise"')), "types that forbid nothing are none");
+  const script =
+    'import { Umrgen } from "umrgen"; import { saveImage } from "umrgen/node"; console.log(typeof Umrgen, typeof saveImage);';
+  writeFileSync(join(place, "use.mjs"), script);
+  assert.equal(run(process.execPath, "use.mjs"), "function function\n");
+});

@@ -1,0 +1,57 @@
+"""The JavaScript client: its types, and its own tests, which start the servers they need with this Python."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import ServerProcess, clean_environment
+from umrgen.images import verify
+
+ROOT = Path(__file__).parents[2]
+JS = ROOT / "js"
+
+
+def node() -> str:
+    """Node, or a skip that says what is missing."""
+    found = shutil.which("node")
+    if found is None:
+        pytest.skip("Node is not installed")
+    if not (JS / "node_modules" / "typescript").is_dir():
+        pytest.skip("the JavaScript tools are not installed: npm ci --prefix js")
+    return found
+
+
+def run(*command: str, cwd: Path = JS, **environment: str) -> str:
+    environment = clean_environment(**environment)
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def test_types() -> None:
+    node()
+    run(str(JS / "node_modules" / ".bin" / "tsc"), "--project", "tsconfig.json", "--noEmit")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("suite", sorted(path.name for path in (JS / "test").glob("*.test.js")))
+def test_suite(suite: str) -> None:
+    out = run(node(), "--test", f"test/{suite}", UMRGEN_PYTHON=sys.executable)
+    counts = dict(line.removeprefix("# ").split(" ", 1) for line in out.splitlines() if line.startswith("# "))
+    assert int(counts["tests"]) > 0
+    assert counts["pass"] == counts["tests"], "a test was skipped"
+
+
+def test_the_sample_of_the_main_readme(shared_server: ServerProcess, tmp_path: Path) -> None:
+    (code,) = (ROOT / "README.md").read_text().split("```js\n")[1:]
+    installed = tmp_path / "node_modules" / "umrgen"
+    installed.parent.mkdir()
+    installed.symlink_to(JS)
+    (tmp_path / "sample.mjs").write_text(code.split("```")[0])
+    address = {"UMRGEN_BASE_URL": shared_server.url, "UMRGEN_API_KEY": shared_server.key}
+    out = run(node(), "sample.mjs", cwd=tmp_path, **address)
+    assert out.split()[-1] == "completed"
+    assert verify((tmp_path / "lighthouse.png").read_bytes()).width == 1024
