@@ -1,4 +1,4 @@
-"""What an operator sees and does: settings from a file, metrics, logs, policies, retention, proxies, the ledger's care."""
+"""What an operator sees and does: settings, metrics, logs, policies, retention, proxies, the ledger's care."""
 
 import json
 import re
@@ -143,6 +143,7 @@ class TestPolicy:
             assert http.post("/api/v1/generate", json={"prompt": "crash"} | SMALL).status_code == 500
             assert http.get("/api/v1/jobs").json()["jobs"] == [], "what fails to answer refuses"
             finish(http, submit(http))
+        assert "the policy failed: ValueError" in running.log()
         missing = cli("serve", "--policy", "policies:nothing", "--state", str(state), "--port", "0", **path)
         assert missing.returncode == 1
         assert "cannot be imported" in missing.stderr
@@ -293,7 +294,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 provider = TracerProvider()
-provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stderr, formatter=lambda s: s.to_json(indent=None) + "\\n")))
+as_a_line = lambda span: span.to_json(indent=None) + "\\n"
+provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stderr, formatter=as_a_line)))
 trace.set_tracer_provider(provider)
 from umrgen.cli import main
 main()
@@ -314,9 +316,7 @@ def test_spans_go_where_the_operator_sends_them(state: Path, tmp_path: Path) -> 
     finally:
         running.stop()
     spans = {
-        span["name"]: span
-        for line in running.log().splitlines()
-        if line.startswith("{") and (span := json.loads(line))
+        span["name"]: span for line in running.log().splitlines() if line.startswith("{") and (span := json.loads(line))
     }
     assert set(spans) == {"POST /api/v1/generate", "draw", "store"}
     assert spans["POST /api/v1/generate"]["context"]["trace_id"] == f"0x{parent}"

@@ -10,7 +10,9 @@ from umrgen.server.logs import JsonFormatter, TextFormatter
 
 
 def record(message: str, **extra: object) -> logging.LogRecord:
-    made = logging.makeLogRecord({"name": "umrgen", "levelno": 20, "levelname": "INFO", "msg": "%s", "args": (message,)})
+    made = logging.makeLogRecord(
+        {"name": "umrgen", "levelno": 20, "levelname": "INFO", "msg": "%s", "args": (message,)}
+    )
     vars(made).update(extra)
     return made
 

@@ -5,8 +5,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import hypothesis.strategies as st
 from hypothesis import given
-from support import Clock
 
+from support import Clock
 from umrgen.server.signatures import Signatures
 
 URL = "/outputs/sid_1/umrgen_7_ab.png?session_id=sid_1"

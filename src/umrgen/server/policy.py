@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import logging
 import re
 import unicodedata
 from collections.abc import Callable
@@ -9,12 +10,21 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from umrgen.errors import UmrgenError
 from umrgen.server.config import BadSettings
 
-__all__ = ["Policy", "load_policy"]
+__all__ = ["Policy", "PolicyFailed", "load_policy"]
+
+log = logging.getLogger(__name__)
 
 Check = Callable[[str], Any]
 """Given a prompt: None to let it pass, or a reason, which the caller reads. May be a coroutine function."""
+
+
+class PolicyFailed(UmrgenError):
+    """The operator's policy did not answer; so nothing passes."""
+
+    code = "internal"
 
 
 class Policy:
@@ -24,12 +34,19 @@ class Policy:
         self._check = check
 
     async def refusal(self, prompt: str) -> str | None:
-        """The reason, in words for the caller."""
-        if inspect.iscoroutinefunction(self._check):
-            reason = await self._check(prompt)
-        else:
-            reason = await asyncio.to_thread(self._check, prompt)
+        """The reason, in words for the caller. Raises PolicyFailed."""
+        try:
+            reason = await self._ask(prompt)
+        except Exception as error:
+            # Its words may be the prompt's, which is not for the log.
+            log.error("the policy failed: %s", type(error).__name__)
+            raise PolicyFailed from None
         return None if reason is None else str(reason)
+
+    async def _ask(self, prompt: str) -> Any:
+        if inspect.iscoroutinefunction(self._check):
+            return await self._check(prompt)
+        return await asyncio.to_thread(self._check, prompt)
 
 
 class WordList:

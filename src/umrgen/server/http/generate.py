@@ -16,6 +16,7 @@ from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
 from umrgen.server.http.schemas import GenerateRequest, decode_object, invalid_fields, read_generate, short
 from umrgen.server.ledger import DailyLimit, Idempotency, IdempotencyConflict, Key, QueueFull, TooManyJobs
+from umrgen.server.policy import PolicyFailed
 from umrgen.server.tracing import span
 from umrgen.server.webhooks.addresses import check_url
 
@@ -41,7 +42,10 @@ async def generate(services: Services, request: Request, key: Key) -> Response:
         said = {"prompt": wanted.prompt} if services.settings.log_prompts else {}
         log.info("job %s: accepted", job.id, extra={"key_id": key.id} | said)
     allowance = services.limits.allowance(key)
-    return _accepted(job, new, warnings, {} if allowance is None else allowance.headers())
+    headers = {} if allowance is None else allowance.headers()
+    # A Location is read against the host, `status_url` against the base URL, which has the prefix already.
+    headers["Location"] = f"{services.settings.prefix}/api/v1/status/{job.id}"
+    return _accepted(job, new, warnings, headers)
 
 
 async def _earlier(services: Services, key: Key, idempotency: Idempotency | None) -> Job | None:
@@ -64,9 +68,7 @@ async def _check(services: Services, key: Key, wanted: GenerateRequest) -> None:
         wrong.append(FieldError("webhook_url", refusal))
     if wrong:
         raise invalid_fields(wrong)
-    if services.policy is not None and (reason := await services.policy.refusal(wanted.prompt)) is not None:
-        log.info("a prompt was refused", extra={"key_id": key.id})
-        raise Problem("content_policy", reason, field="prompt")
+    await _check_policy(services, key, wanted.prompt)
     if services.draining:
         raise Problem("draining")
     if services.executor.trouble:
@@ -74,6 +76,18 @@ async def _check(services: Services, key: Key, wanted: GenerateRequest) -> None:
     free = await services.storage.free()
     if free is not None and free < services.settings.disk_reserve << 20:
         raise Problem("storage_full", retry_after=60)
+
+
+async def _check_policy(services: Services, key: Key, prompt: str) -> None:
+    if services.policy is None:
+        return
+    try:
+        reason = await services.policy.refusal(prompt)
+    except PolicyFailed:
+        raise Problem("internal", "the server cannot say whether it may draw this") from None
+    if reason is not None:
+        log.info("a prompt was refused", extra={"key_id": key.id})
+        raise Problem("content_policy", reason, field="prompt")
 
 
 def _beyond_the_engine(services: Services, wanted: GenerateRequest) -> list[FieldError]:
@@ -139,7 +153,7 @@ async def _submit(
         raise Problem("rate_limited", words, retry_after=seconds) from None
 
 
-def _accepted(job: Job, new: bool, warnings: list[str], allowance: dict[str, str]) -> Response:
+def _accepted(job: Job, new: bool, warnings: list[str], more: dict[str, str]) -> Response:
     """The receipt. A repeated submit gets the same one again, word for word."""
     path = f"/api/v1/status/{job.id}"
     receipt = Receipt(
@@ -149,7 +163,7 @@ def _accepted(job: Job, new: bool, warnings: list[str], allowance: dict[str, str
         "or with the header Prefer: wait=25.",
         warnings=warnings,
     )
-    headers = {"Location": path, "Retry-After": "3"} | allowance
+    headers = {"Retry-After": "3"} | more
     if not new:
         headers["Idempotent-Replayed"] = "true"
     return json_response(receipt, 202, headers)

@@ -45,14 +45,14 @@ def _open(state: Path) -> sqlite3.Connection:
 def check(state: Path) -> Report:
     """Look at the file, its references, its counts, and that each image on record is there. Changes nothing."""
     report = Report()
-    with closing(_open(state)) as connection:
-        try:
+    try:
+        with closing(_open(state)) as connection:
             _check_file(connection, report)
             if report.sound:
                 _check_counts(connection, report)
                 _check_images(connection, state / "outputs", report)
-        except sqlite3.DatabaseError as error:
-            report.troubles.append(f"the file cannot be read: {error}")
+    except sqlite3.DatabaseError as error:
+        report.troubles.append(f"the file cannot be read: {error}")
     if len(report.troubles) > SHOWN:
         more = len(report.troubles) - SHOWN
         report.troubles = [*report.troubles[:SHOWN], f"and {more} more"]
