@@ -76,7 +76,7 @@ def test_a_full_queue_is_said_and_replays_are_not_refused(state: Path) -> None:
         assert (again.status_code, again.content) == (202, first.content)
         submit(b)
         told = a.get("/api/v1/capabilities").json()
-        assert told["limits"] == {"queued": 2, "running": None}
+        assert told["limits"] | {"queued": 2, "running": None} == told["limits"]
         assert "events" in told["calls"]
 
 

@@ -23,7 +23,7 @@ FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 @contextmanager
 def obedient(state: Path, *arguments: str) -> Iterator[ServerProcess]:
     """A server whose engine does what the prompt says."""
-    engine = ("--engine", "engines_that_fail:Obedient", "--cancel-grace", "0.2")
+    engine = ("--engine", "engines_that_fail:Obedient", "--cancel-grace", "0.2", "--disk-reserve", "0")
     with server(state, *engine, *arguments, PYTHONPATH=str(HERE)) as running:
         yield running
 

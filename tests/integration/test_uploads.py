@@ -49,7 +49,9 @@ def running(state: Path):  # type: ignore[no-untyped-def]
 
 
 class TestTaken:
-    @pytest.mark.parametrize(("kind", "name"), [("PNG", "a.png"), ("JPEG", "a.txt"), ("WEBP", "../../evil.php")])
+    @pytest.mark.parametrize(
+        ("kind", "name"), [("PNG", "portrait.png"), ("JPEG", "notes.txt"), ("WEBP", "../../evil.php")]
+    )
     def test_by_content_whatever_the_name(self, running: ServerProcess, kind: str, name: str) -> None:
         with running.http() as http:
             taken = send(http, picture(kind), name).json()

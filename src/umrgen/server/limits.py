@@ -80,7 +80,7 @@ class Limits:
 
     def take(self, key: Key) -> bool:
         """Count one request; False when the key has none left, and then it is not counted."""
-        rate = self.rate(key)
+        rate = self._settings.rate if key.rate is None else key.rate
         return not rate or self._buckets.take(key.id, rate)
 
     def allowance(self, key: Key) -> Allowance | None:
