@@ -51,7 +51,7 @@ def cost(folder: Path, jobs: int = 1000, rounds: int = 5) -> None:
     rates: dict[type, list[float]] = {PinnedServer: [], Doorless: []}
     for _ in range(rounds):
         for kind, figures in rates.items():
-            running = kind(state, "--rate", "9999999")
+            running = kind(state)
             running.key = made["key"]
             running.start()
             try:
@@ -100,7 +100,7 @@ def nginx(folder: Path) -> Iterator[str]:
 
 def images(folder: Path, readers: int = 8, rounds: int = 5) -> None:
     """One image of 1.5 MB to 8 readers: ours, and nginx with sendfile, turn about."""
-    with pinned(folder / "state", "--rate", "0") as running, running.http() as http:
+    with pinned(folder / "state") as running, running.http() as http:
         done = finish(http, submit(http, width=1024, height=1024, steps=4, prompt="a neon city at night in the rain"))
         data = http.get(done["image_url"]).content
         (folder / "image.png").write_bytes(data)
@@ -172,7 +172,7 @@ async def _pester(url: str, key: str, path: str, rate: float, until_when: float)
 
 def hammer(folder: Path, keys: int = 20, seconds: float = 20.0) -> None:
     """Keys at ten times their limit (600 a minute), and the latency of one more key that behaves."""
-    with pinned(folder / "state") as running:
+    with pinned(folder / "state", "--rate", "600") as running:
         noisy = [new_key(running.state)["key"] for _ in range(keys)]
         quiet = new_key(running.state)["key"]
         with running.http() as http:

@@ -40,7 +40,10 @@ SPEC = JobSpec("a lighthouse on a cliff at dusk, storm over the sea", seed=7)
 
 
 class PinnedServer(ServerProcess):
-    """A server on a core of its own; its engine shares it."""
+    """A server on a core of its own; its engine shares it. Its limit of requests is counted, and out of reach."""
+
+    def __init__(self, state: Path, *arguments: str, **environment: str) -> None:
+        super().__init__(state, "--rate", "9999999", *arguments, **environment)
 
     def start(self) -> "PinnedServer":
         super().start()

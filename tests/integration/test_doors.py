@@ -50,6 +50,20 @@ class TestKeys:
         assert time.monotonic() - revoked < 1
         problem(refused, 401, "unauthorized")
 
+    def test_events_end_when_their_key_is_revoked(self, guarded: ServerProcess) -> None:
+        made = new_key(guarded)
+        with httpx2.Client(base_url=guarded.url, headers=bearer(made["key"]), timeout=30) as http:
+            job_id = submit(http, steps=50)
+            with http.stream("GET", f"/api/v1/events/{job_id}") as events:
+                lines = events.iter_lines()
+                assert next(lines) == "event: status"
+                cli("keys", "revoke", made["id"], "--state", str(guarded.state))
+                seen = [line for line in lines if line.startswith("event:")]
+            assert len(seen) < 50, "it ended before its job did"
+        another = new_key(guarded, "--session", made["session_id"])
+        with httpx2.Client(base_url=guarded.url, headers=bearer(another["key"])) as http:
+            assert http.post(f"/api/v1/cancel/{job_id}").json()["progress"]["step"] < 50
+
     def test_the_last_use_is_shown(self, state: Path) -> None:
         with server(state) as running, running.http() as http:
             http.get("/api/v1/jobs").raise_for_status()

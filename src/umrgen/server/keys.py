@@ -127,6 +127,11 @@ class Keys:
         self._uses[key.id] = self._clock.now()
         return key
 
+    async def still_opens(self, key: Key) -> bool:
+        """Whether a key that was accepted once, maybe long ago, would be accepted now."""
+        now = await self._ledger.key_by_id(key.id)
+        return now is not None and self._opens(now)
+
     def _opens(self, key: Key) -> bool:
         return key.revoked_at is None and (key.expires_at is None or self._clock.now() < key.expires_at)
 

@@ -22,7 +22,8 @@ __all__ = ["Doors"]
 
 access = logging.getLogger("umrgen.access")
 
-_PROBES = ("/healthz", "/readyz")
+_LOOKS = ("/healthz", "/readyz", "/api/v1/status")
+"""What balancers and waiting clients ask for all the time, and what changes nothing."""
 _READING = ("GET", "HEAD", "OPTIONS")
 _KEY_NAMES = frozenset(("api_key", "apikey", "api-key", "key", "token", "access_token", "authorization", "bearer"))
 
@@ -82,7 +83,7 @@ class Doors:
         """One line about the request: never its query, its key or its body."""
         status: int = state["status"]
         notable = status >= 400 or status == 0 or scope["method"] not in _READING
-        notable = notable and scope["path"] not in _PROBES  # a balancer asks every second
+        notable = notable and (scope["path"] not in _LOOKS or status in (401, 429))
         if self._log == "none" or (self._log == "notable" and not notable):
             return
         told: Mapping[str, Any] = {

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from umrgen.server.http import Services
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.status import View, to_problem
+from umrgen.server.ledger import Key
 from umrgen.server.waiters import Waiting
 
 __all__ = ["PATH", "events"]
@@ -58,14 +59,14 @@ async def events(services: Services, scope: Scope, receive: Receive, send: Send)
     with services.waiters.join([view.job.id], receive, places=True) as waiting:
         if b"preview=1" in scope["query_string"].split(b"&"):
             with services.previews.watch(view.job.id):
-                await _tell(services, view, known, waiting, send)
+                await _tell(services, key, view, known, waiting, send)
         else:
-            await _tell(services, view, known, waiting, send)
+            await _tell(services, key, view, known, waiting, send)
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _tell(services: Services, view: View, known: bytes, waiting: Waiting, send: Send) -> None:
-    """Send events until the job is over, the caller has hung up, or the server stops."""
+async def _tell(services: Services, key: Key, view: View, known: bytes, waiting: Waiting, send: Send) -> None:
+    """Send events until the job is over, the caller has hung up, the key is revoked, or the server stops."""
 
     async def say(data: bytes) -> None:
         await send({"type": "http.response.body", "body": data, "more_body": True})
@@ -90,6 +91,8 @@ async def _tell(services: Services, view: View, known: bytes, waiting: Waiting, 
                 await say(b"retry: %d\n: the server is stopping; come back with Last-Event-ID\n\n" % COME_BACK_MS)
                 return
             await say(b": still here\n\n")
+        if not await services.keys.still_opens(key):
+            return
 
 
 def _progress(view: View) -> dict[str, Any]:
