@@ -19,7 +19,7 @@ from umrgen.errors import (
 )
 from umrgen.flow import Budget, Event, Flow, Options, Run, drive_async
 from umrgen.images import SavedImage
-from umrgen.jobs import JOB_ID, Status
+from umrgen.jobs import JOB_ID, State, Status
 from umrgen.journal import Entry, Journal
 from umrgen.many import Outcome, WatchMany
 from umrgen.partial import check_target
@@ -90,7 +90,9 @@ class AsyncJob:
     async def status(self) -> Status:
         """The job as it is now."""
         watch = self._watch({"wait": 0, "patience": self._client.options.submit_patience})
-        return await self._client._drive(watch.next_change())
+        status = await self._client._drive(watch.next_change())
+        self._seen = True
+        return status
 
     async def wait(self, **options: Any) -> Status:
         """The completed job. Raises JobFailed, WaitTimeout, OutputMissing, ..."""
@@ -122,7 +124,10 @@ class AsyncJob:
     # --- inside ---
 
     def _watch(self, changes: Mapping[str, Any]) -> Watch:
-        run = self._run if self._run is not None and not changes else self._client._run(changes)
+        """A wait within the deadline that began with the submit; once that has passed, whoever asks has a new one."""
+        run = self._run
+        if run is None or changes or run.ends <= self._client.transport.clock.monotonic():
+            run = self._client._run(changes)
         return Watch(run, self.id, seen=self._seen)
 
     async def _end(self, watch: Watch) -> Status:
@@ -130,8 +135,8 @@ class AsyncJob:
         try:
             if isinstance(self.outcome, UmrgenError):
                 raise self.outcome
-            if self.outcome is not None and self.outcome.images:
-                return finished(self.outcome)
+            if self.outcome is not None and (self.outcome.images or self.outcome.state == State.FAILED):
+                return finished(self.outcome)  # an older server will have forgotten a failed one
             self.outcome = await self._client._drive(watch.result())
         except JobFailed:
             self._note_end("failed")

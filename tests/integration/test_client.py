@@ -27,7 +27,7 @@ from umrgen import (
     wait_and_download,
 )
 from umrgen.images import verify
-from umrgen.testing import Answer, FaultServer
+from umrgen.testing import Answer, FakeClock, FaultServer
 
 SMALL = {"width": 512, "height": 512, "steps": 1}
 
@@ -145,6 +145,39 @@ def test_the_deadline(slow_server: ServerProcess) -> None:
         assert isinstance(late.value, TimeoutError)
         assert f"umrgen wait {job.id}" in late.value.next
         job.cancel()
+
+
+async def test_a_job_that_is_asked_again_later_has_a_new_deadline(tmp_path: Path) -> None:
+    with FaultServer("modern", key="umr_the_key_of_this_server", job_seconds=0) as running:
+        clock = FakeClock()
+        async with AsyncClient(running.url, running.key, clock=clock, journal=False, timeout=60) as client:
+            job = await client.submit("a boat", **SMALL)
+            clock.advance(3600)  # its caller had other things to do
+            saved = await job.download(tmp_path / "boat.png")
+    assert saved.path.is_file()
+
+
+async def test_a_failed_job_stays_failed_when_an_older_server_has_forgotten_it() -> None:
+    with FaultServer("legacy", key="umr_the_key_of_this_server", fail="engine_failed", job_seconds=0) as running:
+        async with AsyncClient(running.url, running.key, journal=False) as client:
+            job = await client.submit("a boat", **SMALL)
+            async for _ in job.watch():
+                pass
+            running.on("GET /api/v1/status/*", Answer(404, {"error": "Job not found"}), times=None)
+            with pytest.raises(JobFailed):
+                await job.wait()
+
+
+async def test_a_job_that_was_seen_once_is_gone_when_it_is_not_there() -> None:
+    with FaultServer("modern", key="umr_the_key_of_this_server", job_seconds=60) as running:
+        async with AsyncClient(running.url, running.key, journal=False) as client:
+            job_id = (await client.submit("a boat", **SMALL)).id
+            job = client.job(job_id)
+            await job.status()
+            running.on("GET /api/v1/status/*", Answer(404, {"error": "Job not found"}), times=None)
+            with pytest.raises(JobNotFound) as gone:
+                await job.wait()
+    assert gone.value.code == "job_gone"
 
 
 def test_refusals(client: Client, shared_server: ServerProcess) -> None:
