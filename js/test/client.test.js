@@ -44,6 +44,15 @@ describe("the real server", () => {
     assert.equal(asked.length, 3);
   });
 
+  it("uploads a reference image and draws by it", async () => {
+    const first = await umrgen.generate("a boat", { ...SMALL, seed: 5 });
+    const { filename } = await umrgen.uploadReference(new Blob([first.bytes]));
+    assert.match(filename, /^ref_[0-9a-f]{32}\.png$/);
+    const guided = await umrgen.generate("a boat", { ...SMALL, seed: 5, referenceImages: [filename] });
+    assert.notEqual(guided.sha256, first.sha256);
+    await assert.rejects(umrgen.uploadReference(new Blob(["<svg/>"])), { code: "unsupported_media_type" });
+  });
+
   it("lists jobs by pages, newest first", async () => {
     const made = [];
     for (const prompt of ["one", "two", "three"]) made.unshift((await umrgen.submit(prompt, SMALL)).id);

@@ -4,7 +4,7 @@ import secrets
 from pathlib import Path
 
 from umrgen.errors import ApiError, InvalidRequest, Unsupported
-from umrgen.flow import Flow, Run
+from umrgen.flow import Flow, Patience, Run
 from umrgen.protocol import API, call, lacks_call
 
 __all__ = ["read_image", "upload"]
@@ -29,7 +29,7 @@ def read_image(image: "Path | str | bytes") -> bytes:
 def upload(run: Run, data: bytes) -> "Flow[str]":
     """Upload an image; give the name by which a request refers to it.
 
-    Sent again when it is not clear that it arrived: then it may be there twice. Raises Unsupported.
+    Not sent again when it may have arrived: a session has room for few. Raises Unsupported.
     """
     boundary = secrets.token_hex(16)
     head = (
@@ -40,7 +40,9 @@ def upload(run: Run, data: bytes) -> "Flow[str]":
     body = head.encode() + data + f"\r\n--{boundary}--\r\n".encode()
     kind = f"multipart/form-data; boundary={boundary}"
     try:
-        _, answer = yield from call(run, "POST", f"{API}/upload-reference", body=body, content_type=kind)
+        once = Patience(run, 0)
+        path = f"{API}/upload-reference"
+        _, answer = yield from call(run, "POST", path, body=body, content_type=kind, patience=once)
     except ApiError as error:
         if lacks_call(error):
             raise Unsupported("this server takes no reference images", status=error.status) from None
