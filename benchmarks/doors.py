@@ -1,6 +1,6 @@
 """Benchmarks of the doors: what they cost, what they hold out, and images against nginx.
 
-    python benchmarks/doors.py [cost | images | idle | hammer | guess]
+    python benchmarks/doors.py [cost | images | idle | hammer | guess | schema]
 
 Without a name, all of them. Each prints rows for docs/benchmarks.md. The server runs on the first core of
 the machine, what asks it on the second. `cost` and `images` need wrk, `images` nginx too. A guess of a
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import http.client
 import io
+import re
 import resource
 import socket
 import statistics
@@ -257,7 +258,35 @@ async def _guess(base: str, near: str, query: str, right: str, tries: int) -> di
     return counts
 
 
-ALL: dict[str, Any] = {each.__name__: each for each in (cost, images, idle, hammer, guess)}
+# --- the API against its own description ----------------------------------------------------------------
+
+
+def schema(folder: Path, examples: int = 200) -> None:
+    """schemathesis over the whole OpenAPI: its examples, edges, random cases, and chains of calls."""
+    tests = HERE.parent / "tests"
+    few = ("--concurrent", "2", "--max-wait", "1", "--engine", "engines_that_fail:Obedient")
+    with pinned(folder / "state", *few, environment={"PYTHONPATH": str(tests)}) as running:
+        checks = ("not_a_server_error", "status_code_conformance", "content_type_conformance")
+        checks += ("response_headers_conformance", "response_schema_conformance")
+        command = [
+            str(Path(sys.executable).parent / "schemathesis"),
+            "run",
+            f"{running.url}/openapi.json",
+            "--no-color",
+        ]
+        command += ["--header", f"Authorization: Bearer {running.key}", "--checks", ",".join(checks)]
+        command += ["--max-examples", str(examples), "--phases", "examples,coverage,fuzzing,stateful"]
+        done = subprocess.run(command, capture_output=True, text=True)
+    told = done.stdout
+    assert done.returncode == 0, told[-3000:]
+    cases = re.search(r"Test cases:\s+([\d,]+ generated, .*)", told)
+    calls = re.search(r"Tested: (\d+)", told)
+    assert cases, told[-3000:]
+    assert calls
+    print(f"| schemathesis over {calls[1]} calls | {cases[1]}: no 5xx, no answer off its schema |")
+
+
+ALL: dict[str, Any] = {each.__name__: each for each in (cost, images, idle, hammer, guess, schema)}
 
 
 def main() -> None:

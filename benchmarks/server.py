@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,10 @@ class PinnedServer(ServerProcess):
 
 
 @contextlib.contextmanager
-def pinned(state: Path, *arguments: str, key: str = "") -> Iterator[PinnedServer]:
-    running = PinnedServer(state, *arguments)
+def pinned(
+    state: Path, *arguments: str, key: str = "", environment: Mapping[str, str] | None = None
+) -> Iterator[PinnedServer]:
+    running = PinnedServer(state, *arguments, **(environment or {}))
     running.key = key
     running.start()
     try:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-__all__ = ["EXAMPLES"]
+__all__ = ["EXAMPLES", "IMAGE", "SESSION"]
 
 _JOB = "ext_3b5d5c37129550420c1b2f6f0a4a0b7e"
-_SESSION = "sid_1c7f5e0b9a3d4826b5f0e2d17c9a8841"
-_IMAGE = "umrgen_847291_9f86d081884c7d659a2feaa0c55ad015.png"
-_URL = f"/outputs/{_SESSION}/{_IMAGE}?session_id={_SESSION}"
+SESSION = "sid_1c7f5e0b9a3d4826b5f0e2d17c9a8841"
+IMAGE = "umrgen_847291_9f86d081884c7d659a2feaa0c55ad015.png"
+_URL = f"/outputs/{SESSION}/{IMAGE}?session_id={SESSION}"
 _DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 _DONE: dict[str, Any] = {
@@ -19,7 +19,7 @@ _DONE: dict[str, Any] = {
         "images": [
             {
                 "url": _URL,
-                "filename": _IMAGE,
+                "filename": IMAGE,
                 "bytes": 1_482_113,
                 "sha256": _DIGEST,
                 "width": 1024,

@@ -14,7 +14,7 @@ from umrgen import __version__
 from umrgen.jobs import JOB_ID, JobAnswer, State
 from umrgen.server.http import Services, answers, schemas
 from umrgen.server.http.auth import open_for_operator
-from umrgen.server.http.examples import EXAMPLES
+from umrgen.server.http.examples import EXAMPLES, IMAGE, SESSION
 from umrgen.server.http.many import MAX_PAGE
 from umrgen.server.http.problems import PROBLEMS
 
@@ -59,8 +59,8 @@ _PREFER = _parameter(
     "Prefer", "header", _STRING, "wait=N holds the call until the job is over, N seconds at most", "wait=25"
 )
 _IF_NONE_MATCH = _parameter("If-None-Match", "header", _STRING, "an ETag that is known already")
-_SESSION = _parameter("session_id", "path", _STRING, "the session that the image belongs to")
-_FILE = _parameter("filename", "path", _STRING, "the image's name")
+_SESSION = _parameter("session_id", "path", _STRING, "the session that the image belongs to", SESSION)
+_FILE = _parameter("filename", "path", _STRING, "the image's name", IMAGE)
 _UPLOAD = {
     "type": "object",
     "properties": {"file": {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP, at most 10 MiB"}},
@@ -193,7 +193,7 @@ OPERATIONS = (
         None,
         (
             *(_SESSION, _FILE, _IF_NONE_MATCH),
-            _parameter("session_id", "query", _STRING, "the same again"),
+            _parameter("session_id", "query", _STRING, "the same again", SESSION),
             _parameter("expires", "query", _STRING, "where URLs are signed: until when"),
             _parameter("signature", "query", _STRING, "where URLs are signed: by this server"),
             _parameter("Range", "header", _STRING, "a part of it", "bytes=0-1023"),
