@@ -2,6 +2,7 @@
 
 import json
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support import ServerProcess, finish, submit, until
+from support import ServerProcess, cli, finish, server, submit, until
 from umrgen.jobs import Job, JobSpec, State
 from umrgen.server.hosts import Hosts
 from umrgen.server.http.encoded import Encoded
@@ -92,6 +93,21 @@ def test_who_may_not_ask(shared_server: ServerProcess, done: str, other_key: str
         assert both_ways(shared_server, key, path)[0] == code
 
 
+def test_a_key_that_has_asked_too_much(state: Path) -> None:
+    with server(state) as running, running.http() as http:
+        job_id = submit(http)
+        finish(http, job_id)
+        made = cli("keys", "create", "--state", str(state), "--json", "--rate", "2")
+        key = json.loads(made.stdout)["key"]
+        plain, announced = (ask(key, f"/api/v1/status/{job_id}", *more) for more in ((), ("Content-Length: 0",)))
+        _, _, quick, ordinary = exchange(running, plain, plain, plain, announced)
+        for answer in (quick, ordinary):
+            answer[1].pop("date", None)
+        assert quick[0] == 429
+        assert {"retry-after", "ratelimit", "ratelimit-policy", "content-type"} <= set(quick[1])
+        assert quick == ordinary
+
+
 def test_connections_end_as_asked(shared_server: ServerProcess, done: str) -> None:
     path = f"/api/v1/status/{done}"
     for request in (ask(shared_server.key, path, "Connection: close"), ask(shared_server.key, path, version="1.0")):
@@ -154,6 +170,6 @@ class TestWildInput:
             estimates=SimpleNamespace(seconds_left=lambda job, position: None),
             encoded=Encoded(),
             hosts=Hosts((), "127.0.0.1"),
-            limits=SimpleNamespace(take=lambda key: True),
+            limits=SimpleNamespace(take=lambda key: True, may=lambda key: True),
             signatures=SimpleNamespace(wanted=False),
         )

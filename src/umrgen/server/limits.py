@@ -83,6 +83,11 @@ class Limits:
         rate = self._settings.rate if key.rate is None else key.rate
         return not rate or self._buckets.take(key.id, rate)
 
+    def may(self, key: Key) -> bool:
+        """Whether `take` would let it in; counts nothing."""
+        rate = self.rate(key)
+        return not rate or not self._buckets.wait(key.id, rate)
+
     def allowance(self, key: Key) -> Allowance | None:
         """How the key stands; None without a limit."""
         rate = self.rate(key)

@@ -10,7 +10,7 @@ from umrgen.server.http import Services
 from umrgen.server.http.problems import Problem
 from umrgen.server.ledger import Key
 
-__all__ = ["address_of", "authenticate", "bearer", "open_for_operator"]
+__all__ = ["address_of", "asked_too_much", "authenticate", "bearer", "open_for_operator"]
 
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="umrgen"'}
 
@@ -46,15 +46,20 @@ async def authenticate(services: Services, scope: Scope, headers: Mapping[bytes,
         raise Problem("unauthorized", "this API key is not accepted", headers=_CHALLENGE)
     scope.setdefault("state", {})["key_id"] = key.id
     if not services.limits.take(key):
-        allowance = services.limits.allowance(key)
-        assert allowance is not None
-        raise Problem(
-            "rate_limited",
-            f"this key may make {allowance.quota} requests a minute",
-            retry_after=math.ceil(allowance.retry_after),
-            headers=allowance.headers(),
-        )
+        raise asked_too_much(services, key)
     return key
+
+
+def asked_too_much(services: Services, key: Key) -> Problem:
+    """The refusal of a key that has no request left."""
+    allowance = services.limits.allowance(key)
+    assert allowance is not None
+    return Problem(
+        "rate_limited",
+        f"this key may make {allowance.quota} requests a minute",
+        retry_after=math.ceil(allowance.retry_after),
+        headers=allowance.headers(),
+    )
 
 
 async def open_for_operator(services: Services, scope: Scope, headers: Mapping[bytes, bytes]) -> None:

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from umrgen.jobs import State
 from umrgen.server.http import Services
+from umrgen.server.http.auth import asked_too_much
 from umrgen.server.http.guarded import GuardedProtocol
 from umrgen.server.http.status import AT_ONCE, PATH, View, content_headers
 from umrgen.server.ledger import LedgerUnavailable
@@ -32,8 +33,8 @@ _NOT_PLAIN = frozenset(
 Headers = list[tuple[bytes, bytes]]
 
 
-def quick_answer(services: Services, url: bytes, headers: Headers) -> tuple[Headers, bytes] | None:
-    """Headers and body of a 200, if it can be given at once; None for anything out of the ordinary."""
+def quick_answer(services: Services, url: bytes, headers: Headers) -> tuple[int, Headers, bytes] | None:
+    """Status, headers and body, if they can be given at once; None for anything out of the ordinary."""
     authorization = host = b""
     for name, value in headers:
         if name in _NOT_PLAIN and value.lower() != b"keep-alive":
@@ -58,13 +59,15 @@ def quick_answer(services: Services, url: bytes, headers: Headers) -> tuple[Head
     except LedgerUnavailable:
         return None
     # A place in the queue cannot be had at once; and whether a job is another's is said in one place only.
-    if job is None or job.session_id != key.session_id or job.state is State.QUEUED:
+    plain = job is not None and job.session_id == key.session_id and job.state is not State.QUEUED
+    if not (services.limits.take(key) if plain else services.limits.may(key)):
+        refusal = asked_too_much(services, key).response()  # whoever asks too often costs little
+        return refusal.status_code, refusal.raw_headers, bytes(refusal.body)
+    if job is None or not plain:
         return None
-    if not services.limits.take(key):
-        return None  # nothing was taken: it is refused, with all that belongs to it, the usual way
     view = View(services, job, None)
     body = view.body()
-    return [*view.headers(), *content_headers(body)], body
+    return 200, [*view.headers(), *content_headers(body)], body
 
 
 class QuickProtocol(GuardedProtocol):
@@ -79,7 +82,6 @@ class QuickProtocol(GuardedProtocol):
         elif self._answer_quickly():
             self.head_complete()
             self._answered = True
-            self.services.metrics.quick += 1
             self.on_response_complete()
         else:
             super().on_headers_complete()
@@ -104,7 +106,11 @@ class QuickProtocol(GuardedProtocol):
         answer = quick_answer(self.services, self.url, self.headers)
         if answer is None:
             return False
-        self._write(200, *answer)
+        self._write(*answer)
+        if answer[0] == 200:
+            self.services.metrics.quick += 1
+        else:
+            self.services.metrics.answered(answer[0])
         return True
 
     def _answer_at_once(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> bool:
