@@ -239,7 +239,7 @@ async def _guess(base: str, near: str, query: str, right: str, tries: int) -> di
 
     async def one() -> None:
         reader, writer = await asyncio.open_connection(where.hostname, where.port)
-        while some := [number for number, _ in zip(numbers, range(100), strict=False)]:
+        while some := [number for number, _ in zip(numbers, range(50), strict=False)]:
             buffer = io.BytesIO()
             for number in some:
                 path = f"{near}{number:06x}.png"

@@ -60,9 +60,9 @@ class TestMetrics:
         assert {name for name in names if name not in page} == set()
 
     def test_a_token_of_their_own(self, state: Path) -> None:
-        with server(state, "--metrics-token", "for-the-scraper-alone") as running, running.http() as http:
+        with server(state, "--metrics-token", "for-the-scraper-alone-x") as running, running.http() as http:
             problem(http.get("/metrics"), 401, "unauthorized")
-            scraper = {"Authorization": "Bearer for-the-scraper-alone"}
+            scraper = {"Authorization": "Bearer for-the-scraper-alone-x"}
             assert httpx2.get(f"{running.url}/metrics", headers=scraper).status_code == 200
             problem(httpx2.get(f"{running.url}/api/v1/jobs", headers=scraper), 401, "unauthorized")
 
@@ -90,11 +90,49 @@ class TestLogs:
         asked = ("--log-prompts", "yes", "--access-log", "none")
         with server(state, *asked) as running, running.http() as http:
             finish(http, submit(http, "a secret\ngarden"))
-        assert "prompt=a secret\\ngarden" in running.log()
+        assert 'prompt="a secret\\ngarden"' in running.log()
         assert "request method" not in running.log()
+
+    def test_what_opens_a_door_is_not_in_them(self, state: Path) -> None:
+        with server(state, "--access-log", "all") as running, running.http() as http:
+            job_id = submit(http)
+            done = finish(http, job_id)
+            http.get(done["image_url"])
+            for _ in range(3):
+                http.get(f"/api/v1/status/{job_id}")
+            httpx2.get(f"{running.url}/{running.key}")
+            httpx2.get(f"{running.url}/x%20status=200%20key_id=key_admin")
+        log = running.log()
+        assert log.count(f"path=/api/v1/status/{job_id}") == 4, "all means all"
+        assert "path=/outputs/…" in log
+        assert done["results"]["images"][0]["filename"] not in log
+        assert running.key not in log
+        assert 'path="/x status=200 key_id=key_admin"' in log
+
+    def test_a_guesser_is_named_once(self, state: Path) -> None:
+        with server(state, "--failed-logins", "5") as running:
+            for _ in range(30):
+                httpx2.get(f"{running.url}/api/v1/jobs", headers={"Authorization": "Bearer wrong"})
+        assert running.log().count("an address is slowed: it has made 5 wrong API keys") == 1
 
 
 class TestSettings:
+    def test_a_key_of_the_settings_ends_with_them(self, state: Path) -> None:
+        old, new = "a" * 30, "b" * 30
+
+        def opens(running: ServerProcess, key: str) -> bool:
+            headers = {"Authorization": f"Bearer {key}"}
+            return httpx2.get(f"{running.url}/api/v1/jobs", headers=headers).status_code == 200
+
+        with server(state, UMRGEN_API_KEY=old) as running:
+            assert opens(running, old)
+        with server(state, UMRGEN_API_KEY=new) as running:
+            assert (opens(running, old), opens(running, new)) == (False, True)
+        with server(state, UMRGEN_API_KEY=old) as running:
+            assert (opens(running, old), opens(running, new)) == (True, False)
+        with server(state) as running:
+            assert (opens(running, old), opens(running, new)) == (False, False)
+
     def test_a_file(self, state: Path, tmp_path: Path) -> None:
         file = tmp_path / "umrgen.toml"
         file.write_text('daily = 1\nlog_format = "json"\nstep-delay = 0.0\n')
@@ -117,7 +155,7 @@ class TestSettings:
         from umrgen.server.config import Settings
 
         settings = Settings.load({}, {}, HERE.parent / "deploy" / "umrgen.toml")
-        assert settings.trusted_proxies == ("127.0.0.1", "::1")
+        assert settings.trusted_proxies == ("127.0.0.1/32", "::1/128")
 
 
 class TestPolicy:
@@ -130,6 +168,17 @@ class TestPolicy:
             finish(http, submit(http, "a kidney of a minority"))
         assert "a prompt was refused" in running.log()
         assert "on a hill" not in running.log()
+
+    def test_one_that_sleeps_keeps_nobody_elses_work_waiting(self, state: Path, tmp_path: Path) -> None:
+        (tmp_path / "policies.py").write_text(
+            "import time\ndef check(prompt):\n    time.sleep(60 if 'sleep' in prompt else 0)\n"
+        )
+        with server(state, "--policy", "policies:check", PYTHONPATH=str(tmp_path)) as running, running.http() as http:
+            done = finish(http, submit(http))
+            refused = http.post("/api/v1/generate", json={"prompt": "sleep"} | SMALL)
+            assert refused.status_code == 500, "it has not answered"
+            assert http.get(done["image_url"]).status_code == 200
+            running.kill()
 
     def test_a_function(self, state: Path, tmp_path: Path) -> None:
         (tmp_path / "policies.py").write_text(

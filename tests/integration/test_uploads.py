@@ -103,8 +103,26 @@ class TestTaken:
             assert send(http, picture("PNG")).status_code == 200
             assert len(list(folder.iterdir())) == 10
 
+    def test_sixteen_bits_of_grey_stay_grey(self, running: ServerProcess) -> None:
+        encoded = io.BytesIO()
+        Image.fromarray(np.full((32, 32), 20_000, np.uint16)).save(encoded, "PNG")
+        with running.http() as http:
+            taken = send(http, encoded.getvalue()).json()
+            back = np.asarray(Image.open(io.BytesIO(http.get(taken["url"]).content)))
+        assert back.shape == (32, 32, 3)
+        assert set(back.ravel()) == {20_000 >> 8}
+
 
 class TestRefused:
+    def test_a_jpeg_of_thousands_of_scans(self, running: ServerProcess) -> None:
+        encoded = io.BytesIO()
+        Image.new("RGB", (2000, 2000), (200, 30, 30)).save(encoded, "JPEG", progressive=True)
+        data = encoded.getvalue()
+        start = data.rindex(b"\xff\xda")
+        bomb = data[:start] + data[start:-2] * 300 + data[-2:]
+        with running.http() as http:
+            problem(send(http, bomb), 415, "unsupported_media_type")
+
     @pytest.mark.parametrize(
         "data",
         [

@@ -55,9 +55,20 @@ class TestBuckets:
         buckets = Buckets(Clock())
         assert all(buckets.take(name, 1) for name in "abc")
         assert not buckets.take("a", 1)
-        buckets.forget(2)
-        assert buckets.take("a", 1), "forgotten: it was taken from first"
+        buckets.keep("a", 2)
+        assert buckets.take("b", 1), "forgotten: it was heard of longest ago"
+        assert not buckets.take("a", 1)
         assert not buckets.take("c", 1)
+
+    def test_what_is_owed_is_paid_back(self) -> None:
+        clock = Clock()
+        buckets = Buckets(clock)
+        buckets.charge("a", 60, 90)
+        assert not buckets.take("a", 60)
+        assert buckets.left("a", 60)[0] == 0
+        assert buckets.wait("a", 60) == pytest.approx(31)
+        clock.at += 31.001
+        assert buckets.take("a", 60)
 
 
 class TestLimits:
@@ -85,7 +96,7 @@ class TestLimits:
 
 class TestManners:
     def test_a_house_is_one_address(self) -> None:
-        manners = Manners(3, Clock())
+        manners = Manners(3, "keys", Clock())
         for number in range(3):
             assert not manners.wait("2001:db8::5")
             manners.missed(f"2001:db8::{number}")

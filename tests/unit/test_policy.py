@@ -18,6 +18,9 @@ LIST = WordList(["# a comment", "", "kid", "minor", "bad idea", "Straße", "c++"
         "a ｋｉｄ",
         "a k\u200bid",
         "k\u00adid",
+        "k\ufe0fid",
+        "k\u034fid",
+        "_kid_",
         "a kid's room",
         "kid.",
         "(kid)",
@@ -36,7 +39,7 @@ def test_refused(prompt: str) -> None:
 
 @pytest.mark.parametrize(
     "prompt",
-    ["a kidney", "a minority", "skid", "minors", "bad ideas", "a comment", "kid_", "akid b", "c+", "", "灯台"],
+    ["a kidney", "a minority", "skid", "minors", "bad ideas", "a comment", "akid b", "c+", "", "灯台"],
 )
 def test_passed(prompt: str) -> None:
     assert LIST(prompt) is None

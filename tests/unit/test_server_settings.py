@@ -26,6 +26,18 @@ def test_the_file_comes_after_the_environment(tmp_path: Path) -> None:
     )
 
 
+def test_lists_are_made_plain() -> None:
+    environment = {
+        "UMRGEN_TRUSTED_PROXIES": "127.0.0.1/8, ::1",
+        "UMRGEN_ALLOWED_HOSTS": "Images.Example.org.",
+        "UMRGEN_ALLOWED_ORIGINS": "https://Studio.example.org/",
+    }
+    settings = Settings.load({}, environment)
+    assert settings.trusted_proxies == ("127.0.0.0/8", "::1/128")
+    assert settings.allowed_hosts == ("images.example.org",)
+    assert settings.allowed_origins == ("https://studio.example.org",)
+
+
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
@@ -35,8 +47,12 @@ def test_the_file_comes_after_the_environment(tmp_path: Path) -> None:
         ({"UMRGEN_LEASE": "nan"}, "UMRGEN_LEASE must lie between"),
         ({"UMRGEN_LOG_PROMPTS": "perhaps"}, "UMRGEN_LOG_PROMPTS must be true or false"),
         ({"UMRGEN_LOG_FORMAT": "xml"}, "UMRGEN_LOG_FORMAT must be one of text, json"),
-        ({"UMRGEN_TRUSTED_PROXIES": "localhost"}, "'localhost' is none"),
+        ({"UMRGEN_TRUSTED_PROXIES": "localhost"}, "must name addresses or networks: 'localhost'"),
         ({"UMRGEN_PREFIX": "umrgen/"}, "must begin with a slash"),
+        ({"UMRGEN_ALLOWED_HOSTS": "images.example.org:8443"}, "without scheme and port"),
+        ({"UMRGEN_ALLOWED_HOSTS": "https://images.example.org"}, "without scheme and port"),
+        ({"UMRGEN_ALLOWED_ORIGINS": "studio.example.org"}, "must be origins"),
+        ({"UMRGEN_METRICS_TOKEN": "abc"}, "20 characters or more"),
     ],
 )
 def test_what_is_wrong_is_named(environment: dict[str, str], words: str) -> None:
@@ -53,6 +69,7 @@ def test_what_is_wrong_is_named(environment: dict[str, str], words: str) -> None
         ("port = true", "port in .* must be a whole number"),
         ("host = 5", "host in .* must be text"),
         ("allowed_hosts = 5", "allowed_hosts in .* must be a list"),
+        ("trusted_proxies = [1]", "trusted_proxies in .* must be a list"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_named(text: str, words: str, tmp_path: Path) -> None:

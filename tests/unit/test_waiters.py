@@ -33,7 +33,7 @@ def job(job_id: str = "ext_1", state: State = State.QUEUED) -> Job:
 
 async def held(waiters: Waiters, caller: Caller, *, places: bool = False) -> tuple[bool, bool]:
     """Whether it was woken by a change, and whether it is over for it."""
-    with waiters.join(["ext_1"], caller.receive, places=places) as waiting:
+    with waiters.join(["ext_1"], caller.receive, owner="key_1", places=places) as waiting:
         return await waiting.changed(within=60), waiting.over
 
 
@@ -43,7 +43,7 @@ async def turns() -> None:
 
 
 async def play(act: Callable[[Waiters, Caller], None], *, places: bool = False) -> tuple[bool, bool]:
-    waiters, caller = Waiters(), Caller()
+    waiters, caller = Waiters(10), Caller()
     holding = asyncio.create_task(held(waiters, caller, places=places))
     await turns()
     assert len(waiters) == 1 + places
@@ -66,8 +66,8 @@ async def test_closing_lets_everybody_go() -> None:
 
 
 async def test_a_change_before_the_wait_is_not_missed() -> None:
-    waiters = Waiters()
-    with waiters.join(["ext_1"], Caller().receive) as waiting:
+    waiters = Waiters(10)
+    with waiters.join(["ext_1"], Caller().receive, owner="key_1") as waiting:
         waiters.notify([job()])
         assert await waiting.changed(within=0)
         assert not await waiting.changed(within=0)
@@ -82,3 +82,14 @@ async def test_moves_of_the_queue_are_bundled(monkeypatch: Any) -> None:
         assert waiters._moving is not None, "told soon, and once"
 
     assert await play(leave, places=True) == (True, False)
+
+
+async def test_one_owner_holds_so_many_and_no_more() -> None:
+    waiters = Waiters(2)
+    with waiters.join(["ext_1"], Caller().receive, owner="key_1"):
+        assert not waiters.full("key_1")
+        with waiters.join(["ext_1"], Caller().receive, owner="key_1"):
+            assert waiters.full("key_1")
+            assert not waiters.full("key_2")
+        assert not waiters.full("key_1")
+    assert len(waiters) == 0

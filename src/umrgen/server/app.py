@@ -72,7 +72,7 @@ class House:
         care = Care(settings.stall_after, settings.cancel_grace, settings.load_timeout, settings.engine_memory)
         self.executor: Executor = _make(EXECUTORS, "local", settings.engine, engine_options, care=care)
         self.keys = Keys(self.ledger, clock)
-        self.waiters = Waiters()
+        self.waiters = Waiters(settings.held)
         self.previews = Previews(self.executor.show, self.waiters.wake)
         self.estimates = Estimates(clock, self.executor.slots)
         policy = Policy(
@@ -99,8 +99,8 @@ class House:
             estimates=self.estimates,
             previews=self.previews,
             limits=Limits(settings, clock),
-            logins=Manners(settings.failed_logins, clock),
-            guesses=Manners(settings.missed_outputs, clock),
+            logins=Manners(settings.failed_logins, "API keys", clock),
+            guesses=Manners(settings.missed_outputs, "image URLs", clock),
             uploads=Uploads(self.ledger, self.storage, clock, self.workshop.storing),
             signatures=signatures,
             policy=load_policy(settings.policy),

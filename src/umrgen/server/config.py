@@ -1,5 +1,6 @@
 """Every setting of the server: one frozen value, from flags, then environment, then a file, then defaults."""
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -84,6 +85,11 @@ class Settings:
     )
     header_timeout: float = _number(20.0, "seconds a connection has to send the head of its first request", 1, 600)
     max_connections: int = _number(20_000, "connections held at once; what comes on top is turned away", 1, 1_000_000)
+
+    address_connections: int = _number(
+        1_000, "connections of one address, but for trusted proxies and this machine", 1, 1_000_000
+    )
+    held: int = _number(200, "calls of one key that are held by Prefer: wait, or as events, at once", 1, 1_000_000)
 
     # --- images ---
     retain_days: float = _number(30.0, "days an image is kept; 0: for ever", 0, 36_500)
@@ -176,9 +182,7 @@ class Setting:
             raise BadSettings(f"{source} must lie between {self.range[0]} and {self.range[1]}, not {value}")
         if self.choices and converted not in self.choices:
             raise BadSettings(f"{source} must be one of {', '.join(self.choices)}, not {value!r}")
-        if self.name in _CHECKS:
-            _CHECKS[self.name](converted, source)
-        return converted
+        return _SEEN_TO[self.name](converted, source) if self.name in _SEEN_TO else converted
 
     def _typed(self, value: Any) -> Any:
         if self.kind is bool:
@@ -187,6 +191,8 @@ class Setting:
             raise TypeError
         if self.kind == tuple[str, ...]:
             parts = value.split(",") if isinstance(value, str) else list(value)
+            if not all(isinstance(part, str) for part in parts):
+                raise TypeError
             return tuple(part.strip() for part in parts if part.strip())
         if self.kind is Path:
             return Path(value).expanduser()
@@ -214,20 +220,48 @@ def _switched(value: Any) -> bool:
     raise ValueError
 
 
-def _check_networks(value: tuple[str, ...], source: str) -> None:
+def _networks(value: tuple[str, ...], source: str) -> tuple[str, ...]:
+    try:
+        return tuple(str(ip_network(part, strict=False)) for part in value)
+    except ValueError as error:
+        raise BadSettings(f"{source} must name addresses or networks: {error}") from None
+
+
+def _hosts(value: tuple[str, ...], source: str) -> tuple[str, ...]:
     for part in value:
-        try:
-            ip_network(part, strict=False)
-        except ValueError:
-            raise BadSettings(f"{source} must name addresses or networks, and {part!r} is none") from None
+        if re.search(r"[/\s]|:\d+$", part):
+            raise BadSettings(f"{source} must be bare names, without scheme and port; not {part!r}")
+    return tuple(part.lower().rstrip(".") for part in value)
 
 
-def _check_prefix(value: str, source: str) -> None:
+def _origins(value: tuple[str, ...], source: str) -> tuple[str, ...]:
+    origins = tuple(part.lower().rstrip("/") for part in value)
+    for origin in origins:
+        if not re.fullmatch(r"https?://[^/\s]+", origin):
+            raise BadSettings(f"{source} must be origins such as https://studio.example.org, not {origin!r}")
+    return origins
+
+
+def _prefix(value: str, source: str) -> str:
     if value and (not value.startswith("/") or value.endswith("/")):
         raise BadSettings(f"{source} must begin with a slash and end without one, like /umrgen; not {value!r}")
+    return value
 
 
-_CHECKS: Mapping[str, Any] = {"trusted_proxies": _check_networks, "prefix": _check_prefix}
+def _secret(value: str, source: str) -> str:
+    if value and len(value) < 20:
+        raise BadSettings(f"{source} must have 20 characters or more: it can be guessed otherwise")
+    return value
+
+
+_SEEN_TO: Mapping[str, Any] = {
+    "trusted_proxies": _networks,
+    "allowed_hosts": _hosts,
+    "allowed_origins": _origins,
+    "prefix": _prefix,
+    "metrics_token": _secret,
+}
+"""What makes a setting's value plain, or refuses it."""
 
 
 def settings_table() -> Iterator[Setting]:

@@ -21,8 +21,8 @@ class Hosts:
         known = self._known.get(host)
         if known is None:
             known = self._accept(host.decode("latin-1"))
-            if len(self._known) < NAMES_KEPT:
-                self._known[host] = known
+            if known and len(host) < 256 and len(self._known) < NAMES_KEPT:
+                self._known[host] = known  # only good ones: a stranger cannot fill it
         return known
 
     def _accept(self, host: str) -> bool:

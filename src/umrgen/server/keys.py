@@ -18,6 +18,8 @@ TRUSTED_SECONDS = 0.5
 """How long a key is believed without asking the ledger again: it may be revoked by another process."""
 USES_WRITTEN_EVERY = 60.0
 """Seconds between two writings of when keys were last used."""
+ADOPTED = "from the settings"
+"""The name of a key that the setting `api_key` has brought in."""
 _SESSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{7,63}")
 
 
@@ -85,10 +87,22 @@ class Keys:
         secret = f"umr_{secrets.token_urlsafe(32)}"
         return secret, await self._add(secret, grant)
 
-    async def adopt(self, secret: str, name: str) -> Key:
-        """Accept a key that somebody else made. Raises UnusableKey."""
-        check_usable(secret)
-        return await self._ledger.key(hash_key(secret)) or await self._add(secret, Grant(name))
+    async def adopt(self, secret: str) -> None:
+        """Accept the key that the settings name, and of those they named before none. "" names none.
+
+        Raises UnusableKey.
+        """
+        if secret:
+            check_usable(secret)
+        hashed = hash_key(secret)
+        for key in await self._ledger.keys():
+            if key.name == ADOPTED and key.hash != hashed and key.revoked_at is None:
+                await self._ledger.revoke_key(key.id, now=self._clock.now())
+        known = await self._ledger.key(hashed)
+        if known is not None and known.name == ADOPTED and known.revoked_at is not None:
+            await self._ledger.readmit_key(known.id)
+        elif known is None and secret:
+            await self._add(secret, Grant(ADOPTED))
 
     async def _add(self, secret: str, grant: Grant) -> Key:
         key = Key(

@@ -1,5 +1,7 @@
 """How much a caller may ask: of each key by its own right, of a stranger's address by its manners."""
 
+import logging
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -8,7 +10,9 @@ from umrgen.server.clock import Clock
 from umrgen.server.config import Settings
 from umrgen.server.ledger import Caps, Key
 
-__all__ = ["Allowance", "Limits", "Manners"]
+__all__ = ["Allowance", "Limits", "Manners", "neighbourhood", "policy_headers"]
+
+log = logging.getLogger(__name__)
 
 MINUTE = 60.0
 ADDRESSES = 10_000
@@ -27,10 +31,17 @@ class Allowance:
     """Seconds until the next request is let in; 0: this one is."""
 
     def headers(self) -> dict[str, str]:
-        return {
-            "RateLimit-Policy": f'"minute";q={self.quota};w=60',
-            "RateLimit": f'"minute";r={self.remaining};t={-int(-self.reset // 1)}',
-        }
+        return policy_headers("minute", self.quota, 60, math.ceil(self.reset), self.remaining)
+
+
+def policy_headers(
+    name: str, quota: int, window: int | None = None, reset: int | None = None, remaining: int = 0
+) -> dict[str, str]:
+    """The fields `RateLimit-Policy` and `RateLimit` for one policy; a window and what is left of it in seconds."""
+    return {
+        "RateLimit-Policy": f'"{name}";q={quota}' + (f";w={window}" if window else ""),
+        "RateLimit": f'"{name}";r={remaining}' + (f";t={reset}" if reset is not None else ""),
+    }
 
 
 class Buckets:
@@ -60,11 +71,17 @@ class Buckets:
     def left(self, name: str, rate: int) -> tuple[int, float]:
         """How many can be taken now, and seconds until the bucket is full."""
         full_in = max(0.0, self._full_at.get(name, 0.0) - self._clock.monotonic())
-        return int((MINUTE - full_in) / MINUTE * rate + 1e-6), full_in
+        return max(0, int((MINUTE - full_in) / MINUTE * rate + 1e-6)), full_in
 
-    def forget(self, keep: int) -> None:
-        """Drop the names that were taken from first, down to `keep` of them."""
-        while len(self._full_at) > keep:
+    def charge(self, name: str, rate: int, count: int) -> None:
+        """Take `count` more, there or not: what is not there is owed."""
+        now = self._clock.monotonic()
+        self._full_at[name] = max(self._full_at.get(name, now), now) + count * MINUTE / rate
+
+    def keep(self, name: str, count: int) -> None:
+        """Remember this name and those that were heard of last, `count` in all."""
+        self._full_at.move_to_end(name)
+        while len(self._full_at) > count:
             self._full_at.popitem(last=False)
 
 
@@ -82,6 +99,11 @@ class Limits:
         """Count one request; False when the key has none left, and then it is not counted."""
         rate = self._settings.rate if key.rate is None else key.rate
         return not rate or self._buckets.take(key.id, rate)
+
+    def charge(self, key: Key, count: int) -> None:
+        """Count `count` further requests: what was answered was worth as many."""
+        if count and (rate := self.rate(key)):
+            self._buckets.charge(key.id, rate, count)
 
     def may(self, key: Key) -> bool:
         """Whether `take` would let it in; counts nothing."""
@@ -108,21 +130,30 @@ class Limits:
 class Manners:
     """Addresses that guess, be it keys or image names: so many wrong ones a minute, then they wait."""
 
-    def __init__(self, per_minute: int, clock: Clock) -> None:
+    def __init__(self, per_minute: int, of_what: str, clock: Clock) -> None:
+        """`of_what`: what is guessed, for the log."""
+        self._of_what = of_what
         self._per_minute = per_minute
         self._buckets = Buckets(clock)
 
     def wait(self, address: str) -> float:
         """Seconds for which nothing more is tried for this address; 0 while it has behaved."""
-        return self._buckets.wait(_group(address), self._per_minute)
+        return self._buckets.wait(neighbourhood(address), self._per_minute)
 
     def missed(self, address: str) -> None:
         """Hear of a wrong guess."""
-        self._buckets.take(_group(address), self._per_minute)
-        self._buckets.forget(ADDRESSES)
+        name = neighbourhood(address)
+        if self._buckets.take(name, self._per_minute) and self._buckets.wait(name, self._per_minute):
+            log.warning(
+                "an address is slowed: it has made %d wrong %s in a minute",
+                self._per_minute,
+                self._of_what,
+                extra={"address": address},
+            )
+        self._buckets.keep(name, ADDRESSES)
 
 
-def _group(address: str) -> str:
+def neighbourhood(address: str) -> str:
     """The address, or for IPv6 its /64: one house has as many addresses in it as it likes."""
     try:
         parsed = ip_address(address)

@@ -5,6 +5,7 @@ What comes from a caller, a prompt or a path, is data: a line break in it never 
 
 import json
 import logging
+import re
 import sys
 import time
 from typing import Any
@@ -24,11 +25,17 @@ def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def _quoted(value: Any) -> str:
+    """The value, in quotes where it could be taken for more than one."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r"[\s=\"\\]", text) else text
+
+
 class TextFormatter(logging.Formatter):
     """For people: time, level, logger, message, and what else is known."""
 
     def format(self, record: logging.LogRecord) -> str:
-        more = "".join(f" {name}={value}" for name, value in _fields(record).items() if value is not None)
+        more = "".join(f" {name}={_quoted(value)}" for name, value in _fields(record).items() if value is not None)
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         line = f"{when},{record.msecs:03.0f} {record.levelname} {record.name}: {record.getMessage()}{more}"
         # A traceback is ours, and its lines are wanted.

@@ -6,6 +6,7 @@ import logging
 import re
 import unicodedata
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from umrgen.server.config import BadSettings
 __all__ = ["Policy", "PolicyFailed", "load_policy"]
 
 log = logging.getLogger(__name__)
+
+SECONDS = 10.0
+"""How long a policy may think; then it has not answered."""
 
 Check = Callable[[str], Any]
 """Given a prompt: None to let it pass, or a reason, which the caller reads. May be a coroutine function."""
@@ -32,11 +36,14 @@ class Policy:
 
     def __init__(self, check: Check) -> None:
         self._check = check
+        # Its own threads: one that sleeps keeps nobody else's work waiting.
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="umrgen-policy")
 
     async def refusal(self, prompt: str) -> str | None:
         """The reason, in words for the caller. Raises PolicyFailed."""
         try:
-            reason = await self._ask(prompt)
+            async with asyncio.timeout(SECONDS):
+                reason = await self._ask(prompt)
         except Exception as error:
             # Its words may be the prompt's, which is not for the log.
             log.error("the policy failed: %s", type(error).__name__)
@@ -46,7 +53,7 @@ class Policy:
     async def _ask(self, prompt: str) -> Any:
         if inspect.iscoroutinefunction(self._check):
             return await self._check(prompt)
-        return await asyncio.to_thread(self._check, prompt)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._check, prompt)
 
 
 class WordList:
@@ -56,7 +63,7 @@ class WordList:
         words = [_plain(line) for line in lines if line.strip() and not line.lstrip().startswith("#")]
         # Spaces in a phrase match whatever stands between its words.
         parts = [r"[\W_]+".join(map(re.escape, word.split())) for word in words]
-        self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(parts)})(?!\w)") if parts else None
+        self._pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(parts)})(?![^\W_])") if parts else None
 
     def __call__(self, prompt: str) -> str | None:
         if self._pattern and self._pattern.search(_plain(prompt)):
@@ -67,7 +74,14 @@ class WordList:
 def _plain(text: str) -> str:
     """One form for all the ways to write the same letters: full width, accents apart, capitals, invisible marks."""
     composed = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(char for char in composed if unicodedata.category(char) != "Cf").strip()
+    return "".join(char for char in composed if not _invisible(char)).strip()
+
+
+def _invisible(char: str) -> bool:
+    """Marks that nobody sees: formats, variation selectors, the joiner of graphemes."""
+    return (
+        unicodedata.category(char) == "Cf" or char == "\u034f" or "\ufe00" <= char <= "\ufe0f" or char >= "\U000e0100"
+    )
 
 
 def load_policy(setting: str) -> Policy | None:

@@ -18,6 +18,8 @@ HEAD = struct.Struct(">II")
 MAX_PIXELS = 32_000_000
 MAX_SIDE = 2048
 """Pixels; a larger image is scaled down, for no engine here draws larger ones."""
+JPEG, SCAN, MAX_SCANS = b"\xff\xd8", b"\xff\xda", 100
+"""A progressive image has some ten scans; each of thousands would be decoded over the whole of it."""
 MEMORY = 1 << 30
 CPU_SECONDS = 15
 
@@ -29,6 +31,7 @@ REFUSALS = {
 
 
 def main() -> None:
+    os.nice(10)  # the server and its engine go first
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -40,14 +43,19 @@ def main() -> None:
 
     warnings.simplefilter("ignore")
     Image.MAX_IMAGE_PIXELS = None  # looked at below, before anything is decoded
+    data = sys.stdin.buffer.read()
+    if data.startswith(JPEG) and data.count(SCAN) > MAX_SCANS:
+        sys.exit(12)
     try:
-        image = Image.open(BytesIO(sys.stdin.buffer.read()), formats=["PNG", "JPEG", "WEBP"])
+        image: Image.Image = Image.open(BytesIO(data), formats=["PNG", "JPEG", "WEBP"])
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         sys.exit(10)
     if image.width * image.height > MAX_PIXELS:
         sys.exit(11)
     try:
         image.load()
+        if image.mode.startswith("I"):  # 16 bits of grey; convert() would cut off what is above 255
+            image = Image.fromarray((numpy.asarray(image).astype(numpy.uint32) >> 8).astype(numpy.uint8))
         upright = ImageOps.exif_transpose(image)
         if upright.has_transparency_data:
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import uvicorn
 
@@ -21,6 +21,9 @@ from umrgen.server.keys import Grant, check_usable
 from umrgen.server.state import own_state
 
 __all__ = ["Announcement", "serve"]
+
+OTHER_FILES = 256
+"""Descriptors that are not connections: the ledger, images, engines, the decoding of uploads, webhooks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,13 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _open_many_files() -> None:
-    """As many connections as the system lets us have."""
+def _open_many_files(settings: Settings) -> Settings:
+    """As many connections as the system lets us have, and no more: files and processes need room, too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 20)), hard))
+    room = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_FILES)
+    return replace(settings, max_connections=min(settings.max_connections, room))
 
 
 def _url(listener: socket.socket) -> str:
@@ -99,8 +104,7 @@ class _Server(uvicorn.Server):
 async def _first_key(house: House) -> str | None:
     """Make sure that somebody can come in; the key made for that, if one had to be."""
     settings = house.settings
-    if settings.api_key:
-        await house.keys.adopt(settings.api_key, "from the settings")
+    await house.keys.adopt(settings.api_key)
     if await house.keys.usable():
         return None
     if not settings.loopback:
@@ -169,7 +173,7 @@ def serve(settings: Settings, announce: Callable[[Announcement], None], *, until
     """
     if settings.api_key:
         check_usable(settings.api_key)
-    _open_many_files()
+    settings = _open_many_files(settings)
     with own_state(settings.state):
         try:
             import uvloop

@@ -6,29 +6,44 @@ memory and little time; what it cannot read is refused, whatever it calls itself
 
 import asyncio
 import hashlib
+import os
 import secrets
 import sys
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from umrgen.errors import UmrgenError
 from umrgen.jobs import LIMITS
 from umrgen.server.clock import Clock
-from umrgen.server.ledger import Ledger, Upload
+from umrgen.server.ledger import Ledger, Upload, UploadsFull
 from umrgen.server.reencode import HEAD, REFUSALS
 from umrgen.server.storage import Storage
 
-__all__ = ["MAX_BYTES", "UnusableImage", "Uploads"]
+__all__ = ["MAX_BYTES", "TooBusy", "UnusableImage", "Uploads"]
 
 MAX_BYTES = 10 << 20
 SECONDS = 20.0
+_NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")
+"""Of the environment: it holds keys, which are nothing for a process that reads strangers' bytes."""
 AT_ONCE = 2
 """Images decoded at a time: each may take its whole allowance of memory."""
+OF_SESSION = 2
+IN_ALL = 16
+"""Images that come in at a time; more are asked to come again."""
 
 
 class UnusableImage(UmrgenError):
     """These bytes are no image that is taken here."""
 
     code = "unsupported_media_type"
+
+
+class TooBusy(UmrgenError):
+    """Too many images are being taken at the moment."""
+
+    code = "rate_limited"
+    retryable = True
 
 
 class Uploads:
@@ -40,6 +55,26 @@ class Uploads:
         self._clock = clock
         self._storing = storing
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._under_way: Counter[str] = Counter()
+
+    @contextmanager
+    def admitted(self, session_id: str) -> Iterator[None]:
+        """Room for one image that comes in. Raises TooBusy, before anything of it is read."""
+        if self._under_way[session_id] >= OF_SESSION or self._under_way.total() >= IN_ALL:
+            raise TooBusy
+        self._under_way[session_id] += 1
+        try:
+            yield
+        finally:
+            self._under_way[session_id] -= 1
+            if not self._under_way[session_id]:
+                del self._under_way[session_id]
+
+    async def check_room(self, session_id: str) -> None:
+        """Raises UploadsFull when the session has as many as it may."""
+        there = await self._ledger.uploads(session_id)
+        if len(there) >= LIMITS.references:
+            raise UploadsFull(oldest=there[0].created_at)
 
     async def add(self, session_id: str, data: bytes) -> Upload:
         """Take an image. Raises UnusableImage, UploadsFull, OSError; then nothing of it is left."""
@@ -85,15 +120,10 @@ class Uploads:
 
 async def _encode_anew(data: bytes) -> tuple[int, int, bytes]:
     """Width, height and PNG of the image in `data`. Raises UnusableImage."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",  # what lies in the working folder is not ours
-        "-m",
-        "umrgen.server.reencode",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
+    try:
+        process = await _decoder()
+    except OSError:
+        raise TooBusy from None  # no process or no file is to be had
     try:
         async with asyncio.timeout(SECONDS):
             out, _ = await process.communicate(data)
@@ -109,3 +139,16 @@ async def _encode_anew(data: bytes) -> tuple[int, int, bytes]:
         raise UnusableImage("the image cannot be decoded")
     width, height = HEAD.unpack_from(out)
     return width, height, out[HEAD.size :]
+
+
+async def _decoder() -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",  # what lies in the working folder is not ours
+        "-m",
+        "umrgen.server.reencode",
+        env={name: os.environ[name] for name in _NEEDED if name in os.environ},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )

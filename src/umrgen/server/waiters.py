@@ -1,6 +1,7 @@
 """Callers that wait for a job to change, woken by what the ledger has committed."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -15,11 +16,17 @@ PLACES = ""
 PLACES_INTERVAL = 0.25
 """Seconds between two tellings of it: each place that changes is asked for anew by whoever holds it."""
 
+PLACES_AT_ONCE = 50
+"""More than so many who watch their places are told less often."""
+
 
 class Waiters:
     """Who waits for which job. A woken waiter reads the ledger again and decides for itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_of_one: int) -> None:
+        """`most_of_one`: calls of one owner, a key, that are held at once."""
+        self._most_of_one = most_of_one
+        self._of_owner: Counter[str] = Counter()
         self._of_job: dict[str, set[Waiting]] = {}
         self._moving: asyncio.TimerHandle | None = None
         self.closing = False
@@ -28,12 +35,17 @@ class Waiters:
     def __len__(self) -> int:
         return sum(map(len, self._of_job.values()))
 
+    def full(self, owner: str) -> bool:
+        """Whether as many calls of this owner are held as may be."""
+        return self._of_owner[owner] >= self._most_of_one
+
     def notify(self, jobs: Sequence[Job]) -> None:
         """Wake those who wait for one of `jobs`; a job that leaves the queue moves every place in it."""
         for job in jobs:
             self.wake(job.id)
         if self._moving is None and PLACES in self._of_job and any(job.state is not State.QUEUED for job in jobs):
-            self._moving = asyncio.get_running_loop().call_later(PLACES_INTERVAL, self._move)
+            pause = PLACES_INTERVAL * max(1.0, len(self._of_job[PLACES]) / PLACES_AT_ONCE)
+            self._moving = asyncio.get_running_loop().call_later(pause, self._move)
 
     def wake(self, job_id: str) -> None:
         """Let those look again who wait for this job."""
@@ -54,16 +66,20 @@ class Waiters:
             for waiting in waitings:
                 waiting.wake()
 
-    def join(self, job_ids: Sequence[str], receive: Receive, *, places: bool = False) -> "Waiting":
+    def join(self, job_ids: Sequence[str], receive: Receive, *, owner: str, places: bool = False) -> "Waiting":
         """Start to wait for any of `job_ids`, on behalf of the caller whose ASGI `receive` this is; with
         `places`, for moves of the queue too."""
-        return Waiting(self, [*job_ids, PLACES] if places else job_ids, receive)
+        return Waiting(self, [*job_ids, PLACES] if places else job_ids, receive, owner)
 
     def _add(self, names: Sequence[str], waiting: "Waiting") -> None:
+        self._of_owner[waiting.owner] += 1
         for name in names:
             self._of_job.setdefault(name, set()).add(waiting)
 
     def _discard(self, names: Sequence[str], waiting: "Waiting") -> None:
+        self._of_owner[waiting.owner] -= 1
+        if not self._of_owner[waiting.owner]:
+            del self._of_owner[waiting.owner]
         for name in names:
             self._of_job[name].discard(waiting)
             if not self._of_job[name]:
@@ -73,9 +89,10 @@ class Waiters:
 class Waiting:
     """One caller that is held. A context: what changes between entering it and `changed` is not missed."""
 
-    __slots__ = ("_listening", "_names", "_receive", "_turn", "_waiters", "_woken", "gone", "names_changed")
+    __slots__ = ("_listening", "_names", "_receive", "_turn", "_waiters", "_woken", "gone", "names_changed", "owner")
 
-    def __init__(self, waiters: Waiters, names: Sequence[str], receive: Receive) -> None:
+    def __init__(self, waiters: Waiters, names: Sequence[str], receive: Receive, owner: str) -> None:
+        self.owner = owner
         self._waiters = waiters
         self._names = names
         self._receive = receive

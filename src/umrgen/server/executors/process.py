@@ -16,6 +16,8 @@ from umrgen.server.executors.frames import HEAD, Frame, FrameError, pack, unpack
 
 __all__ = ["EngineProcess"]
 
+SECRETS = ("UMRGEN_API_KEY", "UMRGEN_METRICS_TOKEN")
+
 INBOX = 32
 """Frames held for whoever reads them; an engine that sends more than is read waits."""
 
@@ -57,7 +59,7 @@ class EngineProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             # An engine needs no key: what it prints or dumps can then hold none.
-            env={name: value for name, value in os.environ.items() if name != "UMRGEN_API_KEY"},
+            env={name: value for name, value in os.environ.items() if name not in SECRETS},
         )
         process = cls(started)
         try:

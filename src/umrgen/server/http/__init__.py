@@ -1,5 +1,6 @@
 """Routes: HTTP ⇄ values of `umrgen.jobs`, and nothing else."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 from umrgen.server.clock import Clock
@@ -49,5 +50,7 @@ class Services:
     policy: Policy | None
     metrics: Metrics
     webhooks_allowed: Allow
+    heavy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held for a slice of a call that looks at many jobs: one at a time, so that light calls get in between."""
     encoded: Encoded = field(default_factory=Encoded)
     draining: bool = False

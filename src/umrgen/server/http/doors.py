@@ -5,6 +5,7 @@ from its own origin; a key in a URL stands in every log on the way. None of thes
 """
 
 import logging
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,7 @@ access = logging.getLogger("umrgen.access")
 _LOOKS = ("/healthz", "/readyz", "/api/v1/status")
 """What balancers and waiting clients ask for all the time, and what changes nothing."""
 _READING = ("GET", "HEAD", "OPTIONS")
+_KEY = re.compile(r"umr_[\w-]+")
 _KEY_NAMES = frozenset(("api_key", "apikey", "api-key", "key", "token", "access_token", "authorization", "bearer"))
 
 
@@ -89,13 +91,20 @@ class Doors:
             return
         told: Mapping[str, Any] = {
             "method": scope["method"],
-            "path": scope["path"][:200],
+            "path": _told_path(scope["path"]),
             "status": status,
             "ms": round(seconds * 1000, 1),
             "address": address_of(scope),
             "key_id": state.get("key_id"),
         }
         access.info("request", extra=told)
+
+
+def _told_path(path: str) -> str:
+    """A path for the log: without what opens a door."""
+    if path.startswith("/outputs/"):
+        return "/outputs/…"  # the rest is the image's whole address
+    return _KEY.sub("umr_…", path[:200])
 
 
 class _Answered:

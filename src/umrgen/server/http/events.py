@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from umrgen.server.http import Services
 from umrgen.server.http.auth import authenticate
+from umrgen.server.http.problems import Problem
 from umrgen.server.http.status import View, to_problem
 from umrgen.server.ledger import Key
 from umrgen.server.waiters import Waiting
@@ -50,13 +51,17 @@ async def events(services: Services, scope: Scope, receive: Receive, send: Send)
     except Exception as error:
         await to_problem(error).response()(scope, receive, send)
         return
+    if services.waiters.full(key.id):
+        words = f"{services.settings.held} calls of this key are held already"
+        await Problem("rate_limited", words).response()(scope, receive, send)
+        return
     known = headers.get(b"last-event-id", b"").strip()
     if view.job.over and known == view.etag.strip(b'"'):
         await send({"type": "http.response.start", "status": 204, "headers": _HEADERS[1:]})
         await send({"type": "http.response.body", "body": b""})
         return
     await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-    with services.waiters.join([view.job.id], receive, places=True) as waiting:
+    with services.waiters.join([view.job.id], receive, owner=key.id, places=True) as waiting:
         if b"preview=1" in scope["query_string"].split(b"&"):
             with services.previews.watch(view.job.id):
                 await _tell(services, key, view, known, waiting, send)
@@ -89,6 +94,8 @@ async def _tell(services: Services, key: Key, view: View, known: bytes, waiting:
         while not await waiting.changed(KEEP_ALIVE):
             if waiting.over:
                 await say(b"retry: %d\n: the server is stopping; come back with Last-Event-ID\n\n" % COME_BACK_MS)
+                return
+            if not await services.keys.still_opens(key):
                 return
             await say(b": still here\n\n")
         if not await services.keys.still_opens(key):

@@ -12,10 +12,11 @@ from starlette.responses import Response
 from umrgen.jobs import Job
 from umrgen.server.http import Services
 from umrgen.server.http.answers import FieldError, Receipt, json_response
-from umrgen.server.http.bodies import read_body
+from umrgen.server.http.bodies import check_disk, read_body
 from umrgen.server.http.problems import Problem
 from umrgen.server.http.schemas import GenerateRequest, decode_object, invalid_fields, read_generate, short
 from umrgen.server.ledger import DailyLimit, Idempotency, IdempotencyConflict, Key, QueueFull, TooManyJobs
+from umrgen.server.limits import policy_headers
 from umrgen.server.policy import PolicyFailed
 from umrgen.server.tracing import span
 from umrgen.server.webhooks.addresses import check_url
@@ -73,9 +74,7 @@ async def _check(services: Services, key: Key, wanted: GenerateRequest) -> None:
         raise Problem("draining")
     if services.executor.trouble:
         raise Problem("engine_unavailable", services.executor.trouble)
-    free = await services.storage.free()
-    if free is not None and free < services.settings.disk_reserve << 20:
-        raise Problem("storage_full", retry_after=60)
+    await check_disk(services)
 
 
 async def _check_policy(services: Services, key: Key, prompt: str) -> None:
@@ -126,6 +125,7 @@ def _idempotency(request: Request, data: dict[str, object]) -> Idempotency | Non
 async def _submit(
     services: Services, key: Key, wanted: GenerateRequest, idempotency: Idempotency | None
 ) -> tuple[Job, bool]:
+    caps = services.limits.caps(key)
     try:
         return await services.ledger.submit(
             f"ext_{secrets.token_hex(16)}",
@@ -135,22 +135,23 @@ async def _submit(
             now=services.clock.now(),
             priority=wanted.priority,
             idempotency=idempotency,
-            caps=services.limits.caps(key),
+            caps=caps,
             key_id=key.id,
         )
     except IdempotencyConflict as conflict:
         raise Problem("idempotency_conflict", job_id=conflict.job_id) from None
     except TooManyJobs as full:
-        caps = services.limits.caps(key)
         words = f"{caps.alive} of your jobs are queued or running already"
-        raise Problem("concurrent_limit", words, job_id=full.job_id) from None
+        headers = policy_headers("concurrent", caps.alive)
+        raise Problem("concurrent_limit", words, headers=headers, job_id=full.job_id) from None
     except QueueFull:
-        words = f"{services.settings.session_queued} of your jobs wait already"
-        raise Problem("queue_full", words) from None
+        words = f"{caps.queued} of your jobs wait already"
+        raise Problem("queue_full", words, headers=policy_headers("queued", caps.queued)) from None
     except DailyLimit as limit:
         seconds = (limit.until - services.clock.now()) // 1000 + 1
-        words = f"this key may make {services.limits.caps(key).daily} jobs a day"
-        raise Problem("rate_limited", words, retry_after=seconds) from None
+        words = f"this key may make {caps.daily} jobs a day"
+        headers = policy_headers("day", caps.daily, 86_400, seconds)
+        raise Problem("rate_limited", words, retry_after=seconds, headers=headers) from None
 
 
 def _accepted(job: Job, new: bool, warnings: list[str], more: dict[str, str]) -> Response:

@@ -1,44 +1,92 @@
-"""uvicorn's protocol with bounds on what a stranger may hold open: time and size of a request's head, and
-the number of connections. What passes here is a whole head; its body is bounded by whoever reads it."""
+"""uvicorn's protocol with bounds on what a stranger may hold open.
+
+A head has so much time and so much room, a connection that asks for nothing goes, requests do not pile up,
+and whoever does not read what he asked for is let go. The body of a request is bounded by whoever reads it.
+"""
 
 import asyncio
+from collections import Counter
 from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from umrgen.server.limits import neighbourhood
 
 __all__ = ["GuardedProtocol"]
 
 MAX_HEAD = 64 << 10
 """Bytes of a request line and its headers, beyond what came in with their first byte."""
+MAX_PIPELINED = 64
+"""Requests that wait on one connection for the one before them."""
+READER_SECONDS = 30.0
+"""How long a reader may take nothing at all of what is being sent."""
+
+
+class TooMuch(Exception):
+    """Raised in the parser's callbacks: the connection is answered 400, and closed."""
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """Ends connections that send their head too slowly, too long, or are one too many."""
+    """Ends connections that take more time, room or company than they may."""
 
     head_timeout: ClassVar[float] = 20.0
     max_connections: ClassVar[int] = 20_000
+    max_of_address: ClassVar[int] = 1_000
+    company: ClassVar[Counter[str]]
+    """Connections by address."""
+
+    _address = ""
     _head_bytes = 0
     _in_head = False
     _begun_now = False
     _head_timer: asyncio.TimerHandle | None = None
+    _reader_timer: asyncio.TimerHandle | None = None
+
+    # --- connections ---
+
+    def stands_for_many(self, address: str) -> bool:
+        """Whether many callers come from this address: it is a proxy's."""
+        return True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.max_connections:
+        address = self.client[0] if self.client else ""
+        if not self.stands_for_many(address):
+            self._address = neighbourhood(address)
+            self.company[self._address] += 1
+        if len(self.connections) > self.max_connections or self.company[self._address] > self.max_of_address:
             self._refuse(503)
         else:
             self._head_timer = self.loop.call_later(self.head_timeout, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
+        self._stop_head_timer()
+        self._stop_reader_timer()
+        if self._address:
+            self.company[self._address] -= 1
+            if not self.company[self._address]:
+                del self.company[self._address]
         super().connection_lost(exc)
+        # These point back here; a collection of such circles comes seldom.
+        self.pipeline.clear()
+        if self.cycle is not None and self.cycle.response_complete:
+            self.cycle = None  # type: ignore[assignment]
+
+    # --- heads ---
 
     def on_message_begin(self) -> None:
         self._in_head = self._begun_now = True
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            raise TooMuch  # a trailer: nobody here reads any, and nothing would bound them
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self.head_complete()
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise TooMuch
         super().on_headers_complete()
 
     def head_complete(self) -> None:
@@ -46,7 +94,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         if self._head_timer is not None:
-            self._stop_timer()
+            self._stop_head_timer()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()  # what is here comes first
 
     def data_received(self, data: bytes) -> None:
         self._begun_now = False
@@ -54,6 +107,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._in_head:
             # Where in `data` a head begins is not known; what came in with its beginning is not counted.
             self._watch_head(0 if self._begun_now else len(data))
+        elif self.timeout_keep_alive_task is None and (self.cycle is None or self.cycle.response_complete):
+            # Bytes that are no request: blank lines, or a body that nobody wanted. They are no sign of life.
+            self._watch_head(0)
 
     def _watch_head(self, received: int) -> None:
         """A head that is not whole yet: it has so much time, and so much room."""
@@ -70,14 +126,52 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._refuse(408)
         else:
-            self.transport.close()  # it has asked for nothing: nothing is answered
+            self._end()  # it has asked for nothing: nothing is answered
 
-    def _stop_timer(self) -> None:
+    def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
+    # --- readers ---
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_reader_timer()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._end()
+
+    def _watch_reader(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._stop_reader_timer()
+        self._reader_timer = self.loop.call_later(READER_SECONDS, self._look_at_reader, left)
+
+    def _look_at_reader(self, left: int) -> None:
+        if self.transport.get_write_buffer_size() < left:
+            self._watch_reader()  # slow, and reading
+        else:
+            self.transport.abort()
+
+    def _stop_reader_timer(self) -> None:
+        if self._reader_timer is not None:
+            self._reader_timer.cancel()
+            self._reader_timer = None
+
+    # --- ends ---
+
     def _refuse(self, status: int) -> None:
         if not self.transport.is_closing():
             self.transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+            self._end()
+
+    def _end(self) -> None:
+        """Close; what is not read by then is dropped a while later."""
+        if not self.transport.is_closing():
             self.transport.close()
+            if self.transport.get_write_buffer_size():
+                self._watch_reader()

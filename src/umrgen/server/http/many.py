@@ -1,6 +1,7 @@
 """Many jobs in one call: `POST /api/v1/status`, and the list `GET /api/v1/jobs`."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,10 @@ __all__ = ["MAX_JOBS", "jobs", "statuses"]
 MAX_JOBS = 1000
 MAX_BODY = 1 << 20
 MAX_PAGE = 200
+SLICE = 50
+"""Jobs that are looked at without a break: a few milliseconds."""
+JOBS_A_REQUEST = 50
+"""Jobs that may be told of in one answer; for each so many more, the key is charged a further request."""
 
 
 async def statuses(services: Services, request: Request, key: Key) -> Response:
@@ -30,16 +35,28 @@ async def statuses(services: Services, request: Request, key: Key) -> Response:
     wait = requested_wait(dict(request.headers.raw), request.scope["query_string"], services.settings.max_wait)
     known = await _known(services, key, job_ids)
     changed = [job_id for job_id, when in known.items() if when > since]
+    if wait and services.waiters.full(key.id):
+        wait = None  # not held: the caller is told so, and asks again in its time
     if not changed and wait and known:
         changed = await _hold(services, key, list(known), since, wait, request)
-    found = await services.ledger.get_many(changed)
-    body = Changes(
-        jobs=[_wire(services, job) for job in found],
-        unknown=[job_id for job_id in job_ids if job_id not in known],
-        cursor=str(max([since, *(job.changed for job in found)])),
-    )
+    jobs, cursor = await _told(services, changed, since)
+    services.limits.charge(key, len(jobs) // JOBS_A_REQUEST)
+    body = Changes(jobs=jobs, unknown=[job_id for job_id in job_ids if job_id not in known], cursor=str(cursor))
     headers = {"Retry-After": "2"} | ({} if wait is None else {"Preference-Applied": f"wait={wait}"})
     return json_response(body, headers=headers)
+
+
+async def _told(services: Services, job_ids: Sequence[str], since: int) -> tuple[list[JobAnswer], int]:
+    """The jobs as they are answered, and the count of the last change among them; in slices, so that whoever
+    asks for a thousand keeps nobody waiting for all of them."""
+    answers: list[JobAnswer] = []
+    for start in range(0, len(job_ids), SLICE):
+        async with services.heavy:
+            found = await services.ledger.get_many(job_ids[start : start + SLICE])
+            since = max([since, *(job.changed for job in found)])
+            answers += [_wire(services, job) for job in found]
+            await asyncio.sleep(0)
+    return answers, since
 
 
 def _wire(services: Services, job: Job) -> JobAnswer:
@@ -58,7 +75,7 @@ async def _hold(services: Services, key: Key, job_ids: list[str], since: int, wa
     """The jobs that changed while the caller was held; after the first look only these are looked at."""
     loop = asyncio.get_running_loop()
     ends = loop.time() + wait
-    with services.waiters.join(job_ids, request.receive) as waiting:
+    with services.waiters.join(job_ids, request.receive, owner=key.id) as waiting:
         names, held = set(job_ids), True
         while held:
             waiting.names_changed = set()
@@ -94,15 +111,18 @@ async def jobs(services: Services, request: Request, key: Key) -> Response:
     if state is not None and state not in tuple(State):
         raise Problem("invalid_request", f"state: must be one of {', '.join(State)}", field="state")
     limit = query.get("limit", "50")
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:6]) <= MAX_PAGE:
+    if not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= MAX_PAGE:
         raise Problem("invalid_request", f"limit: must be 1 to {MAX_PAGE}", field="limit")
-    found, cursor = await services.ledger.page(
-        key.session_id,
-        state=State(state) if state else None,
-        limit=int(limit),
-        before=_cursor(query.get("cursor"), "cursor") or None,
-    )
+    async with services.heavy:
+        found, cursor = await services.ledger.page(
+            key.session_id,
+            state=State(state) if state else None,
+            limit=int(limit),
+            before=_cursor(query.get("cursor"), "cursor") or None,
+        )
+        await asyncio.sleep(0)
     webhooks = await services.ledger.webhooks_of([job.id for job in found if job.over and job.spec.webhook_url])
+    services.limits.charge(key, len(found) // JOBS_A_REQUEST)
     listed = [
         ListedJob(**_wire(services, job), prompt=job.spec.prompt, webhook=_webhook(webhooks.get(job.id)))
         for job in found

@@ -10,24 +10,27 @@ from starlette.types import Receive, Scope, Send
 
 from umrgen.jobs import Output
 from umrgen.server.http import Services
-from umrgen.server.http.auth import address_of, bearer
+from umrgen.server.http.auth import address_of, asked_too_much, bearer
 from umrgen.server.http.problems import Problem
 from umrgen.server.http.status import to_problem
-from umrgen.server.ledger import OutputExpired
+from umrgen.server.ledger import Key, OutputExpired
 
 __all__ = ["PATH", "outputs"]
 
 PATH = "/outputs/"
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 async def outputs(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
     """A plain handler ahead of the router: what it sends is large, so little else should take time."""
     request = Request(scope)
+    key: Key | None = None
     try:
         session_id, _, name = scope["path"][len(PATH) :].rpartition("/")
-        _check_manners(services, await _knows_a_key(services, request), request)
+        key = await _key_shown(services, request)
+        if key is None:
+            _check_manners(services, scope)
         output = await _find(services, request, session_id, name)
         data = await services.images.get(output.session_id, output.name)
         if data is None:
@@ -36,25 +39,40 @@ async def outputs(services: Services, scope: Scope, receive: Receive, send: Send
     except Exception as error:
         problem = to_problem(error)
         if problem.status in (403, 404):
-            services.guesses.missed(address_of(scope))
+            problem = _missed(services, scope, key) or problem
         response = problem.response()
     await response(scope, receive, send)
 
 
-async def _knows_a_key(services: Services, request: Request) -> bool:
-    """Whether the caller shows a key of this server, which he need not."""
+async def _key_shown(services: Services, request: Request) -> Key | None:
+    """The caller's key, which he need not show; a wrong one is a failed login here, too."""
+    headers = dict(request.headers.raw)
+    if b"authorization" not in headers:
+        return None
     try:
-        return await services.keys.check(bearer(dict(request.headers.raw))) is not None
+        key = await services.keys.check(bearer(headers))
     except Problem:
-        return False
+        return None
+    if key is None:
+        services.logins.missed(address_of(request.scope))
+    return key
 
 
-def _check_manners(services: Services, has_key: bool, request: Request) -> None:
+def _check_manners(services: Services, scope: Scope) -> None:
     """Raise Problem for an address that has guessed too often; behind it may be others, who can show a key."""
-    wait = services.guesses.wait(address_of(request.scope))
-    if wait and not has_key:
+    wait = services.guesses.wait(address_of(scope))
+    if wait:
         words = "too many wrong image URLs came from this address; with an API key you are let in"
         raise Problem("rate_limited", words, retry_after=math.ceil(wait))
+
+
+def _missed(services: Services, scope: Scope, key: Key | None) -> Problem | None:
+    """A guess went wrong: it counts against the address, or is one of a key's requests."""
+    if key is None:
+        services.guesses.missed(address_of(scope))
+    elif not services.limits.take(key):
+        return asked_too_much(services, key)
+    return None
 
 
 async def _find(services: Services, request: Request, session_id: str, name: str) -> Output:
@@ -97,7 +115,8 @@ def _respond(request: Request, output: Output, data: bytes) -> Response:
     if (part := _asked_range(request, etag, len(data))) is not None:
         start, end = part
         headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
-        return Response(data[start : end + 1], 206, headers, media_type=output.media_type)
+        # A view: those who read slowly, or not at all, share the bytes.
+        return Response(memoryview(data)[start : end + 1], 206, headers, media_type=output.media_type)
     headers["Content-Digest"] = headers["Repr-Digest"]
     return Response(data, 200, headers, media_type=output.media_type)
 

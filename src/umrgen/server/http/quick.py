@@ -6,7 +6,9 @@ protocol answers it when key and job can be had at once; everything else goes th
 here is, byte for byte, what `http.status` would have answered: a test compares them.
 """
 
+from collections import Counter
 from functools import partial
+from ipaddress import ip_address, ip_network
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -74,10 +76,11 @@ class QuickProtocol(GuardedProtocol):
     """uvicorn's protocol with a short way in and out for status calls. Made by `quick_protocol`."""
 
     services: ClassVar[Services]
+    quick: ClassVar[bool] = True
     _answered = False
 
     def on_headers_complete(self) -> None:
-        if not self.url.startswith(_PREFIX):
+        if not self.url.startswith(_PREFIX) or not self.quick:
             super().on_headers_complete()
         elif self._answer_quickly():
             self.head_complete()
@@ -134,5 +137,23 @@ class QuickProtocol(GuardedProtocol):
 def quick_protocol(services: Services) -> type[QuickProtocol]:
     """The protocol class for a server with these services."""
     settings = services.settings
-    bounds = {"head_timeout": settings.header_timeout, "max_connections": settings.max_connections}
-    return type("QuickProtocol", (QuickProtocol,), {"services": services} | bounds)
+    proxies = [ip_network(text) for text in settings.trusted_proxies]
+
+    def stands_for_many(self: QuickProtocol, address: str) -> bool:
+        """This machine, for the tunnels on it, and proxies that are trusted."""
+        try:
+            parsed = ip_address(address)
+        except ValueError:
+            return True
+        return parsed.is_loopback or any(parsed in network for network in proxies)
+
+    members = {
+        "services": services,
+        "quick": settings.access_log != "all",  # what is answered in here is not logged
+        "head_timeout": settings.header_timeout,
+        "max_connections": settings.max_connections,
+        "max_of_address": settings.address_connections,
+        "stands_for_many": stands_for_many,
+        "company": Counter[str](),
+    }
+    return type("QuickProtocol", (QuickProtocol,), members)

@@ -8,10 +8,10 @@ from starlette.responses import Response
 
 from umrgen.server.http import Services
 from umrgen.server.http.answers import Deleted, Reference, References, json_response
-from umrgen.server.http.bodies import read_body
+from umrgen.server.http.bodies import check_disk, read_body
 from umrgen.server.http.problems import Problem
 from umrgen.server.ledger import Key, Upload, UploadsFull
-from umrgen.server.uploads import MAX_BYTES, UnusableImage
+from umrgen.server.uploads import MAX_BYTES, TooBusy, UnusableImage
 
 __all__ = ["add", "all_of", "remove"]
 
@@ -21,13 +21,18 @@ HOUR = 3_600_000
 
 
 async def add(services: Services, request: Request, key: Key) -> Response:
-    """Take the form's one file, in the field `file`."""
+    """Take the form's one file, in the field `file`. What stands in its way is said before it is read."""
     boundary = _boundary(request)
-    data = _the_file(await read_body(request, MAX_BYTES + ENVELOPE), boundary)
     if services.draining:
         raise Problem("draining")
+    await check_disk(services)
     try:
-        upload = await services.uploads.add(key.session_id, data)
+        with services.uploads.admitted(key.session_id):
+            await services.uploads.check_room(key.session_id)
+            data = _the_file(await read_body(request, MAX_BYTES + ENVELOPE), boundary)
+            upload = await services.uploads.add(key.session_id, data)
+    except TooBusy as busy:
+        raise Problem("rate_limited", str(busy), retry_after=2) from None
     except UnusableImage as error:
         raise Problem("unsupported_media_type", str(error), field="file") from None
     except UploadsFull as full:

@@ -15,7 +15,7 @@ from umrgen.jobs import JOB_ID, Job, JobAnswer, State, job_to_wire, retry_after_
 from umrgen.server.http import Services
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.problems import Problem
-from umrgen.server.ledger import LedgerUnavailable
+from umrgen.server.ledger import Key, LedgerUnavailable
 
 __all__ = ["AT_ONCE", "PATH", "View", "content_headers", "requested_wait", "status", "to_problem"]
 
@@ -102,19 +102,21 @@ async def status(services: Services, scope: Scope, receive: Receive, send: Send)
         wait = requested_wait(headers, scope["query_string"], services.settings.max_wait)
         known = headers.get(b"if-none-match", b"").strip().removeprefix(b"W/") or None
         view = await View.of(services, unquote(scope["path"][len(PATH) :]), key.session_id)
+        if wait and services.waiters.full(key.id):
+            wait = None  # not held: the caller is told so, and asks again in its time
         if wait:
-            view = await _hold(services, view, wait, known, receive)
+            view = await _hold(services, key, view, wait, known, receive)
     except Exception as error:
         await to_problem(error).response()(scope, receive, send)
         return
     await _answer(scope, send, view, wait, known)
 
 
-async def _hold(services: Services, view: View, wait: int, known: bytes | None, receive: Receive) -> View:
+async def _hold(services: Services, key: Key, view: View, wait: int, known: bytes | None, receive: Receive) -> View:
     """Wait until the job is over, or differs from the version the caller knows, or `wait` seconds."""
     job, loop = view.job, asyncio.get_running_loop()
     ends = loop.time() + wait
-    with services.waiters.join([job.id], receive, places=known is not None) as waiting:
+    with services.waiters.join([job.id], receive, owner=key.id, places=known is not None) as waiting:
         held = True
         while held:
             view = await View.of(services, job.id, job.session_id)

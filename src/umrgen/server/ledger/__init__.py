@@ -379,3 +379,7 @@ class Ledger(Protocol):
     async def revoke_key(self, key_id: str, *, now: int) -> bool:
         """Whether there was such a key; revoking twice is the same."""
         ...
+
+    async def readmit_key(self, key_id: str) -> bool:
+        """Take a revocation back; whether there was such a key."""
+        ...

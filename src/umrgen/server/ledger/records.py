@@ -122,6 +122,9 @@ class Records:
     async def revoke_key(self, key_id: str, *, now: int) -> bool:
         return await self._touched("revoke_key", {"id": key_id, "now": now})
 
+    async def readmit_key(self, key_id: str) -> bool:
+        return await self._touched("readmit_key", {"id": key_id})
+
     async def _touched(self, query: str, values: Mapping[str, Any]) -> bool:
         """Run a query that changes one row; whether there was such a row."""
         touched: int = await self._writer.do(

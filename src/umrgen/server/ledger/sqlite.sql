@@ -48,10 +48,12 @@ SELECT queued, running, iif(day = :day, made, 0) AS made FROM sessions WHERE id 
 SELECT id FROM jobs WHERE session_id = :session_id AND state IN ('queued', 'running') ORDER BY state DESC, seq LIMIT 1;
 
 -- name: rank_in_session
--- How many of its own session's jobs come before it.
-SELECT count(*) FROM jobs AS ahead, jobs AS own
-WHERE own.id = :id AND ahead.session_id = own.session_id AND ahead.state = 'queued'
-  AND (ahead.priority > own.priority OR (ahead.priority = own.priority AND ahead.seq < own.seq));
+-- How many of its own session's jobs come before it: two ranges of one index.
+SELECT (SELECT count(*) FROM jobs
+        WHERE session_id = own.session_id AND state = 'queued' AND priority > own.priority)
+     + (SELECT count(*) FROM jobs
+        WHERE session_id = own.session_id AND state = 'queued' AND priority = own.priority AND seq < own.seq)
+FROM jobs AS own WHERE own.id = :id;
 
 -- name: ahead_of_session
 -- How many jobs of other sessions are served before the job of that rank: one a turn, and one more
@@ -181,3 +183,6 @@ UPDATE keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id;
 
 -- name: use_key
 UPDATE keys SET last_used_at = max(coalesce(last_used_at, 0), :at) WHERE id = :id;
+
+-- name: readmit_key
+UPDATE keys SET revoked_at = NULL WHERE id = :id;
