@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import cycle
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -156,15 +157,16 @@ async def _pester(url: str, key: str, path: str, rate: float, until_when: float)
     """Ask `rate` times a second, whatever the answer; how often it was 429."""
     where = urlsplit(url)
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
-    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+    head = f" HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n"
+    requests = cycle([f"GET {path}{head}".encode(), f"GET /api/v1/jobs{head}".encode()])
     loop, refused = asyncio.get_running_loop(), 0
     due = loop.time()
     while due < until_when:
         await asyncio.sleep(max(0.0, due - loop.time()))
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        refused += head.startswith(b"HTTP/1.1 429")
-        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        writer.write(next(requests))
+        answer = await reader.readuntil(b"\r\n\r\n")
+        refused += answer.startswith(b"HTTP/1.1 429")
+        length = next(line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         await reader.readexactly(int(length.split(b":")[1]))
         due += 1 / rate
     writer.close()

@@ -34,7 +34,7 @@ from umrgen.server.ledger.sqlite import SqliteLedger
 
 HERE = Path(__file__).parent
 SERVER_CORE, CLIENT_CORE = "0", "1"
-HELD_BY_ONE_JOB = ("--step-delay", "600", "--drain", "0", "--cancel-grace", "0")
+HELD_BY_ONE_JOB = ("--step-delay", "600", "--drain", "0", "--cancel-grace", "0", "--held", "100000")
 """Settings of a server whose engine is busy with one job for as long as the benchmark takes."""
 SPEC = JobSpec("a lighthouse on a cliff at dusk, storm over the sea", seed=7)
 

@@ -3,7 +3,8 @@
 Most calls to this server ask for the state of a job that is over or running, with nothing to wait for. Such
 a call needs no task, no scope and no queue of messages, which together cost more than its answer. The
 protocol answers it when key and job can be had at once; everything else goes the usual way. What is answered
-here is, byte for byte, what `http.status` would have answered: a test compares them.
+here is, byte for byte, what the usual way would have answered: a test compares them. So is the refusal of
+a key that has asked too much, whatever it asks for: that must cost least of all.
 """
 
 from collections import Counter
@@ -22,7 +23,9 @@ from umrgen.server.ledger import LedgerUnavailable
 
 __all__ = ["quick_answer", "quick_protocol"]
 
-_PREFIX = PATH.encode()
+_STATUS = PATH.encode()
+_KEYED = b"/api/"
+"""Calls that need a key: each may be refused here, only a status is answered."""
 _BEARER = b"Bearer "
 _NOT_PLAIN = frozenset(
     (
@@ -50,14 +53,14 @@ def quick_answer(services: Services, url: bytes, headers: Headers) -> tuple[int,
     if not authorization.startswith(_BEARER) or not services.hosts.accept(host):
         return None
     try:
-        job_id, secret = url[len(_PREFIX) :].decode("ascii"), authorization[len(_BEARER) :].decode("ascii")
+        path, secret = url.decode("ascii"), authorization[len(_BEARER) :].decode("ascii")
     except UnicodeDecodeError:
         return None
     key = services.keys.trusted(secret)
     if key is None:
         return None
     try:
-        job = services.ledger.glance(job_id)
+        job = services.ledger.glance(path[len(PATH) :]) if path.startswith(PATH) else None
     except LedgerUnavailable:
         return None
     # A place in the queue cannot be had at once; and whether a job is another's is said in one place only.
@@ -80,7 +83,7 @@ class QuickProtocol(GuardedProtocol):
     _answered = False
 
     def on_headers_complete(self) -> None:
-        if not self.url.startswith(_PREFIX) or not self.quick:
+        if not self.quick or not self.url.startswith(_KEYED):
             super().on_headers_complete()
         elif self._answer_quickly():
             self.head_complete()
@@ -88,7 +91,8 @@ class QuickProtocol(GuardedProtocol):
             self.on_response_complete()
         else:
             super().on_headers_complete()
-            if not any(name == b"origin" for name, _ in self.headers):  # a page's answer gets headers on its way
+            # What a page is answered gets further headers on its way, so it goes the whole way.
+            if self.url.startswith(_STATUS) and not any(name == b"origin" for name, _ in self.headers):
                 extensions: dict[str, Any] = {AT_ONCE: partial(self._answer_at_once, self.cycle)}
                 self.scope["extensions"] = extensions
 
