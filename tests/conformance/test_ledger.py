@@ -505,9 +505,8 @@ async def test_uploads_are_a_sessions_own_and_so_many(bench: Bench) -> None:
     ledger = bench.ledger
     for number in range(3):
         await ledger.add_upload(upload(f"ref_{number}.png", created_at=number), cap=3)
-    with pytest.raises(UploadsFull) as full:
+    with pytest.raises(UploadsFull):
         await ledger.add_upload(upload("ref_3.png"), cap=3)
-    assert full.value.oldest == 0
     await ledger.add_upload(upload("ref_b.png", "sid_b"), cap=3)
     assert [each.name for each in await ledger.uploads("sid_a")] == ["ref_0.png", "ref_1.png", "ref_2.png"]
     assert await ledger.upload("sid_b", "ref_0.png") is None

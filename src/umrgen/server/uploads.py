@@ -72,9 +72,8 @@ class Uploads:
 
     async def check_room(self, session_id: str) -> None:
         """Raises UploadsFull when the session has as many as it may."""
-        there = await self._ledger.uploads(session_id)
-        if len(there) >= LIMITS.references:
-            raise UploadsFull(oldest=there[0].created_at)
+        if len(await self._ledger.uploads(session_id)) >= LIMITS.references:
+            raise UploadsFull
 
     async def add(self, session_id: str, data: bytes) -> Upload:
         """Take an image. Raises UnusableImage, UploadsFull, OSError; then nothing of it is left."""

@@ -39,6 +39,11 @@ PROBLEMS: Mapping[str, tuple[int, str, str]] = {
     "reference_not_found": (404, "No such reference image", "Upload it again; see GET /api/v1/upload-reference."),
     "method_not_allowed": (405, "The method is not allowed here", "See the header Allow."),
     "request_timeout": (408, "The request came too slowly", "Send it again, faster."),
+    "too_many_references": (
+        409,
+        "You have as many reference images as you may",
+        "Delete one: DELETE /api/v1/upload-reference/NAME. Or wait: they go after a while.",
+    ),
     "output_expired": (410, "The output has expired", "Ask the job's status for a fresh URL, or submit the job again."),
     "too_large": (413, "The request is too large", "Send less."),
     "unsupported_media_type": (415, "This kind of file is not taken", "Send a PNG, JPEG or WebP image."),
@@ -60,11 +65,6 @@ PROBLEMS: Mapping[str, tuple[int, str, str]] = {
     "rate_limited": (429, "Too many requests", "Wait as long as Retry-After says."),
     "concurrent_limit": (429, "Too many jobs at once", "Wait for the job in job_id to end."),
     "queue_full": (429, "The queue is full", "Wait as long as Retry-After says."),
-    "too_many_references": (
-        429,
-        "You have as many reference images as you may",
-        "Delete one: DELETE /api/v1/upload-reference/NAME. Or wait: they go after a while.",
-    ),
     "internal": (500, "The server failed", "Try again; if it stays so, tell the operator."),
     "draining": (503, "The server is stopping", "Try again after Retry-After; jobs already accepted are kept."),
     "engine_unavailable": (503, "The engine is not available", "Try again after Retry-After."),

@@ -35,10 +35,8 @@ async def add(services: Services, request: Request, key: Key) -> Response:
         raise Problem("rate_limited", str(busy), retry_after=2) from None
     except UnusableImage as error:
         raise Problem("unsupported_media_type", str(error), field="file") from None
-    except UploadsFull as full:
-        gone_at = full.oldest + int(services.settings.upload_hours * HOUR)
-        seconds = max(1, (gone_at - services.clock.now()) // 1000)
-        raise Problem("too_many_references", retry_after=seconds) from None
+    except UploadsFull:
+        raise Problem("too_many_references") from None
     except OSError:
         raise Problem("storage_full", "the image could not be stored") from None
     return json_response(_wire(services, upload))

@@ -87,14 +87,9 @@ class DailyLimit(UmrgenError):
 
 
 class UploadsFull(UmrgenError):
-    """This session has as many reference images as it may; the oldest is from `oldest` (ms since the epoch)."""
+    """This session has as many reference images as it may."""
 
     code = "too_many_references"
-    retryable = True
-
-    def __init__(self, *, oldest: int) -> None:
-        super().__init__()
-        self.oldest = oldest
 
 
 class OutputExpired(UmrgenError):

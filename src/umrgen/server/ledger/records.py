@@ -72,7 +72,7 @@ class Records:
             execute = transaction.connection.execute
             there = execute(_SQL["uploads_of_session"], {"session_id": upload.session_id}).fetchall()
             if len(there) >= cap:
-                raise UploadsFull(oldest=there[0]["created_at"])
+                raise UploadsFull
             execute(_SQL["insert_upload"], asdict(upload))
 
         await self._writer.do(operation)
