@@ -39,6 +39,11 @@ PROBLEMS: Mapping[str, tuple[int, str, str]] = {
     "reference_not_found": (404, "No such reference image", "Upload it again; see GET /api/v1/upload-reference."),
     "method_not_allowed": (405, "The method is not allowed here", "See the header Allow."),
     "request_timeout": (408, "The request came too slowly", "Send it again, faster."),
+    "link_over": (
+        410,
+        "This link is over",
+        "Each opens the studio once, within ten minutes: restart the server for a new one, or give an API key.",
+    ),
     "output_expired": (410, "The output has expired", "Ask the job's status for a fresh URL, or submit the job again."),
     "too_large": (413, "The request is too large", "Send less."),
     "unsupported_media_type": (415, "This kind of file is not taken", "Send a PNG, JPEG or WebP image."),
