@@ -31,6 +31,15 @@ export function pieceOf(name) {
 }
 
 /**
+ * A bare element with words in it.
+ * @param {string} name
+ * @param {string} words
+ */
+export function element(name, words) {
+  return Object.assign(document.createElement(name), { textContent: words });
+}
+
+/**
  * Point an icon at another symbol.
  * @param {Element} holder
  * @param {string} symbol

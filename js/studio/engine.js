@@ -1,5 +1,5 @@
 // `<um-engine>`: what draws here, in plain words.
-import { copyOf, find } from "./dom.js";
+import { copyOf, element, find } from "./dom.js";
 
 /** What draws, as the server tells it. @typedef {{name: string, kind: string | null, version: string | null}} Engine */
 
@@ -12,12 +12,12 @@ export class EngineNote extends HTMLElement {
   open({ name, kind, version }) {
     const words = find(this, ".engine-words");
     if (kind === "procedural") {
-      find(this, ".engine-kind").textContent = "Drawn by rules, not by a model";
+      find(this, ".engine-kind").replaceChildren("Engine: ", element("strong", "procedural"), ", rules and no model");
       words.replaceChildren(copyOf("procedural"));
       return;
     }
-    find(this, ".engine-kind").textContent = kind === null ? "The engine is starting" : `Drawn by ${name}`;
+    find(this, ".engine-kind").textContent = kind === null ? "The engine is starting" : `Engine: ${name}`;
     const told = kind === null ? "Jobs are taken already, and drawn as soon as it is up." : `A ${kind}, version ${version}.`;
-    words.replaceChildren(Object.assign(document.createElement("p"), { textContent: told }));
+    words.replaceChildren(element("p", told));
   }
 }

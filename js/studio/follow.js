@@ -140,7 +140,9 @@ export class Follower extends EventTarget {
         this.#jobs.forget(id);
       }
     }
-    await pause(LOOK_EVERY, signal);
+    const next = new AbortController();
+    setTimeout(() => next.abort(), LOOK_EVERY * 1000);
+    await heard(this.#jobs, "grown", AbortSignal.any([signal, next.signal]));
   }
 
   /** @param {AbortSignal} signal */

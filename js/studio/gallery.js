@@ -15,6 +15,13 @@ const IDEAS = [
   "a neon city at night in the rain",
 ];
 
+/** What stands where nothing is to be shown, by the filter. @type {Record<"" | "completed" | "failed", [string, string?]>} */
+const EMPTY = {
+  "": ["Nothing here yet", "Describe a picture, or begin with one of these:"],
+  completed: ["No pictures yet"],
+  failed: ["Nothing has failed"],
+};
+
 export class Gallery extends HTMLElement {
   /** The tiles, the newest first. @type {{entry: Entry, tile: HTMLElement}[]} */
   #shown = [];
@@ -40,6 +47,8 @@ export class Gallery extends HTMLElement {
    */
   open(umrgen, jobs) {
     this.#opened = { umrgen, jobs };
+    jobs.addEventListener("grown", () => this.#showEmpty());
+    jobs.addEventListener("gone", () => this.#showEmpty());
     jobs.addEventListener("over", (event) => this.#take(/** @type {CustomEvent<Entry>} */ (event).detail));
     jobs.addEventListener("past", (event) => this.#take(/** @type {CustomEvent<Entry>} */ (event).detail));
     this.#anew();
@@ -186,17 +195,17 @@ export class Gallery extends HTMLElement {
       find(this, ".empty").hidden = true;
       return;
     }
-    const words = { "": ["Nothing here yet", "Describe a picture, or begin with one of these:"], completed: ["No pictures yet", ""], failed: ["Nothing has failed", ""] };
-    const [title, more] = words[/** @type {keyof typeof words} */ (this.#filter)];
-    this.#note(title, more);
-    find(this, ".ideas").hidden = this.#filter !== "";
+    const filter = /** @type {keyof typeof EMPTY} */ (this.#filter);
+    const first = filter === "" && !this.#opened.jobs?.pending.length;
+    this.#note(...(filter === "" && !first ? ["The first is in the works", ""] : EMPTY[filter]));
+    find(this, ".ideas").hidden = !first;
   }
 
   /**
    * @param {string} title
-   * @param {string} words
+   * @param {string} [words]
    */
-  #note(title, words) {
+  #note(title, words = "") {
     find(this, ".empty-title").textContent = title;
     find(this, ".empty-words").textContent = words;
     find(this, ".ideas").hidden = true;

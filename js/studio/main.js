@@ -43,6 +43,7 @@ for (const [name, kind] of Object.entries({
 const door = find(document, "um-entry", Door);
 const composer = find(document, "um-composer", Composer);
 const gallery = find(document, "um-gallery", Gallery);
+const queue = find(document, "um-queue", Queue);
 const viewer = find(document, "um-viewer", Viewer);
 const studio = find(document, ".studio");
 const leave = find(document, ".leave");
@@ -80,7 +81,7 @@ function work(umrgen, connection, capabilities) {
   composer.open(umrgen, capabilities);
   gallery.open(umrgen, jobs);
   viewer.open(umrgen, gallery);
-  find(document, "um-queue", Queue).open(jobs);
+  queue.open(jobs);
 
   /** @type {(target: EventTarget, type: string, listener: (detail: any) => unknown) => void} */
   const on = (target, type, listener) =>
@@ -89,6 +90,7 @@ function work(umrgen, connection, capabilities) {
   on(composer, "draw", async (/** @type {Wish} */ wish) => {
     try {
       composer.sent(await send(umrgen, jobs, wish));
+      queue.reveal();
     } catch (error) {
       trouble(error, (known) => composer.refused(known));
     }
@@ -109,6 +111,7 @@ function work(umrgen, connection, capabilities) {
     try {
       await sendOne(umrgen, jobs, request, status.seed);
       composer.sent(1);
+      queue.reveal();
     } catch (error) {
       trouble(error, (known) => composer.refused(known));
     }

@@ -25,6 +25,13 @@ export class Queue extends HTMLElement {
     this.#soon();
   }
 
+  /** Where the form stands above the queue, what was sent would be out of sight. */
+  reveal() {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    // After it has been shown: until then it may have no place.
+    requestAnimationFrame(() => this.scrollIntoView({ block: "nearest", behavior: calm ? "auto" : "smooth" }));
+  }
+
   /** However much is told at once, it is shown once. */
   #soon() {
     if (this.#due) return;
@@ -53,7 +60,7 @@ export class Queue extends HTMLElement {
     const rest = pending.length - shown.length;
     find(this, ".queue-rest").textContent = rest ? `and ${rest} more` : "";
     find(this, ".count").textContent = pending.length > 1 ? String(pending.length) : "";
-    find(this, "section").hidden = !pending.length;
+    this.hidden = !pending.length;
     // Whoever was on a row that is gone is not thrown back to the top of the page.
     if (focused && !list.contains(document.activeElement)) {
       const next = list.querySelector("button") ?? document.querySelector("#gallery-title");
@@ -66,7 +73,7 @@ export class Queue extends HTMLElement {
     const row = pieceOf("queued");
     const { prompt, width, height } = entry.request;
     find(row, ".queued-prompt").textContent = prompt;
-    find(row, ".queued-picture").style.aspectRatio = `${width} / ${height}`;
+    find(row, ".queued-picture").style.setProperty("--ratio", String(width / height));
     const cancel = find(row, ".cancel");
     cancel.setAttribute("aria-label", `Cancel: ${prompt.slice(0, 80)}`);
     cancel.addEventListener("click", () => tell(this, "cancel", entry));

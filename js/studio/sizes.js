@@ -8,7 +8,6 @@ const PRESETS = [
   ["Wide", 1344, 768],
   ["Portrait", 832, 1216],
   ["Tall", 768, 1344],
-  ["Small", 512, 512],
 ];
 
 /** What a server can do. @typedef {{min: number, max: number, default: number, multiple_of: number}} Sizes */
@@ -82,7 +81,7 @@ function preset(name, value, words, width, height) {
   find(label, ".preset-name").textContent = name;
   find(label, ".preset-size").textContent = words;
   const longer = Math.max(width, height);
-  const [across, down] = [width, height].map((side) => (value === "512x512" ? 9 : 17) * (side / longer));
+  const [across, down] = [width, height].map((side) => 17 * (side / longer));
   const shape = find(label, "rect", SVGElement);
   const sides = { x: 12 - across / 2, y: 12 - down / 2, width: across, height: down };
   for (const [side, length] of Object.entries(sides)) shape.setAttribute(side, length.toFixed(2));

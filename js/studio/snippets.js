@@ -29,7 +29,8 @@ export function cli(baseUrl, entry) {
   );
   // A prompt that begins with a dash is no option.
   return `export UMRGEN_BASE_URL=${baseUrl}  # and UMRGEN_API_KEY
-umrgen generate ${options.join(" ")} \\
+umrgen generate \\
+  ${options.join(" ")} \\
   -o ${quoted(fileName(entry))} -- ${quoted(entry.request.prompt)}`;
 }
 

@@ -1,11 +1,11 @@
 // `<um-viewer>`: one picture, large, with what it was made of. Tells `reuse`, `seed`, `retry` and `closed`.
 import { UmrgenError } from "../src/index.js";
-import { copyOf, find, setIcon, tell } from "./dom.js";
+import { copyOf, element, find, setIcon, tell } from "./dom.js";
 import { imageAddress } from "./gallery.js";
 import { say } from "./live.js";
 import { save } from "./save.js";
 import { Snippet } from "./snippet.js";
-import { date, duration, ending, plain } from "./words.js";
+import { date, ending, plain, precise } from "./words.js";
 
 /** @import { Umrgen } from "../src/index.js" */
 /** @import { Gallery } from "./gallery.js" */
@@ -154,15 +154,7 @@ function facts({ request, status, createdAt }) {
     ["References", request.reference_images.length > 0 && String(request.reference_images.length)],
     ["Engine", status.engine],
     ["Made", date(createdAt)],
-    ["Took", status.state === "completed" && started && ended ? duration((ended - started) / 1000) : null],
+    ["Took", status.state === "completed" && started && ended ? precise((ended - started) / 1000) : null],
   ];
   return /** @type {[string, string][]} */ (all.filter(([, value]) => value));
-}
-
-/**
- * @param {string} name
- * @param {string} words
- */
-function element(name, words) {
-  return Object.assign(document.createElement(name), { textContent: words });
 }

@@ -10,6 +10,11 @@ export function duration(seconds) {
   return minutes < 90 ? `${minutes} min` : `${Math.round(minutes / 60)} h`;
 }
 
+/** @param {number} seconds that have been measured */
+export function precise(seconds) {
+  return seconds < 10 ? `${seconds.toFixed(1)} s` : duration(seconds);
+}
+
 /** @param {number} milliseconds since the epoch */
 export function date(milliseconds) {
   return new Date(milliseconds).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
