@@ -1,13 +1,19 @@
 """A real Chromium for the tests of the studio: Debian's, driven by Playwright."""
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from umrgen.images import verify
+from umrgen.jobs import Change, JobSpec, Output
+from umrgen.server.ledger.sqlite import SqliteLedger
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -65,3 +71,51 @@ def open_studio(page: "Page", url: str, key: str) -> Any:
     page.get_by_role("button", name="Open the studio").click()
     page.get_by_label("What should be drawn?").wait_for()
     return page
+
+
+async def fill_gallery(state: Path, session_id: str, picture: bytes, count: int) -> None:
+    """Write `count` completed jobs of one picture into the ledger of a server that does not run."""
+    ledger = SqliteLedger(state / "ledger.sqlite3")
+    await ledger.open()
+    folder = state / "outputs" / session_id
+    folder.mkdir(parents=True, exist_ok=True)
+    first = folder / "first.png"
+    first.write_bytes(picture)
+    facts = verify(picture)
+    jobs = [f"ext_{number:032x}" for number in range(count)]
+    spec = JobSpec("a lighthouse on a cliff at dusk", 7, width=facts.width, height=facts.height)
+    await asyncio.gather(
+        *(ledger.submit(job, session_id, spec, "procedural", now=n) for n, job in enumerate(jobs, 1000))
+    )
+    claimed = await asyncio.gather(*(ledger.claim("gallery", now=5000, lease_until=2**50) for _ in jobs))
+    done = []
+    for job in claimed:
+        assert job is not None
+        name = f"umrgen_7_{job.id}.png"
+        (folder / name).hardlink_to(first)
+        image = Output(name, session_id, len(picture), facts.sha256, facts.width, facts.height)
+        done.append(ledger.change(job.id, Change.COMPLETE, now=9000, token=job.token, outputs=(image,), step=4))
+    await asyncio.gather(*done)
+    first.unlink()
+    await ledger.close()
+
+
+MEASURE_FRAMES = """
+async (pixels) => {
+  const frame = () => new Promise(requestAnimationFrame);
+  const gaps = [];
+  let before = await frame();
+  let still = 0;
+  // To the end, however often there turns out to be more; a frame in which nothing could be scrolled waits for it.
+  while (still < 30) {
+    const top = scrollY;
+    scrollBy(0, pixels);
+    const now = await frame();
+    gaps.push(now - before);
+    before = now;
+    still = scrollY === top ? still + 1 : 0;
+  }
+  return gaps;
+}
+"""
+"""Scrolls to the end of the page, so many pixels a frame; gives the milliseconds between frames."""

@@ -197,7 +197,8 @@ export class Gallery extends HTMLElement {
     }
     const filter = /** @type {keyof typeof EMPTY} */ (this.#filter);
     const first = filter === "" && !this.#opened.jobs?.pending.length;
-    this.#note(...(filter === "" && !first ? ["The first is in the works", ""] : EMPTY[filter]));
+    const [title, words] = filter === "" && !first ? ["The first is in the works"] : EMPTY[filter];
+    this.#note(title, words);
     find(this, ".ideas").hidden = !first;
   }
 
