@@ -19,6 +19,7 @@ const LOOK_EVERY = 3;
 const LOOKS = 6;
 const LIST_EVERY = 20;
 const LIST_WHEN_LOST = 2;
+const GATHER = 0.2;
 const SLEPT = 15;
 
 export class Follower extends EventTarget {
@@ -66,8 +67,9 @@ export class Follower extends EventTarget {
 
   /** A timer that comes much too late has slept, and so have the connections. @param {AbortSignal} signal */
   async #watchForSleep(signal) {
+    const aborted = () => {};
     for (let before = Date.now(); !signal.aborted; before = Date.now()) {
-      await pause(5, signal);
+      await pause(5, signal).catch(aborted);
       if (Date.now() - before > SLEPT * 1000) this.#anew();
     }
   }
@@ -84,7 +86,7 @@ export class Follower extends EventTarget {
         if (signal.aborted) return;
         if (error instanceof Unauthorized) return tell(this, "unauthorized");
         if (!(error instanceof UmrgenError)) throw error;
-        await pause(2, signal);
+        await pause(2, signal).catch(() => {});
       }
     }
   }
@@ -93,7 +95,9 @@ export class Follower extends EventTarget {
   async #ends(signal) {
     const jobs = this.#jobs.pending.map(({ id }) => this.#umrgen.job(id));
     const others = new AbortController();
-    this.#jobs.addEventListener("grown", () => others.abort(), { once: true, signal: others.signal });
+    // Whoever sends many sends them one after the other: they are taken in together.
+    const soon = () => setTimeout(() => others.abort(), GATHER * 1000);
+    this.#jobs.addEventListener("grown", soon, { once: true, signal: others.signal });
     const both = AbortSignal.any([signal, others.signal]);
     try {
       if (!jobs.length) return await pause(Infinity, both);
@@ -140,9 +144,7 @@ export class Follower extends EventTarget {
         this.#jobs.forget(id);
       }
     }
-    const next = new AbortController();
-    setTimeout(() => next.abort(), LOOK_EVERY * 1000);
-    await heard(this.#jobs, "grown", AbortSignal.any([signal, next.signal]));
+    await heard(this.#jobs, "grown", signal, LOOK_EVERY);
   }
 
   /** @param {AbortSignal} signal */
@@ -160,36 +162,33 @@ export class Follower extends EventTarget {
 }
 
 /**
+ * Throws the signal's reason when it is aborted: a loop that slept on would never let go of the page.
  * @param {number} seconds
  * @param {AbortSignal} signal
  */
-async function pause(seconds, signal) {
-  if (signal.aborted) return;
-  const { promise, resolve } = defer();
-  const timer = seconds === Infinity ? undefined : setTimeout(resolve, seconds * 1000);
-  signal.addEventListener("abort", resolve, { once: true });
-  await promise;
-  clearTimeout(timer);
-  signal.removeEventListener("abort", resolve);
+function pause(seconds, signal) {
+  return heard(new EventTarget(), "nothing", signal, seconds);
 }
 
 /**
+ * Wait for an event, or so many seconds. Throws the signal's reason when it is aborted.
  * @param {EventTarget} target
  * @param {string} type
  * @param {AbortSignal} signal
+ * @param {number} [seconds]
+ * @returns {Promise<void>}
  */
-async function heard(target, type, signal) {
-  const { promise, resolve } = defer();
-  target.addEventListener(type, resolve, { once: true, signal });
-  signal.addEventListener("abort", resolve, { once: true });
-  await promise;
-}
-
-function defer() {
-  /** @type {(value?: unknown) => void} */
-  let resolve = () => {};
-  const promise = new Promise((done) => {
-    resolve = done;
+function heard(target, type, signal, seconds = Infinity) {
+  return new Promise((resolve, reject) => {
+    if (signal.aborted) return reject(signal.reason);
+    const done = new AbortController();
+    const end = (/** @type {() => void} */ how) => () => {
+      done.abort();
+      clearTimeout(timer);
+      how();
+    };
+    const timer = seconds === Infinity ? undefined : setTimeout(end(resolve), seconds * 1000);
+    target.addEventListener(type, end(resolve), { signal: done.signal });
+    signal.addEventListener("abort", end(() => reject(signal.reason)), { signal: done.signal });
   });
-  return { promise, resolve };
 }
