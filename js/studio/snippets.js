@@ -31,7 +31,8 @@ export function cli(baseUrl, entry) {
   return `export UMRGEN_BASE_URL=${baseUrl}  # and UMRGEN_API_KEY
 umrgen generate \\
   ${options.join(" ")} \\
-  -o ${quoted(fileName(entry))} -- ${quoted(entry.request.prompt)}`;
+  -o ${quoted(fileName(entry))} \\
+  -- ${quoted(entry.request.prompt)}`;
 }
 
 /**

@@ -57,6 +57,7 @@ export class Viewer extends HTMLElement {
     this.#fill(entry);
     if (!this.#dialog.open) this.#dialog.showModal();
     find(this, "#viewer-prompt").focus({ preventScroll: true });
+    this.#dialog.scrollTop = 0;
     this.#neighbours(entry);
   }
 

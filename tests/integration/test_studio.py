@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from browser import MEASURE_FRAMES, Complaints, browser, fill_gallery, open_studio
+from PIL import Image
 
+from browser import MEASURE_FRAMES, Complaints, browser, fill_gallery, open_studio
 from support import PATIENT, SMALL, ServerProcess, clean_environment, cli, finish, server, submit
 from umrgen.images import verify
 
@@ -197,17 +198,18 @@ class TestDrawing:
     def test_several_in_line_with_their_places_over_few_connections(
         self, studio: "Page", complaints: Complaints
     ) -> None:
-        open_now: set[Any] = set()
-        most = []
+        held: set[Any] = set()
+        most = 0
 
         def opened(request: Any) -> None:
-            if "/api/v1/" in request.url:
-                open_now.add(request)
-                most.append(len(open_now))
+            nonlocal most
+            if "/events/" in request.url or (request.method, request.url[-14:]) == ("POST", "/api/v1/status"):
+                held.add(request)
+                most = max(most, len(held))
 
-        for event in ("requestfinished", "requestfailed"):
-            studio.on(event, lambda request: open_now.discard(request))  # type: ignore[call-overload]
         studio.on("request", opened)
+        studio.on("requestfinished", held.discard)
+        studio.on("requestfailed", held.discard)
         studio.get_by_label("Seed", exact=True).fill("40")
         for _ in range(6):
             studio.get_by_role("button", name="One more").click()
@@ -216,10 +218,10 @@ class TestDrawing:
         studio.get_by_text(re.compile("^Next")).wait_for()
         studio.get_by_text(re.compile("^2nd in line")).wait_for()
         studio.wait_for_function("() => document.querySelectorAll('.tile').length === 7")
-        assert max(most) <= 5, "a browser opens six to one server"
+        assert 1 <= most <= 4, "two, and as many that are just being given up: a browser opens six to one server"
         assert complaints.found == []
         tile(studio, "a fleet").first.click()
-        assert studio.locator(".facts").get_by_text("46").is_visible(), (
+        assert studio.locator(".facts").get_by_text("46", exact=True).is_visible(), (
             "each has a seed of its own, the newest the last"
         )
 
@@ -506,7 +508,7 @@ def test_five_hundred_pictures(new_page: "Callable[..., Page]", running: ServerP
     page = open_studio(new_page(), running.url, made["key"])
     has_picture(page.locator(".tile img").first)
     assert page.locator(".tile").count() < 100, "the rest comes when it is asked for"
-    gaps = page.evaluate(MEASURE_FRAMES, 60)
+    gaps = page.evaluate(MEASURE_FRAMES, 120)
     assert page.locator(".tile").count() == 501
     assert statistics.median(gaps) < 40
     assert sorted(gaps)[int(len(gaps) * 0.99)] < 250
