@@ -2,21 +2,26 @@
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 from umrgen.images import verify
 from umrgen.jobs import Change, JobSpec, Output
+from umrgen.server.clock import SystemClock
+from umrgen.server.keys import Grant, Keys
 from umrgen.server.ledger.sqlite import SqliteLedger
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+R = TypeVar("R")
 
 ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -73,8 +78,27 @@ def open_studio(page: "Page", url: str, key: str) -> Any:
     return page
 
 
+def in_thread(work: Coroutine[Any, Any, R]) -> R:
+    """Run it to its end on an event loop of its own; this thread has one already: Playwright's."""
+    with ThreadPoolExecutor() as threads:
+        return threads.submit(asyncio.run, work).result()
+
+
+def new_session(state: Path) -> tuple[str, str]:
+    """A key of a running server, and its session: as `umrgen keys create` makes them, without a process for each."""
+
+    async def make() -> tuple[str, str]:
+        ledger = SqliteLedger(state / "ledger.sqlite3")
+        await ledger.open()
+        secret, key = await Keys(ledger, SystemClock()).create(Grant())
+        await ledger.close()
+        return secret, key.session_id
+
+    return in_thread(make())
+
+
 async def fill_gallery(state: Path, session_id: str, picture: bytes, count: int) -> None:
-    """Write `count` completed jobs of one picture into the ledger of a server that does not run."""
+    """Write `count` completed jobs of one picture into a server's ledger and storage."""
     ledger = SqliteLedger(state / "ledger.sqlite3")
     await ledger.open()
     folder = state / "outputs" / session_id

@@ -14,7 +14,10 @@ import { SizePicker } from "./sizes.js";
 const DIE = 1_000_000;
 const MOST_AT_ONCE = 32;
 
-/** Pictures to be drawn: one request, and the seed of each. @typedef {{request: Request, seeds: (number | undefined)[]}} Wish */
+/**
+ * Pictures to be drawn: one request, and the seed of each.
+ * @typedef {{request: Request, seeds: (number | undefined)[]}} Wish
+ */
 
 export class Composer extends HTMLElement {
   /** @type {Record<string, any>} */
@@ -185,8 +188,11 @@ export class Composer extends HTMLElement {
     if (!this.#prompt.value.trim()) wrong.push(["prompt", "Say what should be drawn."]);
     for (const [side, length] of Object.entries(this.#sizes.value)) {
       const name = side === "width" ? "The width" : "The height";
-      if (!(length >= sizes.min && length <= sizes.max)) wrong.push([side, `${name} is ${sizes.min} to ${sizes.max} pixels.`]);
-      else if (length % sizes.multiple_of) wrong.push([side, `${name} is a multiple of ${sizes.multiple_of} here.`]);
+      if (!(length >= sizes.min && length <= sizes.max)) {
+        wrong.push([side, `${name} is ${sizes.min} to ${sizes.max} pixels.`]);
+      } else if (length % sizes.multiple_of) {
+        wrong.push([side, `${name} is a multiple of ${sizes.multiple_of} here.`]);
+      }
     }
     if (!inRange(this.#input("steps").valueAsNumber, 1, steps.max)) wrong.push(["steps", `1 to ${steps.max} steps.`]);
     const seed = this.#input("seed").value.trim();

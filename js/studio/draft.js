@@ -2,7 +2,16 @@
 
 const NAME = "umrgen-draft";
 
-/** @typedef {{prompt: string, negative: string, width: number, height: number, steps: number, seed: string, count: number}} Draft */
+/**
+ * @typedef {object} Draft
+ * @property {string} prompt
+ * @property {string} negative
+ * @property {number} width
+ * @property {number} height
+ * @property {number} steps
+ * @property {string} seed
+ * @property {number} count
+ */
 
 /** @returns {Partial<Draft>} */
 export function readDraft() {

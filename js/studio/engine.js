@@ -16,8 +16,9 @@ export class EngineNote extends HTMLElement {
       words.replaceChildren(copyOf("procedural"));
       return;
     }
-    find(this, ".engine-kind").textContent = kind === null ? "The engine is starting" : `Engine: ${name}`;
-    const told = kind === null ? "Jobs are taken already, and drawn as soon as it is up." : `A ${kind}, version ${version}.`;
+    const up = kind !== null;
+    find(this, ".engine-kind").textContent = up ? `Engine: ${name}` : "The engine is starting";
+    const told = up ? `A ${kind}, version ${version}.` : "Jobs are taken already, and drawn as soon as it is up.";
     words.replaceChildren(element("p", told));
   }
 }

@@ -1,6 +1,6 @@
 // Errors beside the fields they are about.
 import { find } from "./dom.js";
-import { plain } from "./words.js";
+import { plain, sentence } from "./words.js";
 
 /** Where an error of a field of the API is shown. @type {Record<string, string>} */
 const PLACES = { reference_images: "references", file: "references" };
@@ -43,8 +43,9 @@ export function showRefusal(form, error) {
   let placed = false;
   if (error.code === "content_policy") placed = showError(form, "prompt", words);
   if (error.code === "invalid_request") {
-    for (const [, field, told] of error.message.replace(/ \(HTTP \d+\)$/, "").matchAll(/(?:^|; )(\w+): ((?:(?!; \w+: ).)+)/gs)) {
-      placed = showError(form, field, `It ${told}`.replace(/^It (no|this|at)\b/, (_, word) => word[0].toUpperCase() + word.slice(1))) || placed;
+    for (const part of words.split(/; (?=\w+: )/)) {
+      const [, field, told] = /^(\w+): (.+)$/s.exec(part) ?? [];
+      if (field) placed = showError(form, field.toLowerCase(), `${sentence(told)}.`) || placed;
     }
   }
   if (placed) return focusFirstError(form);

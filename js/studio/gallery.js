@@ -15,7 +15,10 @@ const IDEAS = [
   "a neon city at night in the rain",
 ];
 
-/** What stands where nothing is to be shown, by the filter. @type {Record<"" | "completed" | "failed", [string, string?]>} */
+/**
+ * What stands where nothing is to be shown, by the filter.
+ * @type {Record<"" | "completed" | "failed", [string, string?]>}
+ */
 const EMPTY = {
   "": ["Nothing here yet", "Describe a picture, or begin with one of these:"],
   completed: ["No pictures yet"],
@@ -54,7 +57,8 @@ export class Gallery extends HTMLElement {
     this.#anew();
   }
 
-  /** What is to the left (-1) or right (1) of an entry; to the right, older ones are fetched if need be.
+  /**
+   * What is to the left (-1) or right (1) of an entry; to the right, older ones are fetched if need be.
    * @param {Entry} entry
    * @param {number} step
    */
@@ -131,7 +135,10 @@ export class Gallery extends HTMLElement {
     this.#shown.push(...tiles);
   }
 
-  /** One that has just ended, or of which this page has just heard: where it belongs by its age. @param {Entry} entry */
+  /**
+   * One that has just ended, or of which this page has just heard: where it belongs by its age.
+   * @param {Entry} entry
+   */
   #take(entry) {
     if (!this.#wants(entry) || this.#place(entry.id) >= 0) return;
     let place = this.#shown.findIndex((other) => other.entry.createdAt < entry.createdAt);
@@ -182,7 +189,8 @@ export class Gallery extends HTMLElement {
     };
     image.addEventListener("error", gone, { once: true });
     try {
-      entry.status = (await this.#opened.umrgen?.job(entry.id).status({ timeout: null, patience: Infinity })) ?? entry.status;
+      const fresh = await this.#opened.umrgen?.job(entry.id).status({ timeout: null, patience: Infinity });
+      entry.status = fresh ?? entry.status;
       image.src = imageAddress(this.#opened.umrgen, entry) ?? "";
     } catch (error) {
       if (!(error instanceof UmrgenError)) throw error;

@@ -26,7 +26,10 @@ import { tell } from "./dom.js";
  * @property {string} trouble what the person is to know about it
  */
 
-/** Tells `grown` of a job that is not over and was not known, `change` of each news, `over` of each end, `gone`. */
+/**
+ * Tells `grown` and `past` of a job that was not known and is not, or is, over; `change` of news, `over` of an end,
+ * and `gone`.
+ */
 export class Jobs extends EventTarget {
   /** @type {Map<string, Entry>} */
   #entries = new Map();
@@ -54,7 +57,8 @@ export class Jobs extends EventTarget {
     if (!known) {
       if (!request) return;
       const { jobId: id, raw } = status;
-      const entry = { id, request, status, createdAt: raw.created_at ?? Date.now(), preview: null, cancelling: false, trouble: "" };
+      const createdAt = raw.created_at ?? Date.now();
+      const entry = { id, request, status, createdAt, preview: null, cancelling: false, trouble: "" };
       this.#entries.set(id, entry);
       tell(this, status.over ? "past" : "grown", entry);
       return;

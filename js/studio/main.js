@@ -65,7 +65,8 @@ async function enter(apiKey) {
   } catch (error) {
     if (!(error instanceof UmrgenError)) throw error;
     if (error instanceof Unauthorized) key.forget();
-    door.open(error instanceof Unauthorized ? "The server does not accept this key." : `${plain(error)}. ${error.next}`);
+    const refused = error instanceof Unauthorized;
+    door.open(refused ? "The server does not accept this key." : `${plain(error)}. ${error.next}`);
   }
 }
 

@@ -24,7 +24,9 @@ export class SizePicker extends HTMLElement {
       side >= sizes.min && side <= sizes.max && side % sizes.multiple_of === 0;
     const presets = PRESETS.filter(([, width, height]) => fits(width) && fits(height));
     find(this, ".presets").replaceChildren(
-      ...presets.map(([name, width, height]) => preset(name, `${width}x${height}`, `${width} × ${height}`, width, height)),
+      ...presets.map(([name, width, height]) =>
+        preset(name, `${width}x${height}`, `${width} × ${height}`, width, height),
+      ),
       preset("Free", "free", "your own", 1, 1),
     );
     for (const input of [this.#width, this.#height]) {

@@ -10,7 +10,8 @@ function quoted(text) {
 
 /** A string as JSON has it is one in Python, too; all of it in ASCII. @param {string} text */
 function literal(text) {
-  return JSON.stringify(text).replace(/[\u007f-\uffff]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  const escaped = (/** @type {string} */ unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  return JSON.stringify(text).replace(/[\u007f-\uffff]/g, escaped);
 }
 
 /** @param {Entry} entry */

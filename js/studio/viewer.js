@@ -116,7 +116,8 @@ export class Viewer extends HTMLElement {
     find(this, ".download").hidden = !address;
     find(this, ".viewer-error").textContent = "";
     find(this, "#viewer-prompt").textContent = request.prompt;
-    find(this, ".facts").replaceChildren(...facts(entry).flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
+    const rows = facts(entry).flatMap(([name, value]) => [element("dt", name), element("dd", value)]);
+    find(this, ".facts").replaceChildren(...rows);
     find(this, "um-snippet", Snippet).open(this.#opened.umrgen?.baseUrl ?? "", entry);
     find(this, ".viewer-side").scrollTop = 0;
   }

@@ -45,8 +45,8 @@ export function standing({ status, cancelling, trouble }) {
 const ENDS = {
   cancelled: ["Cancelled", "Nothing is wrong with it. It can be drawn again whenever you like."],
   engine_failed: ["The engine could not draw this", "Try again with another size, fewer steps or other words."],
-  engine_crashed: ["The engine crashed", "It has been started again. If trying again ends the same way, look at the server's log."],
-  engine_stalled: ["The engine hung", "It has been replaced. If trying again ends the same way, use fewer steps or a smaller size."],
+  engine_crashed: ["The engine crashed", "It was started again. If it ends the same way, look at the server's log."],
+  engine_stalled: ["The engine hung", "It was replaced. If it ends the same way, try fewer steps or a smaller size."],
   storage_failed: ["The image could not be stored", "The server's disk may be full. Make room, then try again."],
   interrupted: ["Interrupted too often", "The server was restarted again and again while it was drawn. Try again."],
 };
@@ -56,7 +56,7 @@ const ENDS = {
  * @returns {{title: string, reason: string, remedy: string}}
  */
 export function ending({ status: { error, errorCode } }) {
-  const [title, remedy] = ENDS[errorCode ?? ""] ?? ["It failed", "Read the reason, change what it names, and try again."];
+  const [title, remedy] = ENDS[errorCode ?? ""] ?? ["It failed", "Change what the reason names, and try again."];
   const reason = errorCode === "cancelled" ? "" : (error ?? "");
   return { title, reason, remedy };
 }
@@ -66,6 +66,10 @@ export function ending({ status: { error, errorCode } }) {
  * @param {Error} error
  */
 export function plain(error) {
-  const words = error.message.replace(/ \(HTTP \d+\)$/, "");
+  return sentence(error.message.replace(/ \(HTTP \d+\)$/, ""));
+}
+
+/** With a capital, and without a full stop. @param {string} words */
+export function sentence(words) {
   return words.charAt(0).toUpperCase() + words.slice(1).replace(/\.$/, "");
 }

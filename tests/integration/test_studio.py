@@ -1,6 +1,5 @@
 """The studio as a person uses it, in a real Chromium: from the key to the picture, and what may come between."""
 
-import asyncio
 import json
 import re
 import shutil
@@ -8,7 +7,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from browser import MEASURE_FRAMES, Complaints, browser, fill_gallery, open_studio
+from browser import MEASURE_FRAMES, Complaints, browser, fill_gallery, in_thread, new_session, open_studio
 from support import PATIENT, SMALL, ServerProcess, clean_environment, cli, finish, server, submit
 from umrgen.images import verify
 
@@ -48,8 +46,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 @pytest.fixture
 def key(running: ServerProcess) -> str:
     """A session of the test's own."""
-    made = cli("keys", "create", "--state", str(running.state), "--json")
-    return str(json.loads(made.stdout)["key"])
+    return new_session(running.state)[0]
 
 
 @pytest.fixture
@@ -208,8 +205,8 @@ class TestDrawing:
                 most = max(most, len(held))
 
         studio.on("request", opened)
-        studio.on("requestfinished", held.discard)
-        studio.on("requestfailed", held.discard)
+        for event in ("requestfinished", "requestfailed"):
+            studio.on(event, lambda request: held.discard(request))  # type: ignore[call-overload]
         studio.get_by_label("Seed", exact=True).fill("40")
         for _ in range(6):
             studio.get_by_role("button", name="One more").click()
@@ -499,13 +496,11 @@ class TestManners:
 
 def test_five_hundred_pictures(new_page: "Callable[..., Page]", running: ServerProcess, complaints: Complaints) -> None:
     """They are there at once, and go by smoothly. How it is exactly: benchmarks/studio.py."""
-    made = json.loads(cli("keys", "create", "--state", str(running.state), "--json").stdout)
-    with running.http(Authorization=f"Bearer {made['key']}") as http:
+    key, session_id = new_session(running.state)
+    with running.http(Authorization=f"Bearer {key}") as http:
         picture = http.get(finish(http, submit(http, "a lighthouse on a cliff at dusk"))["image_url"]).content
-    filling = fill_gallery(running.state, made["session_id"], picture, 500)
-    with ThreadPoolExecutor() as threads:  # this one has an event loop already: Playwright's
-        threads.submit(asyncio.run, filling).result()
-    page = open_studio(new_page(), running.url, made["key"])
+    in_thread(fill_gallery(running.state, session_id, picture, 500))
+    page = open_studio(new_page(), running.url, key)
     has_picture(page.locator(".tile img").first)
     assert page.locator(".tile").count() < 100, "the rest comes when it is asked for"
     gaps = page.evaluate(MEASURE_FRAMES, 120)
