@@ -29,7 +29,8 @@ async () => {
     const {top, bottom} = image.getBoundingClientRect();
     return bottom > 0 && top < innerHeight;
   });
-  while (!seen().length || seen().some((image) => !image.complete)) await new Promise(requestAnimationFrame);
+  const there = (image) => image.complete && image.naturalWidth;
+  while (!seen().length || !seen().every(there)) await new Promise(requestAnimationFrame);
   await Promise.all(seen().map((image) => image.decode()));
   const [paint] = performance.getEntriesByName("first-contentful-paint");
   return [paint.startTime, performance.now(), document.querySelectorAll(".tile").length];

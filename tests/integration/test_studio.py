@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from browser import MEASURE_FRAMES, Complaints, browser, fill_gallery, in_thread, new_session, open_studio
-from support import PATIENT, SMALL, ServerProcess, clean_environment, cli, finish, server, submit
+from support import PATIENT, SMALL, ServerProcess, clean_environment, cli, finish, server, submit, until
 from umrgen.images import verify
 
 if TYPE_CHECKING:
@@ -214,6 +214,7 @@ class TestDrawing:
         heard(studio, "7 sent")
         studio.get_by_text(re.compile("^Next")).wait_for()
         studio.get_by_text(re.compile("^2nd in line")).wait_for()
+        studio.get_by_text(re.compile(r"^Next · about .* left$")).wait_for()  # how long one takes is known by now
         studio.wait_for_function("() => document.querySelectorAll('.tile').length === 7")
         assert 1 <= most <= 4, "two, and as many that are just being given up: a browser opens six to one server"
         assert complaints.found == []
@@ -290,6 +291,32 @@ class TestTrouble:
         has_picture(row(studio, "a slow boat").locator("img"))
         has_picture(tile(studio, "a slow boat").locator("img"))
         assert studio.get_by_label("What should be drawn?").input_value() == "half a thought"
+        assert complaints.found == []
+
+    def test_a_tab_that_nobody_looks_at_asks_for_nothing(
+        self, studio: "Page", running: ServerProcess, key: str, complaints: Complaints
+    ) -> None:
+        draw(studio, "a boat unseen", steps=50)
+        row(studio, "a boat").get_by_text(re.compile("Step")).wait_for()
+        hide = """(hidden) => {
+            Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+            document.dispatchEvent(new Event("visibilitychange"));
+        }"""
+        with studio.expect_event("requestfailed"):  # what was held is given up
+            studio.evaluate(hide, True)
+        before = row(studio, "a boat").locator(".queued-state").text_content()
+        asked: list[Any] = []
+        studio.on("request", lambda request: asked.append(request.url))
+        with running.http(Authorization=f"Bearer {key}") as http:
+            job_id = http.get("/api/v1/jobs").json()["jobs"][0]["job_id"]
+            step = lambda: http.get(f"/api/v1/status/{job_id}").json()["progress"]["step"]  # noqa: E731
+            now = step()
+            until(lambda: step() >= now + 3)
+        assert asked == []
+        studio.evaluate(hide, False)
+        row(studio, "a boat").get_by_text(re.compile(f"^(?!{before})Step")).wait_for()
+        row(studio, "a boat").get_by_role("button", name="Cancel").click()
+        tile(studio, "a boat unseen").wait_for()
         assert complaints.found == []
 
     def test_a_server_that_is_killed_and_comes_back(
