@@ -38,6 +38,7 @@ class ServerProcess:
         self._environment = environment
         self.url = ""
         self.key = ""
+        self.studio = ""
         self.process: subprocess.Popen[str]
 
     def start(self) -> "ServerProcess":
@@ -64,6 +65,7 @@ class ServerProcess:
         told = json.loads(line)
         self.url = told["url"]
         self.key = told["key"] or self.key
+        self.studio = told["studio"] or ""
 
     def _place(self) -> list[str]:
         return ["--state", str(self.state)]

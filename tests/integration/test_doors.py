@@ -11,6 +11,8 @@ import pytest
 
 from support import SMALL, ServerProcess, cli, finish, problem, server, submit, until
 
+PAGE = Path(__file__).parents[2] / "js" / "studio"
+
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
@@ -253,7 +255,8 @@ class TestOutsiders:
         with httpx2.Client(base_url=guarded.url) as http:
             assert http.get("/healthz").json() == {"status": "ok"}
             assert http.get("/readyz").json() == {"status": "ready"}
-            for path in ("/", "/docs", "/api", "/admin", "/outputs", "/.env", "/server.lock", "/x"):
+            assert http.get("/").text == (PAGE / "index.html").read_text(), "the studio is the same for everybody"
+            for path in ("/docs", "/api", "/admin", "/outputs", "/.env", "/server.lock", "/x"):
                 answer = http.get(path)
                 assert answer.status_code in (401, 404), path
             for path in ("/metrics", "/openapi.json", "/api/v1/capabilities", "/api/v1/jobs", "/api/v1/nothing"):

@@ -31,9 +31,10 @@ def run(*command: str, cwd: Path = JS, **environment: str) -> str:
     return done.stdout
 
 
-def test_types() -> None:
+@pytest.mark.parametrize("project", ["tsconfig.json", "studio/tsconfig.json"])
+def test_types(project: str) -> None:
     node()
-    run(str(JS / "node_modules" / ".bin" / "tsc"), "--project", "tsconfig.json", "--noEmit")
+    run(str(JS / "node_modules" / ".bin" / "tsc"), "--project", project, "--noEmit")
 
 
 @pytest.mark.timeout(300)

@@ -68,7 +68,8 @@ def test_every_route_is_described(state: Path) -> None:
     }
     ahead = {("GET", "/api/v1/status/{job_id}"), ("GET", "/api/v1/events/{job_id}")}
     ahead |= {("GET", "/outputs/{session_id}/{filename}")}
-    assert served | ahead == described
+    page = {("GET", "/"), ("GET", "/studio/{name:path}"), ("POST", "/studio/session")}  # for people, not for programs
+    assert served | ahead == described | page
 
 
 def test_examples_are_of_their_types() -> None:

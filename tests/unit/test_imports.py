@@ -37,6 +37,7 @@ SERVER = [
     ["server.executors"],
     ["server.keys", "server.waiters", "server.previews", "server.estimates", "server.sweep", "server.images"],
     ["server.limits", "server.metrics", "server.policy", "server.signatures", "server.uploads", "server.retention"],
+    ["server.tickets"],
     ["server.webhooks"],
     ["server.attempts"],
     ["server.dispatcher"],

@@ -27,10 +27,16 @@ def _setting_options() -> list[click.Parameter]:
 
 def _announce(told: "Announcement", as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"url": told.url, "key": told.key, "state": str(told.settings.state)}))
+        words = {"url": told.url, "key": told.key, "state": str(told.settings.state), "studio": told.studio}
+        click.echo(json.dumps(words))
         return
     say = click.echo
     say(f"UMRGEN serves on {told.url}  (engine {told.settings.engine}, state in {told.settings.state})", err=True)
+    if told.studio:
+        say(
+            f"The studio, for your browser (this link opens it once, within ten minutes):\n\n    {told.studio}",
+            err=True,
+        )
     if told.key:
         say("\nThis is the API key; it is shown this once, only its hash is kept:\n", err=True)
         say(f"    {told.key}\n", err=True)
@@ -46,7 +52,7 @@ def _announce(told: "Announcement", as_json: bool) -> None:
     envvar="UMRGEN_CONFIG",
     help="A TOML file with settings, by their names. [UMRGEN_CONFIG]",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout when ready: url, key, state.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout when ready: url, key, state, studio.")
 @click.option("--until-eof", is_flag=True, help="Stop when standard input ends, too.")
 def serve(config: Path | None, as_json: bool, until_eof: bool, **flags: Any) -> None:
     """Serve the API. The first start makes the state folder and one key, and prints the key once."""

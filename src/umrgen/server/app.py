@@ -24,7 +24,7 @@ from umrgen.server.dispatcher import Dispatcher
 from umrgen.server.estimates import Estimates
 from umrgen.server.executors import EXECUTORS, Care, Executor
 from umrgen.server.hosts import Hosts
-from umrgen.server.http import Services, events, openapi, ops, outputs, v1
+from umrgen.server.http import Services, events, openapi, ops, outputs, studio, v1
 from umrgen.server.http import status as status_calls
 from umrgen.server.http.doors import Doors
 from umrgen.server.http.problems import Problem, on_problem
@@ -39,6 +39,7 @@ from umrgen.server.retention import Keep, Retention
 from umrgen.server.signatures import Signatures
 from umrgen.server.storage import STORAGES, Storage
 from umrgen.server.sweep import sweep
+from umrgen.server.tickets import Tickets
 from umrgen.server.uploads import Uploads
 from umrgen.server.waiters import Waiters
 from umrgen.server.webhooks.addresses import Allow
@@ -101,6 +102,7 @@ class House:
             limits=Limits(settings, clock),
             logins=Manners(settings.failed_logins, "API keys", clock),
             guesses=Manners(settings.missed_outputs, "image URLs", clock),
+            tickets=Tickets(clock),
             uploads=Uploads(self.ledger, self.storage, clock, self.workshop.storing),
             signatures=signatures,
             policy=load_policy(settings.policy),
@@ -112,7 +114,7 @@ class House:
 
     def routes(self) -> list[Route]:
         """All calls but those that are answered ahead of the router."""
-        return [route for part in (v1, ops, openapi) for route in part.routes(self.services)]
+        return [route for part in (v1, ops, openapi, studio) for route in part.routes(self.services)]
 
     def app(self) -> ASGIApp:
         services = self.services

@@ -28,8 +28,8 @@ def _number(default: float, help: str, low: float, high: float) -> Any:
     return field(default=default, metadata={"help": help, "range": (low, high)})
 
 
-def _switch(help: str) -> Any:
-    return field(default=False, metadata={"help": help})
+def _switch(help: str, *, default: bool = False) -> Any:
+    return field(default=default, metadata={"help": help})
 
 
 def _list(help: str) -> Any:
@@ -83,6 +83,7 @@ class Settings:
     missed_outputs: int = _number(
         60, "wrong image URLs an address may try in a minute before it is slowed", 1, 1_000_000
     )
+    studio: bool = _switch("show the studio, a page for people, at /", default=True)
     header_timeout: float = _number(20.0, "seconds a connection has to send the head of its first request", 1, 600)
     max_connections: int = _number(20_000, "connections held at once; what comes on top is turned away", 1, 1_000_000)
 
@@ -163,7 +164,7 @@ class Setting:
         if self.name == "state":
             return "the user's data folder"
         if self.kind is bool:
-            return "`false`"
+            return f"`{str(self.default).lower()}`"
         return f"`{self.default}`" if self.default not in ("", ()) else "none"
 
     @property

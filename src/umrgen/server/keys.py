@@ -170,6 +170,11 @@ class Keys:
     async def all(self) -> list[Key]:
         return await self._ledger.keys()
 
+    async def first_session(self) -> str | None:
+        """The session of the first key ever made here, revoked or not: that of whoever set the server up."""
+        keys = await self._ledger.keys()
+        return min(keys, key=lambda key: key.created_at).session_id if keys else None
+
     async def revoke(self, key_id: str) -> bool:
         self._trusted.clear()
         return await self._ledger.revoke_key(key_id, now=self._clock.now())

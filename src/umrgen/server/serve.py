@@ -28,11 +28,13 @@ OTHER_FILES = 256
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a started server tells: where it listens, and the first key if it has just made one."""
+    """What a started server tells: where it listens, the first key if it has just made one, and the address that
+    opens the studio once, on loopback."""
 
     url: str
     key: str | None
     settings: Settings
+    studio: str | None = None
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -116,6 +118,13 @@ async def _first_key(house: House) -> str | None:
     return secret
 
 
+def _studio(house: House, url: str) -> str | None:
+    """A link for whoever reads this server's terminal. Its ticket stands behind the #, which no browser sends."""
+    if not house.settings.studio or not house.settings.loopback:
+        return None
+    return f"{url}/#start={house.services.tickets.issue()}"
+
+
 def _collect_garbage_seldom() -> None:
     """A full collection walks through all that thousands of held calls are made of, and holds everybody up for
     longer than waking them takes. Little here is garbage in a circle; what is, is mostly found young."""
@@ -142,7 +151,7 @@ async def _serve(settings: Settings, announce: Callable[[Announcement], None], *
             timeout_graceful_shutdown=5,
             ws="none",
         )
-        told = Announcement(_url(listener), key, settings)
+        told = Announcement(_url(listener), key, settings, _studio(house, _url(listener)))
         server = _Server(config, house, lambda: announce(told))
         house.start()
         _collect_garbage_seldom()

@@ -18,6 +18,7 @@ from umrgen.server.policy import Policy
 from umrgen.server.previews import Previews
 from umrgen.server.signatures import Signatures
 from umrgen.server.storage import Storage
+from umrgen.server.tickets import Tickets
 from umrgen.server.uploads import Uploads
 from umrgen.server.waiters import Waiters
 from umrgen.server.webhooks.addresses import Allow
@@ -45,6 +46,8 @@ class Services:
     """Of addresses that try keys."""
     guesses: Manners
     """Of addresses that try image names."""
+    tickets: Tickets
+    """Links that open the studio without a key."""
     uploads: Uploads
     signatures: Signatures
     policy: Policy | None

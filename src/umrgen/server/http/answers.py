@@ -1,7 +1,7 @@
 """Answers in JSON, and the types they are made of; `http.openapi` describes the API by the same types."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -23,6 +23,7 @@ __all__ = [
     "Receipt",
     "Reference",
     "References",
+    "RequestAnswer",
     "Sizes",
     "Steps",
     "WebhookAnswer",
@@ -64,10 +65,27 @@ class WebhookAnswer(Struct, frozen=True):
     next_at: Milliseconds | None
 
 
+class RequestedLora(TypedDict):
+    name: str
+    strength: float
+
+
+class RequestAnswer(TypedDict):
+    """What was asked for, so that it can be asked for again; the prompt and the seed stand beside it."""
+
+    negative: str
+    width: int
+    height: int
+    steps: int
+    loras: list[RequestedLora]
+    reference_images: list[str]
+
+
 class ListedJob(JobAnswer):
     """A job in a list."""
 
     prompt: str
+    request: RequestAnswer
     webhook: WebhookAnswer | None
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from umrgen.jobs import Job, JobAnswer, State, job_to_wire
+from umrgen.jobs import Job, JobAnswer, JobSpec, State, job_to_wire
 from umrgen.server.http import Services
-from umrgen.server.http.answers import Changes, JobsPage, ListedJob, WebhookAnswer, json_response
+from umrgen.server.http.answers import Changes, JobsPage, ListedJob, RequestAnswer, WebhookAnswer, json_response
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
 from umrgen.server.http.schemas import decode_object
@@ -124,10 +124,26 @@ async def jobs(services: Services, request: Request, key: Key) -> Response:
     webhooks = await services.ledger.webhooks_of([job.id for job in found if job.over and job.spec.webhook_url])
     services.limits.charge(key, len(found) // JOBS_A_REQUEST)
     listed = [
-        ListedJob(**_wire(services, job), prompt=job.spec.prompt, webhook=_webhook(webhooks.get(job.id)))
+        ListedJob(
+            **_wire(services, job),
+            prompt=job.spec.prompt,
+            request=_request(job.spec),
+            webhook=_webhook(webhooks.get(job.id)),
+        )
         for job in found
     ]
     return json_response(JobsPage(jobs=listed, next_cursor=None if cursor is None else str(cursor)))
+
+
+def _request(spec: JobSpec) -> RequestAnswer:
+    return {
+        "negative": spec.negative,
+        "width": spec.width,
+        "height": spec.height,
+        "steps": spec.steps,
+        "loras": [{"name": lora.name, "strength": lora.strength} for lora in spec.loras],
+        "reference_images": list(spec.reference_images),
+    }
 
 
 def _webhook(webhook: Webhook | None) -> WebhookAnswer | None:

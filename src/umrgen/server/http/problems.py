@@ -44,6 +44,11 @@ PROBLEMS: Mapping[str, tuple[int, str, str]] = {
         "You have as many reference images as you may",
         "Delete one: DELETE /api/v1/upload-reference/NAME. Or wait: they go after a while.",
     ),
+    "link_over": (
+        410,
+        "This link is over",
+        "Each opens the studio once, within ten minutes: restart the server for a new one, or give an API key.",
+    ),
     "output_expired": (410, "The output has expired", "Ask the job's status for a fresh URL, or submit the job again."),
     "too_large": (413, "The request is too large", "Send less."),
     "unsupported_media_type": (415, "This kind of file is not taken", "Send a PNG, JPEG or WebP image."),

@@ -1,0 +1,245 @@
+"""How the studio is served: its files, what a stranger learns from them, and the door that its link opens."""
+
+import gzip
+import json
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+
+import umrgen
+from support import ServerProcess, clean_environment, cli, problem, server
+from umrgen.server.tickets import GOOD_FOR, Tickets
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "js" / "studio"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    state = tmp_path_factory.mktemp("studio") / "state"
+    with server(state, "--allowed-hosts", "pictures.example", "--access-log", "all") as started:
+        yield started
+
+
+def reached(module: Path, found: set[Path]) -> set[Path]:
+    """The module and all that it imports, directly or not."""
+    if module not in found:
+        found.add(module)
+        for name in re.findall(r'^(?:import|export) .*?"(\.[^"]+)"|^} from "(\.[^"]+)"', module.read_text(), re.M):
+            reached((module.parent / (name[0] or name[1])).resolve(), found)
+    return found
+
+
+class TestFiles:
+    def test_the_page(self, running: ServerProcess) -> None:
+        page = httpx2.get(f"{running.url}/")
+        assert page.status_code == 200
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        policy = page.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;")
+        assert "unsafe" not in policy
+        for directive in ("base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'", "connect-src 'self'"):
+            assert directive in policy
+        assert page.headers["referrer-policy"] == "no-referrer"
+        assert page.headers["x-frame-options"] == "DENY"
+        assert page.headers["cross-origin-opener-policy"] == "same-origin"
+        assert page.headers["x-content-type-options"] == "nosniff"
+
+    def test_every_part_is_there_and_of_its_type(self, running: ServerProcess) -> None:
+        page = httpx2.get(f"{running.url}/").text
+        parts = re.findall(r'(?:href|src)="(studio/[^"]+)"', page)
+        assert len(parts) > 30
+        types = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
+        with httpx2.Client(base_url=running.url) as http:
+            for part in parts:
+                answer = http.get(f"/{part}")
+                assert answer.status_code == 200, part
+                assert answer.headers["content-type"] == types[Path(part).suffix]
+                assert answer.headers["content-security-policy"]
+
+    def test_all_modules_are_fetched_at_once(self) -> None:
+        """Or a browser would learn of each only from the one that imports it, one round after the other."""
+        page = (PAGE / "index.html").read_text()
+        told = set(re.findall(r'rel="modulepreload" href="studio/([^"]+)"', page))
+        needed = reached(PAGE / "main.js", set()) - {PAGE / "main.js"}
+        assert told == {f"{'src' if module.parent.name == 'src' else 'page'}/{module.name}" for module in needed}
+
+    def test_nothing_inline_and_nothing_from_elsewhere(self) -> None:
+        page = (PAGE / "index.html").read_text()
+        assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]* src=)|javascript:", page)
+        for path in PAGE.iterdir():
+            addresses = set(re.findall(r"\w+://[\w.]+", path.read_text()))
+            assert addresses <= {"http://www.w3.org"}, path.name
+
+    def test_they_are_kept_and_asked_for_again(self, running: ServerProcess) -> None:
+        with httpx2.Client(base_url=running.url) as http:
+            for encoding in ("identity", "gzip"):
+                first = http.get("/studio/page/main.js", headers={"Accept-Encoding": encoding})
+                assert first.content == (PAGE / "main.js").read_bytes()
+                assert first.headers.get("content-encoding", "identity") == encoding
+                again = {"If-None-Match": first.headers["etag"], "Accept-Encoding": encoding}
+                unchanged = http.get("/studio/page/main.js", headers=again)
+                assert (unchanged.status_code, unchanged.content) == (304, b"")
+                assert unchanged.headers["etag"] == first.headers["etag"]
+            head = http.head("/", headers={"Accept-Encoding": "identity"})
+            assert (head.status_code, head.content) == (200, b"")
+            assert int(head.headers["content-length"]) == len((PAGE / "index.html").read_bytes())
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            *("/studio", "/studio/", "/studio/page", "/studio/page/", "/studio/page/nothing.js", "/index.html"),
+            *("/studio/page/../src/index.js", "/studio/page/%2e%2e/package.json", "/studio/..%2f..%2fpyproject.toml"),
+            *("/studio/page/tsconfig.json", "/studio//etc/passwd", "/studio/page/main.js%00.css"),
+        ],
+    )
+    def test_only_what_stands_in_the_table(self, running: ServerProcess, path: str) -> None:
+        address = urlsplit(running.url)
+        raw = HTTPConnection(address.hostname or "", address.port)  # it sends a path as it is
+        raw.request("GET", path)
+        assert (raw.getresponse().status, raw.close()) == (404, None)
+
+    def test_it_cannot_be_written_to(self, running: ServerProcess) -> None:
+        problem(httpx2.post(f"{running.url}/"), 405, "method_not_allowed")
+
+    def test_it_tells_a_stranger_nothing_of_this_server(self, running: ServerProcess) -> None:
+        told = httpx2.get(f"{running.url}/").text
+        assert umrgen.__version__ not in told
+        assert str(running.state) not in told
+        assert "sid_" not in told
+
+    def test_it_can_be_turned_off(self, state: Path) -> None:
+        with server(state, "--studio", "off") as started:
+            assert started.studio == ""
+            for path in ("/", "/studio/page/main.js"):
+                problem(httpx2.get(f"{started.url}{path}"), 404, "not_found")
+            problem(httpx2.post(f"{started.url}/studio/session", json={"ticket": "x"}), 404, "not_found")
+
+    def test_under_a_prefix(self, state: Path) -> None:
+        with server(state, "--prefix", "/pictures") as started:
+            there = httpx2.get(f"{started.url}/pictures")
+            assert (there.status_code, there.headers["location"]) == (308, "/pictures/")
+            page = httpx2.get(f"{started.url}/pictures/").text
+            assert httpx2.get(f"{started.url}/").text == page, "a proxy may strip it"
+            assert not re.search(r'(?:href|src)="/', page), "its parts are looked for beside it"
+            assert httpx2.get(f"{started.url}/pictures/studio/page/main.js").status_code == 200
+
+    def test_a_wheel_has_page_and_client(self, tmp_path: Path) -> None:
+        command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
+        subprocess.run(
+            [*command, "--wheel-dir", str(tmp_path), str(ROOT)], check=True, capture_output=True, timeout=100
+        )
+        (wheel,) = tmp_path.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            assert not [name for name in archive.namelist() if "node_modules" in name]
+            archive.extractall(tmp_path / "there")
+        code = "from umrgen.server.http import studio; print(studio.__file__); print(*studio.page_files())"
+        place = clean_environment(PYTHONPATH=str(tmp_path / "there"))
+        told = subprocess.run(
+            [sys.executable, "-c", code], env=place, check=True, capture_output=True, text=True
+        ).stdout
+        where, files = told.splitlines()
+        assert where.startswith(str(tmp_path))
+        here = {f"page/{path.name}" for path in PAGE.iterdir() if path.suffix != ".json"}
+        here |= {f"src/{path.name}" for path in (ROOT / "js" / "src").iterdir()}
+        assert set(files.split()) == here
+
+
+class TestLink:
+    def exchange(self, running: ServerProcess, ticket: object, **headers: str) -> httpx2.Response:
+        headers = {"Origin": running.url} | headers
+        return httpx2.post(f"{running.url}/studio/session", json={"ticket": ticket}, headers=headers)
+
+    def test_it_opens_once(self, state: Path) -> None:
+        with server(state, "--access-log", "all") as started:
+            address, ticket = started.studio.split("/#start=")
+            assert address == started.url
+            told = self.exchange(started, ticket)
+            assert told.status_code == 200
+            assert told.headers["cache-control"] == "no-store"
+            key, expires = told.json()["key"], told.json()["expires_at"]
+            assert abs(expires / 1000 - time.time() - 12 * 3600) < 60
+            with started.http() as http:
+                job_id = http.post("/api/v1/generate", json={"prompt": "a boat"}).json()["job_id"]
+            seen = httpx2.get(f"{started.url}/api/v1/status/{job_id}", headers={"Authorization": f"Bearer {key}"})
+            assert seen.status_code == 200, "it is of the first key's session"
+            problem(self.exchange(started, ticket), 410, "link_over")
+            log = started.log()
+            assert "/studio/session" in log
+            assert ticket not in log
+            assert key not in log
+        listed = json.loads(cli("keys", "list", "--state", str(state), "--json").stdout)["keys"]
+        assert [(made["name"], made["expires_at"]) for made in listed if made["name"] == "studio"] == [
+            ("studio", expires)
+        ]
+
+    @pytest.mark.parametrize("ticket", ["", "x" * 43, None, 7, ["x"]])
+    def test_what_is_no_ticket_opens_nothing(self, running: ServerProcess, ticket: object) -> None:
+        problem(self.exchange(running, ticket), 410, "link_over")
+
+    def test_only_its_own_page_on_this_machine_may(self, running: ServerProcess) -> None:
+        ticket = running.studio.partition("#start=")[2]
+        for headers in (
+            {"Origin": "https://evil.example"},
+            {"Origin": "null"},
+            {"Host": "pictures.example", "Origin": "http://pictures.example"},
+            {"Host": "192.168.1.5", "Origin": "http://192.168.1.5"},
+        ):
+            problem(self.exchange(running, ticket, **headers), 403, "forbidden_origin")
+        without = httpx2.post(f"{running.url}/studio/session", json={"ticket": ticket})
+        problem(without, 403, "forbidden_origin")
+        foreign = self.exchange(running, ticket, Host="evil.example", Origin="http://evil.example")
+        problem(foreign, 421, "forbidden_host")
+        name = running.url.replace("127.0.0.1", "localhost")
+        assert self.exchange(running, ticket, Host=name.removeprefix("http://"), Origin=name).status_code == 200
+
+    def test_there_is_none_where_others_can_come_in(self, state: Path) -> None:
+        cli("keys", "create", "--state", str(state))
+        with server(state, "--host", "0.0.0.0") as started:
+            assert started.studio == ""
+            url = started.url.replace("0.0.0.0", "127.0.0.1")
+            assert httpx2.get(f"{url}/").status_code == 200
+            answer = httpx2.post(f"{url}/studio/session", json={"ticket": "x"}, headers={"Origin": url})
+            problem(answer, 405, "method_not_allowed")
+
+    def test_it_is_printed_for_a_person(self, state: Path) -> None:
+        command = [sys.executable, "-m", "umrgen", "serve", "--state", str(state), "--port", "0", "--until-eof"]
+        ended = subprocess.run(command, input="", capture_output=True, text=True, timeout=60, env=clean_environment())
+        assert re.search(r"http://127\.0\.0\.1:\d+/#start=[\w-]{43}$", ended.stderr, re.MULTILINE)
+
+    def test_a_ticket_ends(self) -> None:
+        from support import Clock
+
+        clock = Clock()
+        tickets = Tickets(clock)
+        first, second = tickets.issue(), tickets.issue()
+        clock.at += GOOD_FOR - 1
+        assert tickets.take(first)
+        assert not tickets.take(first)
+        clock.at += 1
+        assert not tickets.take(second)
+
+
+def test_a_list_tells_what_was_asked_for(running: ServerProcess) -> None:
+    asked = {"negative": "clouds", "width": 640, "height": 512, "steps": 2}
+    with running.http() as http:
+        http.post("/api/v1/generate", json={"prompt": "a boat", "seed": 5, **asked}).raise_for_status()
+        (job,) = http.get("/api/v1/jobs?limit=1").json()["jobs"]
+    assert job["request"] == asked | {"loras": [], "reference_images": []}
+    assert (job["prompt"], job["seed"]) == ("a boat", 5)
+
+
+def test_a_packed_part_is_the_part() -> None:
+    from umrgen.server.http.studio import page_files
+
+    for file in page_files().values():
+        assert gzip.decompress(file.packed) == file.body
