@@ -116,7 +116,7 @@ export class Follower extends EventTarget {
   /** What happens to the first in line. @param {AbortSignal} signal */
   async #front(signal) {
     const [front] = this.#jobs.pending;
-    if (!front) return heard(this.#jobs, "grown", signal);
+    if (!front) return heard(this.#jobs, ["grown"], signal);
     const { id } = front;
     try {
       for await (const { type, data, status } of this.#umrgen.job(id).events({ ...FOREVER, preview: true, signal })) {
@@ -144,7 +144,8 @@ export class Follower extends EventTarget {
         this.#jobs.forget(id);
       }
     }
-    await heard(this.#jobs, "grown", signal, LOOK_EVERY);
+    await pause(GATHER, signal);
+    await heard(this.#jobs, ["grown", "over"], signal, LOOK_EVERY); // an end moves all that come after it
   }
 
   /** @param {AbortSignal} signal */
@@ -167,18 +168,18 @@ export class Follower extends EventTarget {
  * @param {AbortSignal} signal
  */
 function pause(seconds, signal) {
-  return heard(new EventTarget(), "nothing", signal, seconds);
+  return heard(new EventTarget(), [], signal, seconds);
 }
 
 /**
- * Wait for an event, or so many seconds. Throws the signal's reason when it is aborted.
+ * Wait for an event of one of these types, or so many seconds. Throws the signal's reason when it is aborted.
  * @param {EventTarget} target
- * @param {string} type
+ * @param {string[]} types
  * @param {AbortSignal} signal
  * @param {number} [seconds]
  * @returns {Promise<void>}
  */
-function heard(target, type, signal, seconds = Infinity) {
+function heard(target, types, signal, seconds = Infinity) {
   return new Promise((resolve, reject) => {
     if (signal.aborted) return reject(signal.reason);
     const done = new AbortController();
@@ -188,7 +189,7 @@ function heard(target, type, signal, seconds = Infinity) {
       how();
     };
     const timer = seconds === Infinity ? undefined : setTimeout(end(resolve), seconds * 1000);
-    target.addEventListener(type, end(resolve), { signal: done.signal });
+    for (const type of types) target.addEventListener(type, end(resolve), { signal: done.signal });
     signal.addEventListener("abort", end(() => reject(signal.reason)), { signal: done.signal });
   });
 }
