@@ -106,19 +106,20 @@ async def fill_gallery(state: Path, session_id: str, picture: bytes, count: int)
     first = folder / "first.png"
     first.write_bytes(picture)
     facts = verify(picture)
+    now = SystemClock().now() - 3_600_000  # young enough to be kept
     jobs = [f"ext_{number:032x}" for number in range(count)]
     spec = JobSpec("a lighthouse on a cliff at dusk", 7, width=facts.width, height=facts.height)
     await asyncio.gather(
-        *(ledger.submit(job, session_id, spec, "procedural", now=n) for n, job in enumerate(jobs, 1000))
+        *(ledger.submit(job, session_id, spec, "procedural", now=n) for n, job in enumerate(jobs, now))
     )
-    claimed = await asyncio.gather(*(ledger.claim("gallery", now=5000, lease_until=2**50) for _ in jobs))
+    claimed = await asyncio.gather(*(ledger.claim("gallery", now=now + count, lease_until=2**50) for _ in jobs))
     done = []
     for job in claimed:
         assert job is not None
         name = f"umrgen_7_{job.id}.png"
         (folder / name).hardlink_to(first)
         image = Output(name, session_id, len(picture), facts.sha256, facts.width, facts.height)
-        done.append(ledger.change(job.id, Change.COMPLETE, now=9000, token=job.token, outputs=(image,), step=4))
+        done.append(ledger.change(job.id, Change.COMPLETE, now=now + count, token=job.token, outputs=(image,), step=4))
     await asyncio.gather(*done)
     first.unlink()
     await ledger.close()
