@@ -292,7 +292,7 @@ def test_ctrl_c_ends_a_backoff_at_once() -> None:
             assert process.stderr is not None
             assert "trying again in" in process.stderr.readline()
             process.send_signal(signal.SIGINT)
-            rest = process.communicate(timeout=5)[1]
+            rest = process.communicate(timeout=30)[1]  # the backoff is of 60 s
     assert process.returncode == 130
     assert "umrgen fetch ext_1" in rest
 

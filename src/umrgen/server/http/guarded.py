@@ -17,7 +17,9 @@ __all__ = ["GuardedProtocol"]
 MAX_HEAD = 64 << 10
 """Bytes of a request line and its headers, beyond what came in with their first byte."""
 MAX_PIPELINED = 64
-"""Requests that wait on one connection for the one before them."""
+"""Requests that wait on one connection for the one before them; beyond it nothing more is read."""
+SLICE = 4 << 10
+"""Bytes that are parsed at a time: what stands behind them may have to wait."""
 READER_SECONDS = 30.0
 """How long a reader may take nothing at all of what is being sent."""
 
@@ -36,6 +38,8 @@ class GuardedProtocol(HttpToolsProtocol):
     """Connections by address."""
 
     _address = ""
+    _backlog = b""
+    """What was received, and waits for the requests before it."""
     _head_bytes = 0
     _in_head = False
     _begun_now = False
@@ -69,6 +73,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         # These point back here; a collection of such circles comes seldom.
         self.pipeline.clear()
+        self._backlog = b""
         if self.cycle is not None and self.cycle.response_complete:
             self.cycle = None  # type: ignore[assignment]
 
@@ -85,8 +90,6 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self.head_complete()
-        if len(self.pipeline) >= MAX_PIPELINED:
-            raise TooMuch
         super().on_headers_complete()
 
     def head_complete(self) -> None:
@@ -98,10 +101,30 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.pipeline:
+        if self._backlog and len(self.pipeline) < MAX_PIPELINED // 2:
+            self.loop.call_soon(self._take_backlog)
+        if self.pipeline or self._backlog:
             self.flow.pause_reading()  # what is here comes first
 
     def data_received(self, data: bytes) -> None:
+        if self._backlog:
+            self._backlog += data
+        elif len(data) <= SLICE:
+            self._take(data)
+        else:
+            self._backlog = data
+            self._take_backlog()
+
+    def _take_backlog(self) -> None:
+        while self._backlog and len(self.pipeline) < MAX_PIPELINED and not self.transport.is_closing():
+            part, self._backlog = self._backlog[:SLICE], self._backlog[SLICE:]
+            self._take(part)
+        if self._backlog:
+            self.flow.pause_reading()
+        elif not self.pipeline:
+            self.flow.resume_reading()
+
+    def _take(self, data: bytes) -> None:
         self._begun_now = False
         super().data_received(data)
         if self._in_head:
