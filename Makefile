@@ -20,7 +20,7 @@ image: $(VENV)/server.stamp
 	@env -u UMRGEN_BASE_URL $(BIN)/umrgen generate "$(PROMPT)" -o "$(OUT)" --overwrite
 
 test: $(VENV)/dev.stamp $(VENV)/node.stamp lint types
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # 100,000 random histories of servers and networks, played against the client's flows; then 10,000 lives of
 # a server that is killed at any step.

@@ -175,12 +175,12 @@ class Scene:
     def outputs(self) -> list[Any]:
         return [request for request in self.server.requests if request.path.startswith("/outputs/")]
 
-    def before_this_phase(self, action: Callable[[], object]) -> None:
+    def before_this_phase(self, action: Callable[[], object], *, early: bool = False) -> None:
         """Do it before the phase's first request: at once, or as soon as the answer before it has gone out."""
         if self.phase == "submit":
             action()
         else:
-            self.fault(Own() if self.phase == "submit" else Then(action), phase=self._phase_before)
+            self.fault(Own() if self.phase == "submit" else Then(action, early), phase=self._phase_before)
 
     @property
     def _phase_before(self) -> str:
@@ -307,14 +307,22 @@ class First:
 
 @dataclass(frozen=True)
 class Then:
-    """The mode's own answer, and something happens as soon as it is out."""
+    """The mode's own answer, the connection's last, and something happens: as soon as it is out, or `before` it is.
+
+    What happens after it races with a client that is quick; what happens before must not concern this connection.
+    """
 
     action: Callable[[], object]
+    before: bool = False
 
     async def play(self, exchange: Exchange) -> None:
         exchange.keep_alive = False
-        await exchange.send(await exchange.own())
-        self.action()
+        answer = await exchange.own()
+        if self.before:
+            self.action()
+        await exchange.send(answer)
+        if not self.before:
+            self.action()
 
 
 @dataclass(frozen=True)
@@ -498,7 +506,8 @@ def refuse(seconds: float | None) -> Faults:
 def no_name(lookups: int) -> Faults:
     def script(scene: Scene) -> tuple[Fault, ...]:
         scene.name_host()
-        scene.before_this_phase(lambda: setattr(scene, "lookups_failing", lookups))
+        # A look-up is nothing to the connection that is there; so the next one fails for certain.
+        scene.before_this_phase(lambda: setattr(scene, "lookups_failing", lookups), early=True)
         return ()
 
     return script
