@@ -96,6 +96,7 @@ class Doors:
             "ms": round(seconds * 1000, 1),
             "address": address_of(scope),
             "key_id": state.get("key_id"),
+            "job_id": state.get("job_id"),
         }
         access.info("request", extra=told)
 

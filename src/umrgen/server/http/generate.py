@@ -39,9 +39,9 @@ async def generate(services: Services, request: Request, key: Key) -> Response:
             await _check(services, key, wanted)
             job, new = await _submit(services, key, wanted, idempotency)
         current.set_attribute("umrgen.job_id", job.id)
-    if new:
-        said = {"prompt": wanted.prompt} if services.settings.log_prompts else {}
-        log.info("job %s: accepted", job.id, extra={"key_id": key.id} | said)
+    request.scope["state"]["job_id"] = job.id  # for the log
+    if new and services.settings.log_prompts:
+        log.info("job %s: accepted", job.id, extra={"key_id": key.id, "prompt": wanted.prompt})
     allowance = services.limits.allowance(key)
     headers = {} if allowance is None else allowance.headers()
     # A Location is read against the host, `status_url` against the base URL, which has the prefix already.

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -12,6 +13,8 @@ __all__ = ["LocalStorage"]
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _PARTIAL = ".partial-"
+FREE_KNOWN = 1.0
+"""Seconds for which what was free a moment ago is taken for what is free."""
 LISTED = 500
 """Names given at a time."""
 
@@ -30,6 +33,8 @@ class LocalStorage:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._free = 0
+        self._free_until = 0.0
 
     def _path(self, session_id: str, name: str) -> Path:
         for part in (session_id, name.removeprefix(_PARTIAL)):
@@ -66,8 +71,11 @@ class LocalStorage:
         await asyncio.to_thread(self._path(session_id, name).unlink, missing_ok=True)
 
     async def free(self) -> int | None:
-        place = self._root if self._root.is_dir() else self._root.parent
-        return shutil.disk_usage(place).free
+        now = time.monotonic()
+        if now >= self._free_until:
+            place = self._root if self._root.is_dir() else self._root.parent
+            self._free, self._free_until = shutil.disk_usage(place).free, now + FREE_KNOWN
+        return self._free
 
     async def names(self, session_id: str) -> list[str]:
         folder = self._path(session_id, "_").parent
