@@ -102,7 +102,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self._backlog and len(self.pipeline) < MAX_PIPELINED // 2:
-            self.loop.call_soon(self._take_backlog)
+            self.loop.call_soon(self._go_on)
         if self.pipeline or self._backlog:
             self.flow.pause_reading()  # what is here comes first
 
@@ -121,8 +121,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self._take(part)
         if self._backlog:
             self.flow.pause_reading()
-        elif not self.pipeline:
+
+    def _go_on(self) -> None:
+        """Take more in. Whoever has reason to stop reading, for a long body say, does so after this."""
+        if not self.transport.is_closing():
             self.flow.resume_reading()
+            self._take_backlog()
 
     def _take(self, data: bytes) -> None:
         self._begun_now = False
