@@ -142,18 +142,7 @@ def list_keys(state: Path, as_json: bool) -> None:
             return
         table(
             ("KEY", "NAME", "MADE", "LAST USED", "ENDS", "LIMITS", "SESSION"),
-            [
-                (
-                    key.id,
-                    key.name,
-                    _day(key.created_at),
-                    _day(key.last_used_at),
-                    _end(key),
-                    _limits(key),
-                    key.session_id,
-                )
-                for key in found
-            ],
+            [_row(key) for key in found],
         )
 
     _with_keys(state, work)

@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,7 +9,7 @@ from urllib.parse import urlsplit
 from umrgen.jobs import Job
 from umrgen.server.ledger import Webhook, WebhookState
 from umrgen.server.ledger.queries import load_queries
-from umrgen.server.ledger.records import Writer
+from umrgen.server.ledger.records import Part
 from umrgen.server.ledger.writer import Transaction
 
 __all__ = ["Deliveries", "enter_webhook"]
@@ -47,13 +46,8 @@ def _webhook_of(row: Mapping[str, Any]) -> Webhook:
     return Webhook(**dict(row) | {"state": WebhookState(row["state"])})
 
 
-class Deliveries:
-    """The part of `SqliteLedger` that is about webhooks; it reads and writes as that does."""
-
-    _writer: Writer
-
-    def _read(self, query: str, values: Mapping[str, Any] | None = None) -> sqlite3.Cursor:
-        raise NotImplementedError
+class Deliveries(Part):
+    """The part of `SqliteLedger` that is about webhooks."""
 
     async def due_webhooks(
         self,

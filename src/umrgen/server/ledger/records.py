@@ -11,7 +11,7 @@ from umrgen.server.ledger import Key, OutputExpired, Upload, UploadsFull
 from umrgen.server.ledger.queries import load_queries
 from umrgen.server.ledger.writer import Operation, Transaction
 
-__all__ = ["Records", "Writer"]
+__all__ = ["Part", "Records", "Writer"]
 
 _SQL = load_queries("sqlite")
 
@@ -23,13 +23,17 @@ class Writer(Protocol):
     async def close(self) -> None: ...
 
 
-class Records:
-    """The part of `Ledger` that is not about jobs."""
+class Part:
+    """What each part of `SqliteLedger` reads and writes with; the ledger itself provides it."""
 
     _writer: Writer
 
     def _read(self, query: str, values: Mapping[str, Any] | None = None) -> sqlite3.Cursor:
         raise NotImplementedError
+
+
+class Records(Part):
+    """The part of `Ledger` that is not about jobs."""
 
     # --- images ---
 
