@@ -12,6 +12,7 @@ from typing import Any
 
 __all__ = ["set_up_logs"]
 
+_AMBIGUOUS = re.compile(r"[\s=\"\\]")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -22,13 +23,15 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 def _printable(text: str) -> str:
     """The text with everything that could move a terminal's cursor written out."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _quoted(value: Any) -> str:
     """The value, in quotes where it could be taken for more than one."""
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if re.search(r"[\s=\"\\]", text) else text
+    return json.dumps(text, ensure_ascii=False) if _AMBIGUOUS.search(text) else text
 
 
 class TextFormatter(logging.Formatter):
@@ -63,6 +66,9 @@ def set_up_logs(form: str) -> None:
     """Send what the server says to stderr, as "text" or "json"."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    # No line tells from where in the source it came, or from which thread; to find out costs more than the line.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for chatty in ("uvicorn", "asyncio", "httpcore2", "httpx2"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

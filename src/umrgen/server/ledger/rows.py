@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import msgspec
@@ -14,18 +14,19 @@ __all__ = ["job_of", "row_of"]
 _COLUMNS = tuple(field.name for field in fields(Job))
 _AT = {name: at for at, name in enumerate(_COLUMNS)}
 _columns_of = itemgetter(*_COLUMNS)
+_values_of = attrgetter(*_COLUMNS)
 _STATES = {state.value: state for state in State}
+_ENCODER = msgspec.json.Encoder()
 _SPEC = msgspec.json.Decoder(JobSpec)
 _OUTPUTS = msgspec.json.Decoder(tuple[Output, ...])
 
 
 def row_of(job: Job) -> dict[str, Any]:
-    row = {name: getattr(job, name) for name in _COLUMNS}
-    return row | {
-        "state": job.state.value,
-        "spec": msgspec.json.encode(job.spec).decode(),
-        "outputs": msgspec.json.encode(job.outputs).decode(),
-    }
+    row = dict(zip(_COLUMNS, _values_of(job), strict=True))
+    row["state"] = job.state.value
+    row["spec"] = _ENCODER.encode(job.spec).decode()
+    row["outputs"] = _ENCODER.encode(job.outputs).decode() if job.outputs else "[]"
+    return row
 
 
 def job_of(row: Mapping[str, Any]) -> Job:

@@ -1,7 +1,7 @@
 """Group commit: one thread owns the writing connection and commits many callers' changes at once.
 
 Syncing is the expensive part of a durable write; it is paid once per batch, and a batch is whatever
-has gathered while the one before was being synced.
+was asked for in one turn of the event loop, and whatever has gathered while the one before was being synced.
 """
 
 import asyncio
@@ -74,7 +74,9 @@ class GroupWriter:
         self._observe = observe
         self._loop = asyncio.get_running_loop()
         self._closed = False
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._asked: list[_Waiting] = []
+        """In this turn of the loop. The thread is woken once for all of it: each time costs both a switch."""
+        self._queue: queue.SimpleQueue[list[_Waiting] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="umrgen-ledger", daemon=True)
         self._thread.start()
 
@@ -83,12 +85,20 @@ class GroupWriter:
         if self._closed:
             raise LedgerUnavailable("the ledger is closed")
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put((operation, future))
+        if not self._asked:
+            self._loop.call_soon(self._hand_over)
+        self._asked.append((operation, future))
         return await future
+
+    def _hand_over(self) -> None:
+        asked, self._asked = self._asked, []
+        for start in range(0, len(asked), self.BATCH):
+            self._queue.put(asked[start : start + self.BATCH])
 
     async def close(self) -> None:
         """Finish what was asked for, then end the thread."""
         self._closed = True
+        self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -100,20 +110,17 @@ class GroupWriter:
             self._connection.close()
 
     def _gather(self) -> list[_Waiting] | None:
-        """The next batch: blocks for its first operation, takes along what else is there."""
-        first = self._queue.get()
-        if first is None:
-            return None
-        batch = [first]
-        while len(batch) < self.BATCH:
+        """The next batch: blocks for its first operations, takes along what else is there. None: there are no more."""
+        batch = self._queue.get()
+        while batch is not None and len(batch) < self.BATCH:
             try:
-                item = self._queue.get_nowait()
+                more = self._queue.get_nowait()
             except queue.Empty:
                 break
-            if item is None:
+            if more is None:
                 self._queue.put(None)
                 break
-            batch.append(item)
+            batch += more
         return batch
 
     def _commit(self, batch: list[_Waiting]) -> None:
