@@ -133,6 +133,9 @@ class House:
         )
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["path"] == v1.SUBMIT and scope["method"] == "POST":
+                await v1.submit(services, scope, receive, send)
+                return
             for path, methods, handler in ahead:
                 if scope["path"].startswith(path) and scope["method"] in methods:
                     await handler(services, scope, receive, send)

@@ -25,15 +25,17 @@ async def read_body(request: Request, limit: int) -> bytes:
     fits = not (announced.isdigit() and int(announced) > limit)
     body = bytearray()
     loop = asyncio.get_running_loop()
-    begun, taken = loop.time(), 0
+    until, taken, earned = loop.time() + GRACE_SECONDS, 0, 0
     try:
-        async with asyncio.timeout_at(begun + GRACE_SECONDS) as patience:
+        async with asyncio.timeout_at(until) as patience:
             async for chunk in request.stream():
                 taken += len(chunk)
                 fits = fits and taken <= limit
                 if fits:
                     body += chunk
-                    patience.reschedule(begun + GRACE_SECONDS + taken / SLOWEST)
+                    if taken // SLOWEST > earned:  # by whole seconds: most bodies need no further timer
+                        earned = taken // SLOWEST
+                        patience.reschedule(until + earned)
                 elif taken > LINGER_BYTES:
                     break
     except TimeoutError:

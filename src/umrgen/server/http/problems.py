@@ -10,7 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from umrgen.server.http.answers import ProblemAnswer
+from umrgen.server.http.answers import ProblemAnswer, WholeResponse
 
 __all__ = ["PROBLEMS", "Problem"]
 
@@ -113,7 +113,7 @@ class Problem(Exception):
 
     def response(self) -> Response:
         body = msgspec.json.encode(self.body)
-        return Response(body, self.status, self.headers, media_type="application/problem+json")
+        return WholeResponse(body, self.status, self.headers, media_type="application/problem+json")
 
 
 async def on_problem(request: Request, problem: Exception) -> Response:

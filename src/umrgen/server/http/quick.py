@@ -11,19 +11,20 @@ from collections import Counter
 from functools import partial
 from ipaddress import ip_address, ip_network
 from typing import Any, ClassVar
+from weakref import ref
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from umrgen.jobs import State
 from umrgen.server.http import Services
+from umrgen.server.http.answers import AT_ONCE
 from umrgen.server.http.auth import asked_too_much
 from umrgen.server.http.guarded import GuardedProtocol
-from umrgen.server.http.status import AT_ONCE, PATH, View, content_headers
+from umrgen.server.http.status import PATH, View, content_headers
 from umrgen.server.ledger import LedgerUnavailable
 
 __all__ = ["quick_answer", "quick_protocol"]
 
-_STATUS = PATH.encode()
 _KEYED = b"/api/"
 """Calls that need a key: each may be refused here, only a status is answered."""
 _BEARER = b"Bearer "
@@ -92,8 +93,9 @@ class QuickProtocol(GuardedProtocol):
         else:
             super().on_headers_complete()
             # What a page is answered gets further headers on its way, so it goes the whole way.
-            if self.url.startswith(_STATUS) and not any(name == b"origin" for name, _ in self.headers):
-                extensions: dict[str, Any] = {AT_ONCE: partial(self._answer_at_once, self.cycle)}
+            if self.scope["method"] != "HEAD" and not any(name == b"origin" for name, _ in self.headers):
+                # The cycle has the scope, so the scope must not have the cycle: it would be garbage in a circle.
+                extensions: dict[str, Any] = {AT_ONCE: partial(self._answer_at_once, ref(self.cycle))}
                 self.scope["extensions"] = extensions
 
     def on_message_complete(self) -> None:
@@ -120,12 +122,18 @@ class QuickProtocol(GuardedProtocol):
             self.services.metrics.answered(answer[0])
         return True
 
-    def _answer_at_once(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> bool:
+    def _answer_at_once(
+        self, asked: "ref[RequestResponseCycle]", status: int, headers: Headers, body: bytes
+    ) -> bool:
         """The whole answer in one write: half the work of `send`, which counts when thousands are woken."""
-        if cycle.disconnected or not cycle.keep_alive or self.flow.write_paused:
+        cycle = asked()
+        if cycle is None or cycle.disconnected or cycle.response_started or not cycle.keep_alive or self.flow.write_paused:
+            return False
+        if any(name == b"connection" for name, _ in headers):
             return False
         self._write(status, headers, body)
         cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
         cycle.message_event.set()
         cycle.on_response()
         return True

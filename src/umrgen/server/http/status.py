@@ -13,15 +13,14 @@ from starlette.types import Receive, Scope, Send
 
 from umrgen.jobs import JOB_ID, Job, JobAnswer, State, job_to_wire, retry_after_ms
 from umrgen.server.http import Services
+from umrgen.server.http.answers import go_out_at_once
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.problems import Problem
 from umrgen.server.ledger import Key, LedgerUnavailable
 
-__all__ = ["AT_ONCE", "PATH", "View", "content_headers", "requested_wait", "status", "to_problem"]
+__all__ = ["PATH", "View", "content_headers", "requested_wait", "status", "to_problem"]
 
 PATH = "/api/v1/status/"
-AT_ONCE = "umrgen.at_once"
-"""The ASGI extension of `http.quick`: `(status, headers, body)` goes out in one write; False if it cannot."""
 log = logging.getLogger(__name__)
 
 _WAIT = re.compile(rb"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", re.IGNORECASE)
@@ -134,9 +133,6 @@ async def _answer(scope: Scope, send: Send, view: View, wait: int | None, known:
     if known != view.etag:
         code, body = 200, view.body()
         headers += content_headers(body)
-    at_once = scope.get("extensions", {}).get(AT_ONCE)
-    if at_once is not None and at_once(code, headers, body):
-        scope["state"]["status"] = code
-    else:
+    if not go_out_at_once(scope, code, headers, body):
         await send({"type": "http.response.start", "status": code, "headers": headers})
         await send({"type": "http.response.body", "body": body})

@@ -2,10 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from umrgen import __version__
 from umrgen.jobs import LIMITS, Change, Conflict
@@ -14,10 +16,12 @@ from umrgen.server.http.answers import Capabilities, EngineAnswer, KeyLimits, Si
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.generate import generate
 from umrgen.server.http.problems import Problem
-from umrgen.server.http.status import View
+from umrgen.server.http.status import View, to_problem
 from umrgen.server.ledger import Key
 
-__all__ = ["routes"]
+__all__ = ["SUBMIT", "routes", "submit"]
+
+SUBMIT = "/api/v1/generate"
 
 _CALLS = (
     *("generate", "status", "wait", "batch_status", "events", "cancel", "jobs", "upload_reference"),
@@ -27,16 +31,26 @@ _CALLS = (
 Handler = Callable[[Services, Request, Key], Awaitable[Response]]
 
 
+async def _keyed(services: Services, handler: Handler, request: Request) -> Response:
+    key = await authenticate(services, request.scope, dict(request.headers.raw))
+    return await handler(services, request, key)
+
+
+async def submit(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
+    """`generate` as a plain ASGI handler: the router and what stands around it cost as much as the job."""
+    try:
+        response = await _keyed(services, generate, Request(scope, receive))
+    except Exception as error:
+        response = to_problem(error).response()
+    await response(scope, receive, send)
+
+
 def routes(services: Services) -> list[Route]:
     def keyed(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        async def endpoint(request: Request) -> Response:
-            key = await authenticate(services, request.scope, dict(request.headers.raw))
-            return await handler(services, request, key)
-
-        return endpoint
+        return partial(_keyed, services, handler)
 
     return [
-        Route("/api/v1/generate", keyed(generate), methods=["POST"]),
+        Route(SUBMIT, keyed(generate), methods=["POST"]),
         Route("/api/v1/status", keyed(many.statuses), methods=["POST"]),
         Route("/api/v1/jobs", keyed(many.jobs), methods=["GET"]),
         Route("/api/v1/cancel/{job_id}", keyed(cancel), methods=["POST"]),
