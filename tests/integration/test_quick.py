@@ -1,7 +1,11 @@
 """The quick way of a status call answers what the ordinary way answers, and nothing it should not."""
 
 import json
+import re
+import signal
 import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +19,8 @@ from support import ServerProcess, cli, finish, server, submit, until
 from umrgen.jobs import Job, JobSpec, State
 from umrgen.server.hosts import Hosts
 from umrgen.server.http.encoded import Encoded
-from umrgen.server.http.quick import quick_answer
+from umrgen.server.http.quick import Hold, quick_answer
+from umrgen.server.waiters import Waiters
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -135,6 +140,76 @@ def test_pipelined_requests_are_answered_in_order(slow_server: ServerProcess) ->
     assert names == [over, running, over, None]
 
 
+def held_both_ways(running: ServerProcess, job_id: str, then: Callable[[], object]) -> Answer:
+    """The answer to a held call, after checking that it is the same without the quick way."""
+    path = f"/api/v1/status/{job_id}"
+    plain = ask(running.key, path)  # so that the key is trusted for a moment
+    lines = ("Prefer: wait=2",), ("Prefer: wait=2", "Content-Length: 0")
+    with ThreadPoolExecutor(2) as threads, running.http() as http:
+        calls = [threads.submit(exchange, running, plain, ask(running.key, path, *each)) for each in lines]
+        until(lambda: waiting(http) == 2)
+        then()
+        quick, ordinary = (call.result()[1] for call in calls)
+        until(lambda: waiting(http) == 0)
+    for answer in (quick, ordinary):
+        answer[1].pop("date", None)
+    assert quick == ordinary
+    assert quick[1]["preference-applied"] == "wait=2"
+    return quick
+
+
+def waiting(http: httpx2.Client) -> float:
+    found = re.search(r"^umrgen_waiters (\S+)$", http.get("/metrics").text, re.MULTILINE)
+    assert found
+    return float(found[1])
+
+
+def test_calls_that_are_held(slow_server: ServerProcess) -> None:
+    with slow_server.http() as http:
+        first, second = submit(http, steps=9, width=520), submit(http, steps=9, width=520)
+        until(lambda: http.get(f"/api/v1/status/{first}").json()["state"] == "running")
+        # Until its time is over, and until the job is.
+        code, headers, body = held_both_ways(slow_server, second, lambda: None)
+        assert (code, json.loads(body)["state"], json.loads(body)["queue_position"]) == (200, "queued", 1)
+        assert "retry-after" in headers
+        code, _, body = held_both_ways(slow_server, second, lambda: http.post(f"/api/v1/cancel/{second}"))
+        assert (code, json.loads(body)["error_code"]) == (200, "cancelled")
+        http.post(f"/api/v1/cancel/{first}")
+        # There is nothing to wait for any more.
+        path = f"/api/v1/status/{second}"
+        waits = [ask(slow_server.key, path, "Prefer: wait=9", *more) for more in ((), ("Content-Length: 0",))]
+        _, quick, ordinary = exchange(slow_server, ask(slow_server.key, path), *waits)
+        assert quick[1]["preference-applied"] == "wait=9"
+        assert quick[1:] == ordinary[1:]
+
+
+def test_a_held_caller_who_hangs_up_is_forgotten_at_once(slow_server: ServerProcess) -> None:
+    with slow_server.http() as http:
+        job_id = submit(http, steps=9, width=520)
+        host, port = slow_server.url.removeprefix("http://").split(":")
+        path = f"/api/v1/status/{job_id}"
+        with socket.create_connection((host, int(port)), 20) as connection:
+            connection.sendall(ask(slow_server.key, path) + ask(slow_server.key, path, "Prefer: wait=60") * 3)
+            until(lambda: waiting(http) == 1)  # the others wait their turn
+        until(lambda: waiting(http) == 0)
+        http.post(f"/api/v1/cancel/{job_id}")
+
+
+def test_a_held_call_is_answered_when_the_server_stops(state: Path) -> None:
+    with server(state, "--step-delay", "600", "--drain", "0") as running, running.http() as http:
+        job_id = submit(http, steps=9)
+        path = f"/api/v1/status/{job_id}"
+        until(lambda: http.get(path).json()["state"] == "running")
+        with ThreadPoolExecutor(1) as threads:
+            requests = ask(running.key, path), ask(running.key, path, "Prefer: wait=60")
+            call = threads.submit(exchange, running, *requests)
+            until(lambda: waiting(http) == 1)
+            running.process.send_signal(signal.SIGTERM)
+            code, headers, body = call.result()[1]
+        assert (code, json.loads(body)["job_id"]) == (200, job_id)
+        assert "retry-after" in headers
+
+
 def test_a_caller_that_reads_late_gets_everything(shared_server: ServerProcess, done: str) -> None:
     answers = exchange(shared_server, *[ask(shared_server.key, f"/api/v1/status/{done}")] * 5000)
     assert {(code, json.loads(body)["job_id"]) for code, _, body in answers} == {(200, done)}
@@ -144,32 +219,46 @@ class TestWildInput:
     """`quick_answer` alone, with a key and a job of its own."""
 
     job = Job("ext_1", "sid_a", JobSpec("a boat", seed=1), "procedural", 1000, state=State.FAILED, error="no")
+    queued = Job("ext_2", "sid_a", JobSpec("a boat", seed=1), "procedural", 1000)
     names = st.sampled_from([b"authorization", b"prefer", b"host", b"expect", b"content-length", b"connection"])
     values = st.binary(max_size=20) | st.sampled_from(
-        [b"Bearer good", b"Bearer other", b"keep-alive", b"close", b"localhost", b"evil.example"]
+        [b"Bearer good", b"Bearer other", b"keep-alive", b"close", b"localhost", b"evil.example", b"wait=5"]
     )
-    paths = st.binary(max_size=12).map(lambda tail: b"/api/v1/status/" + tail) | st.just(b"/api/v1/status/ext_1")
+    paths = st.binary(max_size=12).map(lambda tail: b"/api/v1/status/" + tail) | st.sampled_from(
+        [b"/api/v1/status/ext_1", b"/api/v1/status/ext_2"]
+    )
 
     @given(paths, st.lists(st.tuples(names, values), max_size=4))
     def test_it_answers_only_what_it_may(self, url: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         answer = quick_answer(self.services(), url, headers)  # type: ignore[arg-type]  # what it uses of them
         if answer is not None:
             assert (b"authorization", b"Bearer good") in headers
-            assert url == b"/api/v1/status/ext_1"
+            assert url in (b"/api/v1/status/ext_1", b"/api/v1/status/ext_2")
+            assert isinstance(answer, Hold) == url.endswith(b"2")
             assert (b"host", b"evil.example") not in headers
 
     def test_it_answers_at_all(self) -> None:
         headers = [(b"host", b"localhost"), (b"authorization", b"Bearer good")]
         assert quick_answer(self.services(), b"/api/v1/status/ext_1", headers) is not None  # type: ignore[arg-type]
+        assert quick_answer(self.services(), b"/api/v1/status/ext_2", headers) is None  # type: ignore[arg-type]
+        headers.append((b"prefer", b"wait=5"))
+        hold = quick_answer(self.services(), b"/api/v1/status/ext_2", headers)  # type: ignore[arg-type]
+        assert isinstance(hold, Hold)
+        assert (hold.job, hold.wait) == (self.queued, 5)
 
     def services(self) -> SimpleNamespace:
-        sessions = {"good": SimpleNamespace(session_id="sid_a"), "other": SimpleNamespace(session_id="sid_b")}
+        sessions = {
+            "good": SimpleNamespace(id="a", session_id="sid_a"),
+            "other": SimpleNamespace(id="b", session_id="sid_b"),
+        }
         return SimpleNamespace(
             keys=SimpleNamespace(trusted=sessions.get),
-            ledger=SimpleNamespace(glance={"ext_1": self.job}.get),
+            ledger=SimpleNamespace(glance={"ext_1": self.job, "ext_2": self.queued}.get),
             estimates=SimpleNamespace(seconds_left=lambda job, position: None),
             encoded=Encoded(),
             hosts=Hosts((), "127.0.0.1"),
             limits=SimpleNamespace(take=lambda key: True, may=lambda key: True),
             signatures=SimpleNamespace(wanted=False),
+            settings=SimpleNamespace(max_wait=60),
+            waiters=Waiters(1),
         )

@@ -3,11 +3,11 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from umrgen.jobs import Job, State
 
-__all__ = ["Waiters", "Waiting"]
+__all__ = ["Waiters", "Waiting", "Watcher"]
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -20,6 +20,19 @@ PLACES_AT_ONCE = 50
 """More than so many who watch their places are told less often."""
 
 
+class Watcher(Protocol):
+    """Somebody who wants to hear when jobs change."""
+
+    owner: str
+    """The key on whose behalf it waits."""
+    names_changed: set[str] | None
+    """If it is a set: the jobs that changed are put into it."""
+
+    def wake(self) -> None:
+        """Hear that there is something to look at. It may leave while it hears."""
+        ...
+
+
 class Waiters:
     """Who waits for which job. A woken waiter reads the ledger again and decides for itself."""
 
@@ -27,7 +40,7 @@ class Waiters:
         """`most_of_one`: calls of one owner, a key, that are held at once."""
         self._most_of_one = most_of_one
         self._of_owner: Counter[str] = Counter()
-        self._of_job: dict[str, set[Waiting]] = {}
+        self._of_job: dict[str, set[Watcher]] = {}
         self._moving: asyncio.TimerHandle | None = None
         self.closing = False
         """True once the server is told to stop: nobody is held any longer."""
@@ -49,34 +62,35 @@ class Waiters:
 
     def wake(self, job_id: str) -> None:
         """Let those look again who wait for this job."""
-        for waiting in self._of_job.get(job_id, ()):
+        for waiting in tuple(self._of_job.get(job_id, ())):
             if waiting.names_changed is not None:
                 waiting.names_changed.add(job_id)
             waiting.wake()
 
     def _move(self) -> None:
         self._moving = None
-        for waiting in self._of_job.get(PLACES, ()):
+        for waiting in tuple(self._of_job.get(PLACES, ())):
             waiting.wake()
 
     def close(self) -> None:
         """Wake everybody, for good."""
         self.closing = True
-        for waitings in self._of_job.values():
-            for waiting in waitings:
-                waiting.wake()
+        for waiting in {waiting for waitings in self._of_job.values() for waiting in waitings}:
+            waiting.wake()
 
     def join(self, job_ids: Sequence[str], receive: Receive, *, owner: str, places: bool = False) -> "Waiting":
         """Start to wait for any of `job_ids`, on behalf of the caller whose ASGI `receive` this is; with
         `places`, for moves of the queue too."""
         return Waiting(self, [*job_ids, PLACES] if places else job_ids, receive, owner)
 
-    def _add(self, names: Sequence[str], waiting: "Waiting") -> None:
+    def add(self, names: Sequence[str], waiting: Watcher) -> None:
+        """Wake `waiting` whenever one of the jobs `names` changes, and when the server stops."""
         self._of_owner[waiting.owner] += 1
         for name in names:
             self._of_job.setdefault(name, set()).add(waiting)
 
-    def _discard(self, names: Sequence[str], waiting: "Waiting") -> None:
+    def discard(self, names: Sequence[str], waiting: Watcher) -> None:
+        """Undo `add`."""
         self._of_owner[waiting.owner] -= 1
         if not self._of_owner[waiting.owner]:
             del self._of_owner[waiting.owner]
@@ -105,13 +119,13 @@ class Waiting:
         """The jobs that changed since somebody last put an empty set here."""
 
     def __enter__(self) -> "Waiting":
-        self._waiters._add(self._names, self)
+        self._waiters.add(self._names, self)
         # It ends by itself once the answer is sent: `receive` then says that the caller is gone.
         self._listening = asyncio.get_running_loop().create_task(self._listen())
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._waiters._discard(self._names, self)
+        self._waiters.discard(self._names, self)
 
     async def _listen(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

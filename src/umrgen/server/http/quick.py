@@ -1,13 +1,14 @@
-"""Status calls answered before they become ASGI requests, in a few microseconds.
+"""Status calls answered, or held, before they become ASGI requests, in a few microseconds.
 
-Most calls to this server ask for the state of a job that is over or running, with nothing to wait for. Such
+Most calls to this server ask for the state of a job that is over or running, or wait for its end. Such
 a call needs no task, no scope and no queue of messages, which together cost more than its answer. The
-protocol answers it when key and job can be had at once; everything else goes the usual way. What is answered
+protocol answers or holds it when key and job can be had at once; everything else goes the usual way. What is answered
 here is, byte for byte, what the usual way would have answered: a test compares them. So is the refusal of
 a key that has asked too much, whatever it asks for: that must cost least of all.
 """
 
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address, ip_network
 from typing import Any, ClassVar
@@ -15,22 +16,23 @@ from weakref import ref
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from umrgen.jobs import State
+from umrgen.jobs import Job, State
 from umrgen.server.http import Services
 from umrgen.server.http.answers import AT_ONCE
 from umrgen.server.http.auth import asked_too_much
 from umrgen.server.http.guarded import GuardedProtocol
-from umrgen.server.http.status import PATH, View, content_headers
-from umrgen.server.ledger import LedgerUnavailable
+from umrgen.server.http.held import Endings, HeldCall
+from umrgen.server.http.status import PATH, Answer, View, answer_of, requested_wait
+from umrgen.server.ledger import Key, LedgerUnavailable
 
-__all__ = ["quick_answer", "quick_protocol"]
+__all__ = ["Hold", "quick_answer", "quick_protocol"]
 
 _KEYED = b"/api/"
 """Calls that need a key: each may be refused here, only a status is answered."""
 _BEARER = b"Bearer "
 _NOT_PLAIN = frozenset(
     (
-        *(b"prefer", b"if-none-match", b"expect", b"content-length", b"transfer-encoding", b"connection", b"upgrade"),
+        *(b"if-none-match", b"expect", b"content-length", b"transfer-encoding", b"connection", b"upgrade"),
         *(b"origin", b"traceparent"),
     )
 )
@@ -39,9 +41,18 @@ _NOT_PLAIN = frozenset(
 Headers = list[tuple[bytes, bytes]]
 
 
-def quick_answer(services: Services, url: bytes, headers: Headers) -> tuple[int, Headers, bytes] | None:
-    """Status, headers and body, if they can be given at once; None for anything out of the ordinary."""
-    authorization = host = b""
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A call to be held until the job is over, for `wait` seconds at most."""
+
+    key: Key
+    job: Job
+    wait: int
+
+
+def quick_answer(services: Services, url: bytes, headers: Headers) -> Answer | Hold | None:
+    """The answer, if it can be given at once, or what to hold the call for; None for anything out of the ordinary."""
+    authorization = host = prefer = b""
     for name, value in headers:
         if name in _NOT_PLAIN and value.lower() != b"keep-alive":
             return None
@@ -51,6 +62,10 @@ def quick_answer(services: Services, url: bytes, headers: Headers) -> tuple[int,
             if host:
                 return None
             host = value
+        elif name == b"prefer":
+            if prefer:
+                return None
+            prefer = value
     if not authorization.startswith(_BEARER) or not services.hosts.accept(host):
         return None
     try:
@@ -64,24 +79,40 @@ def quick_answer(services: Services, url: bytes, headers: Headers) -> tuple[int,
         job = services.ledger.glance(path[len(PATH) :]) if path.startswith(PATH) else None
     except LedgerUnavailable:
         return None
-    # A place in the queue cannot be had at once; and whether a job is another's is said in one place only.
-    plain = job is not None and job.session_id == key.session_id and job.state is not State.QUEUED
-    if not (services.limits.take(key) if plain else services.limits.may(key)):
+    fits, wait = False, None
+    # Whether a job is another's is said in one place only.
+    if job is not None and job.session_id == key.session_id:
+        wait = requested_wait({b"prefer": prefer}, b"", services.settings.max_wait) if prefer else None
+        # A place in the queue, for those who are told at once, is not to be had at once.
+        fits = _can_be_held(services, key, job) if wait else not prefer and job.state is not State.QUEUED
+    if not (services.limits.take(key) if fits else services.limits.may(key)):
         refusal = asked_too_much(services, key).response()  # whoever asks too often costs little
         return refusal.status_code, refusal.raw_headers, bytes(refusal.body)
-    if job is None or not plain:
+    if job is None or not fits:
         return None
-    view = View(services, job, None)
-    body = view.body()
-    return 200, [*view.headers(), *content_headers(body)], body
+    return Hold(key, job, wait) if wait and not job.over else answer_of(View(services, job, None), wait)
+
+
+def _can_be_held(services: Services, key: Key, job: Job) -> bool:
+    """Whether a caller who wants to wait for this job can be held now, or told at once that it is over."""
+    return job.over or not (services.waiters.closing or services.waiters.full(key.id))
 
 
 class QuickProtocol(GuardedProtocol):
     """uvicorn's protocol with a short way in and out for status calls. Made by `quick_protocol`."""
 
     services: ClassVar[Services]
+    endings: ClassVar[Endings]
     quick: ClassVar[bool] = True
     _answered = False
+    _held: HeldCall | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._held is not None:
+            self._held.leave()
+            self._held.response_complete = True  # nobody is left to complete it for
+            self._held = None
+        super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
         if not self.quick or not self.url.startswith(_KEYED):
@@ -89,7 +120,8 @@ class QuickProtocol(GuardedProtocol):
         elif self._answer_quickly():
             self.head_complete()
             self._answered = True
-            self.on_response_complete()
+            if self._held is None:
+                self.on_response_complete()
         else:
             super().on_headers_complete()
             # What a page is answered gets further headers on its way, so it goes the whole way.
@@ -113,21 +145,43 @@ class QuickProtocol(GuardedProtocol):
         if self.parser.get_http_version() != "1.1" or not self.parser.should_keep_alive():
             return False
         answer = quick_answer(self.services, self.url, self.headers)
-        if answer is None:
-            return False
+        if isinstance(answer, Hold):
+            self._held = HeldCall(self, self.services, self.endings, answer.key, answer.job, answer.wait)
+            self.cycle = self._held  # type: ignore[assignment]  # what uvicorn uses of it
+            self.scope, self.headers = None, []  # type: ignore[assignment]  # the largest part of what a call costs
+        elif answer is not None:
+            self._tell(answer)
+        return answer is not None
+
+    def _tell(self, answer: Answer) -> None:
         self._write(*answer)
         if answer[0] == 200:
             self.services.metrics.quick += 1
         else:
             self.services.metrics.answered(answer[0])
-        return True
 
-    def _answer_at_once(
-        self, asked: "ref[RequestResponseCycle]", status: int, headers: Headers, body: bytes
-    ) -> bool:
+    def end_hold(self, answer: Answer) -> None:
+        """Give the answer to the call that is held, and go on to what was asked behind it."""
+        held, self._held = self._held, None
+        if held is None or self.transport.is_closing():
+            return
+        if held.keep_alive:
+            self._tell(answer)
+        else:
+            self._tell((answer[0], [*answer[1], (b"connection", b"close")], answer[2]))
+            self.transport.close()
+        self.on_response_complete()
+
+    def _answer_at_once(self, asked: "ref[RequestResponseCycle]", status: int, headers: Headers, body: bytes) -> bool:
         """The whole answer in one write: half the work of `send`, which counts when thousands are woken."""
         cycle = asked()
-        if cycle is None or cycle.disconnected or cycle.response_started or not cycle.keep_alive or self.flow.write_paused:
+        if (
+            cycle is None
+            or cycle.disconnected
+            or cycle.response_started
+            or not cycle.keep_alive
+            or self.flow.write_paused
+        ):
             return False
         if any(name == b"connection" for name, _ in headers):
             return False
@@ -161,6 +215,7 @@ def quick_protocol(services: Services) -> type[QuickProtocol]:
 
     members = {
         "services": services,
+        "endings": Endings(services),
         "quick": settings.access_log != "all",  # what is answered in here is not logged
         "head_timeout": settings.header_timeout,
         "max_connections": settings.max_connections,

@@ -18,7 +18,10 @@ from umrgen.server.http.auth import authenticate
 from umrgen.server.http.problems import Problem
 from umrgen.server.ledger import Key, LedgerUnavailable
 
-__all__ = ["PATH", "View", "content_headers", "requested_wait", "status", "to_problem"]
+__all__ = ["PATH", "Answer", "View", "answer_of", "requested_wait", "status", "to_problem"]
+
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+"""Status, headers, body."""
 
 PATH = "/api/v1/status/"
 log = logging.getLogger(__name__)
@@ -79,10 +82,6 @@ class View:
         return headers
 
 
-def content_headers(body: bytes) -> list[tuple[bytes, bytes]]:
-    return [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-
-
 def to_problem(error: Exception) -> Problem:
     """What to answer when a plain handler failed."""
     if isinstance(error, Problem):
@@ -125,14 +124,20 @@ async def _hold(services: Services, key: Key, view: View, wait: int, known: byte
     return await View.of(services, job.id, job.session_id)
 
 
-async def _answer(scope: Scope, send: Send, view: View, wait: int | None, known: bytes | None) -> None:
+def answer_of(view: View, wait: int | None, known: bytes | None = None) -> Answer:
+    """What a caller is told who was held for up to `wait` seconds, if at all, and knows the version `known`."""
     headers = view.headers()
     if wait is not None:
         headers.append((b"preference-applied", b"wait=%d" % wait))
-    code, body = 304, b""
-    if known != view.etag:
-        code, body = 200, view.body()
-        headers += content_headers(body)
+    if known == view.etag:
+        return 304, headers, b""
+    body = view.body()
+    headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    return 200, headers, body
+
+
+async def _answer(scope: Scope, send: Send, view: View, wait: int | None, known: bytes | None) -> None:
+    code, headers, body = answer_of(view, wait, known)
     if not go_out_at_once(scope, code, headers, body):
         await send({"type": "http.response.start", "status": code, "headers": headers})
         await send({"type": "http.response.body", "body": body})

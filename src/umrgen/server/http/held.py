@@ -1,0 +1,111 @@
+"""Status calls that are held without a task, until their job is over: each costs some hundred bytes.
+
+Thousands of callers wait for jobs, often for the same one, and all want to hear at once. A task for each,
+with a second one that listens for the caller's leaving, costs several kilobytes and more time than the answer.
+"""
+
+import asyncio
+from typing import Any, ClassVar, Protocol
+
+from umrgen.jobs import Job
+from umrgen.server.http import Services
+from umrgen.server.http.status import Answer, View, answer_of, to_problem
+from umrgen.server.ledger import Key, LedgerUnavailable
+
+__all__ = ["Endings", "HeldCall", "Line"]
+
+
+class Endings:
+    """The answers to those who waited for the job that ended last: put together once, however many they are."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._job: Job | None = None
+        self._answers: dict[int, Answer] = {}
+
+    def answer(self, job: Job, wait: int) -> Answer:
+        """What somebody is told who asked to be held for `wait` seconds."""
+        if job is not self._job:
+            self._job, self._answers = job, {}
+        if (answer := self._answers.get(wait)) is None:
+            answer = self._answers[wait] = answer_of(View(self._services, job, None), wait)
+        return answer
+
+
+class Line(Protocol):
+    """The connection that a held call came in on."""
+
+    loop: asyncio.AbstractEventLoop
+    tasks: set[asyncio.Task[Any]]
+
+    def end_hold(self, answer: Answer) -> None:
+        """Give the answer to the call that is held."""
+        ...
+
+
+class HeldCall:
+    """One held call. It stands where uvicorn has the cycle of a request, not complete yet: so uvicorn lets
+    what is asked behind it wait its turn, and the connection stays open. A `Watcher` of its job."""
+
+    __slots__ = (
+        *("_endings", "_job_id", "_line", "_services", "_session_id", "_timer", "_wait"),
+        *("disconnected", "keep_alive", "names_changed", "owner", "response_complete"),
+    )
+
+    message_event: ClassVar = asyncio.Event()
+    """Where uvicorn tells what arrives on the line; nobody waits for it here."""
+
+    def __init__(self, line: Line, services: Services, endings: Endings, key: Key, job: Job, wait: int) -> None:
+        """Wait for the end of `job`, for up to `wait` seconds."""
+        self.owner = key.id
+        self.names_changed: set[str] | None = None
+        self.response_complete = self.disconnected = False
+        self.keep_alive = True
+        self._line = line
+        self._services = services
+        self._endings = endings
+        self._job_id = job.id
+        self._session_id = job.session_id
+        self._wait = wait
+        self._timer: asyncio.TimerHandle | None = line.loop.call_later(wait, self._time_over)
+        services.waiters.add((job.id,), self)
+
+    def leave(self) -> bool:
+        """Wait no longer; whether it was waiting until now."""
+        if self._timer is None:
+            return False
+        self._timer.cancel()
+        self._timer = None
+        self._services.waiters.discard((self._job_id,), self)
+        return True
+
+    def wake(self) -> None:
+        """The job has changed, or the server stops."""
+        if self._services.waiters.closing:
+            self._time_over()
+            return
+        try:
+            job = self._services.ledger.glance(self._job_id)
+        except LedgerUnavailable:
+            return  # the caller hears of it, if it stays so, when its time is over
+        if job is not None and job.over and self.leave():
+            self._end(self._endings.answer(job, self._wait))
+
+    def _time_over(self) -> None:
+        if self.leave():
+            task = self._line.loop.create_task(self._tell())
+            self._line.tasks.add(task)
+            task.add_done_callback(self._line.tasks.discard)
+
+    async def _tell(self) -> None:
+        """Answer how the job stands now."""
+        try:
+            answer = answer_of(await View.of(self._services, self._job_id, self._session_id), self._wait)
+        except Exception as error:
+            problem = to_problem(error).response()
+            answer = problem.status_code, problem.raw_headers, bytes(problem.body)
+        self._end(answer)
+
+    def _end(self, answer: Answer) -> None:
+        self.response_complete = True
+        self._line.end_hold(answer)
