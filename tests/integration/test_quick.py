@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from support import ServerProcess, cli, finish, server, submit, until
 from umrgen.jobs import Job, JobSpec, State
 from umrgen.server.hosts import Hosts
-from umrgen.server.http.encoded import Encoded
+from umrgen.server.http.endings import Endings
 from umrgen.server.http.quick import Hold, quick_answer
 from umrgen.server.waiters import Waiters
 
@@ -255,10 +255,10 @@ class TestWildInput:
             keys=SimpleNamespace(trusted=sessions.get),
             ledger=SimpleNamespace(glance={"ext_1": self.job, "ext_2": self.queued}.get),
             estimates=SimpleNamespace(seconds_left=lambda job, position: None),
-            encoded=Encoded(),
+            endings=Endings(),
             hosts=Hosts((), "127.0.0.1"),
             limits=SimpleNamespace(take=lambda key: True, may=lambda key: True),
-            signatures=SimpleNamespace(wanted=False),
+            signatures=SimpleNamespace(wanted=False, sign=None),
             settings=SimpleNamespace(max_wait=60),
             waiters=Waiters(1),
         )

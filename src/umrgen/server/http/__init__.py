@@ -8,7 +8,7 @@ from umrgen.server.config import Settings
 from umrgen.server.estimates import Estimates
 from umrgen.server.executors import Executor
 from umrgen.server.hosts import Hosts
-from umrgen.server.http.encoded import Encoded
+from umrgen.server.http.endings import Endings
 from umrgen.server.images import Images
 from umrgen.server.keys import Keys
 from umrgen.server.ledger import Ledger
@@ -55,5 +55,5 @@ class Services:
     webhooks_allowed: Allow
     heavy: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held for a slice of a call that looks at many jobs: one at a time, so that light calls get in between."""
-    encoded: Encoded = field(default_factory=Encoded)
+    endings: Endings = field(default_factory=Endings)
     draining: bool = False

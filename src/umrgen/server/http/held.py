@@ -9,27 +9,22 @@ from typing import Any, ClassVar, Protocol
 
 from umrgen.jobs import Job
 from umrgen.server.http import Services
-from umrgen.server.http.status import Answer, View, answer_of, to_problem
+from umrgen.server.http.endings import pack
+from umrgen.server.http.status import View, answer_of, to_problem
 from umrgen.server.ledger import Key, LedgerUnavailable
 
-__all__ = ["Endings", "HeldCall", "Line"]
+__all__ = ["HeldCall", "Line", "ending"]
 
 
-class Endings:
-    """The answers to those who waited for the job that ended last: put together once, however many they are."""
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._job: Job | None = None
-        self._answers: dict[int, Answer] = {}
-
-    def answer(self, job: Job, wait: int) -> Answer:
-        """What somebody is told who asked to be held for `wait` seconds."""
-        if job is not self._job:
-            self._job, self._answers = job, {}
-        if (answer := self._answers.get(wait)) is None:
-            answer = self._answers[wait] = answer_of(View(self._services, job, None), wait)
-        return answer
+def ending(services: Services, job: Job, wait: int | None) -> bytes:
+    """The packed answer about a job that is over, to a caller who asked to be held for `wait` seconds."""
+    answer = services.endings.get(job, wait)
+    if answer is None:
+        _, headers, body = answer_of(View(services, job, None), wait)
+        answer = pack(headers, body)
+        if not services.signatures.wanted:  # a signed URL is new for everybody
+            services.endings.keep(job, wait, answer)
+    return answer
 
 
 class Line(Protocol):
@@ -38,8 +33,8 @@ class Line(Protocol):
     loop: asyncio.AbstractEventLoop
     tasks: set[asyncio.Task[Any]]
 
-    def end_hold(self, answer: Answer) -> None:
-        """Give the answer to the call that is held."""
+    def end_hold(self, status: int, answer: bytes) -> None:
+        """Give the packed answer to the call that is held."""
         ...
 
 
@@ -48,14 +43,14 @@ class HeldCall:
     what is asked behind it wait its turn, and the connection stays open. A `Watcher` of its job."""
 
     __slots__ = (
-        *("_endings", "_job_id", "_line", "_services", "_session_id", "_timer", "_wait"),
+        *("_job_id", "_line", "_services", "_session_id", "_timer", "_wait"),
         *("disconnected", "keep_alive", "names_changed", "owner", "response_complete"),
     )
 
     message_event: ClassVar = asyncio.Event()
     """Where uvicorn tells what arrives on the line; nobody waits for it here."""
 
-    def __init__(self, line: Line, services: Services, endings: Endings, key: Key, job: Job, wait: int) -> None:
+    def __init__(self, line: Line, services: Services, key: Key, job: Job, wait: int) -> None:
         """Wait for the end of `job`, for up to `wait` seconds."""
         self.owner = key.id
         self.names_changed: set[str] | None = None
@@ -63,7 +58,6 @@ class HeldCall:
         self.keep_alive = True
         self._line = line
         self._services = services
-        self._endings = endings
         self._job_id = job.id
         self._session_id = job.session_id
         self._wait = wait
@@ -89,7 +83,7 @@ class HeldCall:
         except LedgerUnavailable:
             return  # the caller hears of it, if it stays so, when its time is over
         if job is not None and job.over and self.leave():
-            self._end(self._endings.answer(job, self._wait))
+            self._end(200, ending(self._services, job, self._wait))
 
     def _time_over(self) -> None:
         if self.leave():
@@ -100,12 +94,12 @@ class HeldCall:
     async def _tell(self) -> None:
         """Answer how the job stands now."""
         try:
-            answer = answer_of(await View.of(self._services, self._job_id, self._session_id), self._wait)
+            view = await View.of(self._services, self._job_id, self._session_id)
+            status, headers, body = answer_of(view, self._wait)
         except Exception as error:
-            problem = to_problem(error).response()
-            answer = problem.status_code, problem.raw_headers, bytes(problem.body)
-        self._end(answer)
+            status, headers, body = to_problem(error).answer()
+        self._end(status, pack(headers, body))
 
-    def _end(self, answer: Answer) -> None:
+    def _end(self, status: int, answer: bytes) -> None:
         self.response_complete = True
-        self._line.end_hold(answer)
+        self._line.end_hold(status, answer)

@@ -115,6 +115,11 @@ class Problem(Exception):
         body = msgspec.json.encode(self.body)
         return WholeResponse(body, self.status, self.headers, media_type="application/problem+json")
 
+    def answer(self) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """Status, headers and body of the response."""
+        response = self.response()
+        return response.status_code, response.raw_headers, bytes(response.body)
+
 
 async def on_problem(request: Request, problem: Exception) -> Response:
     """The answer to a raised Problem, for Starlette."""

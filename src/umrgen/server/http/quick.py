@@ -20,9 +20,10 @@ from umrgen.jobs import Job, State
 from umrgen.server.http import Services
 from umrgen.server.http.answers import AT_ONCE
 from umrgen.server.http.auth import asked_too_much
+from umrgen.server.http.endings import pack
 from umrgen.server.http.guarded import GuardedProtocol
-from umrgen.server.http.held import Endings, HeldCall
-from umrgen.server.http.status import PATH, Answer, View, answer_of, requested_wait
+from umrgen.server.http.held import HeldCall, ending
+from umrgen.server.http.status import PATH, View, answer_of, requested_wait
 from umrgen.server.ledger import Key, LedgerUnavailable
 
 __all__ = ["Hold", "quick_answer", "quick_protocol"]
@@ -50,8 +51,9 @@ class Hold:
     wait: int
 
 
-def quick_answer(services: Services, url: bytes, headers: Headers) -> Answer | Hold | None:
-    """The answer, if it can be given at once, or what to hold the call for; None for anything out of the ordinary."""
+def quick_answer(services: Services, url: bytes, headers: Headers) -> tuple[int, bytes] | Hold | None:
+    """The status and packed answer, if they can be had at once, or what to hold the call for; None for anything
+    out of the ordinary."""
     authorization = host = prefer = b""
     for name, value in headers:
         if name in _NOT_PLAIN and value.lower() != b"keep-alive":
@@ -86,11 +88,16 @@ def quick_answer(services: Services, url: bytes, headers: Headers) -> Answer | H
         # A place in the queue, for those who are told at once, is not to be had at once.
         fits = _can_be_held(services, key, job) if wait else not prefer and job.state is not State.QUEUED
     if not (services.limits.take(key) if fits else services.limits.may(key)):
-        refusal = asked_too_much(services, key).response()  # whoever asks too often costs little
-        return refusal.status_code, refusal.raw_headers, bytes(refusal.body)
+        status, refused, body = asked_too_much(services, key).answer()  # whoever asks too often costs little
+        return status, pack(refused, body)
     if job is None or not fits:
         return None
-    return Hold(key, job, wait) if wait and not job.over else answer_of(View(services, job, None), wait)
+    if job.over:
+        return 200, ending(services, job, wait)
+    if wait:
+        return Hold(key, job, wait)
+    status, told, body = answer_of(View(services, job, None), None)
+    return status, pack(told, body)
 
 
 def _can_be_held(services: Services, key: Key, job: Job) -> bool:
@@ -102,7 +109,8 @@ class QuickProtocol(GuardedProtocol):
     """uvicorn's protocol with a short way in and out for status calls. Made by `quick_protocol`."""
 
     services: ClassVar[Services]
-    endings: ClassVar[Endings]
+    common: ClassVar[list[Any]]
+    """The headers that every answer has, and those headers packed."""
     quick: ClassVar[bool] = True
     _answered = False
     _held: HeldCall | None = None
@@ -137,7 +145,7 @@ class QuickProtocol(GuardedProtocol):
             super().on_message_complete()
 
     def _answer_quickly(self) -> bool:
-        """Answer what needs no waiting, if nothing is in the way: an answer that is not sent yet, or not taken."""
+        """Answer or hold a plain call, if nothing is in the way: an answer that is not sent yet, or not taken."""
         if self.parser.get_method() != b"GET" or self.flow.write_paused:
             return False
         if self.cycle is not None and not self.cycle.response_complete:
@@ -146,29 +154,29 @@ class QuickProtocol(GuardedProtocol):
             return False
         answer = quick_answer(self.services, self.url, self.headers)
         if isinstance(answer, Hold):
-            self._held = HeldCall(self, self.services, self.endings, answer.key, answer.job, answer.wait)
+            self._held = HeldCall(self, self.services, answer.key, answer.job, answer.wait)
             self.cycle = self._held  # type: ignore[assignment]  # what uvicorn uses of it
             self.scope, self.headers = None, []  # type: ignore[assignment]  # the largest part of what a call costs
         elif answer is not None:
-            self._tell(answer)
+            self._tell(*answer)
         return answer is not None
 
-    def _tell(self, answer: Answer) -> None:
-        self._write(*answer)
-        if answer[0] == 200:
+    def _tell(self, status: int, answer: bytes) -> None:
+        self._write(status, answer)
+        if status == 200:
             self.services.metrics.quick += 1
         else:
-            self.services.metrics.answered(answer[0])
+            self.services.metrics.answered(status)
 
-    def end_hold(self, answer: Answer) -> None:
-        """Give the answer to the call that is held, and go on to what was asked behind it."""
+    def end_hold(self, status: int, answer: bytes) -> None:
+        """Give the packed answer to the call that is held, and go on to what was asked behind it."""
         held, self._held = self._held, None
         if held is None or self.transport.is_closing():
             return
         if held.keep_alive:
-            self._tell(answer)
+            self._tell(status, answer)
         else:
-            self._tell((answer[0], [*answer[1], (b"connection", b"close")], answer[2]))
+            self._tell(status, b"connection: close\r\n" + answer)
             self.transport.close()
         self.on_response_complete()
 
@@ -185,19 +193,18 @@ class QuickProtocol(GuardedProtocol):
             return False
         if any(name == b"connection" for name, _ in headers):
             return False
-        self._write(status, headers, body)
+        self._write(status, pack(headers, body))
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
         cycle.message_event.set()
         cycle.on_response()
         return True
 
-    def _write(self, status: int, headers: Headers, body: bytes) -> None:
-        lines = [STATUS_LINE[status]]
-        for name, value in (*self.server_state.default_headers, *headers):
-            lines += (name, b": ", value, b"\r\n")
-        lines += (b"\r\n", body)
-        self.transport.write(b"".join(lines))
+    def _write(self, status: int, answer: bytes) -> None:
+        common = self.server_state.default_headers
+        if common is not self.common[0]:  # they are made anew every second, for the date
+            self.common[:] = common, pack(common, b"")[:-2]
+        self.transport.write(b"".join((STATUS_LINE[status], self.common[1], answer)))
 
 
 def quick_protocol(services: Services) -> type[QuickProtocol]:
@@ -215,7 +222,7 @@ def quick_protocol(services: Services) -> type[QuickProtocol]:
 
     members = {
         "services": services,
-        "endings": Endings(services),
+        "common": [None, b""],
         "quick": settings.access_log != "all",  # what is answered in here is not logged
         "head_timeout": settings.header_timeout,
         "max_connections": settings.max_connections,

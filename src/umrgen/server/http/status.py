@@ -71,9 +71,7 @@ class View:
 
     def body(self) -> bytes:
         """The wire form as JSON."""
-        if self._services.signatures.wanted:
-            return msgspec.json.encode(self.wire())
-        return self._services.encoded.body(self.job, queue_position=self.position, eta_seconds=self.eta)
+        return msgspec.json.encode(self.wire())
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         headers = [(b"etag", self.etag), *_FIXED]
