@@ -52,8 +52,7 @@ def ask(key: str, path: str, *lines: str, method: str = "GET", version: str = "1
 def both_ways(running: ServerProcess, key: str, path: str) -> Answer:
     """The answer, after checking that it is the same without the quick way (which takes no announced body)."""
     plain, announced = ask(key, path), ask(key, path, "Content-Length: 0")
-    # The key is known, and trusted for a moment, once it was checked: the second plain call goes the quick way.
-    _, quick, ordinary = exchange(running, plain, plain, announced)
+    quick, ordinary = exchange(running, plain, announced)
     for answer in (quick, ordinary):
         answer[1].pop("date", None)
     assert quick == ordinary
@@ -143,13 +142,12 @@ def test_pipelined_requests_are_answered_in_order(slow_server: ServerProcess) ->
 def held_both_ways(running: ServerProcess, job_id: str, then: Callable[[], object]) -> Answer:
     """The answer to a held call, after checking that it is the same without the quick way."""
     path = f"/api/v1/status/{job_id}"
-    plain = ask(running.key, path)  # so that the key is trusted for a moment
     lines = ("Prefer: wait=2",), ("Prefer: wait=2", "Content-Length: 0")
     with ThreadPoolExecutor(2) as threads, running.http() as http:
-        calls = [threads.submit(exchange, running, plain, ask(running.key, path, *each)) for each in lines]
+        calls = [threads.submit(exchange, running, ask(running.key, path, *each)) for each in lines]
         until(lambda: waiting(http) == 2)
         then()
-        quick, ordinary = (call.result()[1] for call in calls)
+        (quick,), (ordinary,) = (call.result() for call in calls)
         until(lambda: waiting(http) == 0)
     for answer in (quick, ordinary):
         answer[1].pop("date", None)
@@ -178,7 +176,7 @@ def test_calls_that_are_held(slow_server: ServerProcess) -> None:
         # There is nothing to wait for any more.
         path = f"/api/v1/status/{second}"
         waits = [ask(slow_server.key, path, "Prefer: wait=9", *more) for more in ((), ("Content-Length: 0",))]
-        _, quick, ordinary = exchange(slow_server, ask(slow_server.key, path), *waits)
+        quick, ordinary = exchange(slow_server, *waits)
         assert quick[1]["preference-applied"] == "wait=9"
         assert quick[1:] == ordinary[1:]
 
@@ -189,7 +187,7 @@ def test_a_held_caller_who_hangs_up_is_forgotten_at_once(slow_server: ServerProc
         host, port = slow_server.url.removeprefix("http://").split(":")
         path = f"/api/v1/status/{job_id}"
         with socket.create_connection((host, int(port)), 20) as connection:
-            connection.sendall(ask(slow_server.key, path) + ask(slow_server.key, path, "Prefer: wait=60") * 3)
+            connection.sendall(ask(slow_server.key, path, "Prefer: wait=60") * 3)
             until(lambda: waiting(http) == 1)  # the others wait their turn
         until(lambda: waiting(http) == 0)
         http.post(f"/api/v1/cancel/{job_id}")
@@ -201,11 +199,10 @@ def test_a_held_call_is_answered_when_the_server_stops(state: Path) -> None:
         path = f"/api/v1/status/{job_id}"
         until(lambda: http.get(path).json()["state"] == "running")
         with ThreadPoolExecutor(1) as threads:
-            requests = ask(running.key, path), ask(running.key, path, "Prefer: wait=60")
-            call = threads.submit(exchange, running, *requests)
+            call = threads.submit(exchange, running, ask(running.key, path, "Prefer: wait=60"))
             until(lambda: waiting(http) == 1)
             running.process.send_signal(signal.SIGTERM)
-            code, headers, body = call.result()[1]
+            ((code, headers, body),) = call.result()
         assert (code, json.loads(body)["job_id"]) == (200, job_id)
         assert "retry-after" in headers
 
@@ -252,7 +249,7 @@ class TestWildInput:
             "other": SimpleNamespace(id="b", session_id="sid_b"),
         }
         return SimpleNamespace(
-            keys=SimpleNamespace(trusted=sessions.get),
+            keys=SimpleNamespace(at_once=sessions.get),
             ledger=SimpleNamespace(glance={"ext_1": self.job, "ext_2": self.queued}.get),
             estimates=SimpleNamespace(seconds_left=lambda job, position: None),
             endings=Endings(),

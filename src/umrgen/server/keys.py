@@ -114,30 +114,40 @@ class Keys:
         await self._ledger.add_key(key)
         return key
 
-    def trusted(self, secret: str) -> Key | None:
-        """The key's record if it was accepted a moment ago; None says nothing about it."""
+    def at_once(self, secret: str) -> Key | None:
+        """The key's record if it opens the door and can be had at once; None says nothing about it.
+
+        Raises LedgerUnavailable.
+        """
+        if key := self._trusted_key(secret):
+            return key
+        hashed = hash_key(secret)
+        return self._admit(secret, hashed, self._ledger.glance_key(hashed))
+
+    async def check(self, secret: str) -> Key | None:
+        """The key's record, or None when it is unknown or revoked."""
+        if key := self._trusted_key(secret):
+            return key
+        hashed = hash_key(secret)
+        return self._admit(secret, hashed, await self._ledger.key(hashed))
+
+    def _trusted_key(self, secret: str) -> Key | None:
+        """The key's record if it was accepted a moment ago."""
         if self._clock.monotonic() >= self._trusted_until:
             self._trusted.clear()
             return None
         # A dict compares whole hashes, salted ones, before it compares anything else: no near miss takes longer.
         return self._trusted.get(secret)
 
-    def _trust(self, secret: str, key: Key) -> None:
-        if not self._trusted:
-            self._trusted_until = self._clock.monotonic() + TRUSTED_SECONDS
-        self._trusted[secret] = key
-
-    async def check(self, secret: str) -> Key | None:
-        """The key's record, or None when it is unknown or revoked."""
-        if key := self.trusted(secret):
-            return key
-        hashed = hash_key(secret)
-        key = await self._ledger.key(hashed)
+    def _admit(self, secret: str, hashed: bytes, key: Key | None) -> Key | None:
+        """The key that the ledger has under this hash, if it opens the door."""
         if key is None or not self._opens(key) or not hmac.compare_digest(key.hash, hashed):
             return None
         if hmac.compare_digest(hashed, _PRINTED_IN_THE_GUIDE):
             return None
-        self._trust(secret, key)
+        if not self._trusted:
+            self._trusted_until = self._clock.monotonic() + TRUSTED_SECONDS
+        self._trusted[secret] = key
         self._uses[key.id] = self._clock.now()
         return key
 
