@@ -190,7 +190,7 @@ def test_a_held_caller_who_hangs_up_is_forgotten_at_once(slow_server: ServerProc
             connection.sendall(ask(slow_server.key, path, "Prefer: wait=60") * 3)
             until(lambda: waiting(http) == 1)  # the others wait their turn
         until(lambda: waiting(http) == 0)
-        http.post(f"/api/v1/cancel/{job_id}")
+        assert http.post(f"/api/v1/cancel/{job_id}").json()["error_code"] == "cancelled", "its time was not over"
 
 
 def test_a_held_call_is_answered_when_the_server_stops(state: Path) -> None:

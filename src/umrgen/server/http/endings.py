@@ -1,5 +1,6 @@
 """The answers about jobs that are over, ready to be sent: each is put together once, however many ask for it."""
 
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from umrgen.jobs import Job
@@ -19,7 +20,7 @@ class Endings:
     """Packed answers about jobs that are over; the last few thousand are kept."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, int | None], tuple[Job, bytes]] = {}
+        self._kept: OrderedDict[tuple[str, int | None], tuple[Job, bytes]] = OrderedDict()
 
     def get(self, job: Job, wait: int | None) -> bytes | None:
         """The answer to a caller who asked to be held for `wait` seconds, if it was put together before."""
@@ -27,6 +28,6 @@ class Endings:
         return kept[1] if kept is not None and kept[0] is job else None
 
     def keep(self, job: Job, wait: int | None, answer: bytes) -> None:
-        if len(self._kept) >= KEPT:
-            del self._kept[next(iter(self._kept))]
         self._kept[job.id, wait] = (job, answer)
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)

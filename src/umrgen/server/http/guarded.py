@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from umrgen.server.limits import neighbourhood
 
-__all__ = ["GuardedProtocol"]
+__all__ = ["MAX_PIPELINED", "GuardedProtocol"]
 
 MAX_HEAD = 64 << 10
 """Bytes of a request line and its headers, beyond what came in with their first byte."""

@@ -21,7 +21,7 @@ from umrgen.server.http import Services
 from umrgen.server.http.answers import AT_ONCE
 from umrgen.server.http.auth import asked_too_much
 from umrgen.server.http.endings import pack
-from umrgen.server.http.guarded import GuardedProtocol
+from umrgen.server.http.guarded import MAX_PIPELINED, GuardedProtocol
 from umrgen.server.http.held import HeldCall, ending
 from umrgen.server.http.status import PATH, View, answer_of, requested_wait
 from umrgen.server.ledger import Key, LedgerUnavailable
@@ -137,6 +137,8 @@ class QuickProtocol(GuardedProtocol):
                 # The cycle has the scope, so the scope must not have the cycle: it would be garbage in a circle.
                 extensions: dict[str, Any] = {AT_ONCE: partial(self._answer_at_once, ref(self.cycle))}
                 self.scope["extensions"] = extensions
+            if self._held is not None and len(self.pipeline) < MAX_PIPELINED:
+                self.flow.resume_reading()  # only what is read from tells that the caller has hung up
 
     def on_message_complete(self) -> None:
         if self._answered:
