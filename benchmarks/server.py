@@ -36,6 +36,8 @@ HERE = Path(__file__).parent
 SERVER_CORE, CLIENT_CORE = "0", "1"
 HELD_BY_ONE_JOB = ("--step-delay", "600", "--drain", "0", "--cancel-grace", "0", "--held", "100000")
 """Settings of a server whose engine is busy with one job for as long as the benchmark takes."""
+ANSWER_BYTES = 1000
+"""Of an answer about a cancelled job, with its headers."""
 SPEC = JobSpec("a lighthouse on a cliff at dusk, storm over the sea", seed=7)
 
 
@@ -214,12 +216,26 @@ async def _hold(running: PinnedServer, http: httpx2.Client, count: int) -> None:
     each = (running.memory() - before) / count
     begun = time.perf_counter()
     await asyncio.to_thread(http.post, f"/api/v1/cancel/{watched[0]}")
-    times = [await told.get() - begun for _ in range(count // 2)]
+    async with asyncio.timeout(60):
+        times = [await told.get() - begun for _ in range(count // 2)]
     print(
         f"| {count:,} held status calls in one process | {each / 1024:.1f} KiB each; {count // 2:,} of them answered "
         f"{max(times) * 1000:.0f} ms after one call cancelled their job (half of them after "
         f"{statistics.median(times) * 1000:.0f} ms) |"
     )
+
+
+async def _hold_bare(port: int, count: int) -> None:
+    """The same of a server that does nothing else."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Queue[float] = asyncio.Queue()
+    for _ in range(count):
+        transport, _ = await loop.create_connection(lambda: Held(b"", told), "127.0.0.1", port)
+    begun = time.perf_counter()
+    transport.write(b"go")  # from the last that was accepted
+    async with asyncio.timeout(60):
+        times = [await told.get() - begun for _ in range(count)]
+    print(f"| {count:,} connections written to by a bare uvloop server, in the same run | {max(times) * 1000:.0f} ms |")
 
 
 def waiters(folder: Path, count: int = 10_000) -> None:
@@ -229,7 +245,12 @@ def waiters(folder: Path, count: int = 10_000) -> None:
     with pinned(folder / "state", *HELD_BY_ONE_JOB) as running, running.http() as http:
         os.sched_setaffinity(0, {int(CLIENT_CORE)})
         uvloop.run(_hold(running, http, count))
-        os.sched_setaffinity(0, {int(SERVER_CORE), int(CLIENT_CORE)})
+    command = ["taskset", "-c", SERVER_CORE, sys.executable, str(HERE / "bare.py"), str(ANSWER_BYTES)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as bare:
+        assert bare.stdout is not None
+        uvloop.run(_hold_bare(int(bare.stdout.readline()), count // 2))
+        bare.terminate()
+    os.sched_setaffinity(0, {int(SERVER_CORE), int(CLIENT_CORE)})
 
 
 # --- submits ---------------------------------------------------------------------------------------------
@@ -293,34 +314,47 @@ def _latency(http: httpx2.Client, path: str, count: int = 2000) -> float:
     return statistics.median(taken) * 1000
 
 
-def _cold(http: httpx2.Client, names: list[str]) -> float:
-    """The median of a status by id, each asked for the first time, in milliseconds."""
+def _cold(http: httpx2.Client, names: list[str]) -> list[float]:
+    """What each status by id took that was asked for the first time, in milliseconds."""
     taken = []
     for name in names:
         begun = time.perf_counter()
         http.get(f"/api/v1/status/{name}").raise_for_status()
-        taken.append(time.perf_counter() - begun)
-    return statistics.median(taken) * 1000
+        taken.append((time.perf_counter() - begun) * 1000)
+    return taken
 
 
 def million(folder: Path, jobs: int = 1_000_000) -> None:
-    """Status by id, start-up and a page of jobs with many finished jobs, against a ledger with a few."""
+    """Status by id, start-up and a page of jobs with many finished jobs, against a ledger with a few, turn about."""
     chance = random.Random(5)
-    figures = {}
-    for count in (3000, jobs):
-        state = folder / f"state-{count}"
-        made = new_key(state)
-        names = asyncio.run(fill(state, made["session_id"], count))
-        begun = time.perf_counter()
-        with pinned(state, key=made["key"]) as running, running.http() as http:
-            started = time.perf_counter() - begun
-            pages = [_latency(http, f"/api/v1/jobs?limit=50{more}", 200) for more in ("", "&state=completed")]
-            pages.append(_latency(http, "/api/v1/jobs?state=failed", 200))
-            figures[count] = (_cold(http, chance.sample(names, 2000)), started, max(pages))
-    few, many = figures[3000], figures[jobs]
-    print(f"| status by id, first asked, {jobs:,} finished jobs | {many[0] / few[0]:.2f} × of a ledger with 3,000 |")
-    print(f"| start-up with {jobs:,} finished jobs, engine and all | {many[1]:.1f} s (with 3,000: {few[1]:.1f} s) |")
-    print(f"| a page of /jobs, of any state, {jobs:,} finished jobs | {many[2]:.1f} ms (with 3,000: {few[2]:.1f} ms) |")
+    started, pages = {}, {}
+    asked: dict[int, list[str]] = {}
+    taken: dict[int, list[float]] = {3000: [], jobs: []}
+    with contextlib.ExitStack() as stack:
+        callers = {}
+        for count in taken:
+            state = folder / f"state-{count}"
+            made = new_key(state)
+            asked[count] = chance.sample(asyncio.run(fill(state, made["session_id"], count)), 2000)
+            begun = time.perf_counter()
+            running = stack.enter_context(pinned(state, key=made["key"]))
+            started[count] = time.perf_counter() - begun
+            callers[count] = stack.enter_context(running.http())
+        for start in range(0, 2000, 100):
+            for count, http in callers.items():
+                taken[count] += _cold(http, asked[count][start : start + 100])
+        for count, http in callers.items():
+            kinds = ("", "&state=completed", "&state=failed")
+            pages[count] = max(_latency(http, f"/api/v1/jobs?limit=50{kind}", 200) for kind in kinds)
+    few, many = (statistics.median(each) for each in taken.values())
+    print(f"| status by id, first asked, {jobs:,} finished jobs | {many / few:.2f} × of a ledger with 3,000 |")
+    for what, figures, unit in (
+        ("start-up, engine and all", started, "s"),
+        ("a page of /jobs, any state", pages, "ms"),
+    ):
+        print(
+            f"| {what}, {jobs:,} finished jobs | {figures[jobs]:.1f} {unit} (with 3,000: {figures[3000]:.1f} {unit}) |"
+        )
 
 
 # --- memory over many jobs -------------------------------------------------------------------------------

@@ -1,0 +1,34 @@
+"""A server that holds every caller and answers all of them at once when one says anything: the least that it can cost.
+
+    python benchmarks/bare.py BYTES
+
+Prints its port. `server.py waiters` runs it beside the real one, to tell what of the time is the system's own.
+"""
+
+import asyncio
+import sys
+from typing import Any
+
+import uvloop
+
+ANSWER = b'"state":"failed"'.ljust(int(sys.argv[1]))
+held: list[Any] = []
+
+
+class Caller(asyncio.Protocol):
+    def connection_made(self, transport: Any) -> None:
+        held.append(transport)
+
+    def data_received(self, data: bytes) -> None:
+        for transport in held:
+            transport.write(ANSWER)
+
+
+async def serve() -> None:
+    server = await asyncio.get_running_loop().create_server(Caller, "127.0.0.1", 0, backlog=16_384)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve())
