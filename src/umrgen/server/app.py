@@ -126,18 +126,18 @@ class House:
         }
         inner = Starlette(routes=self.routes(), exception_handlers=handlers)
         inner.router.redirect_slashes = False  # a path is the one it is: nobody is sent elsewhere, key in hand
-        ahead = (
+        ahead = (  # below a path that ends in a slash, or at the path
             (status_calls.PATH, ("GET",), status_calls.status),
             (events.PATH, ("GET",), events.events),
             (outputs.PATH, ("GET", "HEAD"), outputs.outputs),
+            (v1.SUBMIT, ("POST",), v1.submit),
         )
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["path"] == v1.SUBMIT and scope["method"] == "POST":
-                await v1.submit(services, scope, receive, send)
-                return
+            asked: str = scope["path"]
             for path, methods, handler in ahead:
-                if scope["path"].startswith(path) and scope["method"] in methods:
+                there = asked.startswith(path) if path.endswith("/") else asked == path
+                if there and scope["method"] in methods:
                     await handler(services, scope, receive, send)
                     return
             await inner(scope, receive, send)

@@ -31,8 +31,6 @@ def _printable(text: str) -> str:
 def _quoted(value: Any) -> str:
     """The value, in quotes where it could be taken for more than one."""
     text = str(value)
-    if text.isalnum():
-        return text
     return json.dumps(text, ensure_ascii=False) if _AMBIGUOUS.search(text) else text
 
 

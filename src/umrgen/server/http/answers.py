@@ -12,6 +12,7 @@ from umrgen.jobs import JobAnswer
 
 __all__ = [
     "AT_ONCE",
+    "Answer",
     "Capabilities",
     "Changes",
     "Deleted",
@@ -36,6 +37,9 @@ __all__ = [
 
 AT_ONCE = "umrgen.at_once"
 """The ASGI extension of `http.quick`: `(status, headers, body)` goes out in one write; False if it cannot."""
+
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+"""Status, headers and body."""
 
 Milliseconds = Annotated[int, Meta(description="milliseconds since the epoch")]
 

@@ -10,7 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from umrgen.server.http.answers import ProblemAnswer, WholeResponse
+from umrgen.server.http.answers import Answer, ProblemAnswer, WholeResponse
 
 __all__ = ["PROBLEMS", "Problem"]
 
@@ -115,8 +115,8 @@ class Problem(Exception):
         body = msgspec.json.encode(self.body)
         return WholeResponse(body, self.status, self.headers, media_type="application/problem+json")
 
-    def answer(self) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """Status, headers and body of the response."""
+    def answer(self) -> Answer:
+        """The response, for those who send it themselves."""
         response = self.response()
         return response.status_code, response.raw_headers, bytes(response.body)
 

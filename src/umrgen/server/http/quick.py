@@ -54,20 +54,10 @@ class Hold:
 def quick_answer(services: Services, url: bytes, headers: Headers) -> tuple[int, bytes] | Hold | None:
     """The status and packed answer, if they can be had at once, or what to hold the call for; None for anything
     out of the ordinary."""
-    authorization = host = prefer = b""
-    for name, value in headers:
-        if name in _NOT_PLAIN and value.lower() != b"keep-alive":
-            return None
-        if name == b"authorization":
-            authorization = value
-        elif name == b"host":
-            if host:
-                return None
-            host = value
-        elif name == b"prefer":
-            if prefer:
-                return None
-            prefer = value
+    plain = _plain(headers)
+    if plain is None:
+        return None
+    authorization, host, prefer = plain
     if not authorization.startswith(_BEARER) or not services.hosts.accept(host):
         return None
     try:
@@ -98,6 +88,25 @@ def quick_answer(services: Services, url: bytes, headers: Headers) -> tuple[int,
         return Hold(key, job, wait)
     status, told, body = answer_of(View(services, job, None), None)
     return status, pack(told, body)
+
+
+def _plain(headers: Headers) -> tuple[bytes, bytes, bytes] | None:
+    """Authorization, Host and Prefer (b"" for one that is absent); None if there is more to heed."""
+    authorization = host = prefer = b""
+    for name, value in headers:
+        if name in _NOT_PLAIN and value.lower() != b"keep-alive":
+            return None
+        if name == b"authorization":
+            authorization = value
+        elif name == b"host":
+            if host:
+                return None
+            host = value
+        elif name == b"prefer":
+            if prefer:
+                return None
+            prefer = value
+    return authorization, host, prefer
 
 
 def _can_be_held(services: Services, key: Key, job: Job) -> bool:
@@ -193,7 +202,8 @@ class QuickProtocol(GuardedProtocol):
             or self.flow.write_paused
         ):
             return False
-        if any(name == b"connection" for name, _ in headers):
+        # uvicorn knows what to do about the one, and refuses the other.
+        if any(name == b"connection" or b"\n" in value or b"\r" in value for name, value in headers):
             return False
         self._write(status, pack(headers, body))
         cycle.response_started = cycle.response_complete = True

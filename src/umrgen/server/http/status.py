@@ -13,15 +13,12 @@ from starlette.types import Receive, Scope, Send
 
 from umrgen.jobs import JOB_ID, Job, JobAnswer, State, job_to_wire, retry_after_ms
 from umrgen.server.http import Services
-from umrgen.server.http.answers import go_out_at_once
+from umrgen.server.http.answers import Answer, go_out_at_once
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.problems import Problem
 from umrgen.server.ledger import Key, LedgerUnavailable
 
-__all__ = ["PATH", "Answer", "View", "answer_of", "requested_wait", "status", "to_problem"]
-
-Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
-"""Status, headers, body."""
+__all__ = ["PATH", "View", "answer_of", "requested_wait", "status", "to_problem"]
 
 PATH = "/api/v1/status/"
 log = logging.getLogger(__name__)

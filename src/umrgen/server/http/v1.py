@@ -50,7 +50,7 @@ def routes(services: Services) -> list[Route]:
         return partial(_keyed, services, handler)
 
     return [
-        Route(SUBMIT, keyed(generate), methods=["POST"]),
+        Route(SUBMIT, keyed(generate), methods=["POST"]),  # answered ahead of here; this refuses other methods
         Route("/api/v1/status", keyed(many.statuses), methods=["POST"]),
         Route("/api/v1/jobs", keyed(many.jobs), methods=["GET"]),
         Route("/api/v1/cancel/{job_id}", keyed(cancel), methods=["POST"]),
