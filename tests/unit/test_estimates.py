@@ -24,7 +24,7 @@ class StillClock:
 
 def done(seconds: float, **spec: int) -> Job:
     spec_ = replace(JOB.spec, **spec)  # type: ignore[arg-type]  # sizes and steps
-    return replace(JOB, spec=spec_, state=State.COMPLETED, claimed_at=0, completed_at=int(seconds * 1000))
+    return JOB._replace(spec=spec_, state=State.COMPLETED, claimed_at=0, completed_at=int(seconds * 1000))
 
 
 def estimates(*jobs: Job, slots: int = 1) -> tuple[Estimates, StillClock]:
@@ -37,12 +37,12 @@ def estimates(*jobs: Job, slots: int = 1) -> tuple[Estimates, StillClock]:
 def test_what_was_never_seen_is_not_guessed() -> None:
     made, _ = estimates(done(5, steps=8), done(5, width=512))
     assert made.seconds_left(JOB, 1) is None
-    assert made.seconds_left(replace(JOB, state=State.RUNNING, claimed_at=0)) is None
+    assert made.seconds_left(JOB._replace(state=State.RUNNING, claimed_at=0)) is None
 
 
 def test_a_running_job_has_left_what_is_usual_less_what_has_passed() -> None:
     made, clock = estimates(done(10), done(12), done(90))
-    job = replace(JOB, state=State.RUNNING, claimed_at=clock.at - 5000)
+    job = JOB._replace(state=State.RUNNING, claimed_at=clock.at - 5000)
     assert made.seconds_left(job) == 7, "the median, not the mean: one slow run is no rule"
     clock.at += 60_000
     assert made.seconds_left(job) == OVERDUE
@@ -58,6 +58,6 @@ def test_a_queued_job_waits_for_those_ahead_of_it() -> None:
 
 def test_only_the_last_runs_count_and_failures_do_not() -> None:
     made, clock = estimates(*[done(100)] * 10, *[done(10)] * 10)
-    made.learn([replace(done(1), state=State.FAILED), replace(JOB, state=State.RUNNING, claimed_at=0)])
-    assert made.seconds_left(replace(JOB, state=State.RUNNING, claimed_at=clock.at)) == 10
+    made.learn([done(1)._replace(state=State.FAILED), JOB._replace(state=State.RUNNING, claimed_at=0)])
+    assert made.seconds_left(JOB._replace(state=State.RUNNING, claimed_at=clock.at)) == 10
     assert made.seconds_left(done(10)) is None, "it is over"

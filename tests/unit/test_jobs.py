@@ -14,7 +14,7 @@ def test_nothing_leads_out_of_a_final_state() -> None:
     assert {state for state, _ in TRANSITIONS} == {State.QUEUED, State.RUNNING}
     for state in State:
         for change in Change:
-            job = replace(JOB, state=state)
+            job = JOB._replace(state=state)
             if (state, change) in TRANSITIONS:
                 assert advance(job, change, now=1).state is TRANSITIONS[state, change]
             else:
@@ -40,7 +40,7 @@ def test_whatever_happens_the_books_balance(changes: list[Change]) -> None:
 
 
 def test_the_wire_form_has_everything_the_contract_names() -> None:
-    wire = job_to_wire(replace(JOB, state=State.COMPLETED, outputs=(OUTPUT,), completed_at=3000))
+    wire = job_to_wire(JOB._replace(state=State.COMPLETED, outputs=(OUTPUT,), completed_at=3000))
     names = "success job_id state image_url results error error_code queue_position eta_seconds progress created_at "
     names += "started_at completed_at engine seed priority attempt retry_after_ms next"
     assert set(names.split()) == set(wire)
@@ -48,13 +48,13 @@ def test_the_wire_form_has_everything_the_contract_names() -> None:
     assert wire["image_url"] == "/outputs/sid_a/umrgen_7_aa.png?session_id=sid_a"
     assert wire["retry_after_ms"] is None
     for state, delay in ((State.QUEUED, 3000), (State.RUNNING, 2000)):
-        wire = job_to_wire(replace(JOB, state=state))
+        wire = job_to_wire(JOB._replace(state=state))
         assert (wire["image_url"], wire["results"], wire["retry_after_ms"]) == (None, {"images": []}, delay)
 
 
 class TestReadingAServersAnswer:
     def test_our_own(self) -> None:
-        wire = job_to_wire(replace(JOB, state=State.COMPLETED, outputs=(OUTPUT, replace(OUTPUT, name="two.png"))))
+        wire = job_to_wire(JOB._replace(state=State.COMPLETED, outputs=(OUTPUT, replace(OUTPUT, name="two.png"))))
         status = Status.parse(wire, "ext_1")
         assert status is not None
         assert status.over

@@ -4,6 +4,8 @@ import re
 from functools import cache
 from importlib.resources import files
 
+from umrgen.server.ledger.rows import COLUMNS
+
 __all__ = ["load_migrations", "load_queries"]
 
 _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
@@ -11,14 +13,15 @@ _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
 
 @cache
 def load_queries(dialect: str) -> dict[str, str]:
-    """The queries of `<dialect>.sql` by name, their describing comments dropped."""
+    """The queries of `<dialect>.sql` by name, their describing comments dropped and their columns filled in."""
     text = files(__package__).joinpath(f"{dialect}.sql").read_text()
     _, *parts = _NAME.split(text)
     queries: dict[str, str] = {}
     for name, body in zip(parts[::2], parts[1::2], strict=True):
         if name in queries:
             raise ValueError(f"two queries are called {name}")
-        queries[name] = "\n".join(line for line in body.splitlines() if not line.startswith("--")).strip()
+        query = "\n".join(line for line in body.splitlines() if not line.startswith("--")).strip()
+        queries[name] = query.replace("{job}", ", ".join(COLUMNS)).replace("{each}", ", ".join("?" * len(COLUMNS)))
     return queries
 
 

@@ -5,7 +5,7 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from umrgen.server.ledger import (
 from umrgen.server.ledger.deliveries import Deliveries, enter_webhook
 from umrgen.server.ledger.queries import load_migrations, load_queries
 from umrgen.server.ledger.records import Records, Writer
-from umrgen.server.ledger.rows import job_of, row_of
+from umrgen.server.ledger.rows import COLUMNS, job_of, row_of
 from umrgen.server.ledger.writer import GroupWriter, Transaction
 
 __all__ = ["SqliteLedger", "connect", "migrate"]
@@ -258,8 +258,9 @@ class SqliteLedger(Records, Deliveries):
 def _store(transaction: Transaction, job: Job, change: Change, **values: Any) -> Job:
     changed = advance(job, change, **values)
     if changed.state is not job.state:
-        changed = replace(changed, changed=next(transaction.changes))
-    if transaction.connection.execute(_SQL["update_job"], row_of(changed)).rowcount != 1:
+        changed = changed._replace(changed=next(transaction.changes))
+    new = dict(zip(COLUMNS, row_of(changed), strict=True))
+    if transaction.connection.execute(_SQL["update_job"], new).rowcount != 1:
         raise Conflict("the job changed in the meantime", job_id=job.id)
     if change is Change.COMPLETE:
         for output in changed.outputs:

@@ -1,12 +1,8 @@
--- The ledger's queries, SQLite dialect.
+-- The ledger's queries, SQLite dialect. {job}: the columns of a job's record in their order (`rows.py`); {each}: a
+-- parameter for each of them.
 
 -- name: insert_job
-INSERT INTO jobs (id, session_id, spec, engine, state, version, attempt, interruptions, token, worker,
-                  lease_until, step, created_at, started_at, claimed_at, completed_at, outputs, error,
-                  error_code, priority, changed, key_id)
-VALUES (:id, :session_id, :spec, :engine, :state, :version, :attempt, :interruptions, :token, :worker,
-        :lease_until, :step, :created_at, :started_at, :claimed_at, :completed_at, :outputs, :error,
-        :error_code, :priority, :changed, :key_id);
+INSERT INTO jobs ({job}) VALUES ({each});
 
 -- name: update_job
 -- The compare-and-set: only the row that was read is written.
@@ -18,10 +14,10 @@ SET state = :state, version = :version, attempt = :attempt, interruptions = :int
 WHERE id = :id AND version = :version - 1;
 
 -- name: get_job
-SELECT * FROM jobs WHERE id = :id;
+SELECT {job} FROM jobs WHERE id = :id;
 
 -- name: get_jobs
-SELECT * FROM jobs WHERE id IN (SELECT value FROM json_each(:ids));
+SELECT {job} FROM jobs WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: changes
 SELECT id, session_id, changed FROM jobs WHERE id IN (SELECT value FROM json_each(:ids));
@@ -39,7 +35,7 @@ ORDER BY served, id LIMIT 1;
 UPDATE sessions SET served = :served WHERE id = :id;
 
 -- name: next_job
-SELECT * FROM jobs WHERE session_id = :session_id AND state = 'queued' ORDER BY priority DESC, seq LIMIT 1;
+SELECT {job} FROM jobs WHERE session_id = :session_id AND state = 'queued' ORDER BY priority DESC, seq LIMIT 1;
 
 -- name: session_counts
 SELECT queued, running, iif(day = :day, made, 0) AS made FROM sessions WHERE id = :id;
@@ -63,10 +59,10 @@ FROM sessions AS other, sessions AS own
 WHERE own.id = :session_id AND other.queued > 0 AND other.id <> own.id;
 
 -- name: page
-SELECT * FROM jobs WHERE session_id = :session_id AND seq < :before ORDER BY seq DESC LIMIT :limit;
+SELECT {job}, seq FROM jobs WHERE session_id = :session_id AND seq < :before ORDER BY seq DESC LIMIT :limit;
 
 -- name: page_of_state
-SELECT * FROM jobs WHERE session_id = :session_id AND state = :state AND seq < :before
+SELECT {job}, seq FROM jobs WHERE session_id = :session_id AND state = :state AND seq < :before
 ORDER BY seq DESC LIMIT :limit;
 
 -- name: count
@@ -75,12 +71,12 @@ WHERE queued > 0 OR running > 0;
 
 -- name: recent_runs
 -- The completed ones among the jobs made last.
-SELECT * FROM jobs
+SELECT {job} FROM jobs
 WHERE seq > (SELECT coalesce(max(seq), 0) FROM jobs) - :among AND state = 'completed'
 ORDER BY completed_at;
 
 -- name: lapsed
-SELECT * FROM jobs WHERE state = 'running' AND lease_until < :now;
+SELECT {job} FROM jobs WHERE state = 'running' AND lease_until < :now;
 
 -- name: insert_output
 INSERT INTO outputs (name, session_id, job_id, bytes, sha256, width, height, media_type, created_at)
