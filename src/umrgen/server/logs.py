@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 import time
+from functools import lru_cache
 from typing import Any
 
 __all__ = ["set_up_logs"]
@@ -34,12 +35,18 @@ def _quoted(value: Any) -> str:
     return json.dumps(text, ensure_ascii=False) if _AMBIGUOUS.search(text) else text
 
 
+@lru_cache(maxsize=1)
+def _local_time(seconds: int) -> str:
+    """One for all lines of a second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
 class TextFormatter(logging.Formatter):
     """For people: time, level, logger, message, and what else is known."""
 
     def format(self, record: logging.LogRecord) -> str:
         more = "".join(f" {name}={_quoted(value)}" for name, value in _fields(record).items() if value is not None)
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        when = _local_time(int(record.created))
         line = f"{when},{record.msecs:03.0f} {record.levelname} {record.name}: {record.getMessage()}{more}"
         # A traceback is ours, and its lines are wanted.
         trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""

@@ -20,6 +20,7 @@ from umrgen.jobs import Job, State
 from umrgen.server.http import Services
 from umrgen.server.http.answers import AT_ONCE
 from umrgen.server.http.auth import asked_too_much
+from umrgen.server.http.bodies import WHOLE_BODY
 from umrgen.server.http.endings import pack
 from umrgen.server.http.guarded import MAX_PIPELINED, GuardedProtocol
 from umrgen.server.http.held import HeldCall, ending
@@ -144,7 +145,11 @@ class QuickProtocol(GuardedProtocol):
             # What a page is answered gets further headers on its way, so it goes the whole way.
             if self.scope["method"] != "HEAD" and not any(name == b"origin" for name, _ in self.headers):
                 # The cycle has the scope, so the scope must not have the cycle: it would be garbage in a circle.
-                extensions: dict[str, Any] = {AT_ONCE: partial(self._answer_at_once, ref(self.cycle))}
+                asked = ref(self.cycle)
+                extensions: dict[str, Any] = {
+                    AT_ONCE: partial(self._answer_at_once, asked),
+                    WHOLE_BODY: partial(_whole_body, asked),
+                }
                 self.scope["extensions"] = extensions
             if self._held is not None and len(self.pipeline) < MAX_PIPELINED:
                 self.flow.resume_reading()  # only what is read from tells that the caller has hung up
@@ -217,6 +222,16 @@ class QuickProtocol(GuardedProtocol):
         if common is not self.common[0]:  # they are made anew every second, for the date
             self.common[:] = common, pack(common, b"")[:-2]
         self.transport.write(b"".join((STATUS_LINE[status], self.common[1], answer)))
+
+
+def _whole_body(asked: "ref[RequestResponseCycle]", limit: int) -> bytes | None:
+    """The body, if it is here and so is its end: no waiting, so nothing to bound by time."""
+    cycle = asked()
+    if cycle is None or cycle.more_body or cycle.disconnected or len(cycle.body) > limit:
+        return None
+    body, cycle.body = bytes(cycle.body), bytearray()
+    cycle.flow.resume_reading()
+    return body
 
 
 def quick_protocol(services: Services) -> type[QuickProtocol]:

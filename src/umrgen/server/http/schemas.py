@@ -74,6 +74,18 @@ def decode_object(body: bytes) -> dict[str, Any]:
 
 def read_generate(data: dict[str, Any]) -> tuple[GenerateRequest, list[str]]:
     """The request in `data`, and a warning for each field that is ignored. Raises Problem."""
+    try:
+        wanted = msgspec.convert(data, GenerateRequest)
+    except msgspec.ValidationError:
+        raise invalid_fields(_all_wrong(data)) from None
+    if not wanted.prompt.strip():
+        raise invalid_fields(_all_wrong(data))
+    warnings = [f"the field {short(name)} is unknown and was ignored" for name in data if name not in _FIELDS]
+    return wanted, warnings[:20]
+
+
+def _all_wrong(data: dict[str, Any]) -> list[FieldError]:
+    """What is wrong with a request, field by field; msgspec itself stops at the first."""
     values, wrong = {}, []
     for name, field in _FIELDS.items():
         if name not in data:
@@ -87,10 +99,7 @@ def read_generate(data: dict[str, Any]) -> tuple[GenerateRequest, list[str]]:
     prompt = values.get("prompt")
     if isinstance(prompt, str) and not prompt.strip():
         wrong.append(FieldError("prompt", "must say something"))
-    if wrong:
-        raise invalid_fields(wrong)
-    warnings = [f"the field {short(name)} is unknown and was ignored" for name in data if name not in _FIELDS]
-    return GenerateRequest(**values), warnings[:20]
+    return wrong
 
 
 def invalid_fields(wrong: list[FieldError]) -> Problem:
