@@ -86,14 +86,15 @@ async def fill(state: Path, session_id: str, count: int) -> list[str]:
     ledger = SqliteLedger(state / "ledger.sqlite3")
     await ledger.open()
     names = [f"ext_{number:032x}" for number in range(count)]
+    made = int(time.time() * 1000)  # not so long ago that their images are due to go
     for start in range(0, count, 1000):
         some = names[start : start + 1000]
-        await asyncio.gather(*(ledger.submit(name, session_id, SPEC, "procedural", now=1) for name in some))
-        jobs = await asyncio.gather(*(ledger.claim("benchmark", now=2, lease_until=2**50) for _ in some))
+        await asyncio.gather(*(ledger.submit(name, session_id, SPEC, "procedural", now=made) for name in some))
+        jobs = await asyncio.gather(*(ledger.claim("benchmark", now=made + 1, lease_until=2**50) for _ in some))
         outputs = {name: Output(f"umrgen_7_{name}.png", session_id, 1_500_000, "ab" * 32, 1024, 1024) for name in some}
         await asyncio.gather(
             *(
-                ledger.change(job.id, Change.COMPLETE, now=3, token=job.token, outputs=(outputs[job.id],), step=4)
+                ledger.change(job.id, Change.COMPLETE, now=made + 2, token=job.token, outputs=(outputs[job.id],), step=4)
                 for job in jobs
                 if job is not None
             )
@@ -198,7 +199,8 @@ class Held(asyncio.Protocol):
             self._told.put_nowait(time.perf_counter())
 
 
-async def _hold(running: PinnedServer, http: httpx2.Client, count: int) -> None:
+async def _hold(running: PinnedServer, http: httpx2.Client, count: int) -> tuple[float, list[float]]:
+    """Bytes of the server's memory for each held call, and after how many seconds each of half of them was told."""
     address = running.url.removeprefix("http://").split(":")
     loop = asyncio.get_running_loop()
     first = submit(http, steps=2)
@@ -217,15 +219,10 @@ async def _hold(running: PinnedServer, http: httpx2.Client, count: int) -> None:
     begun = time.perf_counter()
     await asyncio.to_thread(http.post, f"/api/v1/cancel/{watched[0]}")
     async with asyncio.timeout(60):
-        times = [await told.get() - begun for _ in range(count // 2)]
-    print(
-        f"| {count:,} held status calls in one process | {each / 1024:.1f} KiB each; {count // 2:,} of them answered "
-        f"{max(times) * 1000:.0f} ms after one call cancelled their job (half of them after "
-        f"{statistics.median(times) * 1000:.0f} ms) |"
-    )
+        return each, [await told.get() - begun for _ in range(count // 2)]
 
 
-async def _hold_bare(port: int, count: int) -> None:
+async def _hold_bare(port: int, count: int) -> list[float]:
     """The same of a server that does nothing else."""
     loop = asyncio.get_running_loop()
     told: asyncio.Queue[float] = asyncio.Queue()
@@ -234,23 +231,35 @@ async def _hold_bare(port: int, count: int) -> None:
     begun = time.perf_counter()
     transport.write(b"go")  # from the last that was accepted
     async with asyncio.timeout(60):
-        times = [await told.get() - begun for _ in range(count)]
-    print(f"| {count:,} connections written to by a bare uvloop server, in the same run | {max(times) * 1000:.0f} ms |")
+        return [await told.get() - begun for _ in range(count)]
 
 
-def waiters(folder: Path, count: int = 10_000) -> None:
-    """Memory of a held call, and how soon many are told."""
+def waiters(folder: Path, count: int = 10_000, rounds: int = 7) -> None:
+    """Memory of a held call, and how soon many are told; turn about with a server that does nothing else."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with pinned(folder / "state", *HELD_BY_ONE_JOB) as running, running.http() as http:
-        os.sched_setaffinity(0, {int(CLIENT_CORE)})
-        uvloop.run(_hold(running, http, count))
-    command = ["taskset", "-c", SERVER_CORE, sys.executable, str(HERE / "bare.py"), str(ANSWER_BYTES)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as bare:
-        assert bare.stdout is not None
-        uvloop.run(_hold_bare(int(bare.stdout.readline()), count // 2))
-        bare.terminate()
-    os.sched_setaffinity(0, {int(SERVER_CORE), int(CLIENT_CORE)})
+    bare_command = ["taskset", "-c", SERVER_CORE, sys.executable, str(HERE / "bare.py"), str(ANSWER_BYTES)]
+    sizes, halves, lasts, bare_lasts = [], [], [], []
+    for number in range(rounds):
+        with pinned(folder / f"state-{number}", *HELD_BY_ONE_JOB) as running, running.http() as http:
+            os.sched_setaffinity(0, {int(CLIENT_CORE)})
+            size, times = uvloop.run(_hold(running, http, count))
+        sizes.append(size / 1024)
+        halves.append(statistics.median(times) * 1000)
+        lasts.append(max(times) * 1000)
+        with subprocess.Popen(bare_command, stdout=subprocess.PIPE, text=True) as bare:
+            assert bare.stdout is not None
+            bare_lasts.append(max(uvloop.run(_hold_bare(int(bare.stdout.readline()), count // 2))) * 1000)
+            bare.terminate()
+        os.sched_setaffinity(0, {int(SERVER_CORE), int(CLIENT_CORE)})
+    print(
+        f"| {count:,} held status calls in one process | {max(sizes):.1f} KiB each; {count // 2:,} of them answered "
+        f"{statistics.median(lasts):.0f} ms after one call cancelled their job, half of them after "
+        f"{statistics.median(halves):.0f} ms (medians of {rounds} rounds; the last in {min(lasts):.0f} to "
+        f"{max(lasts):.0f} ms) |\n"
+        f"| {count // 2:,} connections written to by a bare uvloop server, turn about | "
+        f"{statistics.median(bare_lasts):.0f} ms ({min(bare_lasts):.0f} to {max(bare_lasts):.0f} ms) |"
+    )
 
 
 # --- submits ---------------------------------------------------------------------------------------------

@@ -44,7 +44,10 @@ class State(StrEnum):
 
     @property
     def over(self) -> bool:
-        return self in (State.COMPLETED, State.FAILED)
+        return self in _OVER
+
+
+_OVER = (State.COMPLETED, State.FAILED)
 
 
 class Change(StrEnum):
@@ -174,7 +177,7 @@ class Job(NamedTuple):  # no dataclass: a frozen one of so many fields takes six
 
     @property
     def over(self) -> bool:
-        return self.state.over
+        return self.state in _OVER
 
     @property
     def tries(self) -> int:
@@ -355,7 +358,7 @@ class Status:
 
     @property
     def over(self) -> bool:
-        return self.state in (State.COMPLETED, State.FAILED)
+        return self.state in _OVER
 
     @property
     def known(self) -> bool:

@@ -5,6 +5,7 @@ and whoever does not read what he asked for is let go. The body of a request is 
 """
 
 import asyncio
+import math
 from collections import Counter
 from typing import ClassVar
 
@@ -43,7 +44,12 @@ class GuardedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = False
     _begun_now = False
-    _head_timer: asyncio.TimerHandle | None = None
+    _idle = False
+    """Whether it has been answered, and has not said anything since."""
+    _until = math.inf
+    """The time of the loop at which it has been waited for long enough. Never, while a request is answered."""
+    _watch: asyncio.TimerHandle | None = None
+    """Looks at `_until` now and then. To set a timer for each request costs more than to answer it."""
     _reader_timer: asyncio.TimerHandle | None = None
 
     # --- connections ---
@@ -61,10 +67,13 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.connections) > self.max_connections or self.company[self._address] > self.max_of_address:
             self._refuse(503)
         else:
-            self._head_timer = self.loop.call_later(self.head_timeout, self._too_slow)
+            self._until = self.loop.time() + self.head_timeout
+            self._look_again(self.head_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_head_timer()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         self._stop_reader_timer()
         if self._address:
             self.company[self._address] -= 1
@@ -96,11 +105,19 @@ class GuardedProtocol(HttpToolsProtocol):
         """Hear that a request's head is whole."""
         self._in_head = False
         self._head_bytes = 0
-        if self._head_timer is not None:
-            self._stop_head_timer()
+        self._until = math.inf
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        """uvicorn's own, but for the timer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif not self._in_head:
+            self._idle = True
+            self._until = self.loop.time() + self.timeout_keep_alive
         if self._backlog and len(self.pipeline) < MAX_PIPELINED // 2:
             self.loop.call_soon(self._go_on)
         if self.pipeline or self._backlog:
@@ -129,36 +146,40 @@ class GuardedProtocol(HttpToolsProtocol):
             self._take_backlog()
 
     def _take(self, data: bytes) -> None:
+        if self._idle:
+            # Of bytes that are no request, blank lines or a body that nobody wanted, only the first are a sign of life.
+            self._idle = False
+            self._until = self.loop.time() + self.head_timeout
         self._begun_now = False
         super().data_received(data)
         if self._in_head:
             # Where in `data` a head begins is not known; what came in with its beginning is not counted.
-            self._watch_head(0 if self._begun_now else len(data))
-        elif self.timeout_keep_alive_task is None and (self.cycle is None or self.cycle.response_complete):
-            # Bytes that are no request: blank lines, or a body that nobody wanted. They are no sign of life.
-            self._watch_head(0)
+            self._bound_head(0 if self._begun_now else len(data))
 
-    def _watch_head(self, received: int) -> None:
+    def _bound_head(self, received: int) -> None:
         """A head that is not whole yet: it has so much time, and so much room."""
         self._head_bytes += received
-        if self.transport.is_closing():
-            return
         if self._head_bytes > MAX_HEAD:
             self._refuse(431)
-        elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.head_timeout, self._too_slow)
+        elif self._until == math.inf:
+            self._until = self.loop.time() + self.head_timeout
 
-    def _too_slow(self) -> None:
-        self._head_timer = None
-        if self._in_head:
+    # --- patience ---
+
+    def _look_again(self, within: float) -> None:
+        # No wait that begins meanwhile ends sooner than the shortest of them.
+        pace = min(self.head_timeout, self.timeout_keep_alive)
+        self._watch = self.loop.call_later(min(within, pace), self._look)
+
+    def _look(self) -> None:
+        self._watch = None
+        left = self._until - self.loop.time()
+        if left > 0:
+            self._look_again(left)
+        elif self._in_head:
             self._refuse(408)
         else:
             self._end()  # it has asked for nothing: nothing is answered
-
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
 
     # --- readers ---
 
@@ -169,9 +190,6 @@ class GuardedProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._stop_reader_timer()
-
-    def timeout_keep_alive_handler(self) -> None:
-        self._end()
 
     def _watch_reader(self) -> None:
         left = self.transport.get_write_buffer_size()

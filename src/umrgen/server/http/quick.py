@@ -207,9 +207,10 @@ class QuickProtocol(GuardedProtocol):
             or self.flow.write_paused
         ):
             return False
-        # uvicorn knows what to do about the one, and refuses the other.
-        if any(name == b"connection" or b"\n" in value or b"\r" in value for name, value in headers):
-            return False
+        for name, value in headers:
+            # uvicorn knows what to do about the one, and refuses the other.
+            if name == b"connection" or b"\n" in value or b"\r" in value:
+                return False
         self._write(status, pack(headers, body))
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
