@@ -86,15 +86,15 @@ async def fill(state: Path, session_id: str, count: int) -> list[str]:
     ledger = SqliteLedger(state / "ledger.sqlite3")
     await ledger.open()
     names = [f"ext_{number:032x}" for number in range(count)]
-    made = int(time.time() * 1000)  # not so long ago that their images are due to go
+    now = int(time.time() * 1000)  # not so long ago that their images are due to go
     for start in range(0, count, 1000):
         some = names[start : start + 1000]
-        await asyncio.gather(*(ledger.submit(name, session_id, SPEC, "procedural", now=made) for name in some))
-        jobs = await asyncio.gather(*(ledger.claim("benchmark", now=made + 1, lease_until=2**50) for _ in some))
+        await asyncio.gather(*(ledger.submit(name, session_id, SPEC, "procedural", now=now) for name in some))
+        jobs = await asyncio.gather(*(ledger.claim("benchmark", now=now + 1, lease_until=2**50) for _ in some))
         outputs = {name: Output(f"umrgen_7_{name}.png", session_id, 1_500_000, "ab" * 32, 1024, 1024) for name in some}
         await asyncio.gather(
             *(
-                ledger.change(job.id, Change.COMPLETE, now=made + 2, token=job.token, outputs=(outputs[job.id],), step=4)
+                ledger.change(job.id, Change.COMPLETE, now=now + 2, token=job.token, outputs=(outputs[job.id],), step=4)
                 for job in jobs
                 if job is not None
             )
@@ -294,7 +294,7 @@ def dispatch(folder: Path, jobs: int = 200) -> None:
         for number in range(jobs):
             job_id = submit(http, seed=number)
             accepted = time.perf_counter()
-            etag = '"1.1"'
+            etag = '"queued.0.0.1"'  # as the server says of a job that is next
             while True:
                 headers = {"Prefer": "wait=10", "If-None-Match": etag}
                 answer = http.get(f"/api/v1/status/{job_id}", headers=headers)

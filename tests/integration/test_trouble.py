@@ -71,7 +71,7 @@ class TestEngines:
             ("garbage", "engine_crashed", "makes no sense"),
             ("small", "engine_crashed", "8 × 8"),
             ("memory", "engine_crashed", "out of memory"),
-            ("raise", "engine_failed", "RuntimeError"),
+            ("raise", "engine_crashed", "RuntimeError"),
         ],
     )
     def test_whatever_one_does_the_next_job_completes(self, state: Path, prompt: str, code: str, words: str) -> None:

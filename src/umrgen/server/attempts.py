@@ -73,12 +73,11 @@ class Attempt:
         self._patient = True
         self._step = 0
         self._news = asyncio.Event()
-        self._over = False
+        self._over = asyncio.Event()
 
     def end(self) -> None:
         """Hear that the job has ended without this attempt: it was cancelled."""
-        self._over = True
-        self._news.set()
+        self._over.set()
 
     async def carry_out(self) -> None:
         """Bring the job to an end, or back into the queue."""
@@ -116,14 +115,16 @@ class Attempt:
         drawing = asyncio.create_task(
             shop.executor.run(job.id, request, self._stepped, lambda image: shop.previews.put(job.id, image))
         )
+        ended = asyncio.create_task(self._over.wait())
         try:
-            await asyncio.wait({drawing, beating}, return_when=asyncio.FIRST_COMPLETED)
-            if not drawing.done():
+            await asyncio.wait({drawing, beating, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if drawing.done():
+                return drawing.result()
+            if beating.done():
                 beating.result()
-                raise Conflict(job_id=job.id)
-            return drawing.result()
+            raise Conflict(job_id=job.id)
         finally:
-            await _ended(drawing)
+            await _ended(drawing, ended)
 
     async def _references(self) -> tuple[bytes, ...]:
         """The job's reference images. Raises ReferenceGone."""
@@ -142,7 +143,7 @@ class Attempt:
     async def _beat(self) -> None:
         """Write each new step, at most every PROGRESS_INTERVAL, and renew the lease in any case.
 
-        Returns when the job is not ours any more.
+        Returns when it turns out that the job is not ours any more.
         """
         job, shop = self.job, self._shop
         while True:
@@ -150,8 +151,6 @@ class Attempt:
                 async with asyncio.timeout(shop.policy.lease / 3):
                     await self._news.wait()
             self._news.clear()
-            if self._over:
-                return
             try:
                 await self._change(Change.PROGRESS, step=self._step, lease_until=shop.lease_until())
             except Conflict:
@@ -200,7 +199,7 @@ class Attempt:
                     raise
             await self._shop.clock.sleep(RETRY_INTERVAL)
             waited += RETRY_INTERVAL
-            if self._over:
+            if self._over.is_set():
                 raise Conflict(job_id=self.job.id)
 
     async def _fail(self, code: str, error: str) -> None:

@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 AFTER_TROUBLE = 1.0
 """Seconds until a slot that could not do its work tries again."""
-TEN_YEARS = 10 * 365 * 86_400_000
+FOR_EVER = 2**62
+"""Milliseconds: a moment after any lease's end, whatever clock it was made by."""
 
 
 class Dispatcher:
@@ -43,7 +44,7 @@ class Dispatcher:
 
     async def recover(self) -> None:
         """Put back what a server that died was running. Only for a ledger that nobody else serves."""
-        for job in await self._shop.ledger.lapsed(now=self._shop.clock.now() + TEN_YEARS):
+        for job in await self._shop.ledger.lapsed(now=FOR_EVER):
             await Attempt(job, self._shop).interrupted()
 
     def start(self) -> None:
@@ -56,15 +57,17 @@ class Dispatcher:
         for slot in self._waiting:
             slot.cancel()
         hurry = asyncio.create_task(self._hurry.wait())
-        first: set[asyncio.Future[Any]] = {asyncio.gather(*self._slots, return_exceptions=True), hurry}
-        await asyncio.wait(first, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        tasks = [*self._slots, *([self._keeper] if self._keeper else []), hurry]
-        for task in tasks:
+        slots = asyncio.gather(*self._slots, return_exceptions=True)
+        either: set[asyncio.Future[Any]] = {slots, hurry}
+        await asyncio.wait(either, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        for task in (*self._slots, *([self._keeper] if self._keeper else [])):
             task.cancel()
+        await asyncio.sleep(0)  # each slot has heard that it is cancelled, so an engine's end is no crash
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if self._hurry.is_set():
-            await asyncio.sleep(0)  # each slot has heard that it is cancelled, so an engine's end is no crash
             await self._shop.executor.stop()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        hurry.cancel()
+        await asyncio.gather(slots, hurry, *([self._keeper] if self._keeper else []), return_exceptions=True)
 
     def hurry(self) -> None:
         """Let `drain` wait for nobody any longer."""

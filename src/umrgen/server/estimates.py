@@ -1,6 +1,6 @@
 """How long a job will take, from how long those like it took last."""
 
-from collections import defaultdict, deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from statistics import fmean, median
 
@@ -11,6 +11,8 @@ __all__ = ["Estimates"]
 
 LAST = 10
 """Runs that count: the engine's speed of today, not of last week."""
+SHAPES = 500
+"""Kinds of jobs remembered; of more, those that ran longest ago are forgotten."""
 OVERDUE = 1.0
 """What is said to be left, in seconds, of a job that has taken longer than it should have."""
 
@@ -27,7 +29,7 @@ class Estimates:
     def __init__(self, clock: Clock, slots: int) -> None:
         self._clock = clock
         self._slots = slots
-        self._runs: defaultdict[Shape, deque[float]] = defaultdict(lambda: deque(maxlen=LAST))
+        self._runs: OrderedDict[Shape, deque[float]] = OrderedDict()
         self._all: deque[float] = deque(maxlen=LAST)
 
     def learn(self, jobs: Iterable[Job]) -> None:
@@ -35,7 +37,11 @@ class Estimates:
         for job in jobs:
             if job.state is State.COMPLETED and job.completed_at is not None and job.claimed_at is not None:
                 seconds = (job.completed_at - job.claimed_at) / 1000
-                self._runs[_shape(job)].append(seconds)
+                shape = _shape(job)
+                self._runs.setdefault(shape, deque(maxlen=LAST)).append(seconds)
+                self._runs.move_to_end(shape)
+                if len(self._runs) > SHAPES:
+                    self._runs.popitem(last=False)
                 self._all.append(seconds)
 
     def seconds_left(self, job: Job, position: int | None = None) -> float | None:

@@ -18,6 +18,11 @@ __all__ = ["EngineProcess"]
 
 SECRETS = ("UMRGEN_API_KEY", "UMRGEN_METRICS_TOKEN")
 
+NONSENSE = "what it answered makes no sense"
+
+GONE = (BrokenPipeError, ConnectionResetError, RuntimeError)
+"""What writing to a process that is gone raises; uvloop has only a RuntimeError for it."""
+
 INBOX = 32
 """Frames held for whoever reads them; an engine that sends more than is read waits."""
 
@@ -92,33 +97,42 @@ class EngineProcess:
         """The encoded picture. Raises EngineFailure, EngineCrashed, and EngineStalled after `stall_after`
         seconds without a step."""
         self.job_id = job_id
-        await self._send(_draw_head(job_id, request), b"".join(request.references))
+        loop, furthest = asyncio.get_running_loop(), 0
+        try:
+            async with asyncio.timeout(stall_after) as patience:
+                await self._send(_draw_head(job_id, request), b"".join(request.references))
+                while True:
+                    head, body = await self._word_on(job_id)
+                    match head["is"]:
+                        case "step":
+                            step, total = _step_of(head)
+                            if step > furthest:  # whoever says the same step for ever makes no progress
+                                furthest = step
+                                patience.reschedule(loop.time() + stall_after)
+                            on_step(step, total)
+                            if body and on_preview is not None:
+                                on_preview(body)
+                        case "done":
+                            return body
+                        case "failed":
+                            raise EngineFailure(str(head.get("error")))
+                        case "broken":
+                            raise EngineCrashed(str(head.get("error")))
+                        case _:
+                            raise EngineCrashed(NONSENSE)
+        except TimeoutError:
+            raise EngineStalled(f"it made no progress for {stall_after:g} s") from None
+
+    async def _word_on(self, job_id: str) -> Frame:
+        """What it says next of this job. The last words on one that was cancelled are passed over."""
         while True:
-            try:
-                async with asyncio.timeout(stall_after):
-                    head, body = await self._receive()
-            except TimeoutError:
-                raise EngineStalled(f"it made no progress for {stall_after:g} s") from None
-            try:
-                if head["job_id"] != job_id:
-                    continue  # the last words of a job that was cancelled
+            head, body = await self._receive()
+            if "job_id" not in head or "is" not in head:
+                raise EngineCrashed(NONSENSE)
+            if head["job_id"] == job_id:
                 if head["is"] != "step":
                     self.job_id = None
-                match head["is"]:
-                    case "step":
-                        on_step(int(head["step"]), int(head["total"]))
-                        if body and on_preview is not None:
-                            on_preview(body)
-                    case "done":
-                        return body
-                    case "failed":
-                        raise EngineFailure(str(head["error"]))
-                    case "broken":
-                        raise EngineCrashed(str(head["error"]))
-                    case _:
-                        raise KeyError("is")
-            except (KeyError, TypeError, ValueError):
-                raise EngineCrashed("what it answered makes no sense") from None
+                return head, body
 
     async def cancel(self, job_id: str, grace: float) -> None:
         """Ask it to stop this job, and wait until it has; kill it after `grace` seconds."""
@@ -127,23 +141,32 @@ class EngineProcess:
         try:
             async with asyncio.timeout(grace):
                 await self._send({"do": "cancel", "job_id": job_id})
-                while (await self._receive())[0].get("is") == "step":
+                while (word := (await self._word_on(job_id))[0]["is"]) == "step":
                     pass
-            self.job_id = None
+            if word == "broken":
+                await self.kill()
         except (TimeoutError, EngineCrashed):
             await self.kill()
 
     def show(self, job_id: str, wanted: bool) -> None:
         """Ask for previews of this job, or for no more of them."""
         if self.alive and self._process.stdin is not None:
-            self._process.stdin.write(pack({"do": "show", "job_id": job_id, "wanted": wanted}))
+            with suppress(*GONE):
+                self._process.stdin.write(pack({"do": "show", "job_id": job_id, "wanted": wanted}))
 
     async def kill(self) -> None:
-        if self.alive:
-            with suppress(ProcessLookupError):
-                self._process.kill()
+        """End it; whoever waits for its words hears of that."""
+        self._end_it()
         await self._process.wait()
         self._reader.cancel()
+        await asyncio.wait({self._reader})
+        while not self._inbox.empty():
+            self._inbox.get_nowait()
+        self._inbox.put_nowait(EngineCrashed(_how_it_ended(self._process.returncode)))
+
+    def _end_it(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.kill()
 
     # --- the pipe ---
 
@@ -152,33 +175,36 @@ class EngineProcess:
         try:
             self._process.stdin.write(pack(head, body))
             await self._process.stdin.drain()
-        except (BrokenPipeError, ConnectionResetError):
+        except GONE:
             raise await self._crash() from None
 
     async def _receive(self) -> Frame:
         """The next frame. Cancelling this loses nothing: the pipe is read by a task of its own."""
         item = await self._inbox.get()
         if isinstance(item, EngineCrashed):
+            self._inbox.put_nowait(item)  # it stays the last word
             raise item
         return item
 
     async def _read(self) -> None:
+        try:
+            while True:
+                await self._inbox.put(await self._frame())
+        except (asyncio.IncompleteReadError, OSError):
+            end = await self._crash()
+        except (FrameError, ValueError, RecursionError):
+            self._end_it()
+            end = EngineCrashed(NONSENSE)
+        await self._inbox.put(end)
+
+    async def _frame(self) -> Frame:
         pipe = self._process.stdout
         assert pipe is not None
-        while True:
-            try:
-                head_length, body_length = unpack_lengths(await pipe.readexactly(HEAD.size))
-                head = json.loads(await pipe.readexactly(head_length))
-                if not isinstance(head, dict):
-                    raise FrameError("not an object")
-                await self._inbox.put((head, await pipe.readexactly(body_length)))
-            except asyncio.IncompleteReadError:
-                await self._inbox.put(await self._crash())
-                return
-            except (FrameError, ValueError, RecursionError):
-                self._process.kill()
-                await self._inbox.put(EngineCrashed("what it answered makes no sense"))
-                return
+        head_length, body_length = unpack_lengths(await pipe.readexactly(HEAD.size))
+        head = json.loads(await pipe.readexactly(head_length))
+        if not isinstance(head, dict):
+            raise FrameError("not an object")
+        return head, await pipe.readexactly(body_length)
 
     async def _crash(self) -> EngineCrashed:
         """How it ended; its pipe is closed already."""
@@ -186,7 +212,7 @@ class EngineProcess:
             async with asyncio.timeout(5):
                 await self._process.wait()
         except TimeoutError:
-            self._process.kill()
+            self._end_it()
             await self._process.wait()
             return EngineCrashed("its pipe closed")
         return EngineCrashed(_how_it_ended(self._process.returncode))
@@ -196,3 +222,11 @@ def _draw_head(job_id: str, request: DrawRequest) -> dict[str, Any]:
     fields = asdict(request)
     references: tuple[bytes, ...] = fields.pop("references")
     return {"do": "draw", "job_id": job_id, "request": fields, "references": [len(image) for image in references]}
+
+
+def _step_of(head: Mapping[str, Any]) -> tuple[int, int]:
+    """The step it has reached, and how many there are."""
+    try:
+        return int(head["step"]), int(head["total"])
+    except (KeyError, TypeError, ValueError):
+        raise EngineCrashed(NONSENSE) from None

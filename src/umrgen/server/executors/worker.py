@@ -90,13 +90,13 @@ class Worker:
             return {"is": "cancelled", "job_id": job_id}, b""
         except EngineFailure as failure:
             return {"is": "failed", "job_id": job_id, "error": str(failure)}, b""
+        # Who knows what else has failed by now: the server replaces a process that says the following.
         except MemoryError:
-            # Who knows what else has failed by now: the server replaces a process that says this.
             return {"is": "broken", "job_id": job_id, "error": "it ran out of memory"}, b""
         except Exception as error:
             # A traceback shows paths: it goes to the operator's log, never to the user.
             traceback.print_exc()
-            return {"is": "failed", "job_id": job_id, "error": f"the engine failed: {type(error).__name__}"}, b""
+            return {"is": "broken", "job_id": job_id, "error": f"it raised {type(error).__name__}"}, b""
         finally:
             self._cancelled.discard(job_id)
             self._shown.discard(job_id)
@@ -148,7 +148,9 @@ def _be_modest(memory: int) -> None:
 def main() -> None:
     name, options = sys.argv[1], json.loads(sys.argv[2])
     _be_modest(int(sys.argv[3]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then stops us
+    # Ctrl-C, and a service manager's end of everybody, are for the server, which lets us finish and then stops us.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     # Libraries print; what they print must not get between the frames.
     sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

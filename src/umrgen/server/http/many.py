@@ -34,29 +34,30 @@ async def statuses(services: Services, request: Request, key: Key) -> Response:
     job_ids, since = _job_ids(data), _cursor(data.get("since"), "since")
     wait = requested_wait(dict(request.headers.raw), request.scope["query_string"], services.settings.max_wait)
     known = await _known(services, key, job_ids)
-    changed = [job_id for job_id, when in known.items() if when > since]
     if wait and services.waiters.full(key.id):
         wait = None  # not held: the caller is told so, and asks again in its time
-    if not changed and wait and known:
-        changed = await _hold(services, key, list(known), since, wait, request)
-    jobs, cursor = await _told(services, changed, since)
+    if wait and known and max(known.values()) <= since:
+        await _hold(services, key, list(known), since, wait, request)
+        known = await _known(services, key, list(known))
+    # The cursor is of the moment of one look at all of them: what changes while they are told is told again.
+    jobs = await _told(services, [job_id for job_id, when in known.items() if when > since])
     services.limits.charge(key, len(jobs) // JOBS_A_REQUEST)
-    body = Changes(jobs=jobs, unknown=[job_id for job_id in job_ids if job_id not in known], cursor=str(cursor))
+    unknown = [job_id for job_id in job_ids if job_id not in known]
+    body = Changes(jobs=jobs, unknown=unknown, cursor=str(max([since, *known.values()])))
     headers = {"Retry-After": "2"} | ({} if wait is None else {"Preference-Applied": f"wait={wait}"})
     return json_response(body, headers=headers)
 
 
-async def _told(services: Services, job_ids: Sequence[str], since: int) -> tuple[list[JobAnswer], int]:
-    """The jobs as they are answered, and the count of the last change among them; in slices, so that whoever
-    asks for a thousand keeps nobody waiting for all of them."""
+async def _told(services: Services, job_ids: Sequence[str]) -> list[JobAnswer]:
+    """The jobs as they are answered; in slices, so that whoever asks for a thousand keeps nobody waiting for
+    all of them."""
     answers: list[JobAnswer] = []
     for start in range(0, len(job_ids), SLICE):
         async with services.heavy:
             found = await services.ledger.get_many(job_ids[start : start + SLICE])
-            since = max([since, *(job.changed for job in found)])
             answers += [_wire(services, job) for job in found]
             await asyncio.sleep(0)
-    return answers, since
+    return answers
 
 
 def _wire(services: Services, job: Job) -> JobAnswer:
@@ -71,8 +72,9 @@ async def _known(services: Services, key: Key, job_ids: Sequence[str]) -> dict[s
     return {job_id: changed for job_id, (session_id, changed) in changes.items() if session_id == key.session_id}
 
 
-async def _hold(services: Services, key: Key, job_ids: list[str], since: int, wait: int, request: Request) -> list[str]:
-    """The jobs that changed while the caller was held; after the first look only these are looked at."""
+async def _hold(services: Services, key: Key, job_ids: list[str], since: int, wait: int, request: Request) -> None:
+    """Return when one of the jobs has changed, or `wait` seconds have passed; after the first look only those
+    are looked at that are said to have changed."""
     loop = asyncio.get_running_loop()
     ends = loop.time() + wait
     with services.waiters.join(job_ids, request.receive, owner=key.id) as waiting:
@@ -80,11 +82,10 @@ async def _hold(services: Services, key: Key, job_ids: list[str], since: int, wa
         while held:
             waiting.names_changed = set()
             known = await _known(services, key, list(names))
-            if changed := [job_id for job_id, when in known.items() if when > since]:
-                return changed
+            if any(when > since for when in known.values()):
+                return
             held = await waiting.changed(ends - loop.time())
             names = waiting.names_changed
-    return []
 
 
 def _job_ids(data: dict[str, Any]) -> list[str]:

@@ -151,8 +151,9 @@ class QuickProtocol(GuardedProtocol):
                     WHOLE_BODY: partial(_whole_body, asked),
                 }
                 self.scope["extensions"] = extensions
-            if self._held is not None and len(self.pipeline) < MAX_PIPELINED:
-                self.flow.resume_reading()  # only what is read from tells that the caller has hung up
+            # Only what is read from tells that the caller has hung up, who may wait for what was asked before this.
+            if (self._held is not None or self.scope["method"] == "GET") and len(self.pipeline) < MAX_PIPELINED:
+                self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
         if self._answered:

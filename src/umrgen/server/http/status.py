@@ -46,7 +46,7 @@ class View:
         self.job = job
         self.position = position
         self.eta = services.estimates.seconds_left(job, position)
-        self.etag = b'"%d.%d"' % (job.version, position or 0)
+        self.etag = b'"%b.%d.%d.%d"' % (job.state.encode(), job.attempt, job.step, position or 0)
 
     @classmethod
     async def of(cls, services: Services, job_id: str, session_id: str) -> "View":
