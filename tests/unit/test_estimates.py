@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from umrgen.jobs import Job, JobSpec, State
-from umrgen.server.estimates import OVERDUE, Estimates
+from umrgen.server.estimates import OVERDUE, SHAPES, Estimates
 
 JOB = Job("ext_1", "sid_a", JobSpec("a boat", seed=1, steps=4), "procedural", created_at=0)
 
@@ -61,3 +61,9 @@ def test_only_the_last_runs_count_and_failures_do_not() -> None:
     made.learn([done(1)._replace(state=State.FAILED), JOB._replace(state=State.RUNNING, claimed_at=0)])
     assert made.seconds_left(JOB._replace(state=State.RUNNING, claimed_at=clock.at)) == 10
     assert made.seconds_left(done(10)) is None, "it is over"
+
+
+def test_of_many_kinds_of_jobs_the_last_are_remembered() -> None:
+    made, _ = estimates(*(done(7, width=512 + width) for width in range(SHAPES + 1)))
+    assert made.seconds_left(JOB._replace(spec=replace(JOB.spec, width=512)), 1) is None
+    assert made.seconds_left(JOB._replace(spec=replace(JOB.spec, width=513)), 1) is not None
