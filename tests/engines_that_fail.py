@@ -40,6 +40,13 @@ class Obedient:
                 os.abort()
             case "garbage":
                 _write_into_every_pipe(b"\x00\x00\x00\x05\x00\x00\x00\x00hello")
+            case "vanish":
+                _write_into_every_pipe(b"z" * 32)
+                os._exit(3)
+            case "repeat":
+                while True:
+                    select.select([], [], [], STEP)
+                    report(1, request.steps)
             case "small":
                 return np.zeros((8, 8, 3), np.uint8)
             case "memory":

@@ -76,19 +76,20 @@ class ServerProcess:
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
         self.process.terminate()
-        return self._end()
+        return self.ended()
 
     def kill(self) -> None:
         """SIGKILL, as a power cut would."""
         self.process.kill()
-        self._end()
+        self.ended()
 
     def kill_group(self) -> None:
         """SIGKILL for the server and its engine at once."""
         os.killpg(self.process.pid, signal.SIGKILL)
-        self._end()
+        self.ended()
 
-    def _end(self) -> int:
+    def ended(self) -> int:
+        """The exit code, when it has one."""
         code = self.process.wait(30)
         if self.process.stdout is not None:
             self.process.stdout.close()
@@ -126,7 +127,7 @@ def server(state: Path, *arguments: str, **environment: str) -> Iterator[ServerP
         if running.process.poll() is None:
             running.process.send_signal(signal.SIGTERM)
             try:
-                running._end()
+                running.ended()
             except subprocess.TimeoutExpired:
                 running.kill()
                 raise

@@ -90,4 +90,4 @@ def test_sigterm_lets_a_short_job_finish_and_answers_who_waits(state: Path) -> N
         assert (refused.status_code, refused.json()["code"]) == (503, "draining")
         assert "retry-after" in refused.headers
         assert finish(http, job_id)["state"] == "completed"
-    assert running._end() == 0
+    assert running.ended() == 0

@@ -46,10 +46,11 @@ def running_at(http: httpx2.Client, job_id: str, step: int) -> bool:
 
 
 class TestEngines:
-    def test_one_that_hangs_is_killed_replaced_and_tried_three_times(self, state: Path) -> None:
+    @pytest.mark.parametrize("how", ["hang", "repeat"])
+    def test_one_that_gets_no_further_is_killed_replaced_and_tried_three_times(self, state: Path, how: str) -> None:
         with obedient(state, "--stall-after", "1") as running, running.http() as http:
             engines = running.engine_pids()
-            job_id = submit(http, "hang")
+            job_id = submit(http, how)
             until(lambda: look(http, job_id)["attempt"] == 2)
             assert http.get("/healthz").status_code == 200, "the API waits for no engine"
             until(lambda: not set(engines) & set(running.engine_pids()))
@@ -69,6 +70,7 @@ class TestEngines:
         [
             ("abort", "engine_crashed", "SIGABRT"),
             ("garbage", "engine_crashed", "makes no sense"),
+            ("vanish", "engine_crashed", "(in attempt 3, the last)"),
             ("small", "engine_crashed", "8 × 8"),
             ("memory", "engine_crashed", "out of memory"),
             ("raise", "engine_crashed", "RuntimeError"),
@@ -205,8 +207,34 @@ def test_a_clock_that_is_set_costs_no_job_its_attempt(state: Path, tmp_path: Pat
         assert finish(http, submit(http))["state"] == "completed"
 
 
+def test_a_sigterm_for_the_whole_group_lets_the_engine_finish(state: Path) -> None:
+    """As a service manager sends it, to every process of the service."""
+    first = ServerProcess(state, "--step-delay", "0.5").start()
+    with first.http() as http:
+        job_id = submit(http, steps=4)
+        until(lambda: running_at(http, job_id, 1))
+    os.killpg(first.process.pid, signal.SIGTERM)
+    assert first.ended() == 0
+    with server(state) as second, second.http(Authorization=f"Bearer {first.key}") as http:
+        job = look(http, job_id)
+        assert (job["state"], job["attempt"]) == ("completed", 1)
+
+
+def test_a_second_sigterm_is_obeyed_when_the_time_to_drain_is_over(state: Path) -> None:
+    first = ServerProcess(state, "--step-delay", "600", "--drain", "0", "--cancel-grace", "600").start()
+    with first.http() as http:
+        job_id = submit(http, steps=2)
+        until(lambda: running_at(http, job_id, 1))
+    first.process.send_signal(signal.SIGTERM)
+    until(lambda: "1 job goes back into the queue" in first.log())
+    assert first.stop() == 0
+    with server(state) as second, second.http(Authorization=f"Bearer {first.key}") as http:
+        job = finish(http, job_id)
+        assert (job["state"], job["attempt"]) == ("completed", 2)
+
+
 def test_a_second_sigterm_is_obeyed_at_once(state: Path) -> None:
-    first = ServerProcess(state, "--step-delay", "60", "--drain", "60").start()
+    first = ServerProcess(state, "--step-delay", "600", "--drain", "600", "--cancel-grace", "600").start()
     answers = []
 
     def wait(job_id: str) -> None:
@@ -218,6 +246,7 @@ def test_a_second_sigterm_is_obeyed_at_once(state: Path) -> None:
         until(lambda: running_at(http, job_id, 1))
         waiting = threading.Thread(target=wait, args=(job_id,))
         waiting.start()
+        until(lambda: "\numrgen_waiters 1.0\n" in http.get("/metrics").text)
         first.process.send_signal(signal.SIGTERM)
         until(lambda: http.get("/readyz").status_code == 503)
         assert http.post("/api/v1/generate", json={"prompt": "a boat"}).json()["code"] == "draining"

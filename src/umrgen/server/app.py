@@ -165,6 +165,7 @@ class House:
     async def drain(self, limit: float) -> None:
         """Accept nothing more, let running jobs finish within `limit` seconds, answer all who wait."""
         self.services.draining = True
+        log.info("stopping: what runs has %g s to finish", limit)
         await self.dispatcher.drain(limit)
         self.waiters.close()
         await self.courier.stop(min(limit, LAST_POST))

@@ -60,6 +60,9 @@ class Dispatcher:
         slots = asyncio.gather(*self._slots, return_exceptions=True)
         either: set[asyncio.Future[Any]] = {slots, hurry}
         await asyncio.wait(either, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        if self._running:
+            count = len(self._running)
+            log.info("%d job%s back into the queue", count, " goes" if count == 1 else "s go")
         for task in (*self._slots, *([self._keeper] if self._keeper else [])):
             task.cancel()
         await asyncio.sleep(0)  # each slot has heard that it is cancelled, so an engine's end is no crash
