@@ -3,16 +3,19 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from umrgen.images import verify
 from umrgen.server.engines import DrawRequest, EngineFailure
-from umrgen.server.executors import Care, EngineCrashed, Executor
+from umrgen.server.executors import Care, EngineCrashed, EngineStalled, Executor
 from umrgen.server.executors.local import LocalExecutor
+from umrgen.server.executors.process import EngineProcess
 
 REQUEST = DrawRequest("a lighthouse", width=512, height=512, steps=2, seed=3)
 
@@ -46,6 +49,14 @@ async def test_one_slot_draws_one_at_a_time(executor: Executor) -> None:
         *(executor.run(f"ext_{seed}", replace(REQUEST, seed=seed), lambda step, total: None) for seed in range(3))
     )
     assert len({picture.data for picture in pictures}) == 3
+
+
+def wait_deafly(process: EngineProcess) -> None:
+    """Let it come to its end while the event loop hears nothing."""
+    stat = Path(f"/proc/{process.pid}/stat")
+    with suppress(FileNotFoundError):  # somebody has even heard of its end
+        while stat.read_text().split()[2] != "Z":
+            pass
 
 
 class TestLocal:
@@ -92,6 +103,53 @@ class TestLocal:
             await executor.run("ext_1", replace(REQUEST, steps=20), crash)
         assert (await executor.run("ext_2", REQUEST, lambda step, total: None)).data
         await executor.stop()
+
+    async def test_one_that_does_not_even_listen_is_not_waited_for(self) -> None:
+        executor = LocalExecutor("procedural", {}, care=Care(stall_after=0.3, cancel_grace=0.05))
+        await executor.ready()
+        (process,) = executor._processes
+        os.kill(process.pid, signal.SIGSTOP)
+        more_than_a_pipe_holds = replace(REQUEST, references=(bytes(1 << 20),))
+        async with asyncio.timeout(20):
+            with pytest.raises(EngineStalled):
+                await executor.run("ext_1", more_than_a_pipe_holds, lambda step, total: None)
+            assert not process.alive
+            assert (await executor.run("ext_2", REQUEST, lambda step, total: None)).data
+        await executor.stop()
+
+    async def test_whoever_waits_for_one_that_is_ended_hears_of_it(self) -> None:
+        executor = LocalExecutor("procedural", {"step_delay": 600}, care=Care(cancel_grace=600))
+        await executor.ready()
+        started = asyncio.Event()
+        running = asyncio.create_task(executor.run("ext_1", REQUEST, lambda step, total: started.set()))
+        await started.wait()
+        running.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)  # turns, not time: then it has asked the engine to stop, and waits for its last word
+        async with asyncio.timeout(20):
+            await executor.stop()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+
+    @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+    @pytest.mark.parametrize("busy", [False, True])
+    def test_one_that_babbles_and_is_gone_has_crashed(
+        self, loop: Callable[[], asyncio.AbstractEventLoop], busy: bool
+    ) -> None:
+        """Whether its end or its words are seen first; the two loops say it in different ways."""
+
+        async def draw() -> None:
+            pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
+            process = EngineProcess(await asyncio.create_subprocess_exec("printf", "z" * 32, **pipes))
+            if busy:
+                wait_deafly(process)
+            with pytest.raises(EngineCrashed) as crash:
+                await process.draw("ext_1", REQUEST, lambda step, total: None, None, stall_after=600)
+            assert crash.value.code == "engine_crashed"
+            await process.kill()
+
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(asyncio.wait_for(draw(), 20))
 
     async def test_an_engine_that_cannot_start_says_why(self) -> None:
         executor = LocalExecutor("nope", {})

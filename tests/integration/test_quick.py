@@ -181,13 +181,14 @@ def test_calls_that_are_held(slow_server: ServerProcess) -> None:
         assert quick[1:] == ordinary[1:]
 
 
-def test_a_held_caller_who_hangs_up_is_forgotten_at_once(slow_server: ServerProcess) -> None:
+@pytest.mark.parametrize("more", [(), ("Content-Length: 0",)], ids=["quick", "ordinary"])
+def test_a_held_caller_who_hangs_up_is_forgotten_at_once(slow_server: ServerProcess, more: tuple[str, ...]) -> None:
     with slow_server.http() as http:
         job_id = submit(http, steps=9, width=520)
         host, port = slow_server.url.removeprefix("http://").split(":")
         path = f"/api/v1/status/{job_id}"
         with socket.create_connection((host, int(port)), 20) as connection:
-            connection.sendall(ask(slow_server.key, path, "Prefer: wait=60") * 3)
+            connection.sendall(ask(slow_server.key, path, "Prefer: wait=60", *more) * 3)
             until(lambda: waiting(http) == 1)  # the others wait their turn
         until(lambda: waiting(http) == 0)
         assert http.post(f"/api/v1/cancel/{job_id}").json()["error_code"] == "cancelled", "its time was not over"

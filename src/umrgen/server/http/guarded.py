@@ -7,11 +7,14 @@ and whoever does not read what he asked for is let go. The body of a request is 
 import asyncio
 import math
 from collections import Counter
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from umrgen.server.limits import neighbourhood
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 __all__ = ["MAX_PIPELINED", "GuardedProtocol"]
 
@@ -51,6 +54,8 @@ class GuardedProtocol(HttpToolsProtocol):
     _watch: asyncio.TimerHandle | None = None
     """Looks at `_until` now and then. To set a timer for each request costs more than to answer it."""
     _reader_timer: asyncio.TimerHandle | None = None
+    _answering: RequestResponseCycle | None = None
+    """The request that is answered now; `cycle` is the one that came in last."""
 
     # --- connections ---
 
@@ -75,6 +80,10 @@ class GuardedProtocol(HttpToolsProtocol):
             self._watch.cancel()
             self._watch = None
         self._stop_reader_timer()
+        if self._answering is not None:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+            self._answering = None
         if self._address:
             self.company[self._address] -= 1
             if not self.company[self._address]:
@@ -109,6 +118,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """uvicorn's own, but for the timer."""
+        self._answering = None
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -122,6 +132,10 @@ class GuardedProtocol(HttpToolsProtocol):
             self.loop.call_soon(self._go_on)
         if self.pipeline or self._backlog:
             self.flow.pause_reading()  # what is here comes first
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: "ASGI3Application") -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         if self._backlog:
