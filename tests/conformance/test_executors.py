@@ -19,6 +19,9 @@ from umrgen.server.executors.process import EngineProcess
 
 REQUEST = DrawRequest("a lighthouse", width=512, height=512, steps=2, seed=3)
 
+Loop = Callable[[], asyncio.AbstractEventLoop]
+LOOPS = (asyncio.new_event_loop, uvloop.new_event_loop)
+
 
 @pytest.fixture(params=["local"])
 async def executor(request: pytest.FixtureRequest) -> AsyncIterator[Executor]:
@@ -117,25 +120,9 @@ class TestLocal:
             assert (await executor.run("ext_2", REQUEST, lambda step, total: None)).data
         await executor.stop()
 
-    async def test_whoever_waits_for_one_that_is_ended_hears_of_it(self) -> None:
-        executor = LocalExecutor("procedural", {"step_delay": 600}, care=Care(cancel_grace=600))
-        await executor.ready()
-        started = asyncio.Event()
-        running = asyncio.create_task(executor.run("ext_1", REQUEST, lambda step, total: started.set()))
-        await started.wait()
-        running.cancel()
-        for _ in range(20):
-            await asyncio.sleep(0)  # turns, not time: then it has asked the engine to stop, and waits for its last word
-        async with asyncio.timeout(20):
-            await executor.stop()
-            with pytest.raises(asyncio.CancelledError):
-                await running
-
-    @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+    @pytest.mark.parametrize("loop", LOOPS)
     @pytest.mark.parametrize("busy", [False, True])
-    def test_one_that_babbles_and_is_gone_has_crashed(
-        self, loop: Callable[[], asyncio.AbstractEventLoop], busy: bool
-    ) -> None:
+    def test_one_that_babbles_and_is_gone_has_crashed(self, loop: Loop, busy: bool) -> None:
         """Whether its end or its words are seen first; the two loops say it in different ways."""
 
         async def draw() -> None:

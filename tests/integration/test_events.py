@@ -1,9 +1,12 @@
 """`GET /api/v1/events/{job_id}`: a job told as Server-Sent Events."""
 
 import json
+import sqlite3
 import threading
 from base64 import b64decode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -137,3 +140,23 @@ def test_a_server_that_stops_says_when_to_come_back(state: Path) -> None:
         listening.join()
     assert [line for line in other if line.startswith("retry: ")]
     assert all(event.data.get("state") != "completed" for event in told)
+
+
+def test_a_heartbeat_is_no_news(state: Path) -> None:
+    """The lease of a job that stands still is renewed: nobody who knows how it stands is told again."""
+    settings = ("--step-delay", "600", "--lease", "1", "--drain", "0", "--cancel-grace", "0")
+    with server(state, *settings) as running, running.http() as http, ThreadPoolExecutor(1) as threads:
+        job_id = submit(http, steps=2)
+        path = f"/api/v1/status/{job_id}"
+        until(lambda: http.get(path).json()["progress"]["step"] == 1)
+        headers = {"Prefer": "wait=3", "If-None-Match": http.get(path).headers["etag"]}
+        held = threads.submit(http.get, path, headers=headers)
+        leases = set()
+        with closing(sqlite3.connect(state / "ledger.sqlite3")) as ledger:
+
+            def renewed() -> bool:
+                leases.update(ledger.execute("SELECT lease_until FROM jobs").fetchone())
+                return len(leases) > 2
+
+            until(renewed)
+        assert held.result().status_code == 304

@@ -1,0 +1,116 @@
+"""An attempt and the dispatcher, where the moment matters."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from umrgen.jobs import Change, Job, JobSpec, State
+from umrgen.server.attempts import Attempt, Policy, Workshop
+from umrgen.server.dispatcher import Dispatcher
+from umrgen.server.engines import DrawRequest
+from umrgen.server.executors import OnPreview, OnStep, Picture
+from umrgen.server.ledger.memory import MemoryLedger
+from umrgen.server.previews import Previews
+
+SPEC = JobSpec("a boat", seed=1, width=512, height=512, steps=9)
+
+
+class Still:
+    """A clock that stands, and an engine that makes one step and no more."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self.moment = 1000
+        self.resting, self.stopped = asyncio.Event(), asyncio.Event()
+
+    def now(self) -> int:
+        return self.moment
+
+    async def sleep(self, seconds: float) -> None:
+        self.resting.set()
+        await asyncio.get_running_loop().create_future()
+
+    async def run(self, job_id: str, request: DrawRequest, on_step: OnStep, on_preview: OnPreview) -> Picture:
+        on_step(1, 9)
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.stopped.set()
+        raise AssertionError
+
+
+@pytest.fixture
+async def ledger() -> Any:
+    ledger = MemoryLedger()
+    await ledger.open()
+    yield ledger
+    await ledger.close()
+
+
+def workshop(still: Still, ledger: MemoryLedger, **policy: Any) -> Workshop:
+    previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
+    return Workshop(ledger, still, SimpleNamespace(), still, Policy(**policy), previews)  # type: ignore[arg-type]
+
+
+async def claimed(ledger: MemoryLedger, lease_until: int) -> Job:
+    await ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
+    job = await ledger.claim("somebody", now=1000, lease_until=lease_until)
+    assert job is not None
+    return job
+
+
+async def test_a_cancel_reaches_the_engine_while_progress_rests(ledger: MemoryLedger) -> None:
+    still = Still()
+    attempt = Attempt(await claimed(ledger, 9000), workshop(still, ledger))
+    carrying = asyncio.create_task(attempt.carry_out())
+    async with asyncio.timeout(10):
+        await still.resting.wait()  # its step is written; no other is for a while
+        attempt.end()
+        await carrying
+    assert still.stopped.is_set()
+
+
+@pytest.mark.parametrize("clock", [0, 1000, 2**41])
+async def test_a_start_takes_back_every_lease_whatever_clock_it_was_given_by(ledger: MemoryLedger, clock: int) -> None:
+    await claimed(ledger, lease_until=2**50)
+    still = Still()
+    still.moment = clock
+    await Dispatcher(workshop(still, ledger)).recover()
+    job = await ledger.get("ext_1")
+    assert job is not None
+    assert (job.state, job.interruptions, job.tries) == (State.QUEUED, 1, 0)
+
+
+async def test_a_worker_that_fell_silent_is_a_crash_and_three_are_the_end(ledger: MemoryLedger) -> None:
+    still = Still()
+    dispatcher = Dispatcher(workshop(still, ledger))
+    job = await claimed(ledger, lease_until=2000)
+    for attempt in (1, 2, 3):
+        still.moment += 5000
+        (lapsed,) = await ledger.lapsed(now=still.moment)
+        await dispatcher._look_after(lapsed)
+        late = ledger.change("ext_1", Change.COMPLETE, now=still.moment, token=job.token)
+        with pytest.raises(Exception, match=r"holds this job|cannot complete"):
+            await late
+        if attempt < 3:
+            again = await ledger.claim("somebody", now=still.moment, lease_until=still.moment + 1000)
+            assert again is not None
+            job = again
+    end = await ledger.get("ext_1")
+    assert end is not None
+    assert (end.state, end.error_code, end.attempt) == (State.FAILED, "engine_crashed", 3)
+    assert end.error == "its worker fell silent (in attempt 3, the last)"
+
+
+async def test_a_worker_that_spoke_up_meanwhile_keeps_its_job(ledger: MemoryLedger) -> None:
+    still = Still()
+    job = await claimed(ledger, lease_until=2000)
+    (lapsed,) = await ledger.lapsed(now=5000)
+    await ledger.change("ext_1", Change.PROGRESS, now=5000, token=job.token, lease_until=9000)
+    await Dispatcher(workshop(still, ledger))._look_after(lapsed)
+    now = await ledger.get("ext_1")
+    assert now is not None
+    assert (now.state, now.token) == (State.RUNNING, job.token)
