@@ -1,14 +1,17 @@
 """Whole lives of a server, played without a clock: `python tests/simulation/lives.py --histories 10000`.
 
-The real dispatcher, attempts, leases, sweep and SQL run on a fake clock with a storage and an engine that
-do what chance says: crash, stall, refuse, fill up. The process dies at any step of any task, several
-times, and starts again on what was durable. `--seed N` plays one history again.
+The real dispatcher, attempts, leases, sweep, batches and SQL run on a fake clock with a storage and an engine
+that do what chance says: crash, stall, refuse, fill up. An answer of the ledger is lost, or what was asked of it
+arrives a second time, late. The process dies at any step of any task, several times, and starts again on what
+was durable. `--seed N` plays one history again.
 """
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import logging
+import math
 import random
 import sys
 import time
@@ -32,6 +35,8 @@ from umrgen.server.previews import Previews
 from umrgen.server.sweep import sweep
 
 SESSIONS = ("sid_a", "sid_b", "sid_c")
+SOON = 1.0
+"""Seconds within which an engine has heard that its job is over."""
 FAILURES = {"engine_failed", "engine_crashed", "engine_stalled", "storage_failed", "cancelled", "interrupted"}
 
 
@@ -51,12 +56,15 @@ def hold(condition: bool, words: str) -> None:
 class Witness:
     """Sees every commit, and what must hold after each."""
 
-    def __init__(self, files: dict[str, bytes], *, fair: bool, max_attempts: int) -> None:
+    def __init__(self, files: dict[str, bytes], policy: Policy) -> None:
         self.jobs: dict[str, Job] = {}
         self.broken: list[str] = []
+        self.faults: Counter[str] = Counter()
+        """What went wrong with each job that may cost it an attempt."""
         self._files = files
-        self._fair = fair
-        self._max_attempts = max_attempts
+        self._fair = not policy.running_cap
+        self._policy = policy
+        self.over_at: dict[str, float] = {}
         self._passed: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
     def see(self, jobs: Sequence[Job]) -> None:
@@ -66,10 +74,14 @@ class Witness:
             except Broken as broken:
                 self.broken.append(f"{job.id}: {broken}")
             self.jobs[job.id] = job
+            if job.over:
+                self.over_at[job.id] = asyncio.get_running_loop().time()
 
     def _check(self, before: Job | None, job: Job) -> None:
         hold(before is None or not before.over, "it ended twice")
-        hold(job.tries <= self._max_attempts, "it was tried too often")
+        hold(job.tries <= self._policy.max_attempts, "it was tried too often")
+        hold(job.tries <= self.faults[job.id] + 1, "an attempt was counted that nothing went wrong with")
+        hold(job.interruptions <= self._policy.max_interruptions, "it was interrupted too often")
         if job.state is State.COMPLETED:
             hold(len(job.outputs) == 1 and job.outputs[0].name in self._files, "completed without its image")
         if job.state is State.FAILED:
@@ -100,6 +112,8 @@ class World:
     wall: int = 1_800_000_000_000
     troubled: bool = True
     """Whether disks fill up and engines break; they stop doing so in the end."""
+    frailty: float = 0.04
+    """How often an engine breaks, by its steps."""
 
     def luck(self, share: float) -> bool:
         return self.chance.random() < share
@@ -115,6 +129,7 @@ class Life:
         self.info = EngineInfo("fake", "procedural", "1")
         self.trouble = None
         self.drawing: set[str] = set()
+        self._late: list[asyncio.Task[None]] = []
         self.witness = witness
         previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
         self.shop = Workshop(self, self, self, self, policy, previews)  # type: ignore[arg-type]  # it is all four
@@ -154,12 +169,31 @@ class Life:
         if self.world.troubled and self.world.luck(0.02):
             raise LedgerUnavailable("the disk is full")
         try:
-            return await work()
+            result = await work()
         finally:
             await self.pause()  # it is committed, and the process may die before it knows
+        if self.world.troubled and self.world.luck(0.01):
+            if isinstance(result, Job):
+                self.witness.faults[result.id] += 1  # leased, and nobody knows it: its worker falls silent
+            raise LedgerUnavailable("it is written, and its answer is lost")
+        return result
+
+    async def change(self, job_id: str, change: Change, **values: Any) -> Job:
+        """As the ledger's own. What a worker says may arrive once more, when nobody expects it."""
+        if "token" in values and self.world.luck(0.02 if change is Change.PROGRESS else 0.3):
+            self._late.append(asyncio.create_task(self._say_again(job_id, change, values)))
+        job: Job = await self._wire(lambda: self.world.ledger.change(job_id, change, **values))
+        return job
+
+    async def _say_again(self, job_id: str, change: Change, values: dict[str, Any]) -> None:
+        await asyncio.sleep(self.world.chance.random() * 60)
+        if self.dead:
+            return
+        with contextlib.suppress(Conflict):
+            await self.world.ledger.change(job_id, change, **values)
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("submit", "get", "claim", "change", "lapsed", "known_files"):
+        if name not in ("submit", "get", "claim", "lapsed", "known_files"):
             raise AttributeError(name)
         method = getattr(self.world.ledger, name)
         return lambda *args, **kwargs: self._wire(lambda: method(*args, **kwargs))
@@ -172,6 +206,7 @@ class Life:
     async def put(self, session_id: str, name: str, data: bytes) -> None:
         await self.pause()
         if self.world.troubled and self.world.luck(0.05):
+            self.witness.faults[data.decode()] += 1
             raise OSError(28, "No space left on device")
         self.world.files[name] = data
         await self.pause()
@@ -200,17 +235,20 @@ class Life:
         try:
             for step in range(1, request.steps + 1):
                 await asyncio.sleep(self.world.chance.random() * 5)
-                self._break_down()
+                if self.monotonic() - self.witness.over_at.get(job_id, math.inf) > SOON:
+                    self.witness.broken.append(f"{job_id}: it was drawn on after its end")
+                self._break_down(job_id)
                 on_step(step, request.steps)
             data = job_id.encode()
             return Picture(data, hashlib.sha256(data).hexdigest(), 512, 512)
         finally:
             self.drawing.discard(job_id)
 
-    def _break_down(self) -> None:
-        if self.world.troubled and self.world.luck(0.04):
+    def _break_down(self, job_id: str) -> None:
+        if self.world.troubled and self.world.luck(self.world.frailty):
+            self.witness.faults[job_id] += 1
             kinds = [EngineCrashed("it was ended by SIGSEGV"), EngineStalled("no progress"), EngineFailure("refused")]
-            raise self.world.chance.choice(kinds)
+            raise self.world.chance.choice([*kinds, ZeroDivisionError("a fault of our own: the slot is lost")])
 
     # --- callers ---
 
@@ -248,21 +286,22 @@ class Life:
             self.world.wall += self.world.chance.randint(-3_600_000, 3_600_000)
 
 
-async def _live(life: Life, callers: int, *, last: bool) -> None:
+async def _live(life: Life, callers: int, *, until_all_are_over: bool) -> None:
     world = life.world
     world.troubled = False  # a start on a broken disk fails at once, and is tried again by whoever starts servers
     await life.open()
     await life.dispatcher.recover()
-    world.troubled = not last
+    world.troubled = callers > 0
     life.dispatcher.start()
     sweeping = asyncio.create_task(sweep(life, life, before=life.now(), storing=life.shop.storing))  # type: ignore[arg-type]
     jumping = asyncio.create_task(life.jumps())
     await asyncio.gather(*(life.caller(world.chance.randint(1, 4)) for _ in range(callers)))
     await sweeping
-    if not last:
+    if not until_all_are_over:
         await asyncio.sleep(world.chance.random() * 30)
         await life.dispatcher.drain(world.chance.random() * 10)
     else:
+        world.troubled = False
         async with asyncio.timeout(24 * 3600):
             while any(not job.over for job in life.witness.jobs.values()):  # noqa: ASYNC110 - on a clock that leaps
                 await asyncio.sleep(1)
@@ -270,17 +309,17 @@ async def _live(life: Life, callers: int, *, last: bool) -> None:
     jumping.cancel()
 
 
-def _run(life: Life, callers: int, *, last: bool) -> None:
+def _run(life: Life, callers: int, *, until_all_are_over: bool) -> None:
     """Live until the end, or until the process is killed at some step."""
     loop = LeapingLoop()
     loop.set_exception_handler(lambda loop, context: None)  # the dead leave things behind
-    living = loop.create_task(_live(life, callers, last=last))
+    living = loop.create_task(_live(life, callers, until_all_are_over=until_all_are_over))
 
     def die() -> None:
         life.dead = True
         living.cancel()
 
-    if not last and life.world.luck(0.8):
+    if not until_all_are_over and life.world.luck(0.8):
         loop.at(life.world.chance.randint(1, 900), die)
     try:
         loop.run_until_complete(asyncio.wait({living}))
@@ -292,6 +331,8 @@ def _run(life: Life, callers: int, *, last: bool) -> None:
             task.cancel()
         if left:
             loop.run_until_complete(asyncio.wait(left))
+        for _ in range(4):
+            loop.run_until_complete(asyncio.sleep(0))  # what is committed by now has been seen
     finally:
         life.world.wall += int(loop.time() * 1000)
         loop.close()
@@ -301,16 +342,26 @@ def play(seed: int) -> Counter[str]:
     """One history, to its end. Raises Broken; gives how its jobs ended."""
     world = World(random.Random(seed))
     cap = world.chance.choice((0, 0, 0, 1))
-    policy = Policy(lease=30, max_attempts=3, max_interruptions=20, running_cap=cap, storage_patience=5)
-    witness = Witness(world.files, fair=cap == 0, max_attempts=policy.max_attempts)
+    world.frailty = world.chance.choice((0.04, 0.04, 0.3))
+    policy = Policy(
+        lease=30,
+        max_attempts=3,
+        max_interruptions=world.chance.choice((20, 20, 1)),
+        running_cap=cap,
+        storage_patience=5,
+    )
+    witness = Witness(world.files, policy)
     lives, slots = world.chance.randint(1, 5), world.chance.randint(1, 3)
     for number in range(lives):
-        _run(Life(world, witness, policy, slots), world.chance.randint(1, 4), last=number == lives - 1)
+        callers, last = world.chance.randint(1, 4), number == lives - 1
+        _run(Life(world, witness, policy, slots), callers, until_all_are_over=last)
+    _run(Life(world, witness, policy, slots), 0, until_all_are_over=True)  # it sweeps what the others left
     hold(not witness.broken, "; ".join(witness.broken))
     for job_id in world.acknowledged:
         hold(job_id in witness.jobs and witness.jobs[job_id].over, f"{job_id} was acknowledged and never ended")
     recorded = {output.name for job in witness.jobs.values() for output in job.outputs}
     hold(recorded <= set(world.files), "an image is gone")
+    hold(recorded >= set(world.files), "an image is without a record")
     return Counter(job.error_code or job.state.value for job in witness.jobs.values())
 
 

@@ -1,11 +1,18 @@
 """Whole lives of a server, in a short form of `make simulate`: see tests/simulation/lives.py."""
 
 import logging
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
+from simulation import lives
+from simulation.leaping import Stuck
 from simulation.lives import play
 
-from umrgen.server.ledger import queries
+from umrgen.jobs import Job, advance
+from umrgen.server.attempts import Attempt
+from umrgen.server.dispatcher import Dispatcher
+from umrgen.server.ledger import queries, sqlite
 from umrgen.server.ledger.sqlite import _SQL
 
 
@@ -24,8 +31,76 @@ def test_a_seed_plays_the_same_history_again() -> None:
     assert play(11) == play(11)
 
 
-def test_a_queue_without_turns_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(_SQL, "next_session", queries.load_queries("sqlite")["next_session"].replace("served, ", ""))
-    with pytest.raises(AssertionError, match="waits behind more than one job"):
-        for seed in range(100):
-            play(seed)
+async def nothing(*_: Any, **__: Any) -> None:
+    """What a part does that was taken out."""
+
+
+def no_turns(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(_SQL, "next_session", queries.load_queries("sqlite")["next_session"].replace("served, ", ""))
+
+
+def no_fence(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sqlite, "advance", lambda job, change, **values: advance(job, change, **values | {"token": None}))
+
+
+def no_recovery(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Dispatcher, "recover", nothing)
+
+
+def no_look_after_leases(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Dispatcher, "_look_after", nothing)
+
+
+def every_lapsed_lease_a_crash(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Dispatcher, "_look_after", lambda self, job: Attempt(job, self._shop).fell_silent())
+
+
+def no_sweep(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lives, "sweep", nothing)
+
+
+def late_pictures_stay(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lives.Life, "delete", nothing)
+
+
+def restarts_count(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Attempt, "interrupted", lambda self: self._try_again("engine_crashed", "the server was stopped"))
+
+
+def restarts_without_end(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Attempt, "interrupted", lambda self: self._release("stopped", self.job.interruptions + 1))
+
+
+def attempts_without_end(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Attempt, "_try_again", lambda self, code, what: self._release(what, self.job.interruptions))
+
+
+def cancels_unheard(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Attempt, "end", lambda self: None)
+
+
+def new_jobs_unheard(patch: pytest.MonkeyPatch) -> None:
+    notify = Dispatcher.notify
+
+    def deaf(self: Dispatcher, jobs: Sequence[Job]) -> None:
+        if any(job.over for job in jobs):
+            notify(self, jobs)
+
+    patch.setattr(Dispatcher, "notify", deaf)
+
+
+FAULTS = (
+    *(no_turns, no_fence, no_recovery, no_look_after_leases, every_lapsed_lease_a_crash, no_sweep),
+    *(late_pictures_stay, restarts_count, restarts_without_end, attempts_without_end, cancels_unheard),
+    new_jobs_unheard,
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_server_with_a_fault_is_caught(fault: Callable[[pytest.MonkeyPatch], None]) -> None:
+    """What the invariants are worth: each of these parts, taken out, is missed in some history."""
+    with pytest.MonkeyPatch.context() as patch:
+        fault(patch)
+        with pytest.raises((AssertionError, TimeoutError, Stuck)):
+            for seed in range(500):
+                play(seed)

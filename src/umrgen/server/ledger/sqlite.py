@@ -27,7 +27,7 @@ from umrgen.server.ledger.deliveries import Deliveries, enter_webhook
 from umrgen.server.ledger.queries import load_migrations, load_queries
 from umrgen.server.ledger.records import Records, Writer
 from umrgen.server.ledger.rows import COLUMNS, job_of, row_of
-from umrgen.server.ledger.writer import GroupWriter, Transaction
+from umrgen.server.ledger.writer import ThreadWriter, Transaction
 
 __all__ = ["SqliteLedger", "connect", "migrate"]
 
@@ -96,7 +96,7 @@ class SqliteLedger(Records, Deliveries):
             migrate(connection)
         self._reader = connect(self._path, busy_seconds=0)
         (last_change,) = self._read("last_change").fetchone()
-        self._writer = GroupWriter(
+        self._writer = ThreadWriter(
             connect(self._path), self._telling(on_change), last_change=last_change, observe=self._observe_commit
         )
 

@@ -18,7 +18,7 @@ from typing import Any
 from umrgen.jobs import Job
 from umrgen.server.ledger import LedgerUnavailable
 
-__all__ = ["GroupWriter", "Operation", "Transaction", "attempt"]
+__all__ = ["InlineWriter", "Operation", "ThreadWriter", "Transaction"]
 
 
 @dataclass(slots=True)
@@ -33,6 +33,8 @@ class Transaction:
 
 Operation = Callable[[Transaction], Any]
 _Waiting = tuple[Operation, "asyncio.Future[Any]"]
+Settled = tuple[list[tuple["asyncio.Future[Any]", Any, BaseException | None]], list[Job]]
+"""What became of each operation of a batch, and the jobs that were changed."""
 
 
 def attempt(transaction: Transaction, operation: Operation) -> tuple[Any, BaseException | None]:
@@ -55,7 +57,8 @@ def attempt(transaction: Transaction, operation: Operation) -> tuple[Any, BaseEx
 
 
 class GroupWriter:
-    """Runs operations in the order of their arrival, each whole or not at all."""
+    """Runs operations in the order of their arrival, each whole or not at all. Its subclasses say when, and on
+    which thread; everything else is the same."""
 
     BATCH = 256
 
@@ -75,10 +78,7 @@ class GroupWriter:
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._asked: list[_Waiting] = []
-        """In this turn of the loop. The thread is woken once for all of it: each time costs both a switch."""
-        self._queue: queue.SimpleQueue[list[_Waiting] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="umrgen-ledger", daemon=True)
-        self._thread.start()
+        """In this turn of the loop: all of it is one batch, or few."""
 
     async def do(self, operation: Operation) -> Any:
         """Run `operation` in a transaction; return its result once that is on disk."""
@@ -93,19 +93,71 @@ class GroupWriter:
     def _hand_over(self) -> None:
         asked, self._asked = self._asked, []
         for start in range(0, len(asked), self.BATCH):
-            self._queue.put(asked[start : start + self.BATCH])
+            self._take(asked[start : start + self.BATCH])
+
+    def _take(self, batch: list[_Waiting]) -> None:
+        """Have `_commit` called with this batch, and what it gives handed to `_settle` on the loop."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Finish what was asked for."""
+        self._closed = True
+        self._hand_over()
+
+    def _commit(self, batch: list[_Waiting]) -> Settled:
+        done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        transaction = Transaction(self._connection, self._changes)
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for operation, future in batch:
+                done.append((future, *attempt(transaction, operation)))
+            begun = time.perf_counter()
+            self._connection.execute("COMMIT")
+            self._observe(time.perf_counter() - begun)
+        except sqlite3.Error as error:
+            # Nothing of the batch was written: disk full, or the file is locked by another program.
+            with suppress(sqlite3.Error):  # SQLite has rolled back by itself after some errors
+                self._connection.execute("ROLLBACK")
+            words = f"the ledger cannot be written: {error}"
+            done = [(future, None, LedgerUnavailable(words)) for _, future in batch]
+            transaction.changed.clear()
+        return done, transaction.changed
+
+    def _settle(self, settled: Settled) -> None:
+        done, changed = settled
+        for future, result, error in done:
+            if future.cancelled():
+                continue
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+        if changed:
+            self._on_change(changed)
+
+
+class ThreadWriter(GroupWriter):
+    """Writes on a thread of its own: the loop goes on while the disk syncs."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._queue: queue.SimpleQueue[list[_Waiting] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="umrgen-ledger", daemon=True)
+        self._thread.start()
+
+    def _take(self, batch: list[_Waiting]) -> None:
+        self._queue.put(batch)  # wakes the thread, which costs both a switch: so not for each operation
 
     async def close(self) -> None:
         """Finish what was asked for, then end the thread."""
-        self._closed = True
-        self._hand_over()
+        await super().close()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
         try:
             while (batch := self._gather()) is not None:
-                self._commit(batch)
+                self._loop.call_soon_threadsafe(self._settle, self._commit(batch))
         finally:
             self._connection.close()
 
@@ -123,32 +175,17 @@ class GroupWriter:
             batch += more
         return batch
 
-    def _commit(self, batch: list[_Waiting]) -> None:
-        done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
-        transaction = Transaction(self._connection, self._changes)
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            for operation, future in batch:
-                done.append((future, *attempt(transaction, operation)))
-            begun = time.perf_counter()
-            self._connection.execute("COMMIT")
-            self._observe(time.perf_counter() - begun)
-        except sqlite3.Error as error:
-            # Nothing of the batch was written: disk full, or the file is locked by another program.
-            with suppress(sqlite3.Error):  # SQLite has rolled back by itself after some errors
-                self._connection.execute("ROLLBACK")
-            words = f"the ledger cannot be written: {error}"
-            done = [(future, None, LedgerUnavailable(words)) for _, future in batch]
-            transaction.changed.clear()
-        self._loop.call_soon_threadsafe(self._settle, done, transaction.changed)
 
-    def _settle(self, done: list[tuple["asyncio.Future[Any]", Any, BaseException | None]], changed: list[Job]) -> None:
-        for future, result, error in done:
-            if future.cancelled():
-                continue
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-        if changed:
-            self._on_change(changed)
+class InlineWriter(GroupWriter):
+    """Writes on the loop's own thread, a turn later: no chance in the order."""
+
+    def _take(self, batch: list[_Waiting]) -> None:
+        self._loop.call_soon(self._write, batch)
+
+    def _write(self, batch: list[_Waiting]) -> None:
+        self._loop.call_soon(self._settle, self._commit(batch))
+
+    async def close(self) -> None:
+        await super().close()
+        for _ in range(2):
+            await asyncio.sleep(0)  # for writing a turn, and one for telling of it
