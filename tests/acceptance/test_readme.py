@@ -26,6 +26,19 @@ def test_every_link_leads_somewhere() -> None:
                 assert (folder / target).exists(), target
 
 
+def test_whoever_waits_without_our_client_is_told(shared_server: ServerProcess) -> None:
+    """The samples of docs/waiting.md, as one program."""
+    program = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "waiting.md").read_text(), re.DOTALL))
+    place = {"UMRGEN_BASE_URL": shared_server.url, "UMRGEN_API_KEY": shared_server.key}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=clean_environment(**place), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    one, *three, kind, data = done.stdout.splitlines()
+    assert re.fullmatch(r"completed /outputs/\S+ None", one)
+    assert sorted(line.split()[1] for line in three) == ["completed"] * 3
+    assert (kind, data[:24]) == ("event: status", 'data: {"success":true,"j')
+
+
 def test_every_make_target_is_there() -> None:
     for target in re.findall(r"^make (\w+)", "\n".join(blocks("sh")), re.MULTILINE):
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
