@@ -103,23 +103,15 @@ class EngineProcess:
                 await self._send(_draw_head(job_id, request), b"".join(request.references))
                 while True:
                     head, body = await self._word_on(job_id)
-                    match head["is"]:
-                        case "step":
-                            step, total = _step_of(head)
-                            if step > furthest:  # whoever says the same step for ever makes no progress
-                                furthest = step
-                                patience.reschedule(loop.time() + stall_after)
-                            on_step(step, total)
-                            if body and on_preview is not None:
-                                on_preview(body)
-                        case "done":
-                            return body
-                        case "failed":
-                            raise EngineFailure(str(head.get("error")))
-                        case "broken":
-                            raise EngineCrashed(str(head.get("error")))
-                        case _:
-                            raise EngineCrashed(NONSENSE)
+                    if head["is"] != "step":
+                        return _picture(head, body)
+                    step, total = _step_of(head)
+                    if step > furthest:  # whoever says the same step for ever makes no progress
+                        furthest = step
+                        patience.reschedule(loop.time() + stall_after)
+                    on_step(step, total)
+                    if body and on_preview is not None:
+                        on_preview(body)
         except TimeoutError:
             raise EngineStalled(f"it made no progress for {stall_after:g} s") from None
 
@@ -230,3 +222,15 @@ def _step_of(head: Mapping[str, Any]) -> tuple[int, int]:
         return int(head["step"]), int(head["total"])
     except (KeyError, TypeError, ValueError):
         raise EngineCrashed(NONSENSE) from None
+
+
+def _picture(head: Mapping[str, Any], body: bytes) -> bytes:
+    """The picture that its last word on a job brought. Raises EngineFailure and EngineCrashed when it brought none."""
+    match head["is"]:
+        case "done":
+            return body
+        case "failed":
+            raise EngineFailure(str(head.get("error")))
+        case "broken":
+            raise EngineCrashed(str(head.get("error")))
+    raise EngineCrashed(NONSENSE)
