@@ -17,20 +17,19 @@ import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import cycle
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import httpx2
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from server import CLIENT_CORE, SERVER_CORE, PinnedServer, asking, fill, new_key, pinned, wrk
+from rig import CLIENT_CORE, SERVER_CORE, PinnedServer, asking, fill, new_key, pinned, run, wrk
 
 from support import finish, submit, until
 
@@ -290,19 +289,8 @@ def schema(folder: Path, examples: int = 200) -> None:
     print(f"| schemathesis over {calls[1]} calls | {cases[1]}: no 5xx, no answer off its schema |")
 
 
-ALL: dict[str, Any] = {each.__name__: each for each in (cost, images, idle, hammer, guess, schema)}
-
-
-def main() -> None:
+if __name__ == "__main__":
     if sys.argv[1:2] == ["_noise"]:
         _noise(*sys.argv[2:])
-        return
-    names = sys.argv[1:2] or list(ALL)
-    more = [int(number) for number in sys.argv[2:3]]
-    for name in names:
-        with tempfile.TemporaryDirectory() as folder:
-            ALL[name](Path(folder), *more)
-
-
-if __name__ == "__main__":
-    main()
+    else:
+        run(__doc__, cost, images, idle, hammer, guess, schema)

@@ -12,123 +12,39 @@ import contextlib
 import json
 import os
 import random
-import re
 import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import uvloop
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parent))
 
-from support import ServerProcess, cli, submit, until
-from umrgen.jobs import Change, JobSpec, Output
-from umrgen.server.ledger.sqlite import SqliteLedger
+from rig import (
+    CLIENT_CORE,
+    HELD_BY_ONE_JOB,
+    HERE,
+    SERVER_CORE,
+    SPEC,
+    PinnedServer,
+    asking,
+    fill,
+    new_key,
+    pinned,
+    run,
+    wrk,
+)
 
-HERE = Path(__file__).parent
-SERVER_CORE, CLIENT_CORE = "0", "1"
-HELD_BY_ONE_JOB = ("--step-delay", "600", "--drain", "0", "--cancel-grace", "0", "--held", "100000")
-"""Settings of a server whose engine is busy with one job for as long as the benchmark takes."""
+from support import submit, until
+
 ANSWER_BYTES = 1000
 """Of an answer about a cancelled job, with its headers."""
-SPEC = JobSpec("a lighthouse on a cliff at dusk, storm over the sea", seed=7)
-
-
-class PinnedServer(ServerProcess):
-    """A server on a core of its own; its engine shares it. Its limit of requests is counted, and out of reach."""
-
-    def __init__(self, state: Path, *arguments: str, **environment: str) -> None:
-        super().__init__(state, "--rate", "9999999", *arguments, **environment)
-
-    def start(self) -> "PinnedServer":
-        super().start()
-        subprocess.run(["taskset", "-acp", SERVER_CORE, str(self.process.pid)], check=True, capture_output=True)
-        return self
-
-    def memory(self) -> int:
-        """Bytes of the server process that are its own, in memory now."""
-        rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
-        return sum(int(found) for found in re.findall(r"^(?:Private_Clean|Private_Dirty):\s+(\d+)", rollup, re.M)) << 10
-
-    def has_taken(self, connections: int) -> None:
-        """Return once so many connections are accepted, and what they asked for first has been read."""
-        until(lambda: len(list(Path(f"/proc/{self.process.pid}/fd").iterdir())) > connections)
-        httpx2.get(f"{self.url}/healthz")
-
-
-@contextlib.contextmanager
-def pinned(
-    state: Path, *arguments: str, key: str = "", environment: Mapping[str, str] | None = None
-) -> Iterator[PinnedServer]:
-    running = PinnedServer(state, *arguments, **(environment or {}))
-    running.key = key
-    running.start()
-    try:
-        yield running
-    finally:
-        running.stop()
-
-
-def new_key(state: Path) -> dict[str, str]:
-    made: dict[str, str] = json.loads(cli("keys", "create", "--state", str(state), "--json").stdout)
-    return made
-
-
-async def fill(state: Path, session_id: str, count: int) -> list[str]:
-    """Write `count` completed jobs, each through every change that a real one goes through."""
-    ledger = SqliteLedger(state / "ledger.sqlite3")
-    await ledger.open()
-    names = [f"ext_{number:032x}" for number in range(count)]
-    now = int(time.time() * 1000)  # not so long ago that their images are due to go
-    for start in range(0, count, 1000):
-        some = names[start : start + 1000]
-        await asyncio.gather(*(ledger.submit(name, session_id, SPEC, "procedural", now=now) for name in some))
-        jobs = await asyncio.gather(*(ledger.claim("benchmark", now=now + 1, lease_until=2**50) for _ in some))
-        outputs = {name: Output(f"umrgen_7_{name}.png", session_id, 1_500_000, "ab" * 32, 1024, 1024) for name in some}
-        await asyncio.gather(
-            *(
-                ledger.change(job.id, Change.COMPLETE, now=now + 2, token=job.token, outputs=(outputs[job.id],), step=4)
-                for job in jobs
-                if job is not None
-            )
-        )
-    await ledger.close()
-    return names
-
-
-def wrk(url: str, script: str, *, seconds: int = 8, connections: int = 64) -> dict[str, float]:
-    """Requests a second and latencies in milliseconds, as wrk measured them from the client's core."""
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
-        file.write(script)
-        file.flush()
-        command = ["taskset", "-c", CLIENT_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
-        told = subprocess.run([*command, "-s", file.name, url], check=True, capture_output=True, text=True).stdout
-    if "Non-2xx" in told or "Socket errors" in told:
-        raise RuntimeError(told)
-    scale = {"us": 0.001, "ms": 1.0, "s": 1000.0}
-    figures = {"rate": float(re.search(r"Requests/sec:\s+([\d.]+)", told)[1])}  # type: ignore[index]
-    for share, number, unit in re.findall(r"^\s+(50|99)%\s+([\d.]+)(us|ms|s)$", told, re.MULTILINE):
-        figures[f"p{share}"] = float(number) * scale[unit]
-    return figures
-
-
-def asking(paths: Path, key: str) -> str:
-    """A script for wrk that asks for each path of a file in turn."""
-    return f"""
-    local requests, n = {{}}, 0
-    init = function()
-      wrk.headers["Authorization"] = "Bearer {key}"
-      for line in io.lines("{paths}") do requests[#requests + 1] = wrk.format("GET", line) end
-    end
-    request = function() n = n % #requests + 1; return requests[n] end
-    """
 
 
 # --- status against Express 4 ----------------------------------------------------------------------------
@@ -396,15 +312,5 @@ def memory(folder: Path, jobs: int = 100_000) -> None:
     )
 
 
-ALL = {each.__name__: each for each in (status, waiters, submits, dispatch, million, memory)}
-
-
-def main() -> None:
-    name, *numbers = sys.argv[1:] or [""]
-    for each in [ALL[name]] if name else ALL.values():
-        with tempfile.TemporaryDirectory() as folder:
-            each(Path(folder), *map(int, numbers))
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, status, waiters, submits, dispatch, million, memory)

@@ -44,7 +44,7 @@ class GenerateRequest(msgspec.Struct, frozen=True):
             width=self.width,
             height=self.height,
             steps=self.steps,
-            seed=secrets.randbelow(2**32) if self.seed == -1 else self.seed,
+            seed=secrets.randbits(32) if self.seed == -1 else self.seed,
             loras=tuple(Lora(lora.name, lora.strength) for lora in self.loras),
             reference_images=self.reference_images,
             webhook_url=self.webhook_url,
