@@ -120,6 +120,29 @@ class TestLocal:
             assert (await executor.run("ext_2", REQUEST, lambda step, total: None)).data
         await executor.stop()
 
+    async def test_one_that_hangs_is_given_to_nobody_when_its_job_is_cancelled_meanwhile(self) -> None:
+        executor = LocalExecutor("procedural", {"step_delay": 600}, care=Care(stall_after=0.5, cancel_grace=600))
+        await executor.ready()
+        (process,) = executor._processes
+        running = asyncio.create_task(executor.run("ext_1", REQUEST, lambda step, total: None))
+        asked = asyncio.Event()
+        cancel = process.cancel
+
+        async def told(job_id: str, grace: float) -> None:
+            asked.set()
+            await cancel(job_id, grace)
+
+        process.cancel = told  # type: ignore[method-assign]
+        async with asyncio.timeout(20):
+            await asked.wait()  # it hangs, and is being asked to stop
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert not process.alive
+            await executor.ready()
+            assert process not in executor._processes
+        await executor.stop()
+
     @pytest.mark.parametrize("loop", LOOPS)
     @pytest.mark.parametrize("busy", [False, True])
     def test_one_that_babbles_and_is_gone_has_crashed(self, loop: Loop, busy: bool) -> None:

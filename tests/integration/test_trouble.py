@@ -70,6 +70,8 @@ class TestEngines:
         [
             ("abort", "engine_crashed", "SIGABRT"),
             ("garbage", "engine_crashed", "makes no sense"),
+            ("step inf", "engine_crashed", "makes no sense"),
+            ("step 1e30", "engine_crashed", "makes no sense"),
             ("vanish", "engine_crashed", "(in attempt 3, the last)"),
             ("small", "engine_crashed", "8 × 8"),
             ("memory", "engine_crashed", "out of memory"),

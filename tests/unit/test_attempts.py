@@ -73,6 +73,25 @@ async def test_a_cancel_reaches_the_engine_while_progress_rests(ledger: MemoryLe
     assert still.stopped.is_set()
 
 
+@pytest.mark.parametrize("where", ["run", "beat"])
+async def test_what_nobody_thought_of_is_no_job_without_an_owner(
+    ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    async def surprise(*_: object) -> None:
+        raise OverflowError
+
+    still = Still()
+    if where == "run":
+        monkeypatch.setattr(still, "run", surprise)
+    else:
+        monkeypatch.setattr(Attempt, "_beat", surprise)
+    async with asyncio.timeout(10):
+        await Attempt(await claimed(ledger, 9000), workshop(still, ledger)).carry_out()
+    job = await ledger.get("ext_1")
+    assert job is not None
+    assert (job.state, job.tries) == (State.QUEUED, 1)
+
+
 @pytest.mark.parametrize("clock", [0, 1000, 2**41])
 async def test_a_start_takes_back_every_lease_whatever_clock_it_was_given_by(ledger: MemoryLedger, clock: int) -> None:
     await claimed(ledger, lease_until=2**50)

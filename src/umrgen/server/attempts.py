@@ -76,7 +76,7 @@ class Attempt:
         self._over = asyncio.Event()
 
     def end(self) -> None:
-        """Hear that the job has ended without this attempt: it was cancelled."""
+        """Hear that the job is over: by this attempt, or without it, when it was cancelled."""
         self._over.set()
 
     async def carry_out(self) -> None:
@@ -103,6 +103,9 @@ class Attempt:
             with suppress(LedgerUnavailable):  # what cannot be written now is found by the next start
                 await asyncio.shield(self.interrupted())
             raise
+        except Exception as error:
+            log.exception("job %s: something that nobody thought of", job.id)
+            await self._try_again("engine_crashed", f"the attempt failed: {type(error).__name__}")
         finally:
             await _ended(beating)
 

@@ -58,8 +58,8 @@ class EngineFailure(Exception):
 
 
 Report = Callable[[int, int, "Callable[[], Pixels] | None"], None]
-"""`report(step, total, preview)` after each step; `preview`, if given, is called only when somebody
-wants to see it. Raises `Cancelled`."""
+"""`report(step, total, preview)` after each step, with 0 ≤ step ≤ total; `preview`, if given, is called
+only when somebody wants to see it. Raises `Cancelled`."""
 
 
 class Engine(Protocol):

@@ -46,6 +46,7 @@ class LocalExecutor:
     async def _replace(self, dead: EngineProcess | None) -> EngineProcess:
         care = self._care
         if dead is not None:
+            await dead.kill()  # what it holds of the machine is free before another takes its place
             self._processes.discard(dead)
         try:
             process = await EngineProcess.spawn(
@@ -60,13 +61,22 @@ class LocalExecutor:
 
     @asynccontextmanager
     async def _process(self) -> AsyncIterator[EngineProcess]:
-        """An idle process, alive; its place is given back afterwards, whatever became of it."""
+        """An idle process, alive; its place is given back afterwards. One that is not at rest by then, or that
+        anything but an EngineFailure came from, is at its end: no other job gets to see it."""
         process = await self._idle.get()
         try:
             if process is None or not process.alive:
                 process = await self._replace(process)
             yield process
+        except (EngineFailure, asyncio.CancelledError):
+            raise
+        except Exception:
+            if process is not None:
+                process.end()
+            raise
         finally:
+            if process is not None and process.job_id is not None:
+                process.end()
             self._idle.put_nowait(process)
 
     async def run(
@@ -75,18 +85,15 @@ class LocalExecutor:
         care = self._care
         async with self._process() as process:
             try:
-                data = await process.draw(job_id, request, on_step, on_preview, care.stall_after)
-                return await checked(data, request)
+                return await checked(
+                    await process.draw(job_id, request, on_step, on_preview, care.stall_after), request
+                )
             except asyncio.CancelledError:
                 await asyncio.shield(process.cancel(job_id, care.cancel_grace))
                 raise
             except EngineStalled:
                 log.warning("job %s: no progress for %g s; the engine is replaced", job_id, care.stall_after)
                 await process.cancel(job_id, care.cancel_grace)
-                await process.kill()
-                raise
-            except EngineCrashed:
-                await process.kill()
                 raise
 
     def show(self, job_id: str, wanted: bool) -> None:

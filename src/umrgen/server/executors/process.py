@@ -23,6 +23,9 @@ NONSENSE = "what it answered makes no sense"
 GONE = (BrokenPipeError, ConnectionResetError, RuntimeError)
 """What writing to a process that is gone raises; uvloop has only a RuntimeError for it."""
 
+MOST_STEPS = 1_000_000
+"""No engine has more: it is far beyond what anybody would wait for."""
+
 INBOX = 32
 """Frames held for whoever reads them; an engine that sends more than is read waits."""
 
@@ -43,6 +46,7 @@ class EngineProcess:
         self.info = EngineInfo("unknown", "unknown", "")
         self.job_id: str | None = None
         """The job it is drawing, from the request to its last word on it."""
+        self._ended = False
         self._inbox: asyncio.Queue[Frame | EngineCrashed] = asyncio.Queue(INBOX)
         self._reader = asyncio.create_task(self._read())
 
@@ -85,7 +89,7 @@ class EngineProcess:
 
     @property
     def alive(self) -> bool:
-        return self._process.returncode is None
+        return self._process.returncode is None and not self._ended
 
     @property
     def pid(self) -> int:
@@ -102,7 +106,7 @@ class EngineProcess:
             async with asyncio.timeout(stall_after) as patience:
                 await self._send(_draw_head(job_id, request), b"".join(request.references))
                 while True:
-                    head, body = await self._word_on(job_id)
+                    head, body = await self._next_word(job_id)
                     if head["is"] != "step":
                         return _picture(head, body)
                     step, total = _step_of(head)
@@ -115,8 +119,8 @@ class EngineProcess:
         except TimeoutError:
             raise EngineStalled(f"it made no progress for {stall_after:g} s") from None
 
-    async def _word_on(self, job_id: str) -> Frame:
-        """What it says next of this job. The last words on one that was cancelled are passed over."""
+    async def _next_word(self, job_id: str) -> Frame:
+        """What it says next of this job; after its last word it is at rest. Words on another are passed over."""
         while True:
             head, body = await self._receive()
             if "job_id" not in head or "is" not in head:
@@ -133,7 +137,7 @@ class EngineProcess:
         try:
             async with asyncio.timeout(grace):
                 await self._send({"do": "cancel", "job_id": job_id})
-                while (word := (await self._word_on(job_id))[0]["is"]) == "step":
+                while (word := (await self._next_word(job_id))[0]["is"]) == "step":
                     pass
             if word == "broken":
                 await self.kill()
@@ -146,19 +150,21 @@ class EngineProcess:
             with suppress(*GONE):
                 self._process.stdin.write(pack({"do": "show", "job_id": job_id, "wanted": wanted}))
 
+    def end(self) -> None:
+        """End it, and wait for nothing: it is not alive from now on."""
+        self._ended = True
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
     async def kill(self) -> None:
-        """End it; whoever waits for its words hears of that."""
-        self._end_it()
+        """End it, and wait until it has; whoever waits for its words hears of that."""
+        self.end()
         await self._process.wait()
         self._reader.cancel()
         await asyncio.wait({self._reader})
         while not self._inbox.empty():
             self._inbox.get_nowait()
         self._inbox.put_nowait(EngineCrashed(_how_it_ended(self._process.returncode)))
-
-    def _end_it(self) -> None:
-        with suppress(ProcessLookupError):
-            self._process.kill()
 
     # --- the pipe ---
 
@@ -168,7 +174,7 @@ class EngineProcess:
             self._process.stdin.write(pack(head, body))
             await self._process.stdin.drain()
         except GONE:
-            raise await self._crash() from None
+            raise await self._wait_for_its_end() from None
 
     async def _receive(self) -> Frame:
         """The next frame. Cancelling this loses nothing: the pipe is read by a task of its own."""
@@ -183,9 +189,9 @@ class EngineProcess:
             while True:
                 await self._inbox.put(await self._frame())
         except (asyncio.IncompleteReadError, OSError):
-            end = await self._crash()
+            end = await self._wait_for_its_end()
         except (FrameError, ValueError, RecursionError):
-            self._end_it()
+            self.end()
             end = EngineCrashed(NONSENSE)
         await self._inbox.put(end)
 
@@ -198,13 +204,13 @@ class EngineProcess:
             raise FrameError("not an object")
         return head, await pipe.readexactly(body_length)
 
-    async def _crash(self) -> EngineCrashed:
-        """How it ended; its pipe is closed already."""
+    async def _wait_for_its_end(self) -> EngineCrashed:
+        """How it ended. Its pipe is closed already; if that is all, it is ended after a while."""
         try:
             async with asyncio.timeout(5):
                 await self._process.wait()
         except TimeoutError:
-            self._end_it()
+            self.end()
             await self._process.wait()
             return EngineCrashed("its pipe closed")
         return EngineCrashed(_how_it_ended(self._process.returncode))
@@ -217,11 +223,14 @@ def _draw_head(job_id: str, request: DrawRequest) -> dict[str, Any]:
 
 
 def _step_of(head: Mapping[str, Any]) -> tuple[int, int]:
-    """The step it has reached, and how many there are."""
+    """The step it has reached, and how many there are. Raises EngineCrashed."""
     try:
-        return int(head["step"]), int(head["total"])
-    except (KeyError, TypeError, ValueError):
+        step, total = int(head["step"]), int(head["total"])
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise EngineCrashed(NONSENSE) from None
+    if not 0 <= step <= total <= MOST_STEPS:
+        raise EngineCrashed(NONSENSE)
+    return step, total
 
 
 def _picture(head: Mapping[str, Any], body: bytes) -> bytes:
