@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support import ServerProcess, cli, finish, server, submit, until
+from support import SMALL, ServerProcess, cli, finish, server, submit, until
 from umrgen.jobs import Job, JobSpec, State
 from umrgen.server.hosts import Hosts
 from umrgen.server.http.endings import Endings
@@ -182,13 +182,21 @@ def test_calls_that_are_held(slow_server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("more", [(), ("Content-Length: 0",)], ids=["quick", "ordinary"])
-def test_a_held_caller_who_hangs_up_is_forgotten_at_once(slow_server: ServerProcess, more: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "behind",
+    [("GET", "/api/v1/jobs"), ("GET", "/healthz"), ("POST", "/api/v1/cancel/ext_none")],
+    ids=["a look", "no key", "a change"],
+)
+def test_a_held_caller_who_hangs_up_is_forgotten_at_once(
+    slow_server: ServerProcess, more: tuple[str, ...], behind: tuple[str, str]
+) -> None:
     with slow_server.http() as http:
         job_id = submit(http, steps=9, width=520)
         host, port = slow_server.url.removeprefix("http://").split(":")
         path = f"/api/v1/status/{job_id}"
         with socket.create_connection((host, int(port)), 20) as connection:
-            connection.sendall(ask(slow_server.key, path, "Prefer: wait=60", *more) * 3)
+            connection.sendall(ask(slow_server.key, path, "Prefer: wait=60", *more) * 2)
+            connection.sendall(ask(slow_server.key, behind[1], method=behind[0]))
             until(lambda: waiting(http) == 1)  # the others wait their turn
         until(lambda: waiting(http) == 0)
         assert http.post(f"/api/v1/cancel/{job_id}").json()["error_code"] == "cancelled", "its time was not over"
@@ -211,6 +219,24 @@ def test_a_held_call_is_answered_when_the_server_stops(state: Path) -> None:
 def test_a_caller_that_reads_late_gets_everything(shared_server: ServerProcess, done: str) -> None:
     answers = exchange(shared_server, *[ask(shared_server.key, f"/api/v1/status/{done}")] * 5000)
     assert {(code, json.loads(body)["job_id"]) for code, _, body in answers} == {(200, done)}
+
+
+@pytest.mark.parametrize("wish", ["Upgrade: h2c", "upgrade:h2c", "Upgrade: H2C "])
+def test_who_would_like_http_2_is_answered_all_the_same(shared_server: ServerProcess, wish: str) -> None:
+    """Java's own client wishes for it with every request; a request's body is not lost over it."""
+    body = json.dumps({"prompt": "a boat\r\nUpgrade: h2c\r\n", **SMALL})
+    wishes = ("Connection: Upgrade, HTTP2-Settings", wish, "HTTP2-Settings: AAMAAABkAAQCAAAA", "X-Last: 1")
+    requests = (
+        ask(shared_server.key, "/healthz", *wishes),
+        ask(shared_server.key, "/api/v1/generate", *wishes, f"Content-Length: {len(body)}", method="POST")
+        + body.encode(),
+        ask(shared_server.key, "/healthz", *wishes),
+    )
+    host, port = shared_server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 20) as connection, connection.makefile("rb") as stream:
+        for request, code in zip(requests, (200, 202, 200), strict=True):
+            connection.sendall(request)
+            assert read_answer(stream, request)[0] == code
 
 
 class TestWildInput:

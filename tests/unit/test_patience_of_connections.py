@@ -8,7 +8,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from umrgen.server.http.guarded import GuardedProtocol
+from umrgen.server.http.guarded import MAX_PIPELINED, READER_SECONDS, GuardedProtocol
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HEAD, KEEP_ALIVE = 20.0, 75
@@ -56,7 +56,9 @@ class Loop:
 
 class Transport:
     def __init__(self) -> None:
-        self.closed = False
+        self.closed = self.aborted = False
+        self.reading = True
+        self.unread = 0
         self.written = b""
 
     def write(self, data: bytes) -> None:
@@ -71,11 +73,17 @@ class Transport:
     def get_extra_info(self, name: str) -> Any:
         return ("127.0.0.1", 1) if name in ("sockname", "peername") else None
 
-    def get_write_buffer_size(self) -> int:
-        return 0
+    def abort(self) -> None:
+        self.aborted = True
 
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
 
 
 async def answer_never(scope: Any, receive: Any, send: Any) -> None: ...
@@ -84,8 +92,8 @@ async def answer_never(scope: Any, receive: Any, send: Any) -> None: ...
 class Caller:
     """A connection to a server, seen from both ends."""
 
-    def __init__(self) -> None:
-        protocol = type("Protocol", (GuardedProtocol,), {"head_timeout": HEAD, "company": Counter[str]()})
+    def __init__(self, base: type[GuardedProtocol] = GuardedProtocol) -> None:
+        protocol = type("Protocol", (base,), {"head_timeout": HEAD, "company": Counter[str]()})
         self.loop, self.transport = Loop(), Transport()
         config = uvicorn.Config(
             answer_never, timeout_keep_alive=KEEP_ALIVE, log_config=None, lifespan="off", ws="none", interface="asgi3"
@@ -98,7 +106,10 @@ class Caller:
         self.protocol.data_received(data)
 
     def is_answered(self) -> None:
-        self.protocol.cycle.response_complete = True
+        """The request whose turn it is."""
+        answering = self.protocol._answering
+        assert answering is not None
+        answering.response_complete = True
         self.protocol.on_response_complete()
 
     def closed_between(self, before: float, after: float) -> bool:
@@ -165,7 +176,90 @@ def test_a_head_begun_before_the_answer_is_not_given_the_patience_of_silence(cal
     caller.sends(REQUEST + REQUEST[:10])
     caller.loop.pass_until(5)
     caller.is_answered()
+    assert caller.closed_between(5 + HEAD - 0.1, 5 + HEAD)
+    assert caller.transport.written.startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_head_begun_before_the_answer_takes_nothing_from_it(caller: Caller) -> None:
+    caller.sends(REQUEST + REQUEST[:10])
+    caller.loop.pass_until(10_000)
+    assert (caller.transport.closed, caller.transport.written) == (False, b"")
+
+
+class AnswersLooks(GuardedProtocol):
+    """Answers each GET before the next byte is looked at, as `http.quick` does; anything else never."""
+
+    def on_headers_complete(self) -> None:
+        if self.parser.get_method() == b"GET":
+            self.head_complete()
+            self.on_response_complete()
+        else:
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if self.cycle is not None:
+            super().on_message_complete()
+
+
+SLOW = REQUEST.replace(b"GET", b"POST").replace(b"\r\n\r\n", b"\r\nContent-Length: 2\r\n\r\n")
+
+
+def test_what_came_with_an_answered_request_is_not_cut_off_while_it_is_answered() -> None:
+    caller = Caller(AnswersLooks)
+    caller.sends(REQUEST + SLOW)
+    caller.loop.pass_until(3)
+    caller.sends(b"{}")
+    caller.loop.pass_until(10_000)
+    assert not caller.transport.closed
+
+
+def test_a_head_that_came_with_an_answered_request_has_as_long_as_any() -> None:
+    caller = Caller(AnswersLooks)
+    caller.sends(REQUEST + REQUEST[:1])
+    caller.loop.pass_until(15)
+    caller.sends(REQUEST[1:10])
     assert caller.closed_between(HEAD - 0.1, HEAD)
+    assert caller.transport.written.startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("behind", [b"\0 nonsense\r\n\r\n", b"GET /" + b"a" * (1 << 17)], ids=["nonsense", "endless"])
+def test_what_is_wrong_behind_a_request_takes_nothing_from_its_answer(caller: Caller, behind: bytes) -> None:
+    caller.sends(REQUEST)
+    for start in range(0, len(behind), 4096):
+        caller.sends(behind[start : start + 4096])
+    assert (caller.transport.closed, caller.transport.written) == (False, b"")
+    assert not caller.transport.reading
+    assert not caller.protocol.cycle.keep_alive, "uvicorn closes after its answer"
+
+
+def test_what_is_wrong_in_a_body_is_said_at_once(caller: Caller) -> None:
+    caller.sends(SLOW.replace(b"Content-Length: 2", b"Transfer-Encoding: chunked") + b"nonsense\r\n")
+    assert caller.transport.written.startswith(b"HTTP/1.1 400 ")
+    assert caller.transport.closed
+
+
+def test_who_does_not_read_the_end_is_let_go(caller: Caller) -> None:
+    caller.transport.unread = 1000
+    caller.sends(REQUEST)
+    caller.protocol.cycle.response_complete = True
+    caller.transport.close()  # as uvicorn does after `Connection: close`
+    caller.protocol.on_response_complete()
+    caller.loop.pass_until(HEAD + READER_SECONDS + 0.1)
+    assert caller.transport.aborted
+
+
+def test_what_is_read_behind_the_back_of_a_full_pipeline_is_bounded(caller: Caller) -> None:
+    taken = 0
+    while caller.transport.reading:
+        caller.sends(REQUEST * 10)
+        taken += 1
+    assert taken < 20
+    for _ in range(5):
+        caller.protocol.flow.resume_reading()  # as whoever listens for a hang-up does
+        assert caller.transport.reading
+        caller.sends(REQUEST * 1000)
+        assert not caller.transport.reading
+        assert len(caller.protocol.pipeline) <= 2 * MAX_PIPELINED
 
 
 def test_one_that_goes_leaves_no_timer(caller: Caller) -> None:

@@ -6,6 +6,7 @@ and whoever does not read what he asked for is let go. The body of a request is 
 
 import asyncio
 import math
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
@@ -26,6 +27,7 @@ SLICE = 4 << 10
 """Bytes that are parsed at a time: what stands behind them may have to wait."""
 READER_SECONDS = 30.0
 """How long a reader may take nothing at all of what is being sent."""
+_UPGRADE_TO_2 = re.compile(rb"(\r\n)upgrade(:[ \t]*h2c[ \t]*(?:\r\n|$))", re.IGNORECASE)
 
 
 class TooMuch(Exception):
@@ -48,9 +50,9 @@ class GuardedProtocol(HttpToolsProtocol):
     _in_head = False
     _begun_now = False
     _idle = False
-    """Whether it has been answered, and has not said anything since."""
+    """Whether all that it asked for is answered, and it has not said anything since."""
     _until = math.inf
-    """The time of the loop at which it has been waited for long enough. Never, while a request is answered."""
+    """The time of the loop at which it has been waited for long enough. Never, while anything is to be answered."""
     _watch: asyncio.TimerHandle | None = None
     """Looks at `_until` now and then. To set a timer for each request costs more than to answer it."""
     _reader_timer: asyncio.TimerHandle | None = None
@@ -95,10 +97,18 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle is not None and self.cycle.response_complete:
             self.cycle = None  # type: ignore[assignment]
 
+    @property
+    def _busy(self) -> bool:
+        """Whether anything that was asked is not answered to its end."""
+        return self.cycle is not None and not self.cycle.response_complete
+
     # --- heads ---
 
     def on_message_begin(self) -> None:
         self._in_head = self._begun_now = True
+        if self._idle:  # what was answered came in the same breath
+            self._idle = False
+            self._until = math.inf
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -125,7 +135,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        elif not self._in_head:
+        elif self._in_head:
+            self._until = self.loop.time() + self.head_timeout
+        else:
             self._idle = True
             self._until = self.loop.time() + self.timeout_keep_alive
         if self._backlog and len(self.pipeline) < MAX_PIPELINED // 2:
@@ -138,8 +150,9 @@ class GuardedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
-        if self._backlog:
+        if self._backlog or len(self.pipeline) >= MAX_PIPELINED:
             self._backlog += data
+            self.flow.pause_reading()  # again: whoever waits for a message reads on
         elif len(data) <= SLICE:
             self._take(data)
         else:
@@ -160,6 +173,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self._take_backlog()
 
     def _take(self, data: bytes) -> None:
+        if b"h2c" in data and (self._idle or self.cycle is None):
+            data = _without_upgrade(data)
         if self._idle:
             # Of bytes that are no request, blank lines or a body that nobody wanted, only the first are a sign of life.
             self._idle = False
@@ -171,11 +186,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self._bound_head(0 if self._begun_now else len(data))
 
     def _bound_head(self, received: int) -> None:
-        """A head that is not whole yet: it has so much time, and so much room."""
+        """A head that is not whole yet: it has so much room, and so much time once nothing else is to be answered."""
         self._head_bytes += received
         if self._head_bytes > MAX_HEAD:
             self._refuse(431)
-        elif self._until == math.inf:
+        elif self._until == math.inf and not self._busy:
             self._until = self.loop.time() + self.head_timeout
 
     # --- patience ---
@@ -188,7 +203,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def _look(self) -> None:
         self._watch = None
         left = self._until - self.loop.time()
-        if left > 0:
+        if self.transport.is_closing():
+            self._end()
+        elif left > 0:
             self._look_again(left)
         elif self._in_head:
             self._refuse(408)
@@ -224,13 +241,45 @@ class GuardedProtocol(HttpToolsProtocol):
     # --- ends ---
 
     def _refuse(self, status: int) -> None:
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._may_speak:
             self.transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
             self._end()
+        else:
+            self._end_after_the_answer()
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's own, but never in the middle of an answer."""
+        if self._may_speak:
+            super().send_400_response(msg)
+            self._end()
+        else:
+            self._end_after_the_answer()
+
+    @property
+    def _may_speak(self) -> bool:
+        """Whether it is the turn of a word of our own: everything is answered, but for a request that is at fault
+        in its body."""
+        cycle = self.cycle
+        return not self._busy or (cycle is self._answering and cycle.more_body and not cycle.response_started)
+
+    def _end_after_the_answer(self) -> None:
+        """Take in nothing more; what was asked before is answered."""
+        self.cycle.keep_alive = False
+        self._in_head = False
+        self._backlog = b""
+        self.flow.pause_reading()
 
     def _end(self) -> None:
         """Close; what is not read by then is dropped a while later."""
-        if not self.transport.is_closing():
-            self.transport.close()
-            if self.transport.get_write_buffer_size():
-                self._watch_reader()
+        self.transport.close()
+        if self._reader_timer is None and self.transport.get_write_buffer_size():
+            self._watch_reader()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """What begins a request, without the wish for HTTP/2 that some libraries (Java's) add to each. We need not heed
+    it; the parser would, and would take what follows the head for something else than its body."""
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE_TO_2.sub(rb"\1x-not-done\2", head) + end + rest

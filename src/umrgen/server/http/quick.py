@@ -1,4 +1,5 @@
-"""Status calls answered, or held, before they become ASGI requests, in a few microseconds.
+"""Short ways: status calls are answered, or held, before they become ASGI requests, in a few microseconds, and other
+calls may take a whole body, and send a whole answer, in one step.
 
 Most calls to this server ask for the state of a job that is over or running, or wait for its end. Such
 a call needs no task, no scope and no queue of messages, which together cost more than its answer. The
@@ -32,6 +33,8 @@ __all__ = ["Hold", "quick_answer", "quick_protocol"]
 _KEYED = b"/api/"
 """Calls that need a key: each may be refused here, only a status is answered."""
 _BEARER = b"Bearer "
+MAX_PIPELINED_BYTES = 1 << 20
+"""Of bodies that wait on one connection for the requests before them."""
 _NOT_PLAIN = frozenset(
     (
         *(b"if-none-match", b"expect", b"content-length", b"transfer-encoding", b"connection", b"upgrade"),
@@ -116,7 +119,7 @@ def _can_be_held(services: Services, key: Key, job: Job) -> bool:
 
 
 class QuickProtocol(GuardedProtocol):
-    """uvicorn's protocol with a short way in and out for status calls. Made by `quick_protocol`."""
+    """uvicorn's protocol with short ways in and out. Made by `quick_protocol`."""
 
     services: ClassVar[Services]
     common: ClassVar[list[Any]]
@@ -133,27 +136,37 @@ class QuickProtocol(GuardedProtocol):
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
-        if not self.quick or not self.url.startswith(_KEYED):
-            super().on_headers_complete()
-        elif self._answer_quickly():
+        keyed = self.quick and self.url.startswith(_KEYED)
+        if keyed and self._answer_quickly():
             self.head_complete()
             self._answered = True
             if self._held is None:
                 self.on_response_complete()
-        else:
-            super().on_headers_complete()
-            # What a page is answered gets further headers on its way, so it goes the whole way.
-            if self.scope["method"] != "HEAD" and not any(name == b"origin" for name, _ in self.headers):
-                # The cycle has the scope, so the scope must not have the cycle: it would be garbage in a circle.
-                asked = ref(self.cycle)
-                extensions: dict[str, Any] = {
-                    AT_ONCE: partial(self._answer_at_once, asked),
-                    WHOLE_BODY: partial(_whole_body, asked),
-                }
-                self.scope["extensions"] = extensions
-            # Only what is read from tells that the caller has hung up, who may wait for what was asked before this.
-            if (self._held is not None or self.scope["method"] == "GET") and len(self.pipeline) < MAX_PIPELINED:
-                self.flow.resume_reading()
+            return
+        super().on_headers_complete()
+        if keyed:
+            self._offer_shortcuts()
+        # Only what is read from tells that the caller has hung up, who may wait for what was asked before this.
+        if self.pipeline and self._has_room():
+            self.flow.resume_reading()
+
+    def _offer_shortcuts(self) -> None:
+        """Tell the app of the short ways in and out. What a page is answered gets further headers on its way, so it
+        goes the whole way."""
+        if self.scope["method"] == "HEAD" or any(name == b"origin" for name, _ in self.headers):
+            return
+        # The cycle has the scope, so the scope must not have the cycle: it would be garbage in a circle.
+        asked = ref(self.cycle)
+        extensions: dict[str, Any] = {
+            AT_ONCE: partial(self._answer_at_once, asked),
+            WHOLE_BODY: partial(_whole_body, asked),
+        }
+        self.scope["extensions"] = extensions
+
+    def _has_room(self) -> bool:
+        """Whether more requests may wait on this connection than do."""
+        bodies = sum(len(cycle.body) for cycle, _ in self.pipeline)
+        return len(self.pipeline) < MAX_PIPELINED and bodies < MAX_PIPELINED_BYTES
 
     def on_message_complete(self) -> None:
         if self._answered:
