@@ -228,7 +228,7 @@ def test_a_second_sigterm_is_obeyed_when_the_time_to_drain_is_over(state: Path) 
         job_id = submit(http, steps=2)
         until(lambda: running_at(http, job_id, 1))
     first.process.send_signal(signal.SIGTERM)
-    until(lambda: "1 job goes back into the queue" in first.log())
+    until(lambda: "1 job is to go back into the queue" in first.log())
     assert first.stop() == 0
     with server(state) as second, second.http(Authorization=f"Bearer {first.key}") as http:
         job = finish(http, job_id)

@@ -55,12 +55,8 @@ async def ask(services: Any, since: str | None) -> dict[str, Any]:
     return answer
 
 
-async def told_by_cursor(ends: Sequence[Sequence[int]]) -> None:
-    """Follow the cursor until every job is known to be over; end the rest, one more with every call."""
-    waiters = Waiters(10)
-    ledger = BusyLedger(ends)
-    await ledger.open(waiters.notify)
-    services = SimpleNamespace(
+def services_of(ledger: MemoryLedger, waiters: Waiters) -> SimpleNamespace:
+    return SimpleNamespace(
         ledger=ledger,
         waiters=waiters,
         heavy=asyncio.Semaphore(1),
@@ -68,6 +64,14 @@ async def told_by_cursor(ends: Sequence[Sequence[int]]) -> None:
         settings=SimpleNamespace(max_wait=60),
         limits=SimpleNamespace(charge=lambda key, count: None),
     )
+
+
+async def told_by_cursor(ends: Sequence[Sequence[int]]) -> None:
+    """Follow the cursor until every job is known to be over; end the rest, one more with every call."""
+    waiters = Waiters(10)
+    ledger = BusyLedger(ends)
+    await ledger.open(waiters.notify)
+    services = services_of(ledger, waiters)
     for job_id in JOBS:
         await ledger.submit(job_id, "sid_a", JobSpec("a boat", seed=1), "procedural", now=1)
     known, since = dict.fromkeys(JOBS, ""), None
@@ -78,6 +82,19 @@ async def told_by_cursor(ends: Sequence[Sequence[int]]) -> None:
             known |= {job["job_id"]: job["state"] for job in answer["jobs"]}
             since = answer["cursor"]
     assert {job_id for job_id, state in known.items() if state == "failed"} == {JOBS[number] for number in ended}
+    await ledger.close()
+
+
+async def test_a_cursor_from_after_the_moment_of_a_backup_hides_nothing() -> None:
+    ledger = BusyLedger([])
+    await ledger.open()
+    for job_id in JOBS:
+        await ledger.submit(job_id, "sid_a", JobSpec("a boat", seed=1), "procedural", now=1)
+    services = services_of(ledger, Waiters(10))
+    async with asyncio.timeout(4):
+        answer = await ask(services, "9999")
+    assert len(answer["jobs"]) == len(JOBS)
+    assert int(answer["cursor"]) == await ledger.last_change() < 9999
     await ledger.close()
 
 

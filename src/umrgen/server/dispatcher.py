@@ -60,17 +60,24 @@ class Dispatcher:
         slots = asyncio.gather(*self._slots, return_exceptions=True)
         either: set[asyncio.Future[Any]] = {slots, hurry}
         await asyncio.wait(either, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        if self._running:
-            count = len(self._running)
-            log.info("%d job%s back into the queue", count, " goes" if count == 1 else "s go")
-        for task in (*self._slots, *([self._keeper] if self._keeper else [])):
-            task.cancel()
-        await asyncio.sleep(0)  # each slot has heard that it is cancelled, so an engine's end is no crash
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        await self._give_back(either)
         if self._hurry.is_set():
             await self._shop.executor.stop()
         hurry.cancel()
-        await asyncio.gather(slots, hurry, *([self._keeper] if self._keeper else []), return_exceptions=True)
+        await asyncio.gather(slots, hurry, *self._keepers(), return_exceptions=True)
+
+    def _keepers(self) -> "list[asyncio.Task[None]]":
+        return [] if self._keeper is None else [self._keeper]
+
+    async def _give_back(self, either: "set[asyncio.Future[Any]]") -> None:
+        """Break off what still runs, which puts its job back; until that is done, or there is no time for it."""
+        if self._running:
+            count = len(self._running)
+            log.info("%d job%s back into the queue", count, " is to go" if count == 1 else "s are to go")
+        for task in (*self._slots, *self._keepers()):
+            task.cancel()
+        await asyncio.sleep(0)  # each slot has heard that it is cancelled, so an engine's end is no crash
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
 
     def hurry(self) -> None:
         """Let `drain` wait for nobody any longer."""

@@ -79,11 +79,11 @@ async def _tell(services: Services, key: Key, view: View, known: bytes, waiting:
     job, place, shown = view.job, None, None
     while True:
         view = await View.of(services, job.id, job.session_id)
-        version = view.etag.strip(b'"')
-        if version != known:
+        state_id = view.etag.strip(b'"')
+        if state_id != known:
             kind, data = ("progress", _progress(view)) if place == view.place else ("status", view.wire())
-            await say(event(kind, data, version))
-            known = version
+            await say(event(kind, data, state_id))
+            known = state_id
         place = view.place
         preview = services.previews.last(job.id)
         if preview is not None and preview is not shown:

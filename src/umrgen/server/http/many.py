@@ -34,9 +34,12 @@ async def statuses(services: Services, request: Request, key: Key) -> Response:
     job_ids, since = _job_ids(data), _cursor(data.get("since"), "since")
     wait = requested_wait(dict(request.headers.raw), request.scope["query_string"], services.settings.max_wait)
     known = await _known(services, key, job_ids)
+    newest = max(known.values(), default=0)
+    if since > newest and since > await services.ledger.last_change():
+        since = 0  # it is from after the moment of a backup that was put back
     if wait and services.waiters.full(key.id):
         wait = None  # not held: the caller is told so, and asks again in its time
-    if wait and known and max(known.values()) <= since:
+    if wait and known and newest <= since:
         await _hold(services, key, list(known), since, wait, request)
         known = await _known(services, key, list(known))
     # The cursor is of the moment of one look at all of them: what changes while they are told is told again.

@@ -238,6 +238,10 @@ class Ledger(Protocol):
         """Of each job that is there, its session and its `changed`: what a look at many costs little for."""
         ...
 
+    async def last_change(self) -> int:
+        """The largest `changed` of any job that is there; 0 when there is none."""
+        ...
+
     async def queue_position(self, job: Job) -> int | None:
         """1 for the job that is next in turn, None for one that is not queued."""
         ...

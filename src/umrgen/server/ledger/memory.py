@@ -22,8 +22,7 @@ class MemoryLedger(SqliteLedger):
             self._connection = connect(":memory:")
             migrate(self._connection)
         self._reader = self._connection
-        (last_change,) = self._read("last_change").fetchone()
-        self._writer = InlineWriter(self._connection, self._telling(on_change), last_change=last_change)
+        self._writer = InlineWriter(self._connection, self._telling(on_change), last_change=await self.last_change())
 
     async def close(self) -> None:
         await self._writer.close()

@@ -95,9 +95,11 @@ class SqliteLedger(Records, Deliveries):
         with closing(connect(self._path)) as connection:
             migrate(connection)
         self._reader = connect(self._path, busy_seconds=0)
-        (last_change,) = self._read("last_change").fetchone()
         self._writer = ThreadWriter(
-            connect(self._path), self._telling(on_change), last_change=last_change, observe=self._observe_commit
+            connect(self._path),
+            self._telling(on_change),
+            last_change=await self.last_change(),
+            observe=self._observe_commit,
         )
 
     async def close(self) -> None:
@@ -192,6 +194,10 @@ class SqliteLedger(Records, Deliveries):
     async def changes(self, job_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
         rows = self._read("changes", {"ids": json.dumps(list(job_ids))})
         return {job_id: (session_id, changed) for job_id, session_id, changed in rows}
+
+    async def last_change(self) -> int:
+        (changed,) = self._read("last_change").fetchone()
+        return int(changed)
 
     async def queue_position(self, job: Job) -> int | None:
         if job.state is not State.QUEUED:

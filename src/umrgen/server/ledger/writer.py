@@ -1,4 +1,4 @@
-"""Group commit: one thread owns the writing connection and commits many callers' changes at once.
+"""Group commit: one writer owns the writing connection and commits many callers' changes at once.
 
 Syncing is the expensive part of a durable write; it is paid once per batch, and a batch is whatever
 was asked for in one turn of the event loop, and whatever has gathered while the one before was being synced.
@@ -33,11 +33,11 @@ class Transaction:
 
 Operation = Callable[[Transaction], Any]
 _Waiting = tuple[Operation, "asyncio.Future[Any]"]
-Settled = tuple[list[tuple["asyncio.Future[Any]", Any, BaseException | None]], list[Job]]
-"""What became of each operation of a batch, and the jobs that were changed."""
+_Settled = tuple[list[tuple["asyncio.Future[Any]", Any, BaseException | None]], list[Job]]
+"""What is to be told: what became of each operation of a batch, and the jobs that were changed."""
 
 
-def attempt(transaction: Transaction, operation: Operation) -> tuple[Any, BaseException | None]:
+def _apart(transaction: Transaction, operation: Operation) -> tuple[Any, BaseException | None]:
     """One operation under its own savepoint, so that its failure does not touch its neighbours.
 
     Gives its result, or its error. Raises sqlite3.OperationalError: then nothing can be written at all.
@@ -104,13 +104,13 @@ class GroupWriter:
         self._closed = True
         self._hand_over()
 
-    def _commit(self, batch: list[_Waiting]) -> Settled:
+    def _commit(self, batch: list[_Waiting]) -> _Settled:
         done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
         transaction = Transaction(self._connection, self._changes)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             for operation, future in batch:
-                done.append((future, *attempt(transaction, operation)))
+                done.append((future, *_apart(transaction, operation)))
             begun = time.perf_counter()
             self._connection.execute("COMMIT")
             self._observe(time.perf_counter() - begun)
@@ -123,7 +123,7 @@ class GroupWriter:
             transaction.changed.clear()
         return done, transaction.changed
 
-    def _settle(self, settled: Settled) -> None:
+    def _settle(self, settled: _Settled) -> None:
         done, changed = settled
         for future, result, error in done:
             if future.cancelled():
