@@ -33,8 +33,12 @@ class Line(Protocol):
     loop: asyncio.AbstractEventLoop
     tasks: set[asyncio.Task[Any]]
 
-    def end_hold(self, status: int, answer: bytes) -> None:
-        """Give the packed answer to the call that is held."""
+    def tell_held(self, status: int, answer: bytes) -> None:
+        """Send the packed answer to the call that is held."""
+        ...
+
+    def end_hold(self) -> None:
+        """Go on to what was asked behind the call that was held: it has its answer."""
         ...
 
 
@@ -43,7 +47,7 @@ class HeldCall:
     what is asked behind it wait its turn, and the connection stays open. A `Watcher` of its job."""
 
     __slots__ = (
-        *("_job_id", "_line", "_services", "_session_id", "_timer", "_wait"),
+        *("_job_id", "_line", "_services", "_session_id", "_timer", "_told", "_wait"),
         *("disconnected", "keep_alive", "names_changed", "owner", "response_complete"),
     )
 
@@ -61,6 +65,7 @@ class HeldCall:
         self._job_id = job.id
         self._session_id = job.session_id
         self._wait = wait
+        self._told = False
         self._timer: asyncio.TimerHandle | None = line.loop.call_later(wait, self._time_over)
         services.waiters.add((job.id,), self)
 
@@ -75,6 +80,8 @@ class HeldCall:
 
     def wake(self) -> None:
         """The job has changed, or the server stops."""
+        if self._told:
+            return
         if self._services.waiters.closing:
             self._time_over()
             return
@@ -82,11 +89,11 @@ class HeldCall:
             job = self._services.ledger.glance(self._job_id)
         except LedgerUnavailable:
             return  # the caller hears of it, if it stays so, when its time is over
-        if job is not None and job.over and self.leave():
+        if job is not None and job.over:
             self._end(200, ending(self._services, job, self._wait))
 
     def _time_over(self) -> None:
-        if self.leave():
+        if not self._told and self.leave():
             task = self._line.loop.create_task(self._tell())
             self._line.tasks.add(task)
             task.add_done_callback(self._line.tasks.discard)
@@ -101,5 +108,12 @@ class HeldCall:
         self._end(status, pack(headers, body))
 
     def _end(self, status: int, answer: bytes) -> None:
+        self._told = True
+        self._line.tell_held(status, answer)
+        # Thousands may be told in this turn of the loop: what is not the telling itself comes when all of them know.
+        self._line.loop.call_soon(self._tidy_up)
+
+    def _tidy_up(self) -> None:
+        self.leave()
         self.response_complete = True
-        self._line.end_hold(status, answer)
+        self._line.end_hold()

@@ -198,15 +198,18 @@ class QuickProtocol(GuardedProtocol):
         else:
             self.services.metrics.answered(status)
 
-    def end_hold(self, status: int, answer: bytes) -> None:
-        """Give the packed answer to the call that is held, and go on to what was asked behind it."""
+    def tell_held(self, status: int, answer: bytes) -> None:
+        """Send the packed answer to the call that is held."""
+        held = self._held
+        if held is not None and not self.transport.is_closing():
+            self._tell(status, answer if held.keep_alive else b"connection: close\r\n" + answer)
+
+    def end_hold(self) -> None:
+        """Go on to what was asked behind the call that was held: it has its answer."""
         held, self._held = self._held, None
         if held is None or self.transport.is_closing():
             return
-        if held.keep_alive:
-            self._tell(status, answer)
-        else:
-            self._tell(status, b"connection: close\r\n" + answer)
+        if not held.keep_alive:
             self.transport.close()
         self.on_response_complete()
 
