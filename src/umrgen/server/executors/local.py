@@ -102,6 +102,6 @@ class LocalExecutor:
                 process.show(job_id, wanted)
 
     async def stop(self) -> None:
-        for process in self._processes:
+        for process in tuple(self._processes):  # a slot may be replacing one meanwhile
             await process.kill()
         self._processes.clear()

@@ -23,6 +23,8 @@ MAX_HEAD = 64 << 10
 """Bytes of a request line and its headers, beyond what came in with their first byte."""
 MAX_PIPELINED = 64
 """Requests that wait on one connection for the one before them; beyond it nothing more is read."""
+MAX_PIPELINED_BYTES = 1 << 20
+"""The same of their bodies."""
 SLICE = 4 << 10
 """Bytes that are parsed at a time: what stands behind them may have to wait."""
 READER_SECONDS = 30.0
@@ -119,6 +121,14 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self.head_complete()
         super().on_headers_complete()
+        # Only what is read from tells that the caller has hung up, who may wait for what was asked before this.
+        if self.pipeline and self._has_room():
+            self.flow.resume_reading()
+
+    def _has_room(self) -> bool:
+        """Whether more requests may wait on this connection than do."""
+        bodies = sum(len(cycle.body) for cycle, _ in self.pipeline)
+        return len(self.pipeline) < MAX_PIPELINED and bodies < MAX_PIPELINED_BYTES
 
     def head_complete(self) -> None:
         """Hear that a request's head is whole."""

@@ -23,7 +23,7 @@ from umrgen.server.http.answers import AT_ONCE
 from umrgen.server.http.auth import asked_too_much
 from umrgen.server.http.bodies import WHOLE_BODY
 from umrgen.server.http.endings import pack
-from umrgen.server.http.guarded import MAX_PIPELINED, GuardedProtocol
+from umrgen.server.http.guarded import GuardedProtocol
 from umrgen.server.http.held import HeldCall, ending
 from umrgen.server.http.status import PATH, View, answer_of, requested_wait
 from umrgen.server.ledger import Key, LedgerUnavailable
@@ -33,8 +33,6 @@ __all__ = ["Hold", "quick_answer", "quick_protocol"]
 _KEYED = b"/api/"
 """Calls that need a key: each may be refused here, only a status is answered."""
 _BEARER = b"Bearer "
-MAX_PIPELINED_BYTES = 1 << 20
-"""Of bodies that wait on one connection for the requests before them."""
 _NOT_PLAIN = frozenset(
     (
         *(b"if-none-match", b"expect", b"content-length", b"transfer-encoding", b"connection", b"upgrade"),
@@ -146,9 +144,6 @@ class QuickProtocol(GuardedProtocol):
         super().on_headers_complete()
         if keyed:
             self._offer_shortcuts()
-        # Only what is read from tells that the caller has hung up, who may wait for what was asked before this.
-        if self.pipeline and self._has_room():
-            self.flow.resume_reading()
 
     def _offer_shortcuts(self) -> None:
         """Tell the app of the short ways in and out. What a page is answered gets further headers on its way, so it
@@ -162,11 +157,6 @@ class QuickProtocol(GuardedProtocol):
             WHOLE_BODY: partial(_whole_body, asked),
         }
         self.scope["extensions"] = extensions
-
-    def _has_room(self) -> bool:
-        """Whether more requests may wait on this connection than do."""
-        bodies = sum(len(cycle.body) for cycle, _ in self.pipeline)
-        return len(self.pipeline) < MAX_PIPELINED and bodies < MAX_PIPELINED_BYTES
 
     def on_message_complete(self) -> None:
         if self._answered:
