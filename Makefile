@@ -1,8 +1,10 @@
-# make image   draw one image on a fresh machine with Python >= 3.11      PROMPT="..." OUT=file.png
-# make simulate   a hundred thousand random histories of servers and networks against the client's rules, and
-#                 ten thousand of a server that dies at any moment
-# make torture    a real server, killed two hundred times under load: nothing acknowledged may be lost
-# make test    everything that can be tested here: lint, types, all tests
+# make image      draw one image on a fresh machine with Python >= 3.11      PROMPT="..." OUT=file.png
+# make test       lint, types, and all tests that are quick
+# make check      make test, then the slow tests, every Python that is here, simulations, torture, mutants
+# make simulate   random histories of servers and networks against the client's rules, and of a server that dies
+#                 at any moment      HISTORIES=100000 LIVES=10000
+# make torture    a real server, killed under load again and again: nothing acknowledged may be lost      KILLS=200
+# make mutants    each line that keeps a promise is broken in turn: a test must fail
 SHELL := /bin/bash
 .ONESHELL:
 .SHELLFLAGS := -euo pipefail -c
@@ -12,29 +14,54 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROMPT ?= a lighthouse on a cliff at dusk, storm over the sea
 OUT ?= image.png
+HISTORIES ?= 100000
+LIVES ?= 10000
+KILLS ?= 200
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: image test simulate torture lint types clean lock
+.PHONY: image test check slow interpreters simulate torture mutants lint types clean lock
 
 image: $(VENV)/server.stamp
 	@env -u UMRGEN_BASE_URL $(BIN)/umrgen generate "$(PROMPT)" -o "$(OUT)" --overwrite
 
+# exec: the shell is replaced, so that a signal for make reaches pytest.
 test: $(VENV)/dev.stamp $(VENV)/node.stamp lint types
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@exec $(PYTEST) -m "not slow"
 
-# 100,000 random histories of servers and networks, played against the client's flows; then 10,000 lives of
-# a server that is killed at any step.
+# One after the other, in a fixed order: the quick parts first.
+check:
+	@$(MAKE) --no-print-directory test
+	$(MAKE) --no-print-directory slow
+	$(MAKE) --no-print-directory interpreters
+	$(MAKE) --no-print-directory mutants
+	$(MAKE) --no-print-directory simulate LIVES=2000
+	$(MAKE) --no-print-directory torture KILLS=60
+
+slow: $(VENV)/dev.stamp $(VENV)/node.stamp
+	@exec $(PYTEST) -m slow --hypothesis-profile random
+
+# Lint, types, unit and conformance tests, and one picture, on each further interpreter from 3.11 on that is here.
+interpreters: $(VENV)/dev.stamp
+	@bash tests/interpreters.sh
+
+# Random histories of servers and networks, played against the client's flows; then lives of a server that is
+# killed at any step.
 simulate: $(VENV)/dev.stamp
-	@$(BIN)/python tests/simulation --histories 100000 --jobs 2
-	@$(BIN)/python tests/simulation/lives.py --histories 10000
+	@$(BIN)/python tests/simulation --histories $(HISTORIES) --jobs 2
+	$(BIN)/python tests/simulation/lives.py --histories $(LIVES)
 
-# 200 x kill -9, of the whole server or of its engine alone, under 32 submitting and waiting clients.
+# kill -9, of the whole server or of its engine alone, under 32 submitting and waiting clients.
 torture: $(VENV)/dev.stamp
-	@$(BIN)/python tests/torture.py --kills 200
+	@$(BIN)/python tests/torture.py --kills $(KILLS)
+
+# Break each line that keeps a promise, in a copy: a test must fail.      ONLY=name,name
+mutants: $(VENV)/dev.stamp
+	@$(BIN)/python tests/mutants $(if $(ONLY),--only $(ONLY))
 
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+	$(BIN)/ruff format --check .
 
 types: $(VENV)/dev.stamp
 	@$(BIN)/mypy
@@ -73,4 +100,4 @@ lock:
 	done
 
 clean:
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(VENV)-* .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """Benchmarks of the doors: what they cost, what they hold out, and images against nginx.
 
-    python benchmarks/doors.py [cost | images | idle | hammer | guess | schema]
+    python benchmarks/doors.py [cost | images | idle | hammer | guess | near_miss | schema]
 
 Without a name, all of them. Each prints rows for docs/benchmarks.md. The server runs on the first core of
 the machine, what asks it on the second. `cost` and `images` need wrk, `images` nginx too. A guess of a
@@ -261,6 +261,24 @@ async def _guess(base: str, near: str, query: str, right: str, tries: int) -> di
     return counts
 
 
+# --- does a wrong key's answer tell how wrong it is -----------------------------------------------------
+
+
+def near_miss(folder: Path, rounds: int = 300) -> None:
+    """The medians of interleaved calls with a key that differs in its last character, and with an unrelated one."""
+    with pinned(folder / "state", "--failed-logins", "1000000") as running:
+        near, far = running.key[:-1] + ("A" if running.key[-1] != "A" else "B"), "umr_" + "x" * 43
+        taken: dict[str, list[float]] = {near: [], far: []}
+        with httpx2.Client(base_url=running.url) as http:
+            for _ in range(rounds):
+                for key, seconds in taken.items():
+                    begun = time.perf_counter()
+                    http.get("/api/v1/status/ext_1", headers={"Authorization": f"Bearer {key}"})
+                    seconds.append(time.perf_counter() - begun)
+    ratio = statistics.median(taken[near]) / statistics.median(taken[far])
+    print(f"| 401 for a key wrong in its last character over 401 for an unrelated one, medians | {ratio:.2f} |")
+
+
 # --- the API against its own description ----------------------------------------------------------------
 
 
@@ -293,4 +311,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["_noise"]:
         _noise(*sys.argv[2:])
     else:
-        run(__doc__, cost, images, idle, hammer, guess, schema)
+        run(__doc__, cost, images, idle, hammer, guess, near_miss, schema)

@@ -1,5 +1,6 @@
 import os
 import re
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,18 @@ from hypothesis import HealthCheck, settings
 from support import PATIENT, ServerProcess, founding_guide, server
 
 # Machines are shared, and a first run builds its tables of characters: slowness is no verdict on a test.
-settings.register_profile("umrgen", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("umrgen")
+settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+# `make test` tries the same examples each time, so that it is green or red for everybody alike; `make check` runs
+# the slow tests, and these again, under "random".
+settings.register_profile("fixed", settings.get_profile("random"), derandomize=True)
+settings.load_profile("fixed")
+
+# A shell starts `make test &` with SIGINT ignored, and children inherit that. Here Ctrl-C means what it says.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

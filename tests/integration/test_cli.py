@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support import ServerProcess, clean_environment, cli, finish, submit, until
+from support import ServerProcess, clean_environment, cli, finish, submit, tied, until
 from umrgen.images import verify
 
 
@@ -110,6 +110,7 @@ class TestBadInput:
         assert done.returncode == 2
         assert "mkdir -p" in done.stderr
 
+    @pytest.mark.slow
     def test_an_unreachable_server(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as gone:
             url = f"http://127.0.0.1:{gone.getsockname()[1]}"
@@ -128,6 +129,7 @@ class TestBadInput:
         self.one_line(done, 1, "width")
         assert json.loads(done.stdout)["code"] == "invalid_request"
 
+    @pytest.mark.slow
     def test_usage(self) -> None:
         for arguments in (["generate"], ["nonsense"], ["status"], ["generate", "x", "--width", "wide"], []):
             assert cli(*arguments).returncode == 2
@@ -136,6 +138,7 @@ class TestBadInput:
         self.one_line(cli("status", "ext_1"), 1, "UMRGEN_BASE_URL")
         self.one_line(cli("status", "ext_1", "--base-url", "ftp://x"), 1, "http://host:port")
 
+    @pytest.mark.slow
     def test_an_unknown_job(self, environment: dict[str, str]) -> None:
         for command in ("status", "wait", "fetch"):
             self.one_line(cli(command, "ext_none", **environment), 1, "ext_none")
@@ -155,6 +158,7 @@ class TestJobs:
         again = cli("fetch", job_id, cwd=tmp_path, **environment)
         assert again.returncode == 1
 
+    @pytest.mark.slow
     def test_watch_tells_every_change(self, environment: dict[str, str]) -> None:
         job_id = cli("submit", "a boat", *SMALL, **environment).stdout.strip()
         words = cli("watch", job_id, **environment)
@@ -162,6 +166,7 @@ class TestJobs:
         events = [json.loads(line) for line in cli("watch", job_id, "--events", **environment).stdout.splitlines()]
         assert [event["event"] for event in events] == ["status", "done"]
 
+    @pytest.mark.slow
     def test_waiting_for_many(self, environment: dict[str, str]) -> None:
         ids = [cli("submit", "a boat", *SMALL, **environment).stdout.strip() for _ in range(2)]
         done = cli("wait", *ids, **environment)
@@ -173,6 +178,7 @@ class TestJobs:
         assert len(told["jobs"]) == 2
         assert told["errors"][0]["code"] == "job_not_found"
 
+    @pytest.mark.slow
     def test_cancel_and_list(self, slow_server: ServerProcess) -> None:
         environment = {"UMRGEN_BASE_URL": slow_server.url, "UMRGEN_API_KEY": slow_server.key}
         job_id = cli("submit", "a boat\nin the mist", "--steps", "20", **environment).stdout.strip()
@@ -185,10 +191,12 @@ class TestJobs:
         assert "a boat in the mist" in listed[0]
         assert cli("jobs", "--local", **environment).returncode == 0
 
+    @pytest.mark.slow
     def test_one_idempotency_key_makes_one_job(self, environment: dict[str, str]) -> None:
         ids = {cli("submit", "x", "--idempotency-key", "cli-1", *SMALL, **environment).stdout for _ in range(2)}
         assert len(ids) == 1
 
+    @pytest.mark.slow
     def test_a_wait_that_is_too_short(self, slow_server: ServerProcess) -> None:
         with slow_server.http() as http:
             job_id = submit(http, steps=6)
@@ -198,10 +206,11 @@ class TestJobs:
             assert f"umrgen wait {job_id}" in done.stderr
             assert finish(http, job_id)["state"] == "completed"
 
+    @pytest.mark.slow
     def test_ctrl_c_says_how_to_carry_on_and_cancels_nothing(self, slow_server: ServerProcess, tmp_path: Path) -> None:
         environment = clean_environment(UMRGEN_BASE_URL=slow_server.url, UMRGEN_API_KEY=slow_server.key)
         command = [sys.executable, "-m", "umrgen", "generate", "a boat", "--steps", "5", "-o", str(tmp_path / "x.png")]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        with subprocess.Popen(tied(*command), stderr=subprocess.PIPE, text=True, env=environment) as process:
             assert process.stderr is not None
             first = process.stderr.readline()
             process.send_signal(signal.SIGINT)
@@ -214,6 +223,7 @@ class TestJobs:
         assert not (tmp_path / "x.png").exists()
 
 
+@pytest.mark.slow
 def test_help_is_there_for_every_command() -> None:
     from umrgen.cli import COMMANDS
 
@@ -226,6 +236,7 @@ def test_help_is_there_for_every_command() -> None:
     assert cli("--version").stdout.startswith("umrgen 0.")
 
 
+@pytest.mark.slow
 def test_an_embedded_server_ends_with_its_caller(tmp_path: Path) -> None:
     environment = clean_environment(XDG_DATA_HOME=str(tmp_path), UMRGEN_STEP_DELAY="30")
     command = [
@@ -240,7 +251,7 @@ def test_an_embedded_server_ends_with_its_caller(tmp_path: Path) -> None:
         "--steps",
         "4",
     ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(tied(*command), stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stderr is not None
         while "running" not in process.stderr.readline():
             pass

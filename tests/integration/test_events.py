@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 from PIL import Image
 
 from support import ServerProcess, finish, problem, server, submit, until
@@ -81,6 +82,7 @@ def test_a_caller_that_hung_up_has_cancelled_nothing(slow_server: ServerProcess)
         assert finish(http, job_id)["state"] == "completed"
 
 
+@pytest.mark.slow
 def test_previews_are_pictures_for_those_who_ask(slow_server: ServerProcess) -> None:
     with slow_server.http() as http:
         told = events(http, submit(http, steps=4), "?preview=1")
@@ -121,6 +123,7 @@ def test_nobody_else_is_told(shared_server: ServerProcess, http: httpx2.Client, 
         assert (answer.headers["cache-control"], answer.headers["x-accel-buffering"]) == ("no-store", "no")
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_says_when_to_come_back(state: Path) -> None:
     with server(state, "--step-delay", "30", "--drain", "0.2", "--cancel-grace", "0.2") as running:
         other: list[str] = []
@@ -142,6 +145,7 @@ def test_a_server_that_stops_says_when_to_come_back(state: Path) -> None:
     assert all(event.data.get("state") != "completed" for event in told)
 
 
+@pytest.mark.slow
 def test_a_heartbeat_is_no_news(state: Path) -> None:
     """The lease of a job that stands still is renewed: nobody who knows how it stands is told again."""
     settings = ("--step-delay", "600", "--lease", "1", "--drain", "0", "--cancel-grace", "0")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 from support import SMALL, ServerProcess, cli, finish, problem, server, submit, until
 
@@ -46,6 +47,7 @@ def test_sessions_take_turns_and_places_come_true(state: Path) -> None:
     assert [name for name in order if name[0] == "a"] == ["a1", "a2", "a3"]
 
 
+@pytest.mark.slow
 def test_a_priority_moves_only_ones_own(state: Path) -> None:
     with server(state, *HELD) as running, running.http() as a, another(running) as b:
         busy = submit(a, steps=2)
@@ -80,6 +82,7 @@ def test_a_full_queue_is_said_and_replays_are_not_refused(state: Path) -> None:
         assert "events" in told["calls"]
 
 
+@pytest.mark.slow
 def test_an_estimate_comes_from_what_was_seen_and_outlasts_a_restart(state: Path) -> None:
     shape = {"steps": 8, "width": 576}
     with server(state, "--step-delay", "0.3") as running, running.http() as http:

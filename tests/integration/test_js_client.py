@@ -37,8 +37,17 @@ def test_types(project: str) -> None:
     run(str(JS / "node_modules" / ".bin" / "tsc"), "--project", project, "--noEmit")
 
 
+SLOW_SUITES = ("faults.test.js", "package.test.js")
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("suite", sorted(path.name for path in (JS / "test").glob("*.test.js")))
+@pytest.mark.parametrize(
+    "suite",
+    [
+        pytest.param(path.name, marks=[pytest.mark.slow] if path.name in SLOW_SUITES else [])
+        for path in sorted((JS / "test").glob("*.test.js"))
+    ],
+)
 def test_suite(suite: str) -> None:
     out = run(node(), "--test", f"test/{suite}", UMRGEN_PYTHON=sys.executable)
     counts = dict(line.removeprefix("# ").split(" ", 1) for line in out.splitlines() if line.startswith("# "))

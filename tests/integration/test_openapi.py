@@ -87,6 +87,7 @@ def test_a_real_answer_has_no_more_and_no_less_than_is_described(tried: ServerPr
             assert set(http.get(path).json()) == set(WHOLE["components"]["schemas"][name]["properties"])
 
 
+@pytest.mark.slow
 @schema.parametrize()
 @settings(
     max_examples=25,

@@ -28,6 +28,7 @@ def metrics(text: str) -> dict[str, float]:
 
 
 class TestMetrics:
+    @pytest.mark.slow
     def test_they_say_what_happened(self, state: Path) -> None:
         with server(state, "--step-delay", "0.3") as running, running.http() as http:
             finish(http, submit(http))
@@ -93,6 +94,7 @@ class TestLogs:
         assert 'prompt="a secret\\ngarden"' in running.log()
         assert "request method" not in running.log()
 
+    @pytest.mark.slow
     def test_what_opens_a_door_is_not_in_them(self, state: Path) -> None:
         with server(state, "--access-log", "all") as running, running.http() as http:
             job_id = submit(http)
@@ -109,6 +111,7 @@ class TestLogs:
         assert running.key not in log
         assert 'path="/x status=200 key_id=key_admin"' in log
 
+    @pytest.mark.slow
     def test_a_guesser_is_named_once(self, state: Path) -> None:
         with server(state, "--failed-logins", "5") as running:
             for _ in range(30):
@@ -117,6 +120,7 @@ class TestLogs:
 
 
 class TestSettings:
+    @pytest.mark.slow
     def test_a_key_of_the_settings_ends_with_them(self, state: Path) -> None:
         old, new = "a" * 30, "b" * 30
 
@@ -133,6 +137,7 @@ class TestSettings:
         with server(state) as running:
             assert (opens(running, old), opens(running, new)) == (False, False)
 
+    @pytest.mark.slow
     def test_a_file(self, state: Path, tmp_path: Path) -> None:
         file = tmp_path / "umrgen.toml"
         file.write_text('daily = 1\nlog_format = "json"\nstep-delay = 0.0\n')
@@ -169,6 +174,7 @@ class TestPolicy:
         assert "a prompt was refused" in running.log()
         assert "on a hill" not in running.log()
 
+    @pytest.mark.slow
     def test_one_that_sleeps_keeps_nobody_elses_work_waiting(self, state: Path, tmp_path: Path) -> None:
         (tmp_path / "policies.py").write_text(
             "import time\ndef check(prompt):\n    time.sleep(60 if 'sleep' in prompt else 0)\n"
@@ -180,6 +186,7 @@ class TestPolicy:
             assert http.get(done["image_url"]).status_code == 200
             running.kill()
 
+    @pytest.mark.slow
     def test_a_function(self, state: Path, tmp_path: Path) -> None:
         (tmp_path / "policies.py").write_text(
             "async def check(prompt):\n    if 'crash' in prompt: raise ValueError(prompt)\n"
@@ -199,6 +206,7 @@ class TestPolicy:
 
 
 class TestRetention:
+    @pytest.mark.slow
     def test_by_size_the_record_stays(self, state: Path) -> None:
         with server(state) as running, running.http() as http:
             jobs = [finish(http, submit(http, seed=seed)) for seed in range(3)]
@@ -215,6 +223,7 @@ class TestRetention:
         assert len(list(folder.iterdir())) == 2
         assert cli("ledger", "check", "--state", str(state)).returncode == 0
 
+    @pytest.mark.slow
     def test_a_disk_that_is_nearly_full_refuses_new_jobs(self, state: Path) -> None:
         with server(state, "--disk-reserve", str(1 << 23)) as running, running.http() as http:  # 8 TiB
             refused = http.post("/api/v1/generate", json={"prompt": "a boat"} | SMALL)
@@ -223,6 +232,7 @@ class TestRetention:
 
 
 class TestSignedURLs:
+    @pytest.mark.slow
     def test_they_end_and_cannot_be_changed(self, state: Path) -> None:
         with server(state, "--url-ttl", "1") as running, running.http() as http:
             done = finish(http, submit(http))
@@ -243,6 +253,7 @@ class TestSignedURLs:
 
 
 class TestProxies:
+    @pytest.mark.slow
     def test_the_callers_address_from_a_trusted_one_alone(self, state: Path) -> None:
         forwarded = {"X-Forwarded-For": "203.0.113.9"}
         with server(state / "a", "--trusted-proxies", "127.0.0.0/8") as trusting, trusting.http() as http:
@@ -252,6 +263,7 @@ class TestProxies:
             http.get("/api/v1/nothing", headers=forwarded)
         assert "address=127.0.0.1" in plain.log()
 
+    @pytest.mark.slow
     def test_wrong_keys_are_counted_by_the_callers_address(self, state: Path) -> None:
         with server(state, "--trusted-proxies", "127.0.0.1", "--failed-logins", "3") as running:
 
@@ -264,6 +276,7 @@ class TestProxies:
             # A house has as many addresses in its /64 as it likes.
             assert [knock(f"2001:db8::{number}") for number in range(1, 5)] == [401, 401, 401, 429]
 
+    @pytest.mark.slow
     def test_a_prefix(self, state: Path) -> None:
         with server(state, "--prefix", "/umrgen") as running, running.http() as http:
             for base in ("/umrgen", ""):
@@ -285,6 +298,7 @@ class TestLedgerCare:
             finish(http, submit(http))
         return running
 
+    @pytest.mark.slow
     def test_check(self, used: ServerProcess) -> None:
         state = used.state
         sound = cli("ledger", "check", "--state", str(state))
@@ -302,6 +316,7 @@ class TestLedgerCare:
         (state / "ledger.sqlite3").write_bytes(b"SQLite format 3\0" + bytes(5000))
         assert cli("ledger", "check", "--state", str(state)).returncode == 1
 
+    @pytest.mark.slow
     def test_backup_while_the_server_runs(self, state: Path, tmp_path: Path) -> None:
         copy = tmp_path / "copy"
         copy.mkdir()
@@ -319,6 +334,7 @@ class TestLedgerCare:
                 assert http.get(f"/api/v1/status/{done['job_id']}").json()["state"] == "completed"
                 assert http.get(done["image_url"]).status_code == 200
 
+    @pytest.mark.slow
     def test_vacuum(self, used: ServerProcess) -> None:
         compacted = cli("ledger", "vacuum", "--state", str(used.state), "--json")
         assert set(json.loads(compacted.stdout)) == {"before", "after"}
@@ -328,6 +344,7 @@ class TestLedgerCare:
         assert refused.returncode == 1
         assert "another server already runs" in refused.stderr
 
+    @pytest.mark.slow
     def test_a_folder_without_one(self, tmp_path: Path) -> None:
         for command in (("check",), ("vacuum",), ("backup", str(tmp_path / "x"))):
             refused = cli("ledger", *command, "--state", str(tmp_path))
@@ -351,6 +368,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_spans_go_where_the_operator_sends_them(state: Path, tmp_path: Path) -> None:
     script = tmp_path / "traced.py"
     script.write_text(SPANS)
@@ -386,6 +404,7 @@ def test_the_unit_of_systemd_is_understood() -> None:
     assert about_us == []
 
 
+@pytest.mark.slow
 def test_a_url_of_an_expired_image_is_no_miss_of_manners(state: Path) -> None:
     """410 is the answer to a URL that was right once; it does not slow anybody."""
     with server(state, "--missed-outputs", "2", "--url-ttl", "1") as running, running.http() as http:

@@ -97,6 +97,7 @@ def test_who_may_not_ask(shared_server: ServerProcess, done: str, other_key: str
         assert both_ways(shared_server, key, path)[0] == code
 
 
+@pytest.mark.slow
 def test_a_key_that_has_asked_too_much(state: Path) -> None:
     with server(state) as running, running.http() as http:
         job_id = submit(http)
@@ -162,6 +163,7 @@ def waiting(http: httpx2.Client) -> float:
     return float(found[1])
 
 
+@pytest.mark.slow
 def test_calls_that_are_held(slow_server: ServerProcess) -> None:
     with slow_server.http() as http:
         first, second = submit(http, steps=9, width=520), submit(http, steps=9, width=520)
@@ -202,6 +204,7 @@ def test_a_held_caller_who_hangs_up_is_forgotten_at_once(
         assert http.post(f"/api/v1/cancel/{job_id}").json()["error_code"] == "cancelled", "its time was not over"
 
 
+@pytest.mark.slow
 def test_a_held_call_is_answered_when_the_server_stops(state: Path) -> None:
     with server(state, "--step-delay", "600", "--drain", "0") as running, running.http() as http:
         job_id = submit(http, steps=9)

@@ -4,6 +4,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from support import ServerProcess, finish, server, submit, until
 from umrgen.images import verify
 
@@ -40,6 +42,7 @@ def test_a_completed_job_and_its_image_outlast_kill_9(state: Path) -> None:
         assert http.get(job["image_url"]).content == picture
 
 
+@pytest.mark.slow
 def test_an_engine_that_dies_is_replaced_and_its_job_tried_again(state: Path) -> None:
     with server(state, "--step-delay", "0.5") as running, running.http() as http:
         job_id = submit(http, steps=3)
@@ -51,6 +54,7 @@ def test_an_engine_that_dies_is_replaced_and_its_job_tried_again(state: Path) ->
         assert running.engine_pids() != [engine]
 
 
+@pytest.mark.slow
 def test_a_job_that_always_kills_its_engine_fails_in_the_end(state: Path) -> None:
     with server(state, "--step-delay", "0.3", "--max-attempts", "2") as running, running.http() as http:
         job_id = submit(http, steps=50)
@@ -69,6 +73,7 @@ def test_a_job_that_always_kills_its_engine_fails_in_the_end(state: Path) -> Non
         assert finish(http, submit(http))["state"] == "completed"
 
 
+@pytest.mark.slow
 def test_sigterm_gives_a_running_job_back(state: Path) -> None:
     first = ServerProcess(state, "--step-delay", "30", "--drain", "0.1").start()
     with first.http() as http:
@@ -79,6 +84,7 @@ def test_sigterm_gives_a_running_job_back(state: Path) -> None:
         assert finish(http, job_id)["state"] == "completed"
 
 
+@pytest.mark.slow
 def test_sigterm_lets_a_short_job_finish_and_answers_who_waits(state: Path) -> None:
     running = ServerProcess(state, "--step-delay", "0.3").start()
     with running.http() as http:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support import ServerProcess, clean_environment, cli, finish, until
+from support import ServerProcess, clean_environment, cli, finish, tied, until
 from umrgen.images import verify
 from umrgen.journal import Journal
 
@@ -35,7 +35,7 @@ def killed_after(lines: int, pause: float, target: Path, environment: dict[str, 
     """Start `generate`, and kill -9 it when it has told so many events, a moment later."""
     command = [sys.executable, "-m", "umrgen", "generate", target.stem, "-o", str(target), "--events", *SMALL]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=clean_environment(**environment)
+        tied(*command), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=clean_environment(**environment)
     ) as process:
         assert process.stdout is not None
         for _ in range(lines):
@@ -46,6 +46,7 @@ def killed_after(lines: int, pause: float, target: Path, environment: dict[str, 
             process.send_signal(signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_killed_at_a_hundred_moments(state: Path, tmp_path: Path) -> None:
     from support import server
 
@@ -95,6 +96,7 @@ def test_a_job_killed_before_its_id_was_known_is_not_made_twice(
     assert told == [{"job_id": made, "state": "completed", "path": str(tmp_path / "boat.png")}]
 
 
+@pytest.mark.slow
 def test_an_image_that_was_there_already_is_recognised(environment: dict[str, str], tmp_path: Path) -> None:
     target = tmp_path / "boat.png"
     cli("generate", "a boat", "-o", str(target), *SMALL, **environment)
@@ -107,6 +109,7 @@ def test_an_image_that_was_there_already_is_recognised(environment: dict[str, st
     assert target.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_file_that_took_its_place_is_left_alone(environment: dict[str, str], tmp_path: Path) -> None:
     target = tmp_path / "boat.png"
     killed_after(1, 0.0, target, environment)
@@ -120,6 +123,7 @@ def test_a_file_that_took_its_place_is_left_alone(environment: dict[str, str], t
     assert verify((tmp_path / "other.png").read_bytes()).width == 512
 
 
+@pytest.mark.slow
 def test_a_half_downloaded_file_is_gone_on_with(environment: dict[str, str], tmp_path: Path) -> None:
     from umrgen.downloads import partial_name
 
@@ -140,11 +144,12 @@ def test_a_half_downloaded_file_is_gone_on_with(environment: dict[str, str], tmp
     assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["boat.png"]
 
 
+@pytest.mark.slow
 def test_an_embedded_servers_job_is_finished_too(tmp_path: Path) -> None:
     home, target = tmp_path / "home", tmp_path / "boat.png"
     environment = clean_environment(XDG_DATA_HOME=str(home), UMRGEN_STEP_DELAY="0.5")
     command = [sys.executable, "-m", "umrgen", "generate", "a boat", "-o", str(target), "--steps", "4", *SMALL[:4]]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(tied(*command), stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stderr is not None
         while "running" not in process.stderr.readline():
             pass

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import httpx2
+import pytest
 
-from support import ServerProcess, clean_environment, cli, server, until
+from support import ServerProcess, clean_environment, cli, server, tied, until
 
 
 def test_the_first_start_makes_everything_and_shows_the_key_once(state: Path) -> None:
     command = [sys.executable, "-m", "umrgen", "serve", "--port", "0", "--state", str(state / "deep")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=clean_environment()) as process:
+    with subprocess.Popen(tied(*command), stderr=subprocess.PIPE, text=True, env=clean_environment()) as process:
         assert process.stderr is not None
         lines: list[str] = []
         while not any("umrgen generate" in line for line in lines):
@@ -38,6 +39,7 @@ def test_the_first_start_makes_everything_and_shows_the_key_once(state: Path) ->
     assert (state / "deep").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.slow
 def test_the_key_of_the_guide_is_refused(state: Path, guide_key: str) -> None:
     refused = cli("serve", "--port", "0", "--state", str(state), UMRGEN_API_KEY=guide_key)
     assert refused.returncode == 1
@@ -47,6 +49,7 @@ def test_the_key_of_the_guide_is_refused(state: Path, guide_key: str) -> None:
     assert cli("serve", "--port", "0", "--state", str(state), "--api-key", "short").returncode == 1
 
 
+@pytest.mark.slow
 def test_a_key_of_ones_own_from_the_environment(state: Path) -> None:
     own = hashlib.sha256(b"any").hexdigest()
     with server(state, UMRGEN_API_KEY=own) as running:
@@ -55,6 +58,7 @@ def test_a_key_of_ones_own_from_the_environment(state: Path) -> None:
         assert answer.status_code == 404
 
 
+@pytest.mark.slow
 def test_a_public_bind_needs_a_key_first(state: Path) -> None:
     for host in ("0.0.0.0", "::"):
         refused = cli("serve", "--host", host, "--port", "0", "--state", str(state))
@@ -63,6 +67,7 @@ def test_a_public_bind_needs_a_key_first(state: Path) -> None:
     assert json.loads(cli("keys", "list", "--state", str(state), "--json").stdout) == {"keys": []}
 
 
+@pytest.mark.slow
 def test_two_servers_do_not_share_a_state_folder(state: Path) -> None:
     with server(state):
         second = cli("serve", "--port", "0", "--state", str(state))
@@ -70,6 +75,7 @@ def test_two_servers_do_not_share_a_state_folder(state: Path) -> None:
     assert "another server already runs" in second.stderr
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_said_in_one_line(state: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -106,7 +112,7 @@ def test_an_engine_that_cannot_start_is_said_and_nothing_is_accepted(state: Path
         "--json",
     ]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=clean_environment()
+        tied(*command), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=clean_environment()
     ) as process:
         assert process.stdout is not None
         told = json.loads(process.stdout.readline())
@@ -121,6 +127,7 @@ def test_an_engine_that_cannot_start_is_said_and_nothing_is_accepted(state: Path
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_keys_are_made_listed_and_revoked(state: Path) -> None:
     made = json.loads(cli("keys", "create", "--name", "mine", "--state", str(state), "--json").stdout)
     assert set(made) >= {"key", "id", "session_id", "name"}

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 AXE = ROOT / "js" / "node_modules" / "axe-core" / "axe.min.js"
 LONG = SMALL | {"steps": 50}
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1440, "height": 900}
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -530,10 +531,8 @@ def test_five_hundred_pictures(new_page: "Callable[..., Page]", running: ServerP
     page = open_studio(new_page(), running.url, key)
     has_picture(page.locator(".tile img").first)
     assert page.locator(".tile").count() < 100, "the rest comes when it is asked for"
-    gaps = page.evaluate(MEASURE_FRAMES, 120)
+    page.evaluate(MEASURE_FRAMES, 120)  # scrolls; how smoothly, benchmarks/studio.py measures
     assert page.locator(".tile").count() == 501
-    assert statistics.median(gaps) < 40
-    assert sorted(gaps)[int(len(gaps) * 0.99)] < 250
     has_picture(page.locator(".tile img").last)
     page.locator(".tile-open").last.click()
     page.locator(".next:disabled").wait_for(state="attached")

@@ -133,6 +133,7 @@ class TestFiles:
             assert not re.search(r'(?:href|src)="/', page), "its parts are looked for beside it"
             assert httpx2.get(f"{started.url}/pictures/studio/page/main.js").status_code == 200
 
+    @pytest.mark.slow
     def test_a_wheel_has_page_and_client(self, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet"]
         subprocess.run(
@@ -159,6 +160,7 @@ class TestLink:
         headers = {"Origin": running.url} | headers
         return httpx2.post(f"{running.url}/studio/session", json={"ticket": ticket}, headers=headers)
 
+    @pytest.mark.slow
     def test_it_opens_once(self, state: Path) -> None:
         with server(state, "--access-log", "all") as started:
             address, ticket = started.studio.split("/#start=")
@@ -202,6 +204,7 @@ class TestLink:
         name = running.url.replace("127.0.0.1", "localhost")
         assert self.exchange(running, ticket, Host=name.removeprefix("http://"), Origin=name).status_code == 200
 
+    @pytest.mark.slow
     def test_there_is_none_where_others_can_come_in(self, state: Path) -> None:
         cli("keys", "create", "--state", str(state))
         with server(state, "--host", "0.0.0.0") as started:

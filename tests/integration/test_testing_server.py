@@ -527,9 +527,7 @@ def test_modern_errors(modern: FaultServer, new: httpx2.Client) -> None:
 
 def test_modern_holds_until_the_job_is_over(modern: FaultServer, new: httpx2.Client) -> None:
     job_id = submit(new)
-    asked = time.monotonic()
     answer = status(new, job_id, Prefer="respond-async, wait=5")
-    assert 0.05 < time.monotonic() - asked < 3
     assert answer.headers["preference-applied"] == "wait=5"
     told = answer.json()
     assert told["state"] == "completed"
@@ -716,10 +714,11 @@ def test_answer(server: FaultServer, http: httpx2.Client, target: str) -> None:
 
 
 def test_a_late_answer(server: FaultServer, http: httpx2.Client, target: str) -> None:
+    script(server, target, Answer(200, "late", delay=60))
+    with pytest.raises(httpx2.ReadTimeout):
+        http.get(target, timeout=0.05)
     script(server, target, Answer(200, "late", delay=0.1))
-    asked = time.monotonic()
     assert http.get(target).text == "late"
-    assert 0.1 <= time.monotonic() - asked < 2
 
 
 def test_an_answer_may_announce_another_length(server: FaultServer, http: httpx2.Client, target: str) -> None:
@@ -771,10 +770,11 @@ def test_a_reset_says_whether_the_request_took_effect(server: FaultServer, fault
 def test_drip(server: FaultServer, target: str) -> None:
     true = truth(server, target)
     script(server, target, Drip(bytes_per_chunk=50, interval=0.002), Drip(200, 0.001, headers=True))
-    for least in (len(true) // 50 * 0.002, len(true) // 200 * 0.001):
-        asked = time.monotonic()
+    for _ in range(2):
         assert truth(server, target) == true
-        assert time.monotonic() - asked >= least * 0.9
+    script(server, target, Drip(bytes_per_chunk=50, interval=60))
+    with http_to(server) as http, pytest.raises(httpx2.ReadTimeout):
+        http.get(target, timeout=0.05)
 
 
 def test_silence(server: FaultServer, http: httpx2.Client, target: str) -> None:
@@ -783,9 +783,7 @@ def test_silence(server: FaultServer, http: httpx2.Client, target: str) -> None:
         http.get(target, timeout=0.05)
     until(lambda: server.open_connections <= 1)
     script(server, target, Silence(0.05))
-    asked = time.monotonic()
     assert http.get(target).status_code == 200
-    assert time.monotonic() - asked >= 0.05
 
 
 def test_silence_may_hide_a_job_that_was_made(server: FaultServer) -> None:
@@ -803,9 +801,7 @@ def test_stop_does_not_wait_for_silence() -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
         sock.sendall(get(server, "/healthz"))
         until(lambda: server.requests)
-        started = time.monotonic()
-        server.stop()
-        assert time.monotonic() - started < 1
+        server.stop()  # the silence has no end: waiting for it would run into the test's time limit
         assert sock.recv(10) == b""
     server.stop()  # once more does nothing
 
@@ -955,9 +951,7 @@ def test_pngs_are_valid_and_about_as_large_as_told(size: int) -> None:
 
 async def test_the_fake_clock_never_waits() -> None:
     clock = FakeClock(start=5, wall=1000)
-    began = time.monotonic()
     await clock.sleep(3600)
-    assert time.monotonic() - began < 1
     assert (clock.monotonic(), clock.wall(), clock.sleeps) == (3605, 4600, [3600])
     clock.jump_wall(-100)
     assert (clock.monotonic(), clock.wall()) == (3605, 4500)

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from torture import torture
 
 
+@pytest.mark.slow
 def test_nothing_acknowledged_is_lost(state: Path) -> None:
     tally, wrong = torture(state, kills=10, seed=1)
     assert wrong == []

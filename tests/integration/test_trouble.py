@@ -46,6 +46,7 @@ def running_at(http: httpx2.Client, job_id: str, step: int) -> bool:
 
 
 class TestEngines:
+    @pytest.mark.slow
     @pytest.mark.parametrize("how", ["hang", "repeat"])
     def test_one_that_gets_no_further_is_killed_replaced_and_tried_three_times(self, state: Path, how: str) -> None:
         with obedient(state, "--stall-after", "1") as running, running.http() as http:
@@ -60,11 +61,13 @@ class TestEngines:
             assert finish(http, submit(http))["state"] == "completed"
         assert "the engine is replaced" in running.log()
 
+    @pytest.mark.slow
     def test_one_that_hangs_once_is_forgiven(self, state: Path, tmp_path: Path) -> None:
         with obedient(state, "--stall-after", "1") as running, running.http() as http:
             job = finish(http, submit(http, f"hang-once {tmp_path / 'marker'}"))
             assert (job["state"], job["attempt"], job["error"]) == ("completed", 2, None)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("prompt", "code", "words"),
         [
@@ -86,6 +89,7 @@ class TestEngines:
             assert (job["state"], job["attempt"]) == ("completed", 1)
             assert len(list((state / "outputs").rglob("*.png"))) == 1, "a failed job leaves no file"
 
+    @pytest.mark.slow
     def test_cancelling_one_that_does_not_listen_touches_no_other_job(self, state: Path) -> None:
         with obedient(state) as running, running.http() as http:
             engines = running.engine_pids()
@@ -124,6 +128,7 @@ def fill(folder: Path) -> Path:
 
 
 class TestDisk:
+    @pytest.mark.slow
     def test_a_full_disk_refuses_and_forgets_nothing(self, small_disk: Path) -> None:
         with obedient(small_disk / "state") as running, running.http() as http:
             finish(http, submit(http))
@@ -147,6 +152,7 @@ class TestDisk:
                 assert (job["state"], job["attempt"]) == ("completed", 1)
                 assert verify(http.get(job["image_url"]).content).width == 512
 
+    @pytest.mark.slow
     def test_an_image_waits_for_room(self, state: Path, small_disk: Path) -> None:
         state.mkdir()
         (state / "outputs").symlink_to(small_disk)
@@ -160,6 +166,7 @@ class TestDisk:
             assert (job["state"], job["attempt"]) == ("completed", 1)
             assert len(list(small_disk.rglob("*.png"))) == 1
 
+    @pytest.mark.slow
     def test_what_a_crash_left_without_a_record_is_swept(self, state: Path) -> None:
         with obedient(state) as running, running.http() as http:
             job = finish(http, submit(http))
@@ -174,6 +181,7 @@ class TestDisk:
             assert http.get(job["image_url"]).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_ledger_that_is_locked_holds_up_writing_alone(state: Path) -> None:
     with obedient(state) as running, running.http() as http:
         job_id = submit(http, "slow")
@@ -209,6 +217,7 @@ def test_a_clock_that_is_set_costs_no_job_its_attempt(state: Path, tmp_path: Pat
         assert finish(http, submit(http))["state"] == "completed"
 
 
+@pytest.mark.slow
 def test_a_sigterm_for_the_whole_group_lets_the_engine_finish(state: Path) -> None:
     """As a service manager sends it, to every process of the service."""
     first = ServerProcess(state, "--step-delay", "0.5").start()
@@ -222,6 +231,7 @@ def test_a_sigterm_for_the_whole_group_lets_the_engine_finish(state: Path) -> No
         assert (job["state"], job["attempt"]) == ("completed", 1)
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_is_obeyed_when_the_time_to_drain_is_over(state: Path) -> None:
     first = ServerProcess(state, "--step-delay", "600", "--drain", "0", "--cancel-grace", "600").start()
     with first.http() as http:
@@ -235,6 +245,7 @@ def test_a_second_sigterm_is_obeyed_when_the_time_to_drain_is_over(state: Path) 
         assert (job["state"], job["attempt"]) == ("completed", 2)
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_is_obeyed_at_once(state: Path) -> None:
     first = ServerProcess(state, "--step-delay", "600", "--drain", "600", "--cancel-grace", "600").start()
     answers = []

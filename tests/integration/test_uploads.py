@@ -49,6 +49,7 @@ def running(state: Path):  # type: ignore[no-untyped-def]
 
 
 class TestTaken:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("kind", "name"), [("PNG", "portrait.png"), ("JPEG", "notes.txt"), ("WEBP", "../../evil.php")]
     )
@@ -77,11 +78,13 @@ class TestTaken:
         for hidden in (b"SECRET-PLACE", b"polyglot", b"<script", b"Exif"):
             assert hidden not in back
 
+    @pytest.mark.slow
     def test_a_large_one_is_scaled_down(self, running: ServerProcess) -> None:
         with running.http() as http:
             taken = send(http, picture("JPEG", (4000, 1000))).json()
         assert (taken["width"], taken["height"]) == (2048, 512)
 
+    @pytest.mark.slow
     def test_ten_mebibytes_are_taken(self, running: ServerProcess) -> None:
         data = picture("PNG")
         padded = data + bytes(10 * MIB - len(data))
@@ -89,6 +92,7 @@ class TestTaken:
             assert send(http, padded).status_code == 200
             problem(send(http, padded + b"\0"), 413, "too_large")
 
+    @pytest.mark.slow
     def test_ten_of_them_and_no_eleventh(self, running: ServerProcess) -> None:
         with running.http() as http:
             names = [send(http, picture("PNG")).json()["filename"] for _ in range(10)]
@@ -104,6 +108,7 @@ class TestTaken:
             assert send(http, picture("PNG")).status_code == 200
             assert len(list(folder.iterdir())) == 10
 
+    @pytest.mark.slow
     def test_sixteen_bits_of_grey_stay_grey(self, running: ServerProcess) -> None:
         encoded = io.BytesIO()
         Image.fromarray(np.full((32, 32), 20_000, np.uint16)).save(encoded, "PNG")
@@ -115,6 +120,7 @@ class TestTaken:
 
 
 class TestRefused:
+    @pytest.mark.slow
     def test_a_jpeg_of_thousands_of_scans(self, running: ServerProcess) -> None:
         encoded = io.BytesIO()
         Image.new("RGB", (2000, 2000), (200, 30, 30)).save(encoded, "JPEG", progressive=True)
@@ -124,6 +130,7 @@ class TestRefused:
         with running.http() as http:
             problem(send(http, bomb), 415, "unsupported_media_type")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "data",
         [
@@ -145,6 +152,7 @@ class TestRefused:
             problem(send(http, data), 415, "unsupported_media_type")
         assert not (running.state / "outputs").exists()
 
+    @pytest.mark.slow
     def test_a_decompression_bomb(self, running: ServerProcess) -> None:
         bomb = png_of_size(30_000, 3_000)
         assert len(bomb) < MIB
@@ -153,6 +161,7 @@ class TestRefused:
             assert "32 million pixels" in str(told["error"])
             assert http.get("/healthz").status_code == 200
 
+    @pytest.mark.slow
     def test_forms_that_are_none(self, running: ServerProcess) -> None:
         data = picture("PNG")
         with running.http() as http:
@@ -181,6 +190,7 @@ class TestUsed:
             ]
         assert means[1][0] - means[1][2] > means[0][0] - means[0][2] + 10, "it has become redder"
 
+    @pytest.mark.slow
     def test_one_that_is_gone_fails_the_job_and_says_so(self, state: Path) -> None:
         with server(state, "--step-delay", "0.5") as running, running.http() as http:
             name = send(http, picture("PNG")).json()["filename"]
@@ -191,6 +201,7 @@ class TestUsed:
             job = finish(http, waiting)
         assert (job["state"], job["error_code"]) == ("failed", "reference_gone")
 
+    @pytest.mark.slow
     def test_from_the_client_and_the_command_line(self, running: ServerProcess, tmp_path: Path) -> None:
         image = tmp_path / "mine.jpg"
         image.write_bytes(picture("JPEG"))

@@ -141,16 +141,18 @@ class TestDelivery:
             assert (told["type"], told["data"]["error_code"]) == ("job.failed", "cancelled")
             assert letter.headers["host"] == f"localhost:{inbox.port}"
 
+    @pytest.mark.slow
     def test_one_that_is_refused_is_sent_again_the_same(self, allowing: ServerProcess) -> None:
         key = made_key(allowing)
         with (
             receiver(status(500), status(204)) as inbox,
             allowing.http(Authorization=f"Bearer {key['key']}") as http,
         ):
+            sent_at = time.time() * 1000
             job_id = submit(http, webhook_url=inbox.url())
             waiting = stands(http, job_id, "pending", 1)
             assert waiting["last_error"] == "the receiver answered 500"
-            assert 0 < waiting["next_at"] / 1000 - time.time() < 6.5
+            assert sent_at + 1000 < waiting["next_at"] <= time.time() * 1000 + 6500, "a retry after some 5 s"
             listed = cli("jobs", UMRGEN_BASE_URL=allowing.url, UMRGEN_API_KEY=key["key"]).stdout
             assert "[webhook pending after 1, next " in listed
             stands(http, job_id, "delivered", 2)
@@ -185,6 +187,7 @@ class TestDelivery:
             lost, arrived = inbox.letters
             assert (lost.body, lost.headers["webhook-id"]) == (arrived.body, arrived.headers["webhook-id"])
 
+    @pytest.mark.slow
     def test_none_is_lost_however_often_the_server_is_killed_while_they_arrive(self, state: Path) -> None:
         with receiver() as inbox:
             running = ServerProcess(state, "--webhook-allow", "127.0.0.1").start()
@@ -203,17 +206,18 @@ class TestDelivery:
         assert {job_id for job_id, _ in told} == set(jobs)
         assert len(set(told)) == len(jobs), "a message that is repeated keeps its id"
 
+    @pytest.mark.slow
     def test_a_server_that_stops_does_not_wait_for_a_receiver(self, state: Path) -> None:
         held = threading.Event()
-        with receiver(lambda handler: held.wait(30) and None) as inbox:
+        with receiver(lambda handler: held.wait() and None) as inbox:
             running = ServerProcess(state, "--webhook-allow", "127.0.0.1", "--drain", "0.2").start()
             with running.http() as http:
                 submit(http, webhook_url=inbox.url())
                 until(lambda: inbox.letters)
-            begun = time.monotonic()
-            assert running.stop() == 0
-            assert time.monotonic() - begun < 5
-            held.set()
+            try:
+                assert running.stop() == 0, "the receiver does not answer before the server has stopped"
+            finally:
+                held.set()
         assert "Traceback" not in running.log()
 
 
@@ -329,6 +333,7 @@ class TestWhereNoneGoes:
             waiting = stands(http, submit(http, webhook_url=trap.url(host="nowhere.test")), "pending", 1)
             assert waiting["last_error"] == "the receiver's name cannot be resolved"
 
+    @pytest.mark.slow
     def test_what_the_operator_does_not_allow_any_more_is_not_sent(self, state: Path) -> None:
         with receiver(status(500)) as inbox:
             first = ServerProcess(state, "--webhook-allow", "127.0.0.1").start()
@@ -359,6 +364,7 @@ def _own_names() -> list[str]:
     return found[:2]
 
 
+@pytest.mark.slow
 def test_the_certificate_must_be_the_names(state: Path, certificate: tuple[Path, Path]) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
@@ -374,6 +380,7 @@ def test_the_certificate_must_be_the_names(state: Path, certificate: tuple[Path,
         assert len(inbox.letters) == 1
 
 
+@pytest.mark.slow
 def test_the_command_line_asks_for_one(allowing: ServerProcess, tmp_path: Path) -> None:
     environment = {"UMRGEN_BASE_URL": allowing.url, "UMRGEN_API_KEY": allowing.key}
     small = ("--width", "512", "--height", "512", "--steps", "1")

@@ -198,6 +198,7 @@ class TestDelivering:
             assert abs(int(headers["webhook-timestamp"]) - START // 1000 - at) < 2, "each attempt is signed anew"
             assert json.loads(body)["type"] == "job.failed"
 
+    @pytest.mark.slow
     def test_after_a_day_it_is_given_up(self) -> None:
         async def story(desk: Desk) -> None:
             await desk.end_job("ext_1")

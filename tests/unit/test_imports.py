@@ -1,6 +1,7 @@
 """The direction of imports, read from the sources: one way, and the client without the server."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import umrgen
@@ -55,9 +56,14 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports(path: Path, *, lazy: bool) -> set[str]:
     """The umrgen modules that a file imports, at its top level or (`lazy`) inside its functions."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     # What only the type checker sees imports nothing.
     tree.body = [node for node in tree.body if not isinstance(node, ast.If) or "TYPE_CHECKING" not in ast.dump(node)]
     inner = {

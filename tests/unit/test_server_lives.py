@@ -21,7 +21,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
 
 
-@pytest.mark.parametrize("hundred", range(5))
+@pytest.mark.parametrize("hundred", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 5))])
 def test_every_acknowledged_job_ends_once(hundred: int) -> None:
     ends = sum(sum(play(seed).values()) for seed in range(100 * hundred, 100 * hundred + 100))
     assert ends > 500, "hardly anything happened"
@@ -96,6 +96,7 @@ FAULTS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_server_with_a_fault_is_caught(fault: Callable[[pytest.MonkeyPatch], None]) -> None:
     """What the invariants are worth: each of these parts, taken out, is missed in some history."""
