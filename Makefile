@@ -1,5 +1,5 @@
 # make image      draw one image on a fresh machine with Python >= 3.11      PROMPT="..." OUT=file.png
-# make test       lint, types, and all tests that are quick
+# make test       lint, types, and all tests that are quick      TESTS=tests/unit
 # make check      make test, then the slow tests, every Python that is here, simulations, torture, mutants
 # make simulate   random histories of servers and networks against the client's rules, and of a server that dies
 #                 at any moment      HISTORIES=100000 LIVES=10000
@@ -27,7 +27,7 @@ image: $(VENV)/server.stamp
 
 # exec: the shell is replaced, so that a signal for make reaches pytest.
 test: $(VENV)/dev.stamp $(VENV)/node.stamp lint types
-	@exec $(PYTEST) -m "not slow"
+	@exec $(PYTEST) -m "not slow" $(TESTS)
 
 # One after the other, in a fixed order: the quick parts first.
 check:
@@ -39,7 +39,7 @@ check:
 	$(MAKE) --no-print-directory torture KILLS=60
 
 slow: $(VENV)/dev.stamp $(VENV)/node.stamp
-	@exec $(PYTEST) -m slow --hypothesis-profile random
+	@exec $(PYTEST) -m slow --hypothesis-profile random $(TESTS)
 
 # Lint, types, unit and conformance tests, and one picture, on each further interpreter from 3.11 on that is here.
 interpreters: $(VENV)/dev.stamp

@@ -48,6 +48,7 @@ SERVER = [
 ]
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {}
     for path in ROOT.rglob("*.py"):
