@@ -1,5 +1,4 @@
 import os
-import re
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ import httpx2
 import pytest
 from hypothesis import HealthCheck, settings
 
-from support import PATIENT, ServerProcess, founding_guide, server
+from support import PATIENT, ServerProcess, server
 
 # Machines are shared, and a first run builds its tables of characters: slowness is no verdict on a test.
 settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
@@ -50,12 +49,6 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     for name in ("UMRGEN_BASE_URL", "UMRGEN_API_KEY", "UMRGEN_STATE"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def guide_key() -> str:
-    """The key that the founding guide prints, read from the guide."""
-    return re.search(r"Bearer (\S+)", founding_guide())[1]  # type: ignore[index]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx2
-import pytest
 
 SMALL = {"width": 512, "height": 512, "steps": 1}
 """The quickest picture the contract allows."""
@@ -21,6 +20,9 @@ SMALL = {"width": 512, "height": 512, "steps": 1}
 PATIENT = ("--rate", "0", "--failed-logins", "100000", "--missed-outputs", "100000")
 """For a server that many tests share: nobody's manners are looked at."""
 
+
+GUIDE = Path(__file__).parents[2] / "shared" / "guide" / "image-retrieval-guide.md"
+"""The founding document. It lies beside some checkouts, never in the repository: no test needs it."""
 
 TIED = (sys.executable, "-I", "-S", str(Path(__file__).with_name("tied.py")))
 
@@ -185,14 +187,6 @@ def problem(answer: httpx2.Response, status: int, code: str) -> dict[str, object
     for secret in ("Traceback", "/root", "/tmp", "/home", "umr_", ".py"):
         assert secret not in answer.text
     return body
-
-
-def founding_guide() -> str:
-    """The founding document's text. It lies beside the repository, never in it; without it the test skips."""
-    path = Path(__file__).parents[2] / "shared" / "guide" / "image-retrieval-guide.md"
-    if not path.is_file():
-        pytest.skip("the founding guide does not lie beside this checkout (../shared/guide/)")
-    return path.read_text()
 
 
 class Clock:

@@ -1,7 +1,5 @@
-"""The founding guide's own samples, as they stand, against the running server.
-
-They are read from the guide when the test runs; only the base URL is replaced (the key is an argument
-of both). `test_own_loops.py` has loops in the same manner that always run.
+"""The founding guide's polling loops against the running server: ours with the same statements (loops/), and the
+guide's own text where it lies beside this checkout. Only the base URL is replaced; the key is an argument of both.
 """
 
 import re
@@ -13,14 +11,18 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from support import ServerProcess, clean_environment, founding_guide, submit
+from support import GUIDE, ServerProcess, clean_environment, submit, tied
 from umrgen.images import verify
 
-JS = Path(__file__).parent / "js"
+HERE = Path(__file__).parent
+SOURCES = ["ours", "guide"] if GUIDE.is_file() else ["ours"]
 
 
-def sample(language: str, url: str) -> str:
-    code = re.search(rf"```{language}\n(.*?)```", founding_guide(), re.DOTALL)
+def sample(source: str, language: str, url: str) -> str:
+    if source == "ours":
+        name = {"python": "loop.py.txt", "javascript": "loop.cjs.txt"}[language]
+        return (HERE / "loops" / name).read_text().replace("BASE_URL", url)
+    code = re.search(rf"```{language}\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     assert code, f"the guide has no {language} sample"
     printed = re.search(r"https://[a-z.]+", code[1])
     assert printed
@@ -29,30 +31,32 @@ def sample(language: str, url: str) -> str:
 
 def run(command: list[str], folder: Path, **environment: str) -> str:
     done = subprocess.run(
-        command, cwd=folder, env=clean_environment(**environment), capture_output=True, text=True, timeout=60
+        tied(*command), cwd=folder, env=clean_environment(**environment), capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_python(shared_server: ServerProcess, http: httpx2.Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", SOURCES)
+def test_python(shared_server: ServerProcess, http: httpx2.Client, tmp_path: Path, source: str) -> None:
     job_id = submit(http)
-    script = sample("python", shared_server.url) + "\nimport sys\nassert wait_and_download(*sys.argv[1:]) is True\n"
-    (tmp_path / "sample.py").write_text(script)
+    call = "\nimport sys\nassert wait_and_download(*sys.argv[1:]) is True\n"
+    (tmp_path / "sample.py").write_text(sample(source, "python", shared_server.url) + call)
     out = run([sys.executable, "sample.py", job_id, shared_server.key], tmp_path)
     assert "Download started" in out
     assert verify((tmp_path / f"{job_id}.png").read_bytes()).width == 512
 
 
-def test_javascript(shared_server: ServerProcess, http: httpx2.Client, tmp_path: Path) -> None:
-    node = shutil.which("node")
+@pytest.mark.parametrize("source", SOURCES)
+def test_javascript(shared_server: ServerProcess, http: httpx2.Client, tmp_path: Path, source: str) -> None:
+    node, modules = shutil.which("node"), HERE / "js" / "node_modules"
     if node is None:
         pytest.skip("Node is not installed")
-    if not (JS / "node_modules" / "axios").is_dir():
+    if not (modules / "axios").is_dir():
         pytest.skip("axios is not installed: npm ci --prefix tests/acceptance/js")
     job_id = submit(http)
-    script = sample("javascript", shared_server.url) + "\npollAndDownload(...process.argv.slice(2));\n"
-    (tmp_path / "sample.cjs").write_text(script)
-    out = run([node, "sample.cjs", job_id, shared_server.key], tmp_path, NODE_PATH=str(JS / "node_modules"))
+    call = "\npollAndDownload(...process.argv.slice(2));\n"
+    (tmp_path / "sample.cjs").write_text(sample(source, "javascript", shared_server.url) + call)
+    out = run([node, "sample.cjs", job_id, shared_server.key], tmp_path, NODE_PATH=str(modules))
     assert "Image saved!" in out
     assert verify((tmp_path / f"{job_id}.png").read_bytes()).width == 512
