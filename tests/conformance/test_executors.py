@@ -19,6 +19,8 @@ from umrgen.server.executors.process import EngineProcess
 
 REQUEST = DrawRequest("a lighthouse", width=512, height=512, steps=2, seed=3)
 
+TESTS = Path(__file__).parents[1]
+
 Loop = Callable[[], asyncio.AbstractEventLoop]
 LOOPS = (asyncio.new_event_loop, uvloop.new_event_loop)
 
@@ -178,3 +180,15 @@ class TestLocal:
         environment = Path(f"/proc/{process.pid}/environ").read_bytes()
         assert b"secret" not in environment
         await executor.stop()
+
+    async def test_one_that_says_the_same_step_again_makes_no_progress(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its steps come every 0.3 s, for ever; each would give it another second if it counted as progress."""
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+        executor = LocalExecutor("engines_that_fail:Obedient", {}, care=Care(stall_after=1.0, cancel_grace=0.2))
+        await executor.ready()
+        try:
+            async with asyncio.timeout(30):
+                with pytest.raises(EngineStalled):
+                    await executor.run("ext_1", replace(REQUEST, prompt="repeat"), lambda step, total: None)
+        finally:
+            await executor.stop()

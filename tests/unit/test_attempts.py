@@ -133,3 +133,65 @@ async def test_a_worker_that_spoke_up_meanwhile_keeps_its_job(ledger: MemoryLedg
     now = await ledger.get("ext_1")
     assert now is not None
     assert (now.state, now.token) == (State.RUNNING, job.token)
+
+
+class Painter(Still):
+    """An engine that has its picture ready."""
+
+    async def run(self, job_id: str, request: DrawRequest, on_step: OnStep, on_preview: OnPreview) -> Picture:
+        return Picture(b"png", "ab" * 32, 512, 512)
+
+
+class Shelf:
+    """A storage that notes, at each put, what the sweep would be told, and which state the job is in."""
+
+    def __init__(self, ledger: MemoryLedger) -> None:
+        self.ledger = ledger
+        self.shop: Workshop
+        self.announced: list[bool] = []
+        self.states: list[State] = []
+        self.files: set[str] = set()
+
+    async def put(self, session_id: str, name: str, data: bytes) -> None:
+        self.announced.append(name in self.shop.storing)
+        job = await self.ledger.get("ext_1")
+        assert job is not None
+        self.states.append(job.state)
+        self.files.add(name)
+
+    async def delete(self, session_id: str, name: str) -> None:
+        self.files.remove(name)
+
+
+def shelf(ledger: MemoryLedger) -> tuple[Shelf, Workshop]:
+    painter = Painter()
+    stored = Shelf(ledger)
+    previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
+    stored.shop = Workshop(ledger, painter, stored, painter, Policy(), previews)  # type: ignore[arg-type]
+    return stored, stored.shop
+
+
+async def test_an_image_is_announced_to_the_sweep_and_stored_before_its_job_is_completed(ledger: MemoryLedger) -> None:
+    stored, shop = shelf(ledger)
+    async with asyncio.timeout(10):
+        await Attempt(await claimed(ledger, 9000), shop).carry_out()
+    assert stored.announced == [True]
+    assert stored.states == [State.RUNNING], "it is not completed while its image is on its way"
+    job = await ledger.get("ext_1")
+    assert job is not None
+    assert job.state is State.COMPLETED
+    assert {output.name for output in job.outputs} == stored.files
+    assert shop.storing == set()
+
+
+async def test_the_image_of_a_job_that_was_cancelled_meanwhile_is_removed(ledger: MemoryLedger) -> None:
+    stored, shop = shelf(ledger)
+    attempt = Attempt(await claimed(ledger, 9000), shop)
+    await ledger.change("ext_1", Change.CANCEL, now=1000, error_code="cancelled")
+    async with asyncio.timeout(10):
+        await attempt.carry_out()
+    assert stored.announced in ([True], [])
+    assert stored.files == set()
+    job = await ledger.get("ext_1")
+    assert job is not None
+    assert (job.state, job.error_code) == (State.FAILED, "cancelled")

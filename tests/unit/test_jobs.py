@@ -39,6 +39,50 @@ def test_whatever_happens_the_books_balance(changes: list[Change]) -> None:
     assert ends <= 1
 
 
+class TestLeasesAndTimes:
+    """What one attempt leaves to the next."""
+
+    claimed = advance(JOB, Change.CLAIM, now=2000, worker="one", lease_until=9000)
+
+    @pytest.mark.parametrize("change", [Change.FAIL, Change.COMPLETE, Change.RELEASE, Change.PROGRESS])
+    def test_a_token_is_worth_nothing_once_the_job_is_queued_again(self, change: Change) -> None:
+        queued = advance(self.claimed, Change.RELEASE, now=3000, token=1)
+        assert queued.token == 1, "the number is still that of the lease that ended"
+        with pytest.raises(Conflict):
+            advance(queued, change, now=4000, token=1)
+        assert advance(queued, Change.CANCEL, now=4000).state is State.FAILED, "a cancel needs no token"
+
+    def test_an_earlier_lease_changes_nothing(self) -> None:
+        again = advance(advance(self.claimed, Change.RELEASE, now=3000), Change.CLAIM, now=4000)
+        with pytest.raises(Conflict):
+            advance(again, Change.COMPLETE, now=5000, token=1)
+        assert advance(again, Change.COMPLETE, now=5000, token=2).state is State.COMPLETED
+
+    def test_the_end_is_never_before_the_beginning(self) -> None:
+        for end in (Change.COMPLETE, Change.FAIL, Change.CANCEL):
+            assert advance(self.claimed, end, now=10).completed_at == 2000, "a clock that was set back"
+        assert advance(JOB, Change.CANCEL, now=10).completed_at == JOB.created_at
+        assert advance(self.claimed, Change.COMPLETE, now=2500).completed_at == 2500
+
+    def test_a_job_in_the_queue_has_no_step(self) -> None:
+        halfway = advance(self.claimed, Change.PROGRESS, now=3000, token=1, step=3)
+        assert halfway.step == 3
+        assert advance(halfway, Change.RELEASE, now=4000).step == 0
+        assert advance(halfway._replace(state=State.QUEUED), Change.CLAIM, now=5000).step == 0
+
+    def test_it_started_when_it_was_claimed_first(self) -> None:
+        again = advance(advance(self.claimed, Change.RELEASE, now=3000), Change.CLAIM, now=4000)
+        assert (again.started_at, again.claimed_at, again.attempt) == (2000, 4000, 2)
+
+    def test_who_lost_a_race_changes_nothing(self) -> None:
+        with pytest.raises(Conflict):
+            advance(self.claimed, Change.PROGRESS, now=3000, version=1)
+
+    def test_a_job_that_ended_is_nobody_s(self) -> None:
+        done = advance(self.claimed, Change.COMPLETE, now=3000)
+        assert (done.worker, done.lease_until) == (None, None)
+
+
 def test_the_wire_form_has_everything_the_contract_names() -> None:
     wire = job_to_wire(JOB._replace(state=State.COMPLETED, outputs=(OUTPUT,), completed_at=3000))
     names = "success job_id state image_url results error error_code queue_position eta_seconds progress created_at "

@@ -1,0 +1,109 @@
+"""Break each line that keeps a promise, and see a test fail: `make mutants`, or
+
+    python tests/mutants [--only NAME,NAME] [--table]
+
+Each mutation of mutations.py is made in a copy of src/ of its own, which the tests named beside it then import. It is
+caught when these tests fail, and they pass on an unchanged copy. --table prints the table of docs/reliability.md.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from mutants.mutations import MUTATIONS, Mutation, table
+
+ROOT = Path(__file__).parents[2]
+AT_ONCE = 2
+SECONDS = 300
+"""The most that one mutation's tests may take. A mutation that makes them hang is caught by their own time limit."""
+
+
+def copy_of_sources(folder: Path, mutation: Mutation | None = None) -> Path:
+    """A copy of src/, with the mutation made in it. Raises ValueError when its line is not there exactly once."""
+    sources = folder / "src"
+    shutil.copytree(ROOT / "src", sources, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "js").symlink_to(ROOT / "js")  # the studio's files are looked for beside src/
+    (folder / "deploy").symlink_to(ROOT / "deploy")
+    if mutation is not None:
+        file = folder / mutation.file
+        text = file.read_text()
+        if text.count(mutation.old) != 1:
+            raise ValueError(f"{mutation.file} has {text.count(mutation.old)} times: {mutation.old}")
+        file.write_text(text.replace(mutation.old, mutation.new))
+    return sources
+
+
+def run_tests(sources: Path, tests: Iterable[str]) -> tuple[int, str]:
+    """pytest's exit code on these sources, and what it printed."""
+    command = [sys.executable, "-m", "pytest", "--exitfirst", "--no-header", "--durations=0", "--durations-min=99"]
+    environment = {name: value for name, value in os.environ.items() if name != "UMRGEN_NO_SKIP"}
+    done = subprocess.run(
+        [*command, *tests],
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": str(sources), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def verdict(mutation: Mutation) -> str:
+    """ "" when a test caught the mutation; else what happened."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            sources = copy_of_sources(Path(folder), mutation)
+        except ValueError as error:
+            return str(error)
+        code, told = run_tests(sources, mutation.tests)
+    if code == 1:
+        return ""
+    return "SURVIVED" if code == 0 else f"pytest ended with {code}: {told[-600:]}"
+
+
+def baseline(mutations: Iterable[Mutation]) -> None:
+    """Run all named tests on an unchanged copy: a test that fails anyway catches nothing."""
+    tests = sorted({test for mutation in mutations for test in mutation.tests})
+    with tempfile.TemporaryDirectory() as folder:
+        code, told = run_tests(copy_of_sources(Path(folder)), tests)
+    if code != 0 or not re.search(r"\d+ passed", told):
+        sys.exit(f"the tests do not pass without a mutation:\n{told[-3000:]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="names of mutations, separated by commas")
+    parser.add_argument("--table", action="store_true", help="print the table of promises and their tests")
+    options = parser.parse_args()
+    if options.table:
+        print(table())
+        return
+    wanted = set(filter(None, options.only.split(",")))
+    chosen = [mutation for mutation in MUTATIONS if not wanted or mutation.name in wanted]
+    if wanted - {mutation.name for mutation in chosen}:
+        sys.exit(f"no such mutation: {', '.join(sorted(wanted - {mutation.name for mutation in chosen}))}")
+    began = time.monotonic()
+    baseline(chosen)
+    survived = 0
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for mutation, what in zip(chosen, pool.map(verdict, chosen), strict=True):
+            survived += bool(what)
+            print(f"{'caught' if not what else 'NOT CAUGHT'}  {mutation.name}  {what}".rstrip(), flush=True)
+    caught = len(chosen) - survived
+    print(f"{caught} of {len(chosen)} mutations were caught, in {time.monotonic() - began:.0f} s")
+    print(f"{caught} passed, {survived} failed")
+    sys.exit(bool(survived))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""API keys over a ledger in memory, on a clock of the test's own."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from support import Clock
+from umrgen.server import keys
+from umrgen.server.keys import TRUSTED_SECONDS, BadGrant, Grant, Keys, hash_key
+from umrgen.server.ledger.memory import MemoryLedger
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[MemoryLedger]:
+    ledger = MemoryLedger()
+    await ledger.open()
+    yield ledger
+    await ledger.close()
+
+
+async def accepted(checking: Keys, secret: str) -> bool:
+    """Whether the key is accepted, by both ways in: they must agree."""
+    fast, usual = checking.at_once(secret), await checking.check(secret)
+    assert (fast is None) == (usual is None)
+    return usual is not None
+
+
+async def test_the_ledger_knows_a_key_by_its_hash_alone(ledger: MemoryLedger) -> None:
+    secret, key = await Keys(ledger, Clock()).create(Grant())
+    assert key.hash == hash_key(secret)
+    assert secret not in repr(await ledger.keys())
+    assert len(secret) >= len("umr_") + 43, "256 random bits"
+
+
+async def test_a_key_is_refused_from_its_end_on(ledger: MemoryLedger) -> None:
+    clock = Clock()
+    checking = Keys(ledger, clock)
+    secret, key = await checking.create(Grant(expires_at=clock.now() + 1000))
+    assert await accepted(checking, secret)
+    assert await checking.still_opens(key)
+    clock.at += 1.0
+    assert not await accepted(checking, secret)
+    assert not await checking.still_opens(key)
+    assert await checking.usable() == []
+
+
+async def test_what_another_process_revokes_is_believed_for_half_a_second(ledger: MemoryLedger) -> None:
+    clock = Clock()
+    checking, elsewhere = Keys(ledger, clock), Keys(ledger, clock)
+    secret, key = await checking.create(Grant())
+    assert await accepted(checking, secret)
+    assert await elsewhere.revoke(key.id)
+    clock.at += TRUSTED_SECONDS
+    assert not await accepted(checking, secret)
+    assert TRUSTED_SECONDS < 1, "the documents say: within a second"
+
+
+async def test_what_this_process_revokes_is_refused_at_once(ledger: MemoryLedger) -> None:
+    checking = Keys(ledger, Clock())
+    secret, key = await checking.create(Grant())
+    assert await accepted(checking, secret)
+    await checking.revoke(key.id)
+    assert not await accepted(checking, secret)
+
+
+async def test_a_key_that_is_printed_in_the_guide_is_refused_even_when_it_is_on_record(
+    ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checking = Keys(ledger, Clock())
+    secret, _ = await checking.create(Grant())
+    monkeypatch.setattr(keys, "_PRINTED_IN_THE_GUIDE", hash_key(secret))
+    assert not await accepted(checking, secret)
+
+
+async def test_a_key_of_the_settings_ends_with_them(ledger: MemoryLedger) -> None:
+    checking, first = Keys(ledger, Clock()), "a-first-key-of-the-settings"
+    await checking.adopt(first)
+    assert await accepted(checking, first)
+    again = Keys(ledger, Clock())
+    await again.adopt("")
+    assert not await accepted(again, first)
+
+
+async def test_each_key_has_a_session_of_its_own(ledger: MemoryLedger) -> None:
+    checking = Keys(ledger, Clock())
+    sessions = {(await checking.create(Grant()))[1].session_id for _ in range(5)}
+    assert len(sessions) == 5
+    with pytest.raises(BadGrant):
+        await checking.create(Grant(session_id="../x"))

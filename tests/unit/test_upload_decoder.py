@@ -1,0 +1,50 @@
+"""The process that decodes an upload: what it is given, and how much it may take. A real one, seen from outside."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from umrgen.server import reencode
+from umrgen.server.uploads import _decoder
+
+
+@pytest.fixture
+async def decoder(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A decoder that waits for its image."""
+    monkeypatch.setenv("UMRGEN_API_KEY", "a-secret-of-the-server")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret")
+    process = await _decoder()
+    yield process
+    process.kill()
+    await process.communicate()
+
+
+async def limits_of(process: asyncio.subprocess.Process) -> dict[str, str]:
+    """Its soft limits, once it has set the last of them."""
+    while True:
+        lines = Path(f"/proc/{process.pid}/limits").read_text().splitlines()[1:]
+        limits = {line[:26].strip(): line[26:].split()[0] for line in lines}
+        if limits["Max file size"] == "0":
+            return limits
+        assert process.returncode is None
+        await asyncio.sleep(0.01)
+
+
+async def test_it_has_nothing_of_the_servers_environment_but_what_it_needs(
+    decoder: asyncio.subprocess.Process,
+) -> None:
+    given = Path(f"/proc/{decoder.pid}/environ").read_bytes().decode().split("\0")
+    names = {entry.partition("=")[0] for entry in given if entry}
+    assert names <= {"PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG"}
+    assert "PATH" in names
+    assert len(os.environ) > len(names), "there was something to leave out"
+
+
+async def test_it_has_little_memory_little_time_and_no_files(decoder: asyncio.subprocess.Process) -> None:
+    limits = await limits_of(decoder)
+    assert limits["Max cpu time"] == str(reencode.CPU_SECONDS) == "15"
+    assert limits["Max address space"] == str(reencode.MEMORY) == str(1 << 30)
+    assert limits["Max file size"] == "0"
