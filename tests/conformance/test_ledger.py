@@ -263,6 +263,21 @@ async def test_a_failing_change_leaves_its_neighbours_alone(bench: Bench) -> Non
     assert [job.id for job in bench.told] == ["ext_1", "ext_2", "ext_3"]
 
 
+async def test_a_change_that_fails_halfway_changes_nothing(bench: Bench) -> None:
+    """The second job's row is written before its output's, which is refused: no two outputs have one name."""
+    for job_id in ("ext_1", "ext_2"):
+        await bench.submit(job_id)
+    first, second = await bench.claim(), await bench.claim()
+    complete = {"now": 3000, "outputs": (picture(),), "step": 4}
+    await bench.ledger.change(first.id, Change.COMPLETE, token=first.token, **complete)
+    with pytest.raises(Exception, match="UNIQUE"):
+        await bench.ledger.change(second.id, Change.COMPLETE, token=second.token, **complete)
+    (now,) = await bench.ledger.get_many([second.id])
+    assert (now.state, now.version) == (State.RUNNING, second.version)
+    failed = await bench.ledger.change(second.id, Change.FAIL, now=4000, token=second.token, error_code="x")
+    assert failed.state is State.FAILED
+
+
 async def test_keys_are_found_by_hash_and_revoked_once(bench: Bench) -> None:
     key = Key("key_1", b"h" * 32, "sid_a", "mine", 1000)
     await bench.ledger.add_key(key)

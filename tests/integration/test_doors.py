@@ -4,7 +4,10 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -208,6 +211,24 @@ class TestNames:
                     method, path, headers={"Host": host}, json={"prompt": "a boat"} if method == "POST" else None
                 )
                 problem(answer, 421, "forbidden_host")
+
+    @pytest.mark.parametrize("wait", [{}, {"Prefer": "wait=5"}])
+    def test_a_foreign_host_learns_nothing_of_a_job(self, guarded: ServerProcess, wait: dict[str, str]) -> None:
+        """Status calls with no more headers than need be are answered ahead of the router, the Host checked or not."""
+        where = urlsplit(guarded.url)
+        with guarded.http() as http:
+            done = finish(http, submit(http))
+            alive = submit(http, steps=20)
+            for job_id in (done["job_id"], alive):
+                for host, status in (("localhost", 200), ("evil.example", 421)):
+                    with closing(HTTPConnection(str(where.hostname), where.port, timeout=20)) as plain:
+                        plain.request(
+                            "GET", f"/api/v1/status/{job_id}", headers=bearer(guarded.key) | {"Host": host} | wait
+                        )
+                        answer = plain.getresponse()
+                        assert (host, answer.status) == (host, status)
+                        assert (job_id.encode() in answer.read()) == (status == 200)
+            http.post(f"/api/v1/cancel/{alive}").raise_for_status()
 
     @pytest.mark.parametrize(
         "host", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:80", "192.168.1.5", "pictures.example"]
