@@ -91,13 +91,14 @@ $(VENV)/node.stamp: tests/acceptance/js/package-lock.json js/package-lock.json |
 	fi
 	touch $@
 
-# Pin the requirements anew; needs uv. The files name no index.
+# Pin the requirements anew, from pyproject.toml; needs uv. The files name no index. UPGRADE= keeps the pins there are.
+UPGRADE ?= --upgrade
+COMPILE = uv pip compile pyproject.toml $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet
 lock:
-	@cd requirements
-	for name in base server dev; do
-		uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-			--no-emit-find-links --no-header --no-annotate --quiet $$name.in -o $$name.txt
-	done
+	@$(COMPILE) -o requirements/base.txt
+	$(COMPILE) --extra server --group build -o requirements/server.txt
+	$(COMPILE) --extra server --group build --group dev -o requirements/dev.txt
 
 clean:
 	@rm -rf $(VENV) $(VENV)-* .mypy_cache .ruff_cache .hypothesis

@@ -1,13 +1,47 @@
-"""What a wheel has beside the package's own files: the studio, and the JavaScript client that it is built on."""
+"""What a wheel has beside the package's own files, and the README as a package page can show it."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
+
+PAGES = "https://github.com/umrgen/umrgen/blob/main/"
+FILES = "https://github.com/umrgen/umrgen/raw/main/"
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
-class StudioHook(BuildHookInterface[Any]):
+def absolute_links(markdown: str) -> str:
+    """The same text with links and images that lead to the repository's pages: a package page has no neighbours."""
+
+    def absolute(link: re.Match[str]) -> str:
+        image, words, target = link.groups()
+        if not re.match(r"[a-z]+:|#", target):
+            target = (FILES if image else PAGES) + target
+        return f"{image}[{LINK.sub(absolute, words)}]({target})"
+
+    return LINK.sub(absolute, markdown)
+
+
+class ReadmeHook(MetadataHookInterface):
+    """Sets the long description."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
+        metadata["readme"] = {"content-type": "text/markdown", "text": absolute_links(text)}
+
+
+class FilesHook(BuildHookInterface[Any]):
+    """Adds the studio, the JavaScript client that it is built on, and what `umrgen serve --print-…` prints."""
+
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        # An editable install serves them from js/ itself: a copy would grow old beside it.
+        # An editable install reads them where they are: a copy would grow old beside them.
         if version != "editable":
-            inside = "umrgen/server/studio"
-            build_data["force_include"] |= {"js/studio": f"{inside}/page", "js/src": f"{inside}/src"}
+            server = "umrgen/server"
+            build_data["force_include"] |= {
+                "js/studio": f"{server}/studio/page",
+                "js/src": f"{server}/studio/src",
+                "deploy/umrgen.service": f"{server}/deploy/umrgen.service",
+                "deploy/umrgen.toml": f"{server}/deploy/umrgen.toml",
+            }

@@ -116,6 +116,13 @@ it("is pinned without an address of a registry, and in step with the Python pack
   );
 });
 
+it("says where it comes from, in links that work from everywhere", () => {
+  const { homepage, repository, bugs } = JSON.parse(read("package.json"));
+  for (const url of [homepage, bugs.url]) assert.match(url, /^https:\/\//);
+  assert.equal(repository.directory, "js");
+  for (const [, target] of read("README.md").matchAll(/\]\(([^)\s]+)\)/g)) assert.match(target, /^(https:\/\/|#)/);
+});
+
 it("checks, and works as a package, with types, for those who install it", () => {
   const place = folder();
   const run = (command, ...args) => execFileSync(command, args, { cwd: place, encoding: "utf8", stdio: "pipe" });

@@ -1,6 +1,7 @@
 """What an operator sees and does: settings, metrics, logs, policies, retention, proxies, the ledger's care."""
 
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from support import SMALL, ServerProcess, clean_environment, cli, finish, problem, server, submit, until
+from umrgen.server.config import Settings
 
 HERE = Path(__file__).parents[1]
 
@@ -390,9 +392,22 @@ def test_spans_go_where_the_operator_sends_them(state: Path, tmp_path: Path) -> 
     assert {span["attributes"]["umrgen.job_id"] for span in spans.values()} == {job_id}
 
 
-def test_the_unit_of_systemd_is_understood() -> None:
-    unit = HERE.parent / "deploy" / "umrgen.service"
-    text = unit.read_text()
+def test_the_example_of_settings_is_printed_and_can_be_loaded(tmp_path: Path) -> None:
+    printed = cli("serve", "--print-config")
+    assert printed.returncode == 0
+    assert printed.stdout == (HERE.parent / "deploy" / "umrgen.toml").read_text()
+    (tmp_path / "umrgen.toml").write_text(printed.stdout)
+    settings = Settings.load({}, {}, tmp_path / "umrgen.toml")
+    assert (settings.port, settings.log_format) == (3088, "json")
+
+
+def test_the_unit_of_systemd_is_understood(tmp_path: Path) -> None:
+    printed = cli("serve", "--print-unit")
+    assert printed.returncode == 0
+    text, unit = printed.stdout, tmp_path / "umrgen.service"
+    unit.write_text(text)
+    (program,) = re.findall(r"^ExecStart=(\S+) serve", text, re.MULTILINE)
+    assert os.access(program, os.X_OK), "it names the program that printed it"
     assert "umrgen serve --config /etc/umrgen/umrgen.toml" in text
     analyze = subprocess.run(["which", "systemd-analyze"], capture_output=True, text=True)
     if analyze.returncode != 0:

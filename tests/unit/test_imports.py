@@ -28,6 +28,7 @@ SERVER = [
     [
         "server.clock",
         "server.config",
+        "server.deployment",
         "server.state",
         "server.logs",
         "server.tracing",

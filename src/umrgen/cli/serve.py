@@ -45,6 +45,28 @@ def _announce(told: "Announcement", as_json: bool) -> None:
         say('    umrgen generate "a lighthouse on a cliff at dusk"\n', err=True)
 
 
+def _print_unit(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if not wanted:
+        return
+    from umrgen.server.deployment import executable, systemd_unit
+
+    program = executable()
+    if program.parts[1] in ("home", "root"):
+        # The unit has ProtectHome=yes.
+        click.echo(f"note: a service cannot see {program}: install UMRGEN outside of home folders", err=True)
+    click.echo(systemd_unit(program), nl=False)
+    context.exit()
+
+
+def _print_config(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if not wanted:
+        return
+    from umrgen.server.deployment import example_config
+
+    click.echo(example_config(), nl=False)
+    context.exit()
+
+
 @click.command(params=_setting_options())
 @click.option(
     "--config",
@@ -54,6 +76,17 @@ def _announce(told: "Announcement", as_json: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout when ready: url, key, state, studio.")
 @click.option("--until-eof", is_flag=True, help="Stop when standard input ends, too.")
+@click.option(
+    "--print-unit", is_flag=True, is_eager=True, expose_value=False, callback=_print_unit, help="Print a systemd unit."
+)
+@click.option(
+    "--print-config",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_config,
+    help="Print an example of a file for --config.",
+)
 def serve(config: Path | None, as_json: bool, until_eof: bool, **flags: Any) -> None:
     """Serve the API. The first start makes the state folder and one key, and prints the key once."""
 

@@ -1,0 +1,144 @@
+"""The wheel, installed into an empty environment with what its metadata asks for, does what it is for."""
+
+import email
+import json
+import re
+import subprocess
+import sys
+import venv
+import zipfile
+from email.message import Message
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from support import SMALL, ServerProcess, clean_environment, server, submit, tied
+from umrgen.images import verify
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=100)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return email.message_from_bytes(archive.read(name))
+
+
+class Environment:
+    """An environment of its own, with the wheel in it and what the wheel requires."""
+
+    def __init__(self, folder: Path, requirement: str) -> None:
+        self.folder = folder
+        self.bin = folder / "venv" / "bin"
+        venv.create(folder / "venv", with_pip=True)
+        self.run("python", "-m", "pip", "install", "--quiet", requirement, timeout=250)
+        self.run("python", "-m", "pip", "check")
+
+    def command(self, program: str, *arguments: str) -> list[str]:
+        return tied(str(self.bin / program), *arguments)
+
+    def run(self, program: str, *arguments: str, timeout: float = 100, **environment: str) -> str:
+        """What it prints; it must end well. Started elsewhere than in the checkout, which it must not see."""
+        outside = clean_environment(XDG_DATA_HOME=str(self.folder / "data"), **environment)
+        outside.pop("PYTHONPATH", None)
+        done = subprocess.run(
+            self.command(program, *arguments),
+            cwd=self.folder,
+            env=outside,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+class InstalledServer(ServerProcess):
+    """`umrgen serve` of an installed wheel."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment.folder / "state", PYTHONPATH="")
+        self.command = (str(environment.bin / "umrgen"),)  # type: ignore[misc]
+
+
+def use_base(environment: Environment, tmp_path: Path) -> None:
+    assert "generate" in environment.run("umrgen", "--help")
+    with server(tmp_path / "state") as running, running.http() as http:
+        place = {"UMRGEN_BASE_URL": running.url, "UMRGEN_API_KEY": running.key}
+        job_id = submit(http)
+        assert json.loads(environment.run("umrgen", "status", job_id, "--json", **place))["job_id"] == job_id
+        environment.run("umrgen", "fetch", job_id, "-o", "boat.png", **place)
+    assert verify((environment.folder / "boat.png").read_bytes()).width == 512
+
+
+def use_server(environment: Environment, tmp_path: Path) -> None:
+    small = [f"--{name}={value}" for name, value in SMALL.items()]
+    environment.run("umrgen", "generate", "a boat", "-o", "boat.png", *small)
+    assert verify((environment.folder / "boat.png").read_bytes()).width == 512
+    deploy = ROOT / "deploy"
+    assert environment.run("umrgen", "serve", "--print-config") == (deploy / "umrgen.toml").read_text()
+    unit = (deploy / "umrgen.service").read_text().replace("/opt/umrgen/bin/umrgen", str(environment.bin / "umrgen"))
+    assert environment.run("umrgen", "serve", "--print-unit") == unit
+    running = InstalledServer(environment).start()
+    try:
+        page = httpx2.get(running.url, headers={"Accept": "text/html"})
+        assert page.headers["content-type"].startswith("text/html")
+        parts = re.findall(r'(?:href|src)="([^"#:]+\.(?:js|css|svg))"', page.text)
+        assert len(parts) >= 2
+        for part in parts:
+            assert httpx2.get(f"{running.url}/{part}").status_code == 200, part
+        place = {"UMRGEN_BASE_URL": running.url, "UMRGEN_API_KEY": running.key}
+        environment.run("umrgen", "generate", "a boat", "-o", "served.png", *small, **place)
+        assert verify((environment.folder / "served.png").read_bytes()).width == 512
+    finally:
+        assert running.stop() == 0
+
+
+USES = {"": use_base, "server": use_server}
+"""The main thing of the base installation, and of each extra."""
+
+
+def test_each_extra_is_tried(metadata: Message) -> None:
+    assert set(metadata.get_all("Provides-Extra", [])) == set(USES) - {""}
+
+
+@pytest.mark.parametrize("extra", USES)
+def test_what_is_installed_works(wheel: Path, extra: str, tmp_path: Path) -> None:
+    environment = Environment(tmp_path, f"{wheel}[{extra}]" if extra else str(wheel))
+    USES[extra](environment, tmp_path)
+
+
+def test_the_package_page(metadata: Message) -> None:
+    """Its links lead somewhere from anywhere, and what it says of itself is true."""
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    text = str(metadata.get_payload())
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert len(links) > 15
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+    assert {url.split(", ")[0] for url in metadata.get_all("Project-URL", [])} >= {"Homepage", "Source", "Issues"}
+    assert all(url.split(", ")[1].startswith("https://") for url in metadata.get_all("Project-URL", []))
+    versions = [name.rpartition(" ")[2] for name in metadata.get_all("Classifier", []) if ":: Python :: 3." in name]
+    assert versions == ["3.11", "3.12", "3.13"]
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert "Typing :: Typed" in metadata.get_all("Classifier", [])
+
+
+def test_what_it_holds(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    server_files = {f"umrgen/server/deploy/{name}" for name in ("umrgen.service", "umrgen.toml")}
+    assert {"umrgen/py.typed", "umrgen/server/studio/page/index.html", *server_files} <= names
+    assert [name for name in names if not name.startswith(("umrgen/", "umrgen-"))] == []
