@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from umrgen.durable import make_folder, sync, sync_folder
 from umrgen.errors import UmrgenError
 from umrgen.paths import data_home
 
@@ -108,6 +109,8 @@ class Journal:
         if size:
             file.seek(size - 1)
             torn = file.read(1) != b"\n"
+        else:
+            sync_folder(self.path.parent)  # before the first line: a journal with lines has a name on disk
         file.write((b"\n" if torn else b"") + json.dumps(line).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
@@ -116,7 +119,7 @@ class Journal:
     def _locked(self) -> Iterator[IO[bytes]]:
         """The file, open for reading and appending, for this process alone."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self.path.parent, mode=0o700)
             descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             with os.fdopen(descriptor, "r+b", buffering=0) as raw:
                 fcntl.flock(raw, fcntl.LOCK_EX)
@@ -134,7 +137,8 @@ class Journal:
         if len(kept) == len(entries):
             return
         lines = b"".join(json.dumps(entry.as_dict()).encode() + b"\n" for entry in kept)
-        spare.write_bytes(lines)  # a crash between the next two steps loses nothing: the spare has it all
+        spare.write_bytes(lines)
+        sync(spare)  # a crash or a power cut between the next two steps loses nothing: the spare has it all
         file.truncate(0)
         file.write(lines)
         os.fsync(file.fileno())

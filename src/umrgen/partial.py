@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from umrgen.downloads import Have, judge, partial_name, validator_of
+from umrgen.durable import sync_folder
 from umrgen.errors import TargetUnusable, UmrgenError
 
 __all__ = ["Partial", "check_target", "disk_trouble"]
@@ -138,11 +139,7 @@ class Partial:
             _remove_if_unheld(sibling)
         self._file.close()
         self._file = self._path = None
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(target.parent)
 
     def drop(self) -> None:
         """Remove what is there."""

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 from umrgen.downloads import DripWatch, announced_size, redirect_target, resolve_output
+from umrgen.durable import sync
 from umrgen.errors import ConnectionFailed, OutputCorrupt, RateLimited, ServerError, UmrgenError
 from umrgen.flow import Event, Patience, Reply, Run, TransportFailure, retry_after
 from umrgen.images import EXTENSIONS, ImageFacts, digest_from_headers, verify
@@ -182,7 +183,9 @@ async def fetch(
                 facts = await attempt.bytes_verified(image_url)
             if any_suffix:
                 target = target.with_suffix(EXTENSIONS[facts.media_type])
-            if not (again and _holds(target, facts)):
+            if again and _holds(target, facts):
+                await asyncio.to_thread(sync, target)  # the earlier try may have ended before it synced the folder
+            else:
                 await asyncio.to_thread(attempt.publish, target, overwrite=overwrite)
     except (UmrgenError, OSError) as error:
         if isinstance(error, UmrgenError) and error.job_id is None:

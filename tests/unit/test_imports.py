@@ -10,7 +10,7 @@ ROOT = Path(umrgen.__file__).parent
 
 # Each layer may import from itself and from those before it in its own line. Names are prefixes.
 CLIENT = [
-    ["errors", "paths", "address"],
+    ["errors", "paths", "address", "durable"],
     ["jobs"],
     ["flow", "images"],
     ["protocol", "downloads"],
@@ -24,7 +24,7 @@ CLIENT = [
     ["cli", "mcp", "__main__"],
 ]
 SERVER = [
-    ["errors", "paths", "jobs", "images"],
+    ["errors", "paths", "durable", "jobs", "images"],
     [
         "server.clock",
         "server.config",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from umrgen.durable import make_folder, sync
 from umrgen.errors import ConnectionFailed, OutputCorrupt, ServerError, TargetUnusable, UmrgenError, WaitTimeout
 from umrgen.paths import data_home
 
@@ -73,11 +74,12 @@ def embedded_server(state: Path | None = None) -> Iterator[EmbeddedServer]:
 
 def _own_key(state: Path) -> str:
     """The key of this server alone; it lies in the server's own folder, for this user alone."""
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(state, mode=0o700)
     path = state / "client-key"
     if not path.is_file():
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(f"umr_{secrets.token_urlsafe(32)}")
+        sync(path)
     return path.read_text()
 
 

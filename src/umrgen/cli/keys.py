@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from umrgen.cli.common import Output, guarded, json_option, server_parts, state_option, table
+from umrgen.durable import make_folder
 from umrgen.errors import UmrgenError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _with_keys(state: Path, work: Callable[["Keys"], Awaitable[None]]) -> None:
             from umrgen.server.ledger.sqlite import SqliteLedger
 
         try:
-            state.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(state, mode=0o700)
         except OSError as error:
             raise UmrgenError(f"the state folder {state} cannot be made: {error.strerror}") from None
         ledger = SqliteLedger(state / "ledger.sqlite3")

@@ -8,6 +8,7 @@ from base64 import urlsafe_b64encode
 from functools import cached_property
 from pathlib import Path
 
+from umrgen.durable import sync_folder
 from umrgen.server.clock import Clock
 
 __all__ = ["Signatures"]
@@ -22,6 +23,7 @@ def _load_secret(path: Path) -> bytes:
             file.flush()
             os.fsync(file.fileno())
         made.replace(path)
+        sync_folder(path.parent)
     return path.read_bytes()
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from umrgen.durable import make_folder
 from umrgen.server.config import BadSettings
 
 __all__ = ["own_state"]
@@ -18,7 +19,7 @@ def own_state(state: Path) -> Iterator[IO[str]]:
     Raises BadSettings when it cannot be written, or another server has it.
     """
     try:
-        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(state, mode=0o700)
         lock = (state / "server.lock").open("w")
     except OSError as error:
         raise BadSettings(

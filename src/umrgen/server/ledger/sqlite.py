@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from umrgen.durable import make_folder
 from umrgen.jobs import Change, Conflict, Job, JobSpec, State, advance
 from umrgen.server.ledger import (
     DAY,
@@ -91,7 +92,7 @@ class SqliteLedger(Records, Deliveries):
         self._recent: OrderedDict[str, Job] = OrderedDict()
 
     async def open(self, on_change: OnChange = lambda jobs: None) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         with closing(connect(self._path)) as connection:
             migrate(connection)
         self._reader = connect(self._path, busy_seconds=0)

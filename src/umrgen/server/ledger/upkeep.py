@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from umrgen.durable import sync_folder
 from umrgen.errors import UmrgenError
 from umrgen.server.ledger.queries import load_migrations
 from umrgen.server.ledger.sqlite import connect
@@ -110,6 +111,7 @@ def backup(state: Path, target: Path) -> int:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(target)
+        sync_folder(target.parent)
     except (sqlite3.Error, OSError) as error:
         partial.unlink(missing_ok=True)
         raise UpkeepFailed(f"the ledger could not be copied: {error}") from None

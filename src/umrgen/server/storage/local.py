@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from umrgen.durable import make_folder, sync_folder
+
 __all__ = ["LocalStorage"]
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
@@ -19,20 +21,13 @@ LISTED = 500
 """Names given at a time."""
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename or a new folder itself durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 class LocalStorage:
     """Implements `Storage`; all disk work happens in threads."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._synced: set[Path] = set()
+        """Session folders whose own names are on disk."""
         self._free = 0
         self._free_until = 0.0
 
@@ -46,9 +41,7 @@ class LocalStorage:
         await asyncio.to_thread(self._put, self._path(session_id, name), data)
 
     def _put(self, path: Path, data: bytes) -> None:
-        if not path.parent.is_dir():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _sync_folder(self._root)
+        self._prepare(path.parent)
         with NamedTemporaryFile(dir=path.parent, prefix=_PARTIAL, delete=False) as partial:
             try:
                 partial.write(data)
@@ -58,7 +51,20 @@ class LocalStorage:
             except BaseException:
                 Path(partial.name).unlink(missing_ok=True)
                 raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
+
+    def _prepare(self, session: Path) -> None:
+        """Create the session's folder if it is missing, and sync its name, and the root's, once in this process.
+
+        An existing folder is not enough: another thread, or a server that was killed, may have created it without
+        having synced it yet.
+        """
+        if session in self._synced and session.is_dir():
+            return
+        make_folder(session)
+        sync_folder(self._root.parent)
+        sync_folder(self._root)
+        self._synced.add(session)
 
     async def get(self, session_id: str, name: str) -> bytes | None:
         path = self._path(session_id, name)
