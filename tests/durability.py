@@ -1,0 +1,80 @@
+"""A model of a disk that stores only what was synced: what Python code would find again after a power cut."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+__all__ = ["Disk"]
+
+
+class Disk:
+    """Records `os.fsync` and renames of this process, and answers which files below `root` are stored.
+
+    The rules are the strictest that POSIX allows. `fsync` of a file stores its content as it is at that moment.
+    `fsync` of a folder stores its list of names. Nothing else stores anything: not close, rename, link or unlink,
+    and not `fsync` of a file for its name. What lies below `root` at the start counts as stored.
+
+    SQLite does not sync through `os`: its files are not recorded here (tests/slow/test_power_cut.py sees them).
+    Create the model before the ledger: closing a second descriptor of SQLite's file would end SQLite's locks.
+    """
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        self.named_early: list[str] = []
+        """Names that were given to a file whose content was not stored at that moment."""
+        self._contents: dict[int, bytes] = {}
+        self._names: dict[int, dict[str, tuple[int, bool]]] = {}
+        self._held: list[int] = []
+        for path in (root, *root.rglob("*")):
+            self._store(path)
+        for function in ("fsync", "fdatasync"):
+            monkeypatch.setattr(os, function, self._syncing(getattr(os, function)))
+        for function in ("rename", "replace", "link"):
+            monkeypatch.setattr(os, function, self._naming(getattr(os, function)))
+
+    def close(self) -> None:
+        for descriptor in self._held:
+            os.close(descriptor)
+
+    def stored(self) -> dict[str, bytes]:
+        """The files after a power cut at this moment: path below `root` → content."""
+        return dict(self._walk(self.root.stat().st_ino, ""))
+
+    def _walk(self, inode: int, place: str) -> Iterator[tuple[str, bytes]]:
+        for name, (child, is_folder) in self._names.get(inode, {}).items():
+            path = f"{place}/{name}" if place else name
+            if is_folder:
+                yield from self._walk(child, path)
+            else:
+                yield path, self._contents.get(child, b"")
+
+    def _store(self, path: Path) -> None:
+        inode = path.stat().st_ino
+        if path.is_dir():
+            self._names[inode] = {entry.name: (entry.lstat().st_ino, entry.is_dir()) for entry in path.iterdir()}
+        else:
+            self._contents[inode] = path.read_bytes()
+        self._held.append(os.open(path, os.O_RDONLY))  # an inode number is not used again while its file is open
+
+    def _syncing(self, sync: Callable[[int], None]) -> Callable[[int], None]:
+        def recorded(descriptor: int) -> None:
+            sync(descriptor)
+            inode = os.fstat(descriptor).st_ino
+            for path in (self.root, *self.root.rglob("*")):
+                if path.lstat().st_ino == inode:
+                    self._store(path)
+                    break
+
+        return recorded
+
+    def _naming(self, name: Callable[..., None]) -> Callable[..., None]:
+        def recorded(source: Any, target: Any, **options: Any) -> None:
+            path = Path(source)
+            if path.is_file() and self._contents.get(path.stat().st_ino) != path.read_bytes():
+                self.named_early.append(Path(target).name)
+            name(source, target, **options)
+
+        return recorded

@@ -1,0 +1,412 @@
+"""What is promised to be stored is synced before the promise is made; read from the calls that the code makes.
+
+tests/slow/test_power_cut.py checks the same promises with real processes.
+"""
+
+import asyncio
+import errno
+import io
+import os
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from durability import Disk
+from umrgen import AsyncClient, Client, Event
+from umrgen.cli.embedded import _own_key
+from umrgen.cli.keys import _with_keys
+from umrgen.durable import make_folder
+from umrgen.jobs import Change, Job, JobSpec, State
+from umrgen.journal import KEEP_ENDED, PRUNE_ABOVE, Journal
+from umrgen.server.app import House
+from umrgen.server.attempts import Attempt, Policy, Workshop
+from umrgen.server.clock import SystemClock
+from umrgen.server.config import Settings
+from umrgen.server.executors import Picture
+from umrgen.server.keys import Grant, Keys
+from umrgen.server.ledger.sqlite import SqliteLedger
+from umrgen.server.ledger.upkeep import backup, check, vacuum
+from umrgen.server.previews import Previews
+from umrgen.server.signatures import Signatures
+from umrgen.server.state import own_state
+from umrgen.server.storage.local import LocalStorage
+from umrgen.testing import FaultServer, png_bytes
+
+SPEC = JobSpec("a boat", seed=1, width=512, height=512, steps=1)
+IMAGE = png_bytes(2000)
+TURNS = 200
+"""Turns of the event loop in which a premature response would be complete."""
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    root = tmp_path / "disk"
+    root.mkdir()
+    with monkeypatch.context() as patches:
+        disk = Disk(root, patches)
+        yield disk
+        disk.close()
+    assert disk.named_early == []
+
+
+# --- the model itself ---
+
+
+def test_the_model_stores_only_what_was_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "before").write_bytes(b"old")
+    disk = Disk(tmp_path, monkeypatch)
+    (tmp_path / "before").write_bytes(b"new")
+    with (tmp_path / "one").open("wb") as file:
+        file.write(b"bytes")
+        file.flush()
+        os.fsync(file.fileno())
+    assert disk.stored() == {"before": b"old"}
+    (tmp_path / "one").rename(tmp_path / "two")
+    (tmp_path / "before").replace(tmp_path / "three")
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    assert disk.stored() == {"two": b"bytes", "three": b"old"}
+    assert disk.named_early == ["three"]
+    disk.close()
+
+
+# --- folders ---
+
+
+@pytest.mark.parametrize("name", ["one", "one/two/three"])
+def test_a_new_folder_is_stored_with_its_parents(disk: Disk, name: str) -> None:
+    make_folder(disk.root / name, mode=0o700)
+    assert (disk.root / name).stat().st_mode & 0o777 == 0o700
+    assert disk.stored() == {}
+    place = disk.root / name / "file"
+    place.touch()
+    descriptor = os.open(place.parent, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    assert disk.stored() == {f"{name}/file": b""}
+
+
+def test_a_folder_that_is_there_is_left_alone(disk: Disk) -> None:
+    (disk.root / "one").mkdir(mode=0o750)
+    make_folder(disk.root / "one", mode=0o700)
+    assert (disk.root / "one").stat().st_mode & 0o777 == 0o750
+    (disk.root / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        make_folder(disk.root / "file" / "deep")
+
+
+def _folder_of_a_server(state: Path) -> None:
+    with own_state(state):
+        pass
+
+
+def _folder_of_a_ledger(state: Path) -> None:
+    async def opened() -> None:
+        ledger = SqliteLedger(state / "ledger.sqlite3")
+        await ledger.open()
+        await ledger.close()
+
+    asyncio.run(opened())
+
+
+def _folder_of_the_keys(state: Path) -> None:
+    async def nothing(keys: Keys) -> None:
+        pass
+
+    _with_keys(state, nothing)
+
+
+@pytest.mark.parametrize("create", [_folder_of_a_server, _folder_of_a_ledger, _folder_of_the_keys])
+def test_a_new_state_folder_is_stored(disk: Disk, create: Callable[[Path], None]) -> None:
+    create(disk.root / "deep" / "state")
+    (disk.root / "deep" / "state" / "file").touch()
+    descriptor = os.open(disk.root / "deep" / "state", os.O_RDONLY)  # SQLite syncs it, out of the model's sight
+    os.fsync(descriptor)
+    os.close(descriptor)
+    assert "deep/state/file" in disk.stored()
+
+
+# --- images on the server ---
+
+
+async def test_a_stored_image_is_stored_when_put_returns(disk: Disk) -> None:
+    state = disk.root / "state"
+    make_folder(state)
+    storage = LocalStorage(state / "outputs")
+    for name in ("one.png", "two.png"):
+        await storage.put("sid_a", name, IMAGE)
+        assert disk.stored()[f"state/outputs/sid_a/{name}"] == IMAGE
+    await storage.put("sid_b", "one.png", IMAGE)
+    assert disk.stored()["state/outputs/sid_b/one.png"] == IMAGE
+
+
+async def test_a_session_folder_that_another_process_left_unsynced_is_stored(disk: Disk) -> None:
+    (disk.root / "outputs" / "sid_a").mkdir(parents=True)
+    await LocalStorage(disk.root / "outputs").put("sid_a", "one.png", IMAGE)
+    assert disk.stored() == {"outputs/sid_a/one.png": IMAGE}
+
+
+async def test_a_session_folder_that_was_removed_is_stored_again(disk: Disk) -> None:
+    storage = LocalStorage(disk.root / "outputs")
+    await storage.put("sid_a", "one.png", IMAGE)
+    (disk.root / "outputs" / "sid_a" / "one.png").unlink()
+    (disk.root / "outputs" / "sid_a").rmdir()
+    await storage.put("sid_a", "two.png", IMAGE)
+    assert disk.stored() == {"outputs/sid_a/two.png": IMAGE}
+
+
+class Drawn:
+    """An executor that has the image at once."""
+
+    async def run(self, *_: object) -> Picture:
+        return Picture(IMAGE, "digest", 512, 512)
+
+
+class NotingLedger(SqliteLedger):
+    """Notes what is stored at the moment when a job's end is asked for."""
+
+    stored_at_the_end: dict[str, bytes]
+
+    def __init__(self, path: Path, disk: Disk) -> None:
+        super().__init__(path)
+        self._disk = disk
+
+    async def change(self, job_id: str, change: Change, **values: Any) -> Job:
+        if change is Change.COMPLETE:
+            self.stored_at_the_end = self._disk.stored()
+        return await super().change(job_id, change, **values)
+
+
+async def test_an_image_is_stored_before_its_job_is_completed(disk: Disk) -> None:
+    state = disk.root / "state"
+    ledger = NotingLedger(state / "ledger.sqlite3", disk)
+    await ledger.open()
+    try:
+        await ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
+        job = await ledger.claim("worker", now=1000, lease_until=2**50)
+        assert job is not None
+        previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
+        storage: Any = LocalStorage(state / "outputs")
+        drawn: Any = Drawn()
+        await Attempt(job, Workshop(ledger, drawn, storage, SystemClock(), Policy(), previews)).carry_out()
+        over = await ledger.get("ext_1")
+        assert over is not None
+        assert over.state is State.COMPLETED
+        assert ledger.stored_at_the_end[f"state/outputs/sid_a/{over.outputs[0].name}"] == IMAGE
+    finally:
+        await ledger.close()
+
+
+async def test_the_secret_of_signed_addresses_is_stored_before_it_is_used(disk: Disk) -> None:
+    signatures = Signatures(disk.root / "url-secret", 60, SystemClock())
+    signatures.sign("/outputs/sid_a/one.png?session_id=sid_a")
+    assert disk.stored() == {"url-secret": (disk.root / "url-secret").read_bytes()}
+
+
+# --- the ledger ---
+
+
+class Commits:
+    """Every ledger connection's COMMIT waits here while `held` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.held = False
+        self.reached, self.released = threading.Event(), threading.Event()
+        commits = self
+
+        class Held(sqlite3.Connection):
+            def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+                if sql == "COMMIT" and commits.held:
+                    commits.reached.set()
+                    commits.released.wait(20)
+                return super().execute(sql, *values)
+
+        monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Held))
+
+    async def answered_before(self, call: Awaitable[Any]) -> tuple[bool, Any]:
+        """Whether `call` has its answer while its commit has not returned; and the answer."""
+        self.held = True
+        task = asyncio.ensure_future(call)
+        try:
+            assert await asyncio.to_thread(self.reached.wait, 20)
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            early = task.done()
+        finally:
+            self.released.set()
+        return early, await task
+
+
+@pytest.fixture
+def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
+    return Commits(monkeypatch)
+
+
+@pytest.fixture
+async def house(commits: Commits, tmp_path: Path) -> AsyncIterator[House]:
+    house = House(Settings(state=tmp_path / "state"))
+    await house.open()
+    yield house
+    await house.close()
+
+
+async def test_a_submit_returns_after_its_commit(commits: Commits, house: House) -> None:
+    call = house.ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
+    early, (job, new) = await commits.answered_before(call)
+    assert not early
+    assert (job.id, new) == ("ext_1", True)
+
+
+async def test_a_202_is_sent_after_the_commit(commits: Commits, house: House) -> None:
+    secret, _ = await house.keys.create(Grant("test"))
+    transport = httpx2.ASGITransport(house.app())
+    headers = {"Authorization": f"Bearer {secret}"}
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as http:
+        early, answer = await commits.answered_before(http.post("/api/v1/generate", json={"prompt": "a boat"}))
+    assert not early
+    assert answer.status_code == 202
+
+
+async def test_every_connection_to_the_ledger_syncs_each_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int, str]] = []
+
+    class Seen(sqlite3.Connection):
+        def close(self) -> None:
+            pragmas = ("database_list", "synchronous", "journal_mode")
+            files, synchronous, mode = (self.execute(f"PRAGMA {pragma}").fetchone() for pragma in pragmas)
+            seen.append((Path(files[2]).name, synchronous[0], mode[0]))
+            super().close()
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Seen))
+    ledger = SqliteLedger(tmp_path / "ledger.sqlite3")
+    await ledger.open()
+    await ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
+    await ledger.close()
+    assert len(seen) == 3  # for the schema, for reading, for writing
+    assert check(tmp_path).sound
+    vacuum(tmp_path)
+    backup(tmp_path, tmp_path / "copy")
+    full = 2
+    assert {connection for connection in seen if connection[0] != ".copy.partial"} == {("ledger.sqlite3", full, "wal")}
+    assert len(seen) == 7
+
+
+async def test_a_backup_is_stored_when_it_is_called_done(disk: Disk) -> None:
+    state = disk.root / "state"
+    ledger = SqliteLedger(state / "ledger.sqlite3")
+    await ledger.open()
+    await ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
+    await ledger.close()
+    backup(state, disk.root / "copy")
+    assert disk.stored()["copy"] == (disk.root / "copy").read_bytes()
+    assert len(disk.stored()["copy"]) > 0
+
+
+# --- the client ---
+
+
+def _no_links(*_: object, **__: object) -> None:
+    raise OSError(errno.EPERM, "no hard links here")
+
+
+class Saved:
+    """Notes what is stored at the moment when an image is called saved."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self.stored: dict[str, bytes] = {}
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "saved":
+            self.stored = self._disk.stored()
+
+
+@pytest.mark.parametrize("way", ["link", "rename", "replace"])
+def test_an_image_is_stored_before_it_is_called_saved(disk: Disk, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == "rename":
+        monkeypatch.setattr(os, "link", _no_links)
+    saved = Saved(disk)
+    with FaultServer(image=IMAGE) as server, Client(server.url, server.key, journal=None, on_event=saved) as client:
+        client.generate("a boat", disk.root / "boat.png", overwrite=way == "replace")
+    assert saved.stored == {"boat.png": IMAGE}
+
+
+async def test_a_resumed_image_that_is_there_already_is_stored_before_it_is_called_saved(disk: Disk) -> None:
+    """The process before was killed between the image's final name and the sync of the folder."""
+    saved, journal = Saved(disk), Journal(disk.root.parent / "journal.ndjson")
+    target = disk.root / "boat.png"
+    with FaultServer(image=IMAGE) as server:
+        async with AsyncClient(server.url, server.key, journal=journal, on_event=saved) as client:
+            entry = journal.begin(server.url, {"prompt": "a boat"}, "key-1", target=target)
+            journal.submitted(entry, (await client.submit("a boat", idempotency_key="key-1")).id)
+            target.write_bytes(IMAGE)
+            await client.resume(next(one for one in journal.unfinished() if one.id == entry))
+    assert saved.stored["boat.png"] == IMAGE
+
+
+@pytest.mark.parametrize("name", ["journal.ndjson", "deep/er/journal.ndjson"])
+def test_each_line_of_the_journal_is_stored(disk: Disk, name: str) -> None:
+    journal = Journal(disk.root / name)
+    entry = journal.begin("http://server", {"prompt": "a boat"}, "key-1")
+    assert disk.stored() == {name: journal.path.read_bytes()}
+    journal.submitted(entry, "ext_1")
+    assert disk.stored() == {name: journal.path.read_bytes()}
+    journal.ended(entry, "saved")
+    assert disk.stored() == {name: journal.path.read_bytes()}
+
+
+def test_a_journal_that_another_process_left_empty_is_stored(disk: Disk) -> None:
+    (disk.root / "journal.ndjson").touch()
+    journal = Journal(disk.root / "journal.ndjson")
+    journal.begin("http://server", {"prompt": "a boat"}, "key-1")
+    assert disk.stored() == {"journal.ndjson": journal.path.read_bytes()}
+
+
+def test_the_name_of_a_journal_is_stored_before_its_first_line(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a journal that has lines needs no sync of its folder: a later process may rely on it."""
+    found: list[dict[str, bytes]] = []
+
+    class Noting(io.FileIO):
+        def write(self, data: Any) -> int:
+            found.append(disk.stored())
+            return super().write(data)
+
+    monkeypatch.setattr(os, "fdopen", lambda descriptor, mode, buffering: Noting(descriptor, mode))
+    Journal(disk.root / "journal.ndjson").begin("http://server", {"prompt": "a boat"}, "key-1")
+    assert found == [{"journal.ndjson": b""}]
+
+
+def test_the_rest_of_a_pruned_journal_is_stored_before_the_journal_is_emptied(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000_000.0
+    journal = Journal(disk.root / "journal.ndjson", wall=lambda: now)
+    kept = journal.begin("http://server", {"prompt": "a boat"}, "key-1")
+    journal.ended(journal.begin("http://server", {"prompt": "x" * PRUNE_ABOVE}, "key-2"), "saved")
+    now += KEEP_ENDED + 1
+    found: list[dict[str, bytes]] = []
+
+    class Noting(io.FileIO):
+        def truncate(self, size: int | None = None) -> int:
+            found.append(disk.stored())
+            return super().truncate(size)
+
+    monkeypatch.setattr(os, "fdopen", lambda descriptor, mode, buffering: Noting(descriptor, mode))
+    journal.submitted(kept, "ext_1")
+    (moment,) = found
+    assert b'"ext_1"' in moment["journal.new"]
+    assert disk.stored()["journal.ndjson"] == journal.path.read_bytes() == moment["journal.new"]
+
+
+def test_the_key_of_an_embedded_server_is_stored(disk: Disk) -> None:
+    key = _own_key(disk.root / "embedded" / "one")
+    assert disk.stored() == {"embedded/one/client-key": key.encode()}
