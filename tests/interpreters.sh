@@ -29,8 +29,8 @@ for wanted in 3.11 3.12 3.13 3.14; do
   echo "Python $wanted: $python"
   venv=.venv-$wanted
   [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet --require-hashes -r requirements/dev.txt
-  "$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation --editable .
+  "$venv/bin/python" -m pip install -qq --require-hashes -r requirements/dev.txt
+  "$venv/bin/python" -m pip install -qq --no-deps --no-build-isolation --editable .
   "$venv/bin/ruff" check --quiet .
   "$venv/bin/mypy" --python-version "$wanted"
   "$venv/bin/python" -m pytest -n 2 --dist loadfile -m "not slow" --hypothesis-profile random tests/unit tests/conformance

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from umrgen.server.ledger import (
     Webhook,
     WebhookState,
     queries,
+    sqlite,
 )
 from umrgen.server.ledger.memory import MemoryLedger
 from umrgen.server.ledger.queries import load_migrations, load_queries
@@ -372,6 +373,15 @@ class TestWebhooks:
         assert (await bench.submit("ext_2")).key_id == ""
 
 
+def open_descriptors(folder: Path) -> list[str]:
+    """The files in `folder` that this process has open."""
+    opened = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one that lists them
+            opened.append(str(descriptor.readlink()))
+    return sorted(path for path in opened if path.startswith(f"{folder}/"))
+
+
 class TestSqliteFile:
     """What is true of the file itself."""
 
@@ -394,6 +404,33 @@ class TestSqliteFile:
             connection.execute("PRAGMA user_version = 999")
         with pytest.raises(LedgerTooNew):
             await SqliteLedger(path).open()
+        assert open_descriptors(tmp_path) == []
+
+    async def test_a_file_that_is_no_ledger_is_let_go_of(self, tmp_path: Path) -> None:
+        path = tmp_path / "ledger.sqlite3"
+        path.write_bytes(b"This is no database. " * 400)
+        with pytest.raises(sqlite3.DatabaseError):
+            await SqliteLedger(path).open()
+        assert open_descriptors(tmp_path) == []
+
+    async def test_a_migration_that_fails_leaves_nothing_open(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sqlite, "load_migrations", lambda dialect: ["CREATE TABLE t (x);", "NO SQL;"])
+        with pytest.raises(sqlite3.OperationalError):
+            await SqliteLedger(tmp_path / "ledger.sqlite3").open()
+        assert open_descriptors(tmp_path) == []
+
+    async def test_a_start_that_fails_after_the_first_connection_leaves_nothing_open(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def fails(ledger: SqliteLedger) -> int:
+            raise LedgerUnavailable("the disk is gone")
+
+        monkeypatch.setattr(SqliteLedger, "last_change", fails)
+        with pytest.raises(LedgerUnavailable):
+            await SqliteLedger(tmp_path / "ledger.sqlite3").open()
+        assert open_descriptors(tmp_path) == []
 
     async def test_an_older_file_opens_and_is_brought_up_to_date(self, tmp_path: Path) -> None:
         path = tmp_path / "ledger.sqlite3"

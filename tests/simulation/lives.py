@@ -341,6 +341,13 @@ def _run(life: Life, callers: int, *, until_all_are_over: bool) -> None:
 def play(seed: int) -> Counter[str]:
     """One history, to its end. Raises Broken; gives how its jobs ended."""
     world = World(random.Random(seed))
+    try:
+        return _play(world)
+    finally:
+        world.ledger.discard()
+
+
+def _play(world: World) -> Counter[str]:
     cap = world.chance.choice((0, 0, 0, 1))
     world.frailty = world.chance.choice((0.04, 0.04, 0.3))
     policy = Policy(

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -66,36 +67,39 @@ def services_of(ledger: MemoryLedger, waiters: Waiters) -> SimpleNamespace:
     )
 
 
+@asynccontextmanager
+async def opened(ends: Sequence[Sequence[int]], waiters: Waiters) -> AsyncIterator[BusyLedger]:
+    """A ledger with JOBS in it."""
+    ledger = BusyLedger(ends)
+    await ledger.open(waiters.notify)
+    try:
+        for job_id in JOBS:
+            await ledger.submit(job_id, "sid_a", JobSpec("a boat", seed=1), "procedural", now=1)
+        yield ledger
+    finally:
+        await ledger.close()
+
+
 async def told_by_cursor(ends: Sequence[Sequence[int]]) -> None:
     """Follow the cursor until every job is known to be over; end the rest, one more with every call."""
     waiters = Waiters(10)
-    ledger = BusyLedger(ends)
-    await ledger.open(waiters.notify)
-    services = services_of(ledger, waiters)
-    for job_id in JOBS:
-        await ledger.submit(job_id, "sid_a", JobSpec("a boat", seed=1), "procedural", now=1)
     known, since = dict.fromkeys(JOBS, ""), None
     ended = {number for some in ends for number in some}
-    async with asyncio.timeout(4):  # sooner than a call that is held for nothing
+    async with opened(ends, waiters) as ledger, asyncio.timeout(4):  # sooner than a call that is held for nothing
+        services = services_of(ledger, waiters)
         while any(known[JOBS[number]] != "failed" for number in ended):
             answer = await ask(services, since)
             known |= {job["job_id"]: job["state"] for job in answer["jobs"]}
             since = answer["cursor"]
     assert {job_id for job_id, state in known.items() if state == "failed"} == {JOBS[number] for number in ended}
-    await ledger.close()
 
 
 async def test_a_cursor_from_after_the_moment_of_a_backup_hides_nothing() -> None:
-    ledger = BusyLedger([])
-    await ledger.open()
-    for job_id in JOBS:
-        await ledger.submit(job_id, "sid_a", JobSpec("a boat", seed=1), "procedural", now=1)
-    services = services_of(ledger, Waiters(10))
-    async with asyncio.timeout(4):
-        answer = await ask(services, "9999")
-    assert len(answer["jobs"]) == len(JOBS)
-    assert int(answer["cursor"]) == await ledger.last_change() < 9999
-    await ledger.close()
+    waiters = Waiters(10)
+    async with opened([], waiters) as ledger, asyncio.timeout(4):
+        answer = await ask(services_of(ledger, waiters), "9999")
+        assert len(answer["jobs"]) == len(JOBS)
+        assert int(answer["cursor"]) == await ledger.last_change() < 9999
 
 
 async def test_an_end_in_an_earlier_slice_is_not_lost_to_one_in_a_later() -> None:

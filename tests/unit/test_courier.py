@@ -119,7 +119,7 @@ def play(story: Callable[[Desk], Coroutine[Any, Any, None]], carrier: Carrier | 
             await story(desk)
         finally:
             await desk.courier.stop(0)
-            desk.ledger._reader.close()
+            desk.ledger.discard()
 
     loop = LeapingLoop()
     try:

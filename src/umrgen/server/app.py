@@ -152,8 +152,12 @@ class House:
     async def open(self) -> None:
         """Open the ledger and take up what an earlier server left unfinished."""
         await self.ledger.open(self._on_change)
-        self.estimates.learn(await self.ledger.recent_runs(among=500))
-        await self.dispatcher.recover()
+        try:
+            self.estimates.learn(await self.ledger.recent_runs(among=500))
+            await self.dispatcher.recover()
+        except BaseException:
+            await self.ledger.close()
+            raise
 
     def start(self) -> None:
         """Let jobs run, as soon as the engine is up; callers are served meanwhile."""

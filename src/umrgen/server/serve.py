@@ -132,32 +132,44 @@ def _collect_garbage_seldom() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
+async def _serve_on(
+    listener: socket.socket,
+    house: House,
+    key: str | None,
+    announce: Callable[[Announcement], None],
+    *,
+    until_eof: bool,
+) -> None:
+    settings = house.settings
+    config = uvicorn.Config(
+        house.app(),
+        http=quick_protocol(house.services),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        headers=[("X-Content-Type-Options", "nosniff")],
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=5,
+        ws="none",
+    )
+    told = Announcement(_url(listener), key, settings, _studio(house, _url(listener)))
+    server = _Server(config, house, lambda: announce(told))
+    house.start()
+    _collect_garbage_seldom()
+    if until_eof:
+        _stop_at_eof(server)
+    await server.serve(sockets=[listener])
+
+
 async def _serve(settings: Settings, announce: Callable[[Announcement], None], *, until_eof: bool) -> None:
     house = House(settings)
     await house.open()
     try:
         key = await _first_key(house)
-        listener = _listen(settings)
-        config = uvicorn.Config(
-            house.app(),
-            http=quick_protocol(house.services),
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            headers=[("X-Content-Type-Options", "nosniff")],
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=5,
-            ws="none",
-        )
-        told = Announcement(_url(listener), key, settings, _studio(house, _url(listener)))
-        server = _Server(config, house, lambda: announce(told))
-        house.start()
-        _collect_garbage_seldom()
-        if until_eof:
-            _stop_at_eof(server)
-        await server.serve(sockets=[listener])
+        with contextlib.closing(_listen(settings)) as listener:
+            await _serve_on(listener, house, key, announce, until_eof=until_eof)
     finally:
         await house.close()
 

@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,14 @@ def connect(path: Path | str, *, busy_seconds: float | None = None) -> sqlite3.C
         timeout=BUSY_SECONDS if busy_seconds is None else busy_seconds,
         cached_statements=64,
     )
-    connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
+    try:
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+    except BaseException:  # the file is no database, or cannot be read
+        connection.close()
+        raise
     return connection
 
 
@@ -95,13 +99,15 @@ class SqliteLedger(Records, Deliveries):
         make_folder(self._path.parent)
         with closing(connect(self._path)) as connection:
             migrate(connection)
-        self._reader = connect(self._path, busy_seconds=0)
-        self._writer = ThreadWriter(
-            connect(self._path),
-            self._telling(on_change),
-            last_change=await self.last_change(),
-            observe=self._observe_commit,
-        )
+        with ExitStack() as opened:
+            self._reader = opened.enter_context(closing(connect(self._path, busy_seconds=0)))
+            self._writer = ThreadWriter(
+                opened.enter_context(closing(connect(self._path))),
+                self._telling(on_change),
+                last_change=await self.last_change(),
+                observe=self._observe_commit,
+            )
+            opened.pop_all()  # from here on `close` closes them
 
     async def close(self) -> None:
         await self._writer.close()
