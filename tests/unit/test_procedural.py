@@ -239,3 +239,14 @@ def test_no_steps_is_a_failure() -> None:
 def test_no_prompt_makes_it_stumble(prompt: str, negative: str, seed: int, width: int, height: int) -> None:
     picture = draw(prompt, negative=negative, seed=seed, width=width, height=height, steps=4)
     assert picture.shape == (height, width, 3)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["aurora", "an aurora at night, stars", "a lighthouse at dusk, storm", "a neon city", ""]
+)
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 40), (40, 1), (3, 2), (64, 64)])
+def test_numpy_has_nothing_to_warn_of(prompt: str, width: int, height: int) -> None:
+    """tests/slow/test_procedural_many.py tries two thousand more."""
+    with np.errstate(over="raise", divide="raise", invalid="raise"):
+        for seed in range(3):
+            assert draw(prompt, seed=seed, width=width, height=height, steps=4).shape == (height, width, 3)

@@ -90,7 +90,7 @@ def aurora(c: Canvas) -> None:
         wave = c.fbm("curtain" + name, c.x * 1.6, c.x * 0.7, 4) - 0.5
         rays = c.fbm("rays" + name, c.x * 22, c.x * 9 + sky * 0.6, 3)
         above = -sky - level - wave * 0.5
-        fall = np.where(above > 0, np.exp(above * -5.5), np.exp(above * 45))
+        fall = np.exp(np.minimum(above * -5.5, above * 45))  # slowly upwards, steeply downwards; never above 1
         c.rgb[:, : c.horizon] += fall * rays**1.5 * vector(colour) * 0.9
 
 
