@@ -41,6 +41,7 @@ DOORS = "tests/integration/test_doors.py"
 WAITING = "tests/unit/test_waiting_rules.py"
 IMAGES = "tests/unit/test_images.py"
 VECTORS = "tests/unit/test_vectors.py"
+DURABLE = "tests/unit/test_durability.py"
 FAULTS = "tests/integration/test_faults.py"
 
 MUTATIONS = (
@@ -238,6 +239,55 @@ MUTATIONS = (
         "                Path(partial.name).unlink(missing_ok=True)\n",
         "",
         "tests/conformance/test_storage.py::test_a_failed_put_leaves_nothing",
+    ),
+    # --- what is synced, and when ---
+    _server(
+        "commits-are-synced",
+        "README: a job that was acknowledged is on disk, synced",
+        "ledger/sqlite.py",
+        'connection.execute("PRAGMA synchronous = FULL")',
+        'connection.execute("PRAGMA synchronous = OFF")',
+        f"{DURABLE}::test_every_connection_to_the_ledger_syncs_each_commit",
+    ),
+    _server(
+        "image-synced",
+        "README: an image is on disk, synced, before its job is called completed",
+        "storage/local.py",
+        "                os.fsync(partial.fileno())\n",
+        "",
+        f"{DURABLE}::test_an_image_is_stored_before_its_job_is_completed",
+    ),
+    _server(
+        "image-name-synced",
+        "README: so is its name in its folder",
+        "storage/local.py",
+        "        sync_folder(path.parent)\n",
+        "",
+        f"{DURABLE}::test_a_stored_image_is_stored_when_put_returns",
+    ),
+    _client(
+        "saved-synced",
+        "README: a file under its final name is whole, also after a power cut",
+        "partial.py",
+        "        os.fsync(self._file.fileno())\n",
+        "",
+        f"{DURABLE}::test_an_image_is_stored_before_it_is_called_saved",
+    ),
+    _client(
+        "saved-name-synced",
+        "contract: a saved image's name is synced",
+        "partial.py",
+        "        sync_folder(target.parent)\n",
+        "",
+        f"{DURABLE}::test_an_image_is_stored_before_it_is_called_saved",
+    ),
+    _client(
+        "journal-synced",
+        "contract: a job's id is in the journal, synced, before it is waited on",
+        "journal.py",
+        "        file.flush()\n        os.fsync(file.fileno())\n",
+        "        file.flush()\n",
+        f"{DURABLE}::test_each_line_of_the_journal_is_stored",
     ),
     # --- keys, sessions, names ---
     _server(
