@@ -242,9 +242,9 @@ def test_no_prompt_makes_it_stumble(prompt: str, negative: str, seed: int, width
 
 
 @pytest.mark.parametrize(
-    "prompt", ["aurora", "an aurora at night, stars", "a lighthouse at dusk, storm", "a neon city", ""]
+    "prompt", ["aurora", "an aurora at night, stars", "a lighthouse at dusk, fog", "a neon city", ""]
 )
-@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 40), (40, 1), (3, 2), (64, 64)])
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 40), (512, 1), (3, 2), (64, 64)])
 def test_numpy_has_nothing_to_warn_of(prompt: str, width: int, height: int) -> None:
     """tests/slow/test_procedural_many.py tries two thousand more."""
     with np.errstate(over="raise", divide="raise", invalid="raise"):

@@ -293,10 +293,10 @@ def weather(c: Canvas, s: Scene, light: Light) -> None:
     if s.has("mist") and not s.has("mountains"):
         for index in range(3):
             level, reach = 0.02 + index * 0.09, 0.06 + index * 0.05
-            rows, every = c.box(-9, level - 2.2 * reach, 9, level + 2.2 * reach)
+            rows, _ = c.box(0, level - 2.2 * reach, 0, level + 2.2 * reach)  # over the whole width
             band = np.exp(-(((c.y[rows] - level) / reach) ** 2))
             wisps = smooth(0.25, 0.75, c.veil(f"fog{index}", 1.6, 6, 4, rows))
-            c.cover((rows, every), vector(light.haze), band * wisps * 0.6)
+            c.cover((rows, slice(None)), vector(light.haze), band * wisps * 0.6)
     area = c.width * c.height * c.pixel**2
     if s.has("rain"):
         lean = 0.32 if s.has("storm") else 0.12

@@ -180,9 +180,9 @@ def forest(c: Canvas, s: Scene, light: Light) -> None:
             _pine(c, float(x), lift + index * 0.05 if beside else lift, size, colour, snow, salt)
         if s.has("mist", "snow") and index < 3 and not beside:
             reach = 0.05 + foot * 0.6
-            rows, every = c.box(-9, foot - 2.2 * reach, 9, foot + 2.2 * reach)
+            rows, _ = c.box(0, foot - 2.2 * reach, 0, foot + 2.2 * reach)  # over the whole width
             low = np.exp(-(((c.y[rows] - foot) / reach) ** 2))
-            c.cover((rows, every), vector(light.haze), low * c.veil(f"breath{index}", 2.2, 9, 3, rows) * 0.42)
+            c.cover((rows, slice(None)), vector(light.haze), low * c.veil(f"breath{index}", 2.2, 9, 3, rows) * 0.42)
 
 
 def lighthouse(c: Canvas, s: Scene, light: Light, side: float, skyline: Array) -> None:
