@@ -4,7 +4,7 @@ An engine sees a `DrawRequest` and gives back pixels. It never sees the ledger, 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -46,7 +46,6 @@ class DrawRequest:
     negative: str = ""
     loras: tuple[tuple[str, float], ...] = ()
     references: tuple[bytes, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Cancelled(Exception):

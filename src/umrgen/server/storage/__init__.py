@@ -28,8 +28,6 @@ class Storage(Protocol):
         """Bytes that can still be stored; None where nobody knows."""
         ...
 
-    async def names(self, session_id: str) -> list[str]: ...
-
     def older(self, before: int) -> AsyncIterator[tuple[str, Sequence[str]]]:
         """Everything last written before `before` (ms since the epoch): sessions, each with some of its
         names, at most a few hundred at a time; what was never finished counts too."""

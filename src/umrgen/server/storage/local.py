@@ -83,12 +83,6 @@ class LocalStorage:
             self._free, self._free_until = shutil.disk_usage(place).free, now + FREE_KNOWN
         return self._free
 
-    async def names(self, session_id: str) -> list[str]:
-        folder = self._path(session_id, "_").parent
-        if not folder.is_dir():
-            return []
-        return sorted(entry.name for entry in folder.iterdir() if _PLAIN.fullmatch(entry.name))
-
     async def older(self, before: int) -> AsyncIterator[tuple[str, Sequence[str]]]:
         parts = self._older(before)
         while (part := await asyncio.to_thread(next, parts, None)) is not None:
