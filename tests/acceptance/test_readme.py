@@ -44,6 +44,7 @@ def test_every_make_target_is_there() -> None:
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_the_commands_for_a_server_that_is_there(shared_server: ServerProcess, tmp_path: Path) -> None:
     commands = re.findall(r"^umrgen ((?!serve).*)$", README, re.MULTILINE)
     assert len(commands) >= 4

@@ -146,6 +146,7 @@ class TestBadInput:
 
 
 class TestJobs:
+    @pytest.mark.slow
     def test_submit_status_wait_fetch(self, environment: dict[str, str], tmp_path: Path) -> None:
         job_id = cli("submit", "a boat", *SMALL, **environment).stdout.strip()
         waited = cli("wait", job_id, "--json", **environment)

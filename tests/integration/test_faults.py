@@ -1040,12 +1040,12 @@ REAL_SECONDS = {
     *("another process is quicker", "another process is quicker, overwriting"),
     "another process holds the partial file",
 }
-"""Rows that take real seconds: one combination of each is in the quick run, all of them in the slow one."""
+"""Rows that take real seconds: the quick run tries one combination of each, of all other rows two."""
 
 
 def marks(row: Row, mode: str, driver: str) -> tuple[pytest.MarkDecorator, ...]:
-    slow = row.name in REAL_SECONDS and (mode, driver) != ("modern", "async")
-    return (pytest.mark.slow,) if slow else ()
+    quick = {("modern", "async")} if row.name in REAL_SECONDS else {("modern", "async"), ("legacy", "sync")}
+    return () if (mode, driver) in quick or row.only is not None else (pytest.mark.slow,)
 
 
 def cases(rows: Sequence[Row]) -> Any:

@@ -10,6 +10,7 @@ from support import ServerProcess, finish, server, submit, until
 from umrgen.images import verify
 
 
+@pytest.mark.slow
 def test_after_kill_9_queued_jobs_run_and_running_ones_run_again(state: Path) -> None:
     first = ServerProcess(state, "--step-delay", "30").start()
     engines = first.engine_pids()

@@ -36,6 +36,8 @@ from support import SMALL, ServerProcess, clean_environment, cli, finish, submit
 from umrgen.errors import UmrgenError
 from umrgen.images import verify
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
 PACKAGE = Path(umrgen.__file__).parent
 DRAWN_SMALL = [argument for name, value in SMALL.items() for argument in (f"--{name}", str(value))]
 

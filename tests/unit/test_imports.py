@@ -63,6 +63,7 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+@cache
 def imports(path: Path, *, lazy: bool) -> set[str]:
     """The umrgen modules that a file imports, at its top level or (`lazy`) inside its functions."""
     tree = parsed(path)

@@ -23,8 +23,9 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("hundred", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 5))])
 def test_every_acknowledged_job_ends_once(hundred: int) -> None:
-    ends = sum(sum(play(seed).values()) for seed in range(100 * hundred, 100 * hundred + 100))
-    assert ends > 500, "hardly anything happened"
+    seeds = range(100 * hundred, 100 * hundred + (100 if hundred else 40))  # the first is in the quick run
+    ends = sum(sum(play(seed).values()) for seed in seeds)
+    assert ends > 5 * len(seeds), "hardly anything happened"
 
 
 def test_a_seed_plays_the_same_history_again() -> None:

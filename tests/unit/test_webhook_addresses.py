@@ -287,6 +287,6 @@ class TestPinning:
             handler.connection.recv(1)  # type: ignore[attr-defined]
 
         with receiver(drip) as inbox:
-            post = posting("127.0.0.1", Answers(["127.0.0.1"]), seconds=0.2)
+            post = posting("127.0.0.1", Answers(["127.0.0.1"]), seconds=1.5)
             assert (await post.send(inbox.url(host="drip.invalid"), {}, b"{}")).status == 202
             await post.aclose()
