@@ -36,6 +36,7 @@ async def limits_of(process: asyncio.subprocess.Process) -> dict[str, str]:
 async def test_it_has_nothing_of_the_servers_environment_but_what_it_needs(
     decoder: asyncio.subprocess.Process,
 ) -> None:
+    await limits_of(decoder)  # it runs: between fork and exec its environment reads as empty
     given = Path(f"/proc/{decoder.pid}/environ").read_bytes().decode().split("\0")
     names = {entry.partition("=")[0] for entry in given if entry}
     assert names <= {"PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG"}
