@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -203,3 +203,12 @@ class Clock:
 
     async def sleep(self, seconds: float) -> None:
         self.at += seconds
+
+
+def open_descriptors(folder: Path) -> list[str]:
+    """The files in `folder` that this process has open."""
+    opened = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one that lists them
+            opened.append(str(descriptor.readlink()))
+    return sorted(path for path in opened if path.startswith(f"{folder}/"))

@@ -3,12 +3,13 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from support import open_descriptors
 from umrgen.jobs import Change, Conflict, Job, JobSpec, Lora, Output, State
 from umrgen.server.ledger import (
     DAY,
@@ -373,15 +374,6 @@ class TestWebhooks:
         assert (await bench.submit("ext_2")).key_id == ""
 
 
-def open_descriptors(folder: Path) -> list[str]:
-    """The files in `folder` that this process has open."""
-    opened = []
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):  # the one that lists them
-            opened.append(str(descriptor.readlink()))
-    return sorted(path for path in opened if path.startswith(f"{folder}/"))
-
-
 class TestSqliteFile:
     """What is true of the file itself."""
 
@@ -430,6 +422,24 @@ class TestSqliteFile:
         monkeypatch.setattr(SqliteLedger, "last_change", fails)
         with pytest.raises(LedgerUnavailable):
             await SqliteLedger(tmp_path / "ledger.sqlite3").open()
+        assert open_descriptors(tmp_path) == []
+
+    async def test_a_second_connection_that_fails_leaves_nothing_open(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connect = sqlite.connect
+        made: list[sqlite3.Connection] = []
+
+        def fails_after_two(path: Path, *, busy_seconds: float | None = None) -> sqlite3.Connection:
+            if len(made) == 2:  # one for the schema, one for reading
+                raise sqlite3.OperationalError("unable to open database file")
+            made.append(connect(path, busy_seconds=busy_seconds))
+            return made[-1]
+
+        monkeypatch.setattr(sqlite, "connect", fails_after_two)
+        with pytest.raises(sqlite3.OperationalError):
+            await SqliteLedger(tmp_path / "ledger.sqlite3").open()
+        assert len(made) == 2
         assert open_descriptors(tmp_path) == []
 
     async def test_an_older_file_opens_and_is_brought_up_to_date(self, tmp_path: Path) -> None:
