@@ -1,6 +1,7 @@
 """The procedural engine: what it draws follows from the request, all of it, and from nothing else."""
 
 import hashlib
+import random
 import subprocess
 import sys
 from io import BytesIO
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from random_requests import random_request
 
 from umrgen.server.engines import Cancelled, DrawRequest, EngineFailure, load_engine
 from umrgen.server.engines.procedural import ProceduralEngine
@@ -244,9 +246,17 @@ def test_no_prompt_makes_it_stumble(prompt: str, negative: str, seed: int, width
 @pytest.mark.parametrize(
     "prompt", ["aurora", "an aurora at night, stars", "a lighthouse at dusk, fog", "a neon city", ""]
 )
-@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 40), (512, 1), (3, 2), (64, 64)])
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 96), (512, 1), (3, 2), (64, 64)])
 def test_numpy_has_nothing_to_warn_of(prompt: str, width: int, height: int) -> None:
-    """tests/slow/test_procedural_many.py tries two thousand more."""
     with np.errstate(over="raise", divide="raise", invalid="raise"):
         for seed in range(3):
             assert draw(prompt, seed=seed, width=width, height=height, steps=4).shape == (height, width, 3)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_numpy_has_nothing_to_warn_of_in_random_requests(seed: int) -> None:
+    """tests/slow/test_procedural_many.py tries two thousand others."""
+    request = random_request(random.Random(seed))
+    with np.errstate(over="raise", divide="raise", invalid="raise"):
+        picture = ProceduralEngine().draw(request, lambda *_: None)
+    assert picture.shape == (request.height, request.width, 3)
