@@ -27,7 +27,6 @@ FILES = {
 MODULES = {"pillow": "PIL", "python-multipart": "python_multipart", "prometheus-client": "prometheus_client"}
 """Distributions whose module has another name."""
 OPTIONAL = {
-    "isal": "makes PNG writing quicker where it is installed; zlib does it otherwise",
     "opentelemetry": "spans are made where its API is installed, for the operator's own exporter",
 }
 """Modules that are used where they are installed, and asked for by no extra."""
@@ -76,13 +75,16 @@ def declared(requirements: list[str]) -> set[str]:
 
 def test_what_is_imported_is_declared() -> None:
     base, server = declared(BASE), declared([*BASE, *EXTRAS["server"]])
-    unused = server - base
+    unused, optional = server - base, set(OPTIONAL)
     for path in (ROOT / "src" / "umrgen").rglob("*.py"):
         inside = path.relative_to(ROOT / "src" / "umrgen").parts[0]
         # encode_png and its types want numpy, which whoever has pixels has.
         allowed = server if inside == "server" else base | ({"numpy"} if path.name == "images.py" else set())
-        found = set(foreign_imports(path)) - set(OPTIONAL)
+        found = set(foreign_imports(path))
+        optional -= found
+        found -= set(OPTIONAL)
         assert found <= allowed, f"{path}: {sorted(found - allowed)}"
         unused -= found
     # uvicorn reads HTTP with httptools; nobody imports that by name but the class that is subclassed.
     assert unused <= {"httptools"}, "declared, and imported nowhere"
+    assert optional == set(), "called optional, and imported nowhere"
