@@ -20,7 +20,7 @@ KILLS ?= 200
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: image test check slow interpreters simulate torture mutants lint types clean lock
+.PHONY: image test check random slow interpreters simulate torture mutants lint types clean lock
 
 image: $(VENV)/server.stamp
 	@env -u UMRGEN_BASE_URL $(BIN)/umrgen generate "$(PROMPT)" -o "$(OUT)" --overwrite
@@ -32,11 +32,16 @@ test: $(VENV)/dev.stamp $(VENV)/node.stamp lint types
 # One after the other, in a fixed order: the quick parts first.
 check:
 	@$(MAKE) --no-print-directory test
+	$(MAKE) --no-print-directory random
 	$(MAKE) --no-print-directory slow
 	$(MAKE) --no-print-directory interpreters
 	$(MAKE) --no-print-directory mutants
 	$(MAKE) --no-print-directory simulate LIVES=2000
 	$(MAKE) --no-print-directory torture KILLS=60
+
+# The unit and conformance tests once more, with random examples in the place of the fixed ones of make test.
+random: $(VENV)/dev.stamp
+	@exec $(PYTEST) -m "not slow" --hypothesis-profile random tests/unit tests/conformance
 
 slow: $(VENV)/dev.stamp $(VENV)/node.stamp
 	@exec $(PYTEST) -m slow --hypothesis-profile random $(TESTS)

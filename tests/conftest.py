@@ -12,8 +12,8 @@ from support import PATIENT, ServerProcess, server
 
 # Machines are shared, and a first run builds its tables of characters: slowness is no verdict on a test.
 settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
-# `make test` tries the same examples each time, so that it is green or red for everybody alike; `make check` runs
-# the slow tests, and these again, under "random".
+# `make test` tries the same examples on every run, so that its result depends on the code alone. `make check` runs the
+# slow tests, and the unit and conformance tests again, with random examples.
 settings.register_profile("fixed", settings.get_profile("random"), derandomize=True)
 settings.load_profile("fixed")
 

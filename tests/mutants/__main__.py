@@ -24,8 +24,10 @@ from mutants.mutations import MUTATIONS, Mutation, table
 
 ROOT = Path(__file__).parents[2]
 AT_ONCE = 2
-SECONDS = 300
-"""The most that one mutation's tests may take. A mutation that makes them hang is caught by their own time limit."""
+SECONDS = 300.0
+"""The most that one mutation's tests may take. A test that hangs fails earlier, by its own time limit."""
+BASELINE_SECONDS = 900.0
+"""The most that all named tests may take together."""
 
 
 def copy_of_sources(folder: Path, mutation: Mutation | None = None) -> Path:
@@ -43,8 +45,8 @@ def copy_of_sources(folder: Path, mutation: Mutation | None = None) -> Path:
     return sources
 
 
-def run_tests(sources: Path, tests: Iterable[str]) -> tuple[int, str]:
-    """pytest's exit code on these sources, and what it printed."""
+def run_tests(sources: Path, tests: Iterable[str], seconds: float = SECONDS) -> tuple[int, str]:
+    """Return pytest's exit code on these sources and its output. Raises subprocess.TimeoutExpired."""
     command = [sys.executable, "-m", "pytest", "--exitfirst", "--no-header", "--durations=0", "--durations-min=99"]
     environment = {name: value for name, value in os.environ.items() if name != "UMRGEN_NO_SKIP"}
     done = subprocess.run(
@@ -53,31 +55,37 @@ def run_tests(sources: Path, tests: Iterable[str]) -> tuple[int, str]:
         env=environment | {"PYTHONPATH": str(sources), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=seconds,
     )
     return done.returncode, done.stdout + done.stderr
 
 
 def verdict(mutation: Mutation) -> str:
-    """ "" when a test caught the mutation; else what happened."""
+    """Return "" if a test caught the mutation, else what happened instead."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             sources = copy_of_sources(Path(folder), mutation)
         except ValueError as error:
             return str(error)
-        code, told = run_tests(sources, mutation.tests)
+        try:
+            code, output = run_tests(sources, mutation.tests)
+        except subprocess.TimeoutExpired:
+            return f"its tests did not end within {SECONDS:g} s"
     if code == 1:
         return ""
-    return "SURVIVED" if code == 0 else f"pytest ended with {code}: {told[-600:]}"
+    return "SURVIVED" if code == 0 else f"pytest ended with {code}: {output[-600:]}"
 
 
 def baseline(mutations: Iterable[Mutation]) -> None:
     """Run all named tests on an unchanged copy: a test that fails anyway catches nothing."""
     tests = sorted({test for mutation in mutations for test in mutation.tests})
     with tempfile.TemporaryDirectory() as folder:
-        code, told = run_tests(copy_of_sources(Path(folder)), tests)
-    if code != 0 or not re.search(r"\d+ passed", told):
-        sys.exit(f"the tests do not pass without a mutation:\n{told[-3000:]}")
+        try:
+            code, output = run_tests(copy_of_sources(Path(folder)), tests, BASELINE_SECONDS)
+        except subprocess.TimeoutExpired:
+            sys.exit(f"the tests do not end within {BASELINE_SECONDS:g} s without a mutation")
+    if code != 0 or not re.search(r"\d+ passed", output):
+        sys.exit(f"the tests do not pass without a mutation:\n{output[-3000:]}")
 
 
 def main() -> None:

@@ -143,7 +143,7 @@ class Painter(Still):
 
 
 class Shelf:
-    """A storage that notes, at each put, what the sweep would be told, and which state the job is in."""
+    """A storage that records, at each put, whether the image is exempt from the sweep, and the state of its job."""
 
     def __init__(self, ledger: MemoryLedger) -> None:
         self.ledger = ledger

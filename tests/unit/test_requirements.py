@@ -78,13 +78,13 @@ def test_what_is_imported_is_declared() -> None:
     unused, optional = server - base, set(OPTIONAL)
     for path in (ROOT / "src" / "umrgen").rglob("*.py"):
         inside = path.relative_to(ROOT / "src" / "umrgen").parts[0]
-        # encode_png and its types want numpy, which whoever has pixels has.
+        # encode_png takes numpy arrays: its callers have numpy. The client side never calls it.
         allowed = server if inside == "server" else base | ({"numpy"} if path.name == "images.py" else set())
         found = set(foreign_imports(path))
         optional -= found
         found -= set(OPTIONAL)
         assert found <= allowed, f"{path}: {sorted(found - allowed)}"
         unused -= found
-    # uvicorn reads HTTP with httptools; nobody imports that by name but the class that is subclassed.
+    # uvicorn parses HTTP with httptools; only the class that is subclassed imports it.
     assert unused <= {"httptools"}, "declared, and imported nowhere"
     assert optional == set(), "called optional, and imported nowhere"

@@ -1,12 +1,15 @@
 """A server that fails while it opens leaves nothing open."""
 
+import errno
+import socket
 from pathlib import Path
 
 import pytest
 
 from support import open_descriptors
+from umrgen.server import serve
 from umrgen.server.app import House
-from umrgen.server.config import Settings
+from umrgen.server.config import BadSettings, Settings
 from umrgen.server.dispatcher import Dispatcher
 from umrgen.server.ledger import LedgerUnavailable
 from umrgen.server.ledger.sqlite import SqliteLedger
@@ -26,4 +29,39 @@ async def test_a_failure_after_the_ledger_was_opened_closes_it(
     with pytest.raises(LedgerUnavailable):
         await House(Settings(state=tmp_path)).open()
     assert str(tmp_path / "ledger.sqlite3") in opened
+    assert open_descriptors(tmp_path) == []
+
+
+@pytest.mark.parametrize("step", ["bind", "listen"])
+def test_a_port_that_cannot_be_listened_on_leaves_no_socket_open(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port may be taken between bind and listen."""
+    made: list[socket.socket] = []
+
+    class Taken(socket.socket):
+        def __init__(self, *arguments: int) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EADDRINUSE, "Address already in use")
+
+    setattr(Taken, step, fails)
+    monkeypatch.setattr(serve.socket, "socket", Taken)
+    with pytest.raises(BadSettings, match="Address already in use"):
+        serve._listen(Settings(port=0))
+    assert [opened.fileno() for opened in made] == [-1]
+
+
+async def test_a_close_that_fails_closes_the_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = SqliteLedger(tmp_path / "ledger.sqlite3")
+    await ledger.open()
+    end_of_writer = ledger._writer.close
+
+    async def fails() -> None:
+        await end_of_writer()
+        raise LedgerUnavailable("the disk is gone")
+
+    monkeypatch.setattr(ledger._writer, "close", fails)
+    with pytest.raises(LedgerUnavailable):
+        await ledger.close()
     assert open_descriptors(tmp_path) == []

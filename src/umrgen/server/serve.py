@@ -43,13 +43,13 @@ def _listen(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(2048)
     except OSError as error:
         listener.close()
         raise BadSettings(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
             next="Choose another with --host and --port; --port 0 takes a free one.",
         ) from None
-    listener.listen(2048)
     listener.setblocking(False)
     return listener
 

@@ -110,8 +110,10 @@ class SqliteLedger(Records, Deliveries):
             opened.pop_all()  # from here on `close` closes them
 
     async def close(self) -> None:
-        await self._writer.close()
-        self._reader.close()
+        try:
+            await self._writer.close()
+        finally:
+            self._reader.close()
 
     def _telling(self, on_change: OnChange) -> OnChange:
         """Keep what has just changed in memory, then tell of it."""
