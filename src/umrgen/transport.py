@@ -6,7 +6,7 @@ The key goes to the base URL's origin only. Redirects are never followed here, c
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -54,14 +54,23 @@ class Stream:
 
 
 class _Sending:
-    """Whether any byte of a request has gone out: told by httpx2 while it works (its `trace` extension)."""
+    """What httpx2 says of one request while it works (its `trace` extension).
+
+    `begun` is true once any byte of the request may have gone out. A TLS handshake that is cancelled from outside,
+    which httpx2 leaves open, is closed here.
+    """
 
     def __init__(self) -> None:
         self.begun = False
+        self._close: Callable[[], Awaitable[None]] | None = None
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
         if event.endswith("send_request_headers.started"):
             self.begun = True
+        elif event.endswith("connect_tcp.complete"):
+            self._close = info["return_value"].aclose
+        elif event.endswith("start_tls.failed") and self._close is not None:
+            await self._close()
 
     def failure(self, reason: str, now: float) -> TransportFailure:
         return TransportFailure(reason, at=now, sent=self.begun)
@@ -84,7 +93,7 @@ class Transport:
             await self._foreign.aclose()
 
     def _timeouts(self, begin: float, seconds: float) -> httpx2.Timeout:
-        # A little under the whole, so that httpx2 ends a handshake itself: one cancelled from outside leaks its socket.
+        # A little under the whole, so that the error says that the connection took too long.
         return httpx2.Timeout(seconds, connect=min(0.9 * begin, self._connect_timeout))
 
     async def send(self, step: Step) -> Reply:
