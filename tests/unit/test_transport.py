@@ -1,0 +1,39 @@
+"""The client's HTTP transport: what it closes when a request is cancelled."""
+
+import asyncio
+import gc
+
+from umrgen.address import Server
+from umrgen.flow import Options, Step
+from umrgen.transport import Transport
+
+
+async def test_a_cancelled_tls_handshake_closes_its_connection() -> None:
+    """Without waiting for garbage collection: that would close it too, with a ResourceWarning."""
+    hello, closed = asyncio.Event(), asyncio.Event()
+
+    async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        hello.set()
+        while await reader.read(4096):
+            pass
+        closed.set()
+        writer.close()
+
+    listening = await asyncio.start_server(never_answer, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    transport = Transport(Server(f"https://127.0.0.1:{port}", None), Options())
+    gc.disable()
+    try:
+        sending = asyncio.create_task(transport.send(Step("GET", "/healthz", {}, None, 0, 60)))
+        await hello.wait()
+        sending.cancel()
+        await asyncio.wait([sending])
+        assert sending.cancelled()
+        async with asyncio.timeout(10):
+            await closed.wait()
+    finally:
+        gc.enable()
+        await transport.aclose()
+        listening.close()
+        await listening.wait_closed()
