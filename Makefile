@@ -20,7 +20,7 @@ KILLS ?= 200
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: image test check random slow interpreters simulate torture mutants lint types clean lock
+.PHONY: image test check random slow uvicorn interpreters simulate torture mutants lint types clean lock
 
 image: $(VENV)/server.stamp
 	@env -u UMRGEN_BASE_URL $(BIN)/umrgen generate "$(PROMPT)" -o "$(OUT)" --overwrite
@@ -34,6 +34,7 @@ check:
 	@$(MAKE) --no-print-directory test
 	$(MAKE) --no-print-directory random
 	$(MAKE) --no-print-directory slow
+	$(MAKE) --no-print-directory uvicorn
 	$(MAKE) --no-print-directory interpreters
 	$(MAKE) --no-print-directory mutants
 	$(MAKE) --no-print-directory simulate LIVES=2000
@@ -45,6 +46,11 @@ random: $(VENV)/dev.stamp
 
 slow: $(VENV)/dev.stamp $(VENV)/node.stamp
 	@exec $(PYTEST) -m slow --hypothesis-profile random $(TESTS)
+
+# The tests of the HTTP interface once more, with the same application on another HTTP server.
+HTTP_TESTS = $(addprefix tests/integration/test_,status.py api.py outputs.py events.py uploads.py openapi.py)
+uvicorn: $(VENV)/dev.stamp
+	@TEST_ON_UVICORN=1 exec $(PYTEST) -m "not slow" $(HTTP_TESTS)
 
 # Lint, types, unit and conformance tests, and one picture, on each further interpreter from 3.11 on that is here.
 interpreters: $(VENV)/dev.stamp

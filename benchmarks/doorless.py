@@ -10,7 +10,7 @@ from typing import Any
 
 from umrgen.cli import main
 from umrgen.server import hosts, keys, limits
-from umrgen.server.http import doors
+from umrgen.server.http.middleware import SecurityMiddleware
 from umrgen.server.ledger import Key
 
 _known: dict[str, Key] = {}
@@ -23,24 +23,15 @@ async def _check_once(self: keys.Keys, secret: str) -> Key | None:
     return _known.get(secret)
 
 
-async def _straight_in(self: doors.Doors, scope: Any, receive: Any, send: Any) -> None:
+async def _straight_in(self: SecurityMiddleware, scope: Any, receive: Any, send: Any) -> None:
     scope.setdefault("state", {})
     await self._app(scope, receive, send)
 
 
 keys.Keys.check = _check_once  # type: ignore[method-assign]
-keys.Keys.at_once = lambda self, secret: _known.get(secret)  # type: ignore[method-assign]
 limits.Limits.take = lambda self, key: True  # type: ignore[method-assign]
 hosts.Hosts.accept = lambda self, host: True  # type: ignore[method-assign]
-doors.Doors.__call__ = _straight_in  # type: ignore[method-assign]
+SecurityMiddleware.__call__ = _straight_in  # type: ignore[method-assign]
 
 if __name__ == "__main__":
-    import uvicorn
-
-    _config = uvicorn.Config.__init__
-
-    def _without_headers(self: uvicorn.Config, *arguments: Any, headers: Any = None, **more: Any) -> None:
-        _config(self, *arguments, **more)
-
-    uvicorn.Config.__init__ = _without_headers  # type: ignore[assignment, method-assign]
     main()

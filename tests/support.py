@@ -41,7 +41,11 @@ def clean_environment(**changes: str) -> dict[str, str]:
 class ServerProcess:
     """`umrgen serve` as a user starts it."""
 
-    command: ClassVar = (sys.executable, "-m", "umrgen")
+    command: ClassVar = (
+        (sys.executable, str(Path(__file__).with_name("on_uvicorn.py")))
+        if os.environ.get("TEST_ON_UVICORN")
+        else (sys.executable, "-m", "umrgen")
+    )
 
     def __init__(self, state: Path, *arguments: str, **environment: str) -> None:
         self.state = state

@@ -12,7 +12,7 @@ from umrgen.images import verify
 # A name whose place in sys.modules is None cannot be imported: as if it were not installed.
 WITHOUT = (
     "import sys; sys.modules.update(dict.fromkeys("
-    "('msgspec', 'numpy', 'PIL', 'starlette', 'uvicorn', 'httptools', 'uvloop'))); "
+    "('msgspec', 'numpy', 'PIL', 'starlette', 'granian', 'uvloop'))); "
     "sys.argv = ['umrgen', *sys.argv[1:]]; from umrgen.cli import main; main()"
 )
 

@@ -201,9 +201,7 @@ class TestNames:
         ("GET", "/healthz"),
     )
 
-    @pytest.mark.parametrize(
-        "host", ["evil.example", "evil.example:3088", "127.0.0.1.evil.example", "localhost.evil", ""]
-    )
+    @pytest.mark.parametrize("host", ["evil.example", "evil.example:3088", "127.0.0.1.evil.example", "localhost.evil"])
     def test_a_foreign_host_is_refused_on_every_call(self, guarded: ServerProcess, host: str) -> None:
         with guarded.http() as http:
             for method, path in self.CALLS:
@@ -283,8 +281,8 @@ class TestOutsiders:
             for path in ("/metrics", "/openapi.json", "/api/v1/capabilities", "/api/v1/jobs", "/api/v1/nothing"):
                 problem(http.get(path), 401, "unauthorized")
             told = {name: value for name, value in http.get("/healthz").headers.items() if name != "date"}
-            assert set(told) == {"content-length", "content-type", "cache-control", "x-content-type-options"}
-            assert "umrgen" not in json.dumps(told).lower()
+            assert set(told) == {"content-length", "content-type", "cache-control", "x-content-type-options", "server"}
+            assert told["server"] == "http", "neither a product nor a version"
 
     def test_a_log_line_cannot_be_forged(self, guarded: ServerProcess) -> None:
         with guarded.http() as http:

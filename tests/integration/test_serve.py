@@ -97,6 +97,24 @@ def test_two_servers_do_not_share_a_state_folder(state: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_port_that_is_taken_is_refused(state: Path, tmp_path: Path) -> None:
+    """By another server of ours, whose HTTP server would share its port with a second one."""
+    with server(state) as running:
+        port = running.url.rpartition(":")[2]
+        second = cli("serve", "--port", port, "--state", str(tmp_path / "other"))
+        assert second.returncode == 1
+        assert f"cannot listen on 127.0.0.1:{port}" in second.stderr
+        with running.http() as http:
+            assert http.get("/healthz").status_code == 200
+
+
+def test_ipv6(state: Path) -> None:
+    with server(state, "--host", "::1") as running:
+        assert running.url.startswith("http://[::1]:")
+        with running.http() as http:
+            assert http.get("/api/v1/jobs").status_code == 200
+
+
 def test_what_cannot_be_is_said_in_one_line(state: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from umrgen.jobs import Change, Job, JobSpec
 from umrgen.server.http import many
 from umrgen.server.ledger.memory import MemoryLedger
-from umrgen.server.waiters import Waiters
+from umrgen.server.services.job_waits import JobWaits
 
 JOBS = [f"ext_{number:03}" for number in range(2 * many.SLICE + 10)]
 KEY = SimpleNamespace(id="key", session_id="sid_a")
@@ -51,15 +51,16 @@ async def ask(services: Any, since: str | None) -> dict[str, Any]:
         return await asyncio.get_running_loop().create_future()
 
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": [(b"prefer", b"wait=5")]}
+    scope["state"] = {}
     response = await many.statuses(services, Request(scope, receive), KEY)  # type: ignore[arg-type]
     answer: dict[str, Any] = json.loads(bytes(response.body))
     return answer
 
 
-def services_of(ledger: MemoryLedger, waiters: Waiters) -> SimpleNamespace:
+def services_of(ledger: MemoryLedger, waits: JobWaits) -> SimpleNamespace:
     return SimpleNamespace(
         ledger=ledger,
-        waiters=waiters,
+        waits=waits,
         heavy=asyncio.Semaphore(1),
         signatures=SimpleNamespace(sign=str),
         settings=SimpleNamespace(max_wait=60),
@@ -68,10 +69,10 @@ def services_of(ledger: MemoryLedger, waiters: Waiters) -> SimpleNamespace:
 
 
 @asynccontextmanager
-async def opened(ends: Sequence[Sequence[int]], waiters: Waiters) -> AsyncIterator[BusyLedger]:
+async def opened(ends: Sequence[Sequence[int]], waits: JobWaits) -> AsyncIterator[BusyLedger]:
     """A ledger with JOBS in it."""
     ledger = BusyLedger(ends)
-    await ledger.open(waiters.notify)
+    await ledger.open(waits.notify)
     try:
         for job_id in JOBS:
             await ledger.submit(job_id, "sid_a", JobSpec("a boat", seed=1), "procedural", now=1)
@@ -82,11 +83,11 @@ async def opened(ends: Sequence[Sequence[int]], waiters: Waiters) -> AsyncIterat
 
 async def told_by_cursor(ends: Sequence[Sequence[int]]) -> None:
     """Follow the cursor until every job is known to be over; end the rest, one more with every call."""
-    waiters = Waiters(10)
+    waits = JobWaits(10)
     known, since = dict.fromkeys(JOBS, ""), None
     ended = {number for some in ends for number in some}
-    async with opened(ends, waiters) as ledger, asyncio.timeout(4):  # sooner than a call that is held for nothing
-        services = services_of(ledger, waiters)
+    async with opened(ends, waits) as ledger, asyncio.timeout(4):  # sooner than a call that is held for nothing
+        services = services_of(ledger, waits)
         while any(known[JOBS[number]] != "failed" for number in ended):
             answer = await ask(services, since)
             known |= {job["job_id"]: job["state"] for job in answer["jobs"]}
@@ -95,9 +96,9 @@ async def told_by_cursor(ends: Sequence[Sequence[int]]) -> None:
 
 
 async def test_a_cursor_from_after_the_moment_of_a_backup_hides_nothing() -> None:
-    waiters = Waiters(10)
-    async with opened([], waiters) as ledger, asyncio.timeout(4):
-        answer = await ask(services_of(ledger, waiters), "9999")
+    waits = JobWaits(10)
+    async with opened([], waits) as ledger, asyncio.timeout(4):
+        answer = await ask(services_of(ledger, waits), "9999")
         assert len(answer["jobs"]) == len(JOBS)
         assert int(answer["cursor"]) == await ledger.last_change() < 9999
 

@@ -37,7 +37,7 @@ SERVER = [
     ],
     ["server.ledger", "server.storage", "server.engines"],
     ["server.executors"],
-    ["server.keys", "server.waiters", "server.previews", "server.estimates", "server.sweep", "server.images"],
+    ["server.services", "server.keys", "server.previews", "server.estimates", "server.sweep", "server.images"],
     ["server.limits", "server.metrics", "server.policy", "server.signatures", "server.uploads", "server.retention"],
     ["server.tickets"],
     ["server.webhooks"],
@@ -45,7 +45,7 @@ SERVER = [
     ["server.dispatcher"],
     ["server.http"],
     ["server.app"],
-    ["server.serve"],
+    ["server.serve", "server.asgi"],
 ]
 
 
@@ -139,7 +139,7 @@ def test_engines_never_see_the_ledger_and_routes_never_see_engines() -> None:
             }, name
         if name != "server.app":
             concrete = {"server.ledger.sqlite", "server.storage.local", "server.executors.local"}
-            files = ("cli.keys", "server.ledger.memory", "server.ledger.upkeep")  # they are about this very file
+            files = ("server.ledger.memory", "server.ledger.upkeep")  # they are about this very file
             allowed = {"server.ledger.sqlite"} if name in files else set()
             assert touched & concrete <= allowed, f"{name} chooses an implementation"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from support import open_descriptors
-from umrgen.server import serve
 from umrgen.server.app import House
 from umrgen.server.config import BadSettings, Settings
 from umrgen.server.dispatcher import Dispatcher
+from umrgen.server.http import server as http_server
 from umrgen.server.ledger import LedgerUnavailable
 from umrgen.server.ledger.sqlite import SqliteLedger
 
@@ -32,7 +32,7 @@ async def test_a_failure_after_the_ledger_was_opened_closes_it(
     assert open_descriptors(tmp_path) == []
 
 
-@pytest.mark.parametrize("step", ["bind", "listen"])
+@pytest.mark.parametrize("step", ["setsockopt", "bind", "listen"])
 def test_a_port_that_cannot_be_listened_on_leaves_no_socket_open(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A port may be taken between bind and listen."""
     made: list[socket.socket] = []
@@ -46,10 +46,10 @@ def test_a_port_that_cannot_be_listened_on_leaves_no_socket_open(step: str, monk
         raise OSError(errno.EADDRINUSE, "Address already in use")
 
     setattr(Taken, step, fails)
-    monkeypatch.setattr(serve.socket, "socket", Taken)
+    monkeypatch.setattr(http_server.socket, "socket", Taken)
     with pytest.raises(BadSettings, match="Address already in use"):
-        serve._listen(Settings(port=0))
-    assert [opened.fileno() for opened in made] == [-1]
+        http_server.reserve("127.0.0.1", 0)
+    assert {opened.fileno() for opened in made} == {-1}
 
 
 async def test_a_close_that_fails_closes_the_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from umrgen.paths import data_home
 __all__ = ["EmbeddedServer", "embedded_server"]
 
 _ARGUMENTS = ("--host", "127.0.0.1", "--port", "0", "--drain", "0", "--json", "--until-eof")
-_NEEDED = ("msgspec", "numpy", "starlette", "uvicorn")
+_NEEDED = ("msgspec", "numpy", "starlette", "granian")
 _LEAVES_A_JOB = (WaitTimeout, ConnectionFailed, ServerError, OutputCorrupt, TargetUnusable, KeyboardInterrupt)
 
 

@@ -27,20 +27,15 @@ def _with_keys(state: Path, work: Callable[["Keys"], Awaitable[None]]) -> None:
 
     async def opened() -> None:
         with server_parts():
-            from umrgen.server.clock import SystemClock
-            from umrgen.server.keys import Keys
-            from umrgen.server.ledger.sqlite import SqliteLedger
+            from umrgen.server.app import open_keys
+            from umrgen.server.config import Settings
 
         try:
             make_folder(state, mode=0o700)
         except OSError as error:
             raise UmrgenError(f"the state folder {state} cannot be made: {error.strerror}") from None
-        ledger = SqliteLedger(state / "ledger.sqlite3")
-        await ledger.open()
-        try:
-            await work(Keys(ledger, SystemClock()))
-        finally:
-            await ledger.close()
+        async with open_keys(Settings(state=state)) as keys:
+            await work(keys)
 
     guarded(Output(False, False), lambda: asyncio.run(opened()))
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from importlib import import_module
 from typing import Any
 
+from granian.utils.proxies import wrap_asgi_with_proxy_headers
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -14,7 +16,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from umrgen.jobs import Job, job_to_wire
 from umrgen.server.attempts import Policy, Workshop
@@ -26,7 +27,7 @@ from umrgen.server.executors import EXECUTORS, Care, Executor
 from umrgen.server.hosts import Hosts
 from umrgen.server.http import Services, events, openapi, ops, outputs, studio, v1
 from umrgen.server.http import status as status_calls
-from umrgen.server.http.doors import Doors
+from umrgen.server.http.middleware import SecurityMiddleware
 from umrgen.server.http.problems import Problem, on_problem
 from umrgen.server.images import Images
 from umrgen.server.keys import Keys
@@ -36,16 +37,16 @@ from umrgen.server.metrics import Metrics
 from umrgen.server.policy import load_policy
 from umrgen.server.previews import Previews
 from umrgen.server.retention import Keep, Retention
+from umrgen.server.services.job_waits import JobWaits
 from umrgen.server.signatures import Signatures
 from umrgen.server.storage import STORAGES, Storage
 from umrgen.server.sweep import sweep
 from umrgen.server.tickets import Tickets
 from umrgen.server.uploads import Uploads
-from umrgen.server.waiters import Waiters
 from umrgen.server.webhooks.addresses import Allow
 from umrgen.server.webhooks.courier import Courier
 
-__all__ = ["House"]
+__all__ = ["House", "open_keys"]
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,22 @@ def _make(table: Mapping[str, str], name: str, *args: Any, **kwargs: Any) -> Any
     return getattr(import_module(module), attribute)(*args, **kwargs)
 
 
+def _ledger(settings: Settings, **options: Any) -> Ledger:
+    ledger: Ledger = _make(LEDGERS, "sqlite", settings.state / "ledger.sqlite3", **options)
+    return ledger
+
+
+@asynccontextmanager
+async def open_keys(settings: Settings) -> AsyncIterator[Keys]:
+    """Open the API keys of the server that these settings describe, beside it while it runs, or without it."""
+    ledger = _ledger(settings)
+    await ledger.open(lambda jobs: None)
+    try:
+        yield Keys(ledger, SystemClock())
+    finally:
+        await ledger.close()
+
+
 class House:
     """One server: its ledger, storage, engine, dispatcher and doors, from `open` to `close`."""
 
@@ -65,16 +82,14 @@ class House:
         clock = clock or SystemClock()
         self.settings = settings
         self.metrics = Metrics()
-        self.ledger: Ledger = _make(
-            LEDGERS, "sqlite", settings.state / "ledger.sqlite3", observe_commit=self.metrics.commits.observe
-        )
+        self.ledger = _ledger(settings, observe_commit=self.metrics.commits.observe)
         self.storage: Storage = _make(STORAGES, "local", settings.state / "outputs")
         engine_options = {"step_delay": settings.step_delay} if settings.engine == "procedural" else {}
         care = Care(settings.stall_after, settings.cancel_grace, settings.load_timeout, settings.engine_memory)
         self.executor: Executor = _make(EXECUTORS, "local", settings.engine, engine_options, care=care)
         self.keys = Keys(self.ledger, clock)
-        self.waiters = Waiters(settings.held)
-        self.previews = Previews(self.executor.show, self.waiters.wake)
+        self.waits = JobWaits(settings.held)
+        self.previews = Previews(self.executor.show, self.waits.wake)
         self.estimates = Estimates(clock, self.executor.slots)
         policy = Policy(
             settings.lease, settings.max_attempts, settings.max_interruptions, running_cap=settings.session_running
@@ -96,7 +111,7 @@ class House:
             executor=self.executor,
             keys=self.keys,
             hosts=Hosts(settings.allowed_hosts, settings.host),
-            waiters=self.waiters,
+            waits=self.waits,
             estimates=self.estimates,
             previews=self.previews,
             limits=Limits(settings, clock),
@@ -142,11 +157,11 @@ class House:
                     return
             await inner(scope, receive, send)
 
-        doors: ASGIApp = Doors(app, self.settings, services.hosts, self.metrics)
+        doors: ASGIApp = SecurityMiddleware(app, self.settings, services.hosts, self.metrics)
         if self.settings.allowed_origins:
             doors = _for_browsers(doors, self.settings.allowed_origins)
         if self.settings.trusted_proxies:
-            doors = ProxyHeadersMiddleware(doors, list(self.settings.trusted_proxies))  # type: ignore[arg-type, assignment]
+            doors = wrap_asgi_with_proxy_headers(doors, list(self.settings.trusted_proxies))
         return doors
 
     async def open(self) -> None:
@@ -171,7 +186,7 @@ class House:
         self.services.draining = True
         log.info("stopping: what runs has %g s to finish", limit)
         await self.dispatcher.drain(limit)
-        self.waiters.close()
+        self.waits.close()
         await self.courier.stop(min(limit, LAST_POST))
 
     def hurry(self) -> None:
@@ -191,7 +206,7 @@ class House:
     def _on_change(self, jobs: Sequence[Job]) -> None:
         self.estimates.learn(jobs)
         self.metrics.learn(jobs)
-        self.waiters.notify(jobs)
+        self.waits.notify(jobs)
         self.dispatcher.notify(jobs)
         self.courier.notify(jobs)
 

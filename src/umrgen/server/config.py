@@ -1,5 +1,6 @@
 """Every setting of the server: one frozen value, from flags, then environment, then a file, then defaults."""
 
+import logging
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,8 @@ from umrgen.errors import UmrgenError
 from umrgen.paths import data_home
 
 __all__ = ["BadSettings", "Setting", "Settings", "settings_table"]
+
+log = logging.getLogger(__name__)
 
 
 class BadSettings(UmrgenError):
@@ -84,12 +87,10 @@ class Settings:
         60, "wrong image URLs an address may try in a minute before it is slowed", 1, 1_000_000
     )
     studio: bool = _switch("show the studio, a page for people, at /", default=True)
-    header_timeout: float = _number(20.0, "seconds a connection has to send the head of its first request", 1, 600)
-    max_connections: int = _number(20_000, "connections held at once; what comes on top is turned away", 1, 1_000_000)
-
-    address_connections: int = _number(
-        1_000, "connections of one address, but for trusted proxies and this machine", 1, 1_000_000
+    header_timeout: float = _number(
+        75.0, "seconds a connection has to send the head of a request, and may be idle between two", 1, 600
     )
+    max_connections: int = _number(20_000, "connections held at once; further ones wait to be accepted", 1, 1_000_000)
     held: int = _number(200, "calls of one key that are held by Prefer: wait, or as events, at once", 1, 1_000_000)
 
     # --- images ---
@@ -126,6 +127,9 @@ class Settings:
         """Flags win over the environment, that over the file. Raises BadSettings naming the one that is wrong."""
         written = {} if file is None else _read(file)
         values: dict[str, Any] = {}
+        for name, advice in RETIRED.items():
+            if name in written or f"UMRGEN_{name.upper()}" in environment:
+                log.warning("the setting %s has no effect any more: %s", name, advice)
         for setting in settings_table():
             given = (
                 (setting.flag, flags.get(setting.name)),
@@ -265,6 +269,12 @@ _SEEN_TO: Mapping[str, Any] = {
 """What makes a setting's value plain, or refuses it."""
 
 
+RETIRED: Mapping[str, str] = {
+    "address_connections": "let the proxy in front of the server bound connections per address (docs/security.md)",
+}
+"""Settings of earlier versions that have no effect any more, and what to do in their place. They are no error."""
+
+
 def settings_table() -> Iterator[Setting]:
     """Every setting, for the CLI, the documentation and its test."""
     for spec in fields(Settings):
@@ -281,7 +291,7 @@ def _read(file: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSettings(f"the file {file} is not TOML: {error}") from None
     named = {name.replace("-", "_"): value for name, value in written.items()}
-    unknown = set(named) - {setting.name for setting in settings_table()}
+    unknown = set(named) - {setting.name for setting in settings_table()} - set(RETIRED)
     if unknown:
         raise BadSettings(
             f"the file {file} has a setting that there is not: {', '.join(sorted(unknown))}",

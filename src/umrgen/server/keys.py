@@ -114,16 +114,6 @@ class Keys:
         await self._ledger.add_key(key)
         return key
 
-    def at_once(self, secret: str) -> Key | None:
-        """The key's record if it opens the door and can be had at once; None says nothing about it.
-
-        Raises LedgerUnavailable.
-        """
-        if key := self._trusted_key(secret):
-            return key
-        hashed = hash_key(secret)
-        return self._admit(secret, hashed, self._ledger.glance_key(hashed))
-
     async def check(self, secret: str) -> Key | None:
         """The key's record, or None when it is unknown or revoked."""
         if key := self._trusted_key(secret):

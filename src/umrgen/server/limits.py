@@ -105,11 +105,6 @@ class Limits:
         if count and (rate := self.rate(key)):
             self._buckets.charge(key.id, rate, count)
 
-    def may(self, key: Key) -> bool:
-        """Whether `take` would let it in; counts nothing."""
-        rate = self.rate(key)
-        return not rate or not self._buckets.wait(key.id, rate)
-
     def allowance(self, key: Key) -> Allowance | None:
         """How the key stands; None without a limit."""
         rate = self.rate(key)

@@ -77,5 +77,5 @@ def set_up_logs(form: str) -> None:
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for chatty in ("uvicorn", "asyncio", "httpcore2", "httpx2"):
+    for chatty in ("asyncio", "httpcore2", "httpx2"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

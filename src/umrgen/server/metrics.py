@@ -29,8 +29,6 @@ class Metrics(Collector):
         self._registry.register(self)
         self._answers: Counter[int] = Counter()
         self._gauges: Sequence[Gauge] = ()
-        self.quick = 0
-        """Status calls answered before they became requests."""
         self.waits = Histogram(
             "umrgen_job_wait_seconds",
             "From a job's 202 to its first start.",
@@ -70,9 +68,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         answers = CounterMetricFamily("umrgen_requests", "Answers by their status.", labels=["status"])
-        counts = self._answers.copy()
-        counts[200] += self.quick
-        for status, count in sorted(counts.items()):
+        for status, count in sorted(self._answers.items()):
             answers.add_metric([str(status)], count)
         yield answers
         for name, help, value in self._gauges:

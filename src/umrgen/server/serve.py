@@ -6,22 +6,22 @@ import gc
 import os
 import resource
 import signal
-import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
-
-import uvicorn
+from typing import Any
 
 from umrgen.server.app import House
 from umrgen.server.config import BadSettings, Settings
-from umrgen.server.http.quick import quick_protocol
+from umrgen.server.http.server import Address, HttpServer, reserve
 from umrgen.server.keys import Grant, check_usable
 from umrgen.server.state import own_state
 
 __all__ = ["Announcement", "serve"]
 
+LAST_RESPONSES = 5.0
+"""Seconds that responses on their way have to finish when the server stops."""
 OTHER_FILES = 256
 """Descriptors that are not connections: the ledger, images, engines, the decoding of uploads, webhooks."""
 
@@ -37,23 +37,6 @@ class Announcement:
     studio: str | None = None
 
 
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        raise BadSettings(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}",
-            next="Choose another with --host and --port; --port 0 takes a free one.",
-        ) from None
-    listener.setblocking(False)
-    return listener
-
-
 def _open_many_files(settings: Settings) -> Settings:
     """As many connections as the system lets us have, and no more: files and processes need room, too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -63,44 +46,31 @@ def _open_many_files(settings: Settings) -> Settings:
     return replace(settings, max_connections=min(settings.max_connections, room))
 
 
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+class _Stop:
+    """The request to stop, by a signal or the end of standard input; a second one means at once."""
 
-
-class _Server(uvicorn.Server):
-    """uvicorn, told to drain the house before it closes its doors, and to exit with 0 after a signal."""
-
-    def __init__(self, config: uvicorn.Config, house: House, announce: Callable[[], None]) -> None:
-        super().__init__(config)
+    def __init__(self, house: House) -> None:
         self._house = house
-        self._announce = announce
+        self.asked = asyncio.Event()
+        self.at_once = asyncio.Event()
+
+    def __call__(self) -> None:
+        if self.asked.is_set():
+            self.at_once.set()
+            self._house.hurry()
+        self.asked.set()
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def on_signals(self) -> Iterator[None]:
+        """Ask to stop on SIGINT and SIGTERM."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.stop)
+            loop.add_signal_handler(number, self)
         try:
             yield
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
-
-    def stop(self) -> None:
-        """Stop in good order; called a second time, at once."""
-        if self.should_exit:
-            self.force_exit = True
-            self._house.hurry()
-        self.should_exit = True
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._announce()  # from here on callers are served and signals understood
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._house.drain(self._house.settings.drain)
-        await super().shutdown(sockets)
 
 
 async def _first_key(house: House) -> str | None:
@@ -133,7 +103,7 @@ def _collect_garbage_seldom() -> None:
 
 
 async def _serve_on(
-    listener: socket.socket,
+    address: Address,
     house: House,
     key: str | None,
     announce: Callable[[Announcement], None],
@@ -141,26 +111,35 @@ async def _serve_on(
     until_eof: bool,
 ) -> None:
     settings = house.settings
-    config = uvicorn.Config(
+    http = HttpServer(
         house.app(),
-        http=quick_protocol(house.services),
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        headers=[("X-Content-Type-Options", "nosniff")],
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=5,
-        ws="none",
+        address,
+        header_timeout=settings.header_timeout,
+        max_connections=settings.max_connections,
     )
-    told = Announcement(_url(listener), key, settings, _studio(house, _url(listener)))
-    server = _Server(config, house, lambda: announce(told))
     house.start()
     _collect_garbage_seldom()
-    if until_eof:
-        _stop_at_eof(server)
-    await server.serve(sockets=[listener])
+    stop = _Stop(house)
+    with stop.on_signals():
+        await http.start()
+        if until_eof:
+            _stop_at_eof(stop)
+        announce(Announcement(address.url, key, settings, _studio(house, address.url)))
+        await _first(stop.asked.wait(), http.ended())
+        await house.drain(settings.drain)
+        await _first(http.stop(LAST_RESPONSES), stop.at_once.wait())
+
+
+async def _first(*awaitables: Coroutine[Any, Any, Any]) -> None:
+    """Wait until one of these is done; cancel the others. Raises what it raised."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+    for task in done:
+        task.result()
 
 
 async def _serve(settings: Settings, announce: Callable[[Announcement], None], *, until_eof: bool) -> None:
@@ -168,13 +147,13 @@ async def _serve(settings: Settings, announce: Callable[[Announcement], None], *
     await house.open()
     try:
         key = await _first_key(house)
-        with contextlib.closing(_listen(settings)) as listener:
-            await _serve_on(listener, house, key, announce, until_eof=until_eof)
+        with contextlib.closing(reserve(settings.host, settings.port)) as address:
+            await _serve_on(address, house, key, announce, until_eof=until_eof)
     finally:
         await house.close()
 
 
-def _stop_at_eof(server: _Server) -> None:
+def _stop_at_eof(stop: _Stop) -> None:
     """Stop when standard input ends: whoever started us for one call is gone."""
     loop = asyncio.get_running_loop()
 
@@ -182,7 +161,7 @@ def _stop_at_eof(server: _Server) -> None:
         while os.read(sys.stdin.fileno(), 4096):
             pass
         with contextlib.suppress(RuntimeError):  # the loop has ended first
-            loop.call_soon_threadsafe(server.stop)
+            loop.call_soon_threadsafe(stop)
 
     threading.Thread(target=watch, daemon=True).start()
 

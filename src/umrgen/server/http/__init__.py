@@ -8,7 +8,7 @@ from umrgen.server.config import Settings
 from umrgen.server.estimates import Estimates
 from umrgen.server.executors import Executor
 from umrgen.server.hosts import Hosts
-from umrgen.server.http.endings import Endings
+from umrgen.server.http.terminal_responses import TerminalResponseCache
 from umrgen.server.images import Images
 from umrgen.server.keys import Keys
 from umrgen.server.ledger import Ledger
@@ -16,11 +16,11 @@ from umrgen.server.limits import Limits, Manners
 from umrgen.server.metrics import Metrics
 from umrgen.server.policy import Policy
 from umrgen.server.previews import Previews
+from umrgen.server.services.job_waits import JobWaits
 from umrgen.server.signatures import Signatures
 from umrgen.server.storage import Storage
 from umrgen.server.tickets import Tickets
 from umrgen.server.uploads import Uploads
-from umrgen.server.waiters import Waiters
 from umrgen.server.webhooks.addresses import Allow
 
 __all__ = ["Services"]
@@ -38,7 +38,7 @@ class Services:
     executor: Executor
     keys: Keys
     hosts: Hosts
-    waiters: Waiters
+    waits: JobWaits
     estimates: Estimates
     previews: Previews
     limits: Limits
@@ -55,5 +55,5 @@ class Services:
     webhooks_allowed: Allow
     heavy: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held for a slice of a call that looks at many jobs: one at a time, so that light calls get in between."""
-    endings: Endings = field(default_factory=Endings)
+    terminal_responses: TerminalResponseCache = field(default_factory=TerminalResponseCache)
     draining: bool = False

@@ -6,12 +6,10 @@ from typing import Annotated, Any, Literal, TypedDict
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from umrgen.jobs import JobAnswer
 
 __all__ = [
-    "AT_ONCE",
     "Answer",
     "Capabilities",
     "Changes",
@@ -30,13 +28,8 @@ __all__ = [
     "Sizes",
     "Steps",
     "WebhookAnswer",
-    "WholeResponse",
-    "go_out_at_once",
     "json_response",
 ]
-
-AT_ONCE = "umrgen.at_once"
-"""The ASGI extension of `http.quick`: `(status, headers, body)` goes out in one write; False if it cannot."""
 
 Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, headers and body."""
@@ -44,26 +37,9 @@ Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 Milliseconds = Annotated[int, Meta(description="milliseconds since the epoch")]
 
 
-def go_out_at_once(scope: Scope, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
-    """Whether the whole answer went out in one write; False: it is to be sent the usual way."""
-    at_once = scope.get("extensions", {}).get(AT_ONCE)
-    if at_once is None or not at_once(status, headers, body):
-        return False
-    scope["state"]["status"] = status  # for the log
-    return True
-
-
-class WholeResponse(Response):
-    """An answer that is sent whole, in one write where that can be."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not go_out_at_once(scope, self.status_code, self.raw_headers, bytes(self.body)):
-            await super().__call__(scope, receive, send)
-
-
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """An answer that is true now and need not be later: never cached."""
-    return WholeResponse(
+    return Response(
         msgspec.json.encode(body),
         status,
         {"Cache-Control": "no-store"} | dict(headers or {}),

@@ -7,11 +7,7 @@ from starlette.requests import ClientDisconnect, Request
 from umrgen.server.http import Services
 from umrgen.server.http.problems import Problem
 
-__all__ = ["WHOLE_BODY", "check_disk", "read_body"]
-
-WHOLE_BODY = "umrgen.whole_body"
-"""The ASGI extension of `http.quick`: called with a limit, it gives the body if all of it is here and no longer than
-that, else None."""
+__all__ = ["check_disk", "read_body"]
 
 LINGER_BYTES = 256 << 20
 GRACE_SECONDS = 10.0
@@ -25,13 +21,6 @@ async def read_body(request: Request, limit: int) -> bytes:
     What is too large is still taken off the wire for a while and thrown away: a caller that is
     busy sending would otherwise see a reset connection in place of the answer.
     """
-    whole_body = request.scope.get("extensions", {}).get(WHOLE_BODY)
-    whole: bytes | None = whole_body and whole_body(limit)
-    return await _collect(request, limit) if whole is None else whole
-
-
-async def _collect(request: Request, limit: int) -> bytes:
-    """The body, piece by piece."""
     announced = request.headers.get("content-length", "")
     fits = not (announced.isdigit() and int(announced) > limit)
     body = bytearray()

@@ -4,20 +4,24 @@ An event tells how things stand, not what has happened since the last one; so wh
 while gets one event and has missed nothing, and no history need be kept for them.
 """
 
+import asyncio
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from umrgen.jobs import Job
 from umrgen.server.http import Services
 from umrgen.server.http.auth import authenticate
+from umrgen.server.http.disconnect import CancelledOnDisconnect
 from umrgen.server.http.problems import Problem
 from umrgen.server.http.status import View, to_problem
 from umrgen.server.ledger import Key
-from umrgen.server.waiters import Waiting
+from umrgen.server.services.job_waits import Subscription
 
 __all__ = ["PATH", "events"]
 
@@ -51,8 +55,8 @@ async def events(services: Services, scope: Scope, receive: Receive, send: Send)
     except Exception as error:
         await to_problem(error).response()(scope, receive, send)
         return
-    if services.waiters.full(key.id):
-        words = f"{services.settings.held} calls of this key are held already"
+    if services.waits.full(key.id):
+        words = f"{services.settings.held} calls of this key wait already"
         await Problem("rate_limited", words).response()(scope, receive, send)
         return
     known = headers.get(b"last-event-id", b"").strip()
@@ -60,44 +64,45 @@ async def events(services: Services, scope: Scope, receive: Receive, send: Send)
         await send({"type": "http.response.start", "status": 204, "headers": _HEADERS[1:]})
         await send({"type": "http.response.body", "body": b""})
         return
-    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-    with services.waiters.join([view.job.id], receive, owner=key.id, places=True) as waiting:
-        if b"preview=1" in scope["query_string"].split(b"&"):
-            with services.previews.watch(view.job.id):
-                await _tell(services, key, view, known, waiting, send)
-        else:
-            await _tell(services, key, view, known, waiting, send)
-    await send({"type": "http.response.body", "body": b""})
+    wants_previews = b"preview=1" in scope["query_string"].split(b"&")
+    with (
+        services.waits.subscribe([view.job.id], owner=key.id, queue=True) as subscription,
+        services.previews.watch(view.job.id) if wants_previews else nullcontext(),
+        CancelledOnDisconnect(scope, receive),
+    ):
+        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        async for data in _events(services, key, view.job, known, subscription):
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
-async def _tell(services: Services, key: Key, view: View, known: bytes, waiting: Waiting, send: Send) -> None:
-    """Send events until the job is over, the caller has hung up, the key is revoked, or the server stops."""
-
-    async def say(data: bytes) -> None:
-        await send({"type": "http.response.body", "body": data, "more_body": True})
-
-    job, place, shown = view.job, None, None
+async def _events(
+    services: Services, key: Key, job: Job, known: bytes, subscription: Subscription
+) -> AsyncIterator[bytes]:
+    """Yield events until the job is over, the key is revoked, or the server stops."""
+    place, shown = None, None
     while True:
         view = await View.of(services, job.id, job.session_id)
         state_id = view.etag.strip(b'"')
         if state_id != known:
             kind, data = ("progress", _progress(view)) if place == view.place else ("status", view.wire())
-            await say(event(kind, data, state_id))
+            yield event(kind, data, state_id)
             known = state_id
         place = view.place
         preview = services.previews.last(job.id)
         if preview is not None and preview is not shown:
             shown = preview
-            await say(event("preview", _preview(job.id, preview)))
+            yield event("preview", _preview(job.id, preview))
         if view.job.over:
             return
-        while not await waiting.changed(KEEP_ALIVE):
-            if waiting.over:
-                await say(b"retry: %d\n: the server is stopping; come back with Last-Event-ID\n\n" % COME_BACK_MS)
+        loop = asyncio.get_running_loop()
+        while not await subscription.wait(loop.time() + KEEP_ALIVE):
+            if subscription.closed:
+                yield b"retry: %d\n: the server is stopping; come back with Last-Event-ID\n\n" % COME_BACK_MS
                 return
             if not await services.keys.still_opens(key):
                 return
-            await say(b": still here\n\n")
+            yield b": still here\n\n"
         if not await services.keys.still_opens(key):
             return
 

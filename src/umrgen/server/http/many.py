@@ -12,6 +12,7 @@ from umrgen.jobs import Job, JobAnswer, JobSpec, State, job_to_wire
 from umrgen.server.http import Services
 from umrgen.server.http.answers import Changes, JobsPage, ListedJob, RequestAnswer, WebhookAnswer, json_response
 from umrgen.server.http.bodies import read_body
+from umrgen.server.http.disconnect import CancelledOnDisconnect
 from umrgen.server.http.problems import Problem
 from umrgen.server.http.schemas import decode_object
 from umrgen.server.http.status import requested_wait
@@ -37,10 +38,11 @@ async def statuses(services: Services, request: Request, key: Key) -> Response:
     newest = max(known.values(), default=0)
     if since > newest and since > await services.ledger.last_change():
         since = 0  # it is from after the moment of a backup that was put back
-    if wait and services.waiters.full(key.id):
+    if wait and services.waits.full(key.id):
         wait = None  # not held: the caller is told so, and asks again in its time
     if wait and known and newest <= since:
-        await _hold(services, key, list(known), since, wait, request)
+        with CancelledOnDisconnect(request.scope, request.receive):
+            await _wait(services, key, list(known), since, wait)
         known = await _known(services, key, list(known))
     # The cursor is of the moment of one look at all of them: what changes while they are told is told again.
     jobs = await _told(services, [job_id for job_id, when in known.items() if when > since])
@@ -75,20 +77,17 @@ async def _known(services: Services, key: Key, job_ids: Sequence[str]) -> dict[s
     return {job_id: changed for job_id, (session_id, changed) in changes.items() if session_id == key.session_id}
 
 
-async def _hold(services: Services, key: Key, job_ids: list[str], since: int, wait: int, request: Request) -> None:
-    """Return when one of the jobs has changed, or `wait` seconds have passed; after the first look only those
-    are looked at that are said to have changed."""
-    loop = asyncio.get_running_loop()
-    ends = loop.time() + wait
-    with services.waiters.join(job_ids, request.receive, owner=key.id) as waiting:
-        names, held = set(job_ids), True
-        while held:
-            waiting.names_changed = set()
-            known = await _known(services, key, list(names))
+async def _wait(services: Services, key: Key, job_ids: list[str], since: int, seconds: int) -> None:
+    """Return when one of the jobs has changed, or after `seconds`. After the first look, only jobs that are said to
+    have changed are looked at."""
+    until = asyncio.get_running_loop().time() + seconds
+    with services.waits.subscribe(job_ids, owner=key.id) as subscription:
+        changed = set(job_ids)
+        while changed:
+            known = await _known(services, key, list(changed))
             if any(when > since for when in known.values()):
                 return
-            held = await waiting.changed(ends - loop.time())
-            names = waiting.names_changed
+            changed = await subscription.wait(until)
 
 
 def _job_ids(data: dict[str, Any]) -> list[str]:

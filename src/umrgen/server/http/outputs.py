@@ -19,6 +19,8 @@ __all__ = ["PATH", "outputs"]
 
 PATH = "/outputs/"
 
+PART = 64 << 10
+"""Bytes of an image that are handed to the HTTP server at a time."""
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
@@ -115,10 +117,27 @@ def _respond(request: Request, output: Output, data: bytes) -> Response:
     if (part := _asked_range(request, etag, len(data))) is not None:
         start, end = part
         headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
-        # A view: those who read slowly, or not at all, share the bytes.
-        return Response(memoryview(data)[start : end + 1], 206, headers, media_type=output.media_type)
+        return ImageResponse(memoryview(data)[start : end + 1], 206, headers, media_type=output.media_type)
     headers["Content-Digest"] = headers["Repr-Digest"]
-    return Response(data, 200, headers, media_type=output.media_type)
+    return ImageResponse(memoryview(data), 200, headers, media_type=output.media_type)
+
+
+class ImageResponse(Response):
+    """A response whose body is sent in parts: a client that reads slowly holds one of them, not a copy of all."""
+
+    body: memoryview
+
+    def render(self, content: memoryview) -> memoryview:
+        return content
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+            return
+        for start in range(0, len(self.body), PART):
+            part, more = bytes(self.body[start : start + PART]), start + PART < len(self.body)
+            await send({"type": "http.response.body", "body": part, "more_body": more})
 
 
 def _matches(field: str | None, etag: str) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from umrgen.server.http.answers import Answer, ProblemAnswer, WholeResponse
+from umrgen.server.http.answers import Answer, ProblemAnswer
 
 __all__ = ["PROBLEMS", "Problem"]
 
@@ -113,7 +113,7 @@ class Problem(Exception):
 
     def response(self) -> Response:
         body = msgspec.json.encode(self.body)
-        return WholeResponse(body, self.status, self.headers, media_type="application/problem+json")
+        return Response(body, self.status, self.headers, media_type="application/problem+json")
 
     def answer(self) -> Answer:
         """The response, for those who send it themselves."""

@@ -5,6 +5,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -13,12 +14,13 @@ from starlette.types import Receive, Scope, Send
 
 from umrgen.jobs import JOB_ID, Job, JobAnswer, State, job_to_wire, retry_after_ms
 from umrgen.server.http import Services
-from umrgen.server.http.answers import Answer, go_out_at_once
+from umrgen.server.http.answers import Answer
 from umrgen.server.http.auth import authenticate
+from umrgen.server.http.disconnect import CancelledOnDisconnect
 from umrgen.server.http.problems import Problem
 from umrgen.server.ledger import Key, LedgerUnavailable
 
-__all__ = ["PATH", "View", "answer_of", "requested_wait", "status", "to_problem"]
+__all__ = ["PATH", "View", "find_job", "requested_wait", "status", "to_problem"]
 
 PATH = "/api/v1/status/"
 log = logging.getLogger(__name__)
@@ -38,6 +40,14 @@ def requested_wait(headers: Mapping[bytes, bytes], query: bytes, longest: float)
     return min(asked, int(longest))
 
 
+async def find_job(services: Services, job_id: str, session_id: str) -> Job:
+    """The session's job. Raises Problem `job_not_found`, for another session's job too."""
+    job = await services.ledger.get(job_id) if JOB_ID.fullmatch(job_id) else None
+    if job is None or job.session_id != session_id:
+        raise Problem("job_not_found", "there is no such job, or it is not yours")
+    return job
+
+
 class View:
     """A job as it is answered now, with what decides whether it has changed."""
 
@@ -51,9 +61,10 @@ class View:
     @classmethod
     async def of(cls, services: Services, job_id: str, session_id: str) -> "View":
         """Raises Problem `job_not_found`, for another session's job too."""
-        job = await services.ledger.get(job_id) if JOB_ID.fullmatch(job_id) else None
-        if job is None or job.session_id != session_id:
-            raise Problem("job_not_found", "there is no such job, or it is not yours")
+        return await cls.of_job(services, await find_job(services, job_id, session_id))
+
+    @classmethod
+    async def of_job(cls, services: Services, job: Job) -> "View":
         position = await services.ledger.queue_position(job) if job.state is State.QUEUED else None
         return cls(services, job, position)
 
@@ -89,38 +100,61 @@ def to_problem(error: Exception) -> Problem:
 
 
 async def status(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
+    with CancelledOnDisconnect(scope, receive) if _may_wait(scope) else nullcontext():
+        try:
+            answer = await _answer(services, scope)
+        except Exception as error:
+            answer = to_problem(error).answer()
+        code, fields, body = answer
+        await send({"type": "http.response.start", "status": code, "headers": fields})
+        await send({"type": "http.response.body", "body": body})
+
+
+def _may_wait(scope: Scope) -> bool:
+    """Whether the call may be a long poll: only then is it worth a task that notices a disconnect."""
+    return bool(scope["query_string"]) or any(name == b"prefer" for name, _ in scope["headers"])
+
+
+async def _answer(services: Services, scope: Scope) -> Answer:
+    """Authenticate, wait if the caller prefers so, and answer. Raises Problem and LedgerUnavailable."""
     headers = dict(scope["headers"])
-    try:
-        key = await authenticate(services, scope, headers)
-        wait = requested_wait(headers, scope["query_string"], services.settings.max_wait)
-        known = headers.get(b"if-none-match", b"").strip().removeprefix(b"W/") or None
-        view = await View.of(services, unquote(scope["path"][len(PATH) :]), key.session_id)
-        if wait and services.waiters.full(key.id):
-            wait = None  # not held: the caller is told so, and asks again in its time
-        if wait:
-            view = await _hold(services, key, view, wait, known, receive)
-    except Exception as error:
-        await to_problem(error).response()(scope, receive, send)
-        return
-    await _answer(scope, send, view, wait, known)
+    key = await authenticate(services, scope, headers)
+    wait = requested_wait(headers, scope["query_string"], services.settings.max_wait)
+    known = headers.get(b"if-none-match", b"").strip().removeprefix(b"W/") or None
+    del headers  # thousands of calls may wait below
+    job = await find_job(services, unquote(scope["path"][len(PATH) :]), key.session_id)
+    if not job.over and wait:
+        if services.waits.full(key.id):
+            wait = None  # answered at once, without Preference-Applied: the client polls on at its own pace
+        else:
+            job = await _long_poll(services, key, job, wait, known)
+    return await _answer_about(services, job, wait, known)
 
 
-async def _hold(services: Services, key: Key, view: View, wait: int, known: bytes | None, receive: Receive) -> View:
-    """Wait until the job is over, or differs from the version the caller knows, or `wait` seconds."""
-    job, loop = view.job, asyncio.get_running_loop()
-    ends = loop.time() + wait
-    with services.waiters.join([job.id], receive, owner=key.id, places=known is not None) as waiting:
-        held = True
-        while held:
-            view = await View.of(services, job.id, job.session_id)
-            if view.job.over or (known is not None and view.etag != known):
-                return view
-            held = await waiting.changed(ends - loop.time())
-    return await View.of(services, job.id, job.session_id)
+async def _long_poll(services: Services, key: Key, job: Job, wait: int, known: bytes | None) -> Job:
+    """Wait until the job is over, or differs from the version the client knows, or `wait` seconds have passed."""
+    until = asyncio.get_running_loop().time() + wait
+    with services.waits.subscribe([job.id], owner=key.id, queue=known is not None) as subscription:
+        while True:
+            job = await find_job(services, job.id, job.session_id)
+            if job.over or (known is not None and (await View.of_job(services, job)).etag != known):
+                return job
+            if not await subscription.wait(until):
+                return await find_job(services, job.id, job.session_id)
 
 
-def answer_of(view: View, wait: int | None, known: bytes | None = None) -> Answer:
-    """What a caller is told who was held for up to `wait` seconds, if at all, and knows the version `known`."""
+async def _answer_about(services: Services, job: Job, wait: int | None, known: bytes | None) -> Answer:
+    """The answer to a client that asked for a long poll of `wait` seconds, if at all, and knows the version `known`."""
+    if not job.over or known is not None or services.signatures.wanted:  # a signed URL is new in each answer
+        return _encode(await View.of_job(services, job), wait, known)
+    answer = services.terminal_responses.get(job, wait)
+    if answer is None:
+        answer = _encode(View(services, job, None), wait, None)
+        services.terminal_responses.put(job, wait, answer)
+    return answer
+
+
+def _encode(view: View, wait: int | None, known: bytes | None) -> Answer:
     headers = view.headers()
     if wait is not None:
         headers.append((b"preference-applied", b"wait=%d" % wait))
@@ -129,10 +163,3 @@ def answer_of(view: View, wait: int | None, known: bytes | None = None) -> Answe
     body = view.body()
     headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     return 200, headers, body
-
-
-async def _answer(scope: Scope, send: Send, view: View, wait: int | None, known: bytes | None) -> None:
-    code, headers, body = answer_of(view, wait, known)
-    if not go_out_at_once(scope, code, headers, body):
-        await send({"type": "http.response.start", "status": code, "headers": headers})
-        await send({"type": "http.response.body", "body": body})

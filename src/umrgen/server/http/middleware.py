@@ -1,9 +1,10 @@
-"""What every request passes before a handler sees it: is it meant for us, and does it keep its key to itself?
+"""The middleware in front of every handler: Host and Origin checks, no keys in URLs, metrics, the access log.
 
-A page in somebody's browser can be made to call this server under a name of its own (DNS rebinding), or
-from its own origin; a key in a URL stands in every log on the way. None of these gets any further.
+A page in a browser can be made to call this server under a host name of its own (DNS rebinding), or from its own
+origin; a key in a URL is written into every log on the way. Such requests are refused here.
 """
 
+import asyncio
 import logging
 import re
 import time
@@ -16,22 +17,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from umrgen.server.config import Settings
 from umrgen.server.hosts import Hosts
 from umrgen.server.http.auth import address_of
+from umrgen.server.http.disconnect import was_disconnected
 from umrgen.server.http.problems import Problem
 from umrgen.server.metrics import Metrics
 
-__all__ = ["Doors"]
+__all__ = ["SecurityMiddleware"]
 
 access = logging.getLogger("umrgen.access")
 
 _LOOKS = ("/healthz", "/readyz", "/api/v1/status")
 """What balancers and waiting clients ask for all the time, and what changes nothing."""
 _READING = ("GET", "HEAD", "OPTIONS")
+_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"server", b"http"))
+"""Headers of every response. Without the second, granian would name itself."""
 _KEY = re.compile(r"umr_[\w-]+")
 _KEY_NAMES = frozenset(("api_key", "apikey", "api-key", "key", "token", "access_token", "authorization", "bearer"))
 
 
-class Doors:
-    """The app, behind its doors. An ASGI app itself."""
+class SecurityMiddleware:
+    """An ASGI middleware that checks each request, counts its response, and logs it."""
 
     def __init__(self, app: ASGIApp, settings: Settings, hosts: Hosts, metrics: Metrics) -> None:
         self._app = app
@@ -52,6 +56,9 @@ class Doors:
             await self._app(self._inside(scope), receive, answered)
         except Problem as problem:
             await problem.response()(scope, receive, answered)
+        except asyncio.CancelledError:
+            if not was_disconnected(scope):
+                raise
         finally:
             self._metrics.answered(state["status"])
             self._tell(scope, state, time.perf_counter() - begun)
@@ -59,8 +66,8 @@ class Doors:
     def _check(self, scope: Scope) -> None:
         """Raises Problem."""
         hosts = [value for name, value in scope["headers"] if name == b"host"]
-        # Without one, as in HTTP/1.0, it is no browser that calls.
-        if hosts and (len(hosts) > 1 or not self._hosts.accept(hosts[0])):
+        # Without one, as in HTTP/1.0, the client is no browser. granian adds an empty one then.
+        if hosts and hosts != [b""] and (len(hosts) > 1 or not self._hosts.accept(hosts[0])):
             raise Problem("forbidden_host")
         if scope["method"] not in _READING:
             for origin in (value for name, value in scope["headers"] if name == b"origin"):
@@ -111,6 +118,8 @@ def _told_path(path: str) -> str:
 class _Answered:
     """`send`, writing the status into the request's state; 0 until there is one."""
 
+    __slots__ = ("_send", "_state")
+
     def __init__(self, send: Send, state: dict[str, Any]) -> None:
         self._send = send
         self._state = state
@@ -119,6 +128,7 @@ class _Answered:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._state["status"] = message["status"]
+            message["headers"] = [*message["headers"], *_HEADERS]
         await self._send(message)
 
 

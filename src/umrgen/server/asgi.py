@@ -1,0 +1,71 @@
+"""The server as an ASGI application, for an ASGI server of your own: `create_app`.
+
+    uvicorn --factory umrgen.server.asgi:create_app
+
+The ASGI server must support the lifespan protocol. Do not use uvicorn with httptools: it executes the body of a request
+with an `Upgrade` header as the next request (its issue #2722). `--http h11` is safe.
+"""
+
+import os
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from umrgen.server.app import House
+from umrgen.server.config import BadSettings, Settings
+from umrgen.server.keys import check_usable
+from umrgen.server.state import own_state
+
+__all__ = ["create_app"]
+
+
+def create_app(settings: Settings | None = None) -> ASGIApp:
+    """Return the application; without `settings`, as the environment (`UMRGEN_…`, `UMRGEN_CONFIG`) says.
+
+    At its startup it opens the state folder, which must have an API key already: make one with `umrgen keys create`,
+    or set UMRGEN_API_KEY. Raises BadSettings and UnusableKey.
+    """
+    if settings is None:
+        config = os.environ.get("UMRGEN_CONFIG")
+        settings = Settings.load({}, os.environ, Path(config) if config else None)
+    if settings.api_key:
+        check_usable(settings.api_key)
+    return _Application(settings)
+
+
+class _Application:
+    """The ASGI application between its lifespan's startup and shutdown."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._app: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif self._app is None:
+            raise RuntimeError("the ASGI server has not run the application's lifespan startup")
+        else:
+            await self._app(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "lifespan.startup"
+        async with AsyncExitStack() as opened:
+            try:
+                opened.enter_context(own_state(self._settings.state))
+                house = House(self._settings)
+                await house.open()
+                opened.push_async_callback(house.close)
+                await house.keys.adopt(self._settings.api_key)
+                if not await house.keys.usable():
+                    raise BadSettings("there is no API key yet", next="Make one first: umrgen keys create --state DIR")
+            except Exception as error:
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                raise
+            house.start()
+            self._app = house.app()
+            await send({"type": "lifespan.startup.complete"})
+            assert (await receive())["type"] == "lifespan.shutdown"
+            await house.drain(self._settings.drain)
+        await send({"type": "lifespan.shutdown.complete"})

@@ -1,0 +1,26 @@
+"""A cache of the status responses about jobs that are over: each is encoded once, however many clients ask for it."""
+
+from collections import OrderedDict
+
+from umrgen.jobs import Job
+from umrgen.server.http.answers import Answer
+
+__all__ = ["TerminalResponseCache"]
+
+
+class TerminalResponseCache:
+    """Encoded responses about jobs that are over; the most recent ones are kept."""
+
+    def __init__(self, size: int = 4096) -> None:
+        self._size = size
+        self._kept: OrderedDict[tuple[str, int | None], tuple[Job, Answer]] = OrderedDict()
+
+    def get(self, job: Job, wait: int | None) -> Answer | None:
+        """Return the response to a long poll of `wait` seconds (None: no long poll), if it was encoded before."""
+        kept = self._kept.get((job.id, wait))
+        return kept[1] if kept is not None and kept[0] is job else None
+
+    def put(self, job: Job, wait: int | None, answer: Answer) -> None:
+        self._kept[job.id, wait] = (job, answer)
+        if len(self._kept) > self._size:
+            self._kept.popitem(last=False)
