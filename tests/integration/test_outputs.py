@@ -36,6 +36,7 @@ def test_the_image_needs_no_key_and_is_what_was_promised(url: str, job: dict[str
     assert headers["repr-digest"] == headers["content-digest"] == field
     assert headers["content-type"] == "image/png"
     assert headers["x-content-type-options"] == "nosniff"
+    assert "sandbox" in headers["content-security-policy"]
     assert "immutable" in headers["cache-control"]
     assert verify(answer.content, length=int(headers["content-length"]), sha256=digest.hex()).width == 512
     listed = job["results"]["images"][0]  # type: ignore[index]

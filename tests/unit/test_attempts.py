@@ -1,6 +1,8 @@
 """An attempt and the dispatcher, where the moment matters."""
 
 import asyncio
+import errno
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +12,7 @@ from umrgen.jobs import Change, Job, JobSpec, State
 from umrgen.server.attempts import Attempt, Policy, Workshop
 from umrgen.server.dispatcher import Dispatcher
 from umrgen.server.engines import DrawRequest
-from umrgen.server.executors import OnPreview, OnStep, Picture
+from umrgen.server.executors import EngineCrashed, EngineStalled, OnPreview, OnStep, Picture
 from umrgen.server.ledger.memory import MemoryLedger
 from umrgen.server.previews import Previews
 
@@ -195,3 +197,42 @@ async def test_the_image_of_a_job_that_was_cancelled_meanwhile_is_removed(ledger
     job = await ledger.get("ext_1")
     assert job is not None
     assert (job.state, job.error_code) == (State.FAILED, "cancelled")
+
+
+@pytest.mark.parametrize("failure", [EngineCrashed("killed by SIGKILL"), EngineStalled("no progress")])
+async def test_a_job_whose_engine_fails_is_queued_again(ledger: MemoryLedger, failure: Exception) -> None:
+    class Failing(Still):
+        async def run(self, *_: object) -> Picture:
+            raise failure
+
+    async with asyncio.timeout(10):
+        await Attempt(await claimed(ledger, 9000), workshop(Failing(), ledger)).carry_out()
+    job = await ledger.get("ext_1")
+    assert job is not None
+    assert (job.state, job.tries) == (State.QUEUED, 1)
+
+
+async def test_a_picture_is_kept_until_there_is_room_for_it(ledger: MemoryLedger) -> None:
+    stored, shop = shelf(ledger)
+    put, drawn = stored.put, 0
+
+    class Once(Painter):
+        async def run(self, *arguments: Any) -> Picture:
+            nonlocal drawn
+            drawn += 1
+            return await super().run(*arguments)
+
+        async def sleep(self, seconds: float) -> None:
+            stored.put = put  # type: ignore[method-assign]  # there is room now
+
+    async def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stored.put = full  # type: ignore[method-assign]
+    once = Once()
+    shop = replace(shop, executor=once, clock=once)  # type: ignore[arg-type]
+    async with asyncio.timeout(10):
+        await Attempt(await claimed(ledger, 9000), shop).carry_out()
+    job = await ledger.get("ext_1")
+    assert job is not None
+    assert (job.state, job.attempt, drawn) == (State.COMPLETED, 1, 1)

@@ -6,7 +6,7 @@ import pytest
 
 from support import Clock
 from umrgen.server import keys
-from umrgen.server.keys import TRUSTED_SECONDS, BadGrant, Grant, Keys, hash_key
+from umrgen.server.keys import TRUSTED_SECONDS, BadGrant, Grant, Keys, UnusableKey, check_usable, hash_key
 from umrgen.server.ledger.memory import MemoryLedger
 
 
@@ -84,3 +84,10 @@ async def test_each_key_has_a_session_of_its_own(ledger: MemoryLedger) -> None:
     assert len(sessions) == 5
     with pytest.raises(BadGrant):
         await checking.create(Grant(session_id="../x"))
+
+
+@pytest.mark.parametrize("key", ["", "short", "x" * 19, "a key with spaces that is long", "a-long-key-with-\x00-in-it"])
+def test_a_key_that_is_easy_to_guess_is_refused(key: str) -> None:
+    with pytest.raises(UnusableKey):
+        check_usable(key)
+    check_usable("x" * 20)

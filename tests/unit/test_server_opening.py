@@ -65,3 +65,14 @@ async def test_a_close_that_fails_closes_the_reader(tmp_path: Path, monkeypatch:
     with pytest.raises(LedgerUnavailable):
         await ledger.close()
     assert open_descriptors(tmp_path) == []
+
+
+async def test_without_a_key_it_listens_on_loopback_alone(tmp_path: Path) -> None:
+    house = House(Settings(state=tmp_path, host="0.0.0.0"))
+    await house.open()
+    try:
+        with pytest.raises(BadSettings, match="there is no API key yet"):
+            await serve._first_key(house)
+        assert await house.keys.usable() == []
+    finally:
+        await house.close()

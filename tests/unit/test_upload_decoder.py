@@ -2,13 +2,15 @@
 
 import asyncio
 import os
+import struct
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from umrgen.server import reencode
-from umrgen.server.uploads import _decoder
+from umrgen.server.uploads import UnusableImage, _decoder, _encode_anew
 
 
 @pytest.fixture
@@ -49,3 +51,11 @@ async def test_it_has_little_memory_little_time_and_no_files(decoder: asyncio.su
     assert limits["Max cpu time"] == str(reencode.CPU_SECONDS) == "15"
     assert limits["Max address space"] == str(reencode.MEMORY) == str(1 << 30)
     assert limits["Max file size"] == "0"
+
+
+async def test_a_size_that_is_too_large_is_refused_before_decoding() -> None:
+    """The file announces its size and has no pixels: a decoder would call it broken."""
+    parts = ((b"IHDR", struct.pack(">IIBBBBB", 6000, 6000, 8, 2, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b""))
+    chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
+    with pytest.raises(UnusableImage, match="million pixels"):
+        await _encode_anew(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))

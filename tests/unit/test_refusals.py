@@ -1,0 +1,49 @@
+"""What a server refuses, and where it bounds what a caller asks for; the app without a socket."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from umrgen.server.app import House
+from umrgen.server.config import Settings
+from umrgen.server.http.status import requested_wait
+from umrgen.server.keys import Grant
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = House(Settings(state=tmp_path / "state"))
+    await house.open()
+    yield house
+    await house.close()
+
+
+@pytest.fixture
+async def caller(house: House) -> AsyncIterator[httpx2.AsyncClient]:
+    secret, _ = await house.keys.create(Grant("test"))
+    transport = httpx2.ASGITransport(house.app())
+    headers = {"Authorization": f"Bearer {secret}"}
+    async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as http:
+        yield http
+
+
+async def test_a_server_that_drains_accepts_no_job(house: House, caller: httpx2.AsyncClient) -> None:
+    assert (await caller.post("/api/v1/generate", json={"prompt": "a boat"})).status_code == 202
+    await house.drain(0)
+    refused = await caller.post("/api/v1/generate", json={"prompt": "a boat"})
+    assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+    assert "retry-after" in refused.headers
+    assert (await caller.get("/api/v1/jobs")).status_code == 200, "what only reads is still answered"
+
+
+@pytest.mark.parametrize(("headers", "query"), [({b"prefer": b"wait=300"}, b""), ({}, b"wait=300")])
+def test_a_call_is_held_no_longer_than_the_server_allows(headers: dict[bytes, bytes], query: bytes) -> None:
+    assert requested_wait(headers, query, Settings().max_wait) == 60
+
+
+async def test_a_call_names_a_thousand_jobs_at_most(caller: httpx2.AsyncClient) -> None:
+    ids = [f"ext_{number}" for number in range(1001)]
+    for job_ids, status in ((ids[:1000], 200), (ids, 400), ([], 400)):
+        assert (await caller.post("/api/v1/status", json={"job_ids": job_ids})).status_code == status
