@@ -27,6 +27,7 @@ from umrgen import (
     wait_and_download,
 )
 from umrgen.images import verify
+from umrgen.journal import Journal
 from umrgen.testing import Answer, FakeClock, FaultServer
 
 SMALL = {"width": 512, "height": 512, "steps": 1}
@@ -308,3 +309,8 @@ def test_one_connection_serves_every_poll() -> None:
         client.submit("a boat").wait()
         assert len(server.requests) > 4
         assert server.connections == 1
+
+
+def test_a_job_is_in_the_journal_before_it_is_waited_on(client: Client) -> None:
+    job = client.submit("a boat", **SMALL)
+    assert [entry.job_id for entry in Journal().unfinished()] == [job.id]

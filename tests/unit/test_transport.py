@@ -1,10 +1,11 @@
-"""The client's HTTP transport: what it closes when a request is cancelled."""
+"""The client's HTTP transport: what it closes when a request is cancelled, and where a key goes."""
 
 import asyncio
 import gc
 
 from umrgen.address import Server
 from umrgen.flow import Options, Step
+from umrgen.testing import FaultServer, Redirect
 from umrgen.transport import Transport
 
 
@@ -37,3 +38,16 @@ async def test_a_cancelled_tls_handshake_closes_its_connection() -> None:
         await transport.aclose()
         listening.close()
         await listening.wait_closed()
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    """The answer is given as it is; the place it names, on the same server, is asked nothing."""
+    with FaultServer() as server:
+        server.on("GET /healthz", Redirect("/elsewhere", 307))
+        transport = Transport(Server(server.url, "umr_a-secret"), Options())
+        try:
+            reply = await transport.send(Step("GET", "/healthz", {}, None, 0.0, 10.0))
+        finally:
+            await transport.aclose()
+        assert (reply.status, reply.headers["location"]) == (307, "/elsewhere")
+        assert [request.path for request in server.requests] == ["/healthz"]
