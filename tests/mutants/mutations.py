@@ -621,16 +621,6 @@ MUTATIONS = (
         f"{DURABLE}::test_a_202_is_sent_after_the_commit",
     ),
     _server(
-        "hang-up",
-        "reliability: a caller that hangs up cancels nothing",
-        "http/events.py",
-        "            if waiting.over:\n",
-        "            if waiting.over:\n"
-        "                from umrgen.jobs import Change\n\n"
-        "                await services.ledger.change(job.id, Change.CANCEL, now=services.clock.now())\n",
-        "tests/integration/test_events.py::test_a_caller_that_hung_up_has_cancelled_nothing",
-    ),
-    _server(
         "wall-jobs",
         "security: a job of another session is 404",
         "http/status.py",
@@ -745,7 +735,7 @@ MUTATIONS = (
     _server(
         "log-query",
         "security: a log has no query string",
-        "http/doors.py",
+        "http/middleware.py",
         '"path": _told_path(scope["path"]),',
         '"path": _told_path(scope["path"] + "?" + scope["query_string"].decode()),',
         LOGS,
@@ -777,8 +767,8 @@ MUTATIONS = (
     _server(
         "nosniff",
         "security: an image is answered with nosniff",
-        "serve.py",
-        '        headers=[("X-Content-Type-Options", "nosniff")],\n',
+        "http/middleware.py",
+        '(b"x-content-type-options", b"nosniff"), ',
         "",
         f"{OUTPUTS}::test_the_image_needs_no_key_and_is_what_was_promised",
     ),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from support import open_descriptors
+from umrgen.server import serve
 from umrgen.server.app import House
 from umrgen.server.config import BadSettings, Settings
 from umrgen.server.dispatcher import Dispatcher
