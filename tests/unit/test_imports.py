@@ -34,13 +34,15 @@ SERVER = [
         "server.tracing",
         "server.hosts",
         "server.reencode",
+        "server.domain",
     ],
     ["server.ledger", "server.storage", "server.engines"],
     ["server.executors"],
-    ["server.services", "server.keys", "server.previews", "server.estimates", "server.sweep", "server.images"],
+    ["server.keys", "server.previews", "server.estimates", "server.sweep", "server.images"],
     ["server.limits", "server.metrics", "server.policy", "server.signatures", "server.uploads", "server.retention"],
     ["server.tickets"],
     ["server.webhooks"],
+    ["server.services"],
     ["server.attempts"],
     ["server.dispatcher"],
     ["server.http"],
@@ -142,6 +144,23 @@ def test_engines_never_see_the_ledger_and_routes_never_see_engines() -> None:
             files = ("server.ledger.memory", "server.ledger.upkeep")  # they are about this very file
             allowed = {"server.ledger.sqlite"} if name in files else set()
             assert touched & concrete <= allowed, f"{name} chooses an implementation"
+
+
+def test_services_and_domain_know_no_framework() -> None:
+    """Neither HTTP nor SQL: a second transport or another database adds no rule."""
+    for name, path in modules().items():
+        if not name.startswith(("server.services", "server.domain")):
+            continue
+        touched = imports(path, lazy=False) | imports(path, lazy=True)
+        assert not {i for i in touched if i.startswith(("server.http", "server.ledger.", "server.app"))}, name
+        foreign = {
+            root
+            for node in ast.walk(parsed(path))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for root in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+            if root and root.split(".")[0] in ("starlette", "granian", "uvicorn", "httpx2", "sqlite3", "http")
+        }
+        assert not foreign, f"{name} imports {foreign}"
 
 
 def test_no_import_cycle() -> None:

@@ -28,7 +28,7 @@ from umrgen.server.hosts import Hosts
 from umrgen.server.http import Services, events, openapi, ops, outputs, studio, v1
 from umrgen.server.http import status as status_calls
 from umrgen.server.http.middleware import SecurityMiddleware
-from umrgen.server.http.problems import Problem, on_problem
+from umrgen.server.http.problems import Problem, on_problem, on_refusal
 from umrgen.server.images import Images
 from umrgen.server.keys import Keys
 from umrgen.server.ledger import LEDGERS, Ledger, LedgerUnavailable
@@ -37,7 +37,11 @@ from umrgen.server.metrics import Metrics
 from umrgen.server.policy import load_policy
 from umrgen.server.previews import Previews
 from umrgen.server.retention import Keep, Retention
+from umrgen.server.services.admission import Admission
+from umrgen.server.services.cancellations import Cancellations
 from umrgen.server.services.job_waits import JobWaits
+from umrgen.server.services.refusal import Refusal
+from umrgen.server.services.submissions import Submissions
 from umrgen.server.signatures import Signatures
 from umrgen.server.storage import STORAGES, Storage
 from umrgen.server.sweep import sweep
@@ -102,6 +106,20 @@ class House:
         allow = Allow.of(settings.webhook_allow)
         signatures = Signatures(settings.state / "url-secret", settings.url_ttl, clock)
         self.courier = Courier(self.ledger, clock, allow, wire=partial(job_to_wire, sign=signatures.sign))
+        limits = Limits(settings, clock)
+        uploads = Uploads(self.ledger, self.storage, clock, self.workshop.storing)
+        admission = Admission(self.executor, self.storage, settings.disk_reserve << 20)
+        submissions = Submissions(
+            ledger=self.ledger,
+            clock=clock,
+            admission=admission,
+            executor=self.executor,
+            uploads=uploads,
+            limits=limits,
+            policy=load_policy(settings.policy),
+            webhooks_allowed=allow,
+            engine=settings.engine,
+        )
         self.services = Services(
             settings=settings,
             clock=clock,
@@ -114,15 +132,16 @@ class House:
             waits=self.waits,
             estimates=self.estimates,
             previews=self.previews,
-            limits=Limits(settings, clock),
+            limits=limits,
             logins=Manners(settings.failed_logins, "API keys", clock),
             guesses=Manners(settings.missed_outputs, "image URLs", clock),
             tickets=Tickets(clock),
-            uploads=Uploads(self.ledger, self.storage, clock, self.workshop.storing),
+            uploads=uploads,
+            admission=admission,
+            submissions=submissions,
+            cancellations=Cancellations(self.ledger, clock),
             signatures=signatures,
-            policy=load_policy(settings.policy),
             metrics=self.metrics,
-            webhooks_allowed=allow,
         )
         self._opened_at = clock.now()
         self._chores: list[asyncio.Task[None]] = []
@@ -135,6 +154,7 @@ class House:
         services = self.services
         handlers: dict[Any, Any] = {
             Problem: on_problem,
+            Refusal: on_refusal,
             LedgerUnavailable: _on_ledger_unavailable,
             HTTPException: _on_http_error,
             Exception: _on_failure,
@@ -183,7 +203,7 @@ class House:
 
     async def drain(self, limit: float) -> None:
         """Accept nothing more, let running jobs finish within `limit` seconds, answer all who wait."""
-        self.services.draining = True
+        self.services.admission.draining = True
         log.info("stopping: what runs has %g s to finish", limit)
         await self.dispatcher.drain(limit)
         self.waits.close()

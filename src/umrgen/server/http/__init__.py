@@ -14,14 +14,15 @@ from umrgen.server.keys import Keys
 from umrgen.server.ledger import Ledger
 from umrgen.server.limits import Limits, Manners
 from umrgen.server.metrics import Metrics
-from umrgen.server.policy import Policy
 from umrgen.server.previews import Previews
+from umrgen.server.services.admission import Admission
+from umrgen.server.services.cancellations import Cancellations
 from umrgen.server.services.job_waits import JobWaits
+from umrgen.server.services.submissions import Submissions
 from umrgen.server.signatures import Signatures
 from umrgen.server.storage import Storage
 from umrgen.server.tickets import Tickets
 from umrgen.server.uploads import Uploads
-from umrgen.server.webhooks.addresses import Allow
 
 __all__ = ["Services"]
 
@@ -39,6 +40,9 @@ class Services:
     keys: Keys
     hosts: Hosts
     waits: JobWaits
+    admission: Admission
+    submissions: Submissions
+    cancellations: Cancellations
     estimates: Estimates
     previews: Previews
     limits: Limits
@@ -50,10 +54,7 @@ class Services:
     """Links that open the studio without a key."""
     uploads: Uploads
     signatures: Signatures
-    policy: Policy | None
     metrics: Metrics
-    webhooks_allowed: Allow
     heavy: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held for a slice of a call that looks at many jobs: one at a time, so that light calls get in between."""
     terminal_responses: TerminalResponseCache = field(default_factory=TerminalResponseCache)
-    draining: bool = False

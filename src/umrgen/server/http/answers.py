@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
 from umrgen.jobs import JobAnswer
+from umrgen.server.services.refusal import FieldError
 
 __all__ = [
     "Answer",
@@ -15,7 +16,6 @@ __all__ = [
     "Changes",
     "Deleted",
     "EngineAnswer",
-    "FieldError",
     "Health",
     "JobsPage",
     "KeyLimits",
@@ -187,13 +187,6 @@ class Capabilities(Struct, frozen=True, kw_only=True):
 
 class Health(Struct, frozen=True):
     status: str
-
-
-class FieldError(Struct, frozen=True):
-    """What is wrong with one field."""
-
-    field: str
-    error: str
 
 
 class ProblemAnswer(Struct, frozen=True, kw_only=True):

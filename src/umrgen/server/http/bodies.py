@@ -4,10 +4,9 @@ import asyncio
 
 from starlette.requests import ClientDisconnect, Request
 
-from umrgen.server.http import Services
 from umrgen.server.http.problems import Problem
 
-__all__ = ["check_disk", "read_body"]
+__all__ = ["read_body"]
 
 LINGER_BYTES = 256 << 20
 GRACE_SECONDS = 10.0
@@ -46,10 +45,3 @@ async def read_body(request: Request, limit: int) -> bytes:
     if not fits:
         raise Problem("too_large", f"the body may have {limit} bytes at most", headers={"Connection": "close"})
     return bytes(body)
-
-
-async def check_disk(services: Services) -> None:
-    """Raise Problem `storage_full` when there is no more room than those need who are accepted already."""
-    free = await services.storage.free()
-    if free is not None and free < services.settings.disk_reserve << 20:
-        raise Problem("storage_full", retry_after=60)

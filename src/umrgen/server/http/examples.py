@@ -45,7 +45,7 @@ _DONE: dict[str, Any] = {
 }
 
 EXAMPLES: dict[str, Any] = {
-    "GenerateRequest": {"prompt": "a lighthouse on a cliff at dusk", "width": 1024, "height": 1024, "steps": 4},
+    "GenerationRequest": {"prompt": "a lighthouse on a cliff at dusk", "width": 1024, "height": 1024, "steps": 4},
     "StatusRequest": {"job_ids": [_JOB], "since": "18"},
     "JobAnswer": _DONE,
     "Changes": {"success": True, "jobs": [_DONE], "unknown": [], "cursor": "19"},

@@ -79,7 +79,7 @@ OPERATIONS = (
             *("content_policy", "idempotency_conflict", "concurrent_limit", "queue_full", "draining"),
             *("engine_unavailable", "storage_full", *_WRITING),
         ),
-        schemas.GenerateRequest,
+        schemas.GenerationRequest,
         (_parameter("Idempotency-Key", "header", _STRING, "the same key and body give the same job for 24 hours"),),
         ("Location", "Retry-After", "RateLimit", "RateLimit-Policy"),
     ),

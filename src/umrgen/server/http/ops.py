@@ -26,7 +26,7 @@ def routes(services: Services) -> list[Route]:
 
     async def readyz(request: Request) -> Response:
         """Whether the server takes jobs and can run them; why not is nobody's business."""
-        if services.draining or services.executor.info is None or services.executor.trouble:
+        if services.admission.draining or services.executor.info is None or services.executor.trouble:
             return _json("not ready", 503)
         return _json("ready")
 

@@ -11,8 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from umrgen.server.http.answers import Answer, ProblemAnswer
+from umrgen.server.limits import policy_headers
+from umrgen.server.services.refusal import Quota, Refusal
 
-__all__ = ["PROBLEMS", "Problem"]
+__all__ = ["PROBLEMS", "Problem", "on_problem", "on_refusal"]
 
 PROBLEMS: Mapping[str, tuple[int, str, str]] = {
     "invalid_request": (400, "The request is not valid", "Correct the fields named here, then send it again."),
@@ -111,6 +113,18 @@ class Problem(Exception):
             **members,
         )
 
+    @classmethod
+    def of(cls, refusal: Refusal) -> "Problem":
+        """The refusal of a service as a response."""
+        members = {"job_id": refusal.job_id, "field": refusal.field, "errors": list(refusal.errors)}
+        return cls(
+            refusal.code,
+            refusal.detail,
+            retry_after=refusal.retry_after,
+            headers=quota_headers(refusal.quota) if refusal.quota else None,
+            **{name: value for name, value in members.items() if value},
+        )
+
     def response(self) -> Response:
         body = msgspec.json.encode(self.body)
         return Response(body, self.status, self.headers, media_type="application/problem+json")
@@ -119,6 +133,17 @@ class Problem(Exception):
         """The response, for those who send it themselves."""
         response = self.response()
         return response.status_code, response.raw_headers, bytes(response.body)
+
+
+def quota_headers(quota: Quota) -> dict[str, str]:
+    """The fields RateLimit and RateLimit-Policy for a limit that was reached."""
+    return policy_headers(quota.name, quota.limit, quota.window, quota.reset)
+
+
+async def on_refusal(request: Request, refusal: Exception) -> Response:
+    """The answer to a raised Refusal, for Starlette."""
+    assert isinstance(refusal, Refusal)
+    return Problem.of(refusal).response()
 
 
 async def on_problem(request: Request, problem: Exception) -> Response:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from umrgen.server.http import Services
 from umrgen.server.http.answers import Deleted, Reference, References, json_response
-from umrgen.server.http.bodies import check_disk, read_body
+from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
 from umrgen.server.ledger import Key, Upload, UploadsFull
 from umrgen.server.uploads import MAX_BYTES, TooBusy, UnusableImage
@@ -23,9 +23,7 @@ HOUR = 3_600_000
 async def add(services: Services, request: Request, key: Key) -> Response:
     """Take the form's one file, in the field `file`. What stands in its way is said before it is read."""
     boundary = _boundary(request)
-    if services.draining:
-        raise Problem("draining")
-    await check_disk(services)
+    await services.admission.check_upload()
     try:
         with services.uploads.admitted(key.session_id):
             await services.uploads.check_room(key.session_id)

@@ -12,15 +12,17 @@ from urllib.parse import parse_qs, unquote
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from umrgen.jobs import JOB_ID, Job, JobAnswer, State, job_to_wire, retry_after_ms
+from umrgen.jobs import Job, JobAnswer, State, job_to_wire, retry_after_ms
 from umrgen.server.http import Services
 from umrgen.server.http.answers import Answer
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.disconnect import CancelledOnDisconnect
 from umrgen.server.http.problems import Problem
 from umrgen.server.ledger import Key, LedgerUnavailable
+from umrgen.server.services.job_lookup import find_job
+from umrgen.server.services.refusal import Refusal
 
-__all__ = ["PATH", "View", "find_job", "requested_wait", "status", "to_problem"]
+__all__ = ["PATH", "View", "requested_wait", "status", "to_problem"]
 
 PATH = "/api/v1/status/"
 log = logging.getLogger(__name__)
@@ -40,14 +42,6 @@ def requested_wait(headers: Mapping[bytes, bytes], query: bytes, longest: float)
     return min(asked, int(longest))
 
 
-async def find_job(services: Services, job_id: str, session_id: str) -> Job:
-    """The session's job. Raises Problem `job_not_found`, for another session's job too."""
-    job = await services.ledger.get(job_id) if JOB_ID.fullmatch(job_id) else None
-    if job is None or job.session_id != session_id:
-        raise Problem("job_not_found", "there is no such job, or it is not yours")
-    return job
-
-
 class View:
     """A job as it is answered now, with what decides whether it has changed."""
 
@@ -60,8 +54,8 @@ class View:
 
     @classmethod
     async def of(cls, services: Services, job_id: str, session_id: str) -> "View":
-        """Raises Problem `job_not_found`, for another session's job too."""
-        return await cls.of_job(services, await find_job(services, job_id, session_id))
+        """Raises Refusal `job_not_found`, for another session's job too."""
+        return await cls.of_job(services, await find_job(services.ledger, session_id, job_id))
 
     @classmethod
     async def of_job(cls, services: Services, job: Job) -> "View":
@@ -92,6 +86,8 @@ def to_problem(error: Exception) -> Problem:
     """What to answer when a plain handler failed."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, Refusal):
+        return Problem.of(error)
     if isinstance(error, LedgerUnavailable):
         log.error("%s", error)
         return Problem("ledger_unavailable")
@@ -116,13 +112,13 @@ def _may_wait(scope: Scope) -> bool:
 
 
 async def _answer(services: Services, scope: Scope) -> Answer:
-    """Authenticate, wait if the caller prefers so, and answer. Raises Problem and LedgerUnavailable."""
+    """Authenticate, wait if the caller prefers so, and answer. Raises Problem, Refusal and LedgerUnavailable."""
     headers = dict(scope["headers"])
     key = await authenticate(services, scope, headers)
     wait = requested_wait(headers, scope["query_string"], services.settings.max_wait)
     known = headers.get(b"if-none-match", b"").strip().removeprefix(b"W/") or None
     del headers  # thousands of calls may wait below
-    job = await find_job(services, unquote(scope["path"][len(PATH) :]), key.session_id)
+    job = await find_job(services.ledger, key.session_id, unquote(scope["path"][len(PATH) :]))
     if not job.over and wait:
         if services.waits.full(key.id):
             wait = None  # answered at once, without Preference-Applied: the client polls on at its own pace
@@ -136,11 +132,11 @@ async def _long_poll(services: Services, key: Key, job: Job, wait: int, known: b
     until = asyncio.get_running_loop().time() + wait
     with services.waits.subscribe([job.id], owner=key.id, queue=known is not None) as subscription:
         while True:
-            job = await find_job(services, job.id, job.session_id)
+            job = await find_job(services.ledger, job.session_id, job.id)
             if job.over or (known is not None and (await View.of_job(services, job)).etag != known):
                 return job
             if not await subscription.wait(until):
-                return await find_job(services, job.id, job.session_id)
+                return await find_job(services.ledger, job.session_id, job.id)
 
 
 async def _answer_about(services: Services, job: Job, wait: int | None, known: bytes | None) -> Answer:

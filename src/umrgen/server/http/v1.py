@@ -1,7 +1,6 @@
 """The API's calls under /api/v1, but for the status."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 
 from starlette.requests import Request
@@ -10,7 +9,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from umrgen import __version__
-from umrgen.jobs import LIMITS, Change, Conflict
+from umrgen.jobs import LIMITS
 from umrgen.server.http import Services, many, references
 from umrgen.server.http.answers import Capabilities, EngineAnswer, KeyLimits, Sizes, Steps, json_response
 from umrgen.server.http.auth import authenticate
@@ -18,6 +17,7 @@ from umrgen.server.http.generate import generate
 from umrgen.server.http.problems import Problem
 from umrgen.server.http.status import View, to_problem
 from umrgen.server.ledger import Key
+from umrgen.server.services.caller import Caller
 
 __all__ = ["SUBMIT", "routes", "submit"]
 
@@ -68,17 +68,8 @@ async def nothing(services: Services, request: Request, key: Key) -> Response:
 
 async def cancel(services: Services, request: Request, key: Key) -> Response:
     """End the job; a job that is over already stays as it is, and is the answer."""
-    view = await View.of(services, request.path_params["job_id"], key.session_id)
-    with suppress(Conflict):
-        await services.ledger.change(
-            view.job.id,
-            Change.CANCEL,
-            now=services.clock.now(),
-            error="the job was cancelled",
-            error_code="cancelled",
-        )
-    view = await View.of(services, view.job.id, key.session_id)
-    return json_response(view.wire())
+    job = await services.cancellations.cancel(Caller(key), request.path_params["job_id"])
+    return json_response(View(services, job, None).wire())
 
 
 async def capabilities(services: Services, request: Request, key: Key) -> Response:

@@ -1,0 +1,1 @@
+"""The domain: values and pure rules. No I/O, no clock, no framework."""

@@ -1,0 +1,40 @@
+"""Whether the server takes new work now."""
+
+from umrgen.server.executors import Executor
+from umrgen.server.services.refusal import Refusal
+from umrgen.server.storage import Storage
+
+__all__ = ["Admission"]
+
+
+class Admission:
+    """Refuses new work while the server stops, cannot draw, or has no room to store."""
+
+    def __init__(self, executor: Executor, storage: Storage, disk_reserve: int) -> None:
+        """`disk_reserve`: bytes of free storage that accepted jobs need."""
+        self._executor = executor
+        self._storage = storage
+        self._disk_reserve = disk_reserve
+        self.draining = False
+        """Set when the server begins to stop."""
+
+    async def check_job(self) -> None:
+        """Raise Refusal when no new job is accepted now."""
+        self._check_draining()
+        if self._executor.trouble:
+            raise Refusal("engine_unavailable", self._executor.trouble)
+        await self._check_storage()
+
+    async def check_upload(self) -> None:
+        """Raise Refusal when no reference image is accepted now."""
+        self._check_draining()
+        await self._check_storage()
+
+    def _check_draining(self) -> None:
+        if self.draining:
+            raise Refusal("draining")
+
+    async def _check_storage(self) -> None:
+        free = await self._storage.free()
+        if free is not None and free < self._disk_reserve:
+            raise Refusal("storage_full", retry_after=60)

@@ -1,0 +1,29 @@
+"""Cancelling a job."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from umrgen.jobs import Change, Conflict, Job
+from umrgen.server.clock import Clock
+from umrgen.server.ledger import Ledger
+from umrgen.server.services.caller import Caller
+from umrgen.server.services.job_lookup import find_job
+
+__all__ = ["Cancellations"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellations:
+    """Cancels jobs."""
+
+    ledger: Ledger
+    clock: Clock
+
+    async def cancel(self, caller: Caller, job_id: str) -> Job:
+        """End the job as `failed` / `cancelled`; one that is over stays as it is. Raises Refusal, LedgerUnavailable."""
+        job = await find_job(self.ledger, caller.session_id, job_id)
+        with suppress(Conflict):
+            return await self.ledger.change(
+                job.id, Change.CANCEL, now=self.clock.now(), error="the job was cancelled", error_code="cancelled"
+            )
+        return await find_job(self.ledger, caller.session_id, job_id)

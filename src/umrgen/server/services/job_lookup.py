@@ -1,0 +1,15 @@
+"""Finding a caller's job: the one place that says whose it is."""
+
+from umrgen.jobs import JOB_ID, Job
+from umrgen.server.ledger import Ledger
+from umrgen.server.services.refusal import Refusal
+
+__all__ = ["find_job"]
+
+
+async def find_job(ledger: Ledger, session_id: str, job_id: str) -> Job:
+    """Return the session's job. Raises Refusal `job_not_found`, for another session's job too."""
+    job = await ledger.get(job_id) if JOB_ID.fullmatch(job_id) else None
+    if job is None or job.session_id != session_id:
+        raise Refusal("job_not_found", "there is no such job, or it is not yours")
+    return job

@@ -1,0 +1,61 @@
+"""How a service says no: one exception, which each transport maps to its own shape."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from umrgen.errors import UmrgenError
+
+__all__ = ["FieldError", "Quota", "Refusal", "invalid"]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """What is wrong with one parameter of a request."""
+
+    field: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """A limit that the caller has reached."""
+
+    name: str
+    limit: int
+    window: int | None = None
+    """Seconds that the limit is counted over; None for a limit on what exists at a time."""
+    reset: int | None = None
+    """Seconds until it is whole again."""
+
+
+class Refusal(UmrgenError):
+    """The request is refused; nothing was changed.
+
+    `code` is one of the contract's error codes (section 2). `detail` is a sentence for the caller, if there is more to
+    say than the code does.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str | None = None,
+        *,
+        errors: Sequence[FieldError] = (),
+        field: str | None = None,
+        job_id: str | None = None,
+        retry_after: int | None = None,
+        quota: Quota | None = None,
+    ) -> None:
+        """`errors`: every offending parameter; `retry_after`: seconds until it may go better."""
+        super().__init__(detail, code=code, job_id=job_id)
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.field = field
+        self.retry_after = retry_after
+        self.quota = quota
+
+
+def invalid(errors: Sequence[FieldError]) -> Refusal:
+    """Return the refusal of a request with these errors in it; there must be one or more."""
+    detail = "; ".join(f"{each.field}: {each.error}" for each in errors)
+    return Refusal("invalid_request", detail, errors=errors, field=errors[0].field)

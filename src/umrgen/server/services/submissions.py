@@ -1,0 +1,135 @@
+"""Submitting a job: a request that is allowed, and that the engine can fulfil, becomes a durable job."""
+
+import logging
+import secrets
+from dataclasses import dataclass
+
+from umrgen.jobs import Job
+from umrgen.server.clock import Clock
+from umrgen.server.domain.request import GenerationRequest
+from umrgen.server.executors import Executor
+from umrgen.server.ledger import DailyLimit, Idempotency, IdempotencyConflict, Ledger, QueueFull, TooManyJobs
+from umrgen.server.limits import Limits
+from umrgen.server.policy import Policy, PolicyFailed
+from umrgen.server.services.admission import Admission
+from umrgen.server.services.caller import Caller
+from umrgen.server.services.refusal import FieldError, Quota, Refusal, invalid
+from umrgen.server.uploads import Uploads
+from umrgen.server.webhooks.addresses import Allow, check_url
+
+__all__ = ["Submissions", "Submitted"]
+
+log = logging.getLogger(__name__)
+
+DAY_SECONDS = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The job of a submission; not `new` when an earlier submission with the same idempotency key made it."""
+
+    job: Job
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Submissions:
+    """Accepts jobs. Every rule about what may be submitted is here, for all transports."""
+
+    ledger: Ledger
+    clock: Clock
+    admission: Admission
+    executor: Executor
+    uploads: Uploads
+    limits: Limits
+    policy: Policy | None
+    webhooks_allowed: Allow
+    engine: str
+    """The name of the engine, for the job's record."""
+
+    async def submit(
+        self, caller: Caller, request: GenerationRequest, idempotency: Idempotency | None = None
+    ) -> Submitted:
+        """Make a job, durable when this returns. Raises Refusal, and LedgerUnavailable.
+
+        An equal request under the same idempotency key gets the job that was made before, whatever the rules say today.
+        """
+        try:
+            if idempotency is not None:
+                earlier = await self.ledger.earlier(caller.session_id, idempotency, now=self.clock.now())
+                if earlier is not None:
+                    return Submitted(earlier, new=False)
+            await self._check(caller, request)
+            return await self._write(caller, request, idempotency)
+        except IdempotencyConflict as conflict:
+            raise Refusal("idempotency_conflict", job_id=conflict.job_id) from None
+
+    async def _check(self, caller: Caller, request: GenerationRequest) -> None:
+        errors = _beyond_the_engine(self.executor, request)
+        missing = await self.uploads.missing(caller.session_id, request.reference_images)
+        if missing:
+            errors.append(FieldError("reference_images", f"no such reference image was uploaded: {missing[0][:60]!r}"))
+        if request.webhook_url is not None and (reason := check_url(request.webhook_url, self.webhooks_allowed)):
+            errors.append(FieldError("webhook_url", reason))
+        if errors:
+            raise invalid(errors)
+        await self._check_policy(caller, request.prompt)
+        await self.admission.check_job()
+
+    async def _check_policy(self, caller: Caller, prompt: str) -> None:
+        if self.policy is None:
+            return
+        try:
+            reason = await self.policy.refusal(prompt)
+        except PolicyFailed:
+            raise Refusal("internal", "the server cannot say whether it may draw this") from None
+        if reason is not None:
+            log.info("the content policy refused a prompt", extra={"key_id": caller.key.id})
+            raise Refusal("content_policy", reason, field="prompt")
+
+    async def _write(self, caller: Caller, request: GenerationRequest, idempotency: Idempotency | None) -> Submitted:
+        caps, now = self.limits.caps(caller.key), self.clock.now()
+        try:
+            job, new = await self.ledger.submit(
+                f"ext_{secrets.token_hex(16)}",
+                caller.session_id,
+                request.spec(),
+                self.engine,
+                now=now,
+                priority=request.priority,
+                idempotency=idempotency,
+                caps=caps,
+                key_id=caller.key.id,
+            )
+        except TooManyJobs as full:
+            detail = f"{caps.alive} of your jobs are queued or running already"
+            quota = Quota("concurrent", caps.alive)
+            raise Refusal("concurrent_limit", detail, quota=quota, job_id=full.job_id) from None
+        except QueueFull:
+            detail = f"{caps.queued} of your jobs wait already"
+            raise Refusal("queue_full", detail, quota=Quota("queued", caps.queued)) from None
+        except DailyLimit as limit:
+            seconds = (limit.until - now) // 1000 + 1
+            detail = f"this key may make {caps.daily} jobs a day"
+            quota = Quota("day", caps.daily, DAY_SECONDS, seconds)
+            raise Refusal("rate_limited", detail, quota=quota, retry_after=seconds) from None
+        return Submitted(job, new)
+
+
+def _beyond_the_engine(executor: Executor, request: GenerationRequest) -> list[FieldError]:
+    """What the engine cannot do exactly. Nothing is rounded silently."""
+    info = executor.info
+    multiple = info.size_multiple if info else 1
+    features = info.features if info else ()
+    errors = [
+        FieldError(side, f"must be a multiple of {multiple} with this engine")
+        for side in ("width", "height")
+        if getattr(request, side) % multiple
+    ]
+    if info and request.steps > info.max_steps:
+        errors.append(FieldError("steps", f"this engine takes {info.max_steps} at most"))
+    if request.loras and "loras" not in features:
+        errors.append(FieldError("loras", "this engine knows no LoRAs"))
+    if request.reference_images and info and "references" not in features:
+        errors.append(FieldError("reference_images", "this engine takes no reference images"))
+    return errors
