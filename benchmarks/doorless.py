@@ -1,4 +1,4 @@
-"""`umrgen` with its doors taken off their hinges: what they cost is the difference.
+"""`umrgen` without its checks: what they cost is the difference.
 
     python benchmarks/doorless.py serve ...
 
@@ -9,15 +9,16 @@ run it for anything else.
 from typing import Any
 
 from umrgen.cli import main
-from umrgen.server import hosts, keys, limits
+from umrgen.server import allowed_hosts, limits
 from umrgen.server.http.middleware import SecurityMiddleware
 from umrgen.server.ledger import Key
+from umrgen.server.services import api_keys
 
 _known: dict[str, Key] = {}
-_check = keys.Keys.check
+_check = api_keys.ApiKeys.check
 
 
-async def _check_once(self: keys.Keys, secret: str) -> Key | None:
+async def _check_once(self: api_keys.ApiKeys, secret: str) -> Key | None:
     if secret not in _known and (key := await _check(self, secret)) is not None:
         _known[secret] = key
     return _known.get(secret)
@@ -28,9 +29,9 @@ async def _straight_in(self: SecurityMiddleware, scope: Any, receive: Any, send:
     await self._app(scope, receive, send)
 
 
-keys.Keys.check = _check_once  # type: ignore[method-assign]
+api_keys.ApiKeys.check = _check_once  # type: ignore[method-assign]
 limits.Limits.take = lambda self, key: True  # type: ignore[method-assign]
-hosts.Hosts.accept = lambda self, host: True  # type: ignore[method-assign]
+allowed_hosts.AllowedHosts.accept = lambda self, host: True  # type: ignore[method-assign]
 SecurityMiddleware.__call__ = _straight_in  # type: ignore[method-assign]
 
 if __name__ == "__main__":

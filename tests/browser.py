@@ -15,8 +15,8 @@ import pytest
 from umrgen.images import verify
 from umrgen.jobs import Change, JobSpec, Output
 from umrgen.server.clock import SystemClock
-from umrgen.server.keys import Grant, Keys
 from umrgen.server.ledger.sqlite import SqliteLedger
+from umrgen.server.services.api_keys import ApiKeys, NewKey
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -90,7 +90,7 @@ def new_session(state: Path) -> tuple[str, str]:
     async def make() -> tuple[str, str]:
         ledger = SqliteLedger(state / "ledger.sqlite3")
         await ledger.open()
-        secret, key = await Keys(ledger, SystemClock()).create(Grant())
+        secret, key = await ApiKeys(ledger, SystemClock()).create(NewKey())
         await ledger.close()
         return secret, key.session_id
 

@@ -12,16 +12,16 @@ import click
 import uvicorn
 
 from umrgen.cli.serve import serve
-from umrgen.server.app import open_keys
+from umrgen.server.application import open_keys
 from umrgen.server.asgi import create_app
 from umrgen.server.config import Settings
-from umrgen.server.keys import Grant
 from umrgen.server.logs import set_up_logs
+from umrgen.server.services.api_keys import NewKey
 
 
 async def first_key(settings: Settings) -> str | None:
     async with open_keys(settings) as keys:
-        return None if await keys.usable() else (await keys.create(Grant("first")))[0]
+        return None if await keys.usable() else (await keys.create(NewKey("first")))[0]
 
 
 def main() -> None:

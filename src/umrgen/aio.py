@@ -17,7 +17,7 @@ from umrgen.errors import (
     OutputMissing,
     UmrgenError,
 )
-from umrgen.flow import Budget, Event, Flow, Options, Run, drive_async
+from umrgen.flow import Budget, CallContext, Event, Flow, Options, drive_async
 from umrgen.images import SavedImage
 from umrgen.jobs import JOB_ID, State, Status
 from umrgen.journal import Entry, Journal
@@ -59,7 +59,7 @@ class AsyncJob:
         job_id: str,
         *,
         seen: bool = False,
-        run: Run | None = None,
+        run: CallContext | None = None,
         entry: str | None = None,
     ) -> None:
         if not JOB_ID.fullmatch(job_id):
@@ -288,7 +288,7 @@ class AsyncClient:
 
     async def _submit(
         self,
-        run: Run,
+        run: CallContext,
         request: Mapping[str, Any],
         key: str,
         *,
@@ -357,7 +357,7 @@ class AsyncClient:
             yield await _caught(job, place, overwrite)
 
     async def _submit_to(
-        self, run: Run, request: Mapping[str, Any], to: Target, *, overwrite: bool, wait_for_slot: bool
+        self, run: CallContext, request: Mapping[str, Any], to: Target, *, overwrite: bool, wait_for_slot: bool
     ) -> AsyncJob:
         key = secrets.token_hex(16)
         place = Path(to) if to is not None else Path()
@@ -400,9 +400,9 @@ class AsyncClient:
 
     # --- inside ---
 
-    def _run(self, changes: Mapping[str, Any]) -> Run:
+    def _run(self, changes: Mapping[str, Any]) -> CallContext:
         options, now = _with(self.options, changes), self.transport.clock.monotonic()
-        return Run(options, now, notify=self._on_event, random=self._random, budget=self._budget)
+        return CallContext(options, now, notify=self._on_event, random=self._random, budget=self._budget)
 
     async def _drive(self, flow: Flow[R]) -> R:
         return await drive_async(flow, self.transport.send, self.transport.clock.sleep)

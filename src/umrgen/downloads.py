@@ -9,8 +9,8 @@ from urllib.parse import urljoin, urlsplit
 from umrgen.errors import OutputForbidden, OutputMissing, RateLimited, ServerError, UmrgenError
 
 __all__ = [
-    "DripWatch",
-    "Have",
+    "PartialState",
+    "ThroughputWatchdog",
     "announced_size",
     "judge",
     "partial_name",
@@ -70,7 +70,7 @@ def partial_name(target_name: str, job_id: str, validator: str) -> str:
     return f".{target_name}.{mark}.part"
 
 
-class Have:
+class PartialState:
     """What is there of a file already: `size` bytes of the version that `validator` names."""
 
     def __init__(self, size: int = 0, validator: str = "") -> None:
@@ -92,7 +92,7 @@ def validator_of(headers: Mapping[str, str]) -> str:
     return headers.get("etag") or headers.get("last-modified") or ""
 
 
-def judge(status: int, headers: Mapping[str, str], have: Have) -> Literal["append", "restart"]:
+def judge(status: int, headers: Mapping[str, str], have: PartialState) -> Literal["append", "restart"]:
     """Whether an answer's body continues what is there, or is the file from its start.
 
     Raises ValueError when what is there is of no use and must be asked for anew, OutputForbidden and
@@ -134,7 +134,7 @@ def announced_size(status: int, headers: Mapping[str, str]) -> int | None:
     return int(length) if re.fullmatch(r"\d{1,15}", length) and "content-encoding" not in headers else None
 
 
-class DripWatch:
+class ThroughputWatchdog:
     """Notices a download that goes on, but so slowly that it is as good as dead."""
 
     def __init__(self, now: float, *, rate: float, window: float) -> None:

@@ -19,12 +19,12 @@ from umrgen.jobs import Status
 
 __all__ = [
     "Budget",
+    "CallContext",
     "Event",
     "Flow",
     "Options",
-    "Patience",
     "Reply",
-    "Run",
+    "RetryBudget",
     "Step",
     "TransportFailure",
     "drive",
@@ -216,7 +216,7 @@ class Budget:
         return at
 
 
-class Run:
+class CallContext:
     """What all the flows of one call share: one deadline, the options, chance, and who is told."""
 
     def __init__(
@@ -288,10 +288,10 @@ class Run:
         return min(seconds, self.options.longest_delay) * (1 + self.options.jitter * self.random())
 
 
-class Patience:
+class RetryBudget:
     """How long failures in a row are borne, and how far apart the tries are."""
 
-    def __init__(self, run: Run, seconds: float) -> None:
+    def __init__(self, run: CallContext, seconds: float) -> None:
         self._run = run
         self._seconds = seconds
         self._since: float | None = None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from umrgen.errors import ApiError, JobNotFound, JobStalled, UmrgenError
-from umrgen.flow import Flow, Patience, Run
+from umrgen.flow import CallContext, Flow, RetryBudget
 from umrgen.jobs import Status
 from umrgen.protocol import API, call, lacks_call
 from umrgen.watch import Watch, held_for
@@ -23,10 +23,10 @@ GAP = 0.03
 class WatchMany:
     """The wait for many jobs. Which way it goes is found out from the server's first answer."""
 
-    def __init__(self, run: Run, job_ids: Sequence[str]) -> None:
+    def __init__(self, run: CallContext, job_ids: Sequence[str]) -> None:
         self.run = run
         self.pending = list(dict.fromkeys(job_ids))
-        self._patience = Patience(run, run.options.patience)
+        self._patience = RetryBudget(run, run.options.patience)
         self._together = True
         self._asked: set[str] = set()
         self._cursor = ""

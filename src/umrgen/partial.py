@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from umrgen.downloads import Have, judge, partial_name, validator_of
+from umrgen.downloads import PartialState, judge, partial_name, validator_of
 from umrgen.durable import sync_folder
 from umrgen.errors import TargetUnusable, UmrgenError
 
@@ -71,10 +71,10 @@ class Partial:
         self._path: Path | None = None
         self.have = self._left_behind()
 
-    def _left_behind(self) -> Have:
+    def _left_behind(self) -> PartialState:
         """What an earlier process, now dead, got of this job's image: its size, its version unknown yet."""
         sizes = [path.stat().st_size for path in self._siblings()]
-        return Have(max(sizes, default=0))
+        return PartialState(max(sizes, default=0))
 
     def _siblings(self) -> list[Path]:
         """Partial files of this target, whoever's they are."""
@@ -95,12 +95,12 @@ class Partial:
     def _take_up(self, validator: str) -> None:
         """Open what an earlier process left, if it is of this very version and nobody holds it."""
         path = self._target.parent / partial_name(self._target.name, self._job_id, validator)
-        self.have = Have(0)
+        self.have = PartialState(0)
         with suppress(OSError):
             file = path.open("r+b")
             if _hold(file) and os.fstat(file.fileno()).st_nlink == 1:
                 size = file.seek(0, os.SEEK_END)
-                self._file, self._path, self.have = file, path, Have(size, validator)
+                self._file, self._path, self.have = file, path, PartialState(size, validator)
             else:  # another process is at it, or has just given it its final name
                 file.close()
 
@@ -114,7 +114,7 @@ class Partial:
             path = path.with_name(f"{path.name.removesuffix('.part')}.{secrets.token_hex(4)}.part")
             file = path.open("x+b")
         _hold(file)
-        self._file, self._path, self.have = file, path, Have(0, validator)
+        self._file, self._path, self.have = file, path, PartialState(0, validator)
 
     def write(self, chunk: bytes) -> None:
         assert self._file is not None
@@ -147,7 +147,7 @@ class Partial:
             self._path.unlink(missing_ok=True)
             self._file.close()
         self._file = self._path = None
-        self.have = Have(0)
+        self.have = PartialState(0)
 
     def keep(self) -> None:
         """Let go of the file and leave it for a later try."""

@@ -4,7 +4,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from umrgen.errors import ApiError, ConnectionFailed, JobNotFound, NotUmrgen, RateLimited, Unsupported, api_error
-from umrgen.flow import Flow, Patience, Reply, Run, TransportFailure, retry_after
+from umrgen.flow import CallContext, Flow, Reply, RetryBudget, TransportFailure, retry_after
 
 __all__ = ["API", "ask", "call", "failure_of", "lacks_call", "limited_delay", "transient", "unreachable"]
 
@@ -54,14 +54,14 @@ def transient(reply: Reply) -> bool:
 
 
 def call(
-    run: Run,
+    run: CallContext,
     method: str,
     path: str,
     *,
     body: Any = None,
     content_type: str = "application/json",
     hold: int = 0,
-    patience: Patience | None = None,
+    patience: RetryBudget | None = None,
     delay: float = 0.0,
     job_id: str | None = None,
 ) -> "Flow[tuple[Reply, dict[str, Any]]]":
@@ -70,8 +70,8 @@ def call(
     Tried again while the server is away, within `patience` (`submit_patience` when not given), and
     while it says that it is asked too often. Raises ConnectionFailed, WaitTimeout and what it refuses.
     """
-    patience = patience or Patience(run, run.options.submit_patience)
-    limited = Patience(run, float("inf"))
+    patience = patience or RetryBudget(run, run.options.submit_patience)
+    limited = RetryBudget(run, float("inf"))
     headers = {"Content-Type": content_type} if body is not None else {}
     headers |= {"Prefer": f"wait={hold}"} if hold else {}
     garbage = 0
@@ -99,7 +99,7 @@ def call(
             raise error
 
 
-def ask(run: Run, method: str, path: str, *, job_id: str | None = None) -> "Flow[dict[str, Any]]":
+def ask(run: CallContext, method: str, path: str, *, job_id: str | None = None) -> "Flow[dict[str, Any]]":
     """A call that older servers do not have. Raises Unsupported there."""
     try:
         _, data = yield from call(run, method, path, job_id=job_id)
@@ -116,7 +116,7 @@ def lacks_call(error: ApiError) -> bool:
     return (error.status == 404 and not names_a_job) or error.status in (405, 501)
 
 
-def limited_delay(run: Run, reply: Reply, limited: Patience) -> float:
+def limited_delay(run: CallContext, reply: Reply, limited: RetryBudget) -> float:
     """After a 429: what the server asks for; if it names no time, enough for its window to move on.
 
     From then on the client keeps to a budget of its own.

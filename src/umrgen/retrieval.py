@@ -5,10 +5,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
-from umrgen.downloads import DripWatch, announced_size, redirect_target, resolve_output
+from umrgen.downloads import ThroughputWatchdog, announced_size, redirect_target, resolve_output
 from umrgen.durable import sync
 from umrgen.errors import ConnectionFailed, OutputCorrupt, RateLimited, ServerError, UmrgenError
-from umrgen.flow import Event, Patience, Reply, Run, TransportFailure, retry_after
+from umrgen.flow import CallContext, Event, Reply, RetryBudget, TransportFailure, retry_after
 from umrgen.images import EXTENSIONS, ImageFacts, digest_from_headers, verify
 from umrgen.partial import Partial, check_target, disk_trouble
 from umrgen.protocol import limited_delay
@@ -22,13 +22,13 @@ MAX_REDIRECTS = 5
 class Fetch:
     """One image's way from its URL into its file."""
 
-    def __init__(self, transport: Transport, run: Run, job_id: str, target: Path) -> None:
+    def __init__(self, transport: Transport, run: CallContext, job_id: str, target: Path) -> None:
         self._transport = transport
         self._run = run
         self._job_id = job_id
         self._partial = Partial(target, job_id)
-        self._patience = Patience(run, run.options.patience)
-        self._limited = Patience(run, float("inf"))
+        self._patience = RetryBudget(run, run.options.patience)
+        self._limited = RetryBudget(run, float("inf"))
         self._asked: float | None = None
         self._fruitless = 0
         self._length: int | None = None
@@ -120,7 +120,7 @@ class Fetch:
     async def _watched(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """The chunks; a drip, or a silence, of `drip_window` seconds breaks the transfer off."""
         clock, options = self._transport.clock, self._run.options
-        drip = DripWatch(clock.monotonic(), rate=options.drip_rate, window=options.drip_window)
+        drip = ThroughputWatchdog(clock.monotonic(), rate=options.drip_rate, window=options.drip_window)
         chunks = aiter(stream.chunks())
         while True:
             try:
@@ -155,7 +155,7 @@ def _holds(target: Path, facts: ImageFacts) -> bool:
 
 async def fetch(
     transport: Transport,
-    run: Run,
+    run: CallContext,
     job_id: str,
     image_url: str,
     target: Path,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from umrgen.errors import ConcurrencyLimit, ConnectionFailed, RateLimited, UmrgenError, WaitTimeout
-from umrgen.flow import Event, Flow, Patience, Reply, Run, TransportFailure, retry_after
+from umrgen.flow import CallContext, Event, Flow, Reply, RetryBudget, TransportFailure, retry_after
 from umrgen.protocol import API, failure_of, limited_delay, transient, unreachable
 from umrgen.watch import Watch
 
@@ -12,7 +12,7 @@ __all__ = ["check_keeps_keys", "submit"]
 
 
 def submit(
-    run: Run, request: Mapping[str, Any], idempotency_key: str, *, wait_for_slot: bool = False
+    run: CallContext, request: Mapping[str, Any], idempotency_key: str, *, wait_for_slot: bool = False
 ) -> "Flow[Mapping[str, Any]]":
     """Make the job; give the server's receipt, which has a `job_id`.
 
@@ -35,15 +35,15 @@ def submit(
 class _Submission:
     """One submit, however often it takes; what went wrong last outlives the deadline as its reason."""
 
-    def __init__(self, run: Run, request: Mapping[str, Any], key: str, wait_for_slot: bool) -> None:
+    def __init__(self, run: CallContext, request: Mapping[str, Any], key: str, wait_for_slot: bool) -> None:
         self.maybe_made = False
         self.trouble: UmrgenError | None = None
         self._run = run
         self._request = request
         self._headers = {"Content-Type": "application/json", "Idempotency-Key": key}
         self._wait_for_slot = wait_for_slot
-        self._patience = Patience(run, run.options.submit_patience)
-        self._limited = Patience(run, float("inf"))
+        self._patience = RetryBudget(run, run.options.submit_patience)
+        self._limited = RetryBudget(run, float("inf"))
         self._waited_for: set[str] = set()
 
     def flow(self) -> "Flow[Mapping[str, Any]]":
@@ -109,7 +109,7 @@ def _job_id_of(data: Mapping[str, Any]) -> str | None:
     return job_id if isinstance(job_id, str) and job_id else None
 
 
-def _check_repeatable(run: Run, error: UmrgenError, patience: Patience) -> "Flow[None]":
+def _check_repeatable(run: CallContext, error: UmrgenError, patience: RetryBudget) -> "Flow[None]":
     """Return if this server keeps idempotency keys: if it has `/healthz` as ours has. Raise `error` if not.
 
     Whether the submit arrived is unknown here; without that promise a second one could make a second job.
@@ -132,8 +132,8 @@ def _check_repeatable(run: Run, error: UmrgenError, patience: Patience) -> "Flow
         delay = patience.bear(error, retry_after(reply))
 
 
-def check_keeps_keys(run: Run) -> "Flow[None]":
+def check_keeps_keys(run: CallContext) -> "Flow[None]":
     """Raise ConnectionFailed unless a submit can be repeated here under its idempotency key without harm."""
     error = ConnectionFailed("it is not known whether this job was ever made, and this server cannot tell")
     error.sent = True
-    yield from _check_repeatable(run, error, Patience(run, run.options.submit_patience))
+    yield from _check_repeatable(run, error, RetryBudget(run, run.options.submit_patience))

@@ -4,7 +4,7 @@ import secrets
 from pathlib import Path
 
 from umrgen.errors import ApiError, InvalidRequest, Unsupported
-from umrgen.flow import Flow, Patience, Run
+from umrgen.flow import CallContext, Flow, RetryBudget
 from umrgen.protocol import API, call, lacks_call
 
 __all__ = ["read_image", "upload"]
@@ -26,7 +26,7 @@ def read_image(image: "Path | str | bytes") -> bytes:
     return data
 
 
-def upload(run: Run, data: bytes) -> "Flow[str]":
+def upload(run: CallContext, data: bytes) -> "Flow[str]":
     """Upload an image; give the name by which a request refers to it.
 
     Not sent again when it may have arrived: a session has room for few. Raises Unsupported.
@@ -40,7 +40,7 @@ def upload(run: Run, data: bytes) -> "Flow[str]":
     body = head.encode() + data + f"\r\n--{boundary}--\r\n".encode()
     kind = f"multipart/form-data; boundary={boundary}"
     try:
-        once = Patience(run, 0)
+        once = RetryBudget(run, 0)
         path = f"{API}/upload-reference"
         _, answer = yield from call(run, "POST", path, body=body, content_type=kind, patience=once)
     except ApiError as error:

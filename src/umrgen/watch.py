@@ -12,7 +12,7 @@ from umrgen.errors import (
     RateLimited,
     WaitTimeout,
 )
-from umrgen.flow import Event, Flow, Patience, Reply, Run, TransportFailure, retry_after
+from umrgen.flow import CallContext, Event, Flow, Reply, RetryBudget, TransportFailure, retry_after
 from umrgen.jobs import State, Status
 from umrgen.protocol import API, failure_of, limited_delay, transient, unreachable
 
@@ -28,7 +28,7 @@ def held_for(reply: Reply) -> float:
 class Watch:
     """The wait for one job. What one change learnt (pace, patience, the stall clock), the next one knows."""
 
-    def __init__(self, run: Run, job_id: str, *, seen: bool = False, hold: bool = True) -> None:
+    def __init__(self, run: CallContext, job_id: str, *, seen: bool = False, hold: bool = True) -> None:
         self.run = run
         self.delay = 0.0
         """Seconds until the next look."""
@@ -37,8 +37,8 @@ class Watch:
         self.status: Status | None = None
         self._path = f"{API}/status/{quote(job_id, safe='')}"
         self._seen = seen
-        self._patience = Patience(run, run.options.patience)
-        self._limited = Patience(run, float("inf"))
+        self._patience = RetryBudget(run, run.options.patience)
+        self._limited = RetryBudget(run, float("inf"))
         self._garbage = 0
         self._etag: str | None = None
         self._changes = 0

@@ -13,7 +13,7 @@ import uvloop
 
 from umrgen.images import verify
 from umrgen.server.engines import DrawRequest, EngineFailure
-from umrgen.server.executors import Care, EngineCrashed, EngineStalled, Executor
+from umrgen.server.executors import EngineCrashed, EngineStalled, Executor, WatchdogLimits
 from umrgen.server.executors.local import LocalExecutor
 from umrgen.server.executors.process import EngineProcess
 
@@ -68,7 +68,7 @@ class TestLocal:
     """What holds for processes of this machine."""
 
     async def test_cancelling_stops_at_the_next_step_and_keeps_the_process(self) -> None:
-        executor = LocalExecutor("procedural", {"step_delay": 0.05}, care=Care(cancel_grace=30))
+        executor = LocalExecutor("procedural", {"step_delay": 0.05}, watchdog=WatchdogLimits(cancel_grace=30))
         await executor.ready()
         (before,) = executor._processes
         started = asyncio.Event()
@@ -84,7 +84,7 @@ class TestLocal:
         await executor.stop()
 
     async def test_one_that_does_not_stop_is_killed_and_replaced(self) -> None:
-        executor = LocalExecutor("procedural", {"step_delay": 600}, care=Care(cancel_grace=0.05))
+        executor = LocalExecutor("procedural", {"step_delay": 600}, watchdog=WatchdogLimits(cancel_grace=0.05))
         await executor.ready()
         (before,) = executor._processes
         started = asyncio.Event()
@@ -110,7 +110,7 @@ class TestLocal:
         await executor.stop()
 
     async def test_one_that_does_not_even_listen_is_not_waited_for(self) -> None:
-        executor = LocalExecutor("procedural", {}, care=Care(stall_after=0.3, cancel_grace=0.05))
+        executor = LocalExecutor("procedural", {}, watchdog=WatchdogLimits(stall_after=0.3, cancel_grace=0.05))
         await executor.ready()
         (process,) = executor._processes
         os.kill(process.pid, signal.SIGSTOP)
@@ -123,7 +123,9 @@ class TestLocal:
         await executor.stop()
 
     async def test_one_that_hangs_is_given_to_nobody_when_its_job_is_cancelled_meanwhile(self) -> None:
-        executor = LocalExecutor("procedural", {"step_delay": 600}, care=Care(stall_after=0.5, cancel_grace=600))
+        executor = LocalExecutor(
+            "procedural", {"step_delay": 600}, watchdog=WatchdogLimits(stall_after=0.5, cancel_grace=600)
+        )
         await executor.ready()
         (process,) = executor._processes
         running = asyncio.create_task(executor.run("ext_1", REQUEST, lambda step, total: None))
@@ -184,7 +186,9 @@ class TestLocal:
     async def test_one_that_says_the_same_step_again_makes_no_progress(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its steps come every 0.3 s, for ever; each would give it another second if it counted as progress."""
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
-        executor = LocalExecutor("engines_that_fail:Obedient", {}, care=Care(stall_after=1.0, cancel_grace=0.2))
+        executor = LocalExecutor(
+            "engines_that_fail:Obedient", {}, watchdog=WatchdogLimits(stall_after=1.0, cancel_grace=0.2)
+        )
         await executor.ready()
         try:
             async with asyncio.timeout(30):

@@ -194,10 +194,10 @@ async def test_a_worker_that_lost_its_lease_can_change_nothing(bench: Bench) -> 
 async def test_lapsed_leases_are_found(bench: Bench) -> None:
     await bench.submit("ext_1")
     running = await bench.claim(now=2000)
-    assert await bench.ledger.lapsed(now=32_000) == []
-    assert await bench.ledger.lapsed(now=32_001) == [running]
+    assert await bench.ledger.expired_leases(now=32_000) == []
+    assert await bench.ledger.expired_leases(now=32_001) == [running]
     await bench.ledger.change("ext_1", Change.PROGRESS, now=20_000, token=running.token, lease_until=50_000)
-    assert await bench.ledger.lapsed(now=32_001) == []
+    assert await bench.ledger.expired_leases(now=32_001) == []
 
 
 async def test_one_key_and_body_make_one_job(bench: Bench) -> None:
@@ -284,7 +284,7 @@ async def test_keys_are_found_by_hash_and_revoked_once(bench: Bench) -> None:
     key = Key("key_1", b"h" * 32, "sid_a", "mine", 1000)
     await bench.ledger.add_key(key)
     assert await bench.ledger.key(b"h" * 32) == key
-    assert bench.ledger.glance_key(b"h" * 32) in (key, None), "None: it cannot be had at once"
+    assert bench.ledger.peek_key(b"h" * 32) in (key, None), "None: it cannot be had at once"
     assert await bench.ledger.key(b"x" * 32) is None
     assert await bench.ledger.key_by_id("key_1") == key
     assert await bench.ledger.key_by_id("key_2") is None

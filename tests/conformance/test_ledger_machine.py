@@ -213,10 +213,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(data=st.data(), speaks_up=st.booleans())
     def reap(self, data: st.DataObject, speaks_up: bool) -> None:
         """Take back what has lapsed; a worker that speaks up between the look and the deed keeps its job."""
-        lapsed = self.do(self.ledger.lapsed(now=self.now))
+        expired_leases = self.do(self.ledger.expired_leases(now=self.now))
         late = {n for n, job in self.model.jobs.items() if job.lease_until is not None and job.lease_until < self.now}
-        assert {job.id for job in lapsed} == late
-        for job in lapsed:
+        assert {job.id for job in expired_leases} == late
+        for job in expired_leases:
             if speaks_up:
                 self.progress(job, 1)
             guard = {"token": job.token, "version": job.version}

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 
 from support import PATIENT, ServerProcess, finish, server, submit
 from umrgen.jobs import JobAnswer
-from umrgen.server.http import answers, schemas
+from umrgen.server.http import responses, schemas
 from umrgen.server.http.examples import EXAMPLES
 from umrgen.server.http.openapi import OPERATIONS, document
 
@@ -55,14 +55,14 @@ def test_it_is_what_the_server_says(tried: ServerProcess) -> None:
 
 
 def test_every_route_is_described(state: Path) -> None:
-    from umrgen.server.app import House
+    from umrgen.server.application import Application
     from umrgen.server.config import Settings
 
-    house = House(Settings(state=state))
+    application = Application(Settings(state=state))
     described = {(operation.method.upper(), operation.path) for operation in OPERATIONS}
     served = {
         (method, route.path)  # type: ignore[attr-defined]
-        for route in house.routes()
+        for route in application.routes()
         for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
         if "{rest" not in route.path  # type: ignore[attr-defined]
     }
@@ -73,7 +73,7 @@ def test_every_route_is_described(state: Path) -> None:
 
 
 def test_examples_are_of_their_types() -> None:
-    types: dict[str, Any] = {"JobAnswer": JobAnswer} | vars(schemas) | vars(answers)
+    types: dict[str, Any] = {"JobAnswer": JobAnswer} | vars(schemas) | vars(responses)
     for name, example in EXAMPLES.items():
         msgspec.convert(example, types[name])
         assert WHOLE["components"]["schemas"][name]["examples"] == [example]

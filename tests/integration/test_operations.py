@@ -1,4 +1,4 @@
-"""What an operator sees and does: settings, metrics, logs, policies, retention, proxies, the ledger's care."""
+"""What an operator sees and does: settings, metrics, logs, policies, retention, proxies, the ledger's watchdog."""
 
 import json
 import os

@@ -13,8 +13,8 @@ import httpx2
 import pytest
 
 from support import GUIDE, ServerProcess, clean_environment, cli, server, tied, until
-from umrgen.server import keys
-from umrgen.server.keys import PublicKey, check_usable, hash_key
+from umrgen.server.services import api_keys
+from umrgen.server.services.api_keys import PublicKey, check_usable, hash_key
 
 
 def test_the_first_start_makes_everything_and_shows_the_key_once(state: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_key_that_everybody_can_read_is_refused(monkeypatch: pytest.MonkeyPatc
     """With a stand-in: the real one is printed in the founding guide, and in no file of this repository."""
     printed = "a-secret-key-printed-in-a-guide"
     check_usable(printed)
-    monkeypatch.setattr(keys, "_PRINTED_IN_THE_GUIDE", hash_key(printed))
+    monkeypatch.setattr(api_keys, "_PRINTED_IN_THE_GUIDE", hash_key(printed))
     with pytest.raises(PublicKey) as refused:
         check_usable(printed)
     assert printed not in str(refused.value)

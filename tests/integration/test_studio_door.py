@@ -17,7 +17,7 @@ import pytest
 
 import umrgen
 from support import ServerProcess, clean_environment, cli, problem, server
-from umrgen.server.tickets import GOOD_FOR, Tickets
+from umrgen.server.one_time_links import GOOD_FOR, OneTimeLinks
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "js" / "studio"
@@ -223,7 +223,7 @@ class TestLink:
         from support import Clock
 
         clock = Clock()
-        tickets = Tickets(clock)
+        tickets = OneTimeLinks(clock)
         first, second = tickets.issue(), tickets.issue()
         clock.at += GOOD_FOR - 1
         assert tickets.take(first)

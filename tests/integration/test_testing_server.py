@@ -23,7 +23,7 @@ import pytest
 
 from support import until
 from umrgen import Client, JobNotFound, OutputMissing, WaitTimeout
-from umrgen.flow import Options, Reply, Run, Step, TransportFailure
+from umrgen.flow import CallContext, Options, Reply, Step, TransportFailure
 from umrgen.images import verify
 from umrgen.testing import (
     Answer,
@@ -958,7 +958,7 @@ async def test_the_fake_clock_never_waits() -> None:
 
 
 def watching(start: float = 0.0, **options: Any) -> Watch:
-    return Watch(Run(Options(**options), start, random=lambda: 0.5), "ext_1")
+    return Watch(CallContext(Options(**options), start, random=lambda: 0.5), "ext_1")
 
 
 def test_play_tells_the_result_and_when_each_step_was_sent() -> None:

@@ -35,7 +35,7 @@ KEYS = "tests/unit/test_keys.py"
 LEDGER = "tests/conformance/test_ledger.py"
 ATTEMPTS = "tests/unit/test_attempts.py"
 ADDRESSES = "tests/unit/test_webhook_addresses.py"
-COURIER = "tests/unit/test_courier.py"
+COURIER = "tests/unit/test_webhook_deliverer.py"
 OUTPUTS = "tests/integration/test_outputs.py"
 DOORS = "tests/integration/test_doors.py"
 WAITING = "tests/unit/test_waiting_rules.py"
@@ -109,7 +109,7 @@ MUTATIONS = (
         "announced-to-sweep",
         "reliability: the sweep takes no image that is on its way to its record",
         "attempts.py",
-        "        self._shop.storing.add(output.name)\n",
+        "        self._context.storing.add(output.name)\n",
         "",
         f"{ATTEMPTS}::test_an_image_is_announced_to_the_sweep_and_stored_before_its_job_is_completed",
     ),
@@ -135,8 +135,8 @@ MUTATIONS = (
         "three-attempts",
         "reliability: a job is tried 3 times in all",
         "attempts.py",
-        "if self.job.tries >= self._shop.policy.max_attempts:",
-        "if self.job.tries > self._shop.policy.max_attempts:",
+        "if self.job.tries >= self._context.policy.max_attempts:",
+        "if self.job.tries > self._context.policy.max_attempts:",
         f"{ATTEMPTS}::test_a_worker_that_fell_silent_is_a_crash_and_three_are_the_end",
     ),
     _server(
@@ -296,7 +296,7 @@ MUTATIONS = (
     _server(
         "expired-key",
         "security: a key is refused from its end on",
-        "keys.py",
+        "services/api_keys.py",
         "return key.revoked_at is None and (key.expires_at is None or self._clock.now() < key.expires_at)",
         "return key.revoked_at is None",
         f"{KEYS}::test_a_key_is_refused_from_its_end_on",
@@ -304,7 +304,7 @@ MUTATIONS = (
     _server(
         "revoked-key",
         "security: a revoked key is refused",
-        "keys.py",
+        "services/api_keys.py",
         "return key.revoked_at is None and (",
         "return (",
         f"{KEYS}::test_what_this_process_revokes_is_refused_at_once",
@@ -312,7 +312,7 @@ MUTATIONS = (
     _server(
         "revoked-within-a-second",
         "security: revoked means refused within a second",
-        "keys.py",
+        "services/api_keys.py",
         "TRUSTED_SECONDS = 0.5",
         "TRUSTED_SECONDS = 5.0",
         f"{KEYS}::test_what_another_process_revokes_is_believed_for_half_a_second",
@@ -320,7 +320,7 @@ MUTATIONS = (
     _server(
         "guide-key",
         "security: the key that the guide prints is refused at start",
-        "keys.py",
+        "services/api_keys.py",
         "        raise PublicKey\n",
         "        pass\n",
         "tests/integration/test_serve.py::test_a_key_that_everybody_can_read_is_refused",
@@ -328,7 +328,7 @@ MUTATIONS = (
     _server(
         "guide-key-on-record",
         "security: the key that the guide prints is refused in calls",
-        "keys.py",
+        "services/api_keys.py",
         "        if hmac.compare_digest(hashed, _PRINTED_IN_THE_GUIDE):\n            return None\n",
         "",
         f"{KEYS}::test_a_key_that_is_printed_in_the_guide_is_refused_even_when_it_is_on_record",
@@ -336,7 +336,7 @@ MUTATIONS = (
     _server(
         "key-of-the-settings",
         "security: a key of the settings ends with them",
-        "keys.py",
+        "services/api_keys.py",
         "                await self._ledger.revoke_key(key.id, now=self._clock.now())\n",
         "                pass\n",
         f"{KEYS}::test_a_key_of_the_settings_ends_with_them",
@@ -441,24 +441,24 @@ MUTATIONS = (
     _server(
         "ticket-once",
         "security: a studio link opens once",
-        "tickets.py",
+        "one_time_links.py",
         "until = self._until.pop(_hash(ticket), None)",
         "until = self._until.get(_hash(ticket))",
-        "tests/unit/test_tickets.py::test_a_ticket_is_taken_once",
+        "tests/unit/test_one_time_links.py::test_a_ticket_is_taken_once",
     ),
     _server(
         "ticket-ends",
         "security: a studio link is taken within ten minutes",
-        "tickets.py",
+        "one_time_links.py",
         "return until is not None and self._clock.monotonic() < until",
         "return until is not None",
-        "tests/unit/test_tickets.py::test_a_ticket_ends_after_ten_minutes",
+        "tests/unit/test_one_time_links.py::test_a_ticket_ends_after_ten_minutes",
     ),
     # --- uploads and engines ---
     _server(
         "decoder-environment",
         "security: the upload decoder gets no secret of the server's environment",
-        "uploads.py",
+        "services/uploads.py",
         "env={name: os.environ[name] for name in _NEEDED if name in os.environ},",
         "env=dict(os.environ),",
         "tests/unit/test_upload_decoder.py::test_it_has_nothing_of_the_servers_environment_but_what_it_needs",
@@ -499,7 +499,7 @@ MUTATIONS = (
     _server(
         "webhook-every-address",
         "security: every address of a receiver's name is checked",
-        "webhooks/addresses.py",
+        "webhooks/address_policy.py",
         "return self.name(host) or all(map(self.address, addresses))",
         "return self.name(host) or any(map(self.address, addresses))",
         f"{ADDRESSES}::TestAllowing::test_one_bad_address_spoils_a_name",
@@ -507,15 +507,15 @@ MUTATIONS = (
     _server(
         "webhook-redirects",
         "security: a webhook's redirect is not followed and not success",
-        "webhooks/outcomes.py",
+        "webhooks/delivery_result.py",
         "    if 200 <= status < 300:",
         "    if 200 <= status < 400:",
-        "tests/unit/test_delivery_answers.py",
+        "tests/unit/test_delivery_result.py",
     ),
     _server(
         "webhook-a-day",
         "webhooks: a delivery is given up a day after its job's end",
-        "webhooks/patience.py",
+        "webhooks/retry_schedule.py",
         "return at if at <= ended_at + DAY_MS else None",
         "return at",
         f"{COURIER}::TestPatience::test_it_is_never_at_once_and_never_after_the_day",
@@ -531,7 +531,7 @@ MUTATIONS = (
     _server(
         "mapped-address",
         "security: an IPv4-mapped address is judged as the IPv4 address it is",
-        "webhooks/addresses.py",
+        "webhooks/address_policy.py",
         'return getattr(address, "ipv4_mapped", None) or address',
         "return address",
         f"{ADDRESSES}",
@@ -631,7 +631,7 @@ MUTATIONS = (
     _server(
         "wall-batch",
         "security: a call about many jobs tells nothing of another session",
-        "http/many.py",
+        "http/batch.py",
         "changes.items() if session_id == key.session_id}",
         "changes.items()}",
         WALLS,
@@ -663,7 +663,7 @@ MUTATIONS = (
     _server(
         "key-hash",
         "security: the ledger has only the SHA-256 of a key",
-        "keys.py",
+        "services/api_keys.py",
         "    return hashlib.sha256(key.encode()).digest()",
         "    return key.encode()",
         f"{KEYS}::test_the_ledger_knows_a_key_by_its_hash_alone",
@@ -672,7 +672,7 @@ MUTATIONS = (
         "wrong-keys",
         "security: wrong keys are slowed by address",
         "http/auth.py",
-        "        services.logins.missed(address)\n",
+        "        services.logins.record_failure(address)\n",
         "",
         f"{DOORS}::TestLimits::test_failed_logins_are_slowed_and_a_good_key_is_not",
     ),
@@ -680,7 +680,7 @@ MUTATIONS = (
         "guesses",
         "security: guesses of image names are slowed by address",
         "http/outputs.py",
-        "        services.guesses.missed(address_of(scope))\n",
+        "        services.guesses.record_failure(address_of(scope))\n",
         "        pass\n",
         "tests/integration/test_attacks.py::TestGuessing::test_image_names_cannot_be_guessed_and_guessers_are_slowed",
     ),
@@ -695,7 +695,7 @@ MUTATIONS = (
     _server(
         "short-key",
         "security: a server does not start with a short key",
-        "keys.py",
+        "services/api_keys.py",
         "if len(key) < MIN_LENGTH or not",
         "if not",
         f"{KEYS}::test_a_key_that_is_easy_to_guess_is_refused",
@@ -727,7 +727,7 @@ MUTATIONS = (
     _server(
         "webhook-answers",
         "security: the answer to a webhook is read to 64 KiB",
-        "webhooks/post.py",
+        "webhooks/sender.py",
         "                if taken >= self._answer_bytes:\n",
         "                if False:\n",
         "tests/integration/test_webhooks.py::TestReceiversThatMeanHarm::test_an_answer_without_an_end_is_not_read_to_its_end",
@@ -800,7 +800,7 @@ MUTATIONS = (
         "picture-kept",
         "reliability: a picture that cannot be stored is kept and stored later",
         "attempts.py",
-        "                if waited >= self._shop.policy.storage_patience:\n",
+        "                if waited >= self._context.policy.storage_patience:\n",
         "                if True:\n",
         f"{ATTEMPTS}::test_a_picture_is_kept_until_there_is_room_for_it",
     ),
@@ -847,7 +847,7 @@ MUTATIONS = (
     _server(
         "thousand-jobs",
         "contract: a call names at most 1000 jobs",
-        "http/many.py",
+        "http/batch.py",
         "    if not 1 <= len(job_ids) <= MAX_JOBS:\n",
         "    if not job_ids:\n",
         f"{REFUSALS}::test_a_call_names_a_thousand_jobs_at_most",

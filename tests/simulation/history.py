@@ -11,7 +11,7 @@ from simulation.judge import Book, Violation, demand, judge_step, note
 from simulation.verdict import judge_end
 from simulation.world import World
 from umrgen.errors import UmrgenError
-from umrgen.flow import Flow, Options, Reply, Run, Step, TransportFailure
+from umrgen.flow import CallContext, Flow, Options, Reply, Step, TransportFailure
 from umrgen.many import WatchMany
 from umrgen.protocol import API, ask
 from umrgen.submission import check_keeps_keys, submit
@@ -35,7 +35,7 @@ class History:
     choices: Choices
     world: World
     network: Network
-    run: Run
+    run: CallContext
     exchanges: list[Exchange] = field(default_factory=list)
     books: dict[tuple[str, str], Book] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
@@ -181,7 +181,7 @@ def play_choices(choices: Choices, driver: Drive = drive) -> History:
     """Play the history that `choices` tells. Raises Failure with a transcript."""
     world = World(choices)
     network = Network(choices, world)
-    run = Run(_options(choices), 0.0, random=choices.real)
+    run = CallContext(_options(choices), 0.0, random=choices.real)
     history = History(choices, world, network, run)
     history.scenario, scenario = choices.pick(SCENARIOS)
     try:

@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from simulation.leaping import LeapingLoop
 from umrgen.jobs import Change, Conflict, Job, JobSpec, State
-from umrgen.server.attempts import Policy, Workshop
+from umrgen.server.attempts import AttemptContext, DispatchPolicy
 from umrgen.server.dispatcher import Dispatcher
 from umrgen.server.engines import DrawRequest, EngineFailure, EngineInfo
-from umrgen.server.executors import EngineCrashed, EngineStalled, OnPreview, OnStep, Picture
+from umrgen.server.executors import EncodedImage, EngineCrashed, EngineStalled, OnPreview, OnStep
 from umrgen.server.ledger import Idempotency, LedgerUnavailable
 from umrgen.server.ledger.memory import MemoryLedger
 from umrgen.server.previews import Previews
@@ -56,7 +56,7 @@ def hold(condition: bool, words: str) -> None:
 class Witness:
     """Sees every commit, and what must hold after each."""
 
-    def __init__(self, files: dict[str, bytes], policy: Policy) -> None:
+    def __init__(self, files: dict[str, bytes], policy: DispatchPolicy) -> None:
         self.jobs: dict[str, Job] = {}
         self.broken: list[str] = []
         self.faults: Counter[str] = Counter()
@@ -122,7 +122,7 @@ class World:
 class Life:
     """One process: everything durable is reached through it, until it is dead."""
 
-    def __init__(self, world: World, witness: Witness, policy: Policy, slots: int) -> None:
+    def __init__(self, world: World, witness: Witness, policy: DispatchPolicy, slots: int) -> None:
         self.world = world
         self.dead = False
         self.slots = slots
@@ -132,8 +132,8 @@ class Life:
         self._late: list[asyncio.Task[None]] = []
         self.witness = witness
         previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
-        self.shop = Workshop(self, self, self, self, policy, previews)  # type: ignore[arg-type]  # it is all four
-        self.dispatcher = Dispatcher(self.shop)
+        self.context = AttemptContext(self, self, self, self, policy, previews)  # type: ignore[arg-type]  # it is all four
+        self.dispatcher = Dispatcher(self.context)
 
     async def pause(self) -> None:
         """An await: others get their turn here, and the process may have died meanwhile."""
@@ -193,13 +193,13 @@ class Life:
             await self.world.ledger.change(job_id, change, **values)
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("submit", "get", "claim", "lapsed", "known_files"):
+        if name not in ("submit", "get", "claim", "expired_leases", "known_files"):
             raise AttributeError(name)
         method = getattr(self.world.ledger, name)
         return lambda *args, **kwargs: self._wire(lambda: method(*args, **kwargs))
 
-    def glance(self, job_id: str) -> Job | None:
-        return self.world.ledger.glance(job_id)
+    def peek(self, job_id: str) -> Job | None:
+        return self.world.ledger.peek(job_id)
 
     # --- a storage ---
 
@@ -227,7 +227,7 @@ class Life:
 
     async def run(
         self, job_id: str, request: DrawRequest, on_step: OnStep, on_preview: OnPreview | None = None
-    ) -> Picture:
+    ) -> EncodedImage:
         # Not raised here, where the dispatcher would take it for an engine's failure.
         if job_id in self.drawing or len(self.drawing) >= self.slots:
             self.witness.broken.append(f"{job_id}: drawn beside {self.drawing} on {self.slots} slots")
@@ -240,7 +240,7 @@ class Life:
                 self._break_down(job_id)
                 on_step(step, request.steps)
             data = job_id.encode()
-            return Picture(data, hashlib.sha256(data).hexdigest(), 512, 512)
+            return EncodedImage(data, hashlib.sha256(data).hexdigest(), 512, 512)
         finally:
             self.drawing.discard(job_id)
 
@@ -293,7 +293,7 @@ async def _live(life: Life, callers: int, *, until_all_are_over: bool) -> None:
     await life.dispatcher.recover()
     world.troubled = callers > 0
     life.dispatcher.start()
-    sweeping = asyncio.create_task(sweep(life, life, before=life.now(), storing=life.shop.storing))  # type: ignore[arg-type]
+    sweeping = asyncio.create_task(sweep(life, life, before=life.now(), storing=life.context.storing))  # type: ignore[arg-type]
     jumping = asyncio.create_task(life.jumps())
     await asyncio.gather(*(life.caller(world.chance.randint(1, 4)) for _ in range(callers)))
     await sweeping
@@ -350,7 +350,7 @@ def play(seed: int) -> Counter[str]:
 def _play(world: World) -> Counter[str]:
     cap = world.chance.choice((0, 0, 0, 1))
     world.frailty = world.chance.choice((0.04, 0.04, 0.3))
-    policy = Policy(
+    policy = DispatchPolicy(
         lease=30,
         max_attempts=3,
         max_interruptions=world.chance.choice((20, 20, 1)),

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from umrgen.jobs import Change, Job, JobSpec, State
-from umrgen.server.attempts import Attempt, Policy, Workshop
+from umrgen.server.attempts import Attempt, AttemptContext, DispatchPolicy
 from umrgen.server.dispatcher import Dispatcher
 from umrgen.server.engines import DrawRequest
-from umrgen.server.executors import EngineCrashed, EngineStalled, OnPreview, OnStep, Picture
+from umrgen.server.executors import EncodedImage, EngineCrashed, EngineStalled, OnPreview, OnStep
 from umrgen.server.ledger.memory import MemoryLedger
 from umrgen.server.previews import Previews
 
@@ -35,7 +35,7 @@ class Still:
         self.resting.set()
         await asyncio.get_running_loop().create_future()
 
-    async def run(self, job_id: str, request: DrawRequest, on_step: OnStep, on_preview: OnPreview) -> Picture:
+    async def run(self, job_id: str, request: DrawRequest, on_step: OnStep, on_preview: OnPreview) -> EncodedImage:
         on_step(1, 9)
         try:
             await asyncio.get_running_loop().create_future()
@@ -52,9 +52,9 @@ async def ledger() -> Any:
     await ledger.close()
 
 
-def workshop(still: Still, ledger: MemoryLedger, **policy: Any) -> Workshop:
+def attempt_context(still: Still, ledger: MemoryLedger, **policy: Any) -> AttemptContext:
     previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
-    return Workshop(ledger, still, SimpleNamespace(), still, Policy(**policy), previews)  # type: ignore[arg-type]
+    return AttemptContext(ledger, still, SimpleNamespace(), still, DispatchPolicy(**policy), previews)  # type: ignore[arg-type]
 
 
 async def claimed(ledger: MemoryLedger, lease_until: int) -> Job:
@@ -66,7 +66,7 @@ async def claimed(ledger: MemoryLedger, lease_until: int) -> Job:
 
 async def test_a_cancel_reaches_the_engine_while_progress_rests(ledger: MemoryLedger) -> None:
     still = Still()
-    attempt = Attempt(await claimed(ledger, 9000), workshop(still, ledger))
+    attempt = Attempt(await claimed(ledger, 9000), attempt_context(still, ledger))
     carrying = asyncio.create_task(attempt.carry_out())
     async with asyncio.timeout(10):
         await still.resting.wait()  # its step is written; no other is for a while
@@ -88,7 +88,7 @@ async def test_what_nobody_thought_of_is_no_job_without_an_owner(
     else:
         monkeypatch.setattr(Attempt, "_beat", surprise)
     async with asyncio.timeout(10):
-        await Attempt(await claimed(ledger, 9000), workshop(still, ledger)).carry_out()
+        await Attempt(await claimed(ledger, 9000), attempt_context(still, ledger)).carry_out()
     job = await ledger.get("ext_1")
     assert job is not None
     assert (job.state, job.tries) == (State.QUEUED, 1)
@@ -99,7 +99,7 @@ async def test_a_start_takes_back_every_lease_whatever_clock_it_was_given_by(led
     await claimed(ledger, lease_until=2**50)
     still = Still()
     still.moment = clock
-    await Dispatcher(workshop(still, ledger)).recover()
+    await Dispatcher(attempt_context(still, ledger)).recover()
     job = await ledger.get("ext_1")
     assert job is not None
     assert (job.state, job.interruptions, job.tries) == (State.QUEUED, 1, 0)
@@ -107,12 +107,12 @@ async def test_a_start_takes_back_every_lease_whatever_clock_it_was_given_by(led
 
 async def test_a_worker_that_fell_silent_is_a_crash_and_three_are_the_end(ledger: MemoryLedger) -> None:
     still = Still()
-    dispatcher = Dispatcher(workshop(still, ledger))
+    dispatcher = Dispatcher(attempt_context(still, ledger))
     job = await claimed(ledger, lease_until=2000)
     for attempt in (1, 2, 3):
         still.moment += 5000
-        (lapsed,) = await ledger.lapsed(now=still.moment)
-        await dispatcher._look_after(lapsed)
+        (expired_leases,) = await ledger.expired_leases(now=still.moment)
+        await dispatcher._look_after(expired_leases)
         late = ledger.change("ext_1", Change.COMPLETE, now=still.moment, token=job.token)
         with pytest.raises(Exception, match=r"holds this job|cannot complete"):
             await late
@@ -129,9 +129,9 @@ async def test_a_worker_that_fell_silent_is_a_crash_and_three_are_the_end(ledger
 async def test_a_worker_that_spoke_up_meanwhile_keeps_its_job(ledger: MemoryLedger) -> None:
     still = Still()
     job = await claimed(ledger, lease_until=2000)
-    (lapsed,) = await ledger.lapsed(now=5000)
+    (expired_leases,) = await ledger.expired_leases(now=5000)
     await ledger.change("ext_1", Change.PROGRESS, now=5000, token=job.token, lease_until=9000)
-    await Dispatcher(workshop(still, ledger))._look_after(lapsed)
+    await Dispatcher(attempt_context(still, ledger))._look_after(expired_leases)
     now = await ledger.get("ext_1")
     assert now is not None
     assert (now.state, now.token) == (State.RUNNING, job.token)
@@ -140,8 +140,8 @@ async def test_a_worker_that_spoke_up_meanwhile_keeps_its_job(ledger: MemoryLedg
 class Painter(Still):
     """An engine that has its picture ready."""
 
-    async def run(self, job_id: str, request: DrawRequest, on_step: OnStep, on_preview: OnPreview) -> Picture:
-        return Picture(b"png", "ab" * 32, 512, 512)
+    async def run(self, job_id: str, request: DrawRequest, on_step: OnStep, on_preview: OnPreview) -> EncodedImage:
+        return EncodedImage(b"png", "ab" * 32, 512, 512)
 
 
 class Shelf:
@@ -149,13 +149,13 @@ class Shelf:
 
     def __init__(self, ledger: MemoryLedger) -> None:
         self.ledger = ledger
-        self.shop: Workshop
+        self.context: AttemptContext
         self.announced: list[bool] = []
         self.states: list[State] = []
         self.files: set[str] = set()
 
     async def put(self, session_id: str, name: str, data: bytes) -> None:
-        self.announced.append(name in self.shop.storing)
+        self.announced.append(name in self.context.storing)
         job = await self.ledger.get("ext_1")
         assert job is not None
         self.states.append(job.state)
@@ -165,30 +165,30 @@ class Shelf:
         self.files.remove(name)
 
 
-def shelf(ledger: MemoryLedger) -> tuple[Shelf, Workshop]:
+def shelf(ledger: MemoryLedger) -> tuple[Shelf, AttemptContext]:
     painter = Painter()
     stored = Shelf(ledger)
     previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
-    stored.shop = Workshop(ledger, painter, stored, painter, Policy(), previews)  # type: ignore[arg-type]
-    return stored, stored.shop
+    stored.context = AttemptContext(ledger, painter, stored, painter, DispatchPolicy(), previews)  # type: ignore[arg-type]
+    return stored, stored.context
 
 
 async def test_an_image_is_announced_to_the_sweep_and_stored_before_its_job_is_completed(ledger: MemoryLedger) -> None:
-    stored, shop = shelf(ledger)
+    stored, context = shelf(ledger)
     async with asyncio.timeout(10):
-        await Attempt(await claimed(ledger, 9000), shop).carry_out()
+        await Attempt(await claimed(ledger, 9000), context).carry_out()
     assert stored.announced == [True]
     assert stored.states == [State.RUNNING], "it is not completed while its image is on its way"
     job = await ledger.get("ext_1")
     assert job is not None
     assert job.state is State.COMPLETED
     assert {output.name for output in job.outputs} == stored.files
-    assert shop.storing == set()
+    assert context.storing == set()
 
 
 async def test_the_image_of_a_job_that_was_cancelled_meanwhile_is_removed(ledger: MemoryLedger) -> None:
-    stored, shop = shelf(ledger)
-    attempt = Attempt(await claimed(ledger, 9000), shop)
+    stored, context = shelf(ledger)
+    attempt = Attempt(await claimed(ledger, 9000), context)
     await ledger.change("ext_1", Change.CANCEL, now=1000, error_code="cancelled")
     async with asyncio.timeout(10):
         await attempt.carry_out()
@@ -202,22 +202,22 @@ async def test_the_image_of_a_job_that_was_cancelled_meanwhile_is_removed(ledger
 @pytest.mark.parametrize("failure", [EngineCrashed("killed by SIGKILL"), EngineStalled("no progress")])
 async def test_a_job_whose_engine_fails_is_queued_again(ledger: MemoryLedger, failure: Exception) -> None:
     class Failing(Still):
-        async def run(self, *_: object) -> Picture:
+        async def run(self, *_: object) -> EncodedImage:
             raise failure
 
     async with asyncio.timeout(10):
-        await Attempt(await claimed(ledger, 9000), workshop(Failing(), ledger)).carry_out()
+        await Attempt(await claimed(ledger, 9000), attempt_context(Failing(), ledger)).carry_out()
     job = await ledger.get("ext_1")
     assert job is not None
     assert (job.state, job.tries) == (State.QUEUED, 1)
 
 
 async def test_a_picture_is_kept_until_there_is_room_for_it(ledger: MemoryLedger) -> None:
-    stored, shop = shelf(ledger)
+    stored, context = shelf(ledger)
     put, drawn = stored.put, 0
 
     class Once(Painter):
-        async def run(self, *arguments: Any) -> Picture:
+        async def run(self, *arguments: Any) -> EncodedImage:
             nonlocal drawn
             drawn += 1
             return await super().run(*arguments)
@@ -230,9 +230,9 @@ async def test_a_picture_is_kept_until_there_is_room_for_it(ledger: MemoryLedger
 
     stored.put = full  # type: ignore[method-assign]
     once = Once()
-    shop = replace(shop, executor=once, clock=once)  # type: ignore[arg-type]
+    context = replace(context, executor=once, clock=once)  # type: ignore[arg-type]
     async with asyncio.timeout(10):
-        await Attempt(await claimed(ledger, 9000), shop).carry_out()
+        await Attempt(await claimed(ledger, 9000), context).carry_out()
     job = await ledger.get("ext_1")
     assert job is not None
     assert (job.state, job.attempt, drawn) == (State.COMPLETED, 1, 1)

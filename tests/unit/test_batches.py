@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from umrgen.jobs import Change, Job, JobSpec
-from umrgen.server.http import many
+from umrgen.server.http import batch
 from umrgen.server.ledger.memory import MemoryLedger
 from umrgen.server.services.job_waits import JobWaits
 
-JOBS = [f"ext_{number:03}" for number in range(2 * many.SLICE + 10)]
+JOBS = [f"ext_{number:03}" for number in range(2 * batch.SLICE + 10)]
 KEY = SimpleNamespace(id="key", session_id="sid_a")
 
 
@@ -52,7 +52,7 @@ async def ask(services: Any, since: str | None) -> dict[str, Any]:
 
     scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": [(b"prefer", b"wait=5")]}
     scope["state"] = {}
-    response = await many.statuses(services, Request(scope, receive), KEY)  # type: ignore[arg-type]
+    response = await batch.statuses(services, Request(scope, receive), KEY)  # type: ignore[arg-type]
     answer: dict[str, Any] = json.loads(bytes(response.body))
     return answer
 

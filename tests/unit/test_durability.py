@@ -24,15 +24,15 @@ from umrgen.cli.keys import _with_keys
 from umrgen.durable import make_folder
 from umrgen.jobs import Change, Job, JobSpec, State
 from umrgen.journal import KEEP_ENDED, PRUNE_ABOVE, Journal
-from umrgen.server.app import House
-from umrgen.server.attempts import Attempt, Policy, Workshop
+from umrgen.server.application import Application
+from umrgen.server.attempts import Attempt, AttemptContext, DispatchPolicy
 from umrgen.server.clock import SystemClock
 from umrgen.server.config import Settings
-from umrgen.server.executors import Picture
-from umrgen.server.keys import Grant, Keys
+from umrgen.server.executors import EncodedImage
+from umrgen.server.ledger.maintenance import backup, check, vacuum
 from umrgen.server.ledger.sqlite import SqliteLedger
-from umrgen.server.ledger.upkeep import backup, check, vacuum
 from umrgen.server.previews import Previews
+from umrgen.server.services.api_keys import ApiKeys, NewKey
 from umrgen.server.signatures import Signatures
 from umrgen.server.state import own_state
 from umrgen.server.storage.local import LocalStorage
@@ -117,7 +117,7 @@ def _folder_of_a_ledger(state: Path) -> None:
 
 
 def _folder_of_the_keys(state: Path) -> None:
-    async def nothing(keys: Keys) -> None:
+    async def nothing(keys: ApiKeys) -> None:
         pass
 
     _with_keys(state, nothing)
@@ -165,8 +165,8 @@ async def test_a_session_folder_that_was_removed_is_stored_again(disk: Disk) -> 
 class Drawn:
     """An executor that has the image at once."""
 
-    async def run(self, *_: object) -> Picture:
-        return Picture(IMAGE, "digest", 512, 512)
+    async def run(self, *_: object) -> EncodedImage:
+        return EncodedImage(IMAGE, "digest", 512, 512)
 
 
 class NotingLedger(SqliteLedger):
@@ -195,7 +195,9 @@ async def test_an_image_is_stored_before_its_job_is_completed(disk: Disk) -> Non
         previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
         storage: Any = LocalStorage(state / "outputs")
         drawn: Any = Drawn()
-        await Attempt(job, Workshop(ledger, drawn, storage, SystemClock(), Policy(), previews)).carry_out()
+        await Attempt(
+            job, AttemptContext(ledger, drawn, storage, SystemClock(), DispatchPolicy(), previews)
+        ).carry_out()
         over = await ledger.get("ext_1")
         assert over is not None
         assert over.state is State.COMPLETED
@@ -250,23 +252,23 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
 
 
 @pytest.fixture
-async def house(commits: Commits, tmp_path: Path) -> AsyncIterator[House]:
-    house = House(Settings(state=tmp_path / "state"))
-    await house.open()
-    yield house
-    await house.close()
+async def application(commits: Commits, tmp_path: Path) -> AsyncIterator[Application]:
+    application = Application(Settings(state=tmp_path / "state"))
+    await application.open()
+    yield application
+    await application.close()
 
 
-async def test_a_submit_returns_after_its_commit(commits: Commits, house: House) -> None:
-    call = house.ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
+async def test_a_submit_returns_after_its_commit(commits: Commits, application: Application) -> None:
+    call = application.ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
     early, (job, new) = await commits.answered_before(call)
     assert not early
     assert (job.id, new) == ("ext_1", True)
 
 
-async def test_a_202_is_sent_after_the_commit(commits: Commits, house: House) -> None:
-    secret, _ = await house.keys.create(Grant("test"))
-    transport = httpx2.ASGITransport(house.app())
+async def test_a_202_is_sent_after_the_commit(commits: Commits, application: Application) -> None:
+    secret, _ = await application.keys.create(NewKey("test"))
+    transport = httpx2.ASGITransport(application.app())
     headers = {"Authorization": f"Bearer {secret}"}
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as http:
         early, answer = await commits.answered_before(http.post("/api/v1/generate", json={"prompt": "a boat"}))

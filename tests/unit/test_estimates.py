@@ -30,7 +30,7 @@ def done(seconds: float, **spec: int) -> Job:
 def estimates(*jobs: Job, slots: int = 1) -> tuple[Estimates, StillClock]:
     clock = StillClock()
     made = Estimates(clock, slots)
-    made.learn(jobs)
+    made.observe(jobs)
     return made, clock
 
 
@@ -58,7 +58,7 @@ def test_a_queued_job_waits_for_those_ahead_of_it() -> None:
 
 def test_only_the_last_runs_count_and_failures_do_not() -> None:
     made, clock = estimates(*[done(100)] * 10, *[done(10)] * 10)
-    made.learn([done(1)._replace(state=State.FAILED), JOB._replace(state=State.RUNNING, claimed_at=0)])
+    made.observe([done(1)._replace(state=State.FAILED), JOB._replace(state=State.RUNNING, claimed_at=0)])
     assert made.seconds_left(JOB._replace(state=State.RUNNING, claimed_at=clock.at)) == 10
     assert made.seconds_left(done(10)) is None, "it is over"
 

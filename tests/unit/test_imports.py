@@ -32,21 +32,25 @@ SERVER = [
         "server.state",
         "server.logs",
         "server.tracing",
-        "server.hosts",
+        "server.allowed_hosts",
         "server.reencode",
         "server.domain",
     ],
     ["server.ledger", "server.storage", "server.engines"],
     ["server.executors"],
-    ["server.keys", "server.previews", "server.estimates", "server.sweep", "server.images"],
-    ["server.limits", "server.metrics", "server.policy", "server.signatures", "server.uploads", "server.retention"],
-    ["server.tickets"],
+    ["server.previews", "server.estimates", "server.sweep", "server.images"],
+    [
+        "server.limits",
+        "server.metrics",
+        "server.signatures",
+    ],
+    ["server.one_time_links"],
     ["server.webhooks"],
     ["server.services"],
     ["server.attempts"],
     ["server.dispatcher"],
     ["server.http"],
-    ["server.app"],
+    ["server.application"],
     ["server.serve", "server.asgi"],
 ]
 
@@ -139,9 +143,9 @@ def test_engines_never_see_the_ledger_and_routes_never_see_engines() -> None:
             assert not {
                 i for i in touched if i.startswith(("server.engines", "server.attempts", "server.dispatcher"))
             }, name
-        if name != "server.app":
+        if name != "server.application":
             concrete = {"server.ledger.sqlite", "server.storage.local", "server.executors.local"}
-            files = ("server.ledger.memory", "server.ledger.upkeep")  # they are about this very file
+            files = ("server.ledger.memory", "server.ledger.maintenance")  # they are about this very file
             allowed = {"server.ledger.sqlite"} if name in files else set()
             assert touched & concrete <= allowed, f"{name} chooses an implementation"
 
@@ -152,7 +156,7 @@ def test_services_and_domain_know_no_framework() -> None:
         if not name.startswith(("server.services", "server.domain")):
             continue
         touched = imports(path, lazy=False) | imports(path, lazy=True)
-        assert not {i for i in touched if i.startswith(("server.http", "server.ledger.", "server.app"))}, name
+        assert not {i for i in touched if i.startswith(("server.http", "server.ledger.", "server.application"))}, name
         foreign = {
             root
             for node in ast.walk(parsed(path))

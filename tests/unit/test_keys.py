@@ -5,9 +5,17 @@ from collections.abc import AsyncIterator
 import pytest
 
 from support import Clock
-from umrgen.server import keys
-from umrgen.server.keys import TRUSTED_SECONDS, BadGrant, Grant, Keys, UnusableKey, check_usable, hash_key
 from umrgen.server.ledger.memory import MemoryLedger
+from umrgen.server.services import api_keys
+from umrgen.server.services.api_keys import (
+    TRUSTED_SECONDS,
+    ApiKeys,
+    NewKey,
+    UnusableKey,
+    UnusableNewKey,
+    check_usable,
+    hash_key,
+)
 
 
 @pytest.fixture
@@ -18,12 +26,12 @@ async def ledger() -> AsyncIterator[MemoryLedger]:
     await ledger.close()
 
 
-async def accepted(checking: Keys, secret: str) -> bool:
+async def accepted(checking: ApiKeys, secret: str) -> bool:
     return await checking.check(secret) is not None
 
 
 async def test_the_ledger_knows_a_key_by_its_hash_alone(ledger: MemoryLedger) -> None:
-    secret, key = await Keys(ledger, Clock()).create(Grant())
+    secret, key = await ApiKeys(ledger, Clock()).create(NewKey())
     assert key.hash == hash_key(secret)
     assert secret not in repr(await ledger.keys())
     assert len(secret) >= len("umr_") + 43, "256 random bits"
@@ -31,8 +39,8 @@ async def test_the_ledger_knows_a_key_by_its_hash_alone(ledger: MemoryLedger) ->
 
 async def test_a_key_is_refused_from_its_end_on(ledger: MemoryLedger) -> None:
     clock = Clock()
-    checking = Keys(ledger, clock)
-    secret, key = await checking.create(Grant(expires_at=clock.now() + 1000))
+    checking = ApiKeys(ledger, clock)
+    secret, key = await checking.create(NewKey(expires_at=clock.now() + 1000))
     assert await accepted(checking, secret)
     assert await checking.still_opens(key)
     clock.at += 1.0
@@ -43,8 +51,8 @@ async def test_a_key_is_refused_from_its_end_on(ledger: MemoryLedger) -> None:
 
 async def test_what_another_process_revokes_is_believed_for_half_a_second(ledger: MemoryLedger) -> None:
     clock = Clock()
-    checking, elsewhere = Keys(ledger, clock), Keys(ledger, clock)
-    secret, key = await checking.create(Grant())
+    checking, elsewhere = ApiKeys(ledger, clock), ApiKeys(ledger, clock)
+    secret, key = await checking.create(NewKey())
     assert await accepted(checking, secret)
     assert await elsewhere.revoke(key.id)
     clock.at += TRUSTED_SECONDS
@@ -53,8 +61,8 @@ async def test_what_another_process_revokes_is_believed_for_half_a_second(ledger
 
 
 async def test_what_this_process_revokes_is_refused_at_once(ledger: MemoryLedger) -> None:
-    checking = Keys(ledger, Clock())
-    secret, key = await checking.create(Grant())
+    checking = ApiKeys(ledger, Clock())
+    secret, key = await checking.create(NewKey())
     assert await accepted(checking, secret)
     await checking.revoke(key.id)
     assert not await accepted(checking, secret)
@@ -63,27 +71,27 @@ async def test_what_this_process_revokes_is_refused_at_once(ledger: MemoryLedger
 async def test_a_key_that_is_printed_in_the_guide_is_refused_even_when_it_is_on_record(
     ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checking = Keys(ledger, Clock())
-    secret, _ = await checking.create(Grant())
-    monkeypatch.setattr(keys, "_PRINTED_IN_THE_GUIDE", hash_key(secret))
+    checking = ApiKeys(ledger, Clock())
+    secret, _ = await checking.create(NewKey())
+    monkeypatch.setattr(api_keys, "_PRINTED_IN_THE_GUIDE", hash_key(secret))
     assert not await accepted(checking, secret)
 
 
 async def test_a_key_of_the_settings_ends_with_them(ledger: MemoryLedger) -> None:
-    checking, first = Keys(ledger, Clock()), "a-first-key-of-the-settings"
+    checking, first = ApiKeys(ledger, Clock()), "a-first-key-of-the-settings"
     await checking.adopt(first)
     assert await accepted(checking, first)
-    again = Keys(ledger, Clock())
+    again = ApiKeys(ledger, Clock())
     await again.adopt("")
     assert not await accepted(again, first)
 
 
 async def test_each_key_has_a_session_of_its_own(ledger: MemoryLedger) -> None:
-    checking = Keys(ledger, Clock())
-    sessions = {(await checking.create(Grant()))[1].session_id for _ in range(5)}
+    checking = ApiKeys(ledger, Clock())
+    sessions = {(await checking.create(NewKey()))[1].session_id for _ in range(5)}
     assert len(sessions) == 5
-    with pytest.raises(BadGrant):
-        await checking.create(Grant(session_id="../x"))
+    with pytest.raises(UnusableNewKey):
+        await checking.create(NewKey(session_id="../x"))
 
 
 @pytest.mark.parametrize("key", ["", "short", "x" * 19, "a key with spaces that is long", "a-long-key-with-\x00-in-it"])

@@ -7,7 +7,7 @@ from hypothesis import given
 from support import Clock
 from umrgen.server.config import Settings
 from umrgen.server.ledger import Caps, Key
-from umrgen.server.limits import Buckets, Limits, Manners
+from umrgen.server.limits import FailureThrottle, GcraLimiter, Limits
 
 
 def key(**limits: int) -> Key:
@@ -21,7 +21,7 @@ class TestBuckets:
     )
     def test_never_more_than_was_earned(self, rate: int, bursts: list[tuple[float, int]]) -> None:
         clock = Clock()
-        buckets, begun, taken = Buckets(clock), clock.at, 0
+        buckets, begun, taken = GcraLimiter(clock), clock.at, 0
         for pause, tries in bursts:
             clock.at += pause
             for _ in range(tries):
@@ -34,7 +34,7 @@ class TestBuckets:
     @given(st.integers(1, 500))
     def test_a_minutes_worth_at_once_and_no_more(self, rate: int) -> None:
         clock = Clock()
-        buckets = Buckets(clock)
+        buckets = GcraLimiter(clock)
         assert sum(buckets.take("a", rate) for _ in range(rate + 5)) == rate
         assert buckets.left("a", rate)[0] == 0
         clock.at += buckets.wait("a", rate) + 1e-6
@@ -45,14 +45,14 @@ class TestBuckets:
 
     def test_refusals_cost_nothing(self) -> None:
         clock = Clock()
-        buckets = Buckets(clock)
+        buckets = GcraLimiter(clock)
         for _ in range(1000):
             buckets.take("a", 10)
         clock.at += 6.001
         assert buckets.take("a", 10), "whoever hammers on is let in as soon as one who waits"
 
     def test_names_are_apart_and_can_be_forgotten(self) -> None:
-        buckets = Buckets(Clock())
+        buckets = GcraLimiter(Clock())
         assert all(buckets.take(name, 1) for name in "abc")
         assert not buckets.take("a", 1)
         buckets.keep("a", 2)
@@ -62,7 +62,7 @@ class TestBuckets:
 
     def test_what_is_owed_is_paid_back(self) -> None:
         clock = Clock()
-        buckets = Buckets(clock)
+        buckets = GcraLimiter(clock)
         buckets.charge("a", 60, 90)
         assert not buckets.take("a", 60)
         assert buckets.left("a", 60)[0] == 0
@@ -96,13 +96,13 @@ class TestLimits:
 
 class TestManners:
     def test_a_house_is_one_address(self) -> None:
-        manners = Manners(3, "keys", Clock())
+        manners = FailureThrottle(3, "keys", Clock())
         for number in range(3):
             assert not manners.wait("2001:db8::5")
-            manners.missed(f"2001:db8::{number}")
+            manners.record_failure(f"2001:db8::{number}")
         assert manners.wait("2001:db8::ffff:1") > 0
         assert not manners.wait("2001:db8:1::1")
         for _ in range(3):
-            manners.missed("::ffff:203.0.113.9")
+            manners.record_failure("::ffff:203.0.113.9")
         assert manners.wait("203.0.113.9") > 0, "the same address in IPv6's clothes"
         assert not manners.wait("")

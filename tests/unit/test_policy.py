@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from umrgen.server.policy import WordList
+from umrgen.server.services.content_policy import WordList
 
 LIST = WordList(["# a comment", "", "kid", "minor", "bad idea", "Straße", "c++"])
 

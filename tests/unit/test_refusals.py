@@ -6,32 +6,32 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from umrgen.server.app import House
+from umrgen.server.application import Application
 from umrgen.server.config import Settings
 from umrgen.server.http.status import requested_wait
-from umrgen.server.keys import Grant
+from umrgen.server.services.api_keys import NewKey
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = House(Settings(state=tmp_path / "state"))
-    await house.open()
-    yield house
-    await house.close()
+async def application(tmp_path: Path) -> AsyncIterator[Application]:
+    application = Application(Settings(state=tmp_path / "state"))
+    await application.open()
+    yield application
+    await application.close()
 
 
 @pytest.fixture
-async def caller(house: House) -> AsyncIterator[httpx2.AsyncClient]:
-    secret, _ = await house.keys.create(Grant("test"))
-    transport = httpx2.ASGITransport(house.app())
+async def caller(application: Application) -> AsyncIterator[httpx2.AsyncClient]:
+    secret, _ = await application.keys.create(NewKey("test"))
+    transport = httpx2.ASGITransport(application.app())
     headers = {"Authorization": f"Bearer {secret}"}
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as http:
         yield http
 
 
-async def test_a_server_that_drains_accepts_no_job(house: House, caller: httpx2.AsyncClient) -> None:
+async def test_a_server_that_drains_accepts_no_job(application: Application, caller: httpx2.AsyncClient) -> None:
     assert (await caller.post("/api/v1/generate", json={"prompt": "a boat"})).status_code == 202
-    await house.drain(0)
+    await application.drain(0)
     refused = await caller.post("/api/v1/generate", json={"prompt": "a boat"})
     assert (refused.status_code, refused.json()["code"]) == (503, "draining")
     assert "retry-after" in refused.headers

@@ -53,7 +53,7 @@ def no_look_after_leases(patch: pytest.MonkeyPatch) -> None:
 
 
 def every_lapsed_lease_a_crash(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Dispatcher, "_look_after", lambda self, job: Attempt(job, self._shop).fell_silent())
+    patch.setattr(Dispatcher, "_look_after", lambda self, job: Attempt(job, self._context).lease_expired())
 
 
 def no_sweep(patch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from support import open_descriptors
 from umrgen.server import serve
-from umrgen.server.app import House
+from umrgen.server.application import Application
 from umrgen.server.config import BadSettings, Settings
 from umrgen.server.dispatcher import Dispatcher
 from umrgen.server.http import server as http_server
@@ -28,7 +28,7 @@ async def test_a_failure_after_the_ledger_was_opened_closes_it(
 
     monkeypatch.setattr(part, step, fails)
     with pytest.raises(LedgerUnavailable):
-        await House(Settings(state=tmp_path)).open()
+        await Application(Settings(state=tmp_path)).open()
     assert str(tmp_path / "ledger.sqlite3") in opened
     assert open_descriptors(tmp_path) == []
 
@@ -69,11 +69,11 @@ async def test_a_close_that_fails_closes_the_reader(tmp_path: Path, monkeypatch:
 
 
 async def test_without_a_key_it_listens_on_loopback_alone(tmp_path: Path) -> None:
-    house = House(Settings(state=tmp_path, host="0.0.0.0"))
-    await house.open()
+    application = Application(Settings(state=tmp_path, host="0.0.0.0"))
+    await application.open()
     try:
         with pytest.raises(BadSettings, match="there is no API key yet"):
-            await serve._first_key(house)
-        assert await house.keys.usable() == []
+            await serve._first_key(application)
+        assert await application.keys.usable() == []
     finally:
-        await house.close()
+        await application.close()

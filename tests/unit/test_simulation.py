@@ -118,8 +118,8 @@ def _passes_another_kind_on(self: Watch, error: Exception) -> Exception:
         (Watch, "_gone", _passes_another_kind_on, "ValueError"),
         (Watch, "_news", lambda self, status: True, "asked again after 0.250"),
         (watch, "retry_after", lambda reply: None, "asked again after"),
-        (watch.Patience, "good", lambda self: None, "lost patience too soon"),
-        (watch.Patience, "bear", lambda self, error, asked=None, *, job_id=None: 15.0, "patience has no end"),
+        (watch.RetryBudget, "good", lambda self: None, "lost patience too soon"),
+        (watch.RetryBudget, "bear", lambda self, error, asked=None, *, job_id=None: 15.0, "patience has no end"),
         (watch, "transient", lambda reply: False, "lost patience too soon"),
     ],
     ids=[

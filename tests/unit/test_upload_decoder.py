@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from umrgen.server import reencode
-from umrgen.server.uploads import UnusableImage, _decoder, _encode_anew
+from umrgen.server.services.uploads import UnusableImage, _decoder, _encode_anew
 
 
 @pytest.fixture

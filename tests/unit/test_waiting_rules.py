@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from umrgen import errors
-from umrgen.flow import Event, Options, Reply, Run, TransportFailure
+from umrgen.flow import CallContext, Event, Options, Reply, TransportFailure
 from umrgen.jobs import Status
 from umrgen.many import WatchMany
 from umrgen.submission import submit
@@ -18,9 +18,9 @@ IMAGE = "/outputs/s/a.png?session_id=s"
 DONE = {"state": "completed", "image_url": IMAGE}
 
 
-def run(events: list[Event] | None = None, **options: Any) -> Run:
+def run(events: list[Event] | None = None, **options: Any) -> CallContext:
     notify: Callable[[Event], None] = (lambda event: None) if events is None else events.append
-    return Run(Options(**options), 0.0, notify=notify, random=lambda: 0.5)
+    return CallContext(Options(**options), 0.0, notify=notify, random=lambda: 0.5)
 
 
 def refused(at: float = 0.0, *, sent: bool = False) -> TransportFailure:
@@ -49,7 +49,7 @@ class TestPace:
 
     @pytest.mark.parametrize("chance", [0.0, 0.999])
     def test_the_two_intervals_vary_by_a_tenth(self, chance: float) -> None:
-        vary = Run(Options(), 0.0, random=lambda: chance)
+        vary = CallContext(Options(), 0.0, random=lambda: chance)
         played = play(Watch(vary, "ext_1").result(), [status("queued"), status(), reply(DONE)])
         expected = [3.0 * (0.9 + 0.2 * chance), 2.0 * (0.9 + 0.2 * chance)]
         assert gaps(played) == [pytest.approx(gap, abs=0.001) for gap in expected]

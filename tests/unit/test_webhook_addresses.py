@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from receiver import receiver
 from umrgen.server.config import BadSettings
-from umrgen.server.webhooks.addresses import Address, Allow, BadURL, Target, check_url, is_public
-from umrgen.server.webhooks.outcomes import Hopeless, Undelivered
-from umrgen.server.webhooks.post import Post
+from umrgen.server.webhooks.address_policy import Address, Allow, BadURL, Target, check_url, is_public
+from umrgen.server.webhooks.delivery_result import PermanentFailure, TransientFailure
+from umrgen.server.webhooks.sender import HttpSender
 
 NOBODY = Allow()
 
@@ -239,8 +239,8 @@ class Answers:
         return [ipaddress.ip_address(text) for text in self.answers.pop(0)]
 
 
-def posting(allow: str, names: Answers, seconds: float = 5.0) -> Post:
-    return Post(Allow.of(allow.split(",")), seconds=seconds, answer_bytes=1 << 16, resolve=names)
+def posting(allow: str, names: Answers, seconds: float = 5.0) -> HttpSender:
+    return HttpSender(Allow.of(allow.split(",")), seconds=seconds, answer_bytes=1 << 16, resolve=names)
 
 
 class TestPinning:
@@ -260,7 +260,7 @@ class TestPinning:
             post = posting("127.0.0.1", names)
             url = inbox.url(host="rebinding.invalid")
             await post.send(url, {}, b"{}")
-            with pytest.raises(Hopeless, match="not public"):
+            with pytest.raises(PermanentFailure, match="not public"):
                 await post.send(url, {}, b"{}")
             await post.aclose()
         assert len(inbox.letters) == 1
@@ -277,7 +277,7 @@ class TestPinning:
 
         with receiver(dawdle) as inbox:
             post = posting("127.0.0.1", Answers(["127.0.0.1"]), seconds=0.2)
-            with pytest.raises(Undelivered, match=r"within 0\.2 s"):
+            with pytest.raises(TransientFailure, match=r"within 0\.2 s"):
                 await post.send(inbox.url(host="slow.invalid"), {}, b"{}")
             await post.aclose()
 

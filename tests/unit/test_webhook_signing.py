@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from umrgen.server.keys import hash_key
+from umrgen.server.services.api_keys import hash_key
 from umrgen.server.webhooks.signing import secret_of, sign
 
 SECRET = secret_of(hash_key("umr_some_key_of_somebody"))

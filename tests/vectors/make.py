@@ -16,9 +16,9 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from umrgen.downloads import Have, announced_size, judge, resolve_output
+from umrgen.downloads import PartialState, announced_size, judge, resolve_output
 from umrgen.errors import UmrgenError
-from umrgen.flow import Event, Flow, Options, Reply, Run, TransportFailure
+from umrgen.flow import CallContext, Event, Flow, Options, Reply, TransportFailure
 from umrgen.images import digest_from_headers, verify
 from umrgen.jobs import Status
 from umrgen.many import WatchMany
@@ -105,11 +105,11 @@ def outcome_of(result: Any) -> Json:
     return {"job_id": result["job_id"]}
 
 
-def waiting(run: Run) -> "Flow[Status]":
+def waiting(run: CallContext) -> "Flow[Status]":
     return Watch(run, JOB).result()
 
 
-def watching(run: Run) -> "Flow[Status]":
+def watching(run: CallContext) -> "Flow[Status]":
     """Every change, one after the other."""
     watch = Watch(run, JOB)
     while True:
@@ -118,7 +118,7 @@ def watching(run: Run) -> "Flow[Status]":
             return status
 
 
-def many(run: Run) -> "Flow[list[Json]]":
+def many(run: CallContext) -> "Flow[list[Json]]":
     watch, over = WatchMany(run, ["ext_0", "ext_1", "ext_2"]), []
     while watch.pending:
         found = yield from watch.next_over()
@@ -126,7 +126,7 @@ def many(run: Run) -> "Flow[list[Json]]":
     return over
 
 
-FLOWS: Mapping[str, Callable[[Run], "Flow[Any]"]] = {
+FLOWS: Mapping[str, Callable[[CallContext], "Flow[Any]"]] = {
     "wait": waiting,
     "watch": watching,
     "submit": lambda run: submit(run, {"prompt": "x"}, KEY),
@@ -138,7 +138,7 @@ FLOWS: Mapping[str, Callable[[Run], "Flow[Any]"]] = {
 def vector(case: Json) -> Json:
     """`case` with what the Python flow makes of it."""
     events: list[Event] = []
-    run = Run(Options(**case.get("options", {})), 0.0, notify=events.append, random=lambda: 0.5)
+    run = CallContext(Options(**case.get("options", {})), 0.0, notify=events.append, random=lambda: 0.5)
     done = play(FLOWS[case["flow"]](run), supply(case))
     told = done.outcome if isinstance(done.outcome, list) else outcome_of(done.outcome)
     return case | {
@@ -521,19 +521,19 @@ def addresses() -> list[Json]:
 
 
 def downloads() -> list[Json]:
-    half = Have(500, '"v1"')
-    weak = Have(500, 'W/"v1"')
+    half = PartialState(500, '"v1"')
+    weak = PartialState(500, 'W/"v1"')
     partial = {"Content-Range": "bytes 500-999/1000", "ETag": '"v1"'}
     digest = "sha-256=:" + base64.b64encode(bytes(range(32))).decode() + ":"
-    answers: list[tuple[int, dict[str, str], Have]] = [
-        (200, {"Content-Length": "1000", "ETag": '"v1"'}, Have()),
+    answers: list[tuple[int, dict[str, str], PartialState]] = [
+        (200, {"Content-Length": "1000", "ETag": '"v1"'}, PartialState()),
         (200, {"Content-Length": "1000", "ETag": '"v2"'}, half),
-        (200, {"Content-Length": "77", "Content-Encoding": "gzip"}, Have()),
-        (200, {"Content-Length": "-1"}, Have()),
-        (200, {"Repr-Digest": digest}, Have()),
-        (200, {"Content-Digest": f"md5=:AA==:, {digest}"}, Have()),
-        (200, {"Repr-Digest": "sha-256=:AAAA:"}, Have()),
-        (200, {"Repr-Digest": "sha-512=:AA==:, sha-256"}, Have()),
+        (200, {"Content-Length": "77", "Content-Encoding": "gzip"}, PartialState()),
+        (200, {"Content-Length": "-1"}, PartialState()),
+        (200, {"Repr-Digest": digest}, PartialState()),
+        (200, {"Content-Digest": f"md5=:AA==:, {digest}"}, PartialState()),
+        (200, {"Repr-Digest": "sha-256=:AAAA:"}, PartialState()),
+        (200, {"Repr-Digest": "sha-512=:AA==:, sha-256"}, PartialState()),
         (206, partial, half),
         (206, partial | {"Content-Digest": digest}, half),
         (206, partial | {"Repr-Digest": digest}, half),
@@ -543,7 +543,7 @@ def downloads() -> list[Json]:
         (206, partial | {"Content-Range": "bytes 400-999/1000"}, half),
         (206, partial | {"Content-Range": "bytes 500-999/*"}, half),
         (206, {"ETag": '"v1"'}, half),
-        (206, {"Last-Modified": "x", "Content-Range": "bytes 500-999/1000"}, Have(500, "x")),
+        (206, {"Last-Modified": "x", "Content-Range": "bytes 500-999/1000"}, PartialState(500, "x")),
         *[(status, {}, half) for status in (400, 401, 403, 404, 410, 416, 418, 429, 500, 503)],
     ]
     cases = []

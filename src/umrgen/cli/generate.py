@@ -107,11 +107,11 @@ def generate(
     Without UMRGEN_BASE_URL, a server is started on this machine for this one call.
     """
     from umrgen.aio import AsyncClient
-    from umrgen.cli.show import Show
+    from umrgen.cli.show import ProgressPrinter
     from umrgen.partial import check_target
 
     started = time.monotonic()
-    show = Show(output)
+    show = ProgressPrinter(output)
     targets = _targets(to, count)
 
     def work() -> None:
@@ -196,10 +196,10 @@ def submit(
 ) -> None:
     """Make a job for PROMPT and print its id; `umrgen fetch ID` gets the image."""
     from umrgen.aio import AsyncClient
-    from umrgen.cli.show import Show
+    from umrgen.cli.show import ProgressPrinter
 
     async def work() -> None:
-        show = Show(output, quiet=True)
+        show = ProgressPrinter(output, quiet=True)
         async with AsyncClient(on_event=show, **client_arguments(base_url, timeout)) as client:
             request.update(await _uploaded(client, references))
             job = await client.submit(prompt, **request)

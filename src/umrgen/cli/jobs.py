@@ -61,10 +61,10 @@ def watch(job_id: str, base_url: str | None, timeout: float | None, output: Outp
 def wait(job_ids: tuple[str, ...], base_url: str | None, timeout: float | None, output: Output) -> None:
     """Wait until the jobs are over. Exit code 0: all completed; 5: one failed; 3: one is still alive."""
     from umrgen.aio import AsyncClient
-    from umrgen.cli.show import Show, describe
+    from umrgen.cli.show import ProgressPrinter, describe
 
     output.job_ids += job_ids
-    show = Show(output)
+    show = ProgressPrinter(output)
 
     async def one() -> None:
         async with AsyncClient(on_event=show, follow=show.follow, **client_arguments(base_url, timeout)) as client:
@@ -119,12 +119,12 @@ def fetch(
 ) -> None:
     """Wait for job JOB_ID if need be, and save its image, verified."""
     from umrgen.aio import AsyncClient
-    from umrgen.cli.show import Show
+    from umrgen.cli.show import ProgressPrinter
 
     output.job_ids.append(job_id)
 
     async def work() -> None:
-        show = Show(output)
+        show = ProgressPrinter(output)
         arguments = client_arguments(base_url, timeout) | {"follow_foreign": follow_foreign}
         async with AsyncClient(on_event=show, follow=show.follow, **arguments) as client:
             images = await client.job(job_id).download_all(to, overwrite=overwrite)

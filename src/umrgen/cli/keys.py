@@ -16,18 +16,18 @@ from umrgen.durable import make_folder
 from umrgen.errors import UmrgenError
 
 if TYPE_CHECKING:
-    from umrgen.server.keys import Keys
     from umrgen.server.ledger import Key
+    from umrgen.server.services.api_keys import ApiKeys
 
 __all__ = ["keys"]
 
 
-def _with_keys(state: Path, work: Callable[["Keys"], Awaitable[None]]) -> None:
+def _with_keys(state: Path, work: Callable[["ApiKeys"], Awaitable[None]]) -> None:
     """Open the ledger in `state`, beside a running server or without one."""
 
     async def opened() -> None:
         with server_parts():
-            from umrgen.server.app import open_keys
+            from umrgen.server.application import open_keys
             from umrgen.server.config import Settings
 
         try:
@@ -109,11 +109,11 @@ def create(state: Path, as_json: bool, **grant: Any) -> None:
     is printed too; it follows from the key.
     """
 
-    async def work(store: "Keys") -> None:
-        from umrgen.server.keys import Grant
+    async def work(store: "ApiKeys") -> None:
+        from umrgen.server.services.api_keys import NewKey
         from umrgen.server.webhooks.signing import secret_of
 
-        secret, key = await store.create(Grant(**grant))
+        secret, key = await store.create(NewKey(**grant))
         webhook_secret = secret_of(key.hash)
         if as_json:
             click.echo(json.dumps({"key": secret, "webhook_secret": webhook_secret} | _as_dict(key)))
@@ -131,7 +131,7 @@ def create(state: Path, as_json: bool, **grant: Any) -> None:
 def list_keys(state: Path, as_json: bool) -> None:
     """List the keys, revoked ones too; never the secrets."""
 
-    async def work(store: "Keys") -> None:
+    async def work(store: "ApiKeys") -> None:
         found = await store.all()
         if as_json:
             click.echo(json.dumps({"keys": [_as_dict(key) for key in found]}))
@@ -151,7 +151,7 @@ def list_keys(state: Path, as_json: bool) -> None:
 def revoke(key_id: str, state: Path, as_json: bool) -> None:
     """Refuse key KEY_ID from now on; its jobs and images stay."""
 
-    async def work(store: "Keys") -> None:
+    async def work(store: "ApiKeys") -> None:
         if not await store.revoke(key_id):
             raise UmrgenError(f"there is no key {key_id}", next="See: umrgen keys list")
         click.echo(json.dumps({"id": key_id, "revoked": True}) if as_json else f"{key_id} is revoked")

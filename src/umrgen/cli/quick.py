@@ -4,7 +4,7 @@ import time
 
 from umrgen.address import configured_server
 from umrgen.errors import UmrgenError
-from umrgen.flow import Options, Run, drive
+from umrgen.flow import CallContext, Options, drive
 from umrgen.jobs import JOB_ID, Status
 from umrgen.oneshot import OneShot, usable
 from umrgen.watch import Watch
@@ -24,7 +24,7 @@ def status_once(job_id: str, base_url: str | None, timeout: float | None) -> Sta
         import asyncio
 
         return asyncio.run(_pooled(job_id, base_url, options))
-    watch = Watch(Run(options, time.monotonic()), job_id)
+    watch = Watch(CallContext(options, time.monotonic()), job_id)
     return drive(watch.next_change(), OneShot(server, options.connect_timeout).send, time.sleep)
 
 

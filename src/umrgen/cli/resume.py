@@ -13,7 +13,7 @@ from umrgen.errors import UmrgenError
 
 if TYPE_CHECKING:
     from umrgen.aio import AsyncClient
-    from umrgen.cli.show import Show
+    from umrgen.cli.show import ProgressPrinter
     from umrgen.journal import Entry
 
 __all__ = ["resume"]
@@ -31,11 +31,11 @@ def resume(
 
     What was meant for another server than the configured one is left alone, and named.
     """
-    from umrgen.cli.show import Show
+    from umrgen.cli.show import ProgressPrinter
     from umrgen.journal import Journal
 
     journal = Journal()
-    show = Show(output)
+    show = ProgressPrinter(output)
     entries = [entry for entry in journal.unfinished() if not job_ids or entry.job_id in job_ids or entry.id in job_ids]
     results: list[dict[str, Any]] = []
     errors: list[UmrgenError] = []
@@ -90,7 +90,7 @@ def _sorted(entries: Sequence["Entry"], base_url: str | None) -> tuple[list["Ent
 
 
 async def _one(
-    client: "AsyncClient", entry: "Entry", to: Path | None, errors: list[UmrgenError], show: "Show"
+    client: "AsyncClient", entry: "Entry", to: Path | None, errors: list[UmrgenError], show: "ProgressPrinter"
 ) -> dict[str, Any]:
     from umrgen.errors import JobFailed
 

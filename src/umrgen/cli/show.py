@@ -11,7 +11,7 @@ from umrgen.cli.common import Output
 from umrgen.flow import Event
 from umrgen.jobs import State, Status
 
-__all__ = ["Show", "human_bytes"]
+__all__ = ["ProgressPrinter", "human_bytes"]
 
 
 def human_bytes(count: float) -> str:
@@ -44,7 +44,7 @@ def describe(status: Status) -> str:
     return words
 
 
-class Show:
+class ProgressPrinter:
     """An `on_event` for the client. Says what happens on stderr, or as NDJSON on stdout."""
 
     def __init__(self, output: Output, *, quiet: bool = False) -> None:

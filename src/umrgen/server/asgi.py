@@ -12,9 +12,9 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from umrgen.server.app import House
+from umrgen.server.application import Application
 from umrgen.server.config import BadSettings, Settings
-from umrgen.server.keys import check_usable
+from umrgen.server.services.api_keys import check_usable
 from umrgen.server.state import own_state
 
 __all__ = ["create_app"]
@@ -54,18 +54,18 @@ class _Application:
         async with AsyncExitStack() as opened:
             try:
                 opened.enter_context(own_state(self._settings.state))
-                house = House(self._settings)
-                await house.open()
-                opened.push_async_callback(house.close)
-                await house.keys.adopt(self._settings.api_key)
-                if not await house.keys.usable():
+                application = Application(self._settings)
+                await application.open()
+                opened.push_async_callback(application.close)
+                await application.keys.adopt(self._settings.api_key)
+                if not await application.keys.usable():
                     raise BadSettings("there is no API key yet", next="Make one first: umrgen keys create --state DIR")
             except Exception as error:
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 raise
-            house.start()
-            self._app = house.app()
+            application.start()
+            self._app = application.app()
             await send({"type": "lifespan.startup.complete"})
             assert (await receive())["type"] == "lifespan.shutdown"
-            await house.drain(self._settings.drain)
+            await application.drain(self._settings.drain)
         await send({"type": "lifespan.shutdown.complete"})

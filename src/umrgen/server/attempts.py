@@ -13,13 +13,13 @@ from typing import Any
 from umrgen.jobs import Change, Conflict, Job, Output
 from umrgen.server.clock import Clock
 from umrgen.server.engines import DrawRequest, EngineFailure
-from umrgen.server.executors import EngineCrashed, Executor, Picture
+from umrgen.server.executors import EncodedImage, EngineCrashed, Executor
 from umrgen.server.ledger import Ledger, LedgerUnavailable
 from umrgen.server.previews import Previews
 from umrgen.server.storage import Storage
 from umrgen.server.tracing import span
 
-__all__ = ["Attempt", "Policy", "Workshop"]
+__all__ = ["Attempt", "AttemptContext", "DispatchPolicy"]
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ RETRY_INTERVAL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class DispatchPolicy:
     """The numbers of dispatching; seconds, and counts."""
 
     lease: float = 30.0
@@ -43,14 +43,14 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class AttemptContext:
     """What an attempt works with."""
 
     ledger: Ledger
     executor: Executor
     storage: Storage
     clock: Clock
-    policy: Policy
+    policy: DispatchPolicy
     previews: Previews
     storing: set[str] = field(default_factory=set)
     """Names of images on their way: stored perhaps, and not on record yet."""
@@ -66,9 +66,9 @@ class ReferenceGone(Exception):
 class Attempt:
     """A job on a slot, under the lease it was claimed with."""
 
-    def __init__(self, job: Job, workshop: Workshop) -> None:
+    def __init__(self, job: Job, attempt_context: AttemptContext) -> None:
         self.job = job
-        self._shop = workshop
+        self._context = attempt_context
         self._guard: dict[str, int] = {"token": job.token}
         self._patient = True
         self._step = 0
@@ -111,12 +111,12 @@ class Attempt:
 
     # --- drawing ---
 
-    async def _draw(self, beating: "asyncio.Task[None]") -> Picture:
+    async def _draw(self, beating: "asyncio.Task[None]") -> EncodedImage:
         """The picture. Raises Conflict when the job was ended from outside, or taken by another worker."""
-        job, shop = self.job, self._shop
+        job, context = self.job, self._context
         request = _request_of(job, await self._references())
         drawing = asyncio.create_task(
-            shop.executor.run(job.id, request, self._stepped, lambda image: shop.previews.put(job.id, image))
+            context.executor.run(job.id, request, self._stepped, lambda image: context.previews.put(job.id, image))
         )
         ended = asyncio.create_task(self._over.wait())
         try:
@@ -131,7 +131,7 @@ class Attempt:
 
     async def _references(self) -> tuple[bytes, ...]:
         """The job's reference images. Raises ReferenceGone."""
-        found = [await self._shop.storage.get(self.job.session_id, name) for name in self.job.spec.reference_images]
+        found = [await self._context.storage.get(self.job.session_id, name) for name in self.job.spec.reference_images]
         references = tuple(image for image in found if image is not None)
         if len(references) < len(found):
             raise ReferenceGone("a reference image was deleted before it was needed")
@@ -139,7 +139,7 @@ class Attempt:
 
     def _stepped(self, step: int, total: int) -> None:
         if not self._step:
-            self._shop.previews.begun(self.job.id)
+            self._context.previews.begun(self.job.id)
         self._step = step
         self._news.set()
 
@@ -148,24 +148,24 @@ class Attempt:
 
         Returns when it turns out that the job is not ours any more.
         """
-        job, shop = self.job, self._shop
+        job, context = self.job, self._context
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(shop.policy.lease / 3):
+                async with asyncio.timeout(context.policy.lease / 3):
                     await self._news.wait()
             self._news.clear()
             try:
-                await self._change(Change.PROGRESS, step=self._step, lease_until=shop.lease_until())
+                await self._change(Change.PROGRESS, step=self._step, lease_until=context.lease_until())
             except Conflict:
                 return
             except LedgerUnavailable as error:
                 log.warning("job %s: its progress could not be written: %s", job.id, error)
-            await shop.clock.sleep(PROGRESS_INTERVAL)
+            await context.clock.sleep(PROGRESS_INTERVAL)
 
     # --- the ends ---
 
-    async def _finish(self, picture: Picture) -> None:
-        job, storage = self.job, self._shop.storage
+    async def _finish(self, picture: EncodedImage) -> None:
+        job, storage = self.job, self._context.storage
         output = Output(
             name=f"umrgen_{job.spec.seed}_{secrets.token_hex(16)}.png",
             session_id=job.session_id,
@@ -175,19 +175,19 @@ class Attempt:
             height=picture.height,
             media_type=picture.media_type,
         )
-        self._shop.storing.add(output.name)
+        self._context.storing.add(output.name)
         try:
             await self._store(output, picture.data)
             await self._end_with(Change.COMPLETE, outputs=(output,), step=job.spec.steps)
         except Conflict:
             # Unless the end that is in the way is this very one, written although it was said it was not.
-            now = await self._shop.ledger.get(job.id)
+            now = await self._context.ledger.get(job.id)
             if now is None or output not in now.outputs:
                 with suppress(OSError):
                     await storage.delete(output.session_id, output.name)
                 raise
         finally:
-            self._shop.storing.discard(output.name)
+            self._context.storing.discard(output.name)
         log.info("job %s: completed, %d bytes", job.id, output.bytes)
 
     async def _store(self, output: Output, data: bytes) -> None:
@@ -195,12 +195,12 @@ class Attempt:
         waited = 0.0
         while True:
             try:
-                return await self._shop.storage.put(output.session_id, output.name, data)
+                return await self._context.storage.put(output.session_id, output.name, data)
             except OSError as error:
                 log.error("job %s: its image cannot be stored: %s", self.job.id, error.strerror)
-                if waited >= self._shop.policy.storage_patience:
+                if waited >= self._context.policy.storage_patience:
                     raise
-            await self._shop.clock.sleep(RETRY_INTERVAL)
+            await self._context.clock.sleep(RETRY_INTERVAL)
             waited += RETRY_INTERVAL
             if self._over.is_set():
                 raise Conflict(job_id=self.job.id)
@@ -212,7 +212,7 @@ class Attempt:
 
     async def _try_again(self, code: str, what: str) -> None:
         """Back into the queue, or failed when that was its last attempt."""
-        if self.job.tries >= self._shop.policy.max_attempts:
+        if self.job.tries >= self._context.policy.max_attempts:
             await self._fail(code, f"{what} (in attempt {self.job.tries}, the last)")
         else:
             await self._release(what, self.job.interruptions)
@@ -224,12 +224,12 @@ class Attempt:
         """
         self._patient = False
         what, interruptions = "the server was stopped while it ran", self.job.interruptions + 1
-        if interruptions > self._shop.policy.max_interruptions:
+        if interruptions > self._context.policy.max_interruptions:
             await self._fail("interrupted", f"{what}, {interruptions} times")
         else:
             await self._release(what, interruptions)
 
-    async def fell_silent(self) -> None:
+    async def lease_expired(self) -> None:
         """End an attempt of a worker that let its lease lapse, unless it has spoken up since."""
         self._guard["version"] = self.job.version
         await self._try_again("engine_crashed", "its worker fell silent")
@@ -242,7 +242,9 @@ class Attempt:
     # --- the ledger ---
 
     async def _change(self, change: Change, **values: Any) -> Job:
-        return await self._shop.ledger.change(self.job.id, change, now=self._shop.clock.now(), **self._guard, **values)
+        return await self._context.ledger.change(
+            self.job.id, change, now=self._context.clock.now(), **self._guard, **values
+        )
 
     async def _end_with(self, change: Change, **values: Any) -> None:
         """Write the end until the ledger takes it: its disk may be full, or its file locked, for a while."""
@@ -254,7 +256,7 @@ class Attempt:
                 log.error("job %s: its end cannot be written yet: %s", self.job.id, error)
                 if not self._patient:
                     raise
-            await self._shop.clock.sleep(RETRY_INTERVAL)
+            await self._context.clock.sleep(RETRY_INTERVAL)
 
 
 async def _ended(*tasks: "asyncio.Task[Any]") -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from umrgen.jobs import Change, Conflict, Job
-from umrgen.server.attempts import Attempt, Workshop
+from umrgen.server.attempts import Attempt, AttemptContext
 from umrgen.server.ledger import LedgerUnavailable
 
 __all__ = ["Dispatcher"]
@@ -26,12 +26,12 @@ FOR_EVER = 2**62
 class Dispatcher:
     """Keeps every slot of the executor busy while there is work."""
 
-    def __init__(self, workshop: Workshop) -> None:
-        self._shop = workshop
+    def __init__(self, attempt_context: AttemptContext) -> None:
+        self._context = attempt_context
         self._worker = f"worker_{secrets.token_hex(8)}"
         self._work = asyncio.Event()
         self._stopping = False
-        self._hurry = asyncio.Event()
+        self._stop_now = asyncio.Event()
         self._claiming = 0
         """Claims under way: what they lease is ours before we know of it."""
         self._running: dict[str, Attempt] = {}
@@ -44,11 +44,11 @@ class Dispatcher:
 
     async def recover(self) -> None:
         """Put back what a server that died was running. Only for a ledger that nobody else serves."""
-        for job in await self._shop.ledger.lapsed(now=FOR_EVER):
-            await Attempt(job, self._shop).interrupted()
+        for job in await self._context.ledger.expired_leases(now=FOR_EVER):
+            await Attempt(job, self._context).interrupted()
 
     def start(self) -> None:
-        self._slots = [asyncio.create_task(self._serve_slot()) for _ in range(self._shop.executor.slots)]
+        self._slots = [asyncio.create_task(self._serve_slot()) for _ in range(self._context.executor.slots)]
         self._keeper = asyncio.create_task(self._keep_leases())
 
     async def drain(self, limit: float) -> None:
@@ -56,15 +56,15 @@ class Dispatcher:
         self._stopping = True
         for slot in self._waiting:
             slot.cancel()
-        hurry = asyncio.create_task(self._hurry.wait())
+        stop_now = asyncio.create_task(self._stop_now.wait())
         slots = asyncio.gather(*self._slots, return_exceptions=True)
-        either: set[asyncio.Future[Any]] = {slots, hurry}
+        either: set[asyncio.Future[Any]] = {slots, stop_now}
         await asyncio.wait(either, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         await self._give_back(either)
-        if self._hurry.is_set():
-            await self._shop.executor.stop()
-        hurry.cancel()
-        await asyncio.gather(slots, hurry, *self._keepers(), return_exceptions=True)
+        if self._stop_now.is_set():
+            await self._context.executor.stop()
+        stop_now.cancel()
+        await asyncio.gather(slots, stop_now, *self._keepers(), return_exceptions=True)
 
     def _keepers(self) -> "list[asyncio.Task[None]]":
         return [] if self._keeper is None else [self._keeper]
@@ -79,9 +79,9 @@ class Dispatcher:
         await asyncio.sleep(0)  # each slot has heard that it is cancelled, so an engine's end is no crash
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Let `drain` wait for nobody any longer."""
-        self._hurry.set()
+        self._stop_now.set()
 
     def notify(self, jobs: Sequence[Job]) -> None:
         """Hear what the ledger committed: new work, or the end of a job that is being drawn."""
@@ -104,24 +104,24 @@ class Dispatcher:
             except LedgerUnavailable as error:
                 # Jobs wait in it until it can be written again.
                 log.error("no job can be taken: %s", error)
-                await self._shop.clock.sleep(AFTER_TROUBLE)
+                await self._context.clock.sleep(AFTER_TROUBLE)
             except Exception:
                 # The job, if there was one, comes back when its lease has lapsed.
                 log.exception("a slot failed")
-                await self._shop.clock.sleep(AFTER_TROUBLE)
+                await self._context.clock.sleep(AFTER_TROUBLE)
 
     async def _next_job(self, slot: "asyncio.Task[None]") -> Job | None:
         """The next job, leased; None when there was none and now there may be one."""
-        await self._shop.executor.ready()
+        await self._context.executor.ready()
         self._work.clear()
         self._waiting.discard(slot)  # a claim is not broken off: it would leave a lease that nobody holds
         self._claiming += 1
         try:
-            job = await self._shop.ledger.claim(
+            job = await self._context.ledger.claim(
                 self._worker,
-                now=self._shop.clock.now(),
-                lease_until=self._shop.lease_until(),
-                running_cap=self._shop.policy.running_cap,
+                now=self._context.clock.now(),
+                lease_until=self._context.lease_until(),
+                running_cap=self._context.policy.running_cap,
             )
         finally:
             self._claiming -= 1
@@ -133,10 +133,10 @@ class Dispatcher:
         return job
 
     async def _attempt(self, job: Job) -> None:
-        attempt = self._running[job.id] = Attempt(job, self._shop)
+        attempt = self._running[job.id] = Attempt(job, self._context)
         try:
             # It may have been cancelled in the same commit that leased it.
-            now = self._shop.ledger.glance(job.id)
+            now = self._context.ledger.peek(job.id)
             if now is None or not now.over:
                 await attempt.carry_out()
         finally:
@@ -148,11 +148,11 @@ class Dispatcher:
 
     async def _keep_leases(self) -> None:
         """Take back jobs whose worker has fallen silent."""
-        shop = self._shop
+        context = self._context
         while True:
-            await shop.clock.sleep(shop.policy.lease / 3)
+            await context.clock.sleep(context.policy.lease / 3)
             try:
-                for job in await shop.ledger.lapsed(now=shop.clock.now()):
+                for job in await context.ledger.expired_leases(now=context.clock.now()):
                     await self._look_after(job)
             except Exception:
                 log.exception("the leases could not be looked through")
@@ -162,16 +162,16 @@ class Dispatcher:
         if attempt is None and job.worker == self._worker and self._claiming:
             return  # it may have been leased this very moment
         if attempt is None or attempt.job.token != job.token:
-            await Attempt(job, self._shop).fell_silent()
+            await Attempt(job, self._context).lease_expired()
             return
         # It is drawn here and now: not the worker has stopped, but the clock was put forward.
         try:
-            await self._shop.ledger.change(
+            await self._context.ledger.change(
                 job.id,
                 Change.PROGRESS,
-                now=self._shop.clock.now(),
+                now=self._context.clock.now(),
                 token=job.token,
-                lease_until=self._shop.lease_until(),
+                lease_until=self._context.lease_until(),
             )
         except Conflict:
             log.info("job %s: ended while its lease was renewed", job.id)

@@ -32,7 +32,7 @@ class Estimates:
         self._runs: OrderedDict[Shape, deque[float]] = OrderedDict()
         self._all: deque[float] = deque(maxlen=LAST)
 
-    def learn(self, jobs: Iterable[Job]) -> None:
+    def observe(self, jobs: Iterable[Job]) -> None:
         """Take in the run times of those of `jobs` that are completed."""
         for job in jobs:
             if job.state is State.COMPLETED and job.completed_at is not None and job.claimed_at is not None:

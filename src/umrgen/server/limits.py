@@ -10,7 +10,7 @@ from umrgen.server.clock import Clock
 from umrgen.server.config import Settings
 from umrgen.server.ledger import Caps, Key
 
-__all__ = ["Allowance", "Limits", "Manners", "neighbourhood", "policy_headers"]
+__all__ = ["Allowance", "FailureThrottle", "Limits", "client_prefix", "policy_headers"]
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def policy_headers(
     }
 
 
-class Buckets:
+class GcraLimiter:
     """A minute's worth at once, and as many again each minute: one number per name (GCRA).
 
     That number is the moment at which the bucket will be full again.
@@ -90,7 +90,7 @@ class Limits:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
-        self._buckets = Buckets(clock)
+        self._limiter = GcraLimiter(clock)
 
     def rate(self, key: Key) -> int:
         return self._settings.rate if key.rate is None else key.rate
@@ -98,20 +98,20 @@ class Limits:
     def take(self, key: Key) -> bool:
         """Count one request; False when the key has none left, and then it is not counted."""
         rate = self._settings.rate if key.rate is None else key.rate
-        return not rate or self._buckets.take(key.id, rate)
+        return not rate or self._limiter.take(key.id, rate)
 
     def charge(self, key: Key, count: int) -> None:
         """Count `count` further requests: what was answered was worth as many."""
         if count and (rate := self.rate(key)):
-            self._buckets.charge(key.id, rate, count)
+            self._limiter.charge(key.id, rate, count)
 
     def allowance(self, key: Key) -> Allowance | None:
         """How the key stands; None without a limit."""
         rate = self.rate(key)
         if not rate:
             return None
-        left, full_in = self._buckets.left(key.id, rate)
-        return Allowance(rate, left, full_in, self._buckets.wait(key.id, rate))
+        left, full_in = self._limiter.left(key.id, rate)
+        return Allowance(rate, left, full_in, self._limiter.wait(key.id, rate))
 
     def caps(self, key: Key) -> Caps:
         settings = self._settings
@@ -122,33 +122,33 @@ class Limits:
         )
 
 
-class Manners:
+class FailureThrottle:
     """Addresses that guess, be it keys or image names: so many wrong ones a minute, then they wait."""
 
     def __init__(self, per_minute: int, of_what: str, clock: Clock) -> None:
         """`of_what`: what is guessed, for the log."""
         self._of_what = of_what
         self._per_minute = per_minute
-        self._buckets = Buckets(clock)
+        self._limiter = GcraLimiter(clock)
 
     def wait(self, address: str) -> float:
         """Seconds for which nothing more is tried for this address; 0 while it has behaved."""
-        return self._buckets.wait(neighbourhood(address), self._per_minute)
+        return self._limiter.wait(client_prefix(address), self._per_minute)
 
-    def missed(self, address: str) -> None:
+    def record_failure(self, address: str) -> None:
         """Hear of a wrong guess."""
-        name = neighbourhood(address)
-        if self._buckets.take(name, self._per_minute) and self._buckets.wait(name, self._per_minute):
+        name = client_prefix(address)
+        if self._limiter.take(name, self._per_minute) and self._limiter.wait(name, self._per_minute):
             log.warning(
                 "an address is slowed: it has made %d wrong %s in a minute",
                 self._per_minute,
                 self._of_what,
                 extra={"address": address},
             )
-        self._buckets.keep(name, ADDRESSES)
+        self._limiter.keep(name, ADDRESSES)
 
 
-def neighbourhood(address: str) -> str:
+def client_prefix(address: str) -> str:
     """The address, or for IPv6 its /64: one house has as many addresses in it as it likes."""
     try:
         parsed = ip_address(address)

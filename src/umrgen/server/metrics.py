@@ -56,7 +56,7 @@ class Metrics(Collector):
         """Count an answer by its status; 0 for a caller who left before there was one."""
         self._answers[status] += 1
 
-    def learn(self, jobs: Iterable[Job]) -> None:
+    def observe(self, jobs: Iterable[Job]) -> None:
         """Take in what the ledger committed."""
         for job in jobs:
             if job.state is State.RUNNING and job.attempt == 1 and job.step == 0 and job.started_at == job.claimed_at:

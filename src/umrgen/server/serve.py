@@ -12,10 +12,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from umrgen.server.app import House
+from umrgen.server.application import Application
 from umrgen.server.config import BadSettings, Settings
 from umrgen.server.http.server import Address, HttpServer, reserve
-from umrgen.server.keys import Grant, check_usable
+from umrgen.server.services.api_keys import NewKey, check_usable
 from umrgen.server.state import own_state
 
 __all__ = ["Announcement", "serve"]
@@ -49,15 +49,15 @@ def _open_many_files(settings: Settings) -> Settings:
 class _Stop:
     """The request to stop, by a signal or the end of standard input; a second one means at once."""
 
-    def __init__(self, house: House) -> None:
-        self._house = house
+    def __init__(self, application: Application) -> None:
+        self._house = application
         self.asked = asyncio.Event()
         self.at_once = asyncio.Event()
 
     def __call__(self) -> None:
         if self.asked.is_set():
             self.at_once.set()
-            self._house.hurry()
+            self._house.stop_now()
         self.asked.set()
 
     @contextlib.contextmanager
@@ -73,26 +73,26 @@ class _Stop:
                 loop.remove_signal_handler(number)
 
 
-async def _first_key(house: House) -> str | None:
+async def _first_key(application: Application) -> str | None:
     """Make sure that somebody can come in; the key made for that, if one had to be."""
-    settings = house.settings
-    await house.keys.adopt(settings.api_key)
-    if await house.keys.usable():
+    settings = application.settings
+    await application.keys.adopt(settings.api_key)
+    if await application.keys.usable():
         return None
     if not settings.loopback:
         raise BadSettings(
             f"there is no API key yet, and {settings.host} can be reached by others",
             next="Make one first: umrgen keys create --state DIR",
         )
-    secret, _ = await house.keys.create(Grant("first"))
+    secret, _ = await application.keys.create(NewKey("first"))
     return secret
 
 
-def _studio(house: House, url: str) -> str | None:
+def _studio(application: Application, url: str) -> str | None:
     """A link for whoever reads this server's terminal. Its ticket stands behind the #, which no browser sends."""
-    if not house.settings.studio or not house.settings.loopback:
+    if not application.settings.studio or not application.settings.loopback:
         return None
-    return f"{url}/#start={house.services.tickets.issue()}"
+    return f"{url}/#start={application.services.tickets.issue()}"
 
 
 def _collect_garbage_seldom() -> None:
@@ -104,29 +104,29 @@ def _collect_garbage_seldom() -> None:
 
 async def _serve_on(
     address: Address,
-    house: House,
+    application: Application,
     key: str | None,
     announce: Callable[[Announcement], None],
     *,
     until_eof: bool,
 ) -> None:
-    settings = house.settings
+    settings = application.settings
     http = HttpServer(
-        house.app(),
+        application.app(),
         address,
         header_timeout=settings.header_timeout,
         max_connections=settings.max_connections,
     )
-    house.start()
+    application.start()
     _collect_garbage_seldom()
-    stop = _Stop(house)
+    stop = _Stop(application)
     with stop.on_signals():
         await http.start()
         if until_eof:
             _stop_at_eof(stop)
-        announce(Announcement(address.url, key, settings, _studio(house, address.url)))
+        announce(Announcement(address.url, key, settings, _studio(application, address.url)))
         await _first(stop.asked.wait(), http.ended())
-        await house.drain(settings.drain)
+        await application.drain(settings.drain)
         await _first(http.stop(LAST_RESPONSES), stop.at_once.wait())
 
 
@@ -143,14 +143,14 @@ async def _first(*awaitables: Coroutine[Any, Any, Any]) -> None:
 
 
 async def _serve(settings: Settings, announce: Callable[[Announcement], None], *, until_eof: bool) -> None:
-    house = House(settings)
-    await house.open()
+    application = Application(settings)
+    await application.open()
     try:
-        key = await _first_key(house)
+        key = await _first_key(application)
         with contextlib.closing(reserve(settings.host, settings.port)) as address:
-            await _serve_on(address, house, key, announce, until_eof=until_eof)
+            await _serve_on(address, application, key, announce, until_eof=until_eof)
     finally:
-        await house.close()
+        await application.close()
 
 
 def _stop_at_eof(stop: _Stop) -> None:

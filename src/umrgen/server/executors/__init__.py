@@ -11,13 +11,13 @@ from umrgen.server.engines import DrawRequest, EngineInfo
 
 __all__ = [
     "EXECUTORS",
-    "Care",
+    "EncodedImage",
     "EngineCrashed",
     "EngineStalled",
     "Executor",
     "OnPreview",
     "OnStep",
-    "Picture",
+    "WatchdogLimits",
     "checked",
 ]
 
@@ -43,7 +43,7 @@ class EngineStalled(EngineCrashed):
 
 
 @dataclass(frozen=True, slots=True)
-class Care:
+class WatchdogLimits:
     """How engine processes are looked after; seconds, and MiB."""
 
     stall_after: float = 60.0
@@ -57,7 +57,7 @@ class Care:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class EncodedImage:
     """An encoded image, verified, as it goes to storage. Sizes in pixels, the digest in hex."""
 
     data: bytes
@@ -67,7 +67,7 @@ class Picture:
     media_type: str = "image/png"
 
 
-async def checked(data: bytes, request: DrawRequest) -> Picture:
+async def checked(data: bytes, request: DrawRequest) -> EncodedImage:
     """What an engine gave for `request`, as a Picture. Raises EngineCrashed when it is no whole image of that size."""
     try:
         facts = await asyncio.to_thread(verify, data)
@@ -75,7 +75,7 @@ async def checked(data: bytes, request: DrawRequest) -> Picture:
         raise EngineCrashed(f"what it drew is no picture: {error}") from None
     if (facts.width, facts.height) != (request.width, request.height):
         raise EngineCrashed(f"it drew {facts.width} × {facts.height} pixels, not {request.width} × {request.height}")
-    return Picture(data, facts.sha256, request.width, request.height, facts.media_type)
+    return EncodedImage(data, facts.sha256, request.width, request.height, facts.media_type)
 
 
 class Executor(Protocol):
@@ -102,7 +102,7 @@ class Executor(Protocol):
 
     async def run(
         self, job_id: str, request: DrawRequest, on_step: OnStep, on_preview: OnPreview | None = None
-    ) -> Picture:
+    ) -> EncodedImage:
         """Draw. Raises EngineFailure (trying again will not help), EngineCrashed and EngineStalled (it may).
 
         Cancelling the awaiting task stops the engine at its next step, or kills it after a grace.

@@ -7,7 +7,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from umrgen.server.engines import DrawRequest, EngineFailure, EngineInfo
-from umrgen.server.executors import Care, EngineCrashed, EngineStalled, OnPreview, OnStep, Picture, checked
+from umrgen.server.executors import (
+    EncodedImage,
+    EngineCrashed,
+    EngineStalled,
+    OnPreview,
+    OnStep,
+    WatchdogLimits,
+    checked,
+)
 from umrgen.server.executors.process import EngineProcess
 
 __all__ = ["LocalExecutor"]
@@ -18,13 +26,15 @@ log = logging.getLogger(__name__)
 class LocalExecutor:
     """Implements `Executor` with `slots` processes of one engine."""
 
-    def __init__(self, engine: str, options: Mapping[str, Any], *, slots: int = 1, care: Care | None = None) -> None:
+    def __init__(
+        self, engine: str, options: Mapping[str, Any], *, slots: int = 1, watchdog: WatchdogLimits | None = None
+    ) -> None:
         self.slots = slots
         self.info: EngineInfo | None = None
         self.trouble: str | None = None
         self._engine = engine
         self._options = options
-        self._care = care or Care()
+        self._watchdog = watchdog or WatchdogLimits()
         self._idle: asyncio.Queue[EngineProcess | None] = asyncio.Queue()
         self._processes: set[EngineProcess] = set()
         for _ in range(slots):
@@ -44,13 +54,13 @@ class LocalExecutor:
             self._idle.put_nowait(process)
 
     async def _replace(self, dead: EngineProcess | None) -> EngineProcess:
-        care = self._care
+        watchdog = self._watchdog
         if dead is not None:
             await dead.kill()  # what it holds of the machine is free before another takes its place
             self._processes.discard(dead)
         try:
             process = await EngineProcess.spawn(
-                self._engine, self._options, load_timeout=care.load_timeout, memory=care.memory
+                self._engine, self._options, load_timeout=watchdog.load_timeout, memory=watchdog.memory
             )
         except (EngineFailure, EngineCrashed) as error:
             self.trouble = str(error)
@@ -81,19 +91,19 @@ class LocalExecutor:
 
     async def run(
         self, job_id: str, request: DrawRequest, on_step: OnStep, on_preview: OnPreview | None = None
-    ) -> Picture:
-        care = self._care
+    ) -> EncodedImage:
+        watchdog = self._watchdog
         async with self._process() as process:
             try:
                 return await checked(
-                    await process.draw(job_id, request, on_step, on_preview, care.stall_after), request
+                    await process.draw(job_id, request, on_step, on_preview, watchdog.stall_after), request
                 )
             except asyncio.CancelledError:
-                await asyncio.shield(process.cancel(job_id, care.cancel_grace))
+                await asyncio.shield(process.cancel(job_id, watchdog.cancel_grace))
                 raise
             except EngineStalled:
-                log.warning("job %s: no progress for %g s; the engine is replaced", job_id, care.stall_after)
-                await process.cancel(job_id, care.cancel_grace)
+                log.warning("job %s: no progress for %g s; the engine is replaced", job_id, watchdog.stall_after)
+                await process.cancel(job_id, watchdog.cancel_grace)
                 raise
 
     def show(self, job_id: str, wanted: bool) -> None:

@@ -3,33 +3,33 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from umrgen.server.allowed_hosts import AllowedHosts
 from umrgen.server.clock import Clock
 from umrgen.server.config import Settings
 from umrgen.server.estimates import Estimates
 from umrgen.server.executors import Executor
-from umrgen.server.hosts import Hosts
 from umrgen.server.http.terminal_responses import TerminalResponseCache
 from umrgen.server.images import Images
-from umrgen.server.keys import Keys
 from umrgen.server.ledger import Ledger
-from umrgen.server.limits import Limits, Manners
+from umrgen.server.limits import FailureThrottle, Limits
 from umrgen.server.metrics import Metrics
+from umrgen.server.one_time_links import OneTimeLinks
 from umrgen.server.previews import Previews
 from umrgen.server.services.admission import Admission
+from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.cancellations import Cancellations
 from umrgen.server.services.job_waits import JobWaits
 from umrgen.server.services.submissions import Submissions
+from umrgen.server.services.uploads import Uploads
 from umrgen.server.signatures import Signatures
 from umrgen.server.storage import Storage
-from umrgen.server.tickets import Tickets
-from umrgen.server.uploads import Uploads
 
 __all__ = ["Services"]
 
 
 @dataclass(slots=True)
 class Services:
-    """What the routes may use; put together in `umrgen.server.app`."""
+    """What the routes may use; put together in `umrgen.server.application`."""
 
     settings: Settings
     clock: Clock
@@ -37,8 +37,8 @@ class Services:
     storage: Storage
     images: Images
     executor: Executor
-    keys: Keys
-    hosts: Hosts
+    keys: ApiKeys
+    hosts: AllowedHosts
     waits: JobWaits
     admission: Admission
     submissions: Submissions
@@ -46,11 +46,11 @@ class Services:
     estimates: Estimates
     previews: Previews
     limits: Limits
-    logins: Manners
+    logins: FailureThrottle
     """Of addresses that try keys."""
-    guesses: Manners
+    guesses: FailureThrottle
     """Of addresses that try image names."""
-    tickets: Tickets
+    tickets: OneTimeLinks
     """Links that open the studio without a key."""
     uploads: Uploads
     signatures: Signatures

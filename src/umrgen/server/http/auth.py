@@ -38,7 +38,7 @@ async def authenticate(services: Services, scope: Scope, headers: Mapping[bytes,
     if key is None:
         address = address_of(scope)
         wait = services.logins.wait(address)
-        services.logins.missed(address)
+        services.logins.record_failure(address)
         if wait:
             words = "too many wrong API keys came from this address"
             # Each further guess costs its connection, too.

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from umrgen.server.http import Services
-from umrgen.server.http.answers import Receipt, json_response
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
+from umrgen.server.http.responses import Receipt, json_response
 from umrgen.server.http.schemas import decode_object, read_generate
 from umrgen.server.ledger import Idempotency, Key
 from umrgen.server.services.caller import Caller

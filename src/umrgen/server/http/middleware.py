@@ -14,8 +14,8 @@ from urllib.parse import parse_qsl
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from umrgen.server.allowed_hosts import AllowedHosts
 from umrgen.server.config import Settings
-from umrgen.server.hosts import Hosts
 from umrgen.server.http.auth import address_of
 from umrgen.server.http.disconnect import was_disconnected
 from umrgen.server.http.problems import Problem
@@ -37,7 +37,7 @@ _KEY_NAMES = frozenset(("api_key", "apikey", "api-key", "key", "token", "access_
 class SecurityMiddleware:
     """An ASGI middleware that checks each request, counts its response, and logs it."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, hosts: Hosts, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, hosts: AllowedHosts, metrics: Metrics) -> None:
         self._app = app
         self._hosts = hosts
         self._origins = {origin.lower().rstrip("/") for origin in settings.allowed_origins}

@@ -12,10 +12,10 @@ from starlette.routing import Route
 
 from umrgen import __version__
 from umrgen.jobs import JOB_ID, JobAnswer, State
-from umrgen.server.http import Services, answers, schemas
+from umrgen.server.http import Services, responses, schemas
 from umrgen.server.http.auth import open_for_operator
+from umrgen.server.http.batch import MAX_PAGE
 from umrgen.server.http.examples import EXAMPLES, IMAGE, SESSION
-from umrgen.server.http.many import MAX_PAGE
 from umrgen.server.http.problems import PROBLEMS
 
 __all__ = ["document", "routes"]
@@ -74,7 +74,7 @@ OPERATIONS = (
         "generate",
         "Submit a job",
         202,
-        answers.Receipt,
+        responses.Receipt,
         (
             *("content_policy", "idempotency_conflict", "concurrent_limit", "queue_full", "draining"),
             *("engine_unavailable", "storage_full", *_WRITING),
@@ -102,7 +102,7 @@ OPERATIONS = (
         "statuses",
         "Which of many jobs have changed",
         200,
-        answers.Changes,
+        responses.Changes,
         _WRITING,
         schemas.StatusRequest,
         (_PREFER,),
@@ -142,7 +142,7 @@ OPERATIONS = (
         "jobs",
         "This key's jobs, the newest first",
         200,
-        answers.JobsPage,
+        responses.JobsPage,
         ("ledger_unavailable",),
         None,
         (
@@ -157,7 +157,7 @@ OPERATIONS = (
         "uploadReference",
         "Upload a reference image",
         200,
-        answers.Reference,
+        responses.Reference,
         ("unsupported_media_type", "too_many_references", "draining", "storage_full", *_WRITING),
         _UPLOAD,
     ),
@@ -167,7 +167,7 @@ OPERATIONS = (
         "references",
         "This key's reference images",
         200,
-        answers.References,
+        responses.References,
         ("ledger_unavailable",),
     ),
     Operation(
@@ -176,12 +176,12 @@ OPERATIONS = (
         "deleteReference",
         "Delete a reference image",
         200,
-        answers.Deleted,
+        responses.Deleted,
         ("reference_not_found", *_WRITING),
         None,
         (_FILE,),
     ),
-    Operation("get", "/api/v1/capabilities", "capabilities", "What this server can do", 200, answers.Capabilities),
+    Operation("get", "/api/v1/capabilities", "capabilities", "What this server can do", 200, responses.Capabilities),
     Operation(
         "get",
         "/outputs/{session_id}/{filename}",
@@ -203,14 +203,14 @@ OPERATIONS = (
         {206: "the part that was asked for", 304: "it has not changed"},
         keyed=False,
     ),
-    Operation("get", "/healthz", "healthz", "The process answers", 200, answers.Health, keyed=False),
+    Operation("get", "/healthz", "healthz", "The process answers", 200, responses.Health, keyed=False),
     Operation(
         "get",
         "/readyz",
         "readyz",
         "Ready to take jobs and to run them",
         200,
-        answers.Health,
+        responses.Health,
         more={503: "not ready"},
         keyed=False,
     ),
@@ -223,7 +223,7 @@ def routes(services: Services) -> list[Route]:
     async def endpoint(request: Request) -> Response:
         """The API, for whoever has a key to use it with."""
         await open_for_operator(services, request.scope, dict(request.headers.raw))
-        return answers.json_response(document(services.settings.prefix))
+        return responses.json_response(document(services.settings.prefix))
 
     return [Route("/openapi.json", endpoint)]
 
@@ -233,7 +233,7 @@ def document(prefix: str = "") -> dict[str, Any]:
     """The whole description, for a server whose paths are under `prefix`."""
     types = {
         kind for operation in OPERATIONS for kind in (operation.answer, operation.takes) if isinstance(kind, type)
-    } | {answers.ProblemAnswer}
+    } | {responses.ProblemAnswer}
     _, components = msgspec.json.schema_components(sorted(types, key=str), ref_template="#/components/schemas/{name}")
     for name, example in EXAMPLES.items():
         components[name]["examples"] = [example]
@@ -286,18 +286,18 @@ def _responses(operation: Operation) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": "as it should be", "content": media}
     if operation.headers:
         answer["headers"] = {name: {"schema": _STRING} for name in operation.headers}
-    responses: dict[str, Any] = {str(operation.status): answer}
+    by_status: dict[str, Any] = {str(operation.status): answer}
     for status, meaning in operation.more.items():
-        responses[str(status)] = {"description": meaning} | ({"content": media} if status in (206, 503) else {})
+        by_status[str(status)] = {"description": meaning} | ({"content": media} if status in (206, 503) else {})
     always = _ALWAYS if operation.keyed else tuple(code for code in _ALWAYS if code not in ("unauthorized",))
     for code in (*always, *operation.problems):
         status, title, _ = PROBLEMS[code]
-        if str(status) not in responses:
-            schema = _ref(answers.ProblemAnswer)
-            responses[str(status)] = {
+        if str(status) not in by_status:
+            schema = _ref(responses.ProblemAnswer)
+            by_status[str(status)] = {
                 "description": f"{code}: {title}",
                 "content": {"application/problem+json": {"schema": schema}},
             }
-        elif code not in responses[str(status)]["description"]:
-            responses[str(status)]["description"] += f"; {code}: {title}"
-    return dict(sorted(responses.items()))
+        elif code not in by_status[str(status)]["description"]:
+            by_status[str(status)]["description"] += f"; {code}: {title}"
+    return dict(sorted(by_status.items()))

@@ -6,8 +6,8 @@ from starlette.routing import Route
 
 from umrgen.jobs import State
 from umrgen.server.http import Services
-from umrgen.server.http.answers import Health, json_response
 from umrgen.server.http.auth import open_for_operator
+from umrgen.server.http.responses import Health, json_response
 from umrgen.server.metrics import CONTENT_TYPE, Gauge
 
 __all__ = ["routes"]

@@ -56,7 +56,7 @@ async def _key_shown(services: Services, request: Request) -> Key | None:
     except Problem:
         return None
     if key is None:
-        services.logins.missed(address_of(request.scope))
+        services.logins.record_failure(address_of(request.scope))
     return key
 
 
@@ -71,7 +71,7 @@ def _check_manners(services: Services, scope: Scope) -> None:
 def _missed(services: Services, scope: Scope, key: Key | None) -> Problem | None:
     """A guess went wrong: it counts against the address, or is one of a key's requests."""
     if key is None:
-        services.guesses.missed(address_of(scope))
+        services.guesses.record_failure(address_of(scope))
     elif not services.limits.take(key):
         return asked_too_much(services, key)
     return None

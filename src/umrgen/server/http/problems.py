@@ -10,7 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from umrgen.server.http.answers import Answer, ProblemAnswer
+from umrgen.server.http.responses import Answer, ProblemAnswer
 from umrgen.server.limits import policy_headers
 from umrgen.server.services.refusal import Quota, Refusal
 

@@ -7,11 +7,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from umrgen.server.http import Services
-from umrgen.server.http.answers import Deleted, Reference, References, json_response
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
+from umrgen.server.http.responses import Deleted, Reference, References, json_response
 from umrgen.server.ledger import Key, Upload, UploadsFull
-from umrgen.server.uploads import MAX_BYTES, TooBusy, UnusableImage
+from umrgen.server.services.uploads import MAX_BYTES, TooBusy, UnusableImage
 
 __all__ = ["add", "all_of", "remove"]
 

@@ -14,10 +14,10 @@ from starlette.types import Receive, Scope, Send
 
 from umrgen.jobs import Job, JobAnswer, State, job_to_wire, retry_after_ms
 from umrgen.server.http import Services
-from umrgen.server.http.answers import Answer
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.disconnect import CancelledOnDisconnect
 from umrgen.server.http.problems import Problem
+from umrgen.server.http.responses import Answer
 from umrgen.server.ledger import Key, LedgerUnavailable
 from umrgen.server.services.job_lookup import find_job
 from umrgen.server.services.refusal import Refusal

@@ -20,12 +20,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from umrgen.server.http import Services
-from umrgen.server.http.answers import json_response
 from umrgen.server.http.auth import address_of
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
+from umrgen.server.http.responses import json_response
 from umrgen.server.http.schemas import decode_object
-from umrgen.server.keys import Grant
+from umrgen.server.services.api_keys import NewKey
 
 __all__ = ["routes"]
 
@@ -118,10 +118,10 @@ async def open_session(services: Services, request: Request) -> Response:
         raise Problem("forbidden_origin", "only the studio itself, opened on this machine, may do this")
     ticket = decode_object(await read_body(request, 4096)).get("ticket")
     if not isinstance(ticket, str) or not services.tickets.take(ticket):
-        services.logins.missed(address_of(request.scope))
+        services.logins.record_failure(address_of(request.scope))
         raise Problem("link_over")
     expires_at = services.clock.now() + KEY_LASTS * 1000
-    grant = Grant("studio", session_id=await services.keys.first_session(), expires_at=expires_at)
+    grant = NewKey("studio", session_id=await services.keys.first_session(), expires_at=expires_at)
     secret, _ = await services.keys.create(grant)
     return json_response(SessionAnswer(key=secret, expires_at=expires_at))
 

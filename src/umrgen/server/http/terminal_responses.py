@@ -3,7 +3,7 @@
 from collections import OrderedDict
 
 from umrgen.jobs import Job
-from umrgen.server.http.answers import Answer
+from umrgen.server.http.responses import Answer
 
 __all__ = ["TerminalResponseCache"]
 

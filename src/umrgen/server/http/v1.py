@@ -10,11 +10,11 @@ from starlette.types import Receive, Scope, Send
 
 from umrgen import __version__
 from umrgen.jobs import LIMITS
-from umrgen.server.http import Services, many, references
-from umrgen.server.http.answers import Capabilities, EngineAnswer, KeyLimits, Sizes, Steps, json_response
+from umrgen.server.http import Services, batch, references
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.generate import generate
 from umrgen.server.http.problems import Problem
+from umrgen.server.http.responses import Capabilities, EngineAnswer, KeyLimits, Sizes, Steps, json_response
 from umrgen.server.http.status import View, to_problem
 from umrgen.server.ledger import Key
 from umrgen.server.services.caller import Caller
@@ -51,8 +51,8 @@ def routes(services: Services) -> list[Route]:
 
     return [
         Route(SUBMIT, keyed(generate), methods=["POST"]),  # answered ahead of here; this refuses other methods
-        Route("/api/v1/status", keyed(many.statuses), methods=["POST"]),
-        Route("/api/v1/jobs", keyed(many.jobs), methods=["GET"]),
+        Route("/api/v1/status", keyed(batch.statuses), methods=["POST"]),
+        Route("/api/v1/jobs", keyed(batch.jobs), methods=["GET"]),
         Route("/api/v1/cancel/{job_id}", keyed(cancel), methods=["POST"]),
         Route("/api/v1/upload-reference", keyed(references.add), methods=["POST"]),
         Route("/api/v1/upload-reference", keyed(references.all_of), methods=["GET"]),
@@ -97,7 +97,7 @@ async def capabilities(services: Services, request: Request, key: Key) -> Respon
             prompt_chars=LIMITS.prompt_chars,
             calls=list(_CALLS),
             max_wait=int(services.settings.max_wait),
-            batch_max=many.MAX_JOBS,
+            batch_max=batch.MAX_JOBS,
             limits=KeyLimits(
                 requests_per_minute=services.limits.rate(key) or None,
                 concurrent=caps.alive or None,

@@ -228,7 +228,7 @@ class Ledger(Protocol):
 
     async def get(self, job_id: str) -> Job | None: ...
 
-    def glance(self, job_id: str) -> Job | None:
+    def peek(self, job_id: str) -> Job | None:
         """The job, if it can be had at once, as of the last change told; None says nothing about it."""
         ...
 
@@ -284,7 +284,7 @@ class Ledger(Protocol):
         """
         ...
 
-    async def lapsed(self, *, now: int) -> list[Job]:
+    async def expired_leases(self, *, now: int) -> list[Job]:
         """Running jobs whose lease has ended."""
         ...
 
@@ -369,7 +369,7 @@ class Ledger(Protocol):
     async def add_key(self, key: Key) -> None: ...
     async def key(self, hash: bytes) -> Key | None: ...
 
-    def glance_key(self, hash: bytes) -> Key | None:
+    def peek_key(self, hash: bytes) -> Key | None:
         """The key, if it can be had at once; None says nothing about it."""
         ...
 

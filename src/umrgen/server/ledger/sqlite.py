@@ -187,11 +187,11 @@ class SqliteLedger(Records, Deliveries):
         except sqlite3.OperationalError as error:
             raise LedgerUnavailable(f"the ledger cannot be read: {error}") from error
 
-    def glance(self, job_id: str) -> Job | None:
+    def peek(self, job_id: str) -> Job | None:
         return self._recent.get(job_id) or self._get(job_id)
 
     async def get(self, job_id: str) -> Job | None:
-        return self.glance(job_id)
+        return self.peek(job_id)
 
     def _get(self, job_id: str) -> Job | None:
         row = self._read("get_job", {"id": job_id}).fetchone()
@@ -266,8 +266,8 @@ class SqliteLedger(Records, Deliveries):
         changed: Job = await self._writer.do(operation)
         return changed
 
-    async def lapsed(self, *, now: int) -> list[Job]:
-        return [job_of(row) for row in self._read("lapsed", {"now": now})]
+    async def expired_leases(self, *, now: int) -> list[Job]:
+        return [job_of(row) for row in self._read("expired_leases", {"now": now})]
 
 
 def _store(transaction: Transaction, job: Job, change: Change, **values: Any) -> Job:

@@ -75,7 +75,7 @@ SELECT {job} FROM jobs
 WHERE seq > (SELECT coalesce(max(seq), 0) FROM jobs) - :among AND state = 'completed'
 ORDER BY completed_at;
 
--- name: lapsed
+-- name: expired_leases
 SELECT {job} FROM jobs WHERE state = 'running' AND lease_until < :now;
 
 -- name: insert_output

@@ -10,12 +10,12 @@ from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.executors import Executor
 from umrgen.server.ledger import DailyLimit, Idempotency, IdempotencyConflict, Ledger, QueueFull, TooManyJobs
 from umrgen.server.limits import Limits
-from umrgen.server.policy import Policy, PolicyFailed
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.caller import Caller
+from umrgen.server.services.content_policy import PolicyFailed, PromptPolicy
 from umrgen.server.services.refusal import FieldError, Quota, Refusal, invalid
-from umrgen.server.uploads import Uploads
-from umrgen.server.webhooks.addresses import Allow, check_url
+from umrgen.server.services.uploads import Uploads
+from umrgen.server.webhooks.address_policy import Allow, check_url
 
 __all__ = ["Submissions", "Submitted"]
 
@@ -42,7 +42,7 @@ class Submissions:
     executor: Executor
     uploads: Uploads
     limits: Limits
-    policy: Policy | None
+    policy: PromptPolicy | None
     webhooks_allowed: Allow
     engine: str
     """The name of the engine, for the job's record."""

@@ -9,8 +9,8 @@ from ipaddress import ip_address
 
 import httpcore2
 
-from umrgen.server.webhooks.addresses import Address, Allow
-from umrgen.server.webhooks.outcomes import Hopeless, Undelivered
+from umrgen.server.webhooks.address_policy import Address, Allow
+from umrgen.server.webhooks.delivery_result import PermanentFailure, TransientFailure
 
 __all__ = ["PinnedBackend", "Resolve", "resolve"]
 
@@ -34,7 +34,7 @@ async def resolve(host: str) -> list[Address]:
         if addresses:
             found.set_result(addresses)
         else:
-            found.set_exception(Undelivered("the receiver's name cannot be resolved"))
+            found.set_exception(TransientFailure("the receiver's name cannot be resolved"))
 
     def work() -> None:
         addresses = None
@@ -67,7 +67,7 @@ class PinnedBackend(httpcore2.AsyncNetworkBackend):
         """Raises Hopeless for a host that may not be called, Undelivered for one that has no address."""
         addresses = await self._addresses(host)
         if not self._allow.all(host, addresses):
-            raise Hopeless("the receiver's name leads to an address that is not public")
+            raise PermanentFailure("the receiver's name leads to an address that is not public")
         failure: Exception = httpcore2.ConnectError()
         for address in addresses[:ADDRESSES_TRIED]:
             try:

@@ -67,8 +67,8 @@ def street(c: Canvas, s: Scene, light: Light) -> None:
     spill = np.exp(np.clip(up, 0, 20) * -0.9)
     face = (vector((0.010, 0.012, 0.022)) + vector(neon[1]) * 0.045 * spill + vector(neon[0]) * 0.03) * grime
     panes = _windows(c, z / 0.13, up / 0.3 + 0.05, owner + 3, 0.9) * smooth(0.02, 0.06, up) * (up < 0.3)
-    shop = panes * (0.45 + 0.8 * c.noise(z * 24, up * 22))
-    face = face + glass * warm * (0.9 + 0.9 * tone) + shop * (warm + vector(neon[2]) * 0.15) * 1.7
+    context = panes * (0.45 + 0.8 * c.noise(z * 24, up * 22))
+    face = face + glass * warm * (0.9 + 0.9 * tone) + context * (warm + vector(neon[2]) * 0.15) * 1.7
     face = mix(face, vector(light.haze), (1 - np.exp(z * -0.11)))
     c.cover((slice(None), slice(None)), face, mask)
     for depth in np.sort(rng.uniform(0.75, 7.5, 34) * wall * 2)[::-1]:

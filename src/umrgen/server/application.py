@@ -18,39 +18,39 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from umrgen.jobs import Job, job_to_wire
-from umrgen.server.attempts import Policy, Workshop
+from umrgen.server.allowed_hosts import AllowedHosts
+from umrgen.server.attempts import AttemptContext, DispatchPolicy
 from umrgen.server.clock import Clock, SystemClock
 from umrgen.server.config import Settings
 from umrgen.server.dispatcher import Dispatcher
 from umrgen.server.estimates import Estimates
-from umrgen.server.executors import EXECUTORS, Care, Executor
-from umrgen.server.hosts import Hosts
+from umrgen.server.executors import EXECUTORS, Executor, WatchdogLimits
 from umrgen.server.http import Services, events, openapi, ops, outputs, studio, v1
 from umrgen.server.http import status as status_calls
 from umrgen.server.http.middleware import SecurityMiddleware
 from umrgen.server.http.problems import Problem, on_problem, on_refusal
 from umrgen.server.images import Images
-from umrgen.server.keys import Keys
 from umrgen.server.ledger import LEDGERS, Ledger, LedgerUnavailable
-from umrgen.server.limits import Limits, Manners
+from umrgen.server.limits import FailureThrottle, Limits
 from umrgen.server.metrics import Metrics
-from umrgen.server.policy import load_policy
+from umrgen.server.one_time_links import OneTimeLinks
 from umrgen.server.previews import Previews
-from umrgen.server.retention import Keep, Retention
 from umrgen.server.services.admission import Admission
+from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.cancellations import Cancellations
+from umrgen.server.services.content_policy import load_policy
 from umrgen.server.services.job_waits import JobWaits
 from umrgen.server.services.refusal import Refusal
+from umrgen.server.services.retention import Retention, RetentionPolicy
 from umrgen.server.services.submissions import Submissions
+from umrgen.server.services.uploads import Uploads
 from umrgen.server.signatures import Signatures
 from umrgen.server.storage import STORAGES, Storage
 from umrgen.server.sweep import sweep
-from umrgen.server.tickets import Tickets
-from umrgen.server.uploads import Uploads
-from umrgen.server.webhooks.addresses import Allow
-from umrgen.server.webhooks.courier import Courier
+from umrgen.server.webhooks.address_policy import Allow
+from umrgen.server.webhooks.deliverer import WebhookDeliverer
 
-__all__ = ["House", "open_keys"]
+__all__ = ["Application", "open_keys"]
 
 log = logging.getLogger(__name__)
 
@@ -69,17 +69,17 @@ def _ledger(settings: Settings, **options: Any) -> Ledger:
 
 
 @asynccontextmanager
-async def open_keys(settings: Settings) -> AsyncIterator[Keys]:
+async def open_keys(settings: Settings) -> AsyncIterator[ApiKeys]:
     """Open the API keys of the server that these settings describe, beside it while it runs, or without it."""
     ledger = _ledger(settings)
     await ledger.open(lambda jobs: None)
     try:
-        yield Keys(ledger, SystemClock())
+        yield ApiKeys(ledger, SystemClock())
     finally:
         await ledger.close()
 
 
-class House:
+class Application:
     """One server: its ledger, storage, engine, dispatcher and doors, from `open` to `close`."""
 
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
@@ -89,25 +89,27 @@ class House:
         self.ledger = _ledger(settings, observe_commit=self.metrics.commits.observe)
         self.storage: Storage = _make(STORAGES, "local", settings.state / "outputs")
         engine_options = {"step_delay": settings.step_delay} if settings.engine == "procedural" else {}
-        care = Care(settings.stall_after, settings.cancel_grace, settings.load_timeout, settings.engine_memory)
-        self.executor: Executor = _make(EXECUTORS, "local", settings.engine, engine_options, care=care)
-        self.keys = Keys(self.ledger, clock)
+        watchdog = WatchdogLimits(
+            settings.stall_after, settings.cancel_grace, settings.load_timeout, settings.engine_memory
+        )
+        self.executor: Executor = _make(EXECUTORS, "local", settings.engine, engine_options, watchdog=watchdog)
+        self.keys = ApiKeys(self.ledger, clock)
         self.waits = JobWaits(settings.held)
         self.previews = Previews(self.executor.show, self.waits.wake)
         self.estimates = Estimates(clock, self.executor.slots)
-        policy = Policy(
+        policy = DispatchPolicy(
             settings.lease, settings.max_attempts, settings.max_interruptions, running_cap=settings.session_running
         )
-        self.workshop = Workshop(self.ledger, self.executor, self.storage, clock, policy, self.previews)
-        self.dispatcher = Dispatcher(self.workshop)
+        self.attempt_context = AttemptContext(self.ledger, self.executor, self.storage, clock, policy, self.previews)
+        self.dispatcher = Dispatcher(self.attempt_context)
         self.images = Images(self.storage, settings.cache << 20)
-        keep = Keep(settings.retain_days * 24, int(settings.retain_gib * 2**30), settings.upload_hours)
+        keep = RetentionPolicy(settings.retain_days * 24, int(settings.retain_gib * 2**30), settings.upload_hours)
         self.retention = Retention(self.ledger, self.storage, clock, keep, self.images.forget)
         allow = Allow.of(settings.webhook_allow)
         signatures = Signatures(settings.state / "url-secret", settings.url_ttl, clock)
-        self.courier = Courier(self.ledger, clock, allow, wire=partial(job_to_wire, sign=signatures.sign))
+        self.deliverer = WebhookDeliverer(self.ledger, clock, allow, wire=partial(job_to_wire, sign=signatures.sign))
         limits = Limits(settings, clock)
-        uploads = Uploads(self.ledger, self.storage, clock, self.workshop.storing)
+        uploads = Uploads(self.ledger, self.storage, clock, self.attempt_context.storing)
         admission = Admission(self.executor, self.storage, settings.disk_reserve << 20)
         submissions = Submissions(
             ledger=self.ledger,
@@ -128,14 +130,14 @@ class House:
             images=self.images,
             executor=self.executor,
             keys=self.keys,
-            hosts=Hosts(settings.allowed_hosts, settings.host),
+            hosts=AllowedHosts(settings.allowed_hosts, settings.host),
             waits=self.waits,
             estimates=self.estimates,
             previews=self.previews,
             limits=limits,
-            logins=Manners(settings.failed_logins, "API keys", clock),
-            guesses=Manners(settings.missed_outputs, "image URLs", clock),
-            tickets=Tickets(clock),
+            logins=FailureThrottle(settings.failed_logins, "API keys", clock),
+            guesses=FailureThrottle(settings.missed_outputs, "image URLs", clock),
+            tickets=OneTimeLinks(clock),
             uploads=uploads,
             admission=admission,
             submissions=submissions,
@@ -188,7 +190,7 @@ class House:
         """Open the ledger and take up what an earlier server left unfinished."""
         await self.ledger.open(self._on_change)
         try:
-            self.estimates.learn(await self.ledger.recent_runs(among=500))
+            self.estimates.observe(await self.ledger.recent_runs(among=500))
             await self.dispatcher.recover()
         except BaseException:
             await self.ledger.close()
@@ -196,10 +198,10 @@ class House:
 
     def start(self) -> None:
         """Let jobs run, as soon as the engine is up; callers are served meanwhile."""
-        sweeping = sweep(self.storage, self.ledger, before=self._opened_at, storing=self.workshop.storing)
+        sweeping = sweep(self.storage, self.ledger, before=self._opened_at, storing=self.attempt_context.storing)
         self._chores = [asyncio.create_task(chore) for chore in (sweeping, self.retention.run(), self.keys.keep_uses())]
         self.dispatcher.start()
-        self.courier.start()
+        self.deliverer.start()
 
     async def drain(self, limit: float) -> None:
         """Accept nothing more, let running jobs finish within `limit` seconds, answer all who wait."""
@@ -207,28 +209,28 @@ class House:
         log.info("stopping: what runs has %g s to finish", limit)
         await self.dispatcher.drain(limit)
         self.waits.close()
-        await self.courier.stop(min(limit, LAST_POST))
+        await self.deliverer.stop(min(limit, LAST_POST))
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Let `drain` wait for nobody any longer."""
-        self.dispatcher.hurry()
-        self.courier.hurry()
+        self.dispatcher.stop_now()
+        self.deliverer.stop_now()
 
     async def close(self) -> None:
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self.keys.write_uses()
-        await self.courier.stop(0)
+        await self.deliverer.stop(0)
         await self.executor.stop()
         await self.ledger.close()
 
     def _on_change(self, jobs: Sequence[Job]) -> None:
-        self.estimates.learn(jobs)
-        self.metrics.learn(jobs)
+        self.estimates.observe(jobs)
+        self.metrics.observe(jobs)
         self.waits.notify(jobs)
         self.dispatcher.notify(jobs)
-        self.courier.notify(jobs)
+        self.deliverer.notify(jobs)
 
 
 def _for_browsers(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:

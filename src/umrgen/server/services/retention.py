@@ -13,7 +13,7 @@ from umrgen.server.clock import Clock
 from umrgen.server.ledger import Ledger, LedgerUnavailable
 from umrgen.server.storage import Storage
 
-__all__ = ["Keep", "Retention"]
+__all__ = ["Retention", "RetentionPolicy"]
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ HOUR = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
+class RetentionPolicy:
     """How long, in hours, and how much, in bytes; 0: for ever, and any amount."""
 
     outputs: float
@@ -43,7 +43,7 @@ class Retention:
     """Takes away what is too old or too much, now and then."""
 
     def __init__(
-        self, ledger: Ledger, storage: Storage, clock: Clock, keep: Keep, forget: Callable[[str, str], None]
+        self, ledger: Ledger, storage: Storage, clock: Clock, keep: RetentionPolicy, forget: Callable[[str, str], None]
     ) -> None:
         """`forget` hears of each (session, name) that is gone: somebody may hold its bytes."""
         self._ledger = ledger

@@ -20,10 +20,10 @@ from standardwebhooks.webhooks import hmac_data
 from umrgen.jobs import Change, JobSpec
 from umrgen.server.ledger import Key, LedgerUnavailable, Webhook, WebhookState
 from umrgen.server.ledger.memory import MemoryLedger
-from umrgen.server.webhooks.addresses import Allow
-from umrgen.server.webhooks.courier import Courier
-from umrgen.server.webhooks.outcomes import Answer, Hopeless, Undelivered
-from umrgen.server.webhooks.patience import DAY_MS, DELAYS, next_try, retry_after
+from umrgen.server.webhooks.address_policy import Allow
+from umrgen.server.webhooks.deliverer import WebhookDeliverer
+from umrgen.server.webhooks.delivery_result import Answer, PermanentFailure, TransientFailure
+from umrgen.server.webhooks.retry_schedule import DAY_MS, DELAYS, next_try, retry_after
 
 START = 1_800_000_000_000
 KEY = Key("key_1", b"h" * 32, "sid_a", "mine", 0)
@@ -48,7 +48,7 @@ Receiving = Callable[[int], Answer | Exception]
 
 
 @dataclass
-class Carrier:
+class Sender:
     """Takes `seconds` for each message, and answers as `receiving` says of the n-th one (from 1)."""
 
     receiving: Receiving = lambda number: Answer(204)
@@ -78,20 +78,20 @@ class Carrier:
 class Desk:
     """A courier at work."""
 
-    def __init__(self, carrier: Carrier) -> None:
+    def __init__(self, carrier: Sender) -> None:
         self.carrier = carrier
         self.ledger = MemoryLedger()
         self.clock = LoopClock()
-        self.courier = self.hire()
+        self.deliverer = self.hire()
 
-    def hire(self) -> Courier:
-        self.courier = Courier(self.ledger, self.clock, Allow(), random=lambda: 0.5, carrier=self.carrier)
-        return self.courier
+    def hire(self) -> WebhookDeliverer:
+        self.deliverer = WebhookDeliverer(self.ledger, self.clock, Allow(), random=lambda: 0.5, carrier=self.carrier)
+        return self.deliverer
 
     async def open(self) -> None:
-        await self.ledger.open(lambda jobs: self.courier.notify(jobs))
+        await self.ledger.open(lambda jobs: self.deliverer.notify(jobs))
         await self.ledger.add_key(KEY)
-        self.courier.start()
+        self.deliverer.start()
 
     async def end_job(self, job_id: str, url: str = "https://a.example/", session: str = "sid_a") -> None:
         spec = JobSpec("a boat", seed=1, webhook_url=url)
@@ -108,9 +108,9 @@ class Desk:
         return webhook
 
 
-def play(story: Callable[[Desk], Coroutine[Any, Any, None]], carrier: Carrier | None = None) -> Carrier:
+def play(story: Callable[[Desk], Coroutine[Any, Any, None]], carrier: Sender | None = None) -> Sender:
     """Tell a story on a clock that leaps; give what was sent."""
-    carrier = carrier or Carrier()
+    carrier = carrier or Sender()
 
     async def told() -> None:
         desk = Desk(carrier)
@@ -118,7 +118,7 @@ def play(story: Callable[[Desk], Coroutine[Any, Any, None]], carrier: Carrier | 
         try:
             await story(desk)
         finally:
-            await desk.courier.stop(0)
+            await desk.deliverer.stop(0)
             desk.ledger.discard()
 
     loop = LeapingLoop()
@@ -191,8 +191,8 @@ class TestDelivering:
             webhook = await desk.over("ext_1")
             assert (webhook.state, webhook.attempts) == (WebhookState.DELIVERED, 8)
 
-        errors: list[Answer | Exception] = [Answer(500), Answer(404), Undelivered("no route"), OSError("a bug")]
-        carrier = play(story, Carrier(lambda number: errors[number % 4] if number < 8 else Answer(200)))
+        errors: list[Answer | Exception] = [Answer(500), Answer(404), TransientFailure("no route"), OSError("a bug")]
+        carrier = play(story, Sender(lambda number: errors[number % 4] if number < 8 else Answer(200)))
         assert len({(headers["webhook-id"], body) for _, _, headers, body in carrier.sent}) == 1
         for at, _, headers, body in carrier.sent:
             assert abs(int(headers["webhook-timestamp"]) - START // 1000 - at) < 2, "each attempt is signed anew"
@@ -207,7 +207,7 @@ class TestDelivering:
             assert webhook.last_error == "the receiver answered 503; a day has passed"
             await asyncio.sleep(100_000)
 
-        assert len(play(story, Carrier(lambda number: Answer(503))).sent) == 13
+        assert len(play(story, Sender(lambda number: Answer(503))).sent) == 13
 
     def test_a_receiver_may_ask_for_more_time(self) -> None:
         async def story(desk: Desk) -> None:
@@ -215,18 +215,18 @@ class TestDelivering:
             await desk.over("ext_1")
 
         answers = {1: Answer(429, "600"), 2: Answer(503, "999999"), 3: Answer(503, "0"), 4: Answer(204)}
-        times = [at for at, *_ in play(story, Carrier(answers.__getitem__)).sent]
+        times = [at for at, *_ in play(story, Sender(answers.__getitem__)).sent]
         waits = [round(after - before) for before, after in pairwise(times)]
         assert waits == [600, 14400, 120]
 
-    @pytest.mark.parametrize("answer", [Answer(410), Hopeless("not public")])
+    @pytest.mark.parametrize("answer", [Answer(410), PermanentFailure("not public")])
     def test_some_answers_are_final(self, answer: Answer | Exception) -> None:
         async def story(desk: Desk) -> None:
             await desk.end_job("ext_1")
             webhook = await desk.over("ext_1")
             assert (webhook.state, webhook.attempts) == (WebhookState.FAILED, 1)
 
-        assert len(play(story, Carrier(lambda number: answer)).sent) == 1
+        assert len(play(story, Sender(lambda number: answer)).sent) == 1
 
     def test_a_revoked_keys_webhooks_are_not_sent(self) -> None:
         async def story(desk: Desk) -> None:
@@ -238,7 +238,7 @@ class TestDelivering:
             assert (webhook.state, webhook.attempts) == (WebhookState.FAILED, 1)
             assert webhook.last_error == "the key that made the job is revoked"
 
-        assert len(play(story, Carrier(lambda number: Answer(500))).sent) == 1
+        assert len(play(story, Sender(lambda number: Answer(500))).sent) == 1
 
     def test_every_message_is_signed_with_its_own_keys_secret(self) -> None:
         async def story(desk: Desk) -> None:
@@ -260,7 +260,7 @@ class TestBounds:
             for number in range(60):
                 assert (await desk.over(f"ext_{number}")).state is WebhookState.DELIVERED
 
-        carrier = play(story, Carrier(seconds=5))
+        carrier = play(story, Sender(seconds=5))
         assert len(carrier.sent) == 60
         assert carrier.most.pop("all") == 8
         assert set(carrier.most.values()) == {2}
@@ -274,7 +274,7 @@ class TestBounds:
             assert webhook.delivered_at is not None
             assert webhook.delivered_at - webhook.created_at < 11_000
 
-        assert play(story, Carrier(seconds=10)).most["all"] == 5
+        assert play(story, Sender(seconds=10)).most["all"] == 5
 
 
 class TestTrouble:
@@ -310,40 +310,40 @@ class TestTrouble:
             await desk.end_job("ext_1")
             await asyncio.sleep(1)
             stopping = asyncio.get_running_loop().time()
-            await desk.courier.stop(3)
+            await desk.deliverer.stop(3)
             assert asyncio.get_running_loop().time() - stopping == pytest.approx(3)
             assert (await desk.webhook("ext_1")).attempts == 0
             desk.carrier.seconds = 1
             desk.hire().start()
             assert (await desk.over("ext_1")).attempts == 1
 
-        carrier = play(story, Carrier(seconds=100))
+        carrier = play(story, Sender(seconds=100))
         assert len({headers["webhook-id"] for _, _, headers, _ in carrier.sent}) == 1
 
     def test_what_arrives_while_it_stops_is_noted(self) -> None:
         async def story(desk: Desk) -> None:
             await desk.end_job("ext_1")
             await asyncio.sleep(1)
-            await desk.courier.stop(60)
+            await desk.deliverer.stop(60)
             assert (await desk.webhook("ext_1")).state is WebhookState.DELIVERED
 
-        play(story, Carrier(seconds=30))
+        play(story, Sender(seconds=30))
 
     def test_a_second_order_to_stop_is_obeyed_at_once(self) -> None:
         async def story(desk: Desk) -> None:
             await desk.end_job("ext_1")
             await asyncio.sleep(1)
-            asyncio.get_running_loop().call_later(2, desk.courier.hurry)
-            await desk.courier.stop(60)
+            asyncio.get_running_loop().call_later(2, desk.deliverer.stop_now)
+            await desk.deliverer.stop(60)
             assert asyncio.get_running_loop().time() == pytest.approx(3, abs=0.5)
             await asyncio.sleep(100)
             assert len(desk.carrier.sent) == 1
 
-        play(story, Carrier(seconds=30))
+        play(story, Sender(seconds=30))
 
     def test_one_that_waited_out_its_day_while_the_server_was_down_is_tried_once_more(self) -> None:
         async def story(desk: Desk) -> None:
-            await desk.courier.stop(0)
+            await desk.deliverer.stop(0)
             await desk.end_job("ext_1")
             await asyncio.sleep(200_000)
             desk.hire().start()
@@ -360,4 +360,4 @@ class TestTrouble:
             assert (await desk.over("ext_1")).state is WebhookState.DELIVERED
             assert asyncio.get_running_loop().time() < 100
 
-        assert len(play(story, Carrier(lambda number: Answer(500 if number == 1 else 204))).sent) == 2
+        assert len(play(story, Sender(lambda number: Answer(500 if number == 1 else 204))).sent) == 2

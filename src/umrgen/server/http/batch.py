@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 from umrgen.jobs import Job, JobAnswer, JobSpec, State, job_to_wire
 from umrgen.server.http import Services
-from umrgen.server.http.answers import Changes, JobsPage, ListedJob, RequestAnswer, WebhookAnswer, json_response
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.disconnect import CancelledOnDisconnect
 from umrgen.server.http.problems import Problem
+from umrgen.server.http.responses import Changes, JobsPage, ListedJob, RequestAnswer, WebhookAnswer, json_response
 from umrgen.server.http.schemas import decode_object
 from umrgen.server.http.status import requested_wait
 from umrgen.server.ledger import Key, Webhook

@@ -20,12 +20,12 @@ from umrgen import __version__
 from umrgen.jobs import Job, job_to_wire
 from umrgen.server.clock import Clock
 from umrgen.server.ledger import Key, Ledger, LedgerUnavailable, Webhook, WebhookState
-from umrgen.server.webhooks.addresses import Allow
-from umrgen.server.webhooks.outcomes import Answer, Hopeless, Undelivered, judge
-from umrgen.server.webhooks.patience import FURTHEST, next_try, retry_after
+from umrgen.server.webhooks.address_policy import Allow
+from umrgen.server.webhooks.delivery_result import Answer, PermanentFailure, TransientFailure, judge
+from umrgen.server.webhooks.retry_schedule import FURTHEST, next_try, retry_after
 from umrgen.server.webhooks.signing import secret_of, sign
 
-__all__ = ["Bounds", "Courier", "payload"]
+__all__ = ["ConcurrencyLimits", "WebhookDeliverer", "payload"]
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ LONGEST_REST = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class ConcurrencyLimits:
     """How much of everything at once."""
 
     at_once: int = 8
@@ -48,7 +48,7 @@ class Bounds:
     answer_bytes: int = 64 << 10
 
 
-class Carrier(Protocol):
+class Sender(Protocol):
     async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer: ...
     async def aclose(self) -> None: ...
 
@@ -65,7 +65,7 @@ def payload(job: Job, data: Mapping[str, Any]) -> bytes:
     )
 
 
-class Courier:
+class WebhookDeliverer:
     """Delivers what the ledger says is due, from `start` to `stop`."""
 
     def __init__(
@@ -75,9 +75,9 @@ class Courier:
         allow: Allow,
         *,
         wire: Callable[[Job], Mapping[str, Any]] = job_to_wire,
-        bounds: Bounds = Bounds(),
+        bounds: ConcurrencyLimits = ConcurrencyLimits(),
         random: Callable[[], float] = random.random,
-        carrier: Carrier | None = None,
+        carrier: Sender | None = None,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
@@ -109,12 +109,12 @@ class Courier:
             await asyncio.wait([self._serving])
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=limit)
-        self.hurry()
+        self.stop_now()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._carrier is not None:
             await self._carrier.aclose()
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Let `stop` wait for nothing any longer."""
         if self._serving is not None:
             self._serving.cancel()
@@ -205,9 +205,9 @@ class Courier:
         webhook = replace(webhook, attempts=webhook.attempts + 1)
         try:
             judge(await self._send(webhook, key, job))
-        except Hopeless as hopeless:
+        except PermanentFailure as hopeless:
             return _failed(webhook, str(hopeless))
-        except Undelivered as trouble:
+        except TransientFailure as trouble:
             return self._later(webhook, str(trouble), trouble.retry_after)
         except Exception:
             log.exception("webhook %s could not be sent", webhook.id)
@@ -220,8 +220,8 @@ class Courier:
         carrier = self._carrier
         if carrier is None:
             # Most servers never send one, so what sending needs is imported now, beside the others' work.
-            post = await asyncio.to_thread(import_module, "umrgen.server.webhooks.post")
-            carrier = self._carrier = self._carrier or post.Post(
+            post = await asyncio.to_thread(import_module, "umrgen.server.webhooks.sender")
+            carrier = self._carrier = self._carrier or post.HttpSender(
                 self._allow, seconds=self._bounds.seconds, answer_bytes=self._bounds.answer_bytes
             )
         body = payload(job, self._wire(job))

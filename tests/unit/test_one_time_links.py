@@ -1,9 +1,9 @@
 from support import Clock
-from umrgen.server.tickets import GOOD_FOR, Tickets
+from umrgen.server.one_time_links import GOOD_FOR, OneTimeLinks
 
 
 def test_a_ticket_is_taken_once() -> None:
-    tickets = Tickets(Clock())  # type: ignore[arg-type]
+    tickets = OneTimeLinks(Clock())  # type: ignore[arg-type]
     ticket, other = tickets.issue(), tickets.issue()
     assert ticket != other
     assert tickets.take(ticket)
@@ -13,7 +13,7 @@ def test_a_ticket_is_taken_once() -> None:
 
 def test_a_ticket_ends_after_ten_minutes() -> None:
     clock = Clock()
-    tickets = Tickets(clock)  # type: ignore[arg-type]
+    tickets = OneTimeLinks(clock)  # type: ignore[arg-type]
     early, late = tickets.issue(), tickets.issue()
     clock.at += GOOD_FOR - 1
     assert tickets.take(early)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Answer", "Hopeless", "Undelivered", "judge"]
+__all__ = ["Answer", "PermanentFailure", "TransientFailure", "judge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +13,7 @@ class Answer:
     retry_after: str | None = None
 
 
-class Undelivered(Exception):
+class TransientFailure(Exception):
     """It did not arrive; a later attempt may."""
 
     def __init__(self, words: str, *, retry_after: str | None = None) -> None:
@@ -21,7 +21,7 @@ class Undelivered(Exception):
         self.retry_after = retry_after
 
 
-class Hopeless(Exception):
+class PermanentFailure(Exception):
     """It did not arrive, and no later attempt will."""
 
 
@@ -31,8 +31,8 @@ def judge(answer: Answer) -> None:
     if 200 <= status < 300:
         return
     if status == 410:
-        raise Hopeless("the receiver answered 410: it wants no more of these")
+        raise PermanentFailure("the receiver answered 410: it wants no more of these")
     words = f"the receiver answered {status}"
     if 300 <= status < 400:
         words += ", a redirect, and redirects are not followed"
-    raise Undelivered(words, retry_after=answer.retry_after)
+    raise TransientFailure(words, retry_after=answer.retry_after)

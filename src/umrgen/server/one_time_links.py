@@ -5,13 +5,13 @@ import secrets
 
 from umrgen.server.clock import Clock
 
-__all__ = ["GOOD_FOR", "Tickets"]
+__all__ = ["GOOD_FOR", "OneTimeLinks"]
 
 GOOD_FOR = 600.0
 """Seconds from its making in which a ticket is taken."""
 
 
-class Tickets:
+class OneTimeLinks:
     """Makes tickets and takes each of them once. They live as long as the process; only hashes are kept."""
 
     def __init__(self, clock: Clock) -> None:

@@ -7,17 +7,17 @@ from contextlib import aclosing
 
 import httpcore2
 
-from umrgen.server.webhooks.addresses import Allow, BadURL, checked_target
-from umrgen.server.webhooks.outcomes import Answer, Hopeless, Undelivered
+from umrgen.server.webhooks.address_policy import Allow, BadURL, checked_target
+from umrgen.server.webhooks.delivery_result import Answer, PermanentFailure, TransientFailure
 from umrgen.server.webhooks.pinned import PinnedBackend, Resolve, resolve
 
-__all__ = ["Post"]
+__all__ = ["HttpSender"]
 
 CONNECT_SECONDS = 4.0
 """For each address of a receiver: the second has its turn too before all is over."""
 
 
-class Post:
+class HttpSender:
     """Sends webhooks. Connections are not kept: the next message is a while away, and is checked anew."""
 
     def __init__(self, allow: Allow, *, seconds: float, answer_bytes: int, resolve: Resolve = resolve) -> None:
@@ -42,7 +42,7 @@ class Post:
         try:
             target = checked_target(url, self._allow)
         except BadURL as bad:
-            raise Hopeless(f"the address {bad}") from None
+            raise PermanentFailure(f"the address {bad}") from None
         address = httpcore2.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
         extensions = {"timeout": {"connect": CONNECT_SECONDS}}
         answer: Answer | None = None
@@ -59,12 +59,12 @@ class Post:
             ):
                 answer = Answer(response.status, _header(response, b"retry-after"))
                 await self._hear_out(response)
-        except (Undelivered, Hopeless):
+        except (TransientFailure, PermanentFailure):
             raise
         except Exception as error:
             # What comes after the status line does not matter any more.
             if answer is None:
-                raise Undelivered(self._words(error)) from error
+                raise TransientFailure(self._words(error)) from error
         assert answer is not None
         return answer
 

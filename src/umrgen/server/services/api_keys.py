@@ -10,7 +10,7 @@ from umrgen.errors import UmrgenError
 from umrgen.server.clock import Clock
 from umrgen.server.ledger import Key, Ledger, LedgerUnavailable
 
-__all__ = ["BadGrant", "Grant", "Keys", "PublicKey", "UnusableKey", "check_usable", "hash_key"]
+__all__ = ["ApiKeys", "NewKey", "PublicKey", "UnusableKey", "UnusableNewKey", "check_usable", "hash_key"]
 
 _PRINTED_IN_THE_GUIDE = bytes.fromhex("edb0f035bd0f9fb4d3e310827546f39f27c8f404bf4f338ccdad5914c0388fa8")
 MIN_LENGTH = 20
@@ -37,14 +37,14 @@ class PublicKey(UnusableKey):
     next = "Unset UMRGEN_API_KEY here, or make a key of your own with `umrgen keys create`."
 
 
-class BadGrant(UmrgenError):
+class UnusableNewKey(UmrgenError):
     """A key cannot be made like that."""
 
     code = "bad_grant"
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class NewKey:
     """What a new key may. Times in milliseconds; a limit of None is the server's own, 0 is none."""
 
     name: str = ""
@@ -69,7 +69,7 @@ def check_usable(key: str) -> None:
         raise UnusableKey
 
 
-class Keys:
+class ApiKeys:
     """Creates, checks and revokes keys. Each has a session of its own."""
 
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
@@ -80,10 +80,10 @@ class Keys:
         self._trusted_until = 0.0
         self._uses: dict[str, int] = {}
 
-    async def create(self, grant: Grant) -> tuple[str, Key]:
+    async def create(self, grant: NewKey) -> tuple[str, Key]:
         """A new key: the secret itself, to be shown once, and its record. Raises BadGrant."""
         if grant.session_id is not None and not _SESSION.fullmatch(grant.session_id):
-            raise BadGrant("a session's name has 8 to 64 letters, digits, - and _", next="See: umrgen keys list")
+            raise UnusableNewKey("a session's name has 8 to 64 letters, digits, - and _", next="See: umrgen keys list")
         secret = f"umr_{secrets.token_urlsafe(32)}"
         return secret, await self._add(secret, grant)
 
@@ -102,9 +102,9 @@ class Keys:
         if known is not None and known.name == ADOPTED and known.revoked_at is not None:
             await self._ledger.readmit_key(known.id)
         elif known is None and secret:
-            await self._add(secret, Grant(ADOPTED))
+            await self._add(secret, NewKey(ADOPTED))
 
-    async def _add(self, secret: str, grant: Grant) -> Key:
+    async def _add(self, secret: str, grant: NewKey) -> Key:
         key = Key(
             id=f"key_{secrets.token_hex(6)}",
             hash=hash_key(secret),

@@ -3,12 +3,12 @@
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-__all__ = ["Hosts"]
+__all__ = ["AllowedHosts"]
 
 NAMES_KEPT = 1000
 
 
-class Hosts:
+class AllowedHosts:
     """Which names this server answers to. An address cannot be rebound, so every address may be called."""
 
     def __init__(self, allowed: tuple[str, ...], own: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from umrgen.errors import UmrgenError
 from umrgen.server.config import BadSettings
 
-__all__ = ["Policy", "PolicyFailed", "load_policy"]
+__all__ = ["PolicyFailed", "PromptPolicy", "load_policy"]
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class PolicyFailed(UmrgenError):
     code = "internal"
 
 
-class Policy:
+class PromptPolicy:
     """Says why a prompt is refused, or None. What fails to answer refuses."""
 
     def __init__(self, check: Check) -> None:
@@ -84,14 +84,14 @@ def _invisible(char: str) -> bool:
     )
 
 
-def load_policy(setting: str) -> Policy | None:
+def load_policy(setting: str) -> PromptPolicy | None:
     """The policy that a setting names: nothing, `module:function`, or a file. Raises BadSettings."""
     if not setting:
         return None
     path = Path(setting).expanduser()
     if path.is_file():
         try:
-            return Policy(WordList(path.read_text().splitlines()))
+            return PromptPolicy(WordList(path.read_text().splitlines()))
         except (OSError, UnicodeDecodeError) as error:
             raise BadSettings(f"the word list {path} cannot be read: {error}") from None
     module, _, name = setting.partition(":")
@@ -103,4 +103,4 @@ def load_policy(setting: str) -> Policy | None:
         raise BadSettings(f"the policy {setting!r} cannot be imported: {error}") from None
     if not callable(check):
         raise BadSettings(f"the policy {setting!r} is no function")
-    return Policy(check)
+    return PromptPolicy(check)
