@@ -79,9 +79,12 @@ class TestConnections:
             first = [held.enter_context(connection(running)) for _ in range(3)]
             for opened in first:  # each is accepted
                 opened.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                assert opened.recv(100).startswith(b"HTTP/1.1 200 ")
+                assert opened.recv(1000).startswith(b"HTTP/1.1 200 ")
             with connection(running) as fourth:
                 fourth.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                for _ in range(100):
+                    first[1].sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    assert first[1].recv(1000).startswith(b"HTTP/1.1 200 ")
                 fourth.setblocking(False)
                 with pytest.raises(BlockingIOError):
                     fourth.recv(100)
@@ -93,15 +96,14 @@ class TestConnections:
     def test_a_head_that_comes_too_slowly(self, target: ServerProcess) -> None:
         with connection(target) as opened:
             opened.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
-            answer = b""
+            closed = False
             opened.settimeout(0.2)
-            while not answer:
+            while not closed:
                 with suppress(TimeoutError, BrokenPipeError, ConnectionResetError):
-                    answer = opened.recv(100)
+                    closed = opened.recv(100) == b""
                     continue
                 with suppress(OSError):
                     opened.sendall(b"X-Slow: 1\r\n")
-            assert answer.startswith(b"HTTP/1.1 408 ")
 
     @pytest.mark.slow
     def test_a_second_head_that_comes_too_slowly(self, target: ServerProcess) -> None:
@@ -112,7 +114,7 @@ class TestConnections:
                 answer += opened.recv(1000)
             assert answer.startswith(b"HTTP/1.1 200 ")
             opened.sendall(b"GET /healthz HTT")
-            assert opened.recv(1000).startswith(b"HTTP/1.1 408 ")
+            assert opened.recv(1000) == b"", "closed by the server, in its time"
 
     @pytest.mark.slow
     def test_a_body_that_never_comes(self, state: Path) -> None:
