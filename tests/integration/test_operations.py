@@ -173,7 +173,7 @@ class TestPolicy:
             body = {"prompt": "a bad  IDEA on a hill"} | SMALL
             problem(http.post("/api/v1/generate", json=body), 400, "content_policy")
             finish(http, submit(http, "a kidney of a minority"))
-        assert "a prompt was refused" in running.log()
+        assert "the content policy refused a prompt" in running.log()
         assert "on a hill" not in running.log()
 
     @pytest.mark.slow

@@ -1,7 +1,6 @@
-"""`POST /api/v1/status` by its cursor: what ends while others are told is told next time."""
+"""Changes of many jobs by a cursor: what ends while others are read is reported next time."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -9,15 +8,16 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from starlette.requests import Request
 
-from umrgen.jobs import Change, Job, JobSpec
-from umrgen.server.http import batch
+from umrgen.jobs import Change, Job, JobSpec, State
+from umrgen.server.ledger import Key
 from umrgen.server.ledger.memory import MemoryLedger
-from umrgen.server.services.job_waits import JobWaits
+from umrgen.server.services.caller import Caller
+from umrgen.server.services.job_waits import SLICE, Changes, JobWaits
+from umrgen.server.services.subscriptions import Subscriptions
 
-JOBS = [f"ext_{number:03}" for number in range(2 * batch.SLICE + 10)]
-KEY = SimpleNamespace(id="key", session_id="sid_a")
+JOBS = [f"ext_{number:03}" for number in range(2 * SLICE + 10)]
+KEY = Key("key", b"", "sid_a", "", 0)
 
 
 class BusyLedger(MemoryLedger):
@@ -40,39 +40,22 @@ class BusyLedger(MemoryLedger):
         return await super().get_many(job_ids)
 
 
-async def ask(services: Any, since: str | None) -> dict[str, Any]:
-    """One call that is held for as long as it takes."""
-    body = json.dumps({"job_ids": JOBS} | ({"since": since} if since else {})).encode()
-    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
-
-    async def receive() -> Any:
-        if (message := next(messages, None)) is not None:
-            return message
-        return await asyncio.get_running_loop().create_future()
-
-    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": [(b"prefer", b"wait=5")]}
-    scope["state"] = {}
-    response = await batch.statuses(services, Request(scope, receive), KEY)  # type: ignore[arg-type]
-    answer: dict[str, Any] = json.loads(bytes(response.body))
-    return answer
+async def ask(waits: JobWaits, since: int) -> Changes:
+    """One call that waits for as long as it takes."""
+    return await waits.changes(Caller(KEY), JOBS, since=since, seconds=60)
 
 
-def services_of(ledger: MemoryLedger, waits: JobWaits) -> SimpleNamespace:
-    return SimpleNamespace(
-        ledger=ledger,
-        waits=waits,
-        heavy=asyncio.Semaphore(1),
-        signatures=SimpleNamespace(sign=str),
-        settings=SimpleNamespace(max_wait=60),
-        limits=SimpleNamespace(charge=lambda key, count: None),
-    )
+def job_waits(ledger: MemoryLedger, subscriptions: Subscriptions) -> JobWaits:
+    limits: Any = SimpleNamespace(charge=lambda key, count: None)
+    unused: Any = None
+    return JobWaits(ledger, unused, subscriptions, unused, limits, unused)
 
 
 @asynccontextmanager
-async def opened(ends: Sequence[Sequence[int]], waits: JobWaits) -> AsyncIterator[BusyLedger]:
+async def opened(ends: Sequence[Sequence[int]], subscriptions: Subscriptions) -> AsyncIterator[BusyLedger]:
     """A ledger with JOBS in it."""
     ledger = BusyLedger(ends)
-    await ledger.open(waits.notify)
+    await ledger.open(subscriptions.notify)
     try:
         for job_id in JOBS:
             await ledger.submit(job_id, "sid_a", JobSpec("a boat", seed=1), "procedural", now=1)
@@ -83,24 +66,24 @@ async def opened(ends: Sequence[Sequence[int]], waits: JobWaits) -> AsyncIterato
 
 async def told_by_cursor(ends: Sequence[Sequence[int]]) -> None:
     """Follow the cursor until every job is known to be over; end the rest, one more with every call."""
-    waits = JobWaits(10)
-    known, since = dict.fromkeys(JOBS, ""), None
+    subscriptions = Subscriptions(10)
+    known, since = dict.fromkeys(JOBS, State.QUEUED), 0
     ended = {number for some in ends for number in some}
-    async with opened(ends, waits) as ledger, asyncio.timeout(4):  # sooner than a call that is held for nothing
-        services = services_of(ledger, waits)
-        while any(known[JOBS[number]] != "failed" for number in ended):
-            answer = await ask(services, since)
-            known |= {job["job_id"]: job["state"] for job in answer["jobs"]}
-            since = answer["cursor"]
-    assert {job_id for job_id, state in known.items() if state == "failed"} == {JOBS[number] for number in ended}
+    async with opened(ends, subscriptions) as ledger, asyncio.timeout(30):  # sooner than a call that waits for nothing
+        waits = job_waits(ledger, subscriptions)
+        while any(known[JOBS[number]] is not State.FAILED for number in ended):
+            changes = await ask(waits, since)
+            known |= {job.id: job.state for job in changes.jobs}
+            since = changes.cursor
+    assert {job_id for job_id, state in known.items() if state.over} == {JOBS[number] for number in ended}
 
 
 async def test_a_cursor_from_after_the_moment_of_a_backup_hides_nothing() -> None:
-    waits = JobWaits(10)
-    async with opened([], waits) as ledger, asyncio.timeout(4):
-        answer = await ask(services_of(ledger, waits), "9999")
-        assert len(answer["jobs"]) == len(JOBS)
-        assert int(answer["cursor"]) == await ledger.last_change() < 9999
+    subscriptions = Subscriptions(10)
+    async with opened([], subscriptions) as ledger, asyncio.timeout(30):
+        changes = await ask(job_waits(ledger, subscriptions), 9999)
+        assert len(changes.jobs) == len(JOBS)
+        assert changes.cursor == await ledger.last_change() < 9999
 
 
 async def test_an_end_in_an_earlier_slice_is_not_lost_to_one_in_a_later() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from umrgen.server import reencode
-from umrgen.server.services.uploads import UnusableImage, _decoder, _encode_anew
+from umrgen.server.services.refusal import Refusal
+from umrgen.server.services.uploads import _decoder, _encode_anew
 
 
 @pytest.fixture
@@ -57,5 +58,5 @@ async def test_a_size_that_is_too_large_is_refused_before_decoding() -> None:
     """The file announces its size and has no pixels: a decoder would call it broken."""
     parts = ((b"IHDR", struct.pack(">IIBBBBB", 6000, 6000, 8, 2, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b""))
     chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
-    with pytest.raises(UnusableImage, match="million pixels"):
+    with pytest.raises(Refusal, match="million pixels"):
         await _encode_anew(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))

@@ -25,7 +25,8 @@ from umrgen.server.config import Settings
 from umrgen.server.dispatcher import Dispatcher
 from umrgen.server.estimates import Estimates
 from umrgen.server.executors import EXECUTORS, Executor, WatchdogLimits
-from umrgen.server.http import Services, events, openapi, ops, outputs, studio, v1
+from umrgen.server.http import Services, events, openapi, ops, studio, v1
+from umrgen.server.http import outputs as output_calls
 from umrgen.server.http import status as status_calls
 from umrgen.server.http.middleware import SecurityMiddleware
 from umrgen.server.http.problems import Problem, on_problem, on_refusal
@@ -37,12 +38,15 @@ from umrgen.server.one_time_links import OneTimeLinks
 from umrgen.server.previews import Previews
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.api_keys import ApiKeys
+from umrgen.server.services.authentication import Authentication
 from umrgen.server.services.cancellations import Cancellations
 from umrgen.server.services.content_policy import load_policy
 from umrgen.server.services.job_waits import JobWaits
+from umrgen.server.services.outputs import Outputs
 from umrgen.server.services.refusal import Refusal
 from umrgen.server.services.retention import Retention, RetentionPolicy
 from umrgen.server.services.submissions import Submissions
+from umrgen.server.services.subscriptions import Subscriptions
 from umrgen.server.services.uploads import Uploads
 from umrgen.server.signatures import Signatures
 from umrgen.server.storage import STORAGES, Storage
@@ -94,8 +98,8 @@ class Application:
         )
         self.executor: Executor = _make(EXECUTORS, "local", settings.engine, engine_options, watchdog=watchdog)
         self.keys = ApiKeys(self.ledger, clock)
-        self.waits = JobWaits(settings.held)
-        self.previews = Previews(self.executor.show, self.waits.wake)
+        self.subscriptions = Subscriptions(settings.held)
+        self.previews = Previews(self.executor.show, self.subscriptions.wake)
         self.estimates = Estimates(clock, self.executor.slots)
         policy = DispatchPolicy(
             settings.lease, settings.max_attempts, settings.max_interruptions, running_cap=settings.session_running
@@ -109,8 +113,17 @@ class Application:
         signatures = Signatures(settings.state / "url-secret", settings.url_ttl, clock)
         self.deliverer = WebhookDeliverer(self.ledger, clock, allow, wire=partial(job_to_wire, sign=signatures.sign))
         limits = Limits(settings, clock)
-        uploads = Uploads(self.ledger, self.storage, clock, self.attempt_context.storing)
         admission = Admission(self.executor, self.storage, settings.disk_reserve << 20)
+        uploads = Uploads(self.ledger, self.storage, clock, self.attempt_context.storing, admission)
+        authentication = Authentication(self.keys, limits, FailureThrottle(settings.failed_logins, "API keys", clock))
+        outputs = Outputs(
+            ledger=self.ledger,
+            images=self.images,
+            keys=self.keys,
+            signatures=signatures,
+            authentication=authentication,
+            guesses=FailureThrottle(settings.missed_outputs, "image URLs", clock),
+        )
         submissions = Submissions(
             ledger=self.ledger,
             clock=clock,
@@ -127,16 +140,14 @@ class Application:
             clock=clock,
             ledger=self.ledger,
             storage=self.storage,
-            images=self.images,
             executor=self.executor,
             keys=self.keys,
             hosts=AllowedHosts(settings.allowed_hosts, settings.host),
-            waits=self.waits,
-            estimates=self.estimates,
-            previews=self.previews,
+            subscriptions=self.subscriptions,
+            job_waits=JobWaits(self.ledger, self.estimates, self.subscriptions, self.keys, limits, self.previews),
             limits=limits,
-            logins=FailureThrottle(settings.failed_logins, "API keys", clock),
-            guesses=FailureThrottle(settings.missed_outputs, "image URLs", clock),
+            authentication=authentication,
+            outputs=outputs,
             tickets=OneTimeLinks(clock),
             uploads=uploads,
             admission=admission,
@@ -166,7 +177,7 @@ class Application:
         ahead = (  # below a path that ends in a slash, or at the path
             (status_calls.PATH, ("GET",), status_calls.status),
             (events.PATH, ("GET",), events.events),
-            (outputs.PATH, ("GET", "HEAD"), outputs.outputs),
+            (output_calls.PATH, ("GET", "HEAD"), output_calls.outputs),
             (v1.SUBMIT, ("POST",), v1.submit),
         )
 
@@ -208,7 +219,7 @@ class Application:
         self.services.admission.draining = True
         log.info("stopping: what runs has %g s to finish", limit)
         await self.dispatcher.drain(limit)
-        self.waits.close()
+        self.subscriptions.close()
         await self.deliverer.stop(min(limit, LAST_POST))
 
     def stop_now(self) -> None:
@@ -228,7 +239,7 @@ class Application:
     def _on_change(self, jobs: Sequence[Job]) -> None:
         self.estimates.observe(jobs)
         self.metrics.observe(jobs)
-        self.waits.notify(jobs)
+        self.subscriptions.notify(jobs)
         self.dispatcher.notify(jobs)
         self.deliverer.notify(jobs)
 

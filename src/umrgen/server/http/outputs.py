@@ -1,6 +1,5 @@
 """`GET /outputs/{session_id}/{filename}?session_id=...`: finished images, found by their record."""
 
-import math
 import re
 from base64 import b64encode
 
@@ -10,10 +9,10 @@ from starlette.types import Receive, Scope, Send
 
 from umrgen.jobs import Output
 from umrgen.server.http import Services
-from umrgen.server.http.auth import address_of, asked_too_much, bearer
+from umrgen.server.http.auth import address_of, bearer
 from umrgen.server.http.problems import Problem
 from umrgen.server.http.status import to_problem
-from umrgen.server.ledger import Key, OutputExpired
+from umrgen.server.services.outputs import OutputLink
 
 __all__ = ["PATH", "outputs"]
 
@@ -27,78 +26,37 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 async def outputs(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
     """A plain handler ahead of the router: what it sends is large, so little else should take time."""
     request = Request(scope)
-    key: Key | None = None
     try:
-        session_id, _, name = scope["path"][len(PATH) :].rpartition("/")
-        key = await _key_shown(services, request)
-        if key is None:
-            _check_manners(services, scope)
-        output = await _find(services, request, session_id, name)
-        data = await services.images.get(output.session_id, output.name)
-        if data is None:
-            raise Problem("output_not_found")
+        link = _link(request)
+        output, data = await services.outputs.fetch(link, secret=_secret(request), address=address_of(scope))
         response = _respond(request, output, data)
     except Exception as error:
-        problem = to_problem(error)
-        if problem.status in (403, 404):
-            problem = _missed(services, scope, key) or problem
-        response = problem.response()
+        response = to_problem(error).response()
     await response(scope, receive, send)
 
 
-async def _key_shown(services: Services, request: Request) -> Key | None:
-    """The caller's key, which he need not show; a wrong one is a failed login here, too."""
+def _link(request: Request) -> OutputLink:
+    session_id, _, name = request.scope["path"][len(PATH) :].rpartition("/")
+    query = request.query_params
+    shown = query.getlist("session_id")
+    return OutputLink(
+        session_id,
+        name,
+        shown_session_id=shown[0] if len(shown) == 1 else "",
+        expires=query.get("expires", ""),
+        signature=query.get("signature", ""),
+    )
+
+
+def _secret(request: Request) -> str | None:
+    """The caller's key, which need not be shown."""
     headers = dict(request.headers.raw)
     if b"authorization" not in headers:
         return None
     try:
-        key = await services.keys.check(bearer(headers))
+        return bearer(headers)
     except Problem:
         return None
-    if key is None:
-        services.logins.record_failure(address_of(request.scope))
-    return key
-
-
-def _check_manners(services: Services, scope: Scope) -> None:
-    """Raise Problem for an address that has guessed too often; behind it may be others, who can show a key."""
-    wait = services.guesses.wait(address_of(scope))
-    if wait:
-        words = "too many wrong image URLs came from this address; with an API key you are let in"
-        raise Problem("rate_limited", words, retry_after=math.ceil(wait))
-
-
-def _missed(services: Services, scope: Scope, key: Key | None) -> Problem | None:
-    """A guess went wrong: it counts against the address, or is one of a key's requests."""
-    if key is None:
-        services.guesses.record_failure(address_of(scope))
-    elif not services.limits.take(key):
-        return asked_too_much(services, key)
-    return None
-
-
-async def _find(services: Services, request: Request, session_id: str, name: str) -> Output:
-    query = request.query_params
-    if query.getlist("session_id") != [session_id]:
-        raise Problem("forbidden_output", "session_id is missing or wrong")
-    if services.signatures.wanted:
-        path = f"/outputs/{session_id}/{name}"
-        if not services.signatures.genuine(path, query.get("expires", ""), query.get("signature", "")):
-            raise Problem("forbidden_output", "the signature is missing or wrong")
-        if services.signatures.over(query["expires"]):
-            raise Problem("output_expired", "this URL is past its time; the job's status has a fresh one")
-    try:
-        output = await services.ledger.output(session_id, name)
-    except OutputExpired:
-        raise Problem("output_expired", "this image was kept as long as images are kept here") from None
-    return output or await _reference(services, session_id, name)
-
-
-async def _reference(services: Services, session_id: str, name: str) -> Output:
-    upload = await services.ledger.upload(session_id, name)
-    if upload is None:
-        raise Problem("output_not_found")
-    return Output(upload.name, session_id, upload.bytes, upload.sha256, upload.width, upload.height, upload.media_type)
 
 
 def _respond(request: Request, output: Output, data: bytes) -> Response:

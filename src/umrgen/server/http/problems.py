@@ -102,6 +102,8 @@ class Problem(Exception):
             retry_after = 5
         if retry_after is not None:
             self.headers["Retry-After"] = str(retry_after)
+        if self.status == 401:
+            self.headers["WWW-Authenticate"] = 'Bearer realm="umrgen"'
         self.body = ProblemAnswer(
             title=title,
             status=self.status,
@@ -137,7 +139,7 @@ class Problem(Exception):
 
 def quota_headers(quota: Quota) -> dict[str, str]:
     """The fields RateLimit and RateLimit-Policy for a limit that was reached."""
-    return policy_headers(quota.name, quota.limit, quota.window, quota.reset)
+    return policy_headers(quota.name, quota.limit, quota.window, quota.reset, quota.remaining)
 
 
 async def on_refusal(request: Request, refusal: Exception) -> Response:

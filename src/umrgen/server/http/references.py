@@ -10,8 +10,9 @@ from umrgen.server.http import Services
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
 from umrgen.server.http.responses import Deleted, Reference, References, json_response
-from umrgen.server.ledger import Key, Upload, UploadsFull
-from umrgen.server.services.uploads import MAX_BYTES, TooBusy, UnusableImage
+from umrgen.server.ledger import Key, Upload
+from umrgen.server.services.caller import Caller
+from umrgen.server.services.uploads import MAX_BYTES
 
 __all__ = ["add", "all_of", "remove"]
 
@@ -23,34 +24,22 @@ HOUR = 3_600_000
 async def add(services: Services, request: Request, key: Key) -> Response:
     """Take the form's one file, in the field `file`. What stands in its way is said before it is read."""
     boundary = _boundary(request)
-    await services.admission.check_upload()
-    try:
-        with services.uploads.admitted(key.session_id):
-            await services.uploads.check_room(key.session_id)
-            data = _the_file(await read_body(request, MAX_BYTES + ENVELOPE), boundary)
-            upload = await services.uploads.add(key.session_id, data)
-    except TooBusy as busy:
-        raise Problem("rate_limited", str(busy), retry_after=2) from None
-    except UnusableImage as error:
-        raise Problem("unsupported_media_type", str(error), field="file") from None
-    except UploadsFull:
-        raise Problem("too_many_references") from None
-    except OSError:
-        raise Problem("storage_full", "the image could not be stored") from None
+    with await services.uploads.admit(Caller(key)) as reserved:
+        data = _the_file(await read_body(request, MAX_BYTES + ENVELOPE), boundary)
+        upload = await reserved.add(data)
     return json_response(_wire(services, upload))
 
 
 async def all_of(services: Services, request: Request, key: Key) -> Response:
     """The session's reference images, the oldest first."""
-    found = await services.uploads.all(key.session_id)
+    found = await services.uploads.all(Caller(key))
     return json_response(References(references=[_wire(services, upload) for upload in found]))
 
 
 async def remove(services: Services, request: Request, key: Key) -> Response:
     """Forget one; a job that was to use it will fail, and say so."""
     name = request.path_params["filename"]
-    if not await services.uploads.remove(key.session_id, name):
-        raise Problem("reference_not_found")
+    await services.uploads.remove(Caller(key), name)
     return json_response(Deleted(filename=name))
 
 

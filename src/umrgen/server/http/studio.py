@@ -118,7 +118,7 @@ async def open_session(services: Services, request: Request) -> Response:
         raise Problem("forbidden_origin", "only the studio itself, opened on this machine, may do this")
     ticket = decode_object(await read_body(request, 4096)).get("ticket")
     if not isinstance(ticket, str) or not services.tickets.take(ticket):
-        services.logins.record_failure(address_of(request.scope))
+        services.authentication.failures.record_failure(address_of(request.scope))
         raise Problem("link_over")
     expires_at = services.clock.now() + KEY_LASTS * 1000
     grant = NewKey("studio", session_id=await services.keys.first_session(), expires_at=expires_at)

@@ -15,9 +15,10 @@ from umrgen.server.http.auth import authenticate
 from umrgen.server.http.generate import generate
 from umrgen.server.http.problems import Problem
 from umrgen.server.http.responses import Capabilities, EngineAnswer, KeyLimits, Sizes, Steps, json_response
-from umrgen.server.http.status import View, to_problem
+from umrgen.server.http.status import to_problem, wire
 from umrgen.server.ledger import Key
 from umrgen.server.services.caller import Caller
+from umrgen.server.services.job_waits import MAX_JOBS
 
 __all__ = ["SUBMIT", "routes", "submit"]
 
@@ -69,7 +70,7 @@ async def nothing(services: Services, request: Request, key: Key) -> Response:
 async def cancel(services: Services, request: Request, key: Key) -> Response:
     """End the job; a job that is over already stays as it is, and is the answer."""
     job = await services.cancellations.cancel(Caller(key), request.path_params["job_id"])
-    return json_response(View(services, job, None).wire())
+    return json_response(wire(services, await services.job_waits.view(job)))
 
 
 async def capabilities(services: Services, request: Request, key: Key) -> Response:
@@ -97,7 +98,7 @@ async def capabilities(services: Services, request: Request, key: Key) -> Respon
             prompt_chars=LIMITS.prompt_chars,
             calls=list(_CALLS),
             max_wait=int(services.settings.max_wait),
-            batch_max=batch.MAX_JOBS,
+            batch_max=MAX_JOBS,
             limits=KeyLimits(
                 requests_per_minute=services.limits.rate(key) or None,
                 concurrent=caps.alive or None,

@@ -1,141 +1,223 @@
-"""Waiting for jobs: one mechanism under long polls, batches and event streams.
+"""Looking at jobs and waiting for them to change: one mechanism under long polls, batches and event streams.
 
-A caller subscribes to jobs, then waits for a change until a deadline. A subscription carries no data: the caller reads
-the job store again when it wakes up, so a missed or merged notification loses nothing.
+A caller that goes away is a cancellation of the task that waits here, and nothing else.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 from umrgen.jobs import Job, State
+from umrgen.server.estimates import Estimates
+from umrgen.server.ledger import Ledger
+from umrgen.server.limits import Limits
+from umrgen.server.previews import Previews
+from umrgen.server.services.api_keys import ApiKeys
+from umrgen.server.services.caller import Caller
+from umrgen.server.services.job_lookup import find_job
+from umrgen.server.services.subscriptions import Subscription, Subscriptions
 
-__all__ = ["JobWaits", "Subscription"]
+__all__ = ["MAX_JOBS", "SLICE", "Changes", "Event", "JobView", "JobWaits"]
 
-QUEUE = ""
-"""The name under which the subscribers to queue positions are kept."""
-QUEUE_INTERVAL = 0.25
-"""Debounce interval for queue positions, in seconds: each notification makes every subscriber query its position."""
-QUEUE_SUBSCRIBERS = 50
-"""With more subscribers to queue positions than this, the interval grows in proportion."""
+MAX_JOBS = 1000
+"""Jobs that one call may name."""
+SLICE = 50
+"""Jobs that are read without a break, which takes a few milliseconds. Other calls are served in between."""
+JOBS_A_REQUEST = 50
+"""Jobs that one response may hold; for each so many more, the key is charged a further request."""
+KEEP_ALIVE = 15.0
+"""Seconds without an event after which a stream says that it is alive: below the idle time-outs of proxies."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job as it is now: its record, and what follows from the others."""
+
+    job: Job
+    position: int | None
+    """1 for the job that is next; None when it is not queued."""
+    eta: float | None
+    """Seconds until its end; None when nothing is known, or it is over."""
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the view does, but for the estimate."""
+        return f"{self.job.state.value}.{self.job.attempt}.{self.job.step}.{self.position or 0}"
+
+    @property
+    def stage(self) -> tuple[State, int, int | None]:
+        """Where the job stands, but for the step it is at."""
+        return (self.job.state, self.job.attempt, self.position)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The jobs that changed since a cursor, and the cursor to go on from."""
+
+    jobs: list[Job]
+    unknown: list[str]
+    """Ids that are no jobs of the caller."""
+    cursor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event of a job's stream: `status`, `progress`, `preview` (a JPEG), `alive`, or `stopping` (the server)."""
+
+    kind: str
+    view: JobView
+    preview: bytes | None = None
 
 
 class JobWaits:
-    """The subscriptions of all callers that wait for a job to change."""
+    """Looks at jobs and waits for changes, for all transports."""
 
-    def __init__(self, limit: int) -> None:
-        """`limit`: concurrent subscriptions of one owner (an API key)."""
-        self._limit = limit
-        self._of_owner: Counter[str] = Counter()
-        self._of_job: dict[str, set[Subscription]] = {}
-        self._queue_timer: asyncio.TimerHandle | None = None
-        self.closed = False
-        """True once the server stops: no call waits any longer."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        estimates: Estimates,
+        subscriptions: Subscriptions,
+        keys: ApiKeys,
+        limits: Limits,
+        previews: Previews,
+    ) -> None:
+        self._ledger = ledger
+        self._estimates = estimates
+        self._subscriptions = subscriptions
+        self._keys = keys
+        self._limits = limits
+        self._previews = previews
+        self._slices = asyncio.Lock()
+        """Held for a slice of a call about many jobs: one at a time, so that calls about one job get in between."""
 
-    def __len__(self) -> int:
-        return self._of_owner.total()
+    def may_wait(self, caller: Caller) -> bool:
+        """Whether the caller's key has fewer waiting calls than it may."""
+        return not self._subscriptions.full(caller.key.id)
 
-    def full(self, owner: str) -> bool:
-        """Whether this owner has as many subscriptions as it may."""
-        return self._of_owner[owner] >= self._limit
+    # --- one job ---
 
-    def subscribe(self, job_ids: Sequence[str], *, owner: str, queue: bool = False) -> "Subscription":
-        """Return a subscription to changes of these jobs; with `queue`, to changes of queue positions too."""
-        return Subscription(self, [*job_ids, QUEUE] if queue else job_ids, owner)
+    async def find(self, caller: Caller, job_id: str) -> Job:
+        """Return the caller's job. Raises Refusal `job_not_found`."""
+        return await find_job(self._ledger, caller.session_id, job_id)
 
-    def notify(self, jobs: Sequence[Job]) -> None:
-        """Wake the subscribers of the jobs that a commit changed; a job that leaves the queue changes positions."""
-        for job in jobs:
-            self.wake(job.id)
-        if self._queue_timer is None and QUEUE in self._of_job and any(job.state is not State.QUEUED for job in jobs):
-            delay = QUEUE_INTERVAL * max(1.0, len(self._of_job[QUEUE]) / QUEUE_SUBSCRIBERS)
-            self._queue_timer = asyncio.get_running_loop().call_later(delay, self._wake_queue)
+    async def view(self, job: Job) -> JobView:
+        """Return the job with its position and estimate."""
+        position = await self._ledger.queue_position(job) if job.state is State.QUEUED else None
+        return JobView(job, position, self._estimates.seconds_left(job, position))
 
-    def wake(self, job_id: str) -> None:
-        """Wake the subscribers of one job."""
-        for subscription in self._of_job.get(job_id, ()):
-            subscription.wake(job_id)
+    def brief_view(self, job: Job) -> JobView:
+        """Return the job without its position, which costs a count; so only a running job has an estimate."""
+        eta = self._estimates.seconds_left(job) if job.state is State.RUNNING else None
+        return JobView(job, None, eta)
 
-    def _wake_queue(self) -> None:
-        self._queue_timer = None
-        self.wake(QUEUE)
+    async def wait(self, caller: Caller, job: Job, *, known: str | None, seconds: float) -> Job:
+        """Wait until the job is over, or differs from the version `known`, or `seconds` have passed."""
+        until = asyncio.get_running_loop().time() + seconds
+        with self._subscriptions.subscribe([job.id], owner=caller.key.id, queue=known is not None) as subscription:
+            while True:
+                job = await self.find(caller, job.id)
+                if job.over or (known is not None and (await self.view(job)).version != known):
+                    return job
+                if not await subscription.wait(until):
+                    return await self.find(caller, job.id)
 
-    def close(self) -> None:
-        """End every wait, now and from now on."""
-        self.closed = True
-        for subscriptions in self._of_job.values():
-            for subscription in subscriptions:
-                subscription.wake(QUEUE)
+    # --- many jobs ---
 
-    def add(self, subscription: "Subscription") -> None:
-        """Count a subscription, and wake it from now on."""
-        self._of_owner[subscription.owner] += 1
-        for name in subscription.names:
-            self._of_job.setdefault(name, set()).add(subscription)
+    async def changes(self, caller: Caller, job_ids: Sequence[str], *, since: int, seconds: float) -> Changes:
+        """Return the jobs that changed after the cursor `since` (0: all of them), waiting up to `seconds` for one."""
+        known = await self._changed_at(caller, job_ids)
+        newest = max(known.values(), default=0)
+        if since > newest and since > await self._ledger.last_change():
+            since = 0  # the cursor is newer than the ledger: a backup was restored
+        if seconds and known and newest <= since:
+            await self._wait_for_any(caller, list(known), since, seconds)
+            known = await self._changed_at(caller, list(known))
+        # The cursor is of one look at all jobs: what changes while they are read is reported again.
+        jobs = await self.read([job_id for job_id, changed in known.items() if changed > since])
+        self._charge(caller, len(jobs))
+        unknown = [job_id for job_id in job_ids if job_id not in known]
+        return Changes(jobs, unknown, max([since, *known.values()]))
 
-    def remove(self, subscription: "Subscription") -> None:
-        """Undo `add`."""
-        self._of_owner[subscription.owner] -= 1
-        if not self._of_owner[subscription.owner]:
-            del self._of_owner[subscription.owner]
-        for name in subscription.names:
-            self._of_job[name].discard(subscription)
-            if not self._of_job[name]:
-                del self._of_job[name]
+    async def read(self, job_ids: Sequence[str]) -> list[Job]:
+        """Read many jobs, in slices."""
+        jobs: list[Job] = []
+        for start in range(0, len(job_ids), SLICE):
+            async with self._slices:
+                jobs += await self._ledger.get_many(job_ids[start : start + SLICE])
+                await asyncio.sleep(0)
+        return jobs
 
+    async def page(
+        self, caller: Caller, *, state: State | None, limit: int, before: int | None
+    ) -> tuple[list[Job], int | None]:
+        """Return up to `limit` of the caller's jobs, newest first, and the cursor of the next page."""
+        async with self._slices:
+            jobs, cursor = await self._ledger.page(caller.session_id, state=state, limit=limit, before=before)
+            await asyncio.sleep(0)
+        self._charge(caller, len(jobs))
+        return jobs, cursor
 
-class Subscription:
-    """A subscription, as a context manager. A change between entering it and `wait` is not missed."""
+    def _charge(self, caller: Caller, jobs: int) -> None:
+        """Count a response about many jobs as several requests of the key."""
+        self._limits.charge(caller.key, jobs // JOBS_A_REQUEST)
 
-    __slots__ = ("_changed", "_future", "_waits", "names", "owner")
+    async def _changed_at(self, caller: Caller, job_ids: Sequence[str]) -> dict[str, int]:
+        """The change number of each of the caller's own jobs among `job_ids`."""
+        changes = await self._ledger.changes(job_ids)
+        return {job_id: number for job_id, (session_id, number) in changes.items() if session_id == caller.session_id}
 
-    def __init__(self, waits: JobWaits, names: Sequence[str], owner: str) -> None:
-        self.names = names
-        self.owner = owner
-        self._waits = waits
-        self._changed: set[str] | None = None
-        self._future: asyncio.Future[None] | None = None
+    async def _wait_for_any(self, caller: Caller, job_ids: list[str], since: int, seconds: float) -> None:
+        """Return when one of the jobs has changed, or after `seconds`."""
+        until = asyncio.get_running_loop().time() + seconds
+        with self._subscriptions.subscribe(job_ids, owner=caller.key.id) as subscription:
+            changed = set(job_ids)  # after the first look, only those that are said to have changed
+            while changed:
+                if any(number > since for number in (await self._changed_at(caller, list(changed))).values()):
+                    return
+                changed = await subscription.wait(until)
 
-    def __enter__(self) -> "Subscription":
-        self._waits.add(self)
-        return self
+    # --- a stream ---
 
-    def __exit__(self, *_: object) -> None:
-        self._waits.remove(self)
+    async def events(
+        self, caller: Caller, job: Job, *, known: str | None = None, previews: bool = False
+    ) -> AsyncGenerator[Event, None]:
+        """Yield the job's state now, then each change, until it is over, the key is revoked, or the server stops.
 
-    @property
-    def closed(self) -> bool:
-        """Whether waiting has no use any more: the server stops."""
-        return self._waits.closed
-
-    def wake(self, job_id: str) -> None:
-        """Let `wait` return: this job changed."""
-        if self._changed is None:
-            self._changed = set()
-        self._changed.add(job_id)
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
-
-    async def wait(self, until: float) -> set[str]:
-        """Return the ids of jobs that changed since the last call, as soon as there are any.
-
-        Empty when `until`, a time of the event loop's clock in seconds, has passed or the server stops.
+        An event says how things stand, not what happened since the last one, so a caller that knows the version `known`
+        has missed nothing.
         """
-        if not self._changed and not self._waits.closed:
-            loop = asyncio.get_running_loop()
-            future = self._future = loop.create_future()
-            timer = loop.call_at(until, _resolve, future)
-            try:
-                await future
-            finally:
-                timer.cancel()
-                self._future = None
-        if self._waits.closed:
-            return set()
-        changed, self._changed = self._changed, None
-        return changed or set()
+        with (
+            self._subscriptions.subscribe([job.id], owner=caller.key.id, queue=True) as subscription,
+            self._previews.watch(job.id) if previews else nullcontext(),
+        ):
+            stage, shown = None, None
+            while True:
+                view = await self.view(await self.find(caller, job.id))
+                if view.version != known:
+                    yield Event("progress" if stage == view.stage else "status", view)
+                    known = view.version
+                stage = view.stage
+                preview = self._previews.last(job.id)
+                if preview is not None and preview is not shown:
+                    shown = preview
+                    yield Event("preview", view, preview)
+                if view.job.over:
+                    return
+                async for event in self._next_change(caller, view, subscription):
+                    yield event
+                if subscription.closed or not await self._keys.still_opens(caller.key):
+                    return
 
-
-def _resolve(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
+    async def _next_change(
+        self, caller: Caller, view: JobView, subscription: Subscription
+    ) -> AsyncGenerator[Event, None]:
+        """Yield signs of life until there is a change, or the stream has to end."""
+        loop = asyncio.get_running_loop()
+        while not await subscription.wait(loop.time() + KEEP_ALIVE):
+            if subscription.closed:
+                yield Event("stopping", view)
+                return
+            if not await self._keys.still_opens(caller.key):
+                return
+            yield Event("alive", view)

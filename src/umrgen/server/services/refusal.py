@@ -26,6 +26,7 @@ class Quota:
     """Seconds that the limit is counted over; None for a limit on what exists at a time."""
     reset: int | None = None
     """Seconds until it is whole again."""
+    remaining: int = 0
 
 
 class Refusal(UmrgenError):

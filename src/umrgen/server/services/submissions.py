@@ -66,7 +66,7 @@ class Submissions:
 
     async def _check(self, caller: Caller, request: GenerationRequest) -> None:
         errors = _beyond_the_engine(self.executor, request)
-        missing = await self.uploads.missing(caller.session_id, request.reference_images)
+        missing = await self.uploads.missing(caller, request.reference_images)
         if missing:
             errors.append(FieldError("reference_images", f"no such reference image was uploaded: {missing[0][:60]!r}"))
         if request.webhook_url is not None and (reason := check_url(request.webhook_url, self.webhooks_allowed)):

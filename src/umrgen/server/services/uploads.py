@@ -10,17 +10,19 @@ import os
 import secrets
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from umrgen.errors import UmrgenError
 from umrgen.jobs import LIMITS
 from umrgen.server.clock import Clock
 from umrgen.server.ledger import Ledger, Upload, UploadsFull
 from umrgen.server.reencode import HEAD, REFUSALS
+from umrgen.server.services.admission import Admission
+from umrgen.server.services.caller import Caller
+from umrgen.server.services.refusal import Refusal
 from umrgen.server.storage import Storage
 
-__all__ = ["MAX_BYTES", "TooBusy", "UnusableImage", "Uploads"]
+__all__ = ["MAX_BYTES", "Reservation", "Uploads"]
 
 MAX_BYTES = 10 << 20
 SECONDS = 20.0
@@ -33,50 +35,28 @@ IN_ALL = 16
 """Images that come in at a time; more are asked to come again."""
 
 
-class UnusableImage(UmrgenError):
-    """These bytes are no image that is taken here."""
-
-    code = "unsupported_media_type"
-
-
-class TooBusy(UmrgenError):
-    """Too many images are being taken at the moment."""
-
-    code = "rate_limited"
-    retryable = True
-
-
 class Uploads:
     """A session's reference images."""
 
-    def __init__(self, ledger: Ledger, storage: Storage, clock: Clock, storing: set[str]) -> None:
+    def __init__(self, ledger: Ledger, storage: Storage, clock: Clock, storing: set[str], admission: Admission) -> None:
+        """`storing`: names of files that are on their way to their record, which the sweep must not remove."""
         self._ledger = ledger
         self._storage = storage
         self._clock = clock
         self._storing = storing
+        self._admission = admission
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._under_way: Counter[str] = Counter()
 
-    @contextmanager
-    def admitted(self, session_id: str) -> Iterator[None]:
-        """Room for one image that comes in. Raises TooBusy, before anything of it is read."""
-        if self._under_way[session_id] >= OF_SESSION or self._under_way.total() >= IN_ALL:
-            raise TooBusy
-        self._under_way[session_id] += 1
-        try:
-            yield
-        finally:
-            self._under_way[session_id] -= 1
-            if not self._under_way[session_id]:
-                del self._under_way[session_id]
-
-    async def check_room(self, session_id: str) -> None:
-        """Raises UploadsFull when the session has as many as it may."""
-        if len(await self._ledger.uploads(session_id)) >= LIMITS.references:
-            raise UploadsFull
+    async def admit(self, caller: Caller) -> "Reservation":
+        """Reserve room for one image, before anything of it is read. Raises Refusal."""
+        await self._admission.check_upload()
+        if len(await self._ledger.uploads(caller.session_id)) >= LIMITS.references:
+            raise Refusal("too_many_references")
+        return Reservation(self, caller.session_id, self._under_way)
 
     async def add(self, session_id: str, data: bytes) -> Upload:
-        """Take an image. Raises UnusableImage, UploadsFull, OSError; then nothing of it is left."""
+        """Decode an image, encode its pixels anew, and store it. Raises Refusal; then nothing of it is left."""
         async with self._turns:
             width, height, png = await _encode_anew(data)
         upload = Upload(
@@ -97,45 +77,82 @@ class Uploads:
                 with suppress(OSError):
                     await self._storage.delete(session_id, upload.name)
                 raise
+        except UploadsFull:
+            raise Refusal("too_many_references") from None
+        except OSError:
+            raise Refusal("storage_full", "the image could not be stored") from None
         finally:
             self._storing.discard(upload.name)
         return upload
 
-    async def all(self, session_id: str) -> list[Upload]:
-        return await self._ledger.uploads(session_id)
+    async def all(self, caller: Caller) -> list[Upload]:
+        """The caller's reference images, the oldest first."""
+        return await self._ledger.uploads(caller.session_id)
 
-    async def missing(self, session_id: str, names: tuple[str, ...]) -> list[str]:
-        """Those of `names` that are no references of this session."""
-        return [name for name in names if await self._ledger.upload(session_id, name) is None]
+    async def missing(self, caller: Caller, names: tuple[str, ...]) -> list[str]:
+        """Those of `names` that are no reference images of the caller."""
+        return [name for name in names if await self._ledger.upload(caller.session_id, name) is None]
 
-    async def remove(self, session_id: str, name: str) -> bool:
-        """Whether there was one of that name."""
-        if not await self._ledger.remove_upload(session_id, name):
-            return False
+    async def remove(self, caller: Caller, name: str) -> None:
+        """Remove one. Raises Refusal `reference_not_found`."""
+        if not await self._ledger.remove_upload(caller.session_id, name):
+            raise Refusal("reference_not_found")
         with suppress(OSError):  # the next sweep finds it
-            await self._storage.delete(session_id, name)
-        return True
+            await self._storage.delete(caller.session_id, name)
+
+
+class Reservation:
+    """Room for one image while it is received, as a context manager."""
+
+    def __init__(self, uploads: Uploads, session_id: str, under_way: Counter[str]) -> None:
+        self._uploads = uploads
+        self._session_id = session_id
+        self._under_way = under_way
+
+    def __enter__(self) -> "Reservation":
+        """Raises Refusal `rate_limited` when as many images come in as may."""
+        if self._under_way[self._session_id] >= OF_SESSION or self._under_way.total() >= IN_ALL:
+            raise _busy()
+        self._under_way[self._session_id] += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._under_way[self._session_id] -= 1
+        if not self._under_way[self._session_id]:
+            del self._under_way[self._session_id]
+
+    async def add(self, data: bytes) -> Upload:
+        """Take the image. Raises Refusal; then nothing of it is left."""
+        return await self._uploads.add(self._session_id, data)
+
+
+def _busy() -> Refusal:
+    return Refusal("rate_limited", "too many images are being taken at the moment", retry_after=2)
+
+
+def _unusable(detail: str) -> Refusal:
+    return Refusal("unsupported_media_type", detail, field="file")
 
 
 async def _encode_anew(data: bytes) -> tuple[int, int, bytes]:
-    """Width, height and PNG of the image in `data`. Raises UnusableImage."""
+    """Width, height and PNG of the image in `data`. Raises Refusal."""
     try:
         process = await _decoder()
     except OSError:
-        raise TooBusy from None  # no process or no file is to be had
+        raise _busy() from None  # no process or no file is to be had
     try:
         async with asyncio.timeout(SECONDS):
             out, _ = await process.communicate(data)
     except TimeoutError:
-        raise UnusableImage("the image takes too long to decode") from None
+        raise _unusable("the image takes too long to decode") from None
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     if process.returncode in REFUSALS:
-        raise UnusableImage(REFUSALS[process.returncode])
+        raise _unusable(REFUSALS[process.returncode])
     if process.returncode != 0 or len(out) <= HEAD.size:
-        raise UnusableImage("the image cannot be decoded")
+        raise _unusable("the image cannot be decoded")
     width, height = HEAD.unpack_from(out)
     return width, height, out[HEAD.size :]
 

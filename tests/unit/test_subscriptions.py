@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from umrgen.jobs import Job, JobSpec, State
-from umrgen.server.services import job_waits
-from umrgen.server.services.job_waits import JobWaits
+from umrgen.server.services import subscriptions
+from umrgen.server.services.subscriptions import Subscriptions
 
 
 def job(job_id: str = "ext_1", state: State = State.QUEUED) -> Job:
@@ -18,9 +18,9 @@ def deadline() -> float:
     return asyncio.get_running_loop().time() + 60
 
 
-async def changed(act: Callable[[JobWaits], None], *, queue: bool = False) -> set[str]:
+async def changed(act: Callable[[Subscriptions], None], *, queue: bool = False) -> set[str]:
     """What a subscriber to ext_1 is told after `act`."""
-    waits = JobWaits(10)
+    waits = Subscriptions(10)
 
     async def wait() -> set[str]:
         with waits.subscribe(["ext_1"], owner="key_1", queue=queue) as subscription:
@@ -40,11 +40,11 @@ async def test_a_change_wakes_its_subscribers() -> None:
 
 
 async def test_closing_ends_every_wait() -> None:
-    assert await changed(JobWaits.close) == set()
+    assert await changed(Subscriptions.close) == set()
 
 
 async def test_a_cancelled_wait_leaves_no_subscription() -> None:
-    waits = JobWaits(10)
+    waits = Subscriptions(10)
 
     async def wait() -> None:
         with waits.subscribe(["ext_1"], owner="key_1") as subscription:
@@ -59,7 +59,7 @@ async def test_a_cancelled_wait_leaves_no_subscription() -> None:
 
 
 async def test_a_change_before_the_wait_is_not_missed() -> None:
-    waits = JobWaits(10)
+    waits = Subscriptions(10)
     with waits.subscribe(["ext_1"], owner="key_1") as subscription:
         waits.notify([job()])
         assert await subscription.wait(0) == {"ext_1"}
@@ -67,21 +67,21 @@ async def test_a_change_before_the_wait_is_not_missed() -> None:
 
 
 async def test_changes_of_queue_positions_are_debounced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_waits, "QUEUE_INTERVAL", 0.01)
+    monkeypatch.setattr(subscriptions, "QUEUE_INTERVAL", 0.01)
     loop, timers = asyncio.get_running_loop(), []
     call_later = loop.call_later
     monkeypatch.setattr(loop, "call_later", lambda *args: timers.append(args) or call_later(*args))
 
-    def leave(waits: JobWaits) -> None:
+    def leave(waits: Subscriptions) -> None:
         for number in range(100):
             waits.notify([job(f"ext_{number + 5}", State.RUNNING)])
 
-    assert await changed(leave, queue=True) == {job_waits.QUEUE}
+    assert await changed(leave, queue=True) == {subscriptions.QUEUE}
     assert len(timers) == 1
 
 
 async def test_one_owner_has_a_limit() -> None:
-    waits = JobWaits(2)
+    waits = Subscriptions(2)
     with waits.subscribe(["ext_1"], owner="key_1"):
         assert not waits.full("key_1")
         with waits.subscribe(["ext_1"], owner="key_1"):

@@ -1,0 +1,52 @@
+"""Authentication: from a secret to a caller, with the limits on guessing keys and on requests."""
+
+import math
+from dataclasses import dataclass
+
+from umrgen.server.ledger import Key
+from umrgen.server.limits import FailureThrottle, Limits
+from umrgen.server.services.api_keys import ApiKeys
+from umrgen.server.services.caller import Caller
+from umrgen.server.services.refusal import Quota, Refusal
+
+__all__ = ["Authentication"]
+
+
+@dataclass(frozen=True, slots=True)
+class Authentication:
+    """Accepts callers by their API key, and slows addresses that try wrong ones."""
+
+    keys: ApiKeys
+    limits: Limits
+    failures: FailureThrottle
+
+    async def accept(self, secret: str, address: str) -> Caller:
+        """Return the caller, with one request counted. Raises Refusal `unauthorized` or `rate_limited`."""
+        key = await self.keys.check(secret)
+        if key is None:
+            raise self._failed(address)
+        self.count_request(key)
+        return Caller(key)
+
+    def _failed(self, address: str) -> Refusal:
+        """Count a wrong key against its address; a caller with a key is never slowed by it."""
+        wait = self.failures.wait(address)
+        self.failures.record_failure(address)
+        if wait:
+            return Refusal(
+                "rate_limited", "too many wrong API keys came from this address", retry_after=math.ceil(wait)
+            )
+        return Refusal("unauthorized", "this API key is not accepted")
+
+    def count_request(self, key: Key) -> None:
+        """Count a request of this key. Raises Refusal `rate_limited` when it has none left."""
+        if self.limits.take(key):
+            return
+        allowance = self.limits.allowance(key)
+        assert allowance is not None
+        raise Refusal(
+            "rate_limited",
+            f"this key may make {allowance.quota} requests a minute",
+            retry_after=math.ceil(allowance.retry_after),
+            quota=Quota("minute", allowance.quota, 60, math.ceil(allowance.reset), allowance.remaining),
+        )

@@ -1,0 +1,99 @@
+"""Giving out images: found by their record, to whoever knows their URL."""
+
+import math
+from dataclasses import dataclass
+
+from umrgen.jobs import Output
+from umrgen.server.images import Images
+from umrgen.server.ledger import Key, Ledger, OutputExpired
+from umrgen.server.limits import FailureThrottle
+from umrgen.server.services.api_keys import ApiKeys
+from umrgen.server.services.authentication import Authentication
+from umrgen.server.services.refusal import Refusal
+from umrgen.server.signatures import Signatures
+
+__all__ = ["OutputLink", "Outputs"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLink:
+    """What the URL of an image consists of. No part of it becomes a path."""
+
+    session_id: str
+    name: str
+    shown_session_id: str
+    """The session as the query repeats it: the guide's URLs carry it twice."""
+    expires: str = ""
+    signature: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Gives out finished images and reference images. The URL is the capability; a key is not needed."""
+
+    ledger: Ledger
+    images: Images
+    keys: ApiKeys
+    signatures: Signatures
+    authentication: Authentication
+    guesses: FailureThrottle
+    """Of addresses that try image URLs."""
+
+    async def fetch(self, link: OutputLink, *, secret: str | None, address: str) -> tuple[Output, bytes]:
+        """Return the record of an image and its bytes. Raises Refusal.
+
+        `secret` is the API key that the client shows, if any. Wrong URLs count against the address, or are requests of
+        the key.
+        """
+        key = None if secret is None else await self._key(secret, address)
+        if key is None and (wait := self.guesses.wait(address)):
+            detail = "too many wrong image URLs came from this address; with an API key you are let in"
+            raise Refusal("rate_limited", detail, retry_after=math.ceil(wait))
+        try:
+            return await self._find(link)
+        except Refusal as refusal:
+            if refusal.code in ("forbidden_output", "output_not_found"):
+                self._count_guess(key, address)
+            raise
+
+    async def _key(self, secret: str, address: str) -> Key | None:
+        key = await self.keys.check(secret)
+        if key is None:
+            self.authentication.failures.record_failure(address)
+        return key
+
+    def _count_guess(self, key: Key | None, address: str) -> None:
+        if key is None:
+            self.guesses.record_failure(address)
+        else:
+            self.authentication.count_request(key)
+
+    async def _find(self, link: OutputLink) -> tuple[Output, bytes]:
+        if link.shown_session_id != link.session_id:
+            raise Refusal("forbidden_output", "session_id is missing or wrong")
+        if self.signatures.wanted:
+            path = f"/outputs/{link.session_id}/{link.name}"
+            if not self.signatures.genuine(path, link.expires, link.signature):
+                raise Refusal("forbidden_output", "the signature is missing or wrong")
+            if self.signatures.over(link.expires):
+                raise Refusal("output_expired", "this URL is past its time; the job's status has a fresh one")
+        output = await self._record(link.session_id, link.name)
+        data = None if output is None else await self.images.get(output.session_id, output.name)
+        if output is None or data is None:
+            raise Refusal("output_not_found")
+        return output, data
+
+    async def _record(self, session_id: str, name: str) -> Output | None:
+        """The record of an image, or of a reference image as one."""
+        try:
+            output = await self.ledger.output(session_id, name)
+        except OutputExpired:
+            raise Refusal("output_expired", "this image was kept as long as images are kept here") from None
+        if output is not None:
+            return output
+        upload = await self.ledger.upload(session_id, name)
+        if upload is None:
+            return None
+        return Output(
+            upload.name, session_id, upload.bytes, upload.sha256, upload.width, upload.height, upload.media_type
+        )
