@@ -31,7 +31,7 @@ def read_answer(stream: Any, request: bytes) -> Answer:
     headers: dict[str, str] = {}
     while (line := stream.readline().strip()) != b"":
         name, _, value = line.decode().partition(": ")
-        headers[name] = value
+        headers[name.lower()] = value
     length = 0 if request.startswith(b"HEAD") else int(headers.get("content-length", 0))
     return code, headers, stream.read(length)
 

@@ -21,6 +21,7 @@ async def application(tmp_path: Path) -> AsyncIterator[Application]:
     application = Application(Settings(state=tmp_path / "state", policy=str(words)))
     await application.open()
     application.start()
+    await application.executor.ready()
     yield application
     await application.drain(0)
     await application.close()
