@@ -4,6 +4,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import state_machine
 from umrgen import errors
 from umrgen.cli import COMMANDS
 from umrgen.cli.common import exit_code
@@ -46,6 +47,25 @@ def test_every_event_is_documented() -> None:
     assert kinds
     for kind in kinds:
         assert f"`{kind}`" in page, kind
+
+
+def test_the_page_of_the_state_machine_is_the_transition_table() -> None:
+    shown = (DOCS / "state-machine.md").read_text()
+    assert shown == state_machine.page(), "python tests/state_machine.py > docs/state-machine.md"
+
+
+def test_the_glossary_is_sorted_and_defines_each_term_once() -> None:
+    terms = re.findall(r"^\| (?!term|---)([^|]+) \|", (DOCS / "glossary.md").read_text(), re.MULTILINE)
+    assert len(terms) > 30
+    assert terms == sorted(set(terms))
+
+
+def test_the_paths_in_the_guide_for_agents_exist() -> None:
+    page = (DOCS.parent / "AGENTS.md").read_text()
+    paths = re.findall(r"`((?:src|tests|docs)/[\w./-]+)`", page)
+    assert len(paths) > 10
+    for path in paths:
+        assert (DOCS.parent / path).exists(), path
 
 
 def test_the_commands_in_the_pages_exist() -> None:
