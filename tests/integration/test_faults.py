@@ -78,7 +78,7 @@ QUICK: Mapping[str, Any] = {
     "running_interval": 0.02,
     "first_backoff": 0.01,
     "longest_backoff": 0.05,
-    "request_timeout": 0.25,
+    "request_timeout": 1.0,  # a loaded machine answers late; only silence may reach it
     "connect_timeout": 1,
     "drip_window": 0.2,
 }
@@ -623,7 +623,7 @@ TLS_ROWS = [
     Row("TLS failure: the port speaks plain HTTP", over_tls, Fails(ConnectionFailed, sent=False), job=NOBODY),
     Row("TLS failure: a self-signed certificate", to_self_signed, Fails(ConnectionFailed, sent=False), job=NOBODY),
 ]
-BRIEF = {"patience": 0.2, "submit_patience": 0.2}
+BRIEF = {"patience": 0.2, "submit_patience": 0.2, "request_timeout": 0.25}
 
 SUBMIT = [
     *everywhere("submit"),
