@@ -1,4 +1,4 @@
-"""The names this server goes by: under any other, a page in somebody's browser may be what calls (DNS rebinding)."""
+"""The host names of this server. A request for another may come from a page that rebound its own (DNS rebinding)."""
 
 from ipaddress import ip_address
 from urllib.parse import urlsplit

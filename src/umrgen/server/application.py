@@ -1,4 +1,4 @@
-"""The composition root: the whole house, and the only place that chooses what it is built of."""
+"""The composition root: puts the server together, and is the only place that chooses implementations."""
 
 import asyncio
 import logging
@@ -84,7 +84,7 @@ async def open_keys(settings: Settings) -> AsyncIterator[ApiKeys]:
 
 
 class Application:
-    """One server: its ledger, storage, engine, dispatcher and doors, from `open` to `close`."""
+    """One server: its ledger, storage, engine, dispatcher and interfaces, from `open` to `close`."""
 
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
         clock = clock or SystemClock()
@@ -173,7 +173,7 @@ class Application:
             Exception: _on_failure,
         }
         inner = Starlette(routes=self.routes(), exception_handlers=handlers)
-        inner.router.redirect_slashes = False  # a path is the one it is: nobody is sent elsewhere, key in hand
+        inner.router.redirect_slashes = False  # no redirects: a client might send its key along
         ahead = (  # below a path that ends in a slash, or at the path
             (status_calls.PATH, ("GET",), status_calls.status),
             (events.PATH, ("GET",), events.events),
@@ -190,12 +190,12 @@ class Application:
                     return
             await inner(scope, receive, send)
 
-        doors: ASGIApp = SecurityMiddleware(app, self.settings, services.hosts, self.metrics)
+        app_with_checks: ASGIApp = SecurityMiddleware(app, self.settings, services.hosts, self.metrics)
         if self.settings.allowed_origins:
-            doors = _for_browsers(doors, self.settings.allowed_origins)
+            app_with_checks = _for_browsers(app_with_checks, self.settings.allowed_origins)
         if self.settings.trusted_proxies:
-            doors = wrap_asgi_with_proxy_headers(doors, list(self.settings.trusted_proxies))
-        return doors
+            app_with_checks = wrap_asgi_with_proxy_headers(app_with_checks, list(self.settings.trusted_proxies))
+        return app_with_checks
 
     async def open(self) -> None:
         """Open the ledger and take up what an earlier server left unfinished."""
@@ -223,7 +223,7 @@ class Application:
         await self.deliverer.stop(min(limit, LAST_POST))
 
     def stop_now(self) -> None:
-        """Let `drain` wait for nobody any longer."""
+        """Let `drain` return without waiting any longer."""
         self.dispatcher.stop_now()
         self.deliverer.stop_now()
 
@@ -245,7 +245,7 @@ class Application:
 
 
 def _for_browsers(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
-    """Let pages of these origins call, and read what they are told."""
+    """Allow pages of these origins to call, and to read the responses (CORS)."""
     return CORSMiddleware(
         app,
         allow_origins=origins,

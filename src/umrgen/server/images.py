@@ -20,7 +20,7 @@ class Images:
         """Reads under way: clients that ask for an image at the same time share one."""
 
     def forget(self, session_id: str, name: str) -> None:
-        """Hear that an image is gone."""
+        """Drop an image that was deleted."""
         if (data := self._held.pop((session_id, name), None)) is not None:
             self._size -= len(data)
 

@@ -1,4 +1,4 @@
-"""How much a caller may ask: of each key by its own right, of a stranger's address by its manners."""
+"""Rate limits: requests per API key, and failed guesses per client address."""
 
 import logging
 import math
@@ -136,7 +136,7 @@ class FailureThrottle:
         return self._limiter.wait(client_prefix(address), self._per_minute)
 
     def record_failure(self, address: str) -> None:
-        """Hear of a wrong guess."""
+        """Count a wrong guess of this address."""
         name = client_prefix(address)
         if self._limiter.take(name, self._per_minute) and self._limiter.wait(name, self._per_minute):
             log.warning(
@@ -149,7 +149,7 @@ class FailureThrottle:
 
 
 def client_prefix(address: str) -> str:
-    """The address, or for IPv6 its /64: one house has as many addresses in it as it likes."""
+    """Return the address, or for IPv6 its /64: one subscriber has all addresses in it."""
     try:
         parsed = ip_address(address)
     except ValueError:

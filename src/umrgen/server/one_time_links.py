@@ -1,4 +1,4 @@
-"""Tickets: each opens the studio once, for whoever reads this server's terminal."""
+"""One-time links: each opens the studio once, for the reader of the server's terminal."""
 
 import hashlib
 import secrets

@@ -1,4 +1,4 @@
-"""Pictures on their way: made only while somebody watches, kept only until the next one."""
+"""Previews: made only while a caller watches a job, kept only until the next one."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ class Previews:
                 self._show(job_id, False)
 
     def begun(self, job_id: str) -> None:
-        """Hear that this job is being drawn from now on: somebody may have waited for that."""
+        """Ask for previews of a job that is being drawn from now on, if it is watched."""
         if job_id in self._watchers:
             self._show(job_id, True)
 

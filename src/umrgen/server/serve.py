@@ -50,14 +50,14 @@ class _Stop:
     """The request to stop, by a signal or the end of standard input; a second one means at once."""
 
     def __init__(self, application: Application) -> None:
-        self._house = application
+        self._application = application
         self.asked = asyncio.Event()
         self.at_once = asyncio.Event()
 
     def __call__(self) -> None:
         if self.asked.is_set():
             self.at_once.set()
-            self._house.stop_now()
+            self._application.stop_now()
         self.asked.set()
 
     @contextlib.contextmanager
@@ -74,7 +74,7 @@ class _Stop:
 
 
 async def _first_key(application: Application) -> str | None:
-    """Make sure that somebody can come in; the key made for that, if one had to be."""
+    """Make sure that there is a usable key; return the secret if one had to be made."""
     settings = application.settings
     await application.keys.adopt(settings.api_key)
     if await application.keys.usable():
@@ -89,7 +89,7 @@ async def _first_key(application: Application) -> str | None:
 
 
 def _studio(application: Application, url: str) -> str | None:
-    """A link for whoever reads this server's terminal. Its ticket stands behind the #, which no browser sends."""
+    """Return a link for the reader of this terminal. Its ticket is in the fragment, which browsers do not send."""
     if not application.settings.studio or not application.settings.loopback:
         return None
     return f"{url}/#start={application.services.tickets.issue()}"
@@ -154,7 +154,7 @@ async def _serve(settings: Settings, announce: Callable[[Announcement], None], *
 
 
 def _stop_at_eof(stop: _Stop) -> None:
-    """Stop when standard input ends: whoever started us for one call is gone."""
+    """Stop when standard input ends: the process that started this server for one call has ended."""
     loop = asyncio.get_running_loop()
 
     def watch() -> None:

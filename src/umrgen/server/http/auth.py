@@ -14,13 +14,13 @@ __all__ = ["address_of", "authenticate", "bearer", "open_for_operator"]
 
 
 def address_of(scope: Scope) -> str:
-    """Where the call comes from; behind a trusted proxy, as the proxy told it."""
+    """Return the client's address; behind a trusted proxy, the one in X-Forwarded-For."""
     client = scope.get("client")
     return str(client[0]) if client else ""
 
 
 def bearer(headers: Mapping[bytes, bytes]) -> str:
-    """The secret of `Authorization: Bearer`. Raises Problem `unauthorized`, in words that tell nothing new."""
+    """The secret of `Authorization: Bearer`. Raises Problem `unauthorized`, which discloses nothing."""
     scheme, _, secret = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
     secret = secret.strip()
     if not secret:

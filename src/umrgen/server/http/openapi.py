@@ -221,7 +221,7 @@ OPERATIONS = (
 
 def routes(services: Services) -> list[Route]:
     async def endpoint(request: Request) -> Response:
-        """The API, for whoever has a key to use it with."""
+        """The description of the API, for callers with a key."""
         await open_for_operator(services, request.scope, dict(request.headers.raw))
         return responses.json_response(document(services.settings.prefix))
 

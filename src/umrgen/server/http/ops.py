@@ -1,4 +1,4 @@
-"""Calls for operators and load balancers. Without a key they tell nothing but whether the server is there."""
+"""Calls for operators and load balancers. Without a key they disclose only whether the server is there."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,7 +25,7 @@ def routes(services: Services) -> list[Route]:
         return Response(text, headers={"Cache-Control": "no-store", "Content-Type": CONTENT_TYPE})
 
     async def readyz(request: Request) -> Response:
-        """Whether the server takes jobs and can run them; why not is nobody's business."""
+        """Readiness probe. A 503 does not disclose its reason to unauthenticated callers."""
         if services.admission.draining or services.executor.info is None or services.executor.trouble:
             return _json("not ready", 503)
         return _json("ready")

@@ -171,7 +171,7 @@ class ApiKeys:
         return await self._ledger.keys()
 
     async def first_session(self) -> str | None:
-        """The session of the first key ever made here, revoked or not: that of whoever set the server up."""
+        """Return the session of the first key ever made here, revoked or not: the operator's own."""
         keys = await self._ledger.keys()
         return min(keys, key=lambda key: key.created_at).session_id if keys else None
 

@@ -36,7 +36,7 @@ class PromptPolicy:
 
     def __init__(self, check: Check) -> None:
         self._check = check
-        # Its own threads: one that sleeps keeps nobody else's work waiting.
+        # Threads of its own: a policy that blocks must not occupy the event loop's executor.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="umrgen-policy")
 
     async def refusal(self, prompt: str) -> str | None:
@@ -78,7 +78,7 @@ def _plain(text: str) -> str:
 
 
 def _invisible(char: str) -> bool:
-    """Marks that nobody sees: formats, variation selectors, the joiner of graphemes."""
+    """Whether the character is invisible: formats, variation selectors, the joiner of graphemes."""
     return (
         unicodedata.category(char) == "Cf" or char == "\u034f" or "\ufe00" <= char <= "\ufe0f" or char >= "\U000e0100"
     )

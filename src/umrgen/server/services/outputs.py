@@ -1,4 +1,4 @@
-"""Giving out images: found by their record, to whoever knows their URL."""
+"""Serving images: found by their record, for any client that knows the URL."""
 
 import math
 from dataclasses import dataclass

@@ -45,7 +45,7 @@ class Retention:
     def __init__(
         self, ledger: Ledger, storage: Storage, clock: Clock, keep: RetentionPolicy, forget: Callable[[str, str], None]
     ) -> None:
-        """`forget` hears of each (session, name) that is gone: somebody may hold its bytes."""
+        """`forget` is called with the session and name of each deleted file, so that caches drop it."""
         self._ledger = ledger
         self._storage = storage
         self._clock = clock

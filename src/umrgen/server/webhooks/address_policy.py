@@ -34,7 +34,7 @@ _LOOPBACK = ip_address("127.0.0.1")
 _SPECIAL_4 = [ip_network(text) for text in ("192.0.0.0/24", "192.88.99.0/24")]
 _UNICAST = ip_network("2000::/3")
 # Protocol assignments with Teredo, documentation, 6to4, documentation. A tunnel's address leads to the IPv4
-# address inside it; nobody receives webhooks behind one, so it is refused whatever it wraps.
+# address inside it; no receiver is behind one, so it is refused whatever it wraps.
 _SPECIAL_6 = [ip_network(text) for text in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
 _NAT64 = ip_network("64:ff9b::/96")
 

@@ -1,4 +1,4 @@
-"""The courier: takes webhooks that are due to their receivers, and writes down how it went.
+"""The webhook deliverer: sends due webhooks to their receivers, and records each result.
 
 A message is sent until it has arrived, so a receiver may get it twice: when the server dies between the
 answer and its record. Its `webhook-id` is then the same.
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 AFTER_TROUBLE = 1.0
 """Seconds until a ledger that could not be read or written is tried again."""
 LONGEST_REST = 60.0
-"""Seconds after which the courier looks again even if nothing is due: somebody may have set the clock."""
+"""Seconds after which the deliverer looks again even if nothing is due: the clock may have been set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class WebhookDeliverer:
         self._serving = asyncio.create_task(self._serve())
 
     def notify(self, jobs: Sequence[Job]) -> None:
-        """Hear what the ledger committed: a job that is over may have a webhook."""
+        """Take note of a commit: a job that is over may have a webhook."""
         if any(job.over and job.spec.webhook_url for job in jobs):
             self._woken.set()
 
@@ -154,7 +154,7 @@ class WebhookDeliverer:
                 wait.cancel()
 
     async def _send_due(self, now: int) -> None:
-        """Send off all that is due, as far as the bounds let it; whoever arrives makes room for the next."""
+        """Send all due webhooks that the limits allow; each one that ends makes room for the next."""
         bounds = self._bounds
         while room := bounds.at_once - len(self._sending):
             hosts = Counter(webhook.host for webhook in self._sending.values())

@@ -1,4 +1,4 @@
-"""How an attempt at a delivery can end. The words are for the receiver: they tell nothing of this server's network."""
+"""How an attempt at a delivery can end. The texts are for the receiver, and disclose nothing of this network."""
 
 from dataclasses import dataclass
 
