@@ -67,6 +67,32 @@ def test_a_cached_response_is_of_its_own_wait(shared_server: ServerProcess, done
     assert applied == [None, "wait=9", "wait=8", None, "wait=9"]
 
 
+def test_if_none_match_takes_lists_and_any(shared_server: ServerProcess, done: str) -> None:
+    path = f"/api/v1/status/{done}"
+    ((_, headers, _),) = exchange(shared_server, ask(shared_server.key, path))
+    tag = headers["etag"]
+    fields = [tag, f"W/{tag}", f'"x", {tag}', f'{tag},"y"', "*", '"x", "y"', '"x"']
+    answers = exchange(shared_server, *(ask(shared_server.key, path, f"If-None-Match: {field}") for field in fields))
+    assert [code for code, _, _ in answers] == [304, 304, 304, 304, 304, 200, 200]
+    assert answers[0][1]["etag"] == tag
+
+
+def test_a_long_poll_with_a_list_waits_for_another_version(slow_server: ServerProcess) -> None:
+    with slow_server.http() as http:
+        first, job_id = submit(http, steps=9, width=520), submit(http, steps=9, width=520)
+        path = f"/api/v1/status/{job_id}"
+        until(lambda: http.get(f"/api/v1/status/{first}").json()["state"] == "running")
+        tag = http.get(path).headers["etag"]
+        with ThreadPoolExecutor(1) as threads:
+            lines = ("Prefer: wait=60", f'If-None-Match: "x", {tag}')
+            call = threads.submit(exchange, slow_server, ask(slow_server.key, path, *lines))
+            until(lambda: waiting(http) == 1)
+            http.post(f"/api/v1/cancel/{job_id}")
+            ((code, _, body),) = call.result()
+        http.post(f"/api/v1/cancel/{first}")
+    assert (code, json.loads(body)["error_code"]) == (200, "cancelled")
+
+
 @pytest.mark.parametrize("path", ["%65xt{}", "{}/", "{}%00", "", "../status/{}", "ext_unknown"])
 def test_odd_paths(shared_server: ServerProcess, done: str, path: str) -> None:
     ((code, _, body),) = exchange(shared_server, ask(shared_server.key, "/api/v1/status/" + path.format(done)))

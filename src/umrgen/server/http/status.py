@@ -51,6 +51,14 @@ def wire(services: Services, view: JobView) -> JobAnswer:
     return job_to_wire(view.job, queue_position=view.position, eta_seconds=view.eta, sign=services.signatures.sign)
 
 
+def known_versions(field: bytes | None) -> frozenset[str] | None:
+    """The versions in an If-None-Match field, a list of ETags or `*` (RFC 9110); None without the field."""
+    if not field:
+        return None
+    tags = (tag.strip().removeprefix("W/").strip('"') for tag in field.decode("latin-1").split(","))
+    return frozenset(tags)
+
+
 def to_problem(error: Exception) -> Problem:
     """What to answer when a plain handler failed."""
     if isinstance(error, Problem):
@@ -85,21 +93,20 @@ async def _answer(services: Services, scope: Scope) -> Answer:
     headers = dict(scope["headers"])
     key = await authenticate(services, scope, headers)
     wait = requested_wait(headers, scope["query_string"], services.settings.max_wait)
-    known = headers.get(b"if-none-match", b"").strip().removeprefix(b"W/") or None
+    known = known_versions(headers.get(b"if-none-match"))
     del headers  # thousands of calls may wait below
     caller = Caller(key)
     job = await services.job_waits.find(caller, unquote(scope["path"][len(PATH) :]))
     if not job.over and wait:
         if services.job_waits.may_wait(caller):
-            version = None if known is None else known.decode("latin-1").strip('"')
-            job = await services.job_waits.wait(caller, job, known=version, seconds=wait)
+            job = await services.job_waits.wait(caller, job, known=known, seconds=wait)
         else:
             wait = None  # answered at once, without Preference-Applied: the client polls on at its own pace
     return await _answer_about(services, job, wait, known)
 
 
-async def _answer_about(services: Services, job: Job, wait: int | None, known: bytes | None) -> Answer:
-    """The answer to a client that asked for a long poll of `wait` seconds, if at all, and knows the version `known`."""
+async def _answer_about(services: Services, job: Job, wait: int | None, known: frozenset[str] | None) -> Answer:
+    """The answer to a client that asked for a long poll of `wait` seconds, if at all, and knows these versions."""
     cached = job.over and known is None and not services.signatures.wanted  # a signed URL is new in each answer
     answer = services.terminal_responses.get(job, wait) if cached else None
     if answer is None:
@@ -109,13 +116,13 @@ async def _answer_about(services: Services, job: Job, wait: int | None, known: b
     return answer
 
 
-def _encode(services: Services, view: JobView, wait: int | None, known: bytes | None) -> Answer:
+def _encode(services: Services, view: JobView, wait: int | None, known: frozenset[str] | None) -> Answer:
     headers = [(b"etag", etag(view)), *_FIXED]
     if (delay := retry_after_ms(view.job, view.eta)) is not None:
         headers.append((b"retry-after", b"%d" % math.ceil(delay / 1000)))
     if wait is not None:
         headers.append((b"preference-applied", b"wait=%d" % wait))
-    if known == etag(view):
+    if known is not None and view.is_known(known):
         return 304, headers, b""
     body = msgspec.json.encode(wire(services, view))
     headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]

@@ -4,7 +4,7 @@ A caller that goes away is a cancellation of the task that waits here, and nothi
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -44,6 +44,10 @@ class JobView:
     def version(self) -> str:
         """Changes whenever the view does, but for the estimate."""
         return f"{self.job.state.value}.{self.job.attempt}.{self.job.step}.{self.position or 0}"
+
+    def is_known(self, versions: Collection[str]) -> bool:
+        """Whether a caller that has these versions has this one; `*` stands for any."""
+        return self.version in versions or "*" in versions
 
     @property
     def stage(self) -> tuple[State, int, int | None]:
@@ -111,13 +115,13 @@ class JobWaits:
         eta = self._estimates.seconds_left(job) if job.state is State.RUNNING else None
         return JobView(job, None, eta)
 
-    async def wait(self, caller: Caller, job: Job, *, known: str | None, seconds: float) -> Job:
-        """Wait until the job is over, or differs from the version `known`, or `seconds` have passed."""
+    async def wait(self, caller: Caller, job: Job, *, known: Collection[str] | None, seconds: float) -> Job:
+        """Wait until the job is over, or differs from the versions `known`, or `seconds` have passed."""
         until = asyncio.get_running_loop().time() + seconds
         with self._subscriptions.subscribe([job.id], owner=caller.key.id, queue=known is not None) as subscription:
             while True:
                 job = await self.find(caller, job.id)
-                if job.over or (known is not None and (await self.view(job)).version != known):
+                if job.over or (known is not None and not (await self.view(job)).is_known(known)):
                     return job
                 if not await subscription.wait(until):
                     return await self.find(caller, job.id)
