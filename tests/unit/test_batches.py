@@ -86,6 +86,17 @@ async def test_a_cursor_from_after_the_moment_of_a_backup_hides_nothing() -> Non
         assert changes.cursor == await ledger.last_change() < 9999
 
 
+async def test_a_key_at_its_limit_of_waiting_calls_is_answered_at_once() -> None:
+    subscriptions = Subscriptions(1)
+    async with opened([], subscriptions) as ledger, asyncio.timeout(30):
+        waits, caller = job_waits(ledger, subscriptions), Caller(KEY)
+        job = await waits.find(caller, JOBS[0])
+        with subscriptions.subscribe(["ext_1"], owner=KEY.id):
+            newest = await ledger.last_change()
+            assert (await waits.changes(caller, JOBS, since=newest, seconds=60)).jobs == []
+            assert await waits.wait(caller, job, known=None, seconds=60) == job
+
+
 async def test_an_end_in_an_earlier_slice_is_not_lost_to_one_in_a_later() -> None:
     # The looks: all changes, then the jobs in slices. One ends that was told already, then one that is told next.
     await told_by_cursor([(), (), (0, len(JOBS) - 1)])

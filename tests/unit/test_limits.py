@@ -1,4 +1,4 @@
-"""Buckets, limits and manners, on a clock that the test moves."""
+"""Rate limits and failure throttles, on a clock that the test moves."""
 
 import hypothesis.strategies as st
 import pytest

@@ -26,6 +26,17 @@ def test_the_file_comes_after_the_environment(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("place", ["file", "environment"])
+def test_a_retired_setting_is_no_error_and_a_warning_says_what_to_do(
+    place: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "umrgen.toml"
+    file.write_text("port = 1234\naddress_connections = 5\n" if place == "file" else "port = 1234\n")
+    environment = {} if place == "file" else {"UMRGEN_ADDRESS_CONNECTIONS": "5"}
+    assert Settings.load({}, environment, file).port == 1234
+    assert "address_connections has no effect any more" in caplog.text
+
+
 def test_lists_are_made_plain() -> None:
     environment = {
         "UMRGEN_TRUSTED_PROXIES": "127.0.0.1/8, ::1",

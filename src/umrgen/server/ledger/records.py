@@ -109,9 +109,6 @@ class Records(Part):
         await self._writer.do(lambda transaction: transaction.connection.execute(_SQL["insert_key"], asdict(key)))
 
     async def key(self, hash: bytes) -> Key | None:
-        return self.peek_key(hash)
-
-    def peek_key(self, hash: bytes) -> Key | None:
         row = self._read("get_key", {"hash": hash}).fetchone()
         return Key(**dict(row)) if row else None
 

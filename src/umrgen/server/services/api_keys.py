@@ -81,7 +81,7 @@ class ApiKeys:
         self._uses: dict[str, int] = {}
 
     async def create(self, grant: NewKey) -> tuple[str, Key]:
-        """A new key: the secret itself, to be shown once, and its record. Raises BadGrant."""
+        """A new key: the secret itself, to be shown once, and its record. Raises UnusableNewKey."""
         if grant.session_id is not None and not _SESSION.fullmatch(grant.session_id):
             raise UnusableNewKey("a session's name has 8 to 64 letters, digits, - and _", next="See: umrgen keys list")
         secret = f"umr_{secrets.token_urlsafe(32)}"

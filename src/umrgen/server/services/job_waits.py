@@ -116,7 +116,12 @@ class JobWaits:
         return JobView(job, None, eta)
 
     async def wait(self, caller: Caller, job: Job, *, known: Collection[str] | None, seconds: float) -> Job:
-        """Wait until the job is over, or differs from the versions `known`, or `seconds` have passed."""
+        """Wait until the job is over, or differs from the versions `known`, or `seconds` have passed.
+
+        A caller that may not wait gets the job as it is.
+        """
+        if not self.may_wait(caller):
+            return job
         until = asyncio.get_running_loop().time() + seconds
         with self._subscriptions.subscribe([job.id], owner=caller.key.id, queue=known is not None) as subscription:
             while True:
@@ -134,7 +139,7 @@ class JobWaits:
         newest = max(known.values(), default=0)
         if since > newest and since > await self._ledger.last_change():
             since = 0  # the cursor is newer than the ledger: a backup was restored
-        if seconds and known and newest <= since:
+        if seconds and known and newest <= since and self.may_wait(caller):
             await self._wait_for_any(caller, list(known), since, seconds)
             known = await self._changed_at(caller, list(known))
         # The cursor is of one look at all jobs: what changes while they are read is reported again.
