@@ -13,7 +13,7 @@ from umrgen.jobs import Change, Job, JobSpec, State
 from umrgen.server.ledger import Key
 from umrgen.server.ledger.memory import MemoryLedger
 from umrgen.server.services.caller import Caller
-from umrgen.server.services.job_waits import SLICE, Changes, JobWaits
+from umrgen.server.services.job_waits import SLICE, JobChanges, JobWaits
 from umrgen.server.services.subscriptions import Subscriptions
 
 JOBS = [f"ext_{number:03}" for number in range(2 * SLICE + 10)]
@@ -40,7 +40,7 @@ class BusyLedger(MemoryLedger):
         return await super().get_many(job_ids)
 
 
-async def ask(waits: JobWaits, since: int) -> Changes:
+async def ask(waits: JobWaits, since: int) -> JobChanges:
     """One call that waits for as long as it takes."""
     return await waits.changes(Caller(KEY), JOBS, since=since, seconds=60)
 

@@ -19,7 +19,7 @@ from umrgen.server.http.disconnect import CancelledOnDisconnect
 from umrgen.server.http.problems import Problem
 from umrgen.server.http.status import to_problem, wire
 from umrgen.server.services.caller import Caller
-from umrgen.server.services.job_waits import Event, JobView
+from umrgen.server.services.job_waits import JobEvent, JobView
 
 __all__ = ["PATH", "events"]
 
@@ -68,7 +68,7 @@ async def events(services: Services, scope: Scope, receive: Receive, send: Send)
         await send({"type": "http.response.body", "body": b""})
 
 
-def _encode(services: Services, each: Event) -> bytes:
+def _encode(services: Services, each: JobEvent) -> bytes:
     job_id = each.view.job.id
     match each.kind:
         case "status":

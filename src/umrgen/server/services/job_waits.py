@@ -18,7 +18,7 @@ from umrgen.server.services.caller import Caller
 from umrgen.server.services.job_lookup import find_job
 from umrgen.server.services.subscriptions import Subscription, Subscriptions
 
-__all__ = ["MAX_JOBS", "SLICE", "Changes", "Event", "JobView", "JobWaits"]
+__all__ = ["MAX_JOBS", "SLICE", "JobChanges", "JobEvent", "JobView", "JobWaits"]
 
 MAX_JOBS = 1000
 """Jobs that one call may name."""
@@ -42,7 +42,7 @@ class JobView:
 
     @property
     def version(self) -> str:
-        """Changes whenever the view does, but for the estimate."""
+        """JobChanges whenever the view does, but for the estimate."""
         return f"{self.job.state.value}.{self.job.attempt}.{self.job.step}.{self.position or 0}"
 
     def is_known(self, versions: Collection[str]) -> bool:
@@ -56,7 +56,7 @@ class JobView:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class JobChanges:
     """The jobs that changed since a cursor, and the cursor to go on from."""
 
     jobs: list[Job]
@@ -66,7 +66,7 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class JobEvent:
     """An event of a job's stream: `status`, `progress`, `preview` (a JPEG), `alive`, or `stopping` (the server)."""
 
     kind: str
@@ -133,7 +133,7 @@ class JobWaits:
 
     # --- many jobs ---
 
-    async def changes(self, caller: Caller, job_ids: Sequence[str], *, since: int, seconds: float) -> Changes:
+    async def changes(self, caller: Caller, job_ids: Sequence[str], *, since: int, seconds: float) -> JobChanges:
         """Return the jobs that changed after the cursor `since` (0: all of them), waiting up to `seconds` for one."""
         known = await self._changed_at(caller, job_ids)
         newest = max(known.values(), default=0)
@@ -146,7 +146,7 @@ class JobWaits:
         jobs = await self.read([job_id for job_id, changed in known.items() if changed > since])
         self._charge(caller, len(jobs))
         unknown = [job_id for job_id in job_ids if job_id not in known]
-        return Changes(jobs, unknown, max([since, *known.values()]))
+        return JobChanges(jobs, unknown, max([since, *known.values()]))
 
     async def read(self, job_ids: Sequence[str]) -> list[Job]:
         """Read many jobs, in slices."""
@@ -190,7 +190,7 @@ class JobWaits:
 
     async def events(
         self, caller: Caller, job: Job, *, known: str | None = None, previews: bool = False
-    ) -> AsyncGenerator[Event, None]:
+    ) -> AsyncGenerator[JobEvent, None]:
         """Yield the job's state now, then each change, until it is over, the key is revoked, or the server stops.
 
         An event says how things stand, not what happened since the last one, so a caller that knows the version `known`
@@ -204,13 +204,13 @@ class JobWaits:
             while True:
                 view = await self.view(await self.find(caller, job.id))
                 if view.version != known:
-                    yield Event("progress" if stage == view.stage else "status", view)
+                    yield JobEvent("progress" if stage == view.stage else "status", view)
                     known = view.version
                 stage = view.stage
                 preview = self._previews.last(job.id)
                 if preview is not None and preview is not shown:
                     shown = preview
-                    yield Event("preview", view, preview)
+                    yield JobEvent("preview", view, preview)
                 if view.job.over:
                     return
                 async for event in self._next_change(caller, view, subscription):
@@ -220,13 +220,13 @@ class JobWaits:
 
     async def _next_change(
         self, caller: Caller, view: JobView, subscription: Subscription
-    ) -> AsyncGenerator[Event, None]:
+    ) -> AsyncGenerator[JobEvent, None]:
         """Yield signs of life until there is a change, or the stream has to end."""
         loop = asyncio.get_running_loop()
         while not await subscription.wait(loop.time() + KEEP_ALIVE):
             if subscription.closed:
-                yield Event("stopping", view)
+                yield JobEvent("stopping", view)
                 return
             if not await self._keys.still_opens(caller.key):
                 return
-            yield Event("alive", view)
+            yield JobEvent("alive", view)
