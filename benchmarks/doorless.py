@@ -9,10 +9,10 @@ run it for anything else.
 from typing import Any
 
 from umrgen.cli import main
-from umrgen.server import allowed_hosts, limits
+from umrgen.server import allowed_hosts
 from umrgen.server.http.middleware import SecurityMiddleware
 from umrgen.server.ledger import Key
-from umrgen.server.services import api_keys
+from umrgen.server.services import api_keys, limits
 
 _known: dict[str, Key] = {}
 _check = api_keys.ApiKeys.check

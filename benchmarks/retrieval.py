@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support import ServerProcess, clean_environment, server
 from umrgen import AsyncClient, Client
-from umrgen.flow import Reply, Step
+from umrgen.client.flow import Reply, Step
+from umrgen.client.transport import Transport
 from umrgen.testing import FakeClock, FaultServer, png_bytes
-from umrgen.transport import Transport
 
 PROMPT = "a lighthouse on a cliff at dusk, storm over the sea"
 

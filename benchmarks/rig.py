@@ -17,7 +17,7 @@ import httpx2
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support import ServerProcess, cli, until
-from umrgen.jobs import Change, JobSpec, Output
+from umrgen.server.domain.job import Change, JobSpec, Output
 from umrgen.server.ledger.sqlite import SqliteLedger
 
 __all__ = [

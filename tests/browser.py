@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from umrgen.images import verify
-from umrgen.jobs import Change, JobSpec, Output
+from umrgen.image_files import verify
 from umrgen.server.clock import SystemClock
+from umrgen.server.domain.job import Change, JobSpec, Output
 from umrgen.server.ledger.sqlite import SqliteLedger
 from umrgen.server.services.api_keys import ApiKeys, NewKey
 

@@ -4,9 +4,9 @@ import random
 
 import numpy as np
 
-from umrgen.images import encode_png
 from umrgen.server.engines import DrawRequest
 from umrgen.server.engines.procedural.words import _CLOCK, _WORDS
+from umrgen.server.png import encode_png
 
 VOCABULARY = sorted({*_WORDS, *_CLOCK, "no", "a", "of", "and"})
 SIDES = (1, 2, 3, 5, 8, 13, 21, 34, 55, 64, 96)

@@ -1,6 +1,7 @@
 """Print docs/state-machine.md from the transition table: `python tests/state_machine.py > docs/state-machine.md`."""
 
-from umrgen.jobs import TRANSITIONS, Change, State
+from umrgen.model import State
+from umrgen.server.domain.job import TRANSITIONS, Change
 
 __all__ = ["page"]
 
@@ -19,7 +20,7 @@ def page() -> str:
     lines = [
         "# The state machine of a job",
         "",
-        "Printed by `tests/state_machine.py` from `TRANSITIONS` in `src/umrgen/jobs.py`; a test compares the two.",
+        "Printed by `tests/state_machine.py` from `TRANSITIONS` in `src/umrgen/server/domain/job.py`; a test compares the two.",
         "`advance` is the only function that changes a state. `completed` and `failed` are final.",
         "",
         "```mermaid",

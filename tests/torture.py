@@ -24,7 +24,7 @@ import httpx2
 sys.path.insert(0, str(Path(__file__).parent))
 
 from support import SMALL, ServerProcess, until
-from umrgen.images import verify
+from umrgen.image_files import verify
 
 REASONS = {"engine_crashed", "interrupted"}
 """What may end a job here but its image: engines that were killed under it, three times over."""

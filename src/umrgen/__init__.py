@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Client": "client",
-    "AsyncClient": "client",
-    "wait_and_download": "client",
-    "Event": "flow",
-    "Options": "flow",
-    "Status": "jobs",
-    "State": "jobs",
-    "SavedImage": "images",
+    "Client": "client.client",
+    "AsyncClient": "client.async_client",
+    "wait_and_download": "client.client",
+    "Event": "client.flow",
+    "Options": "client.flow",
+    "Status": "model",
+    "State": "model",
+    "SavedImage": "image_files",
     "UmrgenError": "errors",
     "ApiError": "errors",
     "Unauthorized": "errors",
@@ -71,7 +71,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from umrgen.client import AsyncClient, Client, wait_and_download
+    from umrgen.client.async_client import AsyncClient
+    from umrgen.client.client import Client, wait_and_download
+    from umrgen.client.flow import Event, Options
     from umrgen.errors import (
         ApiError,
         ConcurrencyLimit,
@@ -94,9 +96,8 @@ if TYPE_CHECKING:
         Unsupported,
         WaitTimeout,
     )
-    from umrgen.flow import Event, Options
-    from umrgen.images import SavedImage
-    from umrgen.jobs import State, Status
+    from umrgen.image_files import SavedImage
+    from umrgen.model import State, Status
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from support import finish, server, submit
-from umrgen.images import verify
+from umrgen.image_files import verify
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 

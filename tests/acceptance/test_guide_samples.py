@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from support import GUIDE, ServerProcess, clean_environment, submit, tied
-from umrgen.images import verify
+from umrgen.image_files import verify
 
 HERE = Path(__file__).parent
 SOURCES = ["ours", "guide"] if GUIDE.is_file() else ["ours"]

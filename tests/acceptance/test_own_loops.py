@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support import ServerProcess, clean_environment
-from umrgen.images import verify
+from umrgen.image_files import verify
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

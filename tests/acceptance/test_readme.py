@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support import ServerProcess, clean_environment, cli
-from umrgen.images import verify
+from umrgen.image_files import verify
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

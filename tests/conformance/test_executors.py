@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from umrgen.images import verify
+from umrgen.image_files import verify
 from umrgen.server.engines import DrawRequest, EngineFailure
 from umrgen.server.executors import EngineCrashed, EngineStalled, Executor, WatchdogLimits
-from umrgen.server.executors.local import LocalExecutor
-from umrgen.server.executors.process import EngineProcess
+from umrgen.server.executors.subprocess.executor import LocalExecutor
+from umrgen.server.executors.subprocess.process import EngineProcess
 
 REQUEST = DrawRequest("a lighthouse", width=512, height=512, steps=2, seed=3)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from support import open_descriptors
-from umrgen.jobs import Change, Conflict, Job, JobSpec, Lora, Output, State
+from umrgen.model import State
+from umrgen.server.domain.job import Change, Conflict, Job, JobSpec, Lora, Output
 from umrgen.server.ledger import (
     DAY,
     Caps,

@@ -13,7 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-from umrgen.jobs import Change, Conflict, Job, JobSpec, Output, State
+from umrgen.model import State
+from umrgen.server.domain.job import Change, Conflict, Job, JobSpec, Output
 from umrgen.server.ledger import Caps, Idempotency, IdempotencyConflict, Ledger, QueueFull
 from umrgen.server.ledger.memory import MemoryLedger
 from umrgen.server.ledger.sqlite import SqliteLedger

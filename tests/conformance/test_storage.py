@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from umrgen.server.storage import Storage
-from umrgen.server.storage.local import LocalStorage
+from umrgen.server.blobs import Storage
+from umrgen.server.blobs.local import LocalStorage
 
 
 @pytest.fixture(params=["local"])
@@ -64,7 +64,7 @@ async def test_a_failed_put_leaves_nothing(tmp_path: Path) -> None:
 
 
 async def test_what_is_older_is_listed_in_parts(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("umrgen.server.storage.local.LISTED", 2)
+    monkeypatch.setattr("umrgen.server.blobs.local.LISTED", 2)
     for name in ("one.png", "two.png", "three.png"):
         await storage.put("sid_a", name, b"bytes")
     await storage.put("sid_b", "one.png", b"bytes")

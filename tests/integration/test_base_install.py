@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support import ServerProcess, clean_environment
-from umrgen.images import verify
+from umrgen.image_files import verify
 
 # A name whose place in sys.modules is None cannot be imported: as if it were not installed.
 WITHOUT = (

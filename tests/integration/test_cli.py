@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support import ServerProcess, clean_environment, cli, finish, submit, tied, until
-from umrgen.images import verify
+from umrgen.image_files import verify
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from umrgen import (
     WaitTimeout,
     wait_and_download,
 )
-from umrgen.images import verify
-from umrgen.journal import Journal
+from umrgen.client.journal import Journal
+from umrgen.image_files import verify
 from umrgen.testing import Answer, FakeClock, FaultServer
 
 SMALL = {"width": 512, "height": 512, "steps": 1}
@@ -70,7 +70,7 @@ def test_the_guides_function(
 
 def test_one_image_takes_three_requests(slow_server: ServerProcess, tmp_path: Path) -> None:
     """Submit, one held wait, download; counted where they are sent."""
-    from umrgen.transport import Transport
+    from umrgen.client.transport import Transport
 
     sent: list[str] = []
 
@@ -299,7 +299,7 @@ def test_ctrl_c_ends_a_backoff_at_once() -> None:
 
 
 def test_one_connection_serves_every_poll() -> None:
-    from umrgen.transport import KEEP_ALIVE
+    from umrgen.client.transport import KEEP_ALIVE
 
     assert Options().longest_delay < KEEP_ALIVE, "an idle connection would be closed before it is used again"
     with (

@@ -39,8 +39,8 @@ from umrgen import (
     UmrgenError,
     WaitTimeout,
 )
+from umrgen.client.flow import Event
 from umrgen.errors import NotUmrgen, TargetUnusable
-from umrgen.flow import Event
 from umrgen.testing import (
     Answer,
     Cut,

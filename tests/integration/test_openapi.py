@@ -19,9 +19,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from support import PATIENT, ServerProcess, finish, server, submit
-from umrgen.jobs import JobAnswer
-from umrgen.server.http import responses, schemas
-from umrgen.server.http.examples import EXAMPLES
+from umrgen.server.domain.job_answer import JobAnswer
+from umrgen.server.http.api import responses, schemas
+from umrgen.server.http.api.examples import EXAMPLES
 from umrgen.server.http.openapi import OPERATIONS, document
 
 WHOLE = document()
@@ -56,7 +56,7 @@ def test_it_is_what_the_server_says(tried: ServerProcess) -> None:
 
 def test_every_route_is_described(state: Path) -> None:
     from umrgen.server.application import Application
-    from umrgen.server.config import Settings
+    from umrgen.server.settings import Settings
 
     application = Application(Settings(state=state))
     described = {(operation.method.upper(), operation.path) for operation in OPERATIONS}

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from support import SMALL, ServerProcess, clean_environment, cli, finish, problem, server, submit, until
-from umrgen.server.config import Settings
+from umrgen.server.settings import Settings
 
 HERE = Path(__file__).parents[1]
 
@@ -159,7 +159,7 @@ class TestSettings:
         assert not state.exists()
 
     def test_the_file_in_deploy_is_right(self) -> None:
-        from umrgen.server.config import Settings
+        from umrgen.server.settings import Settings
 
         settings = Settings.load({}, {}, HERE.parent / "deploy" / "umrgen.toml")
         assert settings.trusted_proxies == ("127.0.0.1/32", "::1/128")

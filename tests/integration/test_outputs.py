@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from support import ServerProcess, finish, problem, submit
-from umrgen.images import verify
+from umrgen.image_files import verify
 from umrgen.server.engines import DrawRequest, load_engine
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support import ServerProcess, finish, server, submit, until
-from umrgen.images import verify
+from umrgen.image_files import verify
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from support import ServerProcess, clean_environment, cli, finish, tied, until
-from umrgen.images import verify
-from umrgen.journal import Journal
+from umrgen.client.journal import Journal
+from umrgen.image_files import verify
 
 SMALL = ["--width", "512", "--height", "512", "--steps", "1"]
 
@@ -125,7 +125,7 @@ def test_a_file_that_took_its_place_is_left_alone(environment: dict[str, str], t
 
 @pytest.mark.slow
 def test_a_half_downloaded_file_is_gone_on_with(environment: dict[str, str], tmp_path: Path) -> None:
-    from umrgen.downloads import partial_name
+    from umrgen.client.flows.download import partial_name
 
     target = tmp_path / "boat.png"
     job_id = cli("submit", "a boat", *SMALL, **environment).stdout.strip()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from browser import MEASURE_FRAMES, Complaints, browser, fill_gallery, in_thread, new_session, open_studio
 from support import PATIENT, SMALL, ServerProcess, clean_environment, cli, finish, server, submit, until
-from umrgen.images import verify
+from umrgen.image_files import verify
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page

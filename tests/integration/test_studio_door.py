@@ -17,7 +17,7 @@ import pytest
 
 import umrgen
 from support import ServerProcess, clean_environment, cli, problem, server
-from umrgen.server.one_time_links import GOOD_FOR, OneTimeLinks
+from umrgen.server.services.one_time_links import GOOD_FOR, OneTimeLinks
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "js" / "studio"

@@ -23,8 +23,9 @@ import pytest
 
 from support import until
 from umrgen import Client, JobNotFound, OutputMissing, WaitTimeout
-from umrgen.flow import CallContext, Options, Reply, Step, TransportFailure
-from umrgen.images import verify
+from umrgen.client.flow import CallContext, Options, Reply, Step, TransportFailure
+from umrgen.client.flows.wait import Watch
+from umrgen.image_files import verify
 from umrgen.testing import (
     Answer,
     Cut,
@@ -44,7 +45,6 @@ from umrgen.testing import (
     png_bytes,
     reply,
 )
-from umrgen.watch import Watch
 
 pytestmark = pytest.mark.timeout(30)
 MODES = ["modern", "legacy"]

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from transports import Direct, Http, Refused, Transport
-from umrgen.images import verify
+from umrgen.image_files import verify
 from umrgen.server.application import Application
-from umrgen.server.config import Settings
 from umrgen.server.services.api_keys import NewKey
+from umrgen.server.settings import Settings
 
 SMALL = {"width": 512, "height": 512, "steps": 1}
 

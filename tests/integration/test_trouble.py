@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from support import SMALL, ServerProcess, finish, server, submit, until
-from umrgen.images import verify
+from umrgen.image_files import verify
 
 HERE = Path(__file__).parents[1]
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")

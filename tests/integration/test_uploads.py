@@ -12,7 +12,7 @@ from PIL import Image
 
 from support import SMALL, ServerProcess, cli, finish, problem, server, submit
 from umrgen import Client, InvalidRequest
-from umrgen.images import verify
+from umrgen.image_files import verify
 
 UPLOAD = "/api/v1/upload-reference"
 MIB = 1 << 20

@@ -49,58 +49,58 @@ LOGS = "tests/integration/test_operations.py::TestLogs::test_json_and_nothing_th
 
 MUTATIONS = (
     # --- the life of a job ---
-    _client(
+    _server(
         "token-after-requeue",
         "reliability: a worker that lost its lease changes nothing, also while the job is queued again",
-        "jobs.py",
+        "domain/job.py",
         "if token is not None and (token != job.token or job.state is not State.RUNNING):",
         "if token is not None and token != job.token:",
         f"{JOBS}::test_a_token_is_worth_nothing_once_the_job_is_queued_again",
     ),
-    _client(
+    _server(
         "fencing-token",
         "reliability: an earlier lease's token changes nothing",
-        "jobs.py",
+        "domain/job.py",
         "if token is not None and (token != job.token or job.state is not State.RUNNING):",
         "if token is not None and job.state is not State.RUNNING:",
         f"{JOBS}::test_an_earlier_lease_changes_nothing",
     ),
-    _client(
+    _server(
         "new-token",
         "reliability: each claim has a new fencing token",
-        "jobs.py",
+        "domain/job.py",
         '"token": job.token + 1,',
         '"token": job.token,',
         f"{JOBS}::test_an_earlier_lease_changes_nothing",
     ),
-    _client(
+    _server(
         "completed-at",
         "reliability: a clock that is set back lets no job end before it began",
-        "jobs.py",
+        "domain/job.py",
         'values["completed_at"] = max(now, job.created_at, job.claimed_at or 0)',
         'values["completed_at"] = now',
         f"{JOBS}::test_the_end_is_never_before_the_beginning",
     ),
-    _client(
+    _server(
         "step-of-queued",
         "contract: a queued job has no step",
-        "jobs.py",
+        "domain/job.py",
         '    if state is State.QUEUED:\n        values["step"] = 0\n',
         "",
         f"{JOBS}::test_a_job_in_the_queue_has_no_step",
     ),
-    _client(
+    _server(
         "started-at",
         "contract: started_at is the time of the first claim",
-        "jobs.py",
+        "domain/job.py",
         '"started_at": job.started_at or now,',
         '"started_at": now,',
         f"{JOBS}::test_it_started_when_it_was_claimed_first",
     ),
-    _client(
+    _server(
         "final-states",
         "reliability: a job ends exactly once",
-        "jobs.py",
+        "domain/job.py",
         "    (State.RUNNING, Change.CANCEL): State.FAILED,",
         "    (State.RUNNING, Change.CANCEL): State.FAILED,\n    (State.COMPLETED, Change.CANCEL): State.FAILED,",
         "tests/unit/test_jobs.py::test_nothing_leads_out_of_a_final_state",
@@ -108,7 +108,7 @@ MUTATIONS = (
     _server(
         "announced-to-sweep",
         "reliability: the sweep takes no image that is on its way to its record",
-        "attempts.py",
+        "scheduler/attempt.py",
         "        self._context.storing.add(output.name)\n",
         "",
         f"{ATTEMPTS}::test_an_image_is_announced_to_the_sweep_and_stored_before_its_job_is_completed",
@@ -116,7 +116,7 @@ MUTATIONS = (
     _server(
         "stored-before-completed",
         "README: an image is stored before its job is called completed",
-        "attempts.py",
+        "scheduler/attempt.py",
         """            await self._store(output, picture.data)
             await self._end_with(Change.COMPLETE, outputs=(output,), step=job.spec.steps)""",
         """            await self._end_with(Change.COMPLETE, outputs=(output,), step=job.spec.steps)
@@ -126,7 +126,7 @@ MUTATIONS = (
     _server(
         "cancel-reaches-engine",
         "reliability: the engine of a cancelled job stops",
-        "attempts.py",
+        "scheduler/attempt.py",
         "{drawing, beating, ended}, return_when",
         "{drawing, beating}, return_when",
         f"{ATTEMPTS}::test_a_cancel_reaches_the_engine_while_progress_rests",
@@ -134,7 +134,7 @@ MUTATIONS = (
     _server(
         "three-attempts",
         "reliability: a job is tried 3 times in all",
-        "attempts.py",
+        "scheduler/attempt.py",
         "if self.job.tries >= self._context.policy.max_attempts:",
         "if self.job.tries > self._context.policy.max_attempts:",
         f"{ATTEMPTS}::test_a_worker_that_fell_silent_is_a_crash_and_three_are_the_end",
@@ -142,7 +142,7 @@ MUTATIONS = (
     _server(
         "spoken-up-since",
         "reliability: a worker whose lease was renewed meanwhile keeps its job",
-        "attempts.py",
+        "scheduler/attempt.py",
         '        self._guard["version"] = self.job.version\n',
         "",
         f"{ATTEMPTS}::test_a_worker_that_spoke_up_meanwhile_keeps_its_job",
@@ -150,7 +150,7 @@ MUTATIONS = (
     _server(
         "interruptions-do-not-count",
         "reliability: a restart is not counted as an attempt",
-        "attempts.py",
+        "scheduler/attempt.py",
         'what, interruptions = "the server was stopped while it ran", self.job.interruptions + 1',
         'what, interruptions = "the server was stopped while it ran", self.job.interruptions',
         f"{ATTEMPTS}::test_a_start_takes_back_every_lease_whatever_clock_it_was_given_by",
@@ -158,7 +158,7 @@ MUTATIONS = (
     _server(
         "nobody-elses-lease",
         "reliability: whatever an attempt meets, its job has an owner or is queued",
-        "attempts.py",
+        "scheduler/attempt.py",
         '            await self._try_again("engine_crashed", f"the attempt failed: {type(error).__name__}")\n',
         "",
         f"{ATTEMPTS}::test_what_nobody_thought_of_is_no_job_without_an_owner",
@@ -166,7 +166,7 @@ MUTATIONS = (
     _server(
         "same-step",
         "reliability: an engine that repeats a step gets no further",
-        "executors/process.py",
+        "executors/subprocess/process.py",
         "if step > furthest:",
         "if step >= furthest:",
         "tests/conformance/test_executors.py::TestLocal::test_one_that_says_the_same_step_again_makes_no_progress",
@@ -238,7 +238,7 @@ MUTATIONS = (
     _server(
         "partial-put",
         "reliability: a put that fails leaves no file",
-        "storage/local.py",
+        "blobs/local.py",
         "                Path(partial.name).unlink(missing_ok=True)\n",
         "",
         "tests/conformance/test_storage.py::test_a_failed_put_leaves_nothing",
@@ -255,7 +255,7 @@ MUTATIONS = (
     _server(
         "image-synced",
         "README: an image is on disk, synced, before its job is called completed",
-        "storage/local.py",
+        "blobs/local.py",
         "                os.fsync(partial.fileno())\n",
         "",
         f"{DURABLE}::test_an_image_is_stored_before_its_job_is_completed",
@@ -263,7 +263,7 @@ MUTATIONS = (
     _server(
         "image-name-synced",
         "README: so is its name in its folder",
-        "storage/local.py",
+        "blobs/local.py",
         "        sync_folder(path.parent)\n",
         "",
         f"{DURABLE}::test_a_stored_image_is_stored_when_put_returns",
@@ -271,7 +271,7 @@ MUTATIONS = (
     _client(
         "saved-synced",
         "README: a file under its final name is whole, also after a power cut",
-        "partial.py",
+        "client/partial.py",
         "        os.fsync(self._file.fileno())\n",
         "",
         f"{DURABLE}::test_an_image_is_stored_before_it_is_called_saved",
@@ -279,7 +279,7 @@ MUTATIONS = (
     _client(
         "saved-name-synced",
         "contract: a saved image's name is synced",
-        "partial.py",
+        "client/partial.py",
         "        sync_folder(target.parent)\n",
         "",
         f"{DURABLE}::test_an_image_is_stored_before_it_is_called_saved",
@@ -287,7 +287,7 @@ MUTATIONS = (
     _client(
         "journal-synced",
         "contract: a job's id is in the journal, synced, before it is waited on",
-        "journal.py",
+        "client/journal.py",
         "        file.flush()\n        os.fsync(file.fileno())\n",
         "        file.flush()\n",
         f"{DURABLE}::test_each_line_of_the_journal_is_stored",
@@ -393,7 +393,7 @@ MUTATIONS = (
     _server(
         "addresses-are-bounded",
         "security: an IPv6 /64 counts as one address",
-        "limits.py",
+        "services/limits.py",
         "return str(parsed.ipv4_mapped or ip_network((parsed, 64), strict=False))",
         "return str(parsed.ipv4_mapped or parsed)",
         "tests/unit/test_limits.py::TestManners::test_a_house_is_one_address",
@@ -401,7 +401,7 @@ MUTATIONS = (
     _server(
         "rate",
         "security: a key makes no more requests than it may",
-        "limits.py",
+        "services/limits.py",
         "        if full_at - now > MINUTE + 1e-6:\n            return False\n",
         "",
         "tests/unit/test_limits.py::TestBuckets::test_a_minutes_worth_at_once_and_no_more",
@@ -417,7 +417,7 @@ MUTATIONS = (
     _server(
         "unguessable-outputs",
         "security: an image URL holds 128 random bits",
-        "attempts.py",
+        "scheduler/attempt.py",
         'name=f"umrgen_{job.spec.seed}_{secrets.token_hex(16)}.png"',
         'name=f"umrgen_{job.spec.seed}_{secrets.token_hex(4)}.png"',
         f"{OUTPUTS}::test_a_name_cannot_be_guessed",
@@ -425,7 +425,7 @@ MUTATIONS = (
     _server(
         "signed-urls",
         "security: a signed URL cannot be changed",
-        "signatures.py",
+        "services/signatures.py",
         'return hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace"))',
         "return bool(expected)",
         "tests/unit/test_signatures.py::test_nothing_else_is",
@@ -433,7 +433,7 @@ MUTATIONS = (
     _server(
         "plain-names",
         "security: no path is made of what a caller names",
-        "storage/local.py",
+        "blobs/local.py",
         '                raise ValueError("not a plain name")\n',
         "                pass\n",
         "tests/conformance/test_storage.py::test_only_plain_names_are_taken",
@@ -441,7 +441,7 @@ MUTATIONS = (
     _server(
         "ticket-once",
         "security: a studio link opens once",
-        "one_time_links.py",
+        "services/one_time_links.py",
         "until = self._until.pop(_hash(ticket), None)",
         "until = self._until.get(_hash(ticket))",
         "tests/unit/test_one_time_links.py::test_a_ticket_is_taken_once",
@@ -449,7 +449,7 @@ MUTATIONS = (
     _server(
         "ticket-ends",
         "security: a studio link is taken within ten minutes",
-        "one_time_links.py",
+        "services/one_time_links.py",
         "return until is not None and self._clock.monotonic() < until",
         "return until is not None",
         "tests/unit/test_one_time_links.py::test_a_ticket_ends_after_ten_minutes",
@@ -482,7 +482,7 @@ MUTATIONS = (
     _server(
         "engine-environment",
         "security: an engine gets no key",
-        "executors/process.py",
+        "executors/subprocess/process.py",
         "env={name: value for name, value in os.environ.items() if name not in SECRETS},",
         "env=dict(os.environ),",
         "tests/conformance/test_executors.py::TestLocal::test_the_engine_gets_no_key",
@@ -540,7 +540,7 @@ MUTATIONS = (
     _client(
         "key-to-its-origin",
         "README: the API key goes to the server's origin only",
-        "downloads.py",
+        "client/flows/download.py",
         "            return image_url, False\n",
         "            return image_url, True\n",
         VECTORS,
@@ -548,7 +548,7 @@ MUTATIONS = (
     _client(
         "foreign-outputs",
         "contract: an image elsewhere is followed only when it is allowed",
-        "downloads.py",
+        "client/flows/download.py",
         "        if follow_foreign:\n",
         "        if True:\n",
         VECTORS,
@@ -556,7 +556,7 @@ MUTATIONS = (
     _client(
         "checksums",
         "README: a file under its final name is verified: PNG checksums",
-        "images.py",
+        "image_files.py",
         "        if zlib.crc32(view[at + 4 : end - 4]) != crc:\n",
         "        if False:\n",
         f"{IMAGES}::TestVerifying::test_any_changed_byte_of_a_png_is_seen",
@@ -564,7 +564,7 @@ MUTATIONS = (
     _client(
         "promised-digest",
         "contract: a digest that the server promises is checked",
-        "images.py",
+        "image_files.py",
         "    if sha256 is not None and sha256 != actual:",
         "    if False:",
         f"{IMAGES}::TestVerifying::test_more_than_was_announced_or_another_digest",
@@ -572,7 +572,7 @@ MUTATIONS = (
     _client(
         "never-overwritten",
         "README: a file is never replaced unless that is allowed",
-        "partial.py",
+        "client/partial.py",
         "            _rename_without_replacing(self._path, target)\n",
         "            os.replace(self._path, target)\n",
         FAULTS + "::test_while_downloading",
@@ -580,7 +580,7 @@ MUTATIONS = (
     _client(
         "key-not-shown",
         "README: the API key goes into no error: it is not part of what is shown of a server",
-        "address.py",
+        "client/address.py",
         "key: str | None = field(default=None, repr=False)",
         "key: str | None = field(default=None)",
         "tests/unit/test_server_address.py",
@@ -588,7 +588,7 @@ MUTATIONS = (
     _client(
         "idempotency-key-sent",
         "contract: a submit is repeated under one Idempotency-Key only",
-        "submission.py",
+        "client/flows/submit.py",
         '{"Content-Type": "application/json", "Idempotency-Key": key}',
         '{"Content-Type": "application/json"}',
         f"{WAITING}::TestSubmitting::test_once_and_under_a_key",
@@ -596,7 +596,7 @@ MUTATIONS = (
     _client(
         "unclear-submit",
         "contract: a submit that may have arrived is not repeated where keys are not kept",
-        "submission.py",
+        "client/flows/submit.py",
         "            yield from _check_repeatable(self._run, error, self._patience)\n",
         "            yield from ()\n",
         f"{WAITING}::TestSubmitting::test_what_may_have_arrived_is_repeated_only_where_keys_are_kept",
@@ -604,7 +604,7 @@ MUTATIONS = (
     _client(
         "one-more-look",
         "contract: completed without an image gets one more look",
-        "watch.py",
+        "client/flows/wait.py",
         "        if status.state == State.COMPLETED and not status.images:\n",
         "        if False:\n",
         f"{WAITING}::TestWhatAStatusMeans::test_completed_without_an_image_gets_one_more_look",
@@ -743,7 +743,7 @@ MUTATIONS = (
     _server(
         "log-prompt",
         "security: a log has no prompt unless asked for",
-        "http/generate.py",
+        "http/api/generate.py",
         "    if submitted.new and services.settings.log_prompts:\n",
         "    if submitted.new:\n",
         LOGS,
@@ -759,7 +759,7 @@ MUTATIONS = (
     _server(
         "output-sandbox",
         "security: an image is answered with a sandbox policy",
-        "http/outputs.py",
+        "http/api/outputs.py",
         '        "Content-Security-Policy": "default-src \'none\'; sandbox",\n',
         "",
         f"{OUTPUTS}::test_the_image_needs_no_key_and_is_what_was_promised",
@@ -775,7 +775,7 @@ MUTATIONS = (
     _server(
         "range",
         "contract: a part of an image can be asked for",
-        "http/outputs.py",
+        "http/api/outputs.py",
         "memoryview(data)[start : end + 1]",
         "memoryview(data)[start:]",
         f"{OUTPUTS}::test_ranges",
@@ -783,7 +783,7 @@ MUTATIONS = (
     _server(
         "stall-after",
         "reliability: an engine that gets no step further for stall_after is replaced",
-        "executors/process.py",
+        "executors/subprocess/process.py",
         "asyncio.timeout(stall_after) as patience",
         "asyncio.timeout(None) as patience",
         "tests/conformance/test_executors.py::TestLocal::test_one_that_does_not_even_listen_is_not_waited_for",
@@ -791,7 +791,7 @@ MUTATIONS = (
     _server(
         "crash-tried-again",
         "README: the job of an engine that crashes is tried again",
-        "attempts.py",
+        "scheduler/attempt.py",
         'await self._try_again(crash.code, f"the engine failed: {crash}")',
         'await self._fail(crash.code, f"the engine failed: {crash}")',
         f"{ATTEMPTS}::test_a_job_whose_engine_fails_is_queued_again",
@@ -799,7 +799,7 @@ MUTATIONS = (
     _server(
         "picture-kept",
         "reliability: a picture that cannot be stored is kept and stored later",
-        "attempts.py",
+        "scheduler/attempt.py",
         "                if waited >= self._context.policy.storage_patience:\n",
         "                if True:\n",
         f"{ATTEMPTS}::test_a_picture_is_kept_until_there_is_room_for_it",
@@ -831,7 +831,7 @@ MUTATIONS = (
     _server(
         "not-modified",
         "contract: a version that the caller knows is 304",
-        "http/status.py",
+        "http/api/status.py",
         "    if known is not None and view.is_known(known):\n",
         "    if False:\n",
         "tests/integration/test_api.py::TestStatus::test_a_version_that_is_known_is_not_sent_again",
@@ -839,7 +839,7 @@ MUTATIONS = (
     _server(
         "longest-wait",
         "contract: a call is held for 60 s at most",
-        "http/status.py",
+        "http/api/status.py",
         "    return min(asked, int(longest))",
         "    return asked",
         f"{REFUSALS}::test_a_call_is_held_no_longer_than_the_server_allows",
@@ -847,7 +847,7 @@ MUTATIONS = (
     _server(
         "thousand-jobs",
         "contract: a call names at most 1000 jobs",
-        "http/batch.py",
+        "http/api/batch.py",
         "    if not 1 <= len(job_ids) <= MAX_JOBS:\n",
         "    if not job_ids:\n",
         f"{REFUSALS}::test_a_call_names_a_thousand_jobs_at_most",
@@ -855,7 +855,7 @@ MUTATIONS = (
     _client(
         "one-deadline",
         "contract: the time-out of each request is cut to what is left of the deadline",
-        "flow.py",
+        "client/flow.py",
         "timeout = min(left, self.options.request_timeout + held)",
         "timeout = self.options.request_timeout + held",
         f"{WAITING}::TestTheDeadline::test_requests_are_cut_to_what_is_left",
@@ -863,7 +863,7 @@ MUTATIONS = (
     _client(
         "longest-delay",
         "contract: a delay that a server asks for is capped at 60 s",
-        "flow.py",
+        "client/flow.py",
         "return min(seconds, self.options.longest_delay) * (",
         "return seconds * (",
         f"{WAITING}::TestPatience::test_retry_after_of_a_503_is_kept_to_within_reason",
@@ -871,7 +871,7 @@ MUTATIONS = (
     _client(
         "retry-after",
         "contract: a delay that a server asks for is kept",
-        "watch.py",
+        "client/flows/wait.py",
         "        asked = retry_after(reply)\n",
         "        asked = None\n",
         f"{WAITING}::TestPace::test_the_servers_word_wins",
@@ -879,7 +879,7 @@ MUTATIONS = (
     _client(
         "stall-reported",
         "contract: a stall is reported and ends nothing",
-        "watch.py",
+        "client/flows/wait.py",
         '        if self.run.options.on_stall == "raise":\n',
         "        if True:\n",
         f"{WAITING}::TestWhatAStatusMeans::test_a_stall_is_told_once_and_ends_nothing",
@@ -887,7 +887,7 @@ MUTATIONS = (
     _client(
         "journalled",
         "contract: a job id is in the journal before the job is waited on",
-        "aio.py",
+        "client/async_client.py",
         '            journal.submitted(entry, receipt["job_id"])\n',
         "            pass\n",
         "tests/integration/test_client.py::test_a_job_is_in_the_journal_before_it_is_waited_on",
@@ -895,7 +895,7 @@ MUTATIONS = (
     _client(
         "no-redirects",
         "README: the API key goes never across a redirect",
-        "transport.py",
+        "client/transport.py",
         "follow_redirects=False",
         "follow_redirects=True",
         "tests/unit/test_transport.py::test_a_redirect_is_not_followed",
@@ -903,7 +903,7 @@ MUTATIONS = (
     _client(
         "if-range",
         "contract: a download is resumed with If-Range",
-        "downloads.py",
+        "client/flows/download.py",
         '                headers["If-Range"] = self.validator\n',
         "                pass\n",
         VECTORS,

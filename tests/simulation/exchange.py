@@ -1,6 +1,6 @@
 """One request, what came of it, and what it truly meant."""
 
-from umrgen.flow import Step
+from umrgen.client.flow import Step
 
 __all__ = ["Exchange"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from simulation.choices import Choices
 from simulation.exchange import Exchange
 from simulation.world import STATUS, World, lost, reply
-from umrgen.flow import Step
+from umrgen.client.flow import Step
 
 __all__ = ["Network"]
 

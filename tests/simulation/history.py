@@ -10,12 +10,12 @@ from simulation.faults import Network
 from simulation.judge import Book, Violation, demand, judge_step, note
 from simulation.verdict import judge_end
 from simulation.world import World
+from umrgen.client.flow import CallContext, Flow, Options, Reply, Step, TransportFailure
+from umrgen.client.flows.submit import check_keeps_keys, submit
+from umrgen.client.flows.wait import Watch
+from umrgen.client.flows.wait_many import WatchMany
+from umrgen.client.protocol import API, ask
 from umrgen.errors import UmrgenError
-from umrgen.flow import CallContext, Flow, Options, Reply, Step, TransportFailure
-from umrgen.many import WatchMany
-from umrgen.protocol import API, ask
-from umrgen.submission import check_keeps_keys, submit
-from umrgen.watch import Watch
 
 __all__ = ["SCENARIOS", "Failure", "History", "play_choices", "play_history"]
 

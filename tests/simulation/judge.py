@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 from simulation.exchange import Exchange, Place
-from umrgen.flow import Options
+from umrgen.client.flow import Options
 
 if TYPE_CHECKING:
     from simulation.history import History

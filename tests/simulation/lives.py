@@ -24,15 +24,16 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from simulation.leaping import LeapingLoop
-from umrgen.jobs import Change, Conflict, Job, JobSpec, State
-from umrgen.server.attempts import AttemptContext, DispatchPolicy
-from umrgen.server.dispatcher import Dispatcher
+from umrgen.model import State
+from umrgen.server.domain.job import Change, Conflict, Job, JobSpec
 from umrgen.server.engines import DrawRequest, EngineFailure, EngineInfo
 from umrgen.server.executors import EncodedImage, EngineCrashed, EngineStalled, OnPreview, OnStep
 from umrgen.server.ledger import Idempotency, LedgerUnavailable
 from umrgen.server.ledger.memory import MemoryLedger
-from umrgen.server.previews import Previews
-from umrgen.server.sweep import sweep
+from umrgen.server.scheduler.attempt import AttemptContext, DispatchPolicy
+from umrgen.server.scheduler.dispatcher import Dispatcher
+from umrgen.server.scheduler.previews import Previews
+from umrgen.server.scheduler.sweep import sweep
 
 SESSIONS = ("sid_a", "sid_b", "sid_c")
 SOON = 1.0

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from simulation.judge import BAD, EPS, Violation, demand, most_delay
 from umrgen import errors
-from umrgen.jobs import Status
+from umrgen.model import Status
 
 if TYPE_CHECKING:
     from simulation.history import History

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from simulation.choices import Choices
 from simulation.exchange import Exchange
 from simulation.timeline import NEVER, Job, Plan
-from umrgen.flow import Step
+from umrgen.client.flow import Step
 
 __all__ = ["World"]
 

@@ -34,7 +34,7 @@ import pytest
 import umrgen
 from support import SMALL, ServerProcess, clean_environment, cli, finish, submit
 from umrgen.errors import UmrgenError
-from umrgen.images import verify
+from umrgen.image_files import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -340,7 +340,7 @@ class Change:
         return source
 
 
-SQLITE, LOCAL, STATE = "server/ledger/sqlite.py", "server/storage/local.py", "server/state.py"
+SQLITE, LOCAL, STATE = "server/ledger/sqlite.py", "server/blobs/local.py", "server/state.py"
 MKDIR = "mkdir(parents=True, exist_ok=True)"
 CHANGES = (
     Change("ledger-off", SQLITE, "synchronous = FULL", "synchronous = OFF", None, "job"),
@@ -349,12 +349,17 @@ CHANGES = (
     Change("image-name", LOCAL, "sync_folder(path.parent)", "pass", None, "image"),
     Change("session-folder", LOCAL, "self._prepare(path.parent)", f"path.parent.{MKDIR}", None, "image"),
     Change("state-folder", STATE, "make_folder(state, mode=0o700)", f"state.{MKDIR}", None, "job"),
-    Change("saved", "partial.py", "os.fsync(self._file.fileno())", "pass", generate, "image"),
-    Change("saved-name", "partial.py", "sync_folder(target.parent)", "pass", generate, "image"),
+    Change("saved", "client/partial.py", "os.fsync(self._file.fileno())", "pass", generate, "image"),
+    Change("saved-name", "client/partial.py", "sync_folder(target.parent)", "pass", generate, "image"),
     Change(
-        "journal", "journal.py", "file.flush()\n        os.fsync(file.fileno())", "pass", submit_and_resume, "journal"
+        "journal",
+        "client/journal.py",
+        "file.flush()\n        os.fsync(file.fileno())",
+        "pass",
+        submit_and_resume,
+        "journal",
     ),
-    Change("journal-name", "journal.py", "sync_folder(self.path.parent)", "pass", submit_and_resume, "journal"),
+    Change("journal-name", "client/journal.py", "sync_folder(self.path.parent)", "pass", submit_and_resume, "journal"),
     Change("new-folders", "durable.py", "sync_folder(path.parent)", "pass", submit_and_resume, "journal"),
     Change("embedded-key", "cli/embedded.py", "sync(path)", "pass", embedded, "resume"),
 )

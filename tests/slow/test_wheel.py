@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from support import SMALL, ServerProcess, clean_environment, server, submit, tied
-from umrgen.images import verify
+from umrgen.image_files import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

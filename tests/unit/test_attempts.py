@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from umrgen.jobs import Change, Job, JobSpec, State
-from umrgen.server.attempts import Attempt, AttemptContext, DispatchPolicy
-from umrgen.server.dispatcher import Dispatcher
+from umrgen.model import State
+from umrgen.server.domain.job import Change, Job, JobSpec
 from umrgen.server.engines import DrawRequest
 from umrgen.server.executors import EncodedImage, EngineCrashed, EngineStalled, OnPreview, OnStep
 from umrgen.server.ledger.memory import MemoryLedger
-from umrgen.server.previews import Previews
+from umrgen.server.scheduler.attempt import Attempt, AttemptContext, DispatchPolicy
+from umrgen.server.scheduler.dispatcher import Dispatcher
+from umrgen.server.scheduler.previews import Previews
 
 SPEC = JobSpec("a boat", seed=1, width=512, height=512, steps=9)
 

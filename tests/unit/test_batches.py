@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from umrgen.jobs import Change, Job, JobSpec, State
+from umrgen.model import State
+from umrgen.server.domain.job import Change, Job, JobSpec
 from umrgen.server.ledger import Key
 from umrgen.server.ledger.memory import MemoryLedger
 from umrgen.server.services.caller import Caller

@@ -8,7 +8,7 @@ import state_machine
 from umrgen import errors
 from umrgen.cli import COMMANDS
 from umrgen.cli.common import exit_code
-from umrgen.flow import Options
+from umrgen.client.flow import Options
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -42,7 +42,11 @@ def test_every_error_is_documented_with_its_code_and_exit_code() -> None:
 
 def test_every_event_is_documented() -> None:
     source = Path(errors.__file__).parent
-    kinds = {kind for path in source.glob("*.py") for kind in re.findall(r'Event\(\s*"(\w+)"', path.read_text())}
+    kinds = {
+        kind
+        for path in (source / "client").rglob("*.py")
+        for kind in re.findall(r'Event\(\s*"(\w+)"', path.read_text())
+    }
     page = (DOCS / "retrieval.md").read_text()
     assert kinds
     for kind in kinds:

@@ -21,21 +21,22 @@ from durability import Disk
 from umrgen import AsyncClient, Client, Event
 from umrgen.cli.embedded import _own_key
 from umrgen.cli.keys import _with_keys
+from umrgen.client.journal import KEEP_ENDED, PRUNE_ABOVE, Journal
 from umrgen.durable import make_folder
-from umrgen.jobs import Change, Job, JobSpec, State
-from umrgen.journal import KEEP_ENDED, PRUNE_ABOVE, Journal
+from umrgen.model import State
 from umrgen.server.application import Application
-from umrgen.server.attempts import Attempt, AttemptContext, DispatchPolicy
+from umrgen.server.blobs.local import LocalStorage
 from umrgen.server.clock import SystemClock
-from umrgen.server.config import Settings
+from umrgen.server.domain.job import Change, Job, JobSpec
 from umrgen.server.executors import EncodedImage
 from umrgen.server.ledger.maintenance import backup, check, vacuum
 from umrgen.server.ledger.sqlite import SqliteLedger
-from umrgen.server.previews import Previews
+from umrgen.server.scheduler.attempt import Attempt, AttemptContext, DispatchPolicy
+from umrgen.server.scheduler.previews import Previews
 from umrgen.server.services.api_keys import ApiKeys, NewKey
-from umrgen.server.signatures import Signatures
+from umrgen.server.services.signatures import Signatures
+from umrgen.server.settings import Settings
 from umrgen.server.state import own_state
-from umrgen.server.storage.local import LocalStorage
 from umrgen.testing import FaultServer, png_bytes
 
 SPEC = JobSpec("a boat", seed=1, width=512, height=512, steps=1)

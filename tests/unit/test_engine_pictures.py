@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from umrgen.images import encode_png
 from umrgen.server.engines import DrawRequest
 from umrgen.server.executors import EngineCrashed, checked
+from umrgen.server.png import encode_png
 
 REQUEST = DrawRequest("a boat", width=16, height=8, steps=1, seed=1)
 

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from umrgen.jobs import Job, JobSpec, State
-from umrgen.server.estimates import OVERDUE, SHAPES, Estimates
+from umrgen.model import State
+from umrgen.server.domain.job import Job, JobSpec
+from umrgen.server.scheduler.eta import OVERDUE, SHAPES, Estimates
 
 JOB = Job("ext_1", "sid_a", JobSpec("a boat", seed=1, steps=4), "procedural", created_at=0)
 

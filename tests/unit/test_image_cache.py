@@ -2,7 +2,7 @@
 
 import asyncio
 
-from umrgen.server.images import Images
+from umrgen.server.services.image_cache import Images
 
 
 class SlowStorage:

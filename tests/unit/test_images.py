@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from umrgen.errors import OutputCorrupt, OutputMissing
-from umrgen.images import digest_from_headers, encode_png, sniff, verify
+from umrgen.image_files import digest_from_headers, sniff, verify
+from umrgen.server.png import encode_png
 
 
 def noise(height: int, width: int, seed: int = 0) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":

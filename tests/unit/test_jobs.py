@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umrgen.jobs import TRANSITIONS, Change, Conflict, Job, JobSpec, Output, State, Status, advance, job_to_wire
+from umrgen.model import State, Status
+from umrgen.server.domain.job import TRANSITIONS, Change, Conflict, Job, JobSpec, Output, advance
+from umrgen.server.domain.job_answer import job_to_wire
 
 JOB = Job("ext_1", "sid_a", JobSpec("a lighthouse", seed=7), "procedural", created_at=1000)
 OUTPUT = Output("umrgen_7_aa.png", "sid_a", 10, "ab" * 32, 512, 512)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from umrgen.journal import KEEP_ENDED, PRUNE_ABOVE, Journal, JournalUnusable
+from umrgen.client.journal import KEEP_ENDED, PRUNE_ABOVE, Journal, JournalUnusable
 
 
 @pytest.fixture
@@ -55,7 +55,8 @@ def test_a_torn_line_is_passed_over(journal: Journal, torn: bytes) -> None:
 
 def test_two_processes_write_at_once(journal: Journal) -> None:
     code = (
-        "import sys; from pathlib import Path; from umrgen.journal import Journal; j = Journal(Path(sys.argv[1]))\n"
+        "import sys; from pathlib import Path; from umrgen.client.journal import Journal\n"
+        "j = Journal(Path(sys.argv[1]))\n"
         "for n in range(30):\n"
         "    e = j.begin('http://server', {'prompt': 'x' * 500}, f'{sys.argv[2]}-{n}')\n"
         "    j.submitted(e, f'ext_{sys.argv[2]}_{n}')"
@@ -99,6 +100,6 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 def test_no_key_comes_near_it() -> None:
     fields = "id server request idempotency_key target overwrite embedded begun_at job_id end ended_at path"
-    from umrgen.journal import Entry
+    from umrgen.client.journal import Entry
 
     assert set(fields.split()) == set(Entry.__slots__)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 
 from support import Clock
-from umrgen.server.config import Settings
 from umrgen.server.ledger import Caps, Key
-from umrgen.server.limits import FailureThrottle, GcraLimiter, Limits
+from umrgen.server.services.limits import FailureThrottle, GcraLimiter, Limits
+from umrgen.server.settings import Settings
 
 
 def key(**limits: int) -> Key:

@@ -1,5 +1,5 @@
 from support import Clock
-from umrgen.server.one_time_links import GOOD_FOR, OneTimeLinks
+from umrgen.server.services.one_time_links import GOOD_FOR, OneTimeLinks
 
 
 def test_a_ticket_is_taken_once() -> None:

@@ -7,9 +7,9 @@ import httpx2
 import pytest
 
 from umrgen.server.application import Application
-from umrgen.server.config import Settings
-from umrgen.server.http.status import requested_wait
+from umrgen.server.http.api.status import requested_wait
 from umrgen.server.services.api_keys import NewKey
+from umrgen.server.settings import Settings
 
 
 @pytest.fixture

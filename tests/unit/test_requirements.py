@@ -78,8 +78,7 @@ def test_what_is_imported_is_declared() -> None:
     unused, optional = server - base, set(OPTIONAL)
     for path in (ROOT / "src" / "umrgen").rglob("*.py"):
         inside = path.relative_to(ROOT / "src" / "umrgen").parts[0]
-        # encode_png takes numpy arrays: its callers have numpy. The client side never calls it.
-        allowed = server if inside == "server" else base | ({"numpy"} if path.name == "images.py" else set())
+        allowed = server if inside == "server" else base
         found = set(foreign_imports(path))
         optional -= found
         found -= set(OPTIONAL)

@@ -3,7 +3,7 @@
 import pytest
 
 from umrgen import UmrgenError
-from umrgen.address import Server
+from umrgen.client.address import Server
 
 SECRET = "umr_a-secret"
 

@@ -9,11 +9,11 @@ from simulation import lives
 from simulation.leaping import Stuck
 from simulation.lives import play
 
-from umrgen.jobs import Job, advance
-from umrgen.server.attempts import Attempt
-from umrgen.server.dispatcher import Dispatcher
+from umrgen.server.domain.job import Job, advance
 from umrgen.server.ledger import queries, sqlite
 from umrgen.server.ledger.sqlite import _SQL
+from umrgen.server.scheduler.attempt import Attempt
+from umrgen.server.scheduler.dispatcher import Dispatcher
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,11 @@ import pytest
 from support import open_descriptors
 from umrgen.server import serve
 from umrgen.server.application import Application
-from umrgen.server.config import BadSettings, Settings
-from umrgen.server.dispatcher import Dispatcher
 from umrgen.server.http import server as http_server
 from umrgen.server.ledger import LedgerUnavailable
 from umrgen.server.ledger.sqlite import SqliteLedger
+from umrgen.server.scheduler.dispatcher import Dispatcher
+from umrgen.server.settings import BadSettings, Settings
 
 
 @pytest.mark.parametrize(("part", "step"), [(SqliteLedger, "recent_runs"), (Dispatcher, "recover")])

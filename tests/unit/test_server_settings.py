@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from umrgen.cli.serve import serve
-from umrgen.server.config import BadSettings, Settings, settings_table
 from umrgen.server.ledger.queries import load_migrations, load_queries
+from umrgen.server.settings import BadSettings, Settings, settings_table
 
 
 def test_flags_win_over_the_environment_and_both_over_defaults() -> None:

@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from support import Clock
-from umrgen.server.signatures import Signatures
+from umrgen.server.services.signatures import Signatures
 
 URL = "/outputs/sid_1/umrgen_7_ab.png?session_id=sid_1"
 

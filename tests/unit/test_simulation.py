@@ -11,9 +11,10 @@ from simulation.__main__ import shortest
 from simulation.choices import Choices, shrink
 from simulation.history import Failure, History, drive, play_choices, play_history
 
-from umrgen import submission, watch
-from umrgen.flow import Flow, Step
-from umrgen.watch import Watch
+from umrgen.client.flow import Flow, Step
+from umrgen.client.flows import submit as submission
+from umrgen.client.flows import wait as watch
+from umrgen.client.flows.wait import Watch
 
 
 def test_two_thousand_histories_end_well() -> None:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from umrgen.jobs import Job, JobSpec, State
+from umrgen.model import State
+from umrgen.server.domain.job import Job, JobSpec
 from umrgen.server.services import subscriptions
 from umrgen.server.services.subscriptions import Subscriptions
 

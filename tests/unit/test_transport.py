@@ -3,10 +3,10 @@
 import asyncio
 import gc
 
-from umrgen.address import Server
-from umrgen.flow import Options, Step
+from umrgen.client.address import Server
+from umrgen.client.flow import Options, Step
+from umrgen.client.transport import Transport
 from umrgen.testing import FaultServer, Redirect
-from umrgen.transport import Transport
 
 
 async def test_a_cancelled_tls_handshake_closes_its_connection() -> None:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from umrgen import errors
-from umrgen.flow import CallContext, Event, Options, Reply, TransportFailure
-from umrgen.jobs import Status
-from umrgen.many import WatchMany
-from umrgen.submission import submit
+from umrgen.client.flow import CallContext, Event, Options, Reply, TransportFailure
+from umrgen.client.flows.submit import submit
+from umrgen.client.flows.wait import Watch
+from umrgen.client.flows.wait_many import WatchMany
+from umrgen.model import Status
 from umrgen.testing import Played, play, reply
-from umrgen.watch import Watch
 
 IMAGE = "/outputs/s/a.png?session_id=s"
 DONE = {"state": "completed", "image_url": IMAGE}

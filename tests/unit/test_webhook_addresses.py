@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver import receiver
-from umrgen.server.config import BadSettings
+from umrgen.server.settings import BadSettings
 from umrgen.server.webhooks.address_policy import Address, Allow, BadURL, Target, check_url, is_public
 from umrgen.server.webhooks.delivery_result import PermanentFailure, TransientFailure
 from umrgen.server.webhooks.sender import HttpSender

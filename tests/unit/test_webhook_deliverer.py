@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from simulation.leaping import LeapingLoop
 from standardwebhooks.webhooks import hmac_data
 
-from umrgen.jobs import Change, JobSpec
+from umrgen.server.domain.job import Change, JobSpec
 from umrgen.server.ledger import Key, LedgerUnavailable, Webhook, WebhookState
 from umrgen.server.ledger.memory import MemoryLedger
 from umrgen.server.webhooks.address_policy import Allow

@@ -16,15 +16,15 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from umrgen.downloads import PartialState, announced_size, judge, resolve_output
+from umrgen.client.flow import CallContext, Event, Flow, Options, Reply, TransportFailure
+from umrgen.client.flows.download import PartialState, announced_size, judge, resolve_output
+from umrgen.client.flows.submit import submit
+from umrgen.client.flows.wait import Watch
+from umrgen.client.flows.wait_many import WatchMany
 from umrgen.errors import UmrgenError
-from umrgen.flow import CallContext, Event, Flow, Options, Reply, TransportFailure
-from umrgen.images import digest_from_headers, verify
-from umrgen.jobs import Status
-from umrgen.many import WatchMany
-from umrgen.submission import submit
+from umrgen.image_files import digest_from_headers, verify
+from umrgen.model import Status
 from umrgen.testing import play, png_bytes, reply
-from umrgen.watch import Watch
 
 FOLDER = Path(__file__).parent
 JOB = "ext_1"

@@ -21,7 +21,7 @@ _MARKS = {"good": ("✓", "green"), "bad": ("✗", "red"), "note": ("·", "yello
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def doctor(base_url: str | None, folder: Path, draw: bool, as_json: bool) -> None:
     """Check the address, the key, the clock, the folder, and what the server can do. Starts no job unless told."""
-    from umrgen.doctor import Check, configured, examine
+    from umrgen.client.diagnostics import Check, configured, examine
 
     url, key = configured()
     url = base_url or url
@@ -44,7 +44,7 @@ def doctor(base_url: str | None, folder: Path, draw: bool, as_json: bool) -> Non
     async def _draw(url: str | None) -> Check:
         from tempfile import TemporaryDirectory
 
-        from umrgen.aio import AsyncClient
+        from umrgen.client.async_client import AsyncClient
         from umrgen.errors import UmrgenError
 
         try:

@@ -23,9 +23,9 @@ from umrgen.cli.common import (
 from umrgen.errors import UmrgenError
 
 if TYPE_CHECKING:
-    from umrgen.aio import AsyncClient
     from umrgen.cli.embedded import EmbeddedServer
-    from umrgen.images import SavedImage
+    from umrgen.client.async_client import AsyncClient
+    from umrgen.image_files import SavedImage
 
 __all__ = ["generate", "submit"]
 
@@ -106,9 +106,9 @@ def generate(
 
     Without UMRGEN_BASE_URL, a server is started on this machine for this one call.
     """
-    from umrgen.aio import AsyncClient
     from umrgen.cli.show import ProgressPrinter
-    from umrgen.partial import check_target
+    from umrgen.client.async_client import AsyncClient
+    from umrgen.client.partial import check_target
 
     started = time.monotonic()
     show = ProgressPrinter(output)
@@ -195,8 +195,8 @@ def submit(
     **request: Any,
 ) -> None:
     """Make a job for PROMPT and print its id; `umrgen fetch ID` gets the image."""
-    from umrgen.aio import AsyncClient
     from umrgen.cli.show import ProgressPrinter
+    from umrgen.client.async_client import AsyncClient
 
     async def work() -> None:
         show = ProgressPrinter(output, quiet=True)

@@ -33,9 +33,9 @@ def status(job_id: str, base_url: str | None, timeout: float | None, output: Out
 @output_options
 def watch(job_id: str, base_url: str | None, timeout: float | None, output: Output) -> None:
     """Print every change of job JOB_ID until it is over."""
-    from umrgen.aio import AsyncClient
     from umrgen.cli.show import describe
-    from umrgen.watch import finished
+    from umrgen.client.async_client import AsyncClient
+    from umrgen.client.flows.wait import finished
 
     output.job_ids.append(job_id)
 
@@ -60,8 +60,8 @@ def watch(job_id: str, base_url: str | None, timeout: float | None, output: Outp
 @output_options
 def wait(job_ids: tuple[str, ...], base_url: str | None, timeout: float | None, output: Output) -> None:
     """Wait until the jobs are over. Exit code 0: all completed; 5: one failed; 3: one is still alive."""
-    from umrgen.aio import AsyncClient
     from umrgen.cli.show import ProgressPrinter, describe
+    from umrgen.client.async_client import AsyncClient
 
     output.job_ids += job_ids
     show = ProgressPrinter(output)
@@ -73,8 +73,8 @@ def wait(job_ids: tuple[str, ...], base_url: str | None, timeout: float | None, 
         output.result(dict(over.raw), "\n".join([describe(over), *over.images]))
 
     async def many() -> None:
+        from umrgen.client.flows.wait import finished
         from umrgen.errors import UmrgenError
-        from umrgen.watch import finished
 
         told: list[dict[str, Any]] = []
         errors: list[UmrgenError] = []
@@ -118,8 +118,8 @@ def fetch(
     output: Output,
 ) -> None:
     """Wait for job JOB_ID if need be, and save its image, verified."""
-    from umrgen.aio import AsyncClient
     from umrgen.cli.show import ProgressPrinter
+    from umrgen.client.async_client import AsyncClient
 
     output.job_ids.append(job_id)
 
@@ -143,8 +143,8 @@ def fetch(
 @output_options
 def cancel(job_id: str, base_url: str | None, timeout: float | None, output: Output) -> None:
     """End job JOB_ID on the server. A job that is over stays as it is."""
-    from umrgen.aio import AsyncClient
     from umrgen.cli.show import describe
+    from umrgen.client.async_client import AsyncClient
 
     async def work() -> None:
         async with AsyncClient(**client_arguments(base_url, timeout)) as client:

@@ -28,7 +28,7 @@ def _with_keys(state: Path, work: Callable[["ApiKeys"], Awaitable[None]]) -> Non
     async def opened() -> None:
         with server_parts():
             from umrgen.server.application import open_keys
-            from umrgen.server.config import Settings
+            from umrgen.server.settings import Settings
 
         try:
             make_folder(state, mode=0o700)

@@ -33,14 +33,14 @@ def jobs(
     """List jobs, newest first: this key's on the server, or (--local) this machine's."""
 
     async def on_server() -> None:
-        from umrgen.aio import AsyncClient
+        from umrgen.client.async_client import AsyncClient
 
         async with AsyncClient(**client_arguments(base_url, timeout)) as client:
             page = await client.jobs(state=state, limit=limit)
         output.result(page, "\n".join(_line(job) for job in page["jobs"]) or "no jobs")
 
     def on_this_machine() -> None:
-        from umrgen.journal import Journal
+        from umrgen.client.journal import Journal
 
         entries = Journal().entries()[::-1][:limit]
         lines = [

@@ -2,12 +2,12 @@
 
 import time
 
-from umrgen.address import configured_server
+from umrgen.client.address import configured_server
+from umrgen.client.flow import CallContext, Options, drive
+from umrgen.client.flows.wait import Watch
+from umrgen.client.oneshot import OneShot, usable
 from umrgen.errors import UmrgenError
-from umrgen.flow import CallContext, Options, drive
-from umrgen.jobs import JOB_ID, Status
-from umrgen.oneshot import OneShot, usable
-from umrgen.watch import Watch
+from umrgen.model import JOB_ID, Status
 
 __all__ = ["status_once"]
 
@@ -29,7 +29,7 @@ def status_once(job_id: str, base_url: str | None, timeout: float | None) -> Sta
 
 
 async def _pooled(job_id: str, base_url: str | None, options: Options) -> Status:
-    from umrgen.aio import AsyncClient
+    from umrgen.client.async_client import AsyncClient
 
     async with AsyncClient(base_url, timeout=options.timeout, journal=None) as client:
         return await client.job(job_id).status()

@@ -12,9 +12,9 @@ from umrgen.cli.common import Output, client_arguments, connection_options, guar
 from umrgen.errors import UmrgenError
 
 if TYPE_CHECKING:
-    from umrgen.aio import AsyncClient
     from umrgen.cli.show import ProgressPrinter
-    from umrgen.journal import Entry
+    from umrgen.client.async_client import AsyncClient
+    from umrgen.client.journal import Entry
 
 __all__ = ["resume"]
 
@@ -32,7 +32,7 @@ def resume(
     What was meant for another server than the configured one is left alone, and named.
     """
     from umrgen.cli.show import ProgressPrinter
-    from umrgen.journal import Journal
+    from umrgen.client.journal import Journal
 
     journal = Journal()
     show = ProgressPrinter(output)
@@ -62,7 +62,7 @@ def resume(
             raise errors[0]
 
     async def _finish(entries: Sequence["Entry"], arguments: dict[str, Any]) -> None:
-        from umrgen.aio import AsyncClient
+        from umrgen.client.async_client import AsyncClient
 
         async with AsyncClient(on_event=show, follow=show.follow, journal=journal, **arguments) as client:
             results.extend([await _one(client, entry, to, errors, show) for entry in entries])

@@ -17,7 +17,7 @@ __all__ = ["serve"]
 
 def _setting_options() -> list[click.Parameter]:
     """One option per setting of the server, from its one table."""
-    from umrgen.server.config import settings_table
+    from umrgen.server.settings import settings_table
 
     return [
         click.Option([setting.flag], help=f"{setting.help}. [{setting.variable}]", metavar=setting.metavar)
@@ -92,9 +92,9 @@ def serve(config: Path | None, as_json: bool, until_eof: bool, **flags: Any) -> 
 
     def work() -> None:
         with server_parts():
-            from umrgen.server.config import Settings
             from umrgen.server.logs import set_up_logs
             from umrgen.server.serve import serve as serve_forever
+            from umrgen.server.settings import Settings
 
         settings = Settings.load(flags, os.environ, config)
         set_up_logs(settings.log_format)

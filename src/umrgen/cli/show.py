@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from umrgen.cli.common import Output
-from umrgen.flow import Event
-from umrgen.jobs import State, Status
+from umrgen.client.flow import Event
+from umrgen.model import State, Status
 
 __all__ = ["ProgressPrinter", "human_bytes"]
 

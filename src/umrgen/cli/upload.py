@@ -15,7 +15,7 @@ __all__ = ["upload"]
 @output_options
 def upload(image: Path, base_url: str | None, timeout: float | None, output: Output) -> None:
     """Upload the reference image IMAGE and print its name, for requests to refer to."""
-    from umrgen.aio import AsyncClient
+    from umrgen.client.async_client import AsyncClient
 
     async def work() -> None:
         async with AsyncClient(**client_arguments(base_url, timeout)) as client:

@@ -17,40 +17,42 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from umrgen.jobs import Job, job_to_wire
 from umrgen.server.allowed_hosts import AllowedHosts
-from umrgen.server.attempts import AttemptContext, DispatchPolicy
+from umrgen.server.blobs import STORAGES, Storage
 from umrgen.server.clock import Clock, SystemClock
-from umrgen.server.config import Settings
-from umrgen.server.dispatcher import Dispatcher
-from umrgen.server.estimates import Estimates
+from umrgen.server.domain.job import Job
+from umrgen.server.domain.job_answer import job_to_wire
 from umrgen.server.executors import EXECUTORS, Executor, WatchdogLimits
-from umrgen.server.http import Services, events, openapi, ops, studio, v1
-from umrgen.server.http import outputs as output_calls
-from umrgen.server.http import status as status_calls
+from umrgen.server.http import Services, openapi, ops, studio
+from umrgen.server.http.api import events, v1
+from umrgen.server.http.api import outputs as output_calls
+from umrgen.server.http.api import status as status_calls
 from umrgen.server.http.middleware import SecurityMiddleware
 from umrgen.server.http.problems import Problem, on_problem, on_refusal
-from umrgen.server.images import Images
 from umrgen.server.ledger import LEDGERS, Ledger, LedgerUnavailable
-from umrgen.server.limits import FailureThrottle, Limits
 from umrgen.server.metrics import Metrics
-from umrgen.server.one_time_links import OneTimeLinks
-from umrgen.server.previews import Previews
+from umrgen.server.scheduler.attempt import AttemptContext, DispatchPolicy
+from umrgen.server.scheduler.dispatcher import Dispatcher
+from umrgen.server.scheduler.eta import Estimates
+from umrgen.server.scheduler.previews import Previews
+from umrgen.server.scheduler.sweep import sweep
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.authentication import Authentication
 from umrgen.server.services.cancellations import Cancellations
 from umrgen.server.services.content_policy import load_policy
+from umrgen.server.services.image_cache import Images
 from umrgen.server.services.job_waits import JobWaits
+from umrgen.server.services.limits import FailureThrottle, Limits
+from umrgen.server.services.one_time_links import OneTimeLinks
 from umrgen.server.services.outputs import Outputs
 from umrgen.server.services.refusal import Refusal
 from umrgen.server.services.retention import Retention, RetentionPolicy
+from umrgen.server.services.signatures import Signatures
 from umrgen.server.services.submissions import Submissions
 from umrgen.server.services.subscriptions import Subscriptions
 from umrgen.server.services.uploads import Uploads
-from umrgen.server.signatures import Signatures
-from umrgen.server.storage import STORAGES, Storage
-from umrgen.server.sweep import sweep
+from umrgen.server.settings import Settings
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.deliverer import WebhookDeliverer
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from umrgen.server.application import Application
-from umrgen.server.config import BadSettings, Settings
 from umrgen.server.services.api_keys import check_usable
+from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.state import own_state
 
 __all__ = ["create_app"]

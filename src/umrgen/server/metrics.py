@@ -8,7 +8,8 @@ from prometheus_client import Counter as Counted
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from umrgen.jobs import Job, State
+from umrgen.model import State
+from umrgen.server.domain.job import Job
 
 __all__ = ["CONTENT_TYPE", "Gauge", "Metrics"]
 

@@ -39,7 +39,7 @@ def main() -> None:
     import numpy
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    from umrgen.images import encode_png
+    from umrgen.server.png import encode_png
 
     warnings.simplefilter("ignore")
     Image.MAX_IMAGE_PIXELS = None  # looked at below, before anything is decoded

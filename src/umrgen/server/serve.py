@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from umrgen.server.application import Application
-from umrgen.server.config import BadSettings, Settings
 from umrgen.server.http.server import Address, HttpServer, reserve
 from umrgen.server.services.api_keys import NewKey, check_usable
+from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.state import own_state
 
 __all__ = ["Announcement", "serve"]

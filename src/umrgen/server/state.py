@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from umrgen.durable import make_folder
-from umrgen.server.config import BadSettings
+from umrgen.server.settings import BadSettings
 
 __all__ = ["own_state"]
 

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 from urllib.parse import unquote
 
-from umrgen.jobs import State
+from umrgen.model import State
 from umrgen.testing.outputs import MEDIA_TYPES, Unsatisfiable, byte_range, cut_to
 from umrgen.testing.wire import Recorded, Response, html, json_response
 from umrgen.testing.world import Output, ServerJob, World

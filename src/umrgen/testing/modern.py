@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from umrgen.jobs import LIMITS, State
+from umrgen.model import LIMITS, State
 from umrgen.testing.outputs import MEDIA_TYPES, Unsatisfiable, byte_range, cut_to
 from umrgen.testing.wire import Recorded, Response, json_response
 from umrgen.testing.world import Output, ServerJob, World

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from umrgen.client.flow import Flow, Reply, Step, TransportFailure
 from umrgen.errors import UmrgenError
-from umrgen.flow import Flow, Reply, Step, TransportFailure
 
 __all__ = ["Played", "Sent", "play", "reply"]
 

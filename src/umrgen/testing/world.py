@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import Any, Literal
 
-from umrgen.jobs import State
+from umrgen.model import State
 from umrgen.testing.png import png_bytes
 
 __all__ = ["Output", "ServerJob", "Settings", "World", "on_the_wire"]

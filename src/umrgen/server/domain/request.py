@@ -6,7 +6,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from umrgen.jobs import LIMITS, JobSpec, Lora
+from umrgen.model import LIMITS
+from umrgen.server.domain.job import JobSpec, Lora
 
 __all__ = ["GenerationRequest", "RequestedLora"]
 

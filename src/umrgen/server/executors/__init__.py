@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from umrgen.errors import UmrgenError
-from umrgen.images import verify
+from umrgen.image_files import verify
 from umrgen.server.engines import DrawRequest, EngineInfo
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "checked",
 ]
 
-EXECUTORS: Mapping[str, str] = {"local": "umrgen.server.executors.local:LocalExecutor"}
+EXECUTORS: Mapping[str, str] = {"local": "umrgen.server.executors.subprocess.executor:LocalExecutor"}
 
 OnStep = Callable[[int, int], None]
 """Called on the event loop with (step, total)."""

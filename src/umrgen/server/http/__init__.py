@@ -1,27 +1,27 @@
-"""Routes: HTTP ⇄ values of `umrgen.jobs`, and nothing else."""
+"""Routes: HTTP ⇄ values of `umrgen.model`, and nothing else."""
 
 from dataclasses import dataclass, field
 
 from umrgen.server.allowed_hosts import AllowedHosts
+from umrgen.server.blobs import Storage
 from umrgen.server.clock import Clock
-from umrgen.server.config import Settings
 from umrgen.server.executors import Executor
 from umrgen.server.http.terminal_responses import TerminalResponseCache
 from umrgen.server.ledger import Ledger
-from umrgen.server.limits import Limits
 from umrgen.server.metrics import Metrics
-from umrgen.server.one_time_links import OneTimeLinks
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.authentication import Authentication
 from umrgen.server.services.cancellations import Cancellations
 from umrgen.server.services.job_waits import JobWaits
+from umrgen.server.services.limits import Limits
+from umrgen.server.services.one_time_links import OneTimeLinks
 from umrgen.server.services.outputs import Outputs
+from umrgen.server.services.signatures import Signatures
 from umrgen.server.services.submissions import Submissions
 from umrgen.server.services.subscriptions import Subscriptions
 from umrgen.server.services.uploads import Uploads
-from umrgen.server.signatures import Signatures
-from umrgen.server.storage import Storage
+from umrgen.server.settings import Settings
 
 __all__ = ["Services"]
 

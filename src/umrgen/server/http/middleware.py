@@ -15,11 +15,11 @@ from urllib.parse import parse_qsl
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from umrgen.server.allowed_hosts import AllowedHosts
-from umrgen.server.config import Settings
 from umrgen.server.http.auth import address_of
 from umrgen.server.http.disconnect import was_disconnected
 from umrgen.server.http.problems import Problem
 from umrgen.server.metrics import Metrics
+from umrgen.server.settings import Settings
 
 __all__ = ["SecurityMiddleware"]
 

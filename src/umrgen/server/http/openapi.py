@@ -11,11 +11,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from umrgen import __version__
-from umrgen.jobs import JOB_ID, JobAnswer, State
-from umrgen.server.http import Services, responses, schemas
+from umrgen.model import JOB_ID, State
+from umrgen.server.domain.job_answer import JobAnswer
+from umrgen.server.http import Services
+from umrgen.server.http.api import responses, schemas
+from umrgen.server.http.api.batch import MAX_PAGE
+from umrgen.server.http.api.examples import EXAMPLES, IMAGE, SESSION
 from umrgen.server.http.auth import open_for_operator
-from umrgen.server.http.batch import MAX_PAGE
-from umrgen.server.http.examples import EXAMPLES, IMAGE, SESSION
 from umrgen.server.http.problems import PROBLEMS
 
 __all__ = ["document", "routes"]

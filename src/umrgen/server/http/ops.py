@@ -4,10 +4,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from umrgen.jobs import State
+from umrgen.model import State
 from umrgen.server.http import Services
+from umrgen.server.http.api.responses import Health, json_response
 from umrgen.server.http.auth import open_for_operator
-from umrgen.server.http.responses import Health, json_response
 from umrgen.server.metrics import CONTENT_TYPE, Gauge
 
 __all__ = ["routes"]

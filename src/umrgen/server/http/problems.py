@@ -10,8 +10,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from umrgen.server.http.responses import Answer, ProblemAnswer
-from umrgen.server.limits import policy_headers
+from umrgen.server.http.api.responses import Answer, ProblemAnswer
+from umrgen.server.services.limits import policy_headers
 from umrgen.server.services.refusal import Quota, Refusal
 
 __all__ = ["PROBLEMS", "Problem", "on_problem", "on_refusal"]

@@ -17,7 +17,7 @@ from granian.log import LogLevels
 from granian.server.embed import Server
 from starlette.types import ASGIApp
 
-from umrgen.server.config import BadSettings
+from umrgen.server.settings import BadSettings
 
 __all__ = ["Address", "HttpServer", "reserve"]
 

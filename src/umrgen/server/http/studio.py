@@ -20,11 +20,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from umrgen.server.http import Services
+from umrgen.server.http.api.responses import json_response
+from umrgen.server.http.api.schemas import decode_object
 from umrgen.server.http.auth import address_of
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
-from umrgen.server.http.responses import json_response
-from umrgen.server.http.schemas import decode_object
 from umrgen.server.services.api_keys import NewKey
 
 __all__ = ["routes"]

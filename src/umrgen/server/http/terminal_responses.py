@@ -2,8 +2,8 @@
 
 from collections import OrderedDict
 
-from umrgen.jobs import Job
-from umrgen.server.http.responses import Answer
+from umrgen.server.domain.job import Job
+from umrgen.server.http.api.responses import Answer
 
 __all__ = ["TerminalResponseCache"]
 

@@ -1,7 +1,7 @@
 """The ledger: every job from its acknowledgement to its end, durably.
 
 A call that changes something returns after the change is on disk. All changes of a job's state go
-through `umrgen.jobs.advance`, inside one transaction.
+through `umrgen.server.domain.job.advance`, inside one transaction.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,7 +10,8 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from umrgen.errors import UmrgenError
-from umrgen.jobs import Change, Job, JobSpec, Output, State
+from umrgen.model import State
+from umrgen.server.domain.job import Change, Job, JobSpec, Output
 
 __all__ = [
     "DAY",

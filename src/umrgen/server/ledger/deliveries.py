@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from umrgen.jobs import Job
+from umrgen.server.domain.job import Job
 from umrgen.server.ledger import Webhook, WebhookState
 from umrgen.server.ledger.queries import load_queries
 from umrgen.server.ledger.records import Part

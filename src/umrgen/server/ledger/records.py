@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from umrgen.jobs import Output
+from umrgen.server.domain.job import Output
 from umrgen.server.ledger import Key, OutputExpired, Upload, UploadsFull
 from umrgen.server.ledger.queries import load_queries
 from umrgen.server.ledger.writer import Operation, Transaction

@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from umrgen.jobs import Job, JobSpec, Output, State
+from umrgen.model import State
+from umrgen.server.domain.job import Job, JobSpec, Output
 
 __all__ = ["COLUMNS", "job_of", "row_of"]
 

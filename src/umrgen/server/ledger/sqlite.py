@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from umrgen.durable import make_folder
-from umrgen.jobs import Change, Conflict, Job, JobSpec, State, advance
+from umrgen.model import State
+from umrgen.server.domain.job import Change, Conflict, Job, JobSpec, advance
 from umrgen.server.ledger import (
     DAY,
     NO_CAPS,

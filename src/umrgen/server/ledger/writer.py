@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from umrgen.jobs import Job
+from umrgen.server.domain.job import Job
 from umrgen.server.ledger import LedgerUnavailable
 
 __all__ = ["InlineWriter", "Operation", "ThreadWriter", "Transaction"]

@@ -1,8 +1,8 @@
 """Whether the server takes new work now."""
 
+from umrgen.server.blobs import Storage
 from umrgen.server.executors import Executor
 from umrgen.server.services.refusal import Refusal
-from umrgen.server.storage import Storage
 
 __all__ = ["Admission"]
 

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 
 from umrgen.server.ledger import Key
-from umrgen.server.limits import FailureThrottle, Limits
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.caller import Caller
+from umrgen.server.services.limits import FailureThrottle, Limits
 from umrgen.server.services.refusal import Quota, Refusal
 
 __all__ = ["Authentication"]

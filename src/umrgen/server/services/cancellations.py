@@ -3,8 +3,8 @@
 from contextlib import suppress
 from dataclasses import dataclass
 
-from umrgen.jobs import Change, Conflict, Job
 from umrgen.server.clock import Clock
+from umrgen.server.domain.job import Change, Conflict, Job
 from umrgen.server.ledger import Ledger
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.job_lookup import find_job

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from umrgen.errors import UmrgenError
-from umrgen.server.config import BadSettings
+from umrgen.server.settings import BadSettings
 
 __all__ = ["PolicyFailed", "PromptPolicy", "load_policy"]
 

@@ -1,6 +1,7 @@
 """Finding a caller's job: the one place that says whose it is."""
 
-from umrgen.jobs import JOB_ID, Job
+from umrgen.model import JOB_ID
+from umrgen.server.domain.job import Job
 from umrgen.server.ledger import Ledger
 from umrgen.server.services.refusal import Refusal
 

@@ -8,14 +8,15 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from umrgen.jobs import Job, State
-from umrgen.server.estimates import Estimates
+from umrgen.model import State
+from umrgen.server.domain.job import Job
 from umrgen.server.ledger import Ledger
-from umrgen.server.limits import Limits
-from umrgen.server.previews import Previews
+from umrgen.server.scheduler.eta import Estimates
+from umrgen.server.scheduler.previews import Previews
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.job_lookup import find_job
+from umrgen.server.services.limits import Limits
 from umrgen.server.services.subscriptions import Subscription, Subscriptions
 
 __all__ = ["MAX_JOBS", "SLICE", "JobChanges", "JobEvent", "JobView", "JobWaits"]

@@ -3,14 +3,14 @@
 import math
 from dataclasses import dataclass
 
-from umrgen.jobs import Output
-from umrgen.server.images import Images
+from umrgen.server.domain.job import Output
 from umrgen.server.ledger import Key, Ledger, OutputExpired
-from umrgen.server.limits import FailureThrottle
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.authentication import Authentication
+from umrgen.server.services.image_cache import Images
+from umrgen.server.services.limits import FailureThrottle
 from umrgen.server.services.refusal import Refusal
-from umrgen.server.signatures import Signatures
+from umrgen.server.services.signatures import Signatures
 
 __all__ = ["OutputLink", "Outputs"]
 

@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from umrgen.server.blobs import Storage
 from umrgen.server.clock import Clock
 from umrgen.server.ledger import Ledger, LedgerUnavailable
-from umrgen.server.storage import Storage
 
 __all__ = ["Retention", "RetentionPolicy"]
 

@@ -4,15 +4,15 @@ import logging
 import secrets
 from dataclasses import dataclass
 
-from umrgen.jobs import Job
 from umrgen.server.clock import Clock
+from umrgen.server.domain.job import Job
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.executors import Executor
 from umrgen.server.ledger import DailyLimit, Idempotency, IdempotencyConflict, Ledger, QueueFull, TooManyJobs
-from umrgen.server.limits import Limits
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.content_policy import PolicyFailed, PromptPolicy
+from umrgen.server.services.limits import Limits
 from umrgen.server.services.refusal import FieldError, Quota, Refusal, invalid
 from umrgen.server.services.uploads import Uploads
 from umrgen.server.webhooks.address_policy import Allow, check_url

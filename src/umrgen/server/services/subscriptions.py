@@ -8,7 +8,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
-from umrgen.jobs import Job, State
+from umrgen.model import State
+from umrgen.server.domain.job import Job
 
 __all__ = ["Subscription", "Subscriptions"]
 

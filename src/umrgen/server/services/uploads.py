@@ -13,14 +13,14 @@ from collections import Counter
 from contextlib import suppress
 
 from umrgen.errors import UmrgenError
-from umrgen.jobs import LIMITS
+from umrgen.model import LIMITS
+from umrgen.server.blobs import Storage
 from umrgen.server.clock import Clock
 from umrgen.server.ledger import Ledger, Upload, UploadsFull
 from umrgen.server.reencode import HEAD, REFUSALS
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.refusal import Refusal
-from umrgen.server.storage import Storage
 
 __all__ = ["MAX_BYTES", "Reservation", "Uploads"]
 

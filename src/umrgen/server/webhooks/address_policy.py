@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import urlsplit
 
-from umrgen.server.config import BadSettings
+from umrgen.server.settings import BadSettings
 
 __all__ = ["Address", "Allow", "BadURL", "Target", "check_url", "checked_target", "is_public"]
 

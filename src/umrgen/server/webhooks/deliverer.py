@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import msgspec
 
 from umrgen import __version__
-from umrgen.jobs import Job, job_to_wire
 from umrgen.server.clock import Clock
+from umrgen.server.domain.job import Job
+from umrgen.server.domain.job_answer import job_to_wire
 from umrgen.server.ledger import Key, Ledger, LedgerUnavailable, Webhook, WebhookState
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.delivery_result import Answer, PermanentFailure, TransientFailure, judge

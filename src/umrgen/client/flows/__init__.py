@@ -1,0 +1,1 @@
+"""The waiting rules, each a generator without a clock or a socket (see `umrgen.client.flow`)."""

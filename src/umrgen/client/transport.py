@@ -1,0 +1,183 @@
+"""HTTP with a pool of connections: what every client uses but the quickest commands (see `oneshot`).
+
+The key goes to the base URL's origin only. Redirects are never followed here, cookies never kept.
+"""
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+import httpx2
+
+from umrgen.client.address import Server
+from umrgen.client.flow import Options, Reply, Step, TransportFailure
+
+__all__ = ["Clock", "Stream", "SystemClock", "Transport"]
+
+MAX_ANSWER = 32 * 1024 * 1024
+KEEP_ALIVE = 90.0
+"""Seconds an idle connection is kept: longer than any polling interval, so that it is used again."""
+
+
+class Clock(Protocol):
+    """Time for the client side; `monotonic` and `wall` in seconds."""
+
+    def monotonic(self) -> float: ...
+    def wall(self) -> float: ...
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class SystemClock:
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class Stream:
+    """An answer whose body is read bit by bit."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self._response = response
+        self.status = response.status_code
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        return self._response.aiter_raw()
+
+
+class _Sending:
+    """What httpx2 says of one request while it works (its `trace` extension).
+
+    `begun` is true once any byte of the request may have gone out. A TLS handshake that is cancelled from outside,
+    which httpx2 leaves open, is closed here.
+    """
+
+    def __init__(self) -> None:
+        self.begun = False
+        self._close: Callable[[], Awaitable[None]] | None = None
+
+    async def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith("send_request_headers.started"):
+            self.begun = True
+        elif event.endswith("connect_tcp.complete"):
+            self._close = info["return_value"].aclose
+        elif event.endswith("start_tls.failed") and self._close is not None:
+            await self._close()
+
+    def failure(self, reason: str, now: float) -> TransportFailure:
+        return TransportFailure(reason, at=now, sent=self.begun)
+
+
+class Transport:
+    """Sends steps to one server with one key."""
+
+    def __init__(self, server: Server, options: Options, clock: Clock | None = None) -> None:
+        self.base_url = server.base_url
+        self.clock = clock or SystemClock()
+        self._connect_timeout = options.connect_timeout
+        self._client = _http_client(self.base_url)
+        self._foreign: httpx2.AsyncClient | None = None
+        self._headers = server.headers()
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+        if self._foreign is not None:
+            await self._foreign.aclose()
+
+    def _timeouts(self, begin: float, seconds: float) -> httpx2.Timeout:
+        # A little under the whole, so that the error says that the connection took too long.
+        return httpx2.Timeout(seconds, connect=min(0.9 * begin, self._connect_timeout))
+
+    async def send(self, step: Step) -> Reply:
+        """One request, its whole answer within `step.timeout`. Raises TransportFailure."""
+        started = self.clock.monotonic()
+        sending = _Sending()
+        body = bytearray()
+        try:
+            async with (
+                asyncio.timeout(step.timeout),
+                self._client.stream(
+                    step.method,
+                    self.base_url + step.path,
+                    headers=self._headers | dict(step.headers),
+                    content=step.body,
+                    timeout=self._timeouts(step.timeout, step.timeout),
+                    extensions={"trace": sending.trace},
+                ) as response,
+            ):
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    if len(body) > MAX_ANSWER:
+                        raise sending.failure("the answer is endless", self.clock.monotonic())
+        except httpx2.HTTPError as error:
+            raise sending.failure(_reason(error), self.clock.monotonic()) from error
+        except TimeoutError:
+            raise sending.failure(f"no answer within {step.timeout:.1f} s", self.clock.monotonic()) from None
+        now = self.clock.monotonic()
+        return Reply(
+            response.status_code,
+            {name.lower(): value for name, value in response.headers.items()},
+            bytes(body),
+            at=now,
+            elapsed=now - started,
+            wall=self.clock.wall(),
+        )
+
+    @asynccontextmanager
+    async def stream(
+        self, url: str, headers: Mapping[str, str], *, with_key: bool, begin: float, timeout: float
+    ) -> AsyncIterator[Stream]:
+        """A GET whose body is read as it comes. Raises TransportFailure.
+
+        The answer must begin within `begin` seconds, and all of it be there within `timeout`.
+        """
+        if with_key:
+            client, sent = self._client, self._headers | dict(headers)
+        else:
+            self._foreign = self._foreign or httpx2.AsyncClient()
+            client, sent = self._foreign, dict(headers)
+        sending = _Sending()
+        request = client.build_request("GET", url, headers=sent, timeout=self._timeouts(min(begin, timeout), timeout))
+        request.extensions |= {"trace": sending.trace}
+        if request.url.raw_path != (target := _target(url)):
+            request.extensions |= {"target": target}
+        try:
+            async with asyncio.timeout(timeout):
+                async with asyncio.timeout(min(begin, timeout)):
+                    response = await client.send(request, stream=True)
+                try:
+                    yield Stream(response)
+                finally:
+                    await response.aclose()
+        except httpx2.HTTPError as error:
+            raise sending.failure(_reason(error), self.clock.monotonic()) from error
+        except TimeoutError:
+            raise sending.failure("it took too long", self.clock.monotonic()) from None
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _http_client(base_url: str) -> httpx2.AsyncClient:
+    # Building a TLS context with all its roots takes longer than a whole call; plain HTTP needs none.
+    # The empty one stands in for it and trusts nobody.
+    tls = None if base_url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    limits = httpx2.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE)
+    return httpx2.AsyncClient(verify=tls or True, limits=limits, follow_redirects=False)
+
+
+def _target(url: str) -> bytes:
+    """The request target exactly as the server spelt it; only what may not stand on the wire is quoted."""
+    parts = url.split("/", 3)
+    path = "/" + (parts[3] if len(parts) > 3 else "")
+    path = path.partition("#")[0]
+    return b"".join(bytes([b]) if 0x21 <= b <= 0x7E else b"%%%02X" % b for b in path.encode())

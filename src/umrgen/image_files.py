@@ -1,0 +1,190 @@
+"""The rules of an image file, without any I/O: what it is, and whether it is whole.
+
+PNG (third edition of the W3C specification), JPEG (ITU T.81) and WebP (RFC 9649) are recognised by
+content, never by name.
+"""
+
+import hashlib
+import struct
+import zlib
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from umrgen.errors import OutputCorrupt, OutputMissing
+
+__all__ = ["EXTENSIONS", "PNG_MAGIC", "ImageFacts", "SavedImage", "digest_from_headers", "sniff", "verify"]
+
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+EXTENSIONS = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What a verified file turned out to be; sizes in pixels, None where the format hides them."""
+
+    media_type: str
+    bytes: int
+    sha256: str
+    width: int | None
+    height: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SavedImage:
+    """A verified image file on disk."""
+
+    path: Path
+    job_id: str
+    bytes: int
+    sha256: str
+    media_type: str
+    width: int | None = None
+    height: int | None = None
+    seed: int | None = None
+    engine: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "job_id": self.job_id,
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "bytes": self.bytes,
+            "media_type": self.media_type,
+            "width": self.width,
+            "height": self.height,
+            "seed": self.seed,
+            "engine": self.engine,
+        }
+
+
+def sniff(head: bytes) -> str | None:
+    """The media type that the first 12 or more bytes announce, or None."""
+    if head.startswith(PNG_MAGIC):
+        return "image/png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "image/webp"
+    return None
+
+
+def _describe_intruder(head: bytes) -> str:
+    """Words for what stands in an image's place."""
+    text = head.lstrip()[:1]
+    if text == b"<":
+        return "an HTML page"
+    if text in (b"{", b"["):
+        return "JSON"
+    return "no PNG, JPEG or WebP"
+
+
+def verify(data: bytes, *, length: int | None = None, sha256: str | None = None) -> ImageFacts:
+    """Check that `data` is one whole image and say what it is.
+
+    `length` is the number of bytes the server announced, `sha256` the hex digest it promised; each
+    is checked when given. Raises OutputMissing for an empty body, OutputCorrupt for anything else.
+    """
+    if not data:
+        raise OutputMissing("the server sent an empty file")
+    media_type = sniff(data[:16])
+    if media_type is None:
+        raise OutputCorrupt(f"the server sent {_describe_intruder(data[:256])} in the image's place")
+    if length is not None and length != len(data):
+        raise OutputCorrupt(f"the image has {len(data)} bytes, the server announced {length}")
+    actual = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and sha256 != actual:
+        raise OutputCorrupt("the image's sha-256 is not the one the server promised")
+    width, height = _CHECKS[media_type](data)
+    return ImageFacts(media_type, len(data), actual, width, height)
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    view = memoryview(data)
+    at = len(PNG_MAGIC)
+    while at + 12 <= len(view):
+        (length,) = struct.unpack_from(">I", view, at)
+        end = at + 12 + length
+        if end > len(view):
+            break
+        (crc,) = struct.unpack_from(">I", view, end - 4)
+        if zlib.crc32(view[at + 4 : end - 4]) != crc:
+            raise OutputCorrupt("the PNG is damaged: a checksum does not match")
+        yield bytes(view[at + 4 : at + 8]), view[at + 8 : end - 4]
+        at = end
+        if bytes(view[at - 8 : at - 4]) == b"IEND":
+            if at != len(view):
+                raise OutputCorrupt("the PNG has bytes after its end")
+            return
+    raise OutputCorrupt("the PNG is cut off before its end")
+
+
+def _check_png(data: bytes) -> tuple[int, int]:
+    chunks = _png_chunks(data)
+    name, header = next(chunks)
+    if name != b"IHDR" or len(header) != 13:
+        raise OutputCorrupt("the PNG has no header")
+    width, height = struct.unpack_from(">II", header)
+    if b"IDAT" not in {name for name, _ in chunks}:
+        raise OutputCorrupt("the PNG holds no picture")
+    return width, height
+
+
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+def _check_jpeg(data: bytes) -> tuple[int | None, int | None]:
+    if not data.rstrip(b"\x00").endswith(b"\xff\xd9"):
+        raise OutputCorrupt("the JPEG is cut off before its end")
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        if marker in _JPEG_FRAMES:
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return width, height
+        at += 2 + length
+    return None, None
+
+
+def _check_webp(data: bytes) -> tuple[int | None, int | None]:
+    announced = struct.unpack_from("<I", data, 4)[0] + 8
+    if announced != len(data):
+        raise OutputCorrupt("the WebP is cut off or has bytes after its end")
+    match data[12:16] if len(data) >= 30 else b"":
+        case b"VP8X":
+            return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+        case b"VP8L":
+            bits = int.from_bytes(data[21:25], "little")
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        case b"VP8 ":
+            width, height = struct.unpack_from("<HH", data, 26)
+            return width & 0x3FFF, height & 0x3FFF
+    raise OutputCorrupt("the WebP holds no picture")
+
+
+_CHECKS: Mapping[str, Callable[[bytes], tuple[int | None, int | None]]] = {
+    "image/png": _check_png,
+    "image/jpeg": _check_jpeg,
+    "image/webp": _check_webp,
+}
+
+
+def digest_from_headers(headers: Mapping[str, str], *, partial: bool) -> str | None:
+    """The SHA-256 (hex) that `Repr-Digest` promises for the whole file (RFC 9530), or None.
+
+    `Content-Digest` covers the whole file only when the answer is not a range (`partial`).
+    """
+    fields = ["repr-digest"] if partial else ["repr-digest", "content-digest"]
+    for name in fields:
+        for item in headers.get(name, "").split(","):
+            algorithm, _, value = item.strip().partition("=")
+            if algorithm == "sha-256" and value.startswith(":") and value.endswith(":"):
+                try:
+                    digest = b64decode(value[1:-1], validate=True)
+                except ValueError:
+                    continue
+                if len(digest) == 32:
+                    return digest.hex()
+    return None

@@ -1,0 +1,1 @@
+"""Engines on this machine, each in a process of its own."""

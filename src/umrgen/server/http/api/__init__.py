@@ -1,0 +1,1 @@
+"""The UMRGEN API, version 1."""

@@ -1,0 +1,109 @@
+"""Many jobs in one call: `POST /api/v1/status`, and the list `GET /api/v1/jobs`."""
+
+import re
+from contextlib import nullcontext
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from umrgen.model import State
+from umrgen.server.domain.job import Job, JobSpec
+from umrgen.server.domain.job_answer import JobAnswer
+from umrgen.server.http import Services
+from umrgen.server.http.api.responses import Changes, JobsPage, ListedJob, RequestAnswer, WebhookAnswer, json_response
+from umrgen.server.http.api.schemas import decode_object
+from umrgen.server.http.api.status import requested_wait, wire
+from umrgen.server.http.bodies import read_body
+from umrgen.server.http.disconnect import CancelledOnDisconnect
+from umrgen.server.http.problems import Problem
+from umrgen.server.ledger import Key, Webhook
+from umrgen.server.services.caller import Caller
+from umrgen.server.services.job_waits import MAX_JOBS
+
+__all__ = ["jobs", "statuses"]
+
+MAX_BODY = 1 << 20
+MAX_PAGE = 200
+
+
+async def statuses(services: Services, request: Request, key: Key) -> Response:
+    """The jobs whose state changed since a cursor (all of them without one), held until there is one."""
+    data = decode_object(await read_body(request, MAX_BODY))
+    job_ids, since = _job_ids(data), _cursor(data.get("since"), "since")
+    wait = requested_wait(dict(request.headers.raw), request.scope["query_string"], services.settings.max_wait)
+    caller = Caller(key)
+    if wait and not services.job_waits.may_wait(caller):
+        wait = None  # answered at once, without Preference-Applied: the client polls on at its own pace
+    with CancelledOnDisconnect(request.scope, request.receive) if wait else nullcontext():
+        changes = await services.job_waits.changes(caller, job_ids, since=since, seconds=wait or 0)
+    jobs = [_wire(services, job) for job in changes.jobs]
+    headers = {"Retry-After": "2"} | ({} if wait is None else {"Preference-Applied": f"wait={wait}"})
+    return json_response(Changes(jobs=jobs, unknown=changes.unknown, cursor=str(changes.cursor)), headers=headers)
+
+
+def _wire(services: Services, job: Job) -> JobAnswer:
+    return wire(services, services.job_waits.brief_view(job))
+
+
+def _job_ids(data: dict[str, Any]) -> list[str]:
+    job_ids = data.get("job_ids")
+    if not isinstance(job_ids, list) or not all(isinstance(job_id, str) for job_id in job_ids):
+        raise Problem("invalid_request", "job_ids: must be a list of strings", field="job_ids")
+    if not 1 <= len(job_ids) <= MAX_JOBS:
+        raise Problem("invalid_request", f"job_ids: must name 1 to {MAX_JOBS} jobs", field="job_ids")
+    return list(dict.fromkeys(job_ids))
+
+
+def _cursor(value: Any, field: str) -> int:
+    if value is None or value == "":
+        return 0
+    if not isinstance(value, str) or not value.isascii() or not value.isdigit() or len(value) > 18:
+        raise Problem("invalid_request", f"{field}: must be a cursor that this server gave", field=field)
+    return int(value)
+
+
+async def jobs(services: Services, request: Request, key: Key) -> Response:
+    """A page of the session's own jobs, newest first."""
+    query = request.query_params
+    state = query.get("state") or None
+    if state is not None and state not in tuple(State):
+        raise Problem("invalid_request", f"state: must be one of {', '.join(State)}", field="state")
+    limit = query.get("limit", "50")
+    if not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= MAX_PAGE:
+        raise Problem("invalid_request", f"limit: must be 1 to {MAX_PAGE}", field="limit")
+    found, cursor = await services.job_waits.page(
+        Caller(key),
+        state=State(state) if state else None,
+        limit=int(limit),
+        before=_cursor(query.get("cursor"), "cursor") or None,
+    )
+    webhooks = await services.ledger.webhooks_of([job.id for job in found if job.over and job.spec.webhook_url])
+    listed = [
+        ListedJob(
+            **_wire(services, job),
+            prompt=job.spec.prompt,
+            request=_request(job.spec),
+            webhook=_webhook(webhooks.get(job.id)),
+        )
+        for job in found
+    ]
+    return json_response(JobsPage(jobs=listed, next_cursor=None if cursor is None else str(cursor)))
+
+
+def _request(spec: JobSpec) -> RequestAnswer:
+    return {
+        "negative": spec.negative,
+        "width": spec.width,
+        "height": spec.height,
+        "steps": spec.steps,
+        "loras": [{"name": lora.name, "strength": lora.strength} for lora in spec.loras],
+        "reference_images": list(spec.reference_images),
+    }
+
+
+def _webhook(webhook: Webhook | None) -> WebhookAnswer | None:
+    """How the message of a job's end stands; a job that is not over, or asked for none, has none."""
+    if webhook is None:
+        return None
+    return WebhookAnswer(webhook.state.value, webhook.attempts, webhook.last_error, webhook.next_at)

@@ -1,0 +1,73 @@
+"""`POST /api/v1/generate`: decode the request, submit it, encode the receipt."""
+
+import hashlib
+import logging
+import re
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from umrgen.server.http import Services
+from umrgen.server.http.api.responses import Receipt, json_response
+from umrgen.server.http.api.schemas import decode_object, read_generate
+from umrgen.server.http.bodies import read_body
+from umrgen.server.http.problems import Problem
+from umrgen.server.ledger import Idempotency, Key
+from umrgen.server.services.caller import Caller
+from umrgen.server.services.submissions import Submitted
+from umrgen.server.tracing import span
+
+__all__ = ["generate"]
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 1 << 20
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+async def generate(services: Services, request: Request, key: Key) -> Response:
+    with span("POST /api/v1/generate", headers=request.headers) as current:
+        data = decode_object(await read_body(request, MAX_BODY))
+        wanted, warnings = read_generate(data)
+        submitted = await services.submissions.submit(Caller(key), wanted, _idempotency(request, data))
+        job = submitted.job
+        current.set_attribute("umrgen.job_id", job.id)
+    request.scope["state"]["job_id"] = job.id  # for the log
+    if submitted.new and services.settings.log_prompts:
+        log.info("job %s: accepted", job.id, extra={"key_id": key.id, "prompt": wanted.prompt})
+    allowance = services.limits.allowance(key)
+    headers = {} if allowance is None else allowance.headers()
+    # A Location is read against the host, `status_url` against the base URL, which has the prefix already.
+    headers["Location"] = f"{services.settings.prefix}/api/v1/status/{job.id}"
+    return _receipt(submitted, warnings, headers)
+
+
+def _idempotency(request: Request, data: dict[str, object]) -> Idempotency | None:
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise Problem(
+            "invalid_request",
+            "Idempotency-Key must have 1 to 255 visible ASCII characters",
+            field="Idempotency-Key",
+        )
+    # The same request however its JSON was spaced and ordered.
+    return Idempotency(key, hashlib.sha256(msgspec.json.encode(data, order="sorted")).digest())
+
+
+def _receipt(submitted: Submitted, warnings: list[str], more: dict[str, str]) -> Response:
+    """A repeated submit gets the same receipt again, word for word."""
+    path = f"/api/v1/status/{submitted.job.id}"
+    receipt = Receipt(
+        job_id=submitted.job.id,
+        status_url=path,
+        next=f"GET {path} until state is completed or failed, at most every 2 to 3 seconds, "
+        "or with the header Prefer: wait=25.",
+        warnings=warnings,
+    )
+    headers = {"Retry-After": "3"} | more
+    if not submitted.new:
+        headers["Idempotent-Replayed"] = "true"
+    return json_response(receipt, 202, headers)

@@ -1,0 +1,111 @@
+"""The API's calls under /api/v1, but for the status."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from umrgen import __version__
+from umrgen.model import LIMITS
+from umrgen.server.http import Services
+from umrgen.server.http.api import batch, references
+from umrgen.server.http.api.generate import generate
+from umrgen.server.http.api.responses import Capabilities, EngineAnswer, KeyLimits, Sizes, Steps, json_response
+from umrgen.server.http.api.status import to_problem, wire
+from umrgen.server.http.auth import authenticate
+from umrgen.server.http.problems import Problem
+from umrgen.server.ledger import Key
+from umrgen.server.services.caller import Caller
+from umrgen.server.services.job_waits import MAX_JOBS
+
+__all__ = ["SUBMIT", "routes", "submit"]
+
+SUBMIT = "/api/v1/generate"
+
+_CALLS = (
+    *("generate", "status", "wait", "batch_status", "events", "cancel", "jobs", "upload_reference"),
+    *("idempotency", "digests", "webhooks"),
+)
+
+Handler = Callable[[Services, Request, Key], Awaitable[Response]]
+
+
+async def _keyed(services: Services, handler: Handler, request: Request) -> Response:
+    key = await authenticate(services, request.scope, dict(request.headers.raw))
+    return await handler(services, request, key)
+
+
+async def submit(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
+    """`generate` as a plain ASGI handler: the router and what stands around it cost as much as the job."""
+    try:
+        response = await _keyed(services, generate, Request(scope, receive))
+    except Exception as error:
+        response = to_problem(error).response()
+    await response(scope, receive, send)
+
+
+def routes(services: Services) -> list[Route]:
+    def keyed(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        return partial(_keyed, services, handler)
+
+    return [
+        Route(SUBMIT, keyed(generate), methods=["POST"]),  # answered ahead of here; this refuses other methods
+        Route("/api/v1/status", keyed(batch.statuses), methods=["POST"]),
+        Route("/api/v1/jobs", keyed(batch.jobs), methods=["GET"]),
+        Route("/api/v1/cancel/{job_id}", keyed(cancel), methods=["POST"]),
+        Route("/api/v1/upload-reference", keyed(references.add), methods=["POST"]),
+        Route("/api/v1/upload-reference", keyed(references.all_of), methods=["GET"]),
+        Route("/api/v1/upload-reference/{filename}", keyed(references.remove), methods=["DELETE"]),
+        Route("/api/v1/capabilities", keyed(capabilities), methods=["GET"]),
+        Route("/api/{rest:path}", keyed(nothing), methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]),
+    ]
+
+
+async def nothing(services: Services, request: Request, key: Key) -> Response:
+    raise Problem("not_found")
+
+
+async def cancel(services: Services, request: Request, key: Key) -> Response:
+    """End the job; a job that is over already stays as it is, and is the answer."""
+    job = await services.cancellations.cancel(Caller(key), request.path_params["job_id"])
+    return json_response(wire(services, await services.job_waits.view(job)))
+
+
+async def capabilities(services: Services, request: Request, key: Key) -> Response:
+    """What this server can do, for those who would rather ask than try."""
+    info = services.executor.info
+    caps = services.limits.caps(key)
+    return json_response(
+        Capabilities(
+            version=__version__,
+            engine=EngineAnswer(
+                name=services.settings.engine,
+                kind=info.kind if info else None,
+                version=info.version if info else None,
+                features=list(info.features) if info else [],
+            ),
+            sizes=Sizes(
+                min=LIMITS.side_min,
+                max=LIMITS.side_max,
+                default=LIMITS.side_default,
+                multiple_of=info.size_multiple if info else 1,
+            ),
+            steps=Steps(
+                max=min(LIMITS.steps_max, info.max_steps if info else LIMITS.steps_max), default=LIMITS.steps_default
+            ),
+            prompt_chars=LIMITS.prompt_chars,
+            calls=list(_CALLS),
+            max_wait=int(services.settings.max_wait),
+            batch_max=MAX_JOBS,
+            limits=KeyLimits(
+                requests_per_minute=services.limits.rate(key) or None,
+                concurrent=caps.alive or None,
+                daily=caps.daily or None,
+                queued=caps.queued or None,
+                running=services.settings.session_running or None,
+            ),
+        )
+    )

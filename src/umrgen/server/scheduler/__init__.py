@@ -1,0 +1,1 @@
+"""Which job runs when, and one attempt to run it."""
