@@ -20,7 +20,7 @@ def page() -> str:
     lines = [
         "# The state machine of a job",
         "",
-        "Printed by `tests/state_machine.py` from `TRANSITIONS` in `src/umrgen/server/domain/job.py`; a test compares the two.",
+        "Printed by `tests/state_machine.py` from `TRANSITIONS` in `src/umrgen/server/domain/job.py`; a test compares them.",
         "`advance` is the only function that changes a state. `completed` and `failed` are final.",
         "",
         "```mermaid",
