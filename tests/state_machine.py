@@ -20,8 +20,8 @@ def page() -> str:
     lines = [
         "# The state machine of a job",
         "",
-        "Printed by `tests/state_machine.py` from `TRANSITIONS` in `src/umrgen/server/domain/job.py`; a test compares them.",
-        "`advance` is the only function that changes a state. `completed` and `failed` are final.",
+        "Printed by `tests/state_machine.py` from `TRANSITIONS` in `src/umrgen/server/domain/job.py`; a test compares",
+        "them. `advance` is the only function that changes a state. `completed` and `failed` are final.",
         "",
         "```mermaid",
         "stateDiagram-v2",
