@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support import ServerProcess, cli, until
 from umrgen.server.domain.job import Change, JobSpec, Output
-from umrgen.server.ledger.sqlite import SqliteLedger
+from umrgen.server.ledger.sqlite.file import SqliteLedger
 
 __all__ = [
     "CLIENT_CORE",
@@ -90,12 +90,14 @@ async def fill(state: Path, session_id: str, count: int) -> list[str]:
     now = int(time.time() * 1000)  # not so long ago that their images are due to go
     for start in range(0, count, 1000):
         some = names[start : start + 1000]
-        await asyncio.gather(*(ledger.submit(name, session_id, SPEC, "procedural", now=now) for name in some))
-        jobs = await asyncio.gather(*(ledger.claim("benchmark", now=now + 1, lease_until=2**50) for _ in some))
+        await asyncio.gather(*(ledger.jobs.submit(name, session_id, SPEC, "procedural", now=now) for name in some))
+        jobs = await asyncio.gather(*(ledger.jobs.claim("benchmark", now=now + 1, lease_until=2**50) for _ in some))
         outputs = {name: Output(f"umrgen_7_{name}.png", session_id, 1_500_000, "ab" * 32, 1024, 1024) for name in some}
         await asyncio.gather(
             *(
-                ledger.change(job.id, Change.COMPLETE, now=now + 2, token=job.token, outputs=(outputs[job.id],), step=4)
+                ledger.jobs.change(
+                    job.id, Change.COMPLETE, now=now + 2, token=job.token, outputs=(outputs[job.id],), step=4
+                )
                 for job in jobs
                 if job is not None
             )

@@ -15,7 +15,7 @@ import pytest
 from umrgen.image_files import verify
 from umrgen.server.clock import SystemClock
 from umrgen.server.domain.job import Change, JobSpec, Output
-from umrgen.server.ledger.sqlite import SqliteLedger
+from umrgen.server.ledger.sqlite.file import SqliteLedger
 from umrgen.server.services.api_keys import ApiKeys, NewKey
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def new_session(state: Path) -> tuple[str, str]:
     async def make() -> tuple[str, str]:
         ledger = SqliteLedger(state / "ledger.sqlite3")
         await ledger.open()
-        secret, key = await ApiKeys(ledger, SystemClock()).create(NewKey())
+        secret, key = await ApiKeys(ledger.keys, SystemClock()).create(NewKey())
         await ledger.close()
         return secret, key.session_id
 
@@ -110,16 +110,18 @@ async def fill_gallery(state: Path, session_id: str, picture: bytes, count: int)
     jobs = [f"ext_{number:032x}" for number in range(count)]
     spec = JobSpec("a lighthouse on a cliff at dusk", 7, width=facts.width, height=facts.height)
     await asyncio.gather(
-        *(ledger.submit(job, session_id, spec, "procedural", now=n) for n, job in enumerate(jobs, now))
+        *(ledger.jobs.submit(job, session_id, spec, "procedural", now=n) for n, job in enumerate(jobs, now))
     )
-    claimed = await asyncio.gather(*(ledger.claim("gallery", now=now + count, lease_until=2**50) for _ in jobs))
+    claimed = await asyncio.gather(*(ledger.jobs.claim("gallery", now=now + count, lease_until=2**50) for _ in jobs))
     done = []
     for job in claimed:
         assert job is not None
         name = f"umrgen_7_{job.id}.png"
         (folder / name).hardlink_to(first)
         image = Output(name, session_id, len(picture), facts.sha256, facts.width, facts.height)
-        done.append(ledger.change(job.id, Change.COMPLETE, now=now + count, token=job.token, outputs=(image,), step=4))
+        done.append(
+            ledger.jobs.change(job.id, Change.COMPLETE, now=now + count, token=job.token, outputs=(image,), step=4)
+        )
     await asyncio.gather(*done)
     first.unlink()
     await ledger.close()

@@ -29,12 +29,14 @@ from umrgen.server.ledger import (
     UploadsFull,
     Webhook,
     WebhookState,
-    queries,
-    sqlite,
 )
-from umrgen.server.ledger.memory import MemoryLedger
-from umrgen.server.ledger.queries import load_migrations, load_queries
-from umrgen.server.ledger.sqlite import SqliteLedger
+from umrgen.server.ledger.sql import statements
+from umrgen.server.ledger.sql.jobs import SqlJobStore
+from umrgen.server.ledger.sql.statements import Dialect, load_migrations, load_statements
+from umrgen.server.ledger.sqlite import connection as sqlite_connection
+from umrgen.server.ledger.sqlite import file as sqlite_file
+from umrgen.server.ledger.sqlite.file import SqliteLedger
+from umrgen.server.ledger.sqlite.memory import MemoryLedger
 
 SPEC = JobSpec("a lighthouse", seed=7, negative="fog", loras=(Lora("ink", 0.5),), reference_images=("a.png",))
 
@@ -50,12 +52,12 @@ class Bench:
         self.told += jobs
 
     async def submit(self, job_id: str, session: str = "sid_a", now: int = 1000, **options: int) -> Job:
-        job, new = await self.ledger.submit(job_id, session, SPEC, "procedural", now=now, **options)
+        job, new = await self.ledger.jobs.submit(job_id, session, SPEC, "procedural", now=now, **options)
         assert new
         return job
 
     async def claim(self, now: int = 2000) -> Job:
-        job = await self.ledger.claim("worker", now=now, lease_until=now + 30_000)
+        job = await self.ledger.jobs.claim("worker", now=now, lease_until=now + 30_000)
         assert job is not None
         return job
 
@@ -76,10 +78,10 @@ def picture(name: str = "umrgen_7_aa.png", session: str = "sid_a") -> Output:
 
 async def test_a_job_comes_back_as_it_was_submitted(bench: Bench) -> None:
     job = await bench.submit("ext_1")
-    assert await bench.ledger.get("ext_1") == job
+    assert await bench.ledger.jobs.get("ext_1") == job
     assert job.spec == SPEC
     assert job.state is State.QUEUED
-    assert await bench.ledger.get("ext_2") is None
+    assert await bench.ledger.jobs.get("ext_2") is None
     assert bench.told == [job]
 
 
@@ -87,7 +89,7 @@ async def test_jobs_are_claimed_in_the_order_of_their_age(bench: Bench) -> None:
     for number in range(3):
         await bench.submit(f"ext_{number}")
     assert [(await bench.claim()).id for _ in range(3)] == ["ext_0", "ext_1", "ext_2"]
-    assert await bench.ledger.claim("worker", now=2000, lease_until=3000) is None
+    assert await bench.ledger.jobs.claim("worker", now=2000, lease_until=3000) is None
 
 
 async def test_sessions_take_turns_and_a_newcomer_does_not_wait_behind_a_backlog(bench: Bench) -> None:
@@ -97,8 +99,8 @@ async def test_sessions_take_turns_and_a_newcomer_does_not_wait_behind_a_backlog
     for number in range(2):
         await bench.submit(f"b{number}", "sid_b")
     await bench.submit("c0", "sid_c")
-    waiting = [job for name in ("b0", "c0", "a1", "b1", "a2") if (job := await bench.ledger.get(name))]
-    assert [await bench.ledger.queue_position(job) for job in waiting] == [1, 2, 3, 4, 5]
+    waiting = [job for name in ("b0", "c0", "a1", "b1", "a2") if (job := await bench.ledger.jobs.get(name))]
+    assert [await bench.ledger.jobs.queue_position(job) for job in waiting] == [1, 2, 3, 4, 5]
     assert [(await bench.claim()).id for _ in range(5)] == ["b0", "c0", "a1", "b1", "a2"]
 
 
@@ -114,23 +116,25 @@ async def test_a_session_at_its_cap_lets_others_go_first(bench: Bench) -> None:
         await bench.submit(name, "sid_a")
     await bench.submit("b0", "sid_b")
     capped = {"now": 2000, "lease_until": 9000, "running_cap": 1}
-    claimed = [await bench.ledger.claim("worker", **capped) for _ in range(3)]
+    claimed = [await bench.ledger.jobs.claim("worker", **capped) for _ in range(3)]
     assert [job and job.id for job in claimed] == ["a0", "b0", None]
-    await bench.ledger.change("a0", Change.CANCEL, now=2500)
-    again = await bench.ledger.claim("worker", **capped)
+    await bench.ledger.jobs.change("a0", Change.CANCEL, now=2500)
+    again = await bench.ledger.jobs.claim("worker", **capped)
     assert again is not None
     assert again.id == "a1"
 
 
 async def test_a_full_queue_takes_no_more_of_one_session(bench: Bench) -> None:
     used = Idempotency("key", b"digest")
-    posted, _ = await bench.ledger.submit(
+    posted, _ = await bench.ledger.jobs.submit(
         "a0", "sid_a", SPEC, "procedural", now=1, idempotency=used, caps=Caps(queued=1)
     )
     with pytest.raises(QueueFull):
         await bench.submit("a1", "sid_a", caps=Caps(queued=1))
     await bench.submit("b0", "sid_b", caps=Caps(queued=1))
-    again = await bench.ledger.submit("a2", "sid_a", SPEC, "procedural", now=2, idempotency=used, caps=Caps(queued=1))
+    again = await bench.ledger.jobs.submit(
+        "a2", "sid_a", SPEC, "procedural", now=2, idempotency=used, caps=Caps(queued=1)
+    )
     assert again == (posted, False), "a repeated submit asks for nothing new"
     await bench.claim()
     await bench.submit("a3", "sid_a", caps=Caps(queued=1))
@@ -139,9 +143,9 @@ async def test_a_full_queue_takes_no_more_of_one_session(bench: Bench) -> None:
 async def test_a_look_that_is_old_changes_nothing(bench: Bench) -> None:
     await bench.submit("ext_1")
     seen = await bench.claim()
-    await bench.ledger.change("ext_1", Change.PROGRESS, now=2100, token=seen.token, lease_until=90_000)
+    await bench.ledger.jobs.change("ext_1", Change.PROGRESS, now=2100, token=seen.token, lease_until=90_000)
     with pytest.raises(Conflict):
-        await bench.ledger.change("ext_1", Change.RELEASE, now=2200, token=seen.token, version=seen.version)
+        await bench.ledger.jobs.change("ext_1", Change.RELEASE, now=2200, token=seen.token, version=seen.version)
 
 
 async def test_the_runs_of_late_are_given_in_order(bench: Bench) -> None:
@@ -149,73 +153,73 @@ async def test_the_runs_of_late_are_given_in_order(bench: Bench) -> None:
         await bench.submit(f"ext_{number}")
     claimed = [await bench.claim(now=2000) for _ in range(3)]
     for job, now in ((claimed[1], 3000), (claimed[0], 4000)):
-        await bench.ledger.change(
+        await bench.ledger.jobs.change(
             job.id, Change.COMPLETE, now=now, token=job.token, outputs=(picture(f"{job.id}.png"),)
         )
-    assert [job.id for job in await bench.ledger.recent_runs(among=10)] == ["ext_1", "ext_0"]
-    assert await bench.ledger.recent_runs(among=1) == []
-    assert await bench.ledger.known_files(["ext_0.png", "ext_9.png"]) == {"ext_0.png"}
+    assert [job.id for job in await bench.ledger.jobs.recent_runs(among=10)] == ["ext_1", "ext_0"]
+    assert await bench.ledger.jobs.recent_runs(among=1) == []
+    assert await bench.ledger.outputs.known_files(["ext_0.png", "ext_9.png"]) == {"ext_0.png"}
 
 
 async def test_a_place_in_the_queue_moves_up(bench: Bench) -> None:
     jobs = [await bench.submit(f"ext_{number}") for number in range(3)]
-    assert [await bench.ledger.queue_position(job) for job in jobs] == [1, 2, 3]
+    assert [await bench.ledger.jobs.queue_position(job) for job in jobs] == [1, 2, 3]
     running = await bench.claim()
-    assert await bench.ledger.queue_position(running) is None
-    assert await bench.ledger.queue_position(jobs[2]) == 2
-    assert await bench.ledger.count() == {State.QUEUED: 2, State.RUNNING: 1}
+    assert await bench.ledger.jobs.queue_position(running) is None
+    assert await bench.ledger.jobs.queue_position(jobs[2]) == 2
+    assert await bench.ledger.jobs.count() == {State.QUEUED: 2, State.RUNNING: 1}
 
 
 async def test_a_job_is_completed_with_its_output(bench: Bench) -> None:
     await bench.submit("ext_1")
     running = await bench.claim()
-    done = await bench.ledger.change(
+    done = await bench.ledger.jobs.change(
         "ext_1", Change.COMPLETE, now=3000, token=running.token, outputs=(picture(),), step=4
     )
     assert (done.state, done.completed_at, done.lease_until) == (State.COMPLETED, 3000, None)
-    assert await bench.ledger.get("ext_1") == done
-    assert await bench.ledger.output("sid_a", "umrgen_7_aa.png") == picture()
-    assert await bench.ledger.output("sid_b", "umrgen_7_aa.png") is None
+    assert await bench.ledger.jobs.get("ext_1") == done
+    assert await bench.ledger.outputs.get("sid_a", "umrgen_7_aa.png") == picture()
+    assert await bench.ledger.outputs.get("sid_b", "umrgen_7_aa.png") is None
     with pytest.raises(Conflict):
-        await bench.ledger.change("ext_1", Change.CANCEL, now=4000)
+        await bench.ledger.jobs.change("ext_1", Change.CANCEL, now=4000)
 
 
 async def test_a_worker_that_lost_its_lease_can_change_nothing(bench: Bench) -> None:
     await bench.submit("ext_1")
     first = await bench.claim()
-    await bench.ledger.change("ext_1", Change.RELEASE, now=3000, token=first.token)
+    await bench.ledger.jobs.change("ext_1", Change.RELEASE, now=3000, token=first.token)
     second = await bench.claim(now=4000)
     assert (second.attempt, second.token) == (2, first.token + 1)
     for change in (Change.PROGRESS, Change.COMPLETE, Change.FAIL, Change.RELEASE):
         with pytest.raises(Conflict):
-            await bench.ledger.change("ext_1", change, now=5000, token=first.token)
-    assert await bench.ledger.get("ext_1") == second
+            await bench.ledger.jobs.change("ext_1", change, now=5000, token=first.token)
+    assert await bench.ledger.jobs.get("ext_1") == second
 
 
 async def test_lapsed_leases_are_found(bench: Bench) -> None:
     await bench.submit("ext_1")
     running = await bench.claim(now=2000)
-    assert await bench.ledger.expired_leases(now=32_000) == []
-    assert await bench.ledger.expired_leases(now=32_001) == [running]
-    await bench.ledger.change("ext_1", Change.PROGRESS, now=20_000, token=running.token, lease_until=50_000)
-    assert await bench.ledger.expired_leases(now=32_001) == []
+    assert await bench.ledger.jobs.expired_leases(now=32_000) == []
+    assert await bench.ledger.jobs.expired_leases(now=32_001) == [running]
+    await bench.ledger.jobs.change("ext_1", Change.PROGRESS, now=20_000, token=running.token, lease_until=50_000)
+    assert await bench.ledger.jobs.expired_leases(now=32_001) == []
 
 
 async def test_one_key_and_body_make_one_job(bench: Bench) -> None:
     async def post(number: int) -> tuple[Job, bool]:
         again = Idempotency("key", b"digest")
-        return await bench.ledger.submit(f"ext_{number}", "sid_a", SPEC, "procedural", now=1000, idempotency=again)
+        return await bench.ledger.jobs.submit(f"ext_{number}", "sid_a", SPEC, "procedural", now=1000, idempotency=again)
 
     answers = await asyncio.gather(*(post(number) for number in range(64)))
     assert len({job.id for job, _ in answers}) == 1
     assert sum(new for _, new in answers) == 1
-    assert await bench.ledger.count() == {State.QUEUED: 1, State.RUNNING: 0}
+    assert await bench.ledger.jobs.count() == {State.QUEUED: 1, State.RUNNING: 0}
 
 
 async def test_a_key_with_another_body_is_a_conflict_for_a_day(bench: Bench) -> None:
     async def post(job_id: str, session: str, digest: bytes, now: int) -> tuple[Job, bool]:
         used = Idempotency("key", digest)
-        return await bench.ledger.submit(job_id, session, SPEC, "procedural", now=now, idempotency=used)
+        return await bench.ledger.jobs.submit(job_id, session, SPEC, "procedural", now=now, idempotency=used)
 
     await post("ext_1", "sid_a", b"one", 0)
     with pytest.raises(IdempotencyConflict):
@@ -228,27 +232,29 @@ async def test_pages_are_newest_first_and_of_one_session(bench: Bench) -> None:
     for number in range(5):
         await bench.submit(f"ext_{number}")
     await bench.submit("ext_other", session="sid_b")
-    first, cursor = await bench.ledger.page("sid_a", state=None, limit=2, before=None)
-    second, cursor = await bench.ledger.page("sid_a", state=None, limit=2, before=cursor)
-    third, end = await bench.ledger.page("sid_a", state=None, limit=2, before=cursor)
+    first, cursor = await bench.ledger.jobs.page("sid_a", state=None, limit=2, before=None)
+    second, cursor = await bench.ledger.jobs.page("sid_a", state=None, limit=2, before=cursor)
+    third, end = await bench.ledger.jobs.page("sid_a", state=None, limit=2, before=cursor)
     assert [job.id for job in first + second + third] == [f"ext_{number}" for number in (4, 3, 2, 1, 0)]
     assert end is None
     running = await bench.claim()
-    assert (await bench.ledger.page("sid_a", state=State.RUNNING, limit=9, before=None))[0] == [running]
+    assert (await bench.ledger.jobs.page("sid_a", state=State.RUNNING, limit=9, before=None))[0] == [running]
 
 
 async def test_many_are_read_at_once(bench: Bench) -> None:
     jobs = [await bench.submit(f"ext_{number}") for number in range(3)]
-    found = await bench.ledger.get_many(["ext_2", "ext_0", "ext_9"])
+    found = await bench.ledger.jobs.get_many(["ext_2", "ext_0", "ext_9"])
     assert {job.id: job for job in found} == {"ext_0": jobs[0], "ext_2": jobs[2]}
-    changes = await bench.ledger.changes(["ext_2", "ext_0", "ext_9"])
+    changes = await bench.ledger.jobs.changes(["ext_2", "ext_0", "ext_9"])
     assert changes == {job.id: ("sid_a", job.changed) for job in (jobs[0], jobs[2])}
 
 
 async def test_changes_of_state_are_counted_and_progress_is_not(bench: Bench) -> None:
     queued = await bench.submit("ext_1")
     running = await bench.claim()
-    told = await bench.ledger.change("ext_1", Change.PROGRESS, now=2500, token=running.token, step=1, lease_until=9999)
+    told = await bench.ledger.jobs.change(
+        "ext_1", Change.PROGRESS, now=2500, token=running.token, step=1, lease_until=9999
+    )
     assert queued.changed < running.changed == told.changed
     assert told.version > running.version
 
@@ -257,8 +263,8 @@ async def test_a_failing_change_leaves_its_neighbours_alone(bench: Bench) -> Non
     await bench.submit("ext_1")
     results = await asyncio.gather(
         bench.submit("ext_2"),
-        bench.ledger.change("ext_1", Change.COMPLETE, now=1, outputs=(picture(),)),
-        bench.ledger.change("ext_0", Change.CANCEL, now=1),
+        bench.ledger.jobs.change("ext_1", Change.COMPLETE, now=1, outputs=(picture(),)),
+        bench.ledger.jobs.change("ext_0", Change.CANCEL, now=1),
         bench.submit("ext_3"),
         return_exceptions=True,
     )
@@ -272,26 +278,26 @@ async def test_a_change_that_fails_halfway_changes_nothing(bench: Bench) -> None
         await bench.submit(job_id)
     first, second = await bench.claim(), await bench.claim()
     complete = {"now": 3000, "outputs": (picture(),), "step": 4}
-    await bench.ledger.change(first.id, Change.COMPLETE, token=first.token, **complete)
+    await bench.ledger.jobs.change(first.id, Change.COMPLETE, token=first.token, **complete)
     with pytest.raises(Exception, match="UNIQUE"):
-        await bench.ledger.change(second.id, Change.COMPLETE, token=second.token, **complete)
-    (now,) = await bench.ledger.get_many([second.id])
+        await bench.ledger.jobs.change(second.id, Change.COMPLETE, token=second.token, **complete)
+    (now,) = await bench.ledger.jobs.get_many([second.id])
     assert (now.state, now.version) == (State.RUNNING, second.version)
-    failed = await bench.ledger.change(second.id, Change.FAIL, now=4000, token=second.token, error_code="x")
+    failed = await bench.ledger.jobs.change(second.id, Change.FAIL, now=4000, token=second.token, error_code="x")
     assert failed.state is State.FAILED
 
 
 async def test_keys_are_found_by_hash_and_revoked_once(bench: Bench) -> None:
     key = Key("key_1", b"h" * 32, "sid_a", "mine", 1000)
-    await bench.ledger.add_key(key)
-    assert await bench.ledger.key(b"h" * 32) == key
-    assert await bench.ledger.key(b"x" * 32) is None
-    assert await bench.ledger.key_by_id("key_1") == key
-    assert await bench.ledger.key_by_id("key_2") is None
-    assert await bench.ledger.revoke_key("key_1", now=2000)
-    assert await bench.ledger.revoke_key("key_1", now=3000)
-    assert not await bench.ledger.revoke_key("key_2", now=3000)
-    assert [found.revoked_at for found in await bench.ledger.keys()] == [2000]
+    await bench.ledger.keys.add(key)
+    assert await bench.ledger.keys.find(b"h" * 32) == key
+    assert await bench.ledger.keys.find(b"x" * 32) is None
+    assert await bench.ledger.keys.get("key_1") == key
+    assert await bench.ledger.keys.get("key_2") is None
+    assert await bench.ledger.keys.revoke("key_1", now=2000)
+    assert await bench.ledger.keys.revoke("key_1", now=3000)
+    assert not await bench.ledger.keys.revoke("key_2", now=3000)
+    assert [found.revoked_at for found in await bench.ledger.keys.all()] == [2000]
 
 
 class TestWebhooks:
@@ -301,27 +307,27 @@ class TestWebhooks:
 
     async def over(self, bench: Bench, job_id: str, session: str = "sid_a", url: str = URL, now: int = 3000) -> None:
         spec = replace(SPEC, webhook_url=url)
-        await bench.ledger.submit(job_id, session, spec, "procedural", now=1000, key_id="key_1")
-        await bench.ledger.change(job_id, Change.CANCEL, now=now, error="cancelled", error_code="cancelled")
+        await bench.ledger.jobs.submit(job_id, session, spec, "procedural", now=1000, key_id="key_1")
+        await bench.ledger.jobs.change(job_id, Change.CANCEL, now=now, error="cancelled", error_code="cancelled")
 
     async def due(self, bench: Bench, now: int = 5000, **but: Sequence[str]) -> list[str]:
-        return [webhook.job_id for webhook in await bench.ledger.due_webhooks(now=now, limit=10, **but)]
+        return [webhook.job_id for webhook in await bench.ledger.webhooks.due(now=now, limit=10, **but)]
 
     async def test_one_is_due_when_its_job_is_over_however_it_ends(self, bench: Bench) -> None:
         spec = replace(SPEC, webhook_url=self.URL)
         for name in ("ext_1", "ext_2", "ext_3"):
-            await bench.ledger.submit(name, "sid_a", spec, "procedural", now=1000, key_id="key_1")
+            await bench.ledger.jobs.submit(name, "sid_a", spec, "procedural", now=1000, key_id="key_1")
         await bench.submit("ext_4")
         first, second = await bench.claim(), await bench.claim()
         assert await self.due(bench) == []
-        await bench.ledger.change(
+        await bench.ledger.jobs.change(
             "ext_1", Change.COMPLETE, now=3000, token=first.token, outputs=(picture("ext_1.png"),)
         )
-        await bench.ledger.change("ext_2", Change.FAIL, now=3001, token=second.token, error="no", error_code="no")
+        await bench.ledger.jobs.change("ext_2", Change.FAIL, now=3001, token=second.token, error="no", error_code="no")
         for name in ("ext_3", "ext_4"):
-            await bench.ledger.change(name, Change.CANCEL, now=3002)
+            await bench.ledger.jobs.change(name, Change.CANCEL, now=3002)
         assert await self.due(bench) == ["ext_1", "ext_2", "ext_3"], "a job without a webhook_url has none"
-        found = (await bench.ledger.webhooks_of(["ext_1", "ext_4", "ext_9"]))["ext_1"]
+        found = (await bench.ledger.webhooks.of_jobs(["ext_1", "ext_4", "ext_9"]))["ext_1"]
         assert found.id.startswith("msg_")
         assert found == Webhook(
             found.id, "ext_1", "sid_a", "key_1", self.URL, "hooks.example", WebhookState.PENDING, 0, 3000, 3000
@@ -330,7 +336,7 @@ class TestWebhooks:
     async def test_an_end_that_is_refused_tells_nobody(self, bench: Bench) -> None:
         await self.over(bench, "ext_1")
         with pytest.raises(Conflict):
-            await bench.ledger.change("ext_1", Change.CANCEL, now=4000)
+            await bench.ledger.jobs.change("ext_1", Change.CANCEL, now=4000)
         assert await self.due(bench) == ["ext_1"]
 
     async def test_an_odd_address_does_not_keep_a_job_from_ending(self, bench: Bench) -> None:
@@ -346,29 +352,29 @@ class TestWebhooks:
         assert await self.due(bench) == ["ext_3", "ext_2", "ext_1"], "the longest due first"
         assert await self.due(bench, hosts=["hooks.example"]) == ["ext_3"]
         assert await self.due(bench, sessions=["sid_b", "sid_c"]) == ["ext_1"]
-        second = (await bench.ledger.webhooks_of(["ext_2"]))["ext_2"]
+        second = (await bench.ledger.webhooks.of_jobs(["ext_2"]))["ext_2"]
         assert await self.due(bench, ids=[second.id]) == ["ext_3", "ext_1"]
-        assert len(await bench.ledger.due_webhooks(now=5000, limit=1)) == 1
-        assert await bench.ledger.next_webhook_at(after=5000) == 6000
-        assert await bench.ledger.next_webhook_at(after=6000) is None
+        assert len(await bench.ledger.webhooks.due(now=5000, limit=1)) == 1
+        assert await bench.ledger.webhooks.next_at(after=5000) == 6000
+        assert await bench.ledger.webhooks.next_at(after=6000) is None
 
     async def test_a_delivery_is_noted_and_its_end_is_final(self, bench: Bench) -> None:
         await self.over(bench, "ext_1")
-        (webhook,) = await bench.ledger.due_webhooks(now=5000, limit=1)
+        (webhook,) = await bench.ledger.webhooks.due(now=5000, limit=1)
         retried = {"state": WebhookState.PENDING, "attempts": 1, "next_at": 9000, "last_error": "it answered 500"}
-        assert await bench.ledger.note_delivery(webhook.id, **retried)
+        assert await bench.ledger.webhooks.record_attempt(webhook.id, **retried)
         assert await self.due(bench) == []
         assert await self.due(bench, now=9000) == ["ext_1"]
         delivered = {"state": WebhookState.DELIVERED, "attempts": 2, "delivered_at": 9100}
-        assert await bench.ledger.note_delivery(webhook.id, **delivered)
-        assert not await bench.ledger.note_delivery(webhook.id, **retried)
+        assert await bench.ledger.webhooks.record_attempt(webhook.id, **delivered)
+        assert not await bench.ledger.webhooks.record_attempt(webhook.id, **retried)
         stands = replace(webhook, next_at=None, **delivered)
-        assert await bench.ledger.webhooks_of(["ext_1"]) == {"ext_1": stands}
-        assert await bench.ledger.next_webhook_at(after=0) is None
+        assert await bench.ledger.webhooks.of_jobs(["ext_1"]) == {"ext_1": stands}
+        assert await bench.ledger.webhooks.next_at(after=0) is None
 
     async def test_the_key_that_made_a_job_is_known(self, bench: Bench) -> None:
         await self.over(bench, "ext_1")
-        job = await bench.ledger.get("ext_1")
+        job = await bench.ledger.jobs.get("ext_1")
         assert job is not None
         assert job.key_id == "key_1"
         assert (await bench.submit("ext_2")).key_id == ""
@@ -381,11 +387,11 @@ class TestSqliteFile:
         path = tmp_path / "ledger.sqlite3"
         ledger = SqliteLedger(path)
         await ledger.open()
-        await ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
+        await ledger.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
         await ledger.close()
         again = SqliteLedger(path)
         await again.open()
-        found = await again.get("ext_1")
+        found = await again.jobs.get("ext_1")
         await again.close()
         assert found is not None
         assert found.spec == SPEC
@@ -408,7 +414,7 @@ class TestSqliteFile:
     async def test_a_migration_that_fails_leaves_nothing_open(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sqlite, "load_migrations", lambda dialect: ["CREATE TABLE t (x);", "NO SQL;"])
+        monkeypatch.setattr(sqlite_connection, "load_migrations", lambda package: ["CREATE TABLE t (x);", "NO SQL;"])
         with pytest.raises(sqlite3.OperationalError):
             await SqliteLedger(tmp_path / "ledger.sqlite3").open()
         assert open_descriptors(tmp_path) == []
@@ -416,10 +422,10 @@ class TestSqliteFile:
     async def test_a_start_that_fails_after_the_first_connection_leaves_nothing_open(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async def fails(ledger: SqliteLedger) -> int:
+        async def fails(jobs: SqlJobStore) -> int:
             raise LedgerUnavailable("the disk is gone")
 
-        monkeypatch.setattr(SqliteLedger, "last_change", fails)
+        monkeypatch.setattr(SqlJobStore, "last_change", fails)
         with pytest.raises(LedgerUnavailable):
             await SqliteLedger(tmp_path / "ledger.sqlite3").open()
         assert open_descriptors(tmp_path) == []
@@ -427,16 +433,16 @@ class TestSqliteFile:
     async def test_a_second_connection_that_fails_leaves_nothing_open(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        connect = sqlite.connect
+        connect = sqlite_file.connect
         made: list[sqlite3.Connection] = []
 
-        def fails_after_two(path: Path, *, busy_seconds: float | None = None) -> sqlite3.Connection:
+        def fails_after_two(path: Path, *, busy_seconds: float = 5.0) -> sqlite3.Connection:
             if len(made) == 2:  # one for the schema, one for reading
                 raise sqlite3.OperationalError("unable to open database file")
             made.append(connect(path, busy_seconds=busy_seconds))
             return made[-1]
 
-        monkeypatch.setattr(sqlite, "connect", fails_after_two)
+        monkeypatch.setattr(sqlite_file, "connect", fails_after_two)
         with pytest.raises(sqlite3.OperationalError):
             await SqliteLedger(tmp_path / "ledger.sqlite3").open()
         assert len(made) == 2
@@ -444,7 +450,7 @@ class TestSqliteFile:
 
     async def test_an_older_file_opens_and_is_brought_up_to_date(self, tmp_path: Path) -> None:
         path = tmp_path / "ledger.sqlite3"
-        first = load_migrations("sqlite")[0]
+        first = load_migrations("umrgen.server.ledger.sqlite")[0]
         with closing(sqlite3.connect(path)) as connection:
             connection.executescript(first + "PRAGMA user_version = 1;")
             for number, state, lease in ((1, "queued", None), (2, "running", 5000)):
@@ -457,8 +463,8 @@ class TestSqliteFile:
             connection.commit()
         ledger = SqliteLedger(path)
         await ledger.open()
-        assert await ledger.count() == {State.QUEUED: 1, State.RUNNING: 1}
-        job = await ledger.claim("worker", now=2000, lease_until=3000)
+        assert await ledger.jobs.count() == {State.QUEUED: 1, State.RUNNING: 1}
+        job = await ledger.jobs.claim("worker", now=2000, lease_until=3000)
         await ledger.close()
         assert job is not None
         assert (job.id, job.spec, job.priority) == ("ext_1", JobSpec("a lighthouse", seed=7), 0)
@@ -466,25 +472,25 @@ class TestSqliteFile:
     async def test_a_file_that_another_program_holds_is_said_to_be_unavailable(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("umrgen.server.ledger.sqlite.BUSY_SECONDS", 0.05)
+        connect = sqlite_file.connect
+        monkeypatch.setattr(
+            sqlite_file, "connect", lambda path, busy_seconds=0.05: connect(path, busy_seconds=busy_seconds)
+        )
         ledger = SqliteLedger(tmp_path / "ledger.sqlite3")
         await ledger.open()
         with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(LedgerUnavailable, match="locked"):
-                await ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
-            assert await ledger.get("ext_1") is None, "reading goes on"
-        await ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
+                await ledger.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
+            assert await ledger.jobs.get("ext_1") is None, "reading goes on"
+        await ledger.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
         await ledger.close()
 
 
-def test_every_dialect_has_the_same_queries_and_each_is_used() -> None:
-    folder = Path(queries.__file__).parent
-    names = {path.stem: set(load_queries(path.stem)) for path in folder.glob("*.sql")}
-    assert len(set(map(frozenset, names.values()))) == 1, names
-    used = "".join(path.read_text() for path in folder.glob("*.py"))
-    for name in names["sqlite"]:
-        assert f'"{name}"' in used, f"nobody asks {name}"
+def test_every_statement_is_used() -> None:
+    named, _ = load_statements(Dialect(contains=str))
+    used = "".join(path.read_text() for path in Path(statements.__file__).parent.glob("*.py"))
+    assert [name for name in named if f'"{name}"' not in used] == []
 
 
 # --- limits, images that go, uploads, keys ---------------------------------------------------------------
@@ -499,9 +505,9 @@ async def test_a_session_may_have_so_many_alive_and_so_many_a_day(bench: Bench) 
         await bench.submit("a3", now=DAY + 2, caps=caps)
     assert full.value.job_id == first.id, "the one that runs"
     await bench.submit("b1", "sid_b", now=DAY, caps=caps)
-    await bench.ledger.change("a1", Change.CANCEL, now=DAY + 3)
+    await bench.ledger.jobs.change("a1", Change.CANCEL, now=DAY + 3)
     await bench.submit("a3", now=DAY + 4, caps=caps)
-    await bench.ledger.change("a3", Change.CANCEL, now=DAY + 5)
+    await bench.ledger.jobs.change("a3", Change.CANCEL, now=DAY + 5)
     with pytest.raises(DailyLimit) as used_up:
         await bench.submit("a4", now=2 * DAY - 1, caps=caps)
     assert used_up.value.until == 2 * DAY
@@ -512,19 +518,19 @@ async def test_a_refused_submit_leaves_nothing(bench: Bench) -> None:
     await bench.submit("a1", caps=Caps(alive=1))
     with pytest.raises(TooManyJobs):
         used = Idempotency("k", b"1" * 32)
-        await bench.ledger.submit("a2", "sid_a", SPEC, "procedural", now=1, idempotency=used, caps=Caps(alive=1))
-    assert await bench.ledger.get("a2") is None
-    assert await bench.ledger.earlier("sid_a", Idempotency("k", b"2" * 32), now=2) is None
+        await bench.ledger.jobs.submit("a2", "sid_a", SPEC, "procedural", now=1, idempotency=used, caps=Caps(alive=1))
+    assert await bench.ledger.jobs.get("a2") is None
+    assert await bench.ledger.jobs.earlier("sid_a", Idempotency("k", b"2" * 32), now=2) is None
 
 
 async def test_an_earlier_job_is_found_by_its_idempotency(bench: Bench) -> None:
     used = Idempotency("k", b"1" * 32)
-    made, _ = await bench.ledger.submit("a1", "sid_a", SPEC, "procedural", now=1, idempotency=used)
-    assert await bench.ledger.earlier("sid_a", used, now=2) == made
-    assert await bench.ledger.earlier("sid_b", used, now=2) is None
-    assert await bench.ledger.earlier("sid_a", used, now=1 + DAY) is None
+    made, _ = await bench.ledger.jobs.submit("a1", "sid_a", SPEC, "procedural", now=1, idempotency=used)
+    assert await bench.ledger.jobs.earlier("sid_a", used, now=2) == made
+    assert await bench.ledger.jobs.earlier("sid_b", used, now=2) is None
+    assert await bench.ledger.jobs.earlier("sid_a", used, now=1 + DAY) is None
     with pytest.raises(IdempotencyConflict):
-        await bench.ledger.earlier("sid_a", Idempotency("k", b"2" * 32), now=2)
+        await bench.ledger.jobs.earlier("sid_a", Idempotency("k", b"2" * 32), now=2)
 
 
 async def finished(bench: Bench, number: int) -> Output:
@@ -532,69 +538,88 @@ async def finished(bench: Bench, number: int) -> Output:
     await bench.submit(f"a{number}", now=number)
     job = await bench.claim(now=number)
     output = picture(f"umrgen_{number}.png")
-    await bench.ledger.change(job.id, Change.COMPLETE, now=number, token=job.token, outputs=(output,), step=4)
+    await bench.ledger.jobs.change(job.id, Change.COMPLETE, now=number, token=job.token, outputs=(output,), step=4)
     return output
 
 
 async def test_images_expire_by_age_and_their_record_stays(bench: Bench) -> None:
     first, second, third = [await finished(bench, number) for number in (1, 2, 3)]
-    assert await bench.ledger.kept_bytes() == 9
-    assert await bench.ledger.expire_outputs(now=9, before=3, keep_bytes=0, limit=1) == [first]
-    assert await bench.ledger.expire_outputs(now=9, before=3, keep_bytes=0, limit=10) == [second]
-    assert await bench.ledger.expire_outputs(now=9, before=3, keep_bytes=0, limit=10) == []
-    assert await bench.ledger.kept_bytes() == 3
+    assert await bench.ledger.outputs.kept_bytes() == 9
+    assert await bench.ledger.outputs.expire(now=9, before=3, keep_bytes=0, limit=1) == [first]
+    assert await bench.ledger.outputs.expire(now=9, before=3, keep_bytes=0, limit=10) == [second]
+    assert await bench.ledger.outputs.expire(now=9, before=3, keep_bytes=0, limit=10) == []
+    assert await bench.ledger.outputs.kept_bytes() == 3
     with pytest.raises(OutputExpired):
-        await bench.ledger.output("sid_a", first.name)
-    assert await bench.ledger.output("sid_b", first.name) is None
-    assert await bench.ledger.output("sid_a", third.name) == third
-    assert await bench.ledger.known_files([first.name, third.name]) == {third.name}
-    job = await bench.ledger.get("a1")
+        await bench.ledger.outputs.get("sid_a", first.name)
+    assert await bench.ledger.outputs.get("sid_b", first.name) is None
+    assert await bench.ledger.outputs.get("sid_a", third.name) == third
+    assert await bench.ledger.outputs.known_files([first.name, third.name]) == {third.name}
+    job = await bench.ledger.jobs.get("a1")
     assert job is not None
     assert (job.state, job.outputs) == (State.COMPLETED, (first,))
 
 
 async def test_images_expire_by_their_size_the_oldest_first(bench: Bench) -> None:
     first, second, _ = [await finished(bench, number) for number in (1, 2, 3)]
-    assert await bench.ledger.expire_outputs(now=9, before=0, keep_bytes=9, limit=10) == []
-    assert await bench.ledger.expire_outputs(now=9, before=0, keep_bytes=4, limit=10) == [first, second]
-    assert await bench.ledger.kept_bytes() == 3
+    assert await bench.ledger.outputs.expire(now=9, before=0, keep_bytes=9, limit=10) == []
+    assert await bench.ledger.outputs.expire(now=9, before=0, keep_bytes=4, limit=10) == [first, second]
+    assert await bench.ledger.outputs.kept_bytes() == 3
 
 
 def upload(name: str, session: str = "sid_a", created_at: int = 5) -> Upload:
     return Upload(name, session, 3, "00" * 32, 64, 64, created_at)
 
 
+async def add_upload(bench: Bench, upload: Upload, cap: int = 10) -> None:
+    await bench.ledger.uploads.add(upload, cap=cap)
+    assert await bench.ledger.uploads.mark_stored(upload.session_id, upload.name)
+
+
 async def test_uploads_are_a_sessions_own_and_so_many(bench: Bench) -> None:
     ledger = bench.ledger
     for number in range(3):
-        await ledger.add_upload(upload(f"ref_{number}.png", created_at=number), cap=3)
+        await add_upload(bench, upload(f"ref_{number}.png", created_at=number), cap=3)
     with pytest.raises(UploadsFull):
-        await ledger.add_upload(upload("ref_3.png"), cap=3)
-    await ledger.add_upload(upload("ref_b.png", "sid_b"), cap=3)
-    assert [each.name for each in await ledger.uploads("sid_a")] == ["ref_0.png", "ref_1.png", "ref_2.png"]
-    assert await ledger.upload("sid_b", "ref_0.png") is None
-    assert not await ledger.remove_upload("sid_b", "ref_0.png")
-    assert await ledger.remove_upload("sid_a", "ref_0.png")
-    assert not await ledger.remove_upload("sid_a", "ref_0.png")
-    assert await ledger.known_files(["ref_0.png", "ref_1.png", "ref_b.png"]) == {"ref_1.png", "ref_b.png"}
+        await ledger.uploads.add(upload("ref_3.png"), cap=3)
+    await add_upload(bench, upload("ref_b.png", "sid_b"), cap=3)
+    assert [each.name for each in await ledger.uploads.of_session("sid_a")] == ["ref_0.png", "ref_1.png", "ref_2.png"]
+    assert await ledger.uploads.get("sid_b", "ref_0.png") is None
+    assert not await ledger.uploads.remove("sid_b", "ref_0.png")
+    assert await ledger.uploads.remove("sid_a", "ref_0.png")
+    assert not await ledger.uploads.remove("sid_a", "ref_0.png")
+    assert await ledger.outputs.known_files(["ref_0.png", "ref_1.png", "ref_b.png"]) == {"ref_1.png", "ref_b.png"}
+
+
+async def test_an_upload_is_visible_once_its_file_is_stored(bench: Bench) -> None:
+    uploads, hour = bench.ledger.uploads, 3_600_000
+    await uploads.add(upload("a.png"), cap=1)
+    assert await uploads.get("sid_a", "a.png") is None
+    assert await uploads.of_session("sid_a") == []
+    with pytest.raises(UploadsFull):
+        await uploads.add(upload("b.png", created_at=hour), cap=1)
+    await uploads.add(upload("b.png", created_at=hour + 9), cap=1)  # the first was broken off
+    assert await uploads.mark_stored("sid_a", "b.png")
+    assert not await uploads.mark_stored("sid_b", "b.png")
+    assert [each.name for each in await uploads.of_session("sid_a")] == ["b.png"]
+    assert [each.name for each in await uploads.expire(before=10, limit=10)] == ["a.png"]
 
 
 async def test_uploads_go_when_no_job_needs_them_any_more(bench: Bench) -> None:
     ledger = bench.ledger
-    await ledger.add_upload(upload("a.png"), cap=10)  # SPEC names it
-    await ledger.add_upload(upload("b.png"), cap=10)
-    await ledger.add_upload(upload("c.png", created_at=50), cap=10)
+    await add_upload(bench, upload("a.png"))  # SPEC names it
+    await add_upload(bench, upload("b.png"))
+    await add_upload(bench, upload("c.png", created_at=50))
     await bench.submit("ext_1")
-    assert [each.name for each in await ledger.expire_uploads(before=10, limit=10)] == ["b.png"]
-    await ledger.change("ext_1", Change.CANCEL, now=9)
-    assert [each.name for each in await ledger.expire_uploads(before=10, limit=10)] == ["a.png"]
-    assert [each.name for each in await ledger.uploads("sid_a")] == ["c.png"]
+    assert [each.name for each in await ledger.uploads.expire(before=10, limit=10)] == ["b.png"]
+    await ledger.jobs.change("ext_1", Change.CANCEL, now=9)
+    assert [each.name for each in await ledger.uploads.expire(before=10, limit=10)] == ["a.png"]
+    assert [each.name for each in await ledger.uploads.of_session("sid_a")] == ["c.png"]
 
 
 async def test_the_last_use_of_a_key_never_goes_back(bench: Bench) -> None:
     limited = Key("key_1", b"1" * 32, "sid_a", "mine", 1, expires_at=99, rate=5, concurrent=0, daily=7)
-    await bench.ledger.add_key(limited)
-    assert await bench.ledger.key(limited.hash) == limited
-    await bench.ledger.use_keys({"key_1": 50, "key_none": 1})
-    await bench.ledger.use_keys({"key_1": 40})
-    assert await bench.ledger.key_by_id("key_1") == replace(limited, last_used_at=50)
+    await bench.ledger.keys.add(limited)
+    assert await bench.ledger.keys.find(limited.hash) == limited
+    await bench.ledger.keys.record_uses({"key_1": 50, "key_none": 1})
+    await bench.ledger.keys.record_uses({"key_1": 40})
+    assert await bench.ledger.keys.get("key_1") == replace(limited, last_used_at=50)

@@ -16,8 +16,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from umrgen.model import State
 from umrgen.server.domain.job import Change, Conflict, Job, JobSpec, Output
 from umrgen.server.ledger import Caps, Idempotency, IdempotencyConflict, Ledger, QueueFull
-from umrgen.server.ledger.memory import MemoryLedger
-from umrgen.server.ledger.sqlite import SqliteLedger
+from umrgen.server.ledger.sqlite.file import SqliteLedger
+from umrgen.server.ledger.sqlite.memory import MemoryLedger
 
 SPEC = JobSpec("a lighthouse", seed=7)
 SESSIONS = ("sid_a", "sid_b", "sid_c")
@@ -114,7 +114,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def change(self, name: str, change: Change, *, allowed: bool, **values: Any) -> bool:
         """Whether the ledger made the change. It must if the model allows it, and must not otherwise."""
         try:
-            self.do(self.ledger.change(name, change, now=self.now, **values))
+            self.do(self.ledger.jobs.change(name, change, now=self.now, **values))
         except Conflict:
             assert not allowed, "refused what the model allows"
         else:
@@ -129,7 +129,7 @@ class LedgerMachine(RuleBasedStateMachine):
         full = bool(cap) and len(self.model.queued(session)) >= cap
         try:
             self.do(
-                self.ledger.submit(
+                self.ledger.jobs.submit(
                     name, session, SPEC, "procedural", now=self.now, priority=priority, caps=Caps(queued=cap)
                 )
             )
@@ -152,7 +152,9 @@ class LedgerMachine(RuleBasedStateMachine):
         async def all_at_once() -> list[Any]:
             once = Idempotency(key, digest, kept_for=2**40)
             posts = (
-                self.ledger.submit(f"ext_{first}_{number}", session, SPEC, "procedural", now=self.now, idempotency=once)
+                self.ledger.jobs.submit(
+                    f"ext_{first}_{number}", session, SPEC, "procedural", now=self.now, idempotency=once
+                )
                 for number in range(callers)
             )
             return await asyncio.gather(*posts, return_exceptions=True)
@@ -173,7 +175,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(target=leases, cap=st.sampled_from((0, 0, 1, 2)))
     def claim(self, cap: int) -> Any:
         until = self.now + LEASE
-        job = self.do(self.ledger.claim("worker", now=self.now, lease_until=until, running_cap=cap))
+        job = self.do(self.ledger.jobs.claim("worker", now=self.now, lease_until=until, running_cap=cap))
         expected = self.model.next(cap)
         assert (job.id if job else None) == expected
         if job is None:
@@ -214,7 +216,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(data=st.data(), speaks_up=st.booleans())
     def reap(self, data: st.DataObject, speaks_up: bool) -> None:
         """Take back what has lapsed; a worker that speaks up between the look and the deed keeps its job."""
-        expired_leases = self.do(self.ledger.expired_leases(now=self.now))
+        expired_leases = self.do(self.ledger.jobs.expired_leases(now=self.now))
         late = {n for n, job in self.model.jobs.items() if job.lease_until is not None and job.lease_until < self.now}
         assert {job.id for job in expired_leases} == late
         for job in expired_leases:
@@ -234,21 +236,21 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def every_job_is_as_the_model_says(self) -> None:
         order = self.model.order()
-        jobs = self.do(self.ledger.get_many(list(self.model.jobs)))
+        jobs = self.do(self.ledger.jobs.get_many(list(self.model.jobs)))
         assert {job.id for job in jobs} == set(self.model.jobs)
         for job in jobs:
             entry = self.model.jobs[job.id]
             assert (job.state, job.token, job.lease_until) == (entry.state, entry.token, entry.lease_until)
             assert [output.name for output in job.outputs] == ([entry.output] if entry.output else [])
-            assert self.do(self.ledger.get(job.id)) == job == self.told[job.id]
-            position = self.do(self.ledger.queue_position(job))
+            assert self.do(self.ledger.jobs.get(job.id)) == job == self.told[job.id]
+            position = self.do(self.ledger.jobs.queue_position(job))
             assert position == (order.index(job.id) + 1 if job.id in order else None)
 
     @invariant()
     def the_counts_are_right(self) -> None:
         states = [job.state for job in self.model.jobs.values()]
         expected = {state: states.count(state) for state in (State.QUEUED, State.RUNNING)}
-        assert self.do(self.ledger.count()) == expected
+        assert self.do(self.ledger.jobs.count()) == expected
 
 
 class MemoryMachine(LedgerMachine):

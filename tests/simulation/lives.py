@@ -29,7 +29,7 @@ from umrgen.server.domain.job import Change, Conflict, Job, JobSpec
 from umrgen.server.engines import DrawRequest, EngineFailure, EngineInfo
 from umrgen.server.executors import EncodedImage, EngineCrashed, EngineStalled, OnPreview, OnStep
 from umrgen.server.ledger import Idempotency, LedgerUnavailable
-from umrgen.server.ledger.memory import MemoryLedger
+from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.scheduler.attempt import AttemptContext, DispatchPolicy
 from umrgen.server.scheduler.dispatcher import Dispatcher
 from umrgen.server.scheduler.previews import Previews
@@ -183,7 +183,7 @@ class Life:
         """As the ledger's own. What a worker says may arrive once more, when nobody expects it."""
         if "token" in values and self.world.luck(0.02 if change is Change.PROGRESS else 0.3):
             self._late.append(asyncio.create_task(self._say_again(job_id, change, values)))
-        job: Job = await self._wire(lambda: self.world.ledger.change(job_id, change, **values))
+        job: Job = await self._wire(lambda: self.world.ledger.jobs.change(job_id, change, **values))
         return job
 
     async def _say_again(self, job_id: str, change: Change, values: dict[str, Any]) -> None:
@@ -191,16 +191,16 @@ class Life:
         if self.dead:
             return
         with contextlib.suppress(Conflict):
-            await self.world.ledger.change(job_id, change, **values)
+            await self.world.ledger.jobs.change(job_id, change, **values)
 
     def __getattr__(self, name: str) -> Any:
         if name not in ("submit", "get", "claim", "expired_leases", "known_files"):
             raise AttributeError(name)
-        method = getattr(self.world.ledger, name)
+        method = getattr(self.world.ledger.outputs if name == "known_files" else self.world.ledger.jobs, name)
         return lambda *args, **kwargs: self._wire(lambda: method(*args, **kwargs))
 
     def peek(self, job_id: str) -> Job | None:
-        return self.world.ledger.peek(job_id)
+        return self.world.ledger.jobs.peek(job_id)
 
     # --- a storage ---
 

@@ -340,7 +340,7 @@ class Change:
         return source
 
 
-SQLITE, LOCAL, STATE = "server/ledger/sqlite.py", "server/blobs/local.py", "server/state.py"
+SQLITE, LOCAL, STATE = "server/ledger/sqlite/connection.py", "server/blobs/local.py", "server/state.py"
 MKDIR = "mkdir(parents=True, exist_ok=True)"
 CHANGES = (
     Change("ledger-off", SQLITE, "synchronous = FULL", "synchronous = OFF", None, "job"),

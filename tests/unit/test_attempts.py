@@ -12,7 +12,7 @@ from umrgen.model import State
 from umrgen.server.domain.job import Change, Job, JobSpec
 from umrgen.server.engines import DrawRequest
 from umrgen.server.executors import EncodedImage, EngineCrashed, EngineStalled, OnPreview, OnStep
-from umrgen.server.ledger.memory import MemoryLedger
+from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.scheduler.attempt import Attempt, AttemptContext, DispatchPolicy
 from umrgen.server.scheduler.dispatcher import Dispatcher
 from umrgen.server.scheduler.previews import Previews
@@ -55,12 +55,12 @@ async def ledger() -> Any:
 
 def attempt_context(still: Still, ledger: MemoryLedger, **policy: Any) -> AttemptContext:
     previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
-    return AttemptContext(ledger, still, SimpleNamespace(), still, DispatchPolicy(**policy), previews)  # type: ignore[arg-type]
+    return AttemptContext(ledger.jobs, still, SimpleNamespace(), still, DispatchPolicy(**policy), previews)  # type: ignore[arg-type]
 
 
 async def claimed(ledger: MemoryLedger, lease_until: int) -> Job:
-    await ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
-    job = await ledger.claim("somebody", now=1000, lease_until=lease_until)
+    await ledger.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
+    job = await ledger.jobs.claim("somebody", now=1000, lease_until=lease_until)
     assert job is not None
     return job
 
@@ -90,7 +90,7 @@ async def test_what_nobody_thought_of_is_no_job_without_an_owner(
         monkeypatch.setattr(Attempt, "_beat", surprise)
     async with asyncio.timeout(10):
         await Attempt(await claimed(ledger, 9000), attempt_context(still, ledger)).carry_out()
-    job = await ledger.get("ext_1")
+    job = await ledger.jobs.get("ext_1")
     assert job is not None
     assert (job.state, job.tries) == (State.QUEUED, 1)
 
@@ -101,7 +101,7 @@ async def test_a_start_takes_back_every_lease_whatever_clock_it_was_given_by(led
     still = Still()
     still.moment = clock
     await Dispatcher(attempt_context(still, ledger)).recover()
-    job = await ledger.get("ext_1")
+    job = await ledger.jobs.get("ext_1")
     assert job is not None
     assert (job.state, job.interruptions, job.tries) == (State.QUEUED, 1, 0)
 
@@ -112,16 +112,16 @@ async def test_a_worker_that_fell_silent_is_a_crash_and_three_are_the_end(ledger
     job = await claimed(ledger, lease_until=2000)
     for attempt in (1, 2, 3):
         still.moment += 5000
-        (expired_leases,) = await ledger.expired_leases(now=still.moment)
+        (expired_leases,) = await ledger.jobs.expired_leases(now=still.moment)
         await dispatcher._look_after(expired_leases)
-        late = ledger.change("ext_1", Change.COMPLETE, now=still.moment, token=job.token)
+        late = ledger.jobs.change("ext_1", Change.COMPLETE, now=still.moment, token=job.token)
         with pytest.raises(Exception, match=r"holds this job|cannot complete"):
             await late
         if attempt < 3:
-            again = await ledger.claim("somebody", now=still.moment, lease_until=still.moment + 1000)
+            again = await ledger.jobs.claim("somebody", now=still.moment, lease_until=still.moment + 1000)
             assert again is not None
             job = again
-    end = await ledger.get("ext_1")
+    end = await ledger.jobs.get("ext_1")
     assert end is not None
     assert (end.state, end.error_code, end.attempt) == (State.FAILED, "engine_crashed", 3)
     assert end.error == "its worker fell silent (in attempt 3, the last)"
@@ -130,10 +130,10 @@ async def test_a_worker_that_fell_silent_is_a_crash_and_three_are_the_end(ledger
 async def test_a_worker_that_spoke_up_meanwhile_keeps_its_job(ledger: MemoryLedger) -> None:
     still = Still()
     job = await claimed(ledger, lease_until=2000)
-    (expired_leases,) = await ledger.expired_leases(now=5000)
-    await ledger.change("ext_1", Change.PROGRESS, now=5000, token=job.token, lease_until=9000)
+    (expired_leases,) = await ledger.jobs.expired_leases(now=5000)
+    await ledger.jobs.change("ext_1", Change.PROGRESS, now=5000, token=job.token, lease_until=9000)
     await Dispatcher(attempt_context(still, ledger))._look_after(expired_leases)
-    now = await ledger.get("ext_1")
+    now = await ledger.jobs.get("ext_1")
     assert now is not None
     assert (now.state, now.token) == (State.RUNNING, job.token)
 
@@ -157,7 +157,7 @@ class Shelf:
 
     async def put(self, session_id: str, name: str, data: bytes) -> None:
         self.announced.append(name in self.context.storing)
-        job = await self.ledger.get("ext_1")
+        job = await self.ledger.jobs.get("ext_1")
         assert job is not None
         self.states.append(job.state)
         self.files.add(name)
@@ -170,7 +170,7 @@ def shelf(ledger: MemoryLedger) -> tuple[Shelf, AttemptContext]:
     painter = Painter()
     stored = Shelf(ledger)
     previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
-    stored.context = AttemptContext(ledger, painter, stored, painter, DispatchPolicy(), previews)  # type: ignore[arg-type]
+    stored.context = AttemptContext(ledger.jobs, painter, stored, painter, DispatchPolicy(), previews)  # type: ignore[arg-type]
     return stored, stored.context
 
 
@@ -180,7 +180,7 @@ async def test_an_image_is_announced_to_the_sweep_and_stored_before_its_job_is_c
         await Attempt(await claimed(ledger, 9000), context).carry_out()
     assert stored.announced == [True]
     assert stored.states == [State.RUNNING], "it is not completed while its image is on its way"
-    job = await ledger.get("ext_1")
+    job = await ledger.jobs.get("ext_1")
     assert job is not None
     assert job.state is State.COMPLETED
     assert {output.name for output in job.outputs} == stored.files
@@ -190,12 +190,12 @@ async def test_an_image_is_announced_to_the_sweep_and_stored_before_its_job_is_c
 async def test_the_image_of_a_job_that_was_cancelled_meanwhile_is_removed(ledger: MemoryLedger) -> None:
     stored, context = shelf(ledger)
     attempt = Attempt(await claimed(ledger, 9000), context)
-    await ledger.change("ext_1", Change.CANCEL, now=1000, error_code="cancelled")
+    await ledger.jobs.change("ext_1", Change.CANCEL, now=1000, error_code="cancelled")
     async with asyncio.timeout(10):
         await attempt.carry_out()
     assert stored.announced in ([True], [])
     assert stored.files == set()
-    job = await ledger.get("ext_1")
+    job = await ledger.jobs.get("ext_1")
     assert job is not None
     assert (job.state, job.error_code) == (State.FAILED, "cancelled")
 
@@ -208,7 +208,7 @@ async def test_a_job_whose_engine_fails_is_queued_again(ledger: MemoryLedger, fa
 
     async with asyncio.timeout(10):
         await Attempt(await claimed(ledger, 9000), attempt_context(Failing(), ledger)).carry_out()
-    job = await ledger.get("ext_1")
+    job = await ledger.jobs.get("ext_1")
     assert job is not None
     assert (job.state, job.tries) == (State.QUEUED, 1)
 
@@ -234,6 +234,6 @@ async def test_a_picture_is_kept_until_there_is_room_for_it(ledger: MemoryLedger
     context = replace(context, executor=once, clock=once)  # type: ignore[arg-type]
     async with asyncio.timeout(10):
         await Attempt(await claimed(ledger, 9000), context).carry_out()
-    job = await ledger.get("ext_1")
+    job = await ledger.jobs.get("ext_1")
     assert job is not None
     assert (job.state, job.attempt, drawn) == (State.COMPLETED, 1, 1)

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from umrgen.model import State
 from umrgen.server.domain.job import Change, Job, JobSpec
-from umrgen.server.ledger import Key
-from umrgen.server.ledger.memory import MemoryLedger
+from umrgen.server.ledger import JobStore, Key
+from umrgen.server.ledger.sql.database import Database
+from umrgen.server.ledger.sql.jobs import SqlJobStore
+from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.job_waits import SLICE, JobChanges, JobWaits
 from umrgen.server.services.subscriptions import Subscriptions
@@ -21,11 +23,11 @@ JOBS = [f"ext_{number:03}" for number in range(2 * SLICE + 10)]
 KEY = Key("key", b"", "sid_a", "", 0)
 
 
-class BusyLedger(MemoryLedger):
+class BusyJobStore(SqlJobStore):
     """Jobs end in it between two looks: those of `ends[n]` just before the n-th."""
 
-    def __init__(self, ends: Sequence[Sequence[int]]) -> None:
-        super().__init__()
+    def __init__(self, database: Database, ends: Sequence[Sequence[int]]) -> None:
+        super().__init__(database)
         self._ends = iter(ends)
 
     async def _something_ends(self) -> None:
@@ -46,21 +48,22 @@ async def ask(waits: JobWaits, since: int) -> JobChanges:
     return await waits.changes(Caller(KEY), JOBS, since=since, seconds=60)
 
 
-def job_waits(ledger: MemoryLedger, subscriptions: Subscriptions) -> JobWaits:
+def job_waits(jobs: JobStore, subscriptions: Subscriptions) -> JobWaits:
     limits: Any = SimpleNamespace(charge=lambda key, count: None)
     unused: Any = None
-    return JobWaits(ledger, unused, subscriptions, unused, limits, unused)
+    return JobWaits(jobs, unused, subscriptions, unused, limits, unused)
 
 
 @asynccontextmanager
-async def opened(ends: Sequence[Sequence[int]], subscriptions: Subscriptions) -> AsyncIterator[BusyLedger]:
+async def opened(ends: Sequence[Sequence[int]], subscriptions: Subscriptions) -> AsyncIterator[BusyJobStore]:
     """A ledger with JOBS in it."""
-    ledger = BusyLedger(ends)
+    ledger = MemoryLedger()
+    jobs = BusyJobStore(ledger, ends)
     await ledger.open(subscriptions.notify)
     try:
         for job_id in JOBS:
-            await ledger.submit(job_id, "sid_a", JobSpec("a boat", seed=1), "procedural", now=1)
-        yield ledger
+            await ledger.jobs.submit(job_id, "sid_a", JobSpec("a boat", seed=1), "procedural", now=1)
+        yield jobs
     finally:
         await ledger.close()
 
@@ -70,8 +73,8 @@ async def told_by_cursor(ends: Sequence[Sequence[int]]) -> None:
     subscriptions = Subscriptions(10)
     known, since = dict.fromkeys(JOBS, State.QUEUED), 0
     ended = {number for some in ends for number in some}
-    async with opened(ends, subscriptions) as ledger, asyncio.timeout(30):  # sooner than a call that waits for nothing
-        waits = job_waits(ledger, subscriptions)
+    async with opened(ends, subscriptions) as jobs, asyncio.timeout(30):  # sooner than a call that waits for nothing
+        waits = job_waits(jobs, subscriptions)
         while any(known[JOBS[number]] is not State.FAILED for number in ended):
             changes = await ask(waits, since)
             known |= {job.id: job.state for job in changes.jobs}
@@ -81,19 +84,19 @@ async def told_by_cursor(ends: Sequence[Sequence[int]]) -> None:
 
 async def test_a_cursor_from_after_the_moment_of_a_backup_hides_nothing() -> None:
     subscriptions = Subscriptions(10)
-    async with opened([], subscriptions) as ledger, asyncio.timeout(30):
-        changes = await ask(job_waits(ledger, subscriptions), 9999)
+    async with opened([], subscriptions) as jobs, asyncio.timeout(30):
+        changes = await ask(job_waits(jobs, subscriptions), 9999)
         assert len(changes.jobs) == len(JOBS)
-        assert changes.cursor == await ledger.last_change() < 9999
+        assert changes.cursor == await jobs.last_change() < 9999
 
 
 async def test_a_key_at_its_limit_of_waiting_calls_is_answered_at_once() -> None:
     subscriptions = Subscriptions(1)
-    async with opened([], subscriptions) as ledger, asyncio.timeout(30):
-        waits, caller = job_waits(ledger, subscriptions), Caller(KEY)
+    async with opened([], subscriptions) as jobs, asyncio.timeout(30):
+        waits, caller = job_waits(jobs, subscriptions), Caller(KEY)
         job = await waits.find(caller, JOBS[0])
         with subscriptions.subscribe(["ext_1"], owner=KEY.id):
-            newest = await ledger.last_change()
+            newest = await jobs.last_change()
             assert (await waits.changes(caller, JOBS, since=newest, seconds=60)).jobs == []
             assert await waits.wait(caller, job, known=None, seconds=60) == job
 

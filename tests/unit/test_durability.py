@@ -29,8 +29,9 @@ from umrgen.server.blobs.local import LocalStorage
 from umrgen.server.clock import SystemClock
 from umrgen.server.domain.job import Change, Job, JobSpec
 from umrgen.server.executors import EncodedImage
-from umrgen.server.ledger.maintenance import backup, check, vacuum
-from umrgen.server.ledger.sqlite import SqliteLedger
+from umrgen.server.ledger.sql.jobs import SqlJobStore
+from umrgen.server.ledger.sqlite.file import SqliteLedger
+from umrgen.server.ledger.sqlite.maintenance import backup, check, vacuum
 from umrgen.server.scheduler.attempt import Attempt, AttemptContext, DispatchPolicy
 from umrgen.server.scheduler.previews import Previews
 from umrgen.server.services.api_keys import ApiKeys, NewKey
@@ -170,13 +171,13 @@ class Drawn:
         return EncodedImage(IMAGE, "digest", 512, 512)
 
 
-class NotingLedger(SqliteLedger):
-    """Notes what is stored at the moment when a job's end is asked for."""
+class RecordingJobStore(SqlJobStore):
+    """Records what is on disk when the end of a job is to be written."""
 
     stored_at_the_end: dict[str, bytes]
 
-    def __init__(self, path: Path, disk: Disk) -> None:
-        super().__init__(path)
+    def __init__(self, ledger: SqliteLedger, disk: Disk) -> None:
+        super().__init__(ledger)
         self._disk = disk
 
     async def change(self, job_id: str, change: Change, **values: Any) -> Job:
@@ -187,22 +188,21 @@ class NotingLedger(SqliteLedger):
 
 async def test_an_image_is_stored_before_its_job_is_completed(disk: Disk) -> None:
     state = disk.root / "state"
-    ledger = NotingLedger(state / "ledger.sqlite3", disk)
+    ledger = SqliteLedger(state / "ledger.sqlite3")
+    jobs = RecordingJobStore(ledger, disk)
     await ledger.open()
     try:
-        await ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
-        job = await ledger.claim("worker", now=1000, lease_until=2**50)
+        await ledger.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
+        job = await ledger.jobs.claim("worker", now=1000, lease_until=2**50)
         assert job is not None
         previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
         storage: Any = LocalStorage(state / "outputs")
         drawn: Any = Drawn()
-        await Attempt(
-            job, AttemptContext(ledger, drawn, storage, SystemClock(), DispatchPolicy(), previews)
-        ).carry_out()
-        over = await ledger.get("ext_1")
+        await Attempt(job, AttemptContext(jobs, drawn, storage, SystemClock(), DispatchPolicy(), previews)).carry_out()
+        over = await ledger.jobs.get("ext_1")
         assert over is not None
         assert over.state is State.COMPLETED
-        assert ledger.stored_at_the_end[f"state/outputs/sid_a/{over.outputs[0].name}"] == IMAGE
+        assert jobs.stored_at_the_end[f"state/outputs/sid_a/{over.outputs[0].name}"] == IMAGE
     finally:
         await ledger.close()
 
@@ -261,7 +261,7 @@ async def application(commits: Commits, tmp_path: Path) -> AsyncIterator[Applica
 
 
 async def test_a_submit_returns_after_its_commit(commits: Commits, application: Application) -> None:
-    call = application.ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
+    call = application.ledger.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
     early, (job, new) = await commits.answered_before(call)
     assert not early
     assert (job.id, new) == ("ext_1", True)
@@ -292,7 +292,7 @@ async def test_every_connection_to_the_ledger_syncs_each_commit(
     monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Seen))
     ledger = SqliteLedger(tmp_path / "ledger.sqlite3")
     await ledger.open()
-    await ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
+    await ledger.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
     await ledger.close()
     assert len(seen) == 3  # for the schema, for reading, for writing
     assert check(tmp_path).sound
@@ -307,7 +307,7 @@ async def test_a_backup_is_stored_when_it_is_called_done(disk: Disk) -> None:
     state = disk.root / "state"
     ledger = SqliteLedger(state / "ledger.sqlite3")
     await ledger.open()
-    await ledger.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
+    await ledger.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
     await ledger.close()
     backup(state, disk.root / "copy")
     assert disk.stored()["copy"] == (disk.root / "copy").read_bytes()

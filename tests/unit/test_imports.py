@@ -39,7 +39,7 @@ SERVER = [
         "server.metrics",
         "server.domain",
     ],
-    ["server.ledger", "server.blobs", "server.engines"],
+    ["server.ledger", "server.ledger.errors", "server.ledger.values", "server.blobs", "server.engines"],
     ["server.executors"],
     ["server.scheduler.previews", "server.scheduler.eta", "server.scheduler.sweep"],
     ["server.webhooks"],
@@ -146,10 +146,13 @@ def test_engines_never_see_the_ledger_and_routes_never_see_engines() -> None:
                 if i.startswith(("server.engines", "server.scheduler.attempt", "server.scheduler.dispatcher"))
             }, name
         if name != "server.application" and not name.startswith("server.executors.subprocess"):
-            concrete = {"server.ledger.sqlite", "server.blobs.local", "server.executors.subprocess"}
-            files = ("server.ledger.memory", "server.ledger.maintenance")  # they are about this very file
-            allowed = {"server.ledger.sqlite"} if name in files else set()
-            assert touched & concrete <= allowed, f"{name} chooses an implementation"
+            concrete = {
+                "server.ledger.sqlite.file",
+                "server.ledger.sqlite.memory",
+                "server.blobs.local",
+                "server.executors.subprocess",
+            }
+            assert not touched & concrete, f"{name} chooses an implementation"
 
 
 def test_services_and_domain_know_no_framework() -> None:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from support import Clock
-from umrgen.server.ledger.memory import MemoryLedger
+from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.services import api_keys
 from umrgen.server.services.api_keys import (
     TRUSTED_SECONDS,
@@ -31,15 +31,15 @@ async def accepted(checking: ApiKeys, secret: str) -> bool:
 
 
 async def test_the_ledger_knows_a_key_by_its_hash_alone(ledger: MemoryLedger) -> None:
-    secret, key = await ApiKeys(ledger, Clock()).create(NewKey())
+    secret, key = await ApiKeys(ledger.keys, Clock()).create(NewKey())
     assert key.hash == hash_key(secret)
-    assert secret not in repr(await ledger.keys())
+    assert secret not in repr(await ledger.keys.all())
     assert len(secret) >= len("umr_") + 43, "256 random bits"
 
 
 async def test_a_key_is_refused_from_its_end_on(ledger: MemoryLedger) -> None:
     clock = Clock()
-    checking = ApiKeys(ledger, clock)
+    checking = ApiKeys(ledger.keys, clock)
     secret, key = await checking.create(NewKey(expires_at=clock.now() + 1000))
     assert await accepted(checking, secret)
     assert await checking.still_opens(key)
@@ -51,7 +51,7 @@ async def test_a_key_is_refused_from_its_end_on(ledger: MemoryLedger) -> None:
 
 async def test_what_another_process_revokes_is_believed_for_half_a_second(ledger: MemoryLedger) -> None:
     clock = Clock()
-    checking, elsewhere = ApiKeys(ledger, clock), ApiKeys(ledger, clock)
+    checking, elsewhere = ApiKeys(ledger.keys, clock), ApiKeys(ledger.keys, clock)
     secret, key = await checking.create(NewKey())
     assert await accepted(checking, secret)
     assert await elsewhere.revoke(key.id)
@@ -61,7 +61,7 @@ async def test_what_another_process_revokes_is_believed_for_half_a_second(ledger
 
 
 async def test_what_this_process_revokes_is_refused_at_once(ledger: MemoryLedger) -> None:
-    checking = ApiKeys(ledger, Clock())
+    checking = ApiKeys(ledger.keys, Clock())
     secret, key = await checking.create(NewKey())
     assert await accepted(checking, secret)
     await checking.revoke(key.id)
@@ -71,23 +71,23 @@ async def test_what_this_process_revokes_is_refused_at_once(ledger: MemoryLedger
 async def test_a_key_that_is_printed_in_the_guide_is_refused_even_when_it_is_on_record(
     ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checking = ApiKeys(ledger, Clock())
+    checking = ApiKeys(ledger.keys, Clock())
     secret, _ = await checking.create(NewKey())
     monkeypatch.setattr(api_keys, "_PRINTED_IN_THE_GUIDE", hash_key(secret))
     assert not await accepted(checking, secret)
 
 
 async def test_a_key_of_the_settings_ends_with_them(ledger: MemoryLedger) -> None:
-    checking, first = ApiKeys(ledger, Clock()), "a-first-key-of-the-settings"
+    checking, first = ApiKeys(ledger.keys, Clock()), "a-first-key-of-the-settings"
     await checking.adopt(first)
     assert await accepted(checking, first)
-    again = ApiKeys(ledger, Clock())
+    again = ApiKeys(ledger.keys, Clock())
     await again.adopt("")
     assert not await accepted(again, first)
 
 
 async def test_each_key_has_a_session_of_its_own(ledger: MemoryLedger) -> None:
-    checking = ApiKeys(ledger, Clock())
+    checking = ApiKeys(ledger.keys, Clock())
     sessions = {(await checking.create(NewKey()))[1].session_id for _ in range(5)}
     assert len(sessions) == 5
     with pytest.raises(UnusableNewKey):

@@ -10,8 +10,9 @@ from simulation.leaping import Stuck
 from simulation.lives import play
 
 from umrgen.server.domain.job import Job, advance
-from umrgen.server.ledger import queries, sqlite
-from umrgen.server.ledger.sqlite import _SQL
+from umrgen.server.ledger.sql import jobs as sql_jobs
+from umrgen.server.ledger.sql.statements import load_statements
+from umrgen.server.ledger.sqlite.connection import DIALECT
 from umrgen.server.scheduler.attempt import Attempt
 from umrgen.server.scheduler.dispatcher import Dispatcher
 
@@ -37,11 +38,12 @@ async def nothing(*_: Any, **__: Any) -> None:
 
 
 def no_turns(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(_SQL, "next_session", queries.load_queries("sqlite")["next_session"].replace("served, ", ""))
+    statements, _ = load_statements(DIALECT)
+    patch.setitem(statements, "next_session", statements["next_session"].replace("served, ", ""))
 
 
 def no_fence(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(sqlite, "advance", lambda job, change, **values: advance(job, change, **values | {"token": None}))
+    patch.setattr(sql_jobs, "advance", lambda job, change, **values: advance(job, change, **values | {"token": None}))
 
 
 def no_recovery(patch: pytest.MonkeyPatch) -> None:

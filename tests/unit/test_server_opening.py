@@ -11,12 +11,13 @@ from umrgen.server import serve
 from umrgen.server.application import Application
 from umrgen.server.http import server as http_server
 from umrgen.server.ledger import LedgerUnavailable
-from umrgen.server.ledger.sqlite import SqliteLedger
+from umrgen.server.ledger.sql.jobs import SqlJobStore
+from umrgen.server.ledger.sqlite.file import SqliteLedger
 from umrgen.server.scheduler.dispatcher import Dispatcher
 from umrgen.server.settings import BadSettings, Settings
 
 
-@pytest.mark.parametrize(("part", "step"), [(SqliteLedger, "recent_runs"), (Dispatcher, "recover")])
+@pytest.mark.parametrize(("part", "step"), [(SqlJobStore, "recent_runs"), (Dispatcher, "recover")])
 async def test_a_failure_after_the_ledger_was_opened_closes_it(
     part: type, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from umrgen.cli.serve import serve
-from umrgen.server.ledger.queries import load_migrations, load_queries
+from umrgen.server.ledger.sql.statements import Dialect, load_migrations, load_statements
 from umrgen.server.settings import BadSettings, Settings, settings_table
 
 
@@ -124,10 +124,10 @@ def test_what_is_loopback(host: str, loopback: bool) -> None:
 
 
 def test_queries_have_names_and_no_comments_left() -> None:
-    queries = load_queries("sqlite")
+    queries, _ = load_statements(Dialect(contains=str))
     assert {"insert_job", "update_job", "get_job", "next_job"} <= set(queries)
     assert all(query.endswith(";") and "--" not in query for query in queries.values())
 
 
 def test_migrations_are_numbered_without_a_gap() -> None:
-    assert len(load_migrations("sqlite")) >= 1
+    assert len(load_migrations("umrgen.server.ledger.sqlite")) >= 1

@@ -19,7 +19,7 @@ from standardwebhooks.webhooks import hmac_data
 
 from umrgen.server.domain.job import Change, JobSpec
 from umrgen.server.ledger import Key, LedgerUnavailable, Webhook, WebhookState
-from umrgen.server.ledger.memory import MemoryLedger
+from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.deliverer import WebhookDeliverer
 from umrgen.server.webhooks.delivery_result import Answer, PermanentFailure, TransientFailure
@@ -85,21 +85,29 @@ class Desk:
         self.deliverer = self.hire()
 
     def hire(self) -> WebhookDeliverer:
-        self.deliverer = WebhookDeliverer(self.ledger, self.clock, Allow(), random=lambda: 0.5, carrier=self.carrier)
+        self.deliverer = WebhookDeliverer(
+            self.ledger.webhooks,
+            self.ledger.jobs,
+            self.ledger.keys,
+            self.clock,
+            Allow(),
+            random=lambda: 0.5,
+            carrier=self.carrier,
+        )
         return self.deliverer
 
     async def open(self) -> None:
         await self.ledger.open(lambda jobs: self.deliverer.notify(jobs))
-        await self.ledger.add_key(KEY)
+        await self.ledger.keys.add(KEY)
         self.deliverer.start()
 
     async def end_job(self, job_id: str, url: str = "https://a.example/", session: str = "sid_a") -> None:
         spec = JobSpec("a boat", seed=1, webhook_url=url)
-        await self.ledger.submit(job_id, session, spec, "fake", now=self.clock.now(), key_id="key_1")
-        await self.ledger.change(job_id, Change.CANCEL, now=self.clock.now(), error="no", error_code="cancelled")
+        await self.ledger.jobs.submit(job_id, session, spec, "fake", now=self.clock.now(), key_id="key_1")
+        await self.ledger.jobs.change(job_id, Change.CANCEL, now=self.clock.now(), error="no", error_code="cancelled")
 
     async def webhook(self, job_id: str) -> Webhook:
-        return (await self.ledger.webhooks_of([job_id]))[job_id]
+        return (await self.ledger.webhooks.of_jobs([job_id]))[job_id]
 
     async def over(self, job_id: str) -> Webhook:
         async with asyncio.timeout(1e6):
@@ -233,7 +241,7 @@ class TestDelivering:
             await desk.end_job("ext_1")
             await asyncio.sleep(1)
             assert (await desk.webhook("ext_1")).attempts == 1
-            await desk.ledger.revoke_key("key_1", now=desk.clock.now())
+            await desk.ledger.keys.revoke("key_1", now=desk.clock.now())
             webhook = await desk.over("ext_1")
             assert (webhook.state, webhook.attempts) == (WebhookState.FAILED, 1)
             assert webhook.last_error == "the key that made the job is revoked"
@@ -282,12 +290,23 @@ class TestTrouble:
     def quiet(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.CRITICAL)
 
-    @pytest.mark.parametrize("method", ["due_webhooks", "next_webhook_at", "key_by_id", "get", "note_delivery"])
-    def test_a_ledger_that_fails_for_a_while_loses_nothing(self, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("store", "method"),
+        [
+            ("webhooks", "due"),
+            ("webhooks", "next_at"),
+            ("keys", "get"),
+            ("jobs", "get"),
+            ("webhooks", "record_attempt"),
+        ],
+    )
+    def test_a_ledger_that_fails_for_a_while_loses_nothing(
+        self, store: str, method: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         tried = 0
 
         async def story(desk: Desk) -> None:
-            working = getattr(desk.ledger, method)
+            working = getattr(getattr(desk.ledger, store), method)
 
             async def failing(*args: Any, **kwargs: Any) -> Any:
                 nonlocal tried
@@ -296,7 +315,7 @@ class TestTrouble:
                     raise LedgerUnavailable("the disk is full")
                 return await working(*args, **kwargs)
 
-            monkeypatch.setattr(desk.ledger, method, failing)
+            monkeypatch.setattr(getattr(desk.ledger, store), method, failing)
             await desk.end_job("ext_1")
             webhook = await desk.over("ext_1")
             assert (webhook.state, webhook.attempts) == (WebhookState.DELIVERED, 1)

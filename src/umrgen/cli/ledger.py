@@ -26,7 +26,7 @@ def check(state: Path, as_json: bool) -> None:
 
     def work() -> None:
         with server_parts():
-            from umrgen.server.ledger.maintenance import check as look
+            from umrgen.server.ledger.sqlite.maintenance import check as look
 
         report = look(state)
         if as_json:
@@ -52,7 +52,7 @@ def backup(target: Path, state: Path, as_json: bool) -> None:
 
     def work() -> None:
         with server_parts():
-            from umrgen.server.ledger.maintenance import backup as copy
+            from umrgen.server.ledger.sqlite.maintenance import backup as copy
 
         size = copy(state, target)
         told = json.dumps({"path": str(target), "bytes": size})
@@ -69,7 +69,7 @@ def vacuum(state: Path, as_json: bool) -> None:
 
     def work() -> None:
         with server_parts():
-            from umrgen.server.ledger.maintenance import vacuum as compact
+            from umrgen.server.ledger.sqlite.maintenance import vacuum as compact
             from umrgen.server.state import own_state
 
         with own_state(state):

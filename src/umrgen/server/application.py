@@ -80,7 +80,7 @@ async def open_keys(settings: Settings) -> AsyncIterator[ApiKeys]:
     ledger = _ledger(settings)
     await ledger.open(lambda jobs: None)
     try:
-        yield ApiKeys(ledger, SystemClock())
+        yield ApiKeys(ledger.keys, SystemClock())
     finally:
         await ledger.close()
 
@@ -99,27 +99,39 @@ class Application:
             settings.stall_after, settings.cancel_grace, settings.load_timeout, settings.engine_memory
         )
         self.executor: Executor = _make(EXECUTORS, "local", settings.engine, engine_options, watchdog=watchdog)
-        self.keys = ApiKeys(self.ledger, clock)
+        self.keys = ApiKeys(self.ledger.keys, clock)
         self.subscriptions = Subscriptions(settings.held)
         self.previews = Previews(self.executor.show, self.subscriptions.wake)
         self.estimates = Estimates(clock, self.executor.slots)
         policy = DispatchPolicy(
             settings.lease, settings.max_attempts, settings.max_interruptions, running_cap=settings.session_running
         )
-        self.attempt_context = AttemptContext(self.ledger, self.executor, self.storage, clock, policy, self.previews)
+        self.attempt_context = AttemptContext(
+            self.ledger.jobs, self.executor, self.storage, clock, policy, self.previews
+        )
         self.dispatcher = Dispatcher(self.attempt_context)
         self.images = Images(self.storage, settings.cache << 20)
         keep = RetentionPolicy(settings.retain_days * 24, int(settings.retain_gib * 2**30), settings.upload_hours)
-        self.retention = Retention(self.ledger, self.storage, clock, keep, self.images.forget)
+        self.retention = Retention(
+            self.ledger.outputs, self.ledger.uploads, self.storage, clock, keep, self.images.forget
+        )
         allow = Allow.of(settings.webhook_allow)
         signatures = Signatures(settings.state / "url-secret", settings.url_ttl, clock)
-        self.deliverer = WebhookDeliverer(self.ledger, clock, allow, wire=partial(job_to_wire, sign=signatures.sign))
+        self.deliverer = WebhookDeliverer(
+            self.ledger.webhooks,
+            self.ledger.jobs,
+            self.ledger.keys,
+            clock,
+            allow,
+            wire=partial(job_to_wire, sign=signatures.sign),
+        )
         limits = Limits(settings, clock)
         admission = Admission(self.executor, self.storage, settings.disk_reserve << 20)
-        uploads = Uploads(self.ledger, self.storage, clock, self.attempt_context.storing, admission)
+        uploads = Uploads(self.ledger.uploads, self.storage, clock, admission)
         authentication = Authentication(self.keys, limits, FailureThrottle(settings.failed_logins, "API keys", clock))
         outputs = Outputs(
-            ledger=self.ledger,
+            outputs=self.ledger.outputs,
+            uploads=self.ledger.uploads,
             images=self.images,
             keys=self.keys,
             signatures=signatures,
@@ -127,7 +139,7 @@ class Application:
             guesses=FailureThrottle(settings.missed_outputs, "image URLs", clock),
         )
         submissions = Submissions(
-            ledger=self.ledger,
+            jobs=self.ledger.jobs,
             clock=clock,
             admission=admission,
             executor=self.executor,
@@ -146,7 +158,7 @@ class Application:
             keys=self.keys,
             hosts=AllowedHosts(settings.allowed_hosts, settings.host),
             subscriptions=self.subscriptions,
-            job_waits=JobWaits(self.ledger, self.estimates, self.subscriptions, self.keys, limits, self.previews),
+            job_waits=JobWaits(self.ledger.jobs, self.estimates, self.subscriptions, self.keys, limits, self.previews),
             limits=limits,
             authentication=authentication,
             outputs=outputs,
@@ -154,7 +166,7 @@ class Application:
             uploads=uploads,
             admission=admission,
             submissions=submissions,
-            cancellations=Cancellations(self.ledger, clock),
+            cancellations=Cancellations(self.ledger.jobs, clock),
             signatures=signatures,
             metrics=self.metrics,
         )
@@ -203,7 +215,7 @@ class Application:
         """Open the ledger and take up what an earlier server left unfinished."""
         await self.ledger.open(self._on_change)
         try:
-            self.estimates.observe(await self.ledger.recent_runs(among=500))
+            self.estimates.observe(await self.ledger.jobs.recent_runs(among=500))
             await self.dispatcher.recover()
         except BaseException:
             await self.ledger.close()
@@ -211,7 +223,9 @@ class Application:
 
     def start(self) -> None:
         """Let jobs run, as soon as the engine is up; callers are served meanwhile."""
-        sweeping = sweep(self.storage, self.ledger, before=self._opened_at, storing=self.attempt_context.storing)
+        sweeping = sweep(
+            self.storage, self.ledger.outputs, before=self._opened_at, storing=self.attempt_context.storing
+        )
         self._chores = [asyncio.create_task(chore) for chore in (sweeping, self.retention.run(), self.keys.keep_uses())]
         self.dispatcher.start()
         self.deliverer.start()

@@ -34,12 +34,12 @@ def routes(services: Services) -> list[Route]:
 
 
 async def _gauges(services: Services) -> list[Gauge]:
-    counts = await services.ledger.count()
+    counts = await services.ledger.jobs.count()
     return [
         ("umrgen_jobs_queued", "Jobs that wait for their turn.", counts[State.QUEUED]),
         ("umrgen_jobs_running", "Jobs that are being drawn.", counts[State.RUNNING]),
         ("umrgen_waiters", "Calls that are held until a job changes.", len(services.subscriptions)),
-        ("umrgen_images_bytes", "What the kept images have together.", await services.ledger.kept_bytes()),
+        ("umrgen_images_bytes", "What the kept images have together.", await services.ledger.outputs.kept_bytes()),
         ("umrgen_disk_free_bytes", "What can still be stored.", await services.storage.free() or 0),
         ("umrgen_engine_up", "Whether the engine can draw.", float(services.executor.trouble is None)),
     ]

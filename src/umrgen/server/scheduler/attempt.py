@@ -15,7 +15,7 @@ from umrgen.server.clock import Clock
 from umrgen.server.domain.job import Change, Conflict, Job, Output
 from umrgen.server.engines import DrawRequest, EngineFailure
 from umrgen.server.executors import EncodedImage, EngineCrashed, Executor
-from umrgen.server.ledger import Ledger, LedgerUnavailable
+from umrgen.server.ledger import JobStore, LedgerUnavailable
 from umrgen.server.scheduler.previews import Previews
 from umrgen.server.tracing import span
 
@@ -46,7 +46,7 @@ class DispatchPolicy:
 class AttemptContext:
     """What an attempt works with."""
 
-    ledger: Ledger
+    jobs: JobStore
     executor: Executor
     storage: Storage
     clock: Clock
@@ -181,7 +181,7 @@ class Attempt:
             await self._end_with(Change.COMPLETE, outputs=(output,), step=job.spec.steps)
         except Conflict:
             # Unless the end that is in the way is this very one, written although it was said it was not.
-            now = await self._context.ledger.get(job.id)
+            now = await self._context.jobs.get(job.id)
             if now is None or output not in now.outputs:
                 with suppress(OSError):
                     await storage.delete(output.session_id, output.name)
@@ -242,7 +242,7 @@ class Attempt:
     # --- the ledger ---
 
     async def _change(self, change: Change, **values: Any) -> Job:
-        return await self._context.ledger.change(
+        return await self._context.jobs.change(
             self.job.id, change, now=self._context.clock.now(), **self._guard, **values
         )
 

@@ -44,7 +44,7 @@ class Dispatcher:
 
     async def recover(self) -> None:
         """Put back what a server that died was running. Only for a ledger that nobody else serves."""
-        for job in await self._context.ledger.expired_leases(now=FOR_EVER):
+        for job in await self._context.jobs.expired_leases(now=FOR_EVER):
             await Attempt(job, self._context).interrupted()
 
     def start(self) -> None:
@@ -117,7 +117,7 @@ class Dispatcher:
         self._waiting.discard(slot)  # a claim is not broken off: it would leave a lease that nobody holds
         self._claiming += 1
         try:
-            job = await self._context.ledger.claim(
+            job = await self._context.jobs.claim(
                 self._worker,
                 now=self._context.clock.now(),
                 lease_until=self._context.lease_until(),
@@ -136,7 +136,7 @@ class Dispatcher:
         attempt = self._running[job.id] = Attempt(job, self._context)
         try:
             # It may have been cancelled in the same commit that leased it.
-            now = self._context.ledger.peek(job.id)
+            now = self._context.jobs.peek(job.id)
             if now is None or not now.over:
                 await attempt.carry_out()
         finally:
@@ -152,7 +152,7 @@ class Dispatcher:
         while True:
             await context.clock.sleep(context.policy.lease / 3)
             try:
-                for job in await context.ledger.expired_leases(now=context.clock.now()):
+                for job in await context.jobs.expired_leases(now=context.clock.now()):
                     await self._look_after(job)
             except Exception:
                 log.exception("the leases could not be looked through")
@@ -166,7 +166,7 @@ class Dispatcher:
             return
         # It is drawn here and now: not the worker has stopped, but the clock was put forward.
         try:
-            await self._context.ledger.change(
+            await self._context.jobs.change(
                 job.id,
                 Change.PROGRESS,
                 now=self._context.clock.now(),

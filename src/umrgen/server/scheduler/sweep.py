@@ -4,14 +4,14 @@ import logging
 from collections.abc import Set
 
 from umrgen.server.blobs import Storage
-from umrgen.server.ledger import Ledger, LedgerUnavailable
+from umrgen.server.ledger import LedgerUnavailable, OutputStore
 
 __all__ = ["sweep"]
 
 log = logging.getLogger(__name__)
 
 
-async def sweep(storage: Storage, ledger: Ledger, *, before: int, storing: Set[str]) -> None:
+async def sweep(storage: Storage, outputs: OutputStore, *, before: int, storing: Set[str]) -> None:
     """Remove every stored file that was last written before `before` (ms since the epoch) and has no record.
 
     Give it the moment at which the server started, and the names that are on their way to their record:
@@ -22,7 +22,7 @@ async def sweep(storage: Storage, ledger: Ledger, *, before: int, storing: Set[s
         async for session_id, names in storage.older(before):
             # In this order: a name leaves `storing` only when it is on record, or removed.
             doubtful = set(names) - storing
-            for name in doubtful - await ledger.known_files(sorted(doubtful)):
+            for name in doubtful - await outputs.known_files(sorted(doubtful)):
                 await storage.delete(session_id, name)
                 removed += 1
     except (OSError, LedgerUnavailable) as error:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from umrgen.errors import UmrgenError
 from umrgen.server.clock import Clock
-from umrgen.server.ledger import Key, Ledger, LedgerUnavailable
+from umrgen.server.ledger import Key, KeyStore, LedgerUnavailable
 
 __all__ = ["ApiKeys", "NewKey", "PublicKey", "UnusableKey", "UnusableNewKey", "check_usable", "hash_key"]
 
@@ -72,8 +72,8 @@ def check_usable(key: str) -> None:
 class ApiKeys:
     """Creates, checks and revokes keys. Each has a session of its own."""
 
-    def __init__(self, ledger: Ledger, clock: Clock) -> None:
-        self._ledger = ledger
+    def __init__(self, keys: KeyStore, clock: Clock) -> None:
+        self._keys = keys
         self._clock = clock
         self._trusted: dict[str, Key] = {}
         """Keys that were accepted a moment ago. Emptied every TRUSTED_SECONDS: no secret stays here for longer."""
@@ -95,12 +95,12 @@ class ApiKeys:
         if secret:
             check_usable(secret)
         hashed = hash_key(secret)
-        for key in await self._ledger.keys():
+        for key in await self._keys.all():
             if key.name == ADOPTED and key.hash != hashed and key.revoked_at is None:
-                await self._ledger.revoke_key(key.id, now=self._clock.now())
-        known = await self._ledger.key(hashed)
+                await self._keys.revoke(key.id, now=self._clock.now())
+        known = await self._keys.find(hashed)
         if known is not None and known.name == ADOPTED and known.revoked_at is not None:
-            await self._ledger.readmit_key(known.id)
+            await self._keys.readmit(known.id)
         elif known is None and secret:
             await self._add(secret, NewKey(ADOPTED))
 
@@ -111,7 +111,7 @@ class ApiKeys:
             created_at=self._clock.now(),
             **asdict(grant) | {"session_id": grant.session_id or f"sid_{secrets.token_hex(16)}"},
         )
-        await self._ledger.add_key(key)
+        await self._keys.add(key)
         return key
 
     async def check(self, secret: str) -> Key | None:
@@ -119,7 +119,7 @@ class ApiKeys:
         if key := self._trusted_key(secret):
             return key
         hashed = hash_key(secret)
-        return self._admit(secret, hashed, await self._ledger.key(hashed))
+        return self._admit(secret, hashed, await self._keys.find(hashed))
 
     def _trusted_key(self, secret: str) -> Key | None:
         """The key's record if it was accepted a moment ago."""
@@ -143,7 +143,7 @@ class ApiKeys:
 
     async def still_opens(self, key: Key) -> bool:
         """Whether a key that was accepted once, maybe long ago, would be accepted now."""
-        now = await self._ledger.key_by_id(key.id)
+        now = await self._keys.get(key.id)
         return now is not None and self._opens(now)
 
     def _opens(self, key: Key) -> bool:
@@ -159,22 +159,22 @@ class ApiKeys:
         uses, self._uses = self._uses, {}
         if uses:
             try:
-                await self._ledger.use_keys(uses)
+                await self._keys.record_uses(uses)
             except LedgerUnavailable:
                 self._uses = uses | self._uses
 
     async def usable(self) -> list[Key]:
         """The keys that open the door now."""
-        return [key for key in await self._ledger.keys() if self._opens(key)]
+        return [key for key in await self._keys.all() if self._opens(key)]
 
     async def all(self) -> list[Key]:
-        return await self._ledger.keys()
+        return await self._keys.all()
 
     async def first_session(self) -> str | None:
         """Return the session of the first key ever made here, revoked or not: the operator's own."""
-        keys = await self._ledger.keys()
+        keys = await self._keys.all()
         return min(keys, key=lambda key: key.created_at).session_id if keys else None
 
     async def revoke(self, key_id: str) -> bool:
         self._trusted.clear()
-        return await self._ledger.revoke_key(key_id, now=self._clock.now())
+        return await self._keys.revoke(key_id, now=self._clock.now())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from umrgen.server.clock import Clock
 from umrgen.server.domain.job import Change, Conflict, Job
-from umrgen.server.ledger import Ledger
+from umrgen.server.ledger import JobStore
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.job_lookup import find_job
 
@@ -16,14 +16,14 @@ __all__ = ["Cancellations"]
 class Cancellations:
     """Cancels jobs."""
 
-    ledger: Ledger
+    jobs: JobStore
     clock: Clock
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
         """End the job as `failed` / `cancelled`; one that is over stays as it is. Raises Refusal, LedgerUnavailable."""
-        job = await find_job(self.ledger, caller.session_id, job_id)
+        job = await find_job(self.jobs, caller.session_id, job_id)
         with suppress(Conflict):
-            return await self.ledger.change(
+            return await self.jobs.change(
                 job.id, Change.CANCEL, now=self.clock.now(), error="the job was cancelled", error_code="cancelled"
             )
-        return await find_job(self.ledger, caller.session_id, job_id)
+        return await find_job(self.jobs, caller.session_id, job_id)

@@ -2,15 +2,15 @@
 
 from umrgen.model import JOB_ID
 from umrgen.server.domain.job import Job
-from umrgen.server.ledger import Ledger
+from umrgen.server.ledger import JobStore
 from umrgen.server.services.refusal import Refusal
 
 __all__ = ["find_job"]
 
 
-async def find_job(ledger: Ledger, session_id: str, job_id: str) -> Job:
+async def find_job(jobs: JobStore, session_id: str, job_id: str) -> Job:
     """Return the session's job. Raises Refusal `job_not_found`, for another session's job too."""
-    job = await ledger.get(job_id) if JOB_ID.fullmatch(job_id) else None
+    job = await jobs.get(job_id) if JOB_ID.fullmatch(job_id) else None
     if job is None or job.session_id != session_id:
         raise Refusal("job_not_found", "there is no such job, or it is not yours")
     return job

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from umrgen.model import State
 from umrgen.server.domain.job import Job
-from umrgen.server.ledger import Ledger
+from umrgen.server.ledger import JobStore
 from umrgen.server.scheduler.eta import Estimates
 from umrgen.server.scheduler.previews import Previews
 from umrgen.server.services.api_keys import ApiKeys
@@ -80,14 +80,14 @@ class JobWaits:
 
     def __init__(
         self,
-        ledger: Ledger,
+        jobs: JobStore,
         estimates: Estimates,
         subscriptions: Subscriptions,
         keys: ApiKeys,
         limits: Limits,
         previews: Previews,
     ) -> None:
-        self._ledger = ledger
+        self._jobs = jobs
         self._estimates = estimates
         self._subscriptions = subscriptions
         self._keys = keys
@@ -104,11 +104,11 @@ class JobWaits:
 
     async def find(self, caller: Caller, job_id: str) -> Job:
         """Return the caller's job. Raises Refusal `job_not_found`."""
-        return await find_job(self._ledger, caller.session_id, job_id)
+        return await find_job(self._jobs, caller.session_id, job_id)
 
     async def view(self, job: Job) -> JobView:
         """Return the job with its position and estimate."""
-        position = await self._ledger.queue_position(job) if job.state is State.QUEUED else None
+        position = await self._jobs.queue_position(job) if job.state is State.QUEUED else None
         return JobView(job, position, self._estimates.seconds_left(job, position))
 
     def brief_view(self, job: Job) -> JobView:
@@ -138,7 +138,7 @@ class JobWaits:
         """Return the jobs that changed after the cursor `since` (0: all of them), waiting up to `seconds` for one."""
         known = await self._changed_at(caller, job_ids)
         newest = max(known.values(), default=0)
-        if since > newest and since > await self._ledger.last_change():
+        if since > newest and since > await self._jobs.last_change():
             since = 0  # the cursor is newer than the ledger: a backup was restored
         if seconds and known and newest <= since and self.may_wait(caller):
             await self._wait_for_any(caller, list(known), since, seconds)
@@ -154,7 +154,7 @@ class JobWaits:
         jobs: list[Job] = []
         for start in range(0, len(job_ids), SLICE):
             async with self._slices:
-                jobs += await self._ledger.get_many(job_ids[start : start + SLICE])
+                jobs += await self._jobs.get_many(job_ids[start : start + SLICE])
                 await asyncio.sleep(0)
         return jobs
 
@@ -163,7 +163,7 @@ class JobWaits:
     ) -> tuple[list[Job], int | None]:
         """Return up to `limit` of the caller's jobs, newest first, and the cursor of the next page."""
         async with self._slices:
-            jobs, cursor = await self._ledger.page(caller.session_id, state=state, limit=limit, before=before)
+            jobs, cursor = await self._jobs.page(caller.session_id, state=state, limit=limit, before=before)
             await asyncio.sleep(0)
         self._charge(caller, len(jobs))
         return jobs, cursor
@@ -174,7 +174,7 @@ class JobWaits:
 
     async def _changed_at(self, caller: Caller, job_ids: Sequence[str]) -> dict[str, int]:
         """The change number of each of the caller's own jobs among `job_ids`."""
-        changes = await self._ledger.changes(job_ids)
+        changes = await self._jobs.changes(job_ids)
         return {job_id: number for job_id, (session_id, number) in changes.items() if session_id == caller.session_id}
 
     async def _wait_for_any(self, caller: Caller, job_ids: list[str], since: int, seconds: float) -> None:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from umrgen.server.domain.job import Output
-from umrgen.server.ledger import Key, Ledger, OutputExpired
+from umrgen.server.ledger import Key, OutputExpired, OutputStore, UploadStore
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.authentication import Authentication
 from umrgen.server.services.image_cache import Images
@@ -31,7 +31,8 @@ class OutputLink:
 class Outputs:
     """Gives out finished images and reference images. The URL is the capability; a key is not needed."""
 
-    ledger: Ledger
+    outputs: OutputStore
+    uploads: UploadStore
     images: Images
     keys: ApiKeys
     signatures: Signatures
@@ -86,12 +87,12 @@ class Outputs:
     async def _record(self, session_id: str, name: str) -> Output | None:
         """The record of an image, or of a reference image as one."""
         try:
-            output = await self.ledger.output(session_id, name)
+            output = await self.outputs.get(session_id, name)
         except OutputExpired:
             raise Refusal("output_expired", "this image was kept as long as images are kept here") from None
         if output is not None:
             return output
-        upload = await self.ledger.upload(session_id, name)
+        upload = await self.uploads.get(session_id, name)
         if upload is None:
             return None
         return Output(

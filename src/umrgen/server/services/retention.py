@@ -11,7 +11,7 @@ from typing import Protocol
 
 from umrgen.server.blobs import Storage
 from umrgen.server.clock import Clock
-from umrgen.server.ledger import Ledger, LedgerUnavailable
+from umrgen.server.ledger import LedgerUnavailable, OutputStore, UploadStore
 
 __all__ = ["Retention", "RetentionPolicy"]
 
@@ -43,10 +43,17 @@ class Retention:
     """Takes away what is too old or too much, now and then."""
 
     def __init__(
-        self, ledger: Ledger, storage: Storage, clock: Clock, keep: RetentionPolicy, forget: Callable[[str, str], None]
+        self,
+        outputs: OutputStore,
+        uploads: UploadStore,
+        storage: Storage,
+        clock: Clock,
+        keep: RetentionPolicy,
+        forget: Callable[[str, str], None],
     ) -> None:
         """`forget` is called with the session and name of each deleted file, so that caches drop it."""
-        self._ledger = ledger
+        self._outputs = outputs
+        self._uploads = uploads
         self._storage = storage
         self._clock = clock
         self._keep = keep
@@ -68,13 +75,11 @@ class Retention:
         if self._keep.outputs or self._keep.output_bytes:
             before = now - int(self._keep.outputs * HOUR) if self._keep.outputs else 0
             outputs = await self._drop(
-                lambda: self._ledger.expire_outputs(
-                    now=now, before=before, keep_bytes=self._keep.output_bytes, limit=BATCH
-                )
+                lambda: self._outputs.expire(now=now, before=before, keep_bytes=self._keep.output_bytes, limit=BATCH)
             )
         if self._keep.uploads:
             before = now - int(self._keep.uploads * HOUR)
-            uploads = await self._drop(lambda: self._ledger.expire_uploads(before=before, limit=BATCH))
+            uploads = await self._drop(lambda: self._uploads.expire(before=before, limit=BATCH))
         if outputs or uploads:
             log.info("retention: %d images and %d reference images are gone", outputs, uploads)
         return outputs + uploads

@@ -8,7 +8,7 @@ from umrgen.server.clock import Clock
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.executors import Executor
-from umrgen.server.ledger import DailyLimit, Idempotency, IdempotencyConflict, Ledger, QueueFull, TooManyJobs
+from umrgen.server.ledger import DailyLimit, Idempotency, IdempotencyConflict, JobStore, QueueFull, TooManyJobs
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.content_policy import PolicyFailed, PromptPolicy
@@ -36,7 +36,7 @@ class Submitted:
 class Submissions:
     """Accepts jobs. Every rule about what may be submitted is here, for all transports."""
 
-    ledger: Ledger
+    jobs: JobStore
     clock: Clock
     admission: Admission
     executor: Executor
@@ -56,7 +56,7 @@ class Submissions:
         """
         try:
             if idempotency is not None:
-                earlier = await self.ledger.earlier(caller.session_id, idempotency, now=self.clock.now())
+                earlier = await self.jobs.earlier(caller.session_id, idempotency, now=self.clock.now())
                 if earlier is not None:
                     return Submitted(earlier, new=False)
             await self._check(caller, request)
@@ -90,7 +90,7 @@ class Submissions:
     async def _write(self, caller: Caller, request: GenerationRequest, idempotency: Idempotency | None) -> Submitted:
         caps, now = self.limits.caps(caller.key), self.clock.now()
         try:
-            job, new = await self.ledger.submit(
+            job, new = await self.jobs.submit(
                 f"ext_{secrets.token_hex(16)}",
                 caller.session_id,
                 request.spec(),

@@ -12,11 +12,10 @@ import sys
 from collections import Counter
 from contextlib import suppress
 
-from umrgen.errors import UmrgenError
 from umrgen.model import LIMITS
 from umrgen.server.blobs import Storage
 from umrgen.server.clock import Clock
-from umrgen.server.ledger import Ledger, Upload, UploadsFull
+from umrgen.server.ledger import LedgerUnavailable, Upload, UploadsFull, UploadStore
 from umrgen.server.reencode import HEAD, REFUSALS
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.caller import Caller
@@ -38,12 +37,10 @@ IN_ALL = 16
 class Uploads:
     """A session's reference images."""
 
-    def __init__(self, ledger: Ledger, storage: Storage, clock: Clock, storing: set[str], admission: Admission) -> None:
-        """`storing`: names of files that are on their way to their record, which the sweep must not remove."""
-        self._ledger = ledger
+    def __init__(self, uploads: UploadStore, storage: Storage, clock: Clock, admission: Admission) -> None:
+        self._uploads = uploads
         self._storage = storage
         self._clock = clock
-        self._storing = storing
         self._admission = admission
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._under_way: Counter[str] = Counter()
@@ -51,12 +48,15 @@ class Uploads:
     async def admit(self, caller: Caller) -> "Reservation":
         """Reserve room for one image, before anything of it is read. Raises Refusal."""
         await self._admission.check_upload()
-        if len(await self._ledger.uploads(caller.session_id)) >= LIMITS.references:
+        if len(await self._uploads.of_session(caller.session_id)) >= LIMITS.references:
             raise Refusal("too_many_references")
         return Reservation(self, caller.session_id, self._under_way)
 
     async def add(self, session_id: str, data: bytes) -> Upload:
-        """Decode an image, encode its pixels anew, and store it. Raises Refusal; then nothing of it is left."""
+        """Decode an image, encode its pixels again, and store it. Raises Refusal; then nothing of it is left.
+
+        The record is written before the file, so that no crash leaves a file without a record.
+        """
         async with self._turns:
             width, height, png = await _encode_anew(data)
         upload = Upload(
@@ -68,36 +68,39 @@ class Uploads:
             height=height,
             created_at=self._clock.now(),
         )
-        self._storing.add(upload.name)
         try:
-            await self._storage.put(session_id, upload.name, png)
-            try:
-                await self._ledger.add_upload(upload, cap=LIMITS.references)
-            except UmrgenError:
-                with suppress(OSError):
-                    await self._storage.delete(session_id, upload.name)
-                raise
+            await self._uploads.add(upload, cap=LIMITS.references)
         except UploadsFull:
             raise Refusal("too_many_references") from None
-        except OSError:
-            raise Refusal("storage_full", "the image could not be stored") from None
-        finally:
-            self._storing.discard(upload.name)
+        try:
+            await self._storage.put(session_id, upload.name, png)
+            await self._uploads.mark_stored(session_id, upload.name)
+        except BaseException as error:
+            await asyncio.shield(self._undo(upload))
+            if isinstance(error, OSError):
+                raise Refusal("storage_full", "the image could not be stored") from None
+            raise
         return upload
+
+    async def _undo(self, upload: Upload) -> None:
+        """Delete the file, then its record. What cannot be deleted now is deleted by retention."""
+        with suppress(OSError, LedgerUnavailable):
+            await self._storage.delete(upload.session_id, upload.name)
+            await self._uploads.remove(upload.session_id, upload.name)
 
     async def all(self, caller: Caller) -> list[Upload]:
         """The caller's reference images, the oldest first."""
-        return await self._ledger.uploads(caller.session_id)
+        return await self._uploads.of_session(caller.session_id)
 
     async def missing(self, caller: Caller, names: tuple[str, ...]) -> list[str]:
         """Those of `names` that are no reference images of the caller."""
-        return [name for name in names if await self._ledger.upload(caller.session_id, name) is None]
+        return [name for name in names if await self._uploads.get(caller.session_id, name) is None]
 
     async def remove(self, caller: Caller, name: str) -> None:
         """Remove one. Raises Refusal `reference_not_found`."""
-        if not await self._ledger.remove_upload(caller.session_id, name):
+        if not await self._uploads.remove(caller.session_id, name):
             raise Refusal("reference_not_found")
-        with suppress(OSError):  # the next sweep finds it
+        with suppress(OSError):  # else retention deletes it
             await self._storage.delete(caller.session_id, name)
 
 

@@ -20,7 +20,7 @@ from umrgen import __version__
 from umrgen.server.clock import Clock
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import job_to_wire
-from umrgen.server.ledger import Key, Ledger, LedgerUnavailable, Webhook, WebhookState
+from umrgen.server.ledger import JobStore, Key, KeyStore, LedgerUnavailable, Webhook, WebhookState, WebhookStore
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.delivery_result import Answer, PermanentFailure, TransientFailure, judge
 from umrgen.server.webhooks.retry_schedule import FURTHEST, next_try, retry_after
@@ -71,7 +71,9 @@ class WebhookDeliverer:
 
     def __init__(
         self,
-        ledger: Ledger,
+        webhooks: WebhookStore,
+        jobs: JobStore,
+        keys: KeyStore,
         clock: Clock,
         allow: Allow,
         *,
@@ -80,7 +82,9 @@ class WebhookDeliverer:
         random: Callable[[], float] = random.random,
         carrier: Sender | None = None,
     ) -> None:
-        self._ledger = ledger
+        self._webhooks = webhooks
+        self._jobs = jobs
+        self._keys = keys
         self._clock = clock
         self._allow = allow
         self._wire = wire
@@ -130,7 +134,7 @@ class WebhookDeliverer:
             try:
                 now = self._clock.now()
                 await self._send_due(now)
-                following = await self._ledger.next_webhook_at(after=now)
+                following = await self._webhooks.next_at(after=now)
                 if following is not None and following - now > FURTHEST * 1000:
                     await self._send_due(following)  # nothing is put off so far: the clock was set back
                 pause = LONGEST_REST if following is None else min((following - now) / 1000, LONGEST_REST)
@@ -160,7 +164,7 @@ class WebhookDeliverer:
         while room := bounds.at_once - len(self._sending):
             hosts = Counter(webhook.host for webhook in self._sending.values())
             sessions = Counter(webhook.session_id for webhook in self._sending.values())
-            due = await self._ledger.due_webhooks(
+            due = await self._webhooks.due(
                 now=now,
                 limit=room,
                 ids=self._sending.keys(),
@@ -197,10 +201,10 @@ class WebhookDeliverer:
 
     async def _attempt(self, webhook: Webhook) -> Webhook:
         """The webhook as it stands after one more attempt."""
-        key = await self._ledger.key_by_id(webhook.key_id)
+        key = await self._keys.get(webhook.key_id)
         if key is None or key.revoked_at is not None:  # one that has ended by itself made the job in its time
             return _failed(webhook, "the key that made the job is revoked")
-        job = await self._ledger.get(webhook.job_id)
+        job = await self._jobs.get(webhook.job_id)
         if job is None:
             return _failed(webhook, "the job is no longer there")
         webhook = replace(webhook, attempts=webhook.attempts + 1)
@@ -249,7 +253,7 @@ class WebhookDeliverer:
         """Write down how it stands, however long that takes: what is not on record is sent again."""
         while True:
             try:
-                await self._ledger.note_delivery(
+                await self._webhooks.record_attempt(
                     webhook.id,
                     state=webhook.state,
                     attempts=webhook.attempts,

@@ -78,7 +78,7 @@ async def jobs(services: Services, request: Request, key: Key) -> Response:
         limit=int(limit),
         before=_cursor(query.get("cursor"), "cursor") or None,
     )
-    webhooks = await services.ledger.webhooks_of([job.id for job in found if job.over and job.spec.webhook_url])
+    webhooks = await services.ledger.webhooks.of_jobs([job.id for job in found if job.over and job.spec.webhook_url])
     listed = [
         ListedJob(
             **_wire(services, job),

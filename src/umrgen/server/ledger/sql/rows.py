@@ -1,14 +1,14 @@
-"""Jobs as rows and back: the same columns, in the same order, in every dialect."""
+"""Jobs as rows and back: the same columns, in the same order, in every database."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from umrgen.model import State
 from umrgen.server.domain.job import Job, JobSpec, Output
+from umrgen.server.ledger.sql.database import Row
 
-__all__ = ["COLUMNS", "job_of", "row_of"]
+__all__ = ["COLUMNS", "job_of", "values_of"]
 
 COLUMNS = Job._fields
 """The columns of a job's record, in the order of a row."""
@@ -20,16 +20,17 @@ _SPECS = msgspec.json.Decoder(JobSpec)
 _LISTS = msgspec.json.Decoder(tuple[Output, ...])
 
 
-def row_of(job: Job) -> list[Any]:
-    row: list[Any] = list(job)
-    row[_STATE] = job.state.value
-    row[_SPEC] = _ENCODER.encode(job.spec).decode()
-    row[_OUTPUTS] = _ENCODER.encode(job.outputs).decode() if job.outputs else "[]"
-    return row
+def values_of(job: Job) -> dict[str, Any]:
+    """Return the job's columns by name."""
+    values = job._asdict()
+    values["state"] = job.state.value
+    values["spec"] = _ENCODER.encode(job.spec).decode()
+    values["outputs"] = _ENCODER.encode(job.outputs).decode() if job.outputs else "[]"
+    return values
 
 
-def job_of(row: Sequence[Any]) -> Job:
-    """The job in the first columns of `row`."""
+def job_of(row: Row) -> Job:
+    """Return the job in the first columns of `row`."""
     values = list(row[: len(COLUMNS)])
     values[_SPEC] = _SPECS.decode(values[_SPEC])
     values[_STATE] = _STATES[values[_STATE]]

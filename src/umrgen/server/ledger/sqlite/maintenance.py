@@ -8,16 +8,15 @@ from pathlib import Path
 
 from umrgen.durable import sync_folder
 from umrgen.errors import UmrgenError
-from umrgen.server.ledger.queries import load_migrations
-from umrgen.server.ledger.sqlite import connect
+from umrgen.server.ledger.sqlite.connection import connect, schema_version
 
-__all__ = ["Report", "UpkeepFailed", "backup", "check", "vacuum"]
+__all__ = ["MaintenanceFailed", "Report", "backup", "check", "vacuum"]
 
 SHOWN = 20
 """Troubles named; of more, the number is told."""
 
 
-class UpkeepFailed(UmrgenError):
+class MaintenanceFailed(UmrgenError):
     """This could not be done with the ledger; it is as it was."""
 
     code = "upkeep_failed"
@@ -39,7 +38,7 @@ class Report:
 def _open(state: Path) -> sqlite3.Connection:
     path = state / "ledger.sqlite3"
     if not path.is_file():
-        raise UpkeepFailed(f"there is no ledger in {state}", next="Name the server's state folder with --state.")
+        raise MaintenanceFailed(f"there is no ledger in {state}", next="Name the server's state folder with --state.")
     return connect(path)
 
 
@@ -62,14 +61,14 @@ def check(state: Path) -> Report:
 
 def _check_file(connection: sqlite3.Connection, report: Report) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    known = len(load_migrations("sqlite"))
+    known = schema_version()
     if version != known:
         report.troubles.append(f"its schema is number {version}, this program's {known}: start the server once")
         return
     report.troubles += [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
     report.troubles += [
-        f"a row of {row['table']} names a {row['parent']} that is not there"
-        for row in connection.execute("PRAGMA foreign_key_check")
+        f"a row of {table} refers to a row of {parent} that does not exist"
+        for table, _, parent, _ in connection.execute("PRAGMA foreign_key_check")
     ]
 
 
@@ -80,7 +79,7 @@ def _check_counts(connection: sqlite3.Connection, report: Report) -> None:
         " AND jobs.state IN ('queued', 'running') GROUP BY sessions.id"
         " HAVING queued <> total(jobs.state = 'queued') OR running <> total(jobs.state = 'running')"
     )
-    report.troubles += [f"the counts of session {row['id']} are wrong" for row in wrong]
+    report.troubles += [f"the counts of session {session_id} are wrong" for (session_id,) in wrong]
 
 
 def _check_images(connection: sqlite3.Connection, outputs: Path, report: Report) -> None:
@@ -99,10 +98,10 @@ def _check_images(connection: sqlite3.Connection, outputs: Path, report: Report)
 def backup(state: Path, target: Path) -> int:
     """Copy the ledger to a new file, also while a server writes to it; how many bytes that are.
 
-    The copy is one moment's ledger, whole and synced, or it is not there. Raises UpkeepFailed.
+    The copy is one moment's ledger, whole and synced, or it is not there. Raises MaintenanceFailed.
     """
     if target.exists():
-        raise UpkeepFailed(f"{target} exists already", next="Name a new file.")
+        raise MaintenanceFailed(f"{target} exists already", next="Name a new file.")
     partial = target.with_name(f".{target.name}.partial")
     try:
         with closing(_open(state)) as source, closing(sqlite3.connect(partial)) as copy:
@@ -114,7 +113,7 @@ def backup(state: Path, target: Path) -> int:
         sync_folder(target.parent)
     except (sqlite3.Error, OSError) as error:
         partial.unlink(missing_ok=True)
-        raise UpkeepFailed(f"the ledger could not be copied: {error}") from None
+        raise MaintenanceFailed(f"the ledger could not be copied: {error}") from None
     return target.stat().st_size
 
 
@@ -127,5 +126,5 @@ def vacuum(state: Path) -> tuple[int, int]:
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
-            raise UpkeepFailed(f"the ledger could not be written anew: {error}") from None
+            raise MaintenanceFailed(f"the ledger could not be written anew: {error}") from None
     return before, path.stat().st_size

@@ -1,0 +1,78 @@
+"""The small interface between the stores' rules and a database."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from umrgen.server.domain.job import Job
+
+__all__ = ["NO_VALUES", "Connection", "Database", "Row", "Transaction", "WriteConnection"]
+
+T = TypeVar("T")
+
+Row = Sequence[Any]
+"""The columns of a result, in the order in which the statement names them."""
+
+NO_VALUES: Mapping[str, Any] = {}
+
+
+class Connection(Protocol):
+    """Runs named statements of `statements.sql`. Raises LedgerUnavailable when the database cannot be used."""
+
+    def run(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> int:
+        """Return the number of rows that the statement changed."""
+        ...
+
+    def one(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Row | None: ...
+    def all(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Sequence[Row]: ...
+
+
+class WriteConnection(Connection, Protocol):
+    """A connection with transactions. `begin` excludes other writers, `commit` returns when the change is on disk."""
+
+    def begin(self) -> None: ...
+    def commit(self) -> None: ...
+    def rollback(self) -> None: ...
+
+    def savepoint(self) -> None:
+        """Start an operation inside the transaction; one at a time."""
+        ...
+
+    def release(self) -> None:
+        """End the operation."""
+        ...
+
+    def undo(self) -> None:
+        """Undo what the operation wrote, and end it."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What an operation that writes is given."""
+
+    connection: Connection
+    change_numbers: Iterator[int]
+    """A number for each change of a job's state, larger than all before it. An operation may take as many as it asked
+    for when it was handed over."""
+    changed: list[Job] = field(default_factory=list)
+    """The jobs that the operations changed, as they are now."""
+
+
+class Database(Protocol):
+    """Reads, and writes in transactions with group commit."""
+
+    async def read(self, query: Callable[[Connection], T]) -> T: ...
+
+    def peek(self, query: Callable[[Connection], T]) -> T | None:
+        """Read without waiting; None where that is not possible."""
+        ...
+
+    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0) -> T:
+        """Run `operation` in a transaction; return its result once that is on disk.
+
+        `changes`: how many jobs' states the operation changes at most.
+        """
+        ...

@@ -1,0 +1,264 @@
+"""The store of jobs: the rules of submitting, claiming and changing, as functions over a connection."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from umrgen.model import State
+from umrgen.server.domain.job import Change, Conflict, Job, JobSpec, advance
+from umrgen.server.ledger.errors import DailyLimit, IdempotencyConflict, QueueFull, TooManyJobs
+from umrgen.server.ledger.sql.database import Connection, Database, Transaction
+from umrgen.server.ledger.sql.rows import job_of, values_of
+from umrgen.server.ledger.sql.webhooks import enter_webhook
+from umrgen.server.ledger.values import DAY, NO_CAPS, Caps, Idempotency
+
+__all__ = ["SqlJobStore"]
+
+REMEMBERED = 4096
+"""Finished jobs kept in memory. Only finished ones: no server changes them any more."""
+ALL = 2**62
+"""Above every cursor."""
+
+
+# --- rules ---
+
+
+def _get(connection: Connection, job_id: str) -> Job | None:
+    row = connection.one("get_job", {"id": job_id})
+    return job_of(row) if row else None
+
+
+def _submit(transaction: Transaction, job: Job, *, idempotency: Idempotency | None, caps: Caps) -> tuple[Job, bool]:
+    now = job.created_at
+    if idempotency is not None:
+        earlier = _earlier(transaction.connection, job.session_id, idempotency, now)
+        if earlier is not None:
+            return earlier, False
+    if caps is not NO_CAPS:
+        _check_caps(transaction.connection, job.session_id, caps, now)
+    job = job._replace(changed=next(transaction.change_numbers))
+    transaction.connection.run("insert_job", values_of(job))
+    transaction.connection.run("count_new_job", {"session_id": job.session_id, "day": now // DAY})
+    if idempotency is not None:
+        _remember_idempotency(transaction.connection, job, idempotency, now)
+    transaction.changed.append(job)
+    return job, True
+
+
+def _check_caps(connection: Connection, session_id: str, caps: Caps, now: int) -> None:
+    """Raise TooManyJobs, QueueFull or DailyLimit if one more job would exceed `caps`."""
+    day = now // DAY
+    row = connection.one("session_counts", {"id": session_id, "day": day})
+    if row is None:
+        return
+    queued, running, made = row
+    if caps.alive and queued + running >= caps.alive:
+        oldest = connection.one("oldest_alive", {"session_id": session_id})
+        raise TooManyJobs(job_id=oldest[0] if oldest else None)
+    if caps.queued and queued >= caps.queued:
+        raise QueueFull
+    if caps.daily and made >= caps.daily:
+        raise DailyLimit(until=(day + 1) * DAY)
+
+
+def _earlier(connection: Connection, session_id: str, idempotency: Idempotency, now: int) -> Job | None:
+    row = connection.one("get_idempotency", {"session_id": session_id, "key": idempotency.key, "now": now})
+    if row is None:
+        return None
+    digest, job_id = row
+    if bytes(digest) != idempotency.digest:
+        raise IdempotencyConflict(job_id=job_id)
+    return _get(connection, job_id)
+
+
+def _remember_idempotency(connection: Connection, job: Job, idempotency: Idempotency, now: int) -> None:
+    connection.run("expire_idempotency", {"now": now})
+    connection.run(
+        "put_idempotency",
+        {
+            "session_id": job.session_id,
+            "key": idempotency.key,
+            "digest": idempotency.digest,
+            "job_id": job.id,
+            "expires_at": now + idempotency.kept_for,
+        },
+    )
+
+
+def _claim(transaction: Transaction, worker: str, *, now: int, lease_until: int, running_cap: int) -> Job | None:
+    connection = transaction.connection
+    session = connection.one("next_session", {"running_cap": running_cap})
+    if session is None:
+        return None
+    row = connection.one("next_job", {"session_id": session[0]})
+    assert row is not None, "the session's count of queued jobs is wrong"
+    job = _store(transaction, job_of(row), Change.CLAIM, now=now, worker=worker, lease_until=lease_until)
+    connection.run("serve_session", {"id": job.session_id, "served": job.changed})
+    return job
+
+
+def _change(transaction: Transaction, job_id: str, change: Change, **values: Any) -> Job:
+    job = _get(transaction.connection, job_id)
+    if job is None:
+        raise KeyError(job_id)
+    return _store(transaction, job, change, **values)
+
+
+def _store(transaction: Transaction, job: Job, change: Change, **values: Any) -> Job:
+    """Advance the job, and write what follows from it: counts, images and the webhook."""
+    connection = transaction.connection
+    changed = advance(job, change, **values)
+    if changed.state is not job.state:
+        changed = changed._replace(changed=next(transaction.change_numbers))
+        _count_state_change(connection, job, changed)
+    if connection.run("update_job", values_of(changed)) != 1:
+        raise Conflict("the job changed in the meantime", job_id=job.id)
+    if change is Change.COMPLETE:
+        for output in changed.outputs:
+            row = asdict(output) | {"job_id": job.id, "created_at": changed.completed_at}
+            connection.run("insert_output", row)
+        connection.run("add_kept_bytes", {"bytes": sum(output.bytes for output in changed.outputs)})
+    if changed.over and changed.spec.webhook_url:
+        enter_webhook(connection, changed, now=values["now"])
+    transaction.changed.append(changed)
+    return changed
+
+
+def _count_state_change(connection: Connection, before: Job, after: Job) -> None:
+    counts = {state.value: (after.state is state) - (before.state is state) for state in (State.QUEUED, State.RUNNING)}
+    connection.run("count_state_change", {"session_id": after.session_id} | counts)
+
+
+# --- the store ---
+
+
+class SqlJobStore:
+    """Implements `JobStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._finished: OrderedDict[str, Job] = OrderedDict()
+
+    def observe(self, jobs: Sequence[Job]) -> None:
+        """Remember those of `jobs` that are over."""
+        for job in jobs:
+            self._remember(job)
+
+    def forget(self) -> None:
+        """Drop what is remembered of an earlier opening."""
+        self._finished.clear()
+
+    def _remember(self, job: Job | None) -> Job | None:
+        if job is not None and job.over:
+            self._finished[job.id] = job
+            self._finished.move_to_end(job.id)
+            if len(self._finished) > REMEMBERED:
+                self._finished.popitem(last=False)
+        return job
+
+    async def submit(
+        self,
+        job_id: str,
+        session_id: str,
+        spec: JobSpec,
+        engine: str,
+        *,
+        now: int,
+        priority: int = 0,
+        idempotency: Idempotency | None = None,
+        caps: Caps = NO_CAPS,
+        key_id: str = "",
+    ) -> tuple[Job, bool]:
+        job = Job(job_id, session_id, spec, engine, created_at=now, priority=priority, key_id=key_id)
+        return await self._database.write(
+            lambda transaction: _submit(transaction, job, idempotency=idempotency, caps=caps), changes=1
+        )
+
+    async def earlier(self, session_id: str, idempotency: Idempotency, *, now: int) -> Job | None:
+        return await self._database.read(lambda connection: _earlier(connection, session_id, idempotency, now))
+
+    def peek(self, job_id: str) -> Job | None:
+        return self._finished.get(job_id) or self._remember(
+            self._database.peek(lambda connection: _get(connection, job_id))
+        )
+
+    async def get(self, job_id: str) -> Job | None:
+        return self._finished.get(job_id) or self._remember(
+            await self._database.read(lambda connection: _get(connection, job_id))
+        )
+
+    async def get_many(self, job_ids: Sequence[str]) -> list[Job]:
+        values = {"ids": job_ids}
+        return await self._database.read(lambda connection: [job_of(row) for row in connection.all("get_jobs", values)])
+
+    async def changes(self, job_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
+        rows = await self._database.read(lambda connection: connection.all("changes", {"ids": job_ids}))
+        return {job_id: (session_id, changed) for job_id, session_id, changed in rows}
+
+    async def last_change(self) -> int:
+        row = await self._database.read(lambda connection: connection.one("last_change"))
+        return int(row[0]) if row else 0
+
+    async def queue_position(self, job: Job) -> int | None:
+        if job.state is not State.QUEUED:
+            return None
+
+        def query(connection: Connection) -> int | None:
+            rank = connection.one("rank_in_session", {"id": job.id})
+            if rank is None:
+                return None
+            others = connection.one("ahead_of_session", {"session_id": job.session_id, "rank": rank[0]})
+            return int(rank[0] + (others[0] if others else 0) + 1)
+
+        return await self._database.read(query)
+
+    async def page(
+        self, session_id: str, *, state: State | None, limit: int, before: int | None
+    ) -> tuple[list[Job], int | None]:
+        values = {"session_id": session_id, "limit": limit + 1, "before": before or ALL}
+        if state is None:
+            rows = await self._database.read(lambda connection: connection.all("page", values))
+        else:
+            of_state = values | {"state": state.value}
+            rows = await self._database.read(lambda connection: connection.all("page_of_state", of_state))
+        cursor = rows[limit - 1][-1] if len(rows) > limit else None
+        return [job_of(row) for row in rows[:limit]], cursor
+
+    async def count(self) -> dict[State, int]:
+        row = await self._database.read(lambda connection: connection.one("count"))
+        queued, running = row or (0, 0)
+        return {State.QUEUED: int(queued), State.RUNNING: int(running)}
+
+    async def recent_runs(self, *, among: int) -> list[Job]:
+        values = {"among": among}
+        return await self._database.read(
+            lambda connection: [job_of(row) for row in connection.all("recent_runs", values)]
+        )
+
+    async def claim(self, worker: str, *, now: int, lease_until: int, running_cap: int = 0) -> Job | None:
+        return await self._database.write(
+            lambda transaction: _claim(transaction, worker, now=now, lease_until=lease_until, running_cap=running_cap),
+            changes=1,
+        )
+
+    async def change(
+        self,
+        job_id: str,
+        change: Change,
+        *,
+        now: int,
+        token: int | None = None,
+        version: int | None = None,
+        **values: Any,
+    ) -> Job:
+        return await self._database.write(
+            lambda transaction: _change(transaction, job_id, change, now=now, token=token, version=version, **values),
+            changes=1,
+        )
+
+    async def expired_leases(self, *, now: int, worker: str = "") -> list[Job]:
+        values = {"now": now, "worker": worker}
+        return await self._database.read(
+            lambda connection: [job_of(row) for row in connection.all("expired_leases", values)]
+        )

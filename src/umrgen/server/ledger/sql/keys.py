@@ -1,0 +1,51 @@
+"""The store of API keys."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from umrgen.server.ledger.sql.database import Database, Transaction
+from umrgen.server.ledger.values import Key
+
+__all__ = ["SqlKeyStore"]
+
+
+def _record_uses(transaction: Transaction, uses: Mapping[str, int]) -> None:
+    for key_id, at in uses.items():
+        transaction.connection.run("use_key", {"id": key_id, "at": at})
+
+
+class SqlKeyStore:
+    """Implements `KeyStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, key: Key) -> None:
+        await self._database.write(lambda transaction: transaction.connection.run("insert_key", asdict(key)))
+
+    async def find(self, hash: bytes) -> Key | None:
+        return await self._one("get_key", {"hash": hash})
+
+    async def get(self, key_id: str) -> Key | None:
+        return await self._one("get_key_by_id", {"id": key_id})
+
+    async def all(self) -> list[Key]:
+        rows = await self._database.read(lambda connection: connection.all("list_keys"))
+        return [Key(*row) for row in rows]
+
+    async def record_uses(self, uses: Mapping[str, int]) -> None:
+        await self._database.write(lambda transaction: _record_uses(transaction, uses))
+
+    async def revoke(self, key_id: str, *, now: int) -> bool:
+        return await self._changes_one("revoke_key", {"id": key_id, "now": now})
+
+    async def readmit(self, key_id: str) -> bool:
+        return await self._changes_one("readmit_key", {"id": key_id})
+
+    async def _one(self, statement: str, values: Mapping[str, Any]) -> Key | None:
+        row = await self._database.read(lambda connection: connection.one(statement, values))
+        return Key(*row) if row else None
+
+    async def _changes_one(self, statement: str, values: Mapping[str, Any]) -> bool:
+        return await self._database.write(lambda transaction: transaction.connection.run(statement, values) == 1)

@@ -1,0 +1,57 @@
+"""The store of image records."""
+
+from collections.abc import Sequence
+
+from umrgen.server.domain.job import Output
+from umrgen.server.ledger.errors import OutputExpired
+from umrgen.server.ledger.sql.database import Connection, Database, Transaction
+
+__all__ = ["SqlOutputStore"]
+
+
+def _kept_bytes(connection: Connection) -> int:
+    row = connection.one("kept_bytes")
+    return int(row[0]) if row else 0
+
+
+def _expire(transaction: Transaction, *, now: int, before: int, keep_bytes: int, limit: int) -> list[Output]:
+    connection, expired = transaction.connection, []
+    kept = start = _kept_bytes(connection)
+    for *values, created_at in connection.all("oldest_outputs", {"limit": limit}):
+        output = Output(*values)
+        if created_at >= before and not (keep_bytes and kept > keep_bytes):
+            break
+        connection.run("expire_output", {"name": output.name, "now": now})
+        kept -= output.bytes
+        expired.append(output)
+    connection.run("add_kept_bytes", {"bytes": kept - start})
+    return expired
+
+
+class SqlOutputStore:
+    """Implements `OutputStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, session_id: str, name: str) -> Output | None:
+        values = {"session_id": session_id, "name": name}
+        row = await self._database.read(lambda connection: connection.one("get_output", values))
+        if row is None:
+            return None
+        *columns, expired_at = row
+        if expired_at is not None:
+            raise OutputExpired
+        return Output(*columns)
+
+    async def known_files(self, names: Sequence[str]) -> set[str]:
+        rows = await self._database.read(lambda connection: connection.all("known_files", {"names": names}))
+        return {row[0] for row in rows}
+
+    async def kept_bytes(self) -> int:
+        return await self._database.read(_kept_bytes)
+
+    async def expire(self, *, now: int, before: int, keep_bytes: int, limit: int) -> list[Output]:
+        return await self._database.write(
+            lambda transaction: _expire(transaction, now=now, before=before, keep_bytes=keep_bytes, limit=limit)
+        )

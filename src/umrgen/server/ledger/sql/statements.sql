@@ -1,0 +1,222 @@
+-- The ledger's statements, in SQL that SQLite and PostgreSQL both understand; `statements.py` explains the braces.
+
+-- name: insert_job
+INSERT INTO jobs ({job}) VALUES ({:job});
+
+-- name: update_job
+-- Compare and set: writes the row only if it is still the one that was read.
+UPDATE jobs
+SET state = :state, version = :version, attempt = :attempt, interruptions = :interruptions, token = :token,
+    worker = :worker, lease_until = :lease_until, step = :step, started_at = :started_at,
+    claimed_at = :claimed_at, completed_at = :completed_at, outputs = :outputs, error = :error,
+    error_code = :error_code, changed = :changed
+WHERE id = :id AND version = :version - 1;
+
+-- name: get_job
+SELECT {job} FROM jobs WHERE id = :id;
+
+-- name: get_jobs
+SELECT {job} FROM jobs WHERE id {in ids};
+
+-- name: changes
+SELECT id, session_id, changed FROM jobs WHERE id {in ids};
+
+-- name: changed_after
+-- What other servers changed since this one last looked.
+SELECT id, changed FROM jobs WHERE changed > :after ORDER BY changed;
+
+-- name: advance_clock
+UPDATE ledger_clock SET n = n + :count RETURNING n;
+
+-- name: last_change
+SELECT n FROM ledger_clock;
+
+-- name: next_session
+-- Of the sessions with a queued job that may run one more, the one that was served longest ago.
+SELECT id FROM sessions
+WHERE queued > 0 AND (:running_cap = 0 OR running < :running_cap)
+ORDER BY served, id LIMIT 1;
+
+-- name: count_new_job
+-- `day` is the day (since the epoch, UTC) of a session's last job, `made` how many jobs it made on that day.
+INSERT INTO sessions (id, queued, running, served, day, made) VALUES (:session_id, 1, 0, 0, :day, 1)
+ON CONFLICT (id) DO UPDATE
+SET queued = sessions.queued + 1,
+    made = CASE WHEN sessions.day = excluded.day THEN sessions.made + 1 ELSE 1 END,
+    day = excluded.day;
+
+-- name: count_state_change
+UPDATE sessions SET queued = queued + :queued, running = running + :running WHERE id = :session_id;
+
+-- name: serve_session
+UPDATE sessions SET served = :served WHERE id = :id;
+
+-- name: next_job
+SELECT {job} FROM jobs WHERE session_id = :session_id AND state = 'queued' ORDER BY priority DESC, seq LIMIT 1;
+
+-- name: session_counts
+SELECT queued, running, CASE WHEN day = :day THEN made ELSE 0 END FROM sessions WHERE id = :id;
+
+-- name: oldest_alive
+SELECT id FROM jobs WHERE session_id = :session_id AND state IN ('queued', 'running') ORDER BY state DESC, seq LIMIT 1;
+
+-- name: rank_in_session
+-- How many jobs of its own session come before it: two ranges of one index.
+SELECT (SELECT count(*) FROM jobs
+        WHERE session_id = own.session_id AND state = 'queued' AND priority > own.priority)
+     + (SELECT count(*) FROM jobs
+        WHERE session_id = own.session_id AND state = 'queued' AND priority = own.priority AND seq < own.seq)
+FROM jobs AS own WHERE own.id = :id;
+
+-- name: ahead_of_session
+-- How many jobs of other sessions are served before the job of that rank: one in each round, and one more
+-- from the sessions that come first in a round.
+SELECT coalesce(sum(CASE WHEN queued < turns THEN queued ELSE turns END), 0)
+FROM (SELECT other.queued AS queued,
+             :rank + CASE WHEN (other.served, other.id) < (own.served, own.id) THEN 1 ELSE 0 END AS turns
+      FROM sessions AS other, sessions AS own
+      WHERE own.id = :session_id AND other.queued > 0 AND other.id <> own.id) AS others;
+
+-- name: page
+SELECT {job}, seq FROM jobs WHERE session_id = :session_id AND seq < :before ORDER BY seq DESC LIMIT :limit;
+
+-- name: page_of_state
+SELECT {job}, seq FROM jobs WHERE session_id = :session_id AND state = :state AND seq < :before
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: count
+SELECT coalesce(sum(queued), 0), coalesce(sum(running), 0) FROM sessions
+WHERE queued > 0 OR running > 0;
+
+-- name: recent_runs
+-- The completed ones among the jobs made last.
+SELECT {job} FROM jobs
+WHERE seq > (SELECT coalesce(max(seq), 0) FROM jobs) - :among AND state = 'completed'
+ORDER BY completed_at;
+
+-- name: expired_leases
+SELECT {job} FROM jobs WHERE state = 'running' AND (lease_until < :now OR worker = :worker);
+
+-- name: insert_output
+INSERT INTO outputs ({output}, job_id, created_at) VALUES ({:output}, :job_id, :created_at);
+
+-- name: add_kept_bytes
+UPDATE kept SET bytes = bytes + :bytes;
+
+-- name: get_output
+SELECT {output}, expired_at FROM outputs
+WHERE name = :name AND session_id = :session_id;
+
+-- name: known_files
+SELECT name FROM outputs WHERE name {in names} AND expired_at IS NULL
+UNION ALL
+SELECT name FROM uploads WHERE name {in names};
+
+-- name: kept_bytes
+SELECT bytes FROM kept;
+
+-- name: oldest_outputs
+SELECT {output}, created_at FROM outputs
+WHERE expired_at IS NULL ORDER BY created_at LIMIT :limit;
+
+-- name: expire_output
+UPDATE outputs SET expired_at = :now WHERE name = :name;
+
+-- name: insert_upload
+INSERT INTO uploads ({upload}, stored) VALUES ({:upload}, 0);
+
+-- name: mark_upload_stored
+UPDATE uploads SET stored = 1 WHERE name = :name AND session_id = :session_id;
+
+-- name: count_uploads
+-- Without those whose upload was broken off long ago.
+SELECT count(*) FROM uploads WHERE session_id = :session_id AND (stored = 1 OR created_at >= :since);
+
+-- name: uploads_of_session
+SELECT {upload} FROM uploads WHERE session_id = :session_id AND stored = 1 ORDER BY created_at, name;
+
+-- name: get_upload
+SELECT {upload} FROM uploads WHERE name = :name AND session_id = :session_id AND stored = 1;
+
+-- name: delete_upload
+DELETE FROM uploads WHERE name = :name AND session_id = :session_id;
+
+-- name: old_uploads
+-- A queued or running job keeps its reference images.
+SELECT {upload} FROM uploads
+WHERE created_at < :before AND NOT EXISTS (
+    SELECT 1 FROM jobs
+    WHERE jobs.session_id = uploads.session_id AND jobs.state IN ('queued', 'running')
+      AND jobs.spec LIKE '%' || uploads.name || '%'
+) LIMIT :limit;
+
+-- name: insert_webhook
+INSERT INTO webhooks ({webhook}) VALUES ({:webhook});
+
+-- name: due_webhooks
+-- The longest due first, without those in flight and those of hosts and sessions at their limit.
+SELECT {webhook} FROM webhooks
+WHERE state = 'pending' AND next_at <= :now
+  AND NOT (id {in ids}) AND NOT (host {in hosts}) AND NOT (session_id {in sessions})
+ORDER BY next_at LIMIT :limit;
+
+-- name: next_webhook
+SELECT min(next_at) FROM webhooks WHERE state = 'pending' AND next_at > :after;
+
+-- name: record_attempt
+-- A webhook that was delivered, or failed finally, does not change.
+UPDATE webhooks
+SET state = :state, attempts = :attempts, next_at = :next_at, delivered_at = :delivered_at, last_error = :last_error
+WHERE id = :id AND state = 'pending';
+
+-- name: webhooks_of
+SELECT {webhook} FROM webhooks WHERE job_id {in job_ids};
+
+-- name: get_idempotency
+SELECT digest, job_id FROM idempotency WHERE session_id = :session_id AND key = :key AND expires_at > :now;
+
+-- name: put_idempotency
+INSERT INTO idempotency (session_id, key, digest, job_id, expires_at)
+VALUES (:session_id, :key, :digest, :job_id, :expires_at)
+ON CONFLICT (session_id, key) DO UPDATE
+SET digest = excluded.digest, job_id = excluded.job_id, expires_at = excluded.expires_at;
+
+-- name: expire_idempotency
+-- A few with each new one: the table stays as small as a day's traffic.
+DELETE FROM idempotency WHERE (session_id, key) IN
+    (SELECT session_id, key FROM idempotency WHERE expires_at <= :now LIMIT 4);
+
+-- name: insert_key
+INSERT INTO keys ({key}) VALUES ({:key});
+
+-- name: get_key
+SELECT {key} FROM keys WHERE hash = :hash;
+
+-- name: get_key_by_id
+SELECT {key} FROM keys WHERE id = :id;
+
+-- name: list_keys
+SELECT {key} FROM keys ORDER BY created_at, id;
+
+-- name: revoke_key
+UPDATE keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id;
+
+-- name: use_key
+UPDATE keys SET last_used_at = :at WHERE id = :id AND (last_used_at IS NULL OR last_used_at < :at);
+
+-- name: readmit_key
+UPDATE keys SET revoked_at = NULL WHERE id = :id;
+
+-- name: acquire_task
+INSERT INTO task_leases (name, holder, until) VALUES (:task, :holder, :until)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
+WHERE task_leases.holder = excluded.holder OR task_leases.until <= :now;
+
+-- name: release_task
+DELETE FROM task_leases WHERE name = :task AND holder = :holder;
+
+-- name: propose_secret
+INSERT INTO secrets (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING;
+
+-- name: get_secret
+SELECT value FROM secrets WHERE name = :name;

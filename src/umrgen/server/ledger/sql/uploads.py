@@ -1,0 +1,61 @@
+"""The store of reference image records."""
+
+from dataclasses import asdict
+
+from umrgen.server.ledger.errors import UploadsFull
+from umrgen.server.ledger.sql.database import Database, Transaction
+from umrgen.server.ledger.values import Upload
+
+__all__ = ["SqlUploadStore"]
+
+LONGEST_UPLOAD = 3_600_000
+"""Milliseconds after which an upload that was not marked as stored is no longer counted: its server was stopped."""
+
+
+def _add(transaction: Transaction, upload: Upload, cap: int) -> None:
+    values = {"session_id": upload.session_id, "since": upload.created_at - LONGEST_UPLOAD}
+    row = transaction.connection.one("count_uploads", values)
+    if row is not None and row[0] >= cap:
+        raise UploadsFull
+    transaction.connection.run("insert_upload", asdict(upload))
+
+
+def _expire(transaction: Transaction, before: int, limit: int) -> list[Upload]:
+    rows = transaction.connection.all("old_uploads", {"before": before, "limit": limit})
+    uploads = [Upload(*row) for row in rows]
+    for upload in uploads:
+        transaction.connection.run("delete_upload", {"name": upload.name, "session_id": upload.session_id})
+    return uploads
+
+
+class SqlUploadStore:
+    """Implements `UploadStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, upload: Upload, *, cap: int) -> None:
+        await self._database.write(lambda transaction: _add(transaction, upload, cap))
+
+    async def mark_stored(self, session_id: str, name: str) -> bool:
+        return await self._changes_one("mark_upload_stored", session_id, name)
+
+    async def get(self, session_id: str, name: str) -> Upload | None:
+        values = {"session_id": session_id, "name": name}
+        row = await self._database.read(lambda connection: connection.one("get_upload", values))
+        return Upload(*row) if row else None
+
+    async def of_session(self, session_id: str) -> list[Upload]:
+        values = {"session_id": session_id}
+        rows = await self._database.read(lambda connection: connection.all("uploads_of_session", values))
+        return [Upload(*row) for row in rows]
+
+    async def remove(self, session_id: str, name: str) -> bool:
+        return await self._changes_one("delete_upload", session_id, name)
+
+    async def expire(self, *, before: int, limit: int) -> list[Upload]:
+        return await self._database.write(lambda transaction: _expire(transaction, before, limit))
+
+    async def _changes_one(self, statement: str, session_id: str, name: str) -> bool:
+        values = {"session_id": session_id, "name": name}
+        return await self._database.write(lambda transaction: transaction.connection.run(statement, values) == 1)

@@ -1,0 +1,214 @@
+"""Group commit: one writer owns the writing connection and commits the operations of many callers at once.
+
+The sync is the expensive part of a durable write; it happens once per batch. A batch is what was handed over in one
+turn of the event loop, and what arrived while the previous batch was being synced.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
+
+from umrgen.server.domain.job import Job
+from umrgen.server.ledger.errors import LedgerUnavailable
+from umrgen.server.ledger.sql.database import Transaction, WriteConnection
+
+__all__ = ["GroupWriter", "InlineWriter", "NumberRanges", "ThreadWriter"]
+
+T = TypeVar("T")
+
+_Operation = Callable[[Transaction], Any]
+_Waiting = tuple[_Operation, int, "asyncio.Future[Any]"]
+"""An operation, how many changes it makes at most, and the future of its result."""
+_Settled = tuple[list[tuple["asyncio.Future[Any]", Any, BaseException | None]], list[Job]]
+"""The result of one committed batch: (future, result, error) per operation, and the changed jobs."""
+
+
+class NumberRanges(Protocol):
+    """A record of the change numbers that this writer draws. Called on the writing thread."""
+
+    def draw(self, numbers: range) -> None:
+        """These numbers are about to be committed."""
+        ...
+
+    def undo(self) -> None:
+        """The numbers drawn last are not used: their transaction is about to be rolled back."""
+        ...
+
+
+class _NoRanges:
+    def draw(self, numbers: range) -> None: ...
+    def undo(self) -> None: ...
+
+
+def _run_operation(
+    connection: WriteConnection, transaction: Transaction, operation: _Operation
+) -> tuple[Any, BaseException | None]:
+    """Run one operation under its own savepoint, so that its failure does not affect the others of its batch.
+
+    Return its result or its error. Raises LedgerUnavailable: then the whole batch has failed.
+    """
+    before = len(transaction.changed)
+    connection.savepoint()
+    try:
+        result = operation(transaction)
+    except LedgerUnavailable:
+        raise
+    except Exception as error:
+        connection.undo()
+        del transaction.changed[before:]
+        return None, error
+    connection.release()
+    return result, None
+
+
+class GroupWriter:
+    """Runs operations in the order of their arrival, each completely or not at all.
+
+    Subclasses decide when, and on which thread.
+    """
+
+    BATCH = 256
+
+    def __init__(
+        self,
+        connection: WriteConnection,
+        on_change: Callable[[Sequence[Job]], None],
+        *,
+        observe: Callable[[float], None] = lambda seconds: None,
+        ranges: NumberRanges | None = None,
+    ) -> None:
+        """`observe` is called on the writing thread with the seconds that each commit took."""
+        self._connection = connection
+        self._on_change = on_change
+        self._observe = observe
+        self._ranges: NumberRanges = ranges or _NoRanges()
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+        self._arrived: list[_Waiting] = []
+        """The operations of this turn of the loop."""
+
+    async def write(self, operation: Callable[[Transaction], T], changes: int) -> T:
+        """Run `operation` in a transaction; return its result once that is on disk."""
+        if self._closed:
+            raise LedgerUnavailable("the ledger is closed")
+        future: asyncio.Future[T] = self._loop.create_future()
+        if not self._arrived:
+            self._loop.call_soon(self._hand_over)
+        self._arrived.append((operation, changes, future))
+        return await future
+
+    def _hand_over(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        for start in range(0, len(arrived), self.BATCH):
+            self._take(arrived[start : start + self.BATCH])
+
+    def _take(self, batch: list[_Waiting]) -> None:
+        """Arrange that `_commit` is called with this batch, and `_settle`, on the loop, with what it returns."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Finish the operations that were handed over."""
+        self._closed = True
+        self._hand_over()
+
+    def _commit(self, batch: list[_Waiting]) -> _Settled:
+        done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        drawn = 0
+        try:
+            self._connection.begin()
+            drawn = sum(changes for _, changes, _ in batch)
+            transaction = Transaction(self._connection, iter(self._draw_numbers(drawn)))
+            for operation, _, future in batch:
+                done.append((future, *_run_operation(self._connection, transaction, operation)))
+            begun = time.perf_counter()
+            self._connection.commit()
+            self._observe(time.perf_counter() - begun)
+        except LedgerUnavailable as error:
+            # Nothing of the batch was written: the disk is full, or another program locks the file.
+            if drawn:
+                self._ranges.undo()
+            with suppress(LedgerUnavailable):  # SQLite rolls back by itself after some errors
+                self._connection.rollback()
+            return [(future, None, error) for *_, future in batch], []
+        return done, transaction.changed
+
+    def _draw_numbers(self, count: int) -> range:
+        """Take change numbers from the database, inside the transaction: other writers wait for its end."""
+        if not count:
+            return range(0)
+        row = self._connection.one("advance_clock", {"count": count})
+        assert row is not None
+        numbers = range(row[0] - count + 1, row[0] + 1)
+        self._ranges.draw(numbers)
+        return numbers
+
+    def _settle(self, settled: _Settled) -> None:
+        done, changed = settled
+        for future, result, error in done:
+            if future.cancelled():
+                continue
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+        if changed:
+            self._on_change(changed)
+
+
+class ThreadWriter(GroupWriter):
+    """Writes on a thread of its own: the loop continues while the disk syncs."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._queue: queue.SimpleQueue[list[_Waiting] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="umrgen-ledger", daemon=True)
+        self._thread.start()
+
+    def _take(self, batch: list[_Waiting]) -> None:
+        self._queue.put(batch)  # one thread switch for the whole batch, not one for each operation
+
+    async def close(self) -> None:
+        """Finish the operations that were handed over, then end the thread."""
+        await super().close()
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        try:
+            while (batch := self._gather()) is not None:
+                self._loop.call_soon_threadsafe(self._settle, self._commit(batch))
+        finally:
+            self._connection.close()
+
+    def _gather(self) -> list[_Waiting] | None:
+        """Wait for a batch and join what else has arrived to it. None: no more will come."""
+        batch = self._queue.get()
+        while batch is not None and len(batch) < self.BATCH:
+            try:
+                more = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if more is None:
+                self._queue.put(None)
+                break
+            batch += more
+        return batch
+
+
+class InlineWriter(GroupWriter):
+    """Writes on the loop's own thread, one turn later, so that the order of events is always the same."""
+
+    def _take(self, batch: list[_Waiting]) -> None:
+        self._loop.call_soon(self._write, batch)
+
+    def _write(self, batch: list[_Waiting]) -> None:
+        self._loop.call_soon(self._settle, self._commit(batch))
+
+    async def close(self) -> None:
+        await super().close()
+        for _ in range(2):
+            await asyncio.sleep(0)  # one turn for the write, one for its results

@@ -1,0 +1,1 @@
+"""The ledger on SQLite: in one file, or in memory."""

@@ -1,0 +1,86 @@
+"""The ledger in one SQLite file: WAL, every commit synced. Several servers on one machine may share the file."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from umrgen.durable import make_folder
+from umrgen.server.domain.job import Job
+from umrgen.server.ledger.errors import LedgerUnavailable
+from umrgen.server.ledger.sql.change_feed import ChangeFeed
+from umrgen.server.ledger.sql.database import Connection, Transaction
+from umrgen.server.ledger.sql.ledger import SqlStores
+from umrgen.server.ledger.sql.writer import ThreadWriter
+from umrgen.server.ledger.sqlite.connection import SqliteConnection, connect, migrate
+from umrgen.server.ledger.values import OnChange
+
+__all__ = ["SqliteLedger"]
+
+T = TypeVar("T")
+
+POLL_INTERVAL = 0.25
+"""Seconds between two looks for changes that other servers made."""
+
+
+class SqliteLedger(SqlStores):
+    """Implements `Ledger` and its `Database`. Reads run on the caller's thread: one takes 4 to 7 microseconds."""
+
+    def __init__(self, path: Path, observe_commit: Callable[[float], None] = lambda seconds: None) -> None:
+        super().__init__(self)
+        self._path = path
+        self._observe_commit = observe_commit
+        self._reader: SqliteConnection
+        self._writer: ThreadWriter
+        self._polling: asyncio.Task[None] | None = None
+
+    async def open(self, on_change: OnChange = lambda jobs: None, on_foreign_change: OnChange | None = None) -> None:
+        make_folder(self._path.parent)
+        with closing(connect(self._path)) as connection:
+            migrate(connection)
+        with ExitStack() as opened:
+            self._reader = SqliteConnection(opened.enter_context(closing(connect(self._path, busy_seconds=0))))
+            feed = ChangeFeed(await self.jobs.last_change())
+            self._writer = ThreadWriter(
+                SqliteConnection(opened.enter_context(closing(connect(self._path)))),
+                self._observing(on_change),
+                observe=self._observe_commit,
+                ranges=feed,
+            )
+            opened.pop_all()  # from here on `close` closes them
+        self._polling = asyncio.create_task(self._poll(feed, self._observing(on_foreign_change or on_change)))
+
+    async def close(self) -> None:
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.wait([self._polling])
+        try:
+            await self._writer.close()
+        finally:
+            self._reader.close()
+
+    def _observing(self, on_change: OnChange) -> OnChange:
+        """Let the job store see a change before `on_change` does."""
+
+        def observe(jobs: Sequence[Job]) -> None:
+            self.jobs.observe(jobs)
+            on_change(jobs)
+
+        return observe
+
+    async def _poll(self, feed: ChangeFeed, on_change: OnChange) -> None:
+        while True:
+            await asyncio.sleep(POLL_INTERVAL)
+            with suppress(LedgerUnavailable):  # the next look finds what this one missed
+                if jobs := await self.jobs.get_many(feed.read(self._reader)):
+                    on_change(jobs)
+
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        return query(self._reader)
+
+    def peek(self, query: Callable[[Connection], T]) -> T | None:
+        return query(self._reader)
+
+    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0) -> T:
+        return await self._writer.write(operation, changes)

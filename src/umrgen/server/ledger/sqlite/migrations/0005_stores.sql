@@ -1,0 +1,30 @@
+-- Several servers may share one ledger. What triggers kept up to date is now written by the rules in `ledger/sql`,
+-- in the same transaction, so that every database needs the same statements only.
+DROP TRIGGER job_enters;
+DROP TRIGGER job_moves;
+DROP TRIGGER output_enters;
+DROP TRIGGER output_expires;
+
+-- The number of the last change of a job's state, drawn inside the transaction that makes the change: the order of
+-- the numbers is the order of the commits, on any number of servers.
+CREATE TABLE ledger_clock (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    n  INTEGER NOT NULL
+) STRICT;
+INSERT INTO ledger_clock (id, n) SELECT 1, coalesce(max(changed), 0) FROM jobs;
+
+-- Which server does a task that only one of them may do at a time, and until when (ms).
+CREATE TABLE task_leases (
+    name   TEXT PRIMARY KEY,
+    holder TEXT NOT NULL,
+    until  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What all servers of a ledger must share, such as the secret that signs image URLs.
+CREATE TABLE secrets (
+    name  TEXT PRIMARY KEY,
+    value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The record of a reference image is written before its file, so that no file is ever without a record.
+ALTER TABLE uploads ADD COLUMN stored INTEGER NOT NULL DEFAULT 1;

@@ -1,0 +1,257 @@
+"""The interfaces of the ledger: five stores of records, and one for the coordination of servers.
+
+A method that changes something returns after the change is on disk. Every method raises LedgerUnavailable when the
+ledger cannot be reached; then nothing was changed. All times are milliseconds since the epoch and come from the caller.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+from umrgen.model import State
+from umrgen.server.domain.job import Change, Job, JobSpec, Output
+from umrgen.server.ledger.values import NO_CAPS, Caps, Idempotency, Key, OnChange, Upload, Webhook, WebhookState
+
+__all__ = ["CoordinationStore", "JobStore", "KeyStore", "Ledger", "OutputStore", "UploadStore", "WebhookStore"]
+
+
+class JobStore(Protocol):
+    """Jobs. Every change of a state goes through `umrgen.server.domain.job.advance`, inside one transaction."""
+
+    async def submit(
+        self,
+        job_id: str,
+        session_id: str,
+        spec: JobSpec,
+        engine: str,
+        *,
+        now: int,
+        priority: int = 0,
+        idempotency: Idempotency | None = None,
+        caps: Caps = NO_CAPS,
+        key_id: str = "",
+    ) -> tuple[Job, bool]:
+        """Write a queued job; return it and whether it is new.
+
+        Under an Idempotency that was used before, return the job made then. Raises IdempotencyConflict; and
+        TooManyJobs, QueueFull or DailyLimit where one more job would exceed `caps`.
+        """
+        ...
+
+    async def earlier(self, session_id: str, idempotency: Idempotency, *, now: int) -> Job | None:
+        """Return the job made earlier under this Idempotency. Raises IdempotencyConflict."""
+        ...
+
+    async def get(self, job_id: str) -> Job | None: ...
+
+    def peek(self, job_id: str) -> Job | None:
+        """Return the job if it can be read without waiting. None does not mean that there is no such job."""
+        ...
+
+    async def get_many(self, job_ids: Sequence[str]) -> list[Job]: ...
+
+    async def changes(self, job_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
+        """Return the session and the change number of each job that exists; cheaper than reading the jobs."""
+        ...
+
+    async def last_change(self) -> int:
+        """Return a number that no job's `changed` exceeds; 0 for an empty ledger."""
+        ...
+
+    async def queue_position(self, job: Job) -> int | None:
+        """Return 1 for the job that is next, None for one that is not queued."""
+        ...
+
+    async def page(
+        self, session_id: str, *, state: State | None, limit: int, before: int | None
+    ) -> tuple[list[Job], int | None]:
+        """Return jobs of a session, newest first, and the cursor of the next page."""
+        ...
+
+    async def count(self) -> dict[State, int]:
+        """Count queued and running jobs; finished ones are not counted."""
+        ...
+
+    async def recent_runs(self, *, among: int) -> list[Job]:
+        """Return the completed jobs among the last `among` jobs, in the order of their ends."""
+        ...
+
+    async def claim(self, worker: str, *, now: int, lease_until: int, running_cap: int = 0) -> Job | None:
+        """Lease the next job to `worker`.
+
+        The next session is the one served longest ago, of those with fewer than `running_cap` running jobs (0: no
+        cap); within it the highest priority is next, then the oldest job.
+        """
+        ...
+
+    async def change(
+        self,
+        job_id: str,
+        change: Change,
+        *,
+        now: int,
+        token: int | None = None,
+        version: int | None = None,
+        **values: Any,
+    ) -> Job:
+        """Apply `advance` to the stored job. Raises Conflict; KeyError when there is no such job.
+
+        The end of a job that has a `webhook_url` also writes its webhook, due at once.
+        """
+        ...
+
+    async def expired_leases(self, *, now: int, worker: str = "") -> list[Job]:
+        """Return the running jobs whose lease has ended, and all running jobs of `worker`."""
+        ...
+
+
+class OutputStore(Protocol):
+    """Records of images."""
+
+    async def get(self, session_id: str, name: str) -> Output | None:
+        """Raises OutputExpired when retention has deleted the file."""
+        ...
+
+    async def known_files(self, names: Sequence[str]) -> set[str]:
+        """Return those of `names` that are on record as files, images and uploads alike."""
+        ...
+
+    async def expire(self, *, now: int, before: int, keep_bytes: int, limit: int) -> list[Output]:
+        """Mark images as deleted: those made before `before`, and the oldest while all images together have more than
+        `keep_bytes` (0: no bound); `limit` at most. The caller deletes their files.
+        """
+        ...
+
+    async def kept_bytes(self) -> int:
+        """Return the size of all images together, in bytes."""
+        ...
+
+
+class UploadStore(Protocol):
+    """Records of reference images. A record is written before its file, and marked when the file is stored."""
+
+    async def add(self, upload: Upload, *, cap: int) -> None:
+        """Write the record of a file that is about to be stored. Raises UploadsFull when the session has `cap`."""
+        ...
+
+    async def mark_stored(self, session_id: str, name: str) -> bool:
+        """Make the upload visible; return whether its record still exists."""
+        ...
+
+    async def get(self, session_id: str, name: str) -> Upload | None: ...
+
+    async def of_session(self, session_id: str) -> list[Upload]:
+        """Return the session's uploads, oldest first."""
+        ...
+
+    async def remove(self, session_id: str, name: str) -> bool:
+        """Delete the record; return whether there was one."""
+        ...
+
+    async def expire(self, *, before: int, limit: int) -> list[Upload]:
+        """Delete the records of uploads from before `before` that no queued or running job needs.
+
+        The caller deletes their files.
+        """
+        ...
+
+
+class WebhookStore(Protocol):
+    """Webhooks; `JobStore.change` writes them."""
+
+    async def due(
+        self,
+        *,
+        now: int,
+        limit: int,
+        ids: Collection[str] = (),
+        hosts: Collection[str] = (),
+        sessions: Collection[str] = (),
+    ) -> list[Webhook]:
+        """Return pending webhooks that are due, the longest due first, without `ids` and without all of `hosts` and
+        `sessions`."""
+        ...
+
+    async def next_at(self, *, after: int) -> int | None:
+        """Return the earliest time after `after` at which a pending webhook is due."""
+        ...
+
+    async def record_attempt(
+        self,
+        webhook_id: str,
+        *,
+        state: WebhookState,
+        attempts: int,
+        next_at: int | None = None,
+        delivered_at: int | None = None,
+        last_error: str | None = None,
+    ) -> bool:
+        """Write the result of an attempt to deliver a pending webhook; return whether it was pending."""
+        ...
+
+    async def of_jobs(self, job_ids: Sequence[str]) -> dict[str, Webhook]:
+        """Return the webhooks of those jobs that have one, by the job's id."""
+        ...
+
+
+class KeyStore(Protocol):
+    """API keys."""
+
+    async def add(self, key: Key) -> None: ...
+    async def find(self, hash: bytes) -> Key | None: ...
+    async def get(self, key_id: str) -> Key | None: ...
+    async def all(self) -> list[Key]: ...
+
+    async def record_uses(self, uses: Mapping[str, int]) -> None:
+        """Write when keys, by their ids, were last used (ms)."""
+        ...
+
+    async def revoke(self, key_id: str, *, now: int) -> bool:
+        """Revoke a key; return whether it exists. Revoking twice is the same as once."""
+        ...
+
+    async def readmit(self, key_id: str) -> bool:
+        """Undo a revocation; return whether the key exists."""
+        ...
+
+
+class CoordinationStore(Protocol):
+    """What the servers of one ledger share: who does which task, and secrets."""
+
+    async def acquire(self, task: str, holder: str, *, now: int, until: int) -> bool:
+        """Give `holder` the lease of `task` until `until`, unless another holder's lease has not ended yet."""
+        ...
+
+    async def release(self, task: str, holder: str) -> None:
+        """End the lease of `task`, if `holder` has it."""
+        ...
+
+    async def secret(self, name: str, proposal: bytes) -> bytes:
+        """Return the secret called `name`; the first `proposal` ever made for it becomes the secret."""
+        ...
+
+
+class Ledger(Protocol):
+    """The durable record of a server, or of several servers that share it."""
+
+    @property
+    def jobs(self) -> JobStore: ...
+    @property
+    def outputs(self) -> OutputStore: ...
+    @property
+    def uploads(self) -> UploadStore: ...
+    @property
+    def webhooks(self) -> WebhookStore: ...
+    @property
+    def keys(self) -> KeyStore: ...
+    @property
+    def coordination(self) -> CoordinationStore: ...
+
+    async def open(self, on_change: OnChange, on_foreign_change: OnChange | None = None) -> None:
+        """Open the ledger, and migrate it if an older version wrote it.
+
+        `on_change` is called with the jobs that this object changed, `on_foreign_change` (if None: `on_change`) with
+        those that other servers changed. Raises LedgerTooNew.
+        """
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,103 @@
+"""The ledger's values beside jobs. All times are milliseconds since the epoch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from umrgen.server.domain.job import Job
+
+__all__ = ["DAY", "NO_CAPS", "Caps", "Idempotency", "Key", "OnChange", "Upload", "Webhook", "WebhookState"]
+
+DAY = 86_400_000
+"""Milliseconds."""
+
+OnChange = Callable[[Sequence[Job]], None]
+"""A callback that the ledger calls on the event loop with the jobs that a committed transaction changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A caller's idempotency key and a digest of the request; kept for `kept_for` milliseconds."""
+
+    key: str
+    digest: bytes
+    kept_for: int = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """How many jobs a session may have; 0: any number."""
+
+    queued: int = 0
+    alive: int = 0
+    """Queued or running."""
+    daily: int = 0
+    """Made on one day, UTC."""
+
+
+NO_CAPS = Caps()
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The record of an API key, which holds the key's hash only. A limit of None is the server's own."""
+
+    id: str
+    hash: bytes
+    session_id: str
+    name: str
+    created_at: int
+    expires_at: int | None = None
+    rate: int | None = None
+    """Requests a minute."""
+    concurrent: int | None = None
+    """Queued or running jobs."""
+    daily: int | None = None
+    """Jobs a day."""
+    last_used_at: int | None = None
+    revoked_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A reference image as it is stored: encoded again by the server, under a name that the server chose."""
+
+    name: str
+    session_id: str
+    bytes: int
+    sha256: str
+    width: int
+    height: int
+    created_at: int
+    media_type: str = "image/png"
+
+
+class WebhookState(StrEnum):
+    """The state of a webhook; only the first is not final."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """The message that a job is over, to be delivered to its caller."""
+
+    id: str
+    job_id: str
+    session_id: str
+    key_id: str
+    """The key whose secret signs it."""
+    url: str
+    host: str
+    """The URL's host: a slow one does not delay deliveries to the others."""
+    state: WebhookState
+    attempts: int
+    next_at: int | None
+    """When to try it next; None when it is not pending."""
+    created_at: int
+    """The job's end."""
+    delivered_at: int | None = None
+    last_error: str | None = None
+    """Why the last attempt failed, for the receiver to read."""
