@@ -153,7 +153,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         'what, interruptions = "the server was stopped while it ran", self.job.interruptions + 1',
         'what, interruptions = "the server was stopped while it ran", self.job.interruptions',
-        f"{ATTEMPTS}::test_a_start_takes_back_every_lease_whatever_clock_it_was_given_by",
+        f"{ATTEMPTS}::test_a_start_requeues_the_jobs_of_its_own_worker_whatever_the_clock_says",
     ),
     _server(
         "nobody-elses-lease",

@@ -134,7 +134,7 @@ class Life:
         self.witness = witness
         previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
         self.context = AttemptContext(self, self, self, self, policy, previews)  # type: ignore[arg-type]  # it is all four
-        self.dispatcher = Dispatcher(self.context)
+        self.dispatcher = Dispatcher(self.context, "worker")
 
     async def pause(self) -> None:
         """An await: others get their turn here, and the process may have died meanwhile."""

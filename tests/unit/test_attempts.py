@@ -60,7 +60,7 @@ def attempt_context(still: Still, ledger: MemoryLedger, **policy: Any) -> Attemp
 
 async def claimed(ledger: MemoryLedger, lease_until: int) -> Job:
     await ledger.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
-    job = await ledger.jobs.claim("somebody", now=1000, lease_until=lease_until)
+    job = await ledger.jobs.claim("worker", now=1000, lease_until=lease_until)
     assert job is not None
     return job
 
@@ -96,11 +96,17 @@ async def test_what_nobody_thought_of_is_no_job_without_an_owner(
 
 
 @pytest.mark.parametrize("clock", [0, 1000, 2**41])
-async def test_a_start_takes_back_every_lease_whatever_clock_it_was_given_by(ledger: MemoryLedger, clock: int) -> None:
+async def test_a_start_requeues_the_jobs_of_its_own_worker_whatever_the_clock_says(
+    ledger: MemoryLedger, clock: int
+) -> None:
     await claimed(ledger, lease_until=2**50)
     still = Still()
     still.moment = clock
-    await Dispatcher(attempt_context(still, ledger)).recover()
+    await Dispatcher(attempt_context(still, ledger), "another").recover()
+    job = await ledger.jobs.get("ext_1")
+    assert job is not None
+    assert job.state is State.RUNNING, "another server runs it"
+    await Dispatcher(attempt_context(still, ledger), "worker").recover()
     job = await ledger.jobs.get("ext_1")
     assert job is not None
     assert (job.state, job.interruptions, job.tries) == (State.QUEUED, 1, 0)
@@ -108,7 +114,7 @@ async def test_a_start_takes_back_every_lease_whatever_clock_it_was_given_by(led
 
 async def test_a_worker_that_fell_silent_is_a_crash_and_three_are_the_end(ledger: MemoryLedger) -> None:
     still = Still()
-    dispatcher = Dispatcher(attempt_context(still, ledger))
+    dispatcher = Dispatcher(attempt_context(still, ledger), "worker")
     job = await claimed(ledger, lease_until=2000)
     for attempt in (1, 2, 3):
         still.moment += 5000
@@ -118,7 +124,7 @@ async def test_a_worker_that_fell_silent_is_a_crash_and_three_are_the_end(ledger
         with pytest.raises(Exception, match=r"holds this job|cannot complete"):
             await late
         if attempt < 3:
-            again = await ledger.jobs.claim("somebody", now=still.moment, lease_until=still.moment + 1000)
+            again = await ledger.jobs.claim("worker", now=still.moment, lease_until=still.moment + 1000)
             assert again is not None
             job = again
     end = await ledger.jobs.get("ext_1")
@@ -132,7 +138,7 @@ async def test_a_worker_that_spoke_up_meanwhile_keeps_its_job(ledger: MemoryLedg
     job = await claimed(ledger, lease_until=2000)
     (expired_leases,) = await ledger.jobs.expired_leases(now=5000)
     await ledger.jobs.change("ext_1", Change.PROGRESS, now=5000, token=job.token, lease_until=9000)
-    await Dispatcher(attempt_context(still, ledger))._look_after(expired_leases)
+    await Dispatcher(attempt_context(still, ledger), "worker")._look_after(expired_leases)
     now = await ledger.jobs.get("ext_1")
     assert now is not None
     assert (now.state, now.token) == (State.RUNNING, job.token)

@@ -35,9 +35,8 @@ from umrgen.server.ledger.sqlite.maintenance import backup, check, vacuum
 from umrgen.server.scheduler.attempt import Attempt, AttemptContext, DispatchPolicy
 from umrgen.server.scheduler.previews import Previews
 from umrgen.server.services.api_keys import ApiKeys, NewKey
-from umrgen.server.services.signatures import Signatures
 from umrgen.server.settings import Settings
-from umrgen.server.state import own_state
+from umrgen.server.state import own_state, worker_id
 from umrgen.testing import FaultServer, png_bytes
 
 SPEC = JobSpec("a boat", seed=1, width=512, height=512, steps=1)
@@ -122,7 +121,7 @@ def _folder_of_the_keys(state: Path) -> None:
     async def nothing(keys: ApiKeys) -> None:
         pass
 
-    _with_keys(state, nothing)
+    _with_keys({"state": state, "ledger": None, "config": None}, nothing)
 
 
 @pytest.mark.parametrize("create", [_folder_of_a_server, _folder_of_a_ledger, _folder_of_the_keys])
@@ -207,10 +206,10 @@ async def test_an_image_is_stored_before_its_job_is_completed(disk: Disk) -> Non
         await ledger.close()
 
 
-async def test_the_secret_of_signed_addresses_is_stored_before_it_is_used(disk: Disk) -> None:
-    signatures = Signatures(disk.root / "url-secret", 60, SystemClock())
-    signatures.sign("/outputs/sid_a/one.png?session_id=sid_a")
-    assert disk.stored() == {"url-secret": (disk.root / "url-secret").read_bytes()}
+def test_the_id_of_a_worker_is_stored_before_it_is_used(disk: Disk) -> None:
+    worker = worker_id(disk.root)
+    assert disk.stored() == {"worker-id": worker.encode()}
+    assert worker_id(disk.root) == worker
 
 
 # --- the ledger ---
@@ -295,9 +294,9 @@ async def test_every_connection_to_the_ledger_syncs_each_commit(
     await ledger.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
     await ledger.close()
     assert len(seen) == 3  # for the schema, for reading, for writing
-    assert check(tmp_path).sound
-    vacuum(tmp_path)
-    backup(tmp_path, tmp_path / "copy")
+    assert check(tmp_path / "ledger.sqlite3", tmp_path / "outputs").sound
+    vacuum(tmp_path / "ledger.sqlite3")
+    backup(tmp_path / "ledger.sqlite3", tmp_path / "copy")
     full = 2
     assert {connection for connection in seen if connection[0] != ".copy.partial"} == {("ledger.sqlite3", full, "wal")}
     assert len(seen) == 7
@@ -309,7 +308,7 @@ async def test_a_backup_is_stored_when_it_is_called_done(disk: Disk) -> None:
     await ledger.open()
     await ledger.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
     await ledger.close()
-    backup(state, disk.root / "copy")
+    backup(state / "ledger.sqlite3", disk.root / "copy")
     assert disk.stored()["copy"] == (disk.root / "copy").read_bytes()
     assert len(disk.stored()["copy"]) > 0
 

@@ -1,15 +1,26 @@
 """Signed URLs: what was signed is genuine, what was changed is not."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 from support import Clock
+from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.services.signatures import Signatures
 
 URL = "/outputs/sid_1/umrgen_7_ab.png?session_id=sid_1"
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[MemoryLedger]:
+    ledger = MemoryLedger()
+    await ledger.open()
+    yield ledger
+    await ledger.close()
 
 
 def parts(url: str) -> tuple[str, str, str]:
@@ -17,29 +28,45 @@ def parts(url: str) -> tuple[str, str, str]:
     return urlsplit(url).path, query["expires"][0], query["signature"][0]
 
 
-def test_what_was_signed_is_genuine_until_its_time(tmp_path: Path) -> None:
+async def loaded(ledger: MemoryLedger, ttl: int, clock: Clock, earlier: Path = Path("absent")) -> Signatures:
+    signatures = Signatures(ttl, clock)
+    await signatures.load(ledger.coordination, earlier)
+    return signatures
+
+
+async def test_a_signed_url_is_valid_until_it_expires_on_every_server_of_the_ledger(ledger: MemoryLedger) -> None:
     clock = Clock()
-    signatures = Signatures(tmp_path / "secret", 60, clock)
+    signatures = await loaded(ledger, 60, clock)
     path, expires, signature = parts(signatures.sign(URL))
     assert signatures.genuine(path, expires, signature)
     assert not signatures.over(expires)
     clock.at += 61
     assert signatures.over(expires)
-    again = Signatures(tmp_path / "secret", 60, clock)
-    assert again.genuine(path, expires, signature), "the secret outlives the server"
-    assert not Signatures(tmp_path / "other", 60, clock).genuine(path, expires, signature)
-    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+    assert (await loaded(ledger, 60, clock)).genuine(path, expires, signature)
 
 
-def test_without_a_time_nothing_is_signed_and_no_secret_made(tmp_path: Path) -> None:
-    signatures = Signatures(tmp_path / "secret", 0, Clock())
-    assert signatures.sign(URL) == URL
-    assert not (tmp_path / "secret").exists()
+async def test_the_secret_of_the_first_version_is_taken_over(ledger: MemoryLedger, tmp_path: Path) -> None:
+    clock = Clock()
+    (tmp_path / "url-secret").write_bytes(b"s" * 32)
+    path, expires, signature = parts((await loaded(ledger, 60, clock, tmp_path / "url-secret")).sign(URL))
+    assert (await loaded(ledger, 60, clock)).genuine(path, expires, signature)
+
+
+async def test_two_ledgers_have_two_secrets(ledger: MemoryLedger) -> None:
+    path, expires, signature = parts((await loaded(ledger, 60, Clock())).sign(URL))
+    other = MemoryLedger()
+    await other.open()
+    assert not (await loaded(other, 60, Clock())).genuine(path, expires, signature)
+    await other.close()
+
+
+def test_without_a_time_to_live_urls_are_not_signed() -> None:
+    assert Signatures(0, Clock()).sign(URL) == URL
 
 
 @given(st.text(), st.text(), st.text())
 def test_nothing_else_is(path: str, expires: str, signature: str) -> None:
-    signatures = Signatures(Path("never made"), 60, Clock())
+    signatures = Signatures(60, Clock())
     signatures.__dict__["_secret"] = b"x" * 32
     assert not signatures.genuine(path, expires, signature)
     right, when, genuine = parts(signatures.sign(URL))

@@ -20,6 +20,7 @@ from standardwebhooks.webhooks import hmac_data
 from umrgen.server.domain.job import Change, JobSpec
 from umrgen.server.ledger import Key, LedgerUnavailable, Webhook, WebhookState
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
+from umrgen.server.scheduler.leases import TaskLease
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.deliverer import WebhookDeliverer
 from umrgen.server.webhooks.delivery_result import Answer, PermanentFailure, TransientFailure
@@ -91,6 +92,7 @@ class Desk:
             self.ledger.keys,
             self.clock,
             Allow(),
+            TaskLease(self.ledger.coordination, "webhooks", "worker", self.clock),
             random=lambda: 0.5,
             carrier=self.carrier,
         )

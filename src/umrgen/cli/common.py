@@ -7,15 +7,18 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
 from umrgen import errors
-from umrgen.paths import data_home
+
+if TYPE_CHECKING:
+    from umrgen.server.settings import Settings
 
 __all__ = [
     "Output",
+    "ServerOptions",
     "client_arguments",
     "connection_options",
     "exit_code",
@@ -23,8 +26,9 @@ __all__ = [
     "json_option",
     "output_options",
     "run",
+    "server_options",
     "server_parts",
-    "state_option",
+    "server_settings",
     "table",
     "target_option",
 ]
@@ -134,16 +138,41 @@ def target_option(help: str) -> Callable[[F], F]:
     return click.option("-o", "--output", "to", callback=_target, help=help, metavar="PATH")
 
 
-def state_option(command: F) -> F:
-    """Adds --state, the folder of a server on this machine."""
-    return click.option(
-        "--state",
-        type=click.Path(path_type=Path),
-        envvar="UMRGEN_STATE",
-        default=data_home,
-        show_default="the server's default",
-        help="The server's state folder.",
-    )(command)
+class ServerOptions(TypedDict):
+    """What `server_options` pass to a command."""
+
+    state: Path | None
+    ledger: str | None
+    config: Path | None
+
+
+def server_options(command: F) -> F:
+    """Add --state, --ledger and --config: which server on this machine a command is about."""
+    for option in (
+        click.option(
+            "--config",
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            envvar="UMRGEN_CONFIG",
+            help="The server's settings file.",
+        ),
+        click.option("--ledger", help="The server's ledger, as in its settings.  [env var: UMRGEN_LEDGER]"),
+        click.option(
+            "--state",
+            type=click.Path(path_type=Path),
+            help="The server's state folder.  [env var: UMRGEN_STATE]",
+            show_default="the server's default",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def server_settings(state: Path | None, ledger: str | None, config: Path | None) -> "Settings":
+    """Return the settings of the server that the options of `server_options` name. Raises BadSettings."""
+    with server_parts():
+        from umrgen.server.settings import Settings
+
+    return Settings.load({"state": state, "ledger": ledger}, os.environ, config)
 
 
 def json_option(command: F) -> F:

@@ -6,12 +6,20 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import click
 
-from umrgen.cli.common import Output, guarded, json_option, server_parts, state_option, table
+from umrgen.cli.common import (
+    Output,
+    ServerOptions,
+    guarded,
+    json_option,
+    server_options,
+    server_parts,
+    server_settings,
+    table,
+)
 from umrgen.durable import make_folder
 from umrgen.errors import UmrgenError
 
@@ -22,19 +30,19 @@ if TYPE_CHECKING:
 __all__ = ["keys"]
 
 
-def _with_keys(state: Path, work: Callable[["ApiKeys"], Awaitable[None]]) -> None:
-    """Open the ledger in `state`, beside a running server or without one."""
+def _with_keys(server: ServerOptions, work: Callable[["ApiKeys"], Awaitable[None]]) -> None:
+    """Open the keys of the server that `server_options` name, whether it runs or not."""
 
     async def opened() -> None:
+        settings = server_settings(**server)
         with server_parts():
             from umrgen.server.application import open_keys
-            from umrgen.server.settings import Settings
 
         try:
-            make_folder(state, mode=0o700)
+            make_folder(settings.state, mode=0o700)
         except OSError as error:
-            raise UmrgenError(f"the state folder {state} cannot be made: {error.strerror}") from None
-        async with open_keys(Settings(state=state)) as keys:
+            raise UmrgenError(f"the state folder {settings.state} cannot be made: {error.strerror}") from None
+        async with open_keys(settings) as keys:
             await work(keys)
 
     guarded(Output(False, False), lambda: asyncio.run(opened()))
@@ -100,9 +108,18 @@ def keys() -> None:
 @click.option("--rate", type=click.IntRange(0), help="Requests a minute; 0: no limit.")
 @click.option("--concurrent", type=click.IntRange(0), help="Jobs queued or running at once; 0: no limit.")
 @click.option("--daily", type=click.IntRange(0), help="Jobs a day; 0: no limit.")
-@state_option
+@server_options
 @json_option
-def create(state: Path, as_json: bool, **grant: Any) -> None:
+def create(
+    as_json: bool,
+    name: str,
+    session_id: str | None,
+    expires_at: int | None,
+    rate: int | None,
+    concurrent: int | None,
+    daily: int | None,
+    **server: Unpack[ServerOptions],
+) -> None:
     """Make a key and print it, this once; only its hash is kept.
 
     A limit that is not given here is the server's own setting. The secret that its webhooks are signed with
@@ -113,7 +130,7 @@ def create(state: Path, as_json: bool, **grant: Any) -> None:
         from umrgen.server.services.api_keys import NewKey
         from umrgen.server.webhooks.signing import secret_of
 
-        secret, key = await store.create(NewKey(**grant))
+        secret, key = await store.create(NewKey(name, session_id, expires_at, rate, concurrent, daily))
         webhook_secret = secret_of(key.hash)
         if as_json:
             click.echo(json.dumps({"key": secret, "webhook_secret": webhook_secret} | _as_dict(key)))
@@ -122,13 +139,13 @@ def create(state: Path, as_json: bool, **grant: Any) -> None:
             click.echo(f"{key.id}, session {key.session_id}; the key is not shown again", err=True)
             click.echo(f"its webhooks are signed with {webhook_secret}", err=True)
 
-    _with_keys(state, work)
+    _with_keys(server, work)
 
 
 @keys.command("list")
-@state_option
+@server_options
 @json_option
-def list_keys(state: Path, as_json: bool) -> None:
+def list_keys(as_json: bool, **server: Unpack[ServerOptions]) -> None:
     """List the keys, revoked ones too; never the secrets."""
 
     async def work(store: "ApiKeys") -> None:
@@ -141,14 +158,14 @@ def list_keys(state: Path, as_json: bool) -> None:
             [_row(key) for key in found],
         )
 
-    _with_keys(state, work)
+    _with_keys(server, work)
 
 
 @keys.command()
 @click.argument("key_id")
-@state_option
+@server_options
 @json_option
-def revoke(key_id: str, state: Path, as_json: bool) -> None:
+def revoke(key_id: str, as_json: bool, **server: Unpack[ServerOptions]) -> None:
     """Refuse key KEY_ID from now on; its jobs and images stay."""
 
     async def work(store: "ApiKeys") -> None:
@@ -156,4 +173,4 @@ def revoke(key_id: str, state: Path, as_json: bool) -> None:
             raise UmrgenError(f"there is no key {key_id}", next="See: umrgen keys list")
         click.echo(json.dumps({"id": key_id, "revoked": True}) if as_json else f"{key_id} is revoked")
 
-    _with_keys(state, work)
+    _with_keys(server, work)

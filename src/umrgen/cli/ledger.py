@@ -4,10 +4,11 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Unpack
 
 import click
 
-from umrgen.cli.common import Output, guarded, json_option, server_parts, state_option
+from umrgen.cli.common import Output, ServerOptions, guarded, json_option, server_options, server_parts, server_settings
 from umrgen.cli.show import human_bytes
 
 __all__ = ["ledger"]
@@ -19,16 +20,17 @@ def ledger() -> None:
 
 
 @ledger.command()
-@state_option
+@server_options
 @json_option
-def check(state: Path, as_json: bool) -> None:
+def check(as_json: bool, **server: Unpack[ServerOptions]) -> None:
     """Look whether the ledger is sound and every image on record is there. Exit code 1 if not."""
 
     def work() -> None:
         with server_parts():
             from umrgen.server.ledger.sqlite.maintenance import check as look
 
-        report = look(state)
+        settings = server_settings(**server)
+        report = look(settings.ledger_file, settings.state / "outputs")
         if as_json:
             click.echo(json.dumps(asdict(report) | {"sound": report.sound}))
         else:
@@ -45,16 +47,16 @@ def check(state: Path, as_json: bool) -> None:
 
 @ledger.command()
 @click.argument("target", type=click.Path(path_type=Path))
-@state_option
+@server_options
 @json_option
-def backup(target: Path, state: Path, as_json: bool) -> None:
+def backup(target: Path, as_json: bool, **server: Unpack[ServerOptions]) -> None:
     """Copy the ledger to the new file TARGET, while the server runs. Copy the folder `outputs` after it."""
 
     def work() -> None:
         with server_parts():
             from umrgen.server.ledger.sqlite.maintenance import backup as copy
 
-        size = copy(state, target)
+        size = copy(server_settings(**server).ledger_file, target)
         told = json.dumps({"path": str(target), "bytes": size})
         click.echo(told if as_json else f"{target}: {human_bytes(size)}")
 
@@ -62,9 +64,9 @@ def backup(target: Path, state: Path, as_json: bool) -> None:
 
 
 @ledger.command()
-@state_option
+@server_options
 @json_option
-def vacuum(state: Path, as_json: bool) -> None:
+def vacuum(as_json: bool, **server: Unpack[ServerOptions]) -> None:
     """Give back the room that deleted rows have left. The server must not run."""
 
     def work() -> None:
@@ -72,8 +74,9 @@ def vacuum(state: Path, as_json: bool) -> None:
             from umrgen.server.ledger.sqlite.maintenance import vacuum as compact
             from umrgen.server.state import own_state
 
-        with own_state(state):
-            before, after = compact(state)
+        settings = server_settings(**server)
+        with own_state(settings.state):
+            before, after = compact(settings.ledger_file)
         told = json.dumps({"before": before, "after": after})
         click.echo(told if as_json else f"{human_bytes(before)} before, {human_bytes(after)} now")
 

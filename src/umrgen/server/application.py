@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib import import_module
@@ -34,6 +34,7 @@ from umrgen.server.metrics import Metrics
 from umrgen.server.scheduler.attempt import AttemptContext, DispatchPolicy
 from umrgen.server.scheduler.dispatcher import Dispatcher
 from umrgen.server.scheduler.eta import Estimates
+from umrgen.server.scheduler.leases import TaskLease
 from umrgen.server.scheduler.previews import Previews
 from umrgen.server.scheduler.sweep import sweep
 from umrgen.server.services.admission import Admission
@@ -53,6 +54,7 @@ from umrgen.server.services.submissions import Submissions
 from umrgen.server.services.subscriptions import Subscriptions
 from umrgen.server.services.uploads import Uploads
 from umrgen.server.settings import Settings
+from umrgen.server.state import worker_id
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.deliverer import WebhookDeliverer
 
@@ -69,14 +71,19 @@ def _make(table: Mapping[str, str], name: str, *args: Any, **kwargs: Any) -> Any
     return getattr(import_module(module), attribute)(*args, **kwargs)
 
 
-def _ledger(settings: Settings, **options: Any) -> Ledger:
-    ledger: Ledger = _make(LEDGERS, "sqlite", settings.state / "ledger.sqlite3", **options)
+def _ledger(settings: Settings, observe_commit: Callable[[float], None] = lambda seconds: None) -> Ledger:
+    """Return the ledger that the settings name, not opened yet."""
+    ledger: Ledger
+    if settings.ledger == "memory":
+        ledger = _make(LEDGERS, "memory")
+    else:
+        ledger = _make(LEDGERS, "sqlite", settings.ledger_file, observe_commit)
     return ledger
 
 
 @asynccontextmanager
 async def open_keys(settings: Settings) -> AsyncIterator[ApiKeys]:
-    """Open the API keys of the server that these settings describe, beside it while it runs, or without it."""
+    """Open the API keys of the server that these settings describe, whether it runs or not."""
     ledger = _ledger(settings)
     await ledger.open(lambda jobs: None)
     try:
@@ -89,10 +96,12 @@ class Application:
     """One server: its ledger, storage, engine, dispatcher and interfaces, from `open` to `close`."""
 
     def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        """The caller holds the state folder (`own_state`)."""
         clock = clock or SystemClock()
+        worker = worker_id(settings.state)
         self.settings = settings
         self.metrics = Metrics()
-        self.ledger = _ledger(settings, observe_commit=self.metrics.commits.observe)
+        self.ledger = _ledger(settings, self.metrics.commits.observe)
         self.storage: Storage = _make(STORAGES, "local", settings.state / "outputs")
         engine_options = {"step_delay": settings.step_delay} if settings.engine == "procedural" else {}
         watchdog = WatchdogLimits(
@@ -109,20 +118,22 @@ class Application:
         self.attempt_context = AttemptContext(
             self.ledger.jobs, self.executor, self.storage, clock, policy, self.previews
         )
-        self.dispatcher = Dispatcher(self.attempt_context)
+        lease = partial(TaskLease, self.ledger.coordination, holder=worker, clock=clock)
+        self.dispatcher = Dispatcher(self.attempt_context, worker)
         self.images = Images(self.storage, settings.cache << 20)
         keep = RetentionPolicy(settings.retain_days * 24, int(settings.retain_gib * 2**30), settings.upload_hours)
         self.retention = Retention(
-            self.ledger.outputs, self.ledger.uploads, self.storage, clock, keep, self.images.forget
+            self.ledger.outputs, self.ledger.uploads, self.storage, clock, keep, self.images.forget, lease("retention")
         )
         allow = Allow.of(settings.webhook_allow)
-        signatures = Signatures(settings.state / "url-secret", settings.url_ttl, clock)
+        self.signatures = signatures = Signatures(settings.url_ttl, clock)
         self.deliverer = WebhookDeliverer(
             self.ledger.webhooks,
             self.ledger.jobs,
             self.ledger.keys,
             clock,
             allow,
+            lease("webhooks"),
             wire=partial(job_to_wire, sign=signatures.sign),
         )
         limits = Limits(settings, clock)
@@ -215,6 +226,7 @@ class Application:
         """Open the ledger and take up what an earlier server left unfinished."""
         await self.ledger.open(self._on_change)
         try:
+            await self.signatures.load(self.ledger.coordination, self.settings.state / "url-secret")
             self.estimates.observe(await self.ledger.jobs.recent_runs(among=500))
             await self.dispatcher.recover()
         except BaseException:

@@ -47,6 +47,9 @@ class Settings:
     host: str = _text("127.0.0.1", "address to listen on; anything but loopback needs a key first")
     port: int = _number(3088, "port to listen on; 0 takes a free one", 0, 65535)
     state: Path = field(default_factory=data_home, metadata={"help": "folder of the ledger, the keys and the images"})
+    ledger: str = _text(
+        "sqlite", "where jobs are recorded: sqlite (a file in the state folder), sqlite:FILE, or memory (for tests)"
+    )
     api_key: str = _text("", "a key of your own to accept beside those of `umrgen keys` (20 characters or more)")
 
     # --- the engine ---
@@ -121,6 +124,14 @@ class Settings:
             return ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def ledger_file(self) -> Path:
+        """The file of an SQLite ledger. Raises BadSettings for any other ledger."""
+        kind, _, file = self.ledger.partition(":")
+        if kind != "sqlite":
+            raise BadSettings(f"the ledger {self.ledger} is not a file", next="Set ledger to sqlite or sqlite:FILE.")
+        return self.state / (file or "ledger.sqlite3")
 
     @classmethod
     def load(cls, flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None = None) -> "Settings":
@@ -259,7 +270,14 @@ def _secret(value: str, source: str) -> str:
     return value
 
 
+def _ledger(value: str, source: str) -> str:
+    if not re.fullmatch(r"memory|sqlite(:.+)?", value, re.DOTALL):
+        raise BadSettings(f"{source} must be sqlite, sqlite:FILE or memory, not {value!r}")
+    return value
+
+
 _SEEN_TO: Mapping[str, Any] = {
+    "ledger": _ledger,
     "trusted_proxies": _networks,
     "allowed_hosts": _hosts,
     "allowed_origins": _origins,

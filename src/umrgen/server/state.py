@@ -1,15 +1,17 @@
-"""The state folder: one server's alone."""
+"""The state folder: one server's alone, and the server's name among those that share a ledger."""
 
 import fcntl
+import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from umrgen.durable import make_folder
+from umrgen.durable import make_folder, sync_folder
 from umrgen.server.settings import BadSettings
 
-__all__ = ["own_state"]
+__all__ = ["own_state", "worker_id"]
 
 
 @contextmanager
@@ -35,3 +37,21 @@ def own_state(state: Path) -> Iterator[IO[str]]:
                 next="Stop it, or choose another folder with --state.",
             ) from None
         yield lock
+
+
+def worker_id(state: Path) -> str:
+    """Return the id under which the server of this state folder leases jobs; the same after a restart.
+
+    So a start can tell its own interrupted jobs from the running jobs of other servers. Raises OSError.
+    """
+    make_folder(state, mode=0o700)
+    path = state / "worker-id"
+    if not path.exists():
+        made = path.with_suffix(".new")
+        with made.open("w") as file:
+            file.write(f"worker_{secrets.token_hex(8)}")
+            file.flush()
+            os.fsync(file.fileno())
+        made.replace(path)
+        sync_folder(state)
+    return path.read_text().strip()

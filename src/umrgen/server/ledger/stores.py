@@ -116,13 +116,21 @@ class OutputStore(Protocol):
         ...
 
     async def expire(self, *, now: int, before: int, keep_bytes: int, limit: int) -> list[Output]:
-        """Mark images as deleted: those made before `before`, and the oldest while all images together have more than
-        `keep_bytes` (0: no bound); `limit` at most. The caller deletes their files.
+        """Mark images as expired: those made before `before`, and the oldest while all images together have more than
+        `keep_bytes` (0: no bound); `limit` at most. Their files become obsolete.
         """
         ...
 
     async def kept_bytes(self) -> int:
         """Return the size of all images together, in bytes."""
+        ...
+
+    async def obsolete_files(self, *, now: int, limit: int) -> list[tuple[str, str]]:
+        """Return the session and name of files, of images and uploads, that are to be deleted."""
+        ...
+
+    async def forget_files(self, files: Sequence[tuple[str, str]]) -> None:
+        """Note that these obsolete files are deleted."""
         ...
 
 
@@ -144,13 +152,13 @@ class UploadStore(Protocol):
         ...
 
     async def remove(self, session_id: str, name: str) -> bool:
-        """Delete the record; return whether there was one."""
+        """Delete the record; return whether there was one. Its file becomes obsolete."""
         ...
 
     async def expire(self, *, before: int, limit: int) -> list[Upload]:
         """Delete the records of uploads from before `before` that no queued or running job needs.
 
-        The caller deletes their files.
+        Their files become obsolete.
         """
         ...
 

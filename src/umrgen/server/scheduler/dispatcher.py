@@ -5,7 +5,6 @@ A slot waits for an engine, takes the job whose turn it is, and carries out an a
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,16 +18,15 @@ log = logging.getLogger(__name__)
 
 AFTER_TROUBLE = 1.0
 """Seconds until a slot that could not do its work tries again."""
-FOR_EVER = 2**62
-"""Milliseconds: a moment after any lease's end, whatever clock it was made by."""
 
 
 class Dispatcher:
     """Keeps every slot of the executor busy while there is work."""
 
-    def __init__(self, attempt_context: AttemptContext) -> None:
+    def __init__(self, attempt_context: AttemptContext, worker: str) -> None:
+        """`worker`: the id under which this server leases jobs, the same after a restart."""
         self._context = attempt_context
-        self._worker = f"worker_{secrets.token_hex(8)}"
+        self._worker = worker
         self._work = asyncio.Event()
         self._stopping = False
         self._stop_now = asyncio.Event()
@@ -43,8 +41,8 @@ class Dispatcher:
     # --- life ---
 
     async def recover(self) -> None:
-        """Put back what a server that died was running. Only for a ledger that nobody else serves."""
-        for job in await self._context.jobs.expired_leases(now=FOR_EVER):
+        """Requeue the jobs that this server was running when it ended. Those of others follow when their lease ends."""
+        for job in await self._context.jobs.expired_leases(now=0, worker=self._worker):
             await Attempt(job, self._context).interrupted()
 
     def start(self) -> None:

@@ -1,17 +1,17 @@
 """What is kept, and for how long: images by age and by their total size, reference images by age.
 
-The record goes first, then the file: a crash between the two leaves a file that the next sweep finds.
+The transaction that expires a record also writes that its file is obsolete; files are deleted by these notes, so a
+crash in between loses none.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from umrgen.server.blobs import Storage
 from umrgen.server.clock import Clock
 from umrgen.server.ledger import LedgerUnavailable, OutputStore, UploadStore
+from umrgen.server.scheduler.leases import TaskLease
 
 __all__ = ["Retention", "RetentionPolicy"]
 
@@ -32,13 +32,6 @@ class RetentionPolicy:
     uploads: float
 
 
-class Stored(Protocol):
-    @property
-    def session_id(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-
-
 class Retention:
     """Takes away what is too old or too much, now and then."""
 
@@ -50,8 +43,11 @@ class Retention:
         clock: Clock,
         keep: RetentionPolicy,
         forget: Callable[[str, str], None],
+        lease: TaskLease,
     ) -> None:
-        """`forget` is called with the session and name of each deleted file, so that caches drop it."""
+        """`forget` is called with the session and name of each deleted file, so that caches drop it. `lease` is held
+        by the one server that does this."""
+        self._lease = lease
         self._outputs = outputs
         self._uploads = uploads
         self._storage = storage
@@ -64,32 +60,49 @@ class Retention:
         while True:
             try:
                 await self.once()
-            except (LedgerUnavailable, OSError) as error:
+            except LedgerUnavailable as error:
                 log.warning("retention was broken off: %s", error)
             await self._clock.sleep(INTERVAL)
 
     async def once(self) -> int:
-        """Take away all that is due; how many files that was."""
-        now = self._clock.now()
-        outputs = uploads = 0
-        if self._keep.outputs or self._keep.output_bytes:
-            before = now - int(self._keep.outputs * HOUR) if self._keep.outputs else 0
-            outputs = await self._drop(
-                lambda: self._outputs.expire(now=now, before=before, keep_bytes=self._keep.output_bytes, limit=BATCH)
-            )
-        if self._keep.uploads:
-            before = now - int(self._keep.uploads * HOUR)
-            uploads = await self._drop(lambda: self._uploads.expire(before=before, limit=BATCH))
-        if outputs or uploads:
-            log.info("retention: %d images and %d reference images are gone", outputs, uploads)
-        return outputs + uploads
+        """Expire the records that are due, and delete obsolete files; return how many files were deleted.
 
-    async def _drop(self, batch: Callable[[], Awaitable[Sequence[Stored]]]) -> int:
-        dropped = 0
-        while gone := await batch():
-            for stored in gone:
-                self._forget(stored.session_id, stored.name)
-                with suppress(OSError):  # the next sweep finds it
-                    await self._storage.delete(stored.session_id, stored.name)
-            dropped += len(gone)
-        return dropped
+        Does nothing while another server of the ledger does this.
+        """
+        if not await self._lease.held():
+            return 0
+        await self._expire(self._clock.now())
+        deleted = await self._delete_files(self._clock.now())
+        if deleted:
+            log.info("retention: deleted %d files", deleted)
+        return deleted
+
+    async def _expire(self, now: int) -> None:
+        keep = self._keep
+        if keep.outputs or keep.output_bytes:
+            before = now - int(keep.outputs * HOUR) if keep.outputs else 0
+            while await self._outputs.expire(now=now, before=before, keep_bytes=keep.output_bytes, limit=BATCH):
+                pass
+        if keep.uploads:
+            before = now - int(keep.uploads * HOUR)
+            while await self._uploads.expire(before=before, limit=BATCH):
+                pass
+
+    async def _delete_files(self, now: int) -> int:
+        deleted = 0
+        while files := await self._outputs.obsolete_files(now=now, limit=BATCH):
+            done = [file for file in files if await self._delete(*file)]
+            await self._outputs.forget_files(done)
+            deleted += len(done)
+            if len(done) < len(files):
+                break  # the next round tries the others again
+        return deleted
+
+    async def _delete(self, session_id: str, name: str) -> bool:
+        self._forget(session_id, name)
+        try:
+            await self._storage.delete(session_id, name)
+        except OSError as error:
+            log.warning("the file %s cannot be deleted yet: %s", name, error.strerror)
+            return False
+        return True

@@ -2,43 +2,31 @@
 
 import hashlib
 import hmac
-import os
 import secrets
 from base64 import urlsafe_b64encode
-from functools import cached_property
 from pathlib import Path
 
-from umrgen.durable import sync_folder
 from umrgen.server.clock import Clock
+from umrgen.server.ledger import CoordinationStore
 
 __all__ = ["Signatures"]
-
-
-def _load_secret(path: Path) -> bytes:
-    """The server's own signing secret, made at the first start; it lies in a file for this user alone."""
-    if not path.exists():
-        made = path.with_suffix(f".{secrets.token_hex(4)}")
-        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
-            file.flush()
-            os.fsync(file.fileno())
-        made.replace(path)
-        sync_folder(path.parent)
-    return path.read_bytes()
 
 
 class Signatures:
     """Signs the URLs of outputs for `ttl` seconds; with 0, URLs stay as they are and need no signature."""
 
-    def __init__(self, secret: Path, ttl: int, clock: Clock) -> None:
-        """`secret` is the file of the signing secret; it is made when it is needed first."""
-        self._file = secret
+    def __init__(self, ttl: int, clock: Clock) -> None:
         self._ttl = ttl
         self._clock = clock
+        self._secret = b""
 
-    @cached_property
-    def _secret(self) -> bytes:
-        return _load_secret(self._file)
+    async def load(self, store: CoordinationStore, earlier: Path) -> None:
+        """Load the secret that all servers of the ledger share; make it at the first start.
+
+        `earlier`: the file in which the first version kept it. URLs that were signed with it stay valid.
+        """
+        proposal = earlier.read_bytes() if earlier.is_file() else secrets.token_bytes(32)
+        self._secret = await store.secret("image-urls", proposal)
 
     @property
     def wanted(self) -> bool:

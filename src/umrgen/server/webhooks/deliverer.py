@@ -21,6 +21,7 @@ from umrgen.server.clock import Clock
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import job_to_wire
 from umrgen.server.ledger import JobStore, Key, KeyStore, LedgerUnavailable, Webhook, WebhookState, WebhookStore
+from umrgen.server.scheduler.leases import TaskLease
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.delivery_result import Answer, PermanentFailure, TransientFailure, judge
 from umrgen.server.webhooks.retry_schedule import FURTHEST, next_try, retry_after
@@ -76,6 +77,7 @@ class WebhookDeliverer:
         keys: KeyStore,
         clock: Clock,
         allow: Allow,
+        lease: TaskLease,
         *,
         wire: Callable[[Job], Mapping[str, Any]] = job_to_wire,
         bounds: ConcurrencyLimits = ConcurrencyLimits(),
@@ -87,6 +89,7 @@ class WebhookDeliverer:
         self._keys = keys
         self._clock = clock
         self._allow = allow
+        self._lease = lease
         self._wire = wire
         self._bounds = bounds
         self._random = random
@@ -171,7 +174,7 @@ class WebhookDeliverer:
                 hosts=[host for host, count in hosts.items() if count >= bounds.to_host],
                 sessions=[session for session, count in sessions.items() if count >= bounds.of_session],
             )
-            if not due:
+            if not due or not await self._lease.held():  # another server of the ledger delivers them
                 return
             for webhook in due:
                 # The first of them always may go, so every round gets further.

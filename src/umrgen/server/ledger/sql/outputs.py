@@ -6,7 +6,7 @@ from umrgen.server.domain.job import Output
 from umrgen.server.ledger.errors import OutputExpired
 from umrgen.server.ledger.sql.database import Connection, Database, Transaction
 
-__all__ = ["SqlOutputStore"]
+__all__ = ["SqlOutputStore", "add_obsolete_file"]
 
 
 def _kept_bytes(connection: Connection) -> int:
@@ -22,10 +22,21 @@ def _expire(transaction: Transaction, *, now: int, before: int, keep_bytes: int,
         if created_at >= before and not (keep_bytes and kept > keep_bytes):
             break
         connection.run("expire_output", {"name": output.name, "now": now})
+        add_obsolete_file(connection, output.session_id, output.name)
         kept -= output.bytes
         expired.append(output)
     connection.run("add_kept_bytes", {"bytes": kept - start})
     return expired
+
+
+def add_obsolete_file(connection: Connection, session_id: str, name: str, *, not_before: int = 0) -> None:
+    """Have a file deleted, at `not_before` (ms since the epoch) or later."""
+    connection.run("add_obsolete_file", {"session_id": session_id, "name": name, "not_before": not_before})
+
+
+def _forget_files(transaction: Transaction, files: Sequence[tuple[str, str]]) -> None:
+    for session_id, name in files:
+        transaction.connection.run("forget_obsolete_file", {"session_id": session_id, "name": name})
 
 
 class SqlOutputStore:
@@ -55,3 +66,11 @@ class SqlOutputStore:
         return await self._database.write(
             lambda transaction: _expire(transaction, now=now, before=before, keep_bytes=keep_bytes, limit=limit)
         )
+
+    async def obsolete_files(self, *, now: int, limit: int) -> list[tuple[str, str]]:
+        values = {"now": now, "limit": limit}
+        rows = await self._database.read(lambda connection: connection.all("obsolete_files", values))
+        return [(session_id, name) for session_id, name in rows]
+
+    async def forget_files(self, files: Sequence[tuple[str, str]]) -> None:
+        await self._database.write(lambda transaction: _forget_files(transaction, files))

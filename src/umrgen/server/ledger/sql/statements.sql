@@ -220,3 +220,13 @@ INSERT INTO secrets (name, value) VALUES (:name, :value) ON CONFLICT (name) DO N
 
 -- name: get_secret
 SELECT value FROM secrets WHERE name = :name;
+
+-- name: add_obsolete_file
+INSERT INTO obsolete_files (session_id, name, not_before) VALUES (:session_id, :name, :not_before)
+ON CONFLICT (session_id, name) DO NOTHING;
+
+-- name: obsolete_files
+SELECT session_id, name FROM obsolete_files WHERE not_before <= :now ORDER BY not_before LIMIT :limit;
+
+-- name: forget_obsolete_file
+DELETE FROM obsolete_files WHERE session_id = :session_id AND name = :name;

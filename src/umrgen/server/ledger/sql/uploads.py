@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from umrgen.server.ledger.errors import UploadsFull
 from umrgen.server.ledger.sql.database import Database, Transaction
+from umrgen.server.ledger.sql.outputs import add_obsolete_file
 from umrgen.server.ledger.values import Upload
 
 __all__ = ["SqlUploadStore"]
@@ -24,8 +25,15 @@ def _expire(transaction: Transaction, before: int, limit: int) -> list[Upload]:
     rows = transaction.connection.all("old_uploads", {"before": before, "limit": limit})
     uploads = [Upload(*row) for row in rows]
     for upload in uploads:
-        transaction.connection.run("delete_upload", {"name": upload.name, "session_id": upload.session_id})
+        _remove(transaction, upload.session_id, upload.name)
     return uploads
+
+
+def _remove(transaction: Transaction, session_id: str, name: str) -> bool:
+    removed = transaction.connection.run("delete_upload", {"name": name, "session_id": session_id}) == 1
+    if removed:
+        add_obsolete_file(transaction.connection, session_id, name)
+    return removed
 
 
 class SqlUploadStore:
@@ -38,7 +46,10 @@ class SqlUploadStore:
         await self._database.write(lambda transaction: _add(transaction, upload, cap))
 
     async def mark_stored(self, session_id: str, name: str) -> bool:
-        return await self._changes_one("mark_upload_stored", session_id, name)
+        values = {"session_id": session_id, "name": name}
+        return await self._database.write(
+            lambda transaction: transaction.connection.run("mark_upload_stored", values) == 1
+        )
 
     async def get(self, session_id: str, name: str) -> Upload | None:
         values = {"session_id": session_id, "name": name}
@@ -51,11 +62,7 @@ class SqlUploadStore:
         return [Upload(*row) for row in rows]
 
     async def remove(self, session_id: str, name: str) -> bool:
-        return await self._changes_one("delete_upload", session_id, name)
+        return await self._database.write(lambda transaction: _remove(transaction, session_id, name))
 
     async def expire(self, *, before: int, limit: int) -> list[Upload]:
         return await self._database.write(lambda transaction: _expire(transaction, before, limit))
-
-    async def _changes_one(self, statement: str, session_id: str, name: str) -> bool:
-        values = {"session_id": session_id, "name": name}
-        return await self._database.write(lambda transaction: transaction.connection.run(statement, values) == 1)

@@ -35,22 +35,26 @@ class Report:
         return not self.troubles
 
 
-def _open(state: Path) -> sqlite3.Connection:
-    path = state / "ledger.sqlite3"
+def _open(path: Path) -> sqlite3.Connection:
     if not path.is_file():
-        raise MaintenanceFailed(f"there is no ledger in {state}", next="Name the server's state folder with --state.")
+        raise MaintenanceFailed(
+            f"there is no ledger {path}", next="Name the server's state folder with --state, or its file with --ledger."
+        )
     return connect(path)
 
 
-def check(state: Path) -> Report:
-    """Look at the file, its references, its counts, and that each image on record is there. Changes nothing."""
+def check(path: Path, outputs: Path) -> Report:
+    """Check the ledger's file, its references and counts, and that each image on record exists in `outputs`.
+
+    Changes nothing.
+    """
     report = Report()
     try:
-        with closing(_open(state)) as connection:
+        with closing(_open(path)) as connection:
             _check_file(connection, report)
             if report.sound:
                 _check_counts(connection, report)
-                _check_images(connection, state / "outputs", report)
+                _check_images(connection, outputs, report)
     except sqlite3.DatabaseError as error:
         report.troubles.append(f"the file cannot be read: {error}")
     if len(report.troubles) > SHOWN:
@@ -95,7 +99,7 @@ def _check_images(connection: sqlite3.Connection, outputs: Path, report: Report)
             report.troubles.append(f"the image {name} has {found} bytes, on record are {size}")
 
 
-def backup(state: Path, target: Path) -> int:
+def backup(path: Path, target: Path) -> int:
     """Copy the ledger to a new file, also while a server writes to it; how many bytes that are.
 
     The copy is one moment's ledger, whole and synced, or it is not there. Raises MaintenanceFailed.
@@ -104,7 +108,7 @@ def backup(state: Path, target: Path) -> int:
         raise MaintenanceFailed(f"{target} exists already", next="Name a new file.")
     partial = target.with_name(f".{target.name}.partial")
     try:
-        with closing(_open(state)) as source, closing(sqlite3.connect(partial)) as copy:
+        with closing(_open(path)) as source, closing(sqlite3.connect(partial)) as copy:
             source.backup(copy, pages=1000)
             copy.execute("PRAGMA journal_mode = DELETE")
         with partial.open("rb+") as file:
@@ -117,10 +121,9 @@ def backup(state: Path, target: Path) -> int:
     return target.stat().st_size
 
 
-def vacuum(state: Path) -> tuple[int, int]:
+def vacuum(path: Path) -> tuple[int, int]:
     """Write the ledger's file anew without its holes; its bytes before and after. Only while no server runs."""
-    path = state / "ledger.sqlite3"
-    with closing(_open(state)) as connection:
+    with closing(_open(path)) as connection:
         before = path.stat().st_size
         try:
             connection.execute("VACUUM")

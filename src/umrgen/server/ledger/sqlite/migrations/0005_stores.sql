@@ -28,3 +28,12 @@ CREATE TABLE secrets (
 
 -- The record of a reference image is written before its file, so that no file is ever without a record.
 ALTER TABLE uploads ADD COLUMN stored INTEGER NOT NULL DEFAULT 1;
+
+-- Files that are no longer needed, written in the transaction that makes them so, and deleted later.
+CREATE TABLE obsolete_files (
+    session_id TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    not_before INTEGER NOT NULL,
+    PRIMARY KEY (session_id, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX obsolete_files_due ON obsolete_files (not_before);
