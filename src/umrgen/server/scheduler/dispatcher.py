@@ -41,9 +41,10 @@ class Dispatcher:
     # --- life ---
 
     async def recover(self) -> None:
-        """Requeue the jobs that this server was running when it ended. Those of others follow when their lease ends."""
-        for job in await self._context.jobs.expired_leases(now=0, worker=self._worker):
-            await Attempt(job, self._context).interrupted()
+        """Requeue the jobs that this server was running when it ended, and those whose lease has ended."""
+        for job in await self._context.jobs.expired_leases(now=self._context.clock.now(), worker=self._worker):
+            attempt = Attempt(job, self._context)
+            await (attempt.interrupted() if job.worker == self._worker else attempt.lease_expired())
 
     def start(self) -> None:
         self._slots = [asyncio.create_task(self._serve_slot()) for _ in range(self._context.executor.slots)]

@@ -1,0 +1,69 @@
+"""A state folder of the first version, as that version left it when it was killed, under this version."""
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from support import finish, problem, server, submit
+from umrgen.image_files import verify
+
+FIRST_VERSION = Path(__file__).parents[1] / "fixtures" / "first_version"
+"""Written by the first version: a job in each state, an image, a reference image, a webhook, a key."""
+MADE = json.loads((FIRST_VERSION / "jobs.json").read_text())
+
+
+@pytest.fixture
+def old_state(state: Path) -> Path:
+    state.mkdir()
+    shutil.copytree(FIRST_VERSION / "outputs", state / "outputs")
+    shutil.copy(FIRST_VERSION / "url-secret", state)
+    with closing(sqlite3.connect(state / "ledger.sqlite3")) as connection:
+        connection.executescript((FIRST_VERSION / "ledger.sql").read_text())
+    return state
+
+
+def test_a_ledger_of_the_first_version_is_migrated_and_served(old_state: Path) -> None:
+    jobs = MADE["jobs"]
+    arguments = ("--url-ttl", "86400", "--retain-days", "0", "--upload-hours", "8760")
+    with server(old_state, *arguments, UMRGEN_API_KEY=MADE["key"]) as running:
+        running.key = MADE["key"]
+        with running.http() as http:
+            done = http.get(f"/api/v1/status/{jobs['completed']}").json()
+            assert (done["state"], done["seed"], done["progress"]) == ("completed", 7, {"step": 2, "total": 2})
+            assert verify(http.get(done["image_url"]).content, sha256=done["results"]["images"][0]["sha256"])
+            old_url = http.get(MADE["image_url"])
+            assert old_url.status_code == 200 or problem(old_url, 410, "output_expired"), "its signature is genuine"
+            for name, code in (("failed", "engine_failed"), ("cancelled", "cancelled")):
+                failed = http.get(f"/api/v1/status/{jobs[name]}").json()
+                assert (failed["state"], failed["error_code"]) == ("failed", code)
+            assert finish(http, jobs["running"])["attempt"] == 2
+            assert finish(http, jobs["queued"])["priority"] == 3
+            references = http.get("/api/v1/upload-reference").json()["references"]
+            assert [reference["filename"] for reference in references] == [MADE["reference"]]
+            listed = http.get("/api/v1/jobs").json()["jobs"]
+            assert {job["job_id"] for job in listed} == set(jobs.values())
+            assert finish(http, submit(http))["state"] == "completed"
+
+
+def test_its_counts_and_change_numbers_go_on(old_state: Path) -> None:
+    with server(old_state, "--drain", "0", UMRGEN_API_KEY=MADE["key"]) as running:
+        running.key = MADE["key"]
+        with running.http() as http:
+            first = http.post("/api/v1/status", json={"job_ids": list(MADE["jobs"].values())}).json()
+            new = finish(http, submit(http))["job_id"]
+            cursor = first["cursor"]
+            changed = http.post("/api/v1/status", json={"job_ids": [new], "since": cursor}).json()
+            assert [job["job_id"] for job in changed["jobs"]] == [new]
+    with closing(sqlite3.connect(old_state / "ledger.sqlite3")) as connection:
+        (kept,) = connection.execute("SELECT bytes FROM kept").fetchone()
+        (sizes,) = connection.execute("SELECT sum(bytes) FROM outputs WHERE expired_at IS NULL").fetchone()
+        (alive,) = connection.execute("SELECT sum(queued) + sum(running) FROM sessions").fetchone()
+        (unfinished,) = connection.execute("SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')").fetchone()
+        triggers = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
+    assert kept == sizes
+    assert alive == unfinished
+    assert triggers == []
