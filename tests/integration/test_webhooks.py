@@ -151,7 +151,7 @@ class TestDelivery:
             sent_at = time.time() * 1000
             job_id = submit(http, webhook_url=inbox.url())
             waiting = stands(http, job_id, "pending", 1)
-            assert waiting["last_error"] == "the receiver answered 500"
+            assert waiting["last_error"] == "the receiver responded 500"
             assert sent_at + 1000 < waiting["next_at"] <= time.time() * 1000 + 6500, "a retry after some 5 s"
             listed = cli("jobs", UMRGEN_BASE_URL=allowing.url, UMRGEN_API_KEY=key["key"]).stdout
             assert "[webhook pending after 1, next " in listed
@@ -247,14 +247,14 @@ class TestReceiversThatMeanHarm:
 
         with receiver(flood) as inbox:
             failed = stands(http, submit(http, webhook_url=inbox.url()), "pending", 1)
-            assert failed["last_error"] == "the receiver did not answer in HTTP, or hung up before it did"
+            assert failed["last_error"] == "the receiver did not respond in HTTP, or closed the connection first"
 
     @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
     def test_a_redirect_is_not_followed(self, http: httpx2.Client, code: int) -> None:
         with receiver() as trap, receiver(status(code, Location=trap.url("/trap"))) as inbox:
             waiting = stands(http, submit(http, webhook_url=inbox.url()), "pending", 1)
             assert waiting["last_error"] == (
-                f"the receiver answered {code}, a redirect, and redirects are not followed"
+                f"the receiver responded {code}, a redirect, and redirects are not followed"
             )
         assert (len(inbox.letters), trap.letters) == (1, [])
 
@@ -325,7 +325,7 @@ class TestWhereNoneGoes:
             jobs = {host: submit(http, webhook_url=trap.url(host=host)) for host in hosts}
             for host, job_id in jobs.items():
                 failed = stands(http, job_id, "failed", 1)
-                assert failed["last_error"] == "the receiver's name leads to an address that is not public", host
+                assert failed["last_error"] == "the receiver's name resolves to an address that is not public", host
                 assert finish(http, job_id)["state"] == "completed", "a webhook never fails its job"
 
     def test_a_name_that_is_not_there_is_tried_again(self, strict: ServerProcess, trap: Receiver) -> None:

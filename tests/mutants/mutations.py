@@ -728,7 +728,7 @@ MUTATIONS = (
         "webhook-answers",
         "security: the answer to a webhook is read to 64 KiB",
         "webhooks/sender.py",
-        "                if taken >= self._answer_bytes:\n",
+        "                if taken >= self._response_bytes:\n",
         "                if False:\n",
         "tests/integration/test_webhooks.py::TestReceiversThatMeanHarm::test_an_answer_without_an_end_is_not_read_to_its_end",
     ),

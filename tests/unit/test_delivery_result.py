@@ -2,22 +2,22 @@
 
 import pytest
 
-from umrgen.server.webhooks.delivery_result import Answer, PermanentFailure, TransientFailure, judge
+from umrgen.server.webhooks.delivery_result import PermanentFailure, ReceiverResponse, TransientFailure, classify
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
 def test_delivered(status: int) -> None:
-    judge(Answer(status))
+    classify(ReceiverResponse(status))
 
 
 @pytest.mark.parametrize("status", [199, 300, 301, 302, 307, 308, 400, 401, 404, 429, 500, 503])
 def test_to_be_tried_again(status: int) -> None:
     with pytest.raises(TransientFailure) as failed:
-        judge(Answer(status, "7"))
+        classify(ReceiverResponse(status, "7"))
     assert failed.value.retry_after == "7"
     assert str(status) in str(failed.value)
 
 
 def test_given_up() -> None:
     with pytest.raises(PermanentFailure):
-        judge(Answer(410))
+        classify(ReceiverResponse(410))

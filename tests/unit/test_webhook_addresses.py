@@ -127,19 +127,19 @@ def test_only_unicast_is_public(address: ipaddress.IPv6Address) -> None:
         ("http://[v1.x]/", "valid"),
         ("http://[fe80::1%25eth0]/", "address"),
         ("http://[1.2.3.4]/", "valid"),
-        ("http://-a.example/", "neither a name"),
-        ("http://a..example/", "neither a name"),
-        ("http://.example/", "neither a name"),
-        ("http://%31%32%37.0.0.1/", "neither a name"),
-        ("http://ex*mple.com/", "neither a name"),
-        ("http://1.2.3/", "neither a name"),
-        ("http://01.02.03.04/", "neither a name"),
-        ("http://1.2.3.4.5/", "neither a name"),
-        ("http://0x1.0x2.0x3.0x4/", "neither a name"),
-        ("http://a.0x/", "neither a name"),
-        ("http://256.256.256.256/", "neither a name"),
-        ("http://" + "a" * 64 + ".example/", "neither a name"),
-        ("http://" + "a." * 130 + "example/", "neither a name"),
+        ("http://-a.example/", "must name a host"),
+        ("http://a..example/", "must name a host"),
+        ("http://.example/", "must name a host"),
+        ("http://%31%32%37.0.0.1/", "must name a host"),
+        ("http://ex*mple.com/", "must name a host"),
+        ("http://1.2.3/", "must name a host"),
+        ("http://01.02.03.04/", "must name a host"),
+        ("http://1.2.3.4.5/", "must name a host"),
+        ("http://0x1.0x2.0x3.0x4/", "must name a host"),
+        ("http://a.0x/", "must name a host"),
+        ("http://256.256.256.256/", "must name a host"),
+        ("http://" + "a" * 64 + ".example/", "must name a host"),
+        ("http://" + "a." * 130 + "example/", "must name a host"),
         ("http://127.0.0.1/", "public"),
         ("http://127.0.0.1./", "public"),
         ("http://[::]/", "public"),
@@ -240,7 +240,7 @@ class Answers:
 
 
 def posting(allow: str, names: Answers, seconds: float = 5.0) -> HttpSender:
-    return HttpSender(Allow.of(allow.split(",")), seconds=seconds, answer_bytes=1 << 16, resolve=names)
+    return HttpSender(Allow.of(allow.split(",")), seconds=seconds, response_bytes=1 << 16, resolve=names)
 
 
 class TestPinning:

@@ -23,7 +23,8 @@ from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.scheduler.leases import TaskLease
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.deliverer import WebhookDeliverer
-from umrgen.server.webhooks.delivery_result import Answer, PermanentFailure, TransientFailure
+from umrgen.server.webhooks.delivery_result import PermanentFailure, TransientFailure
+from umrgen.server.webhooks.delivery_result import ReceiverResponse as Response
 from umrgen.server.webhooks.retry_schedule import DAY_MS, DELAYS, next_try, retry_after
 
 START = 1_800_000_000_000
@@ -45,20 +46,20 @@ class LoopClock:
         await asyncio.sleep(seconds)
 
 
-Receiving = Callable[[int], Answer | Exception]
+Receiving = Callable[[int], Response | Exception]
 
 
 @dataclass
 class Sender:
     """Takes `seconds` for each message, and answers as `receiving` says of the n-th one (from 1)."""
 
-    receiving: Receiving = lambda number: Answer(204)
+    receiving: Receiving = lambda number: Response(204)
     seconds: float = 0.1
     sent: list[tuple[float, str, dict[str, str], bytes]] = field(default_factory=list)
     now: Counter[str] = field(default_factory=Counter)
     most: Counter[str] = field(default_factory=Counter)
 
-    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Response:
         self.sent.append((asyncio.get_running_loop().time(), url, dict(headers), body))
         answer = self.receiving(len(self.sent))
         for name in (url, "all"):
@@ -94,7 +95,7 @@ class Desk:
             Allow(),
             TaskLease(self.ledger.coordination, "webhooks", "worker", self.clock),
             random=lambda: 0.5,
-            carrier=self.carrier,
+            sender=self.carrier,
         )
         return self.deliverer
 
@@ -201,8 +202,13 @@ class TestDelivering:
             webhook = await desk.over("ext_1")
             assert (webhook.state, webhook.attempts) == (WebhookState.DELIVERED, 8)
 
-        errors: list[Answer | Exception] = [Answer(500), Answer(404), TransientFailure("no route"), OSError("a bug")]
-        carrier = play(story, Sender(lambda number: errors[number % 4] if number < 8 else Answer(200)))
+        errors: list[Response | Exception] = [
+            Response(500),
+            Response(404),
+            TransientFailure("no route"),
+            OSError("a bug"),
+        ]
+        carrier = play(story, Sender(lambda number: errors[number % 4] if number < 8 else Response(200)))
         assert len({(headers["webhook-id"], body) for _, _, headers, body in carrier.sent}) == 1
         for at, _, headers, body in carrier.sent:
             assert abs(int(headers["webhook-timestamp"]) - START // 1000 - at) < 2, "each attempt is signed anew"
@@ -214,23 +220,28 @@ class TestDelivering:
             await desk.end_job("ext_1")
             webhook = await desk.over("ext_1")
             assert (webhook.state, webhook.attempts) == (WebhookState.FAILED, 13)
-            assert webhook.last_error == "the receiver answered 503; a day has passed"
+            assert webhook.last_error == "the receiver responded 503; a day has passed since the job's end"
             await asyncio.sleep(100_000)
 
-        assert len(play(story, Sender(lambda number: Answer(503))).sent) == 13
+        assert len(play(story, Sender(lambda number: Response(503))).sent) == 13
 
     def test_a_receiver_may_ask_for_more_time(self) -> None:
         async def story(desk: Desk) -> None:
             await desk.end_job("ext_1")
             await desk.over("ext_1")
 
-        answers = {1: Answer(429, "600"), 2: Answer(503, "999999"), 3: Answer(503, "0"), 4: Answer(204)}
+        answers = {
+            1: Response(429, "600"),
+            2: Response(503, "999999"),
+            3: Response(503, "0"),
+            4: Response(204),
+        }
         times = [at for at, *_ in play(story, Sender(answers.__getitem__)).sent]
         waits = [round(after - before) for before, after in pairwise(times)]
         assert waits == [600, 14400, 120]
 
-    @pytest.mark.parametrize("answer", [Answer(410), PermanentFailure("not public")])
-    def test_some_answers_are_final(self, answer: Answer | Exception) -> None:
+    @pytest.mark.parametrize("answer", [Response(410), PermanentFailure("not public")])
+    def test_some_answers_are_final(self, answer: Response | Exception) -> None:
         async def story(desk: Desk) -> None:
             await desk.end_job("ext_1")
             webhook = await desk.over("ext_1")
@@ -248,7 +259,7 @@ class TestDelivering:
             assert (webhook.state, webhook.attempts) == (WebhookState.FAILED, 1)
             assert webhook.last_error == "the key that made the job is revoked"
 
-        assert len(play(story, Sender(lambda number: Answer(500))).sent) == 1
+        assert len(play(story, Sender(lambda number: Response(500))).sent) == 1
 
     def test_every_message_is_signed_with_its_own_keys_secret(self) -> None:
         async def story(desk: Desk) -> None:
@@ -381,4 +392,4 @@ class TestTrouble:
             assert (await desk.over("ext_1")).state is WebhookState.DELIVERED
             assert asyncio.get_running_loop().time() < 100
 
-        assert len(play(story, Sender(lambda number: Answer(500 if number == 1 else 204))).sent) == 2
+        assert len(play(story, Sender(lambda number: Response(500 if number == 1 else 204))).sent) == 2

@@ -1,4 +1,4 @@
-"""The host names of this server. A request for another may come from a page that rebound its own (DNS rebinding)."""
+"""The host names of this server. A request with another one may be a DNS rebinding attack by a web page."""
 
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -9,7 +9,7 @@ NAMES_KEPT = 1000
 
 
 class AllowedHosts:
-    """Which names this server answers to. An address cannot be rebound, so every address may be called."""
+    """The check of Host headers. An address cannot be rebound, so every address is accepted."""
 
     def __init__(self, allowed: tuple[str, ...], own: str) -> None:
         self._any = "*" in allowed
@@ -17,12 +17,12 @@ class AllowedHosts:
         self._known: dict[bytes, bool] = {}
 
     def accept(self, host: bytes) -> bool:
-        """Whether a Host header names this server."""
+        """Return whether a Host header names this server."""
         known = self._known.get(host)
         if known is None:
             known = self._accept(host.decode("latin-1"))
             if known and len(host) < 256 and len(self._known) < NAMES_KEPT:
-                self._known[host] = known  # only good ones: a stranger cannot fill it
+                self._known[host] = known  # only accepted ones, so that other callers cannot fill the cache
         return known
 
     def _accept(self, host: str) -> bool:

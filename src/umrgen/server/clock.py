@@ -1,4 +1,4 @@
-"""Time as a value that is passed in, so that a test can hold it in its hand."""
+"""The clock as a parameter, so that a test can control time."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ class Clock(Protocol):
         ...
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never set back or forward."""
+        """Seconds since an arbitrary moment; not affected by setting the system clock."""
         ...
 
     async def sleep(self, seconds: float) -> None: ...
@@ -24,7 +24,7 @@ class SystemClock:
         return time.time_ns() // 1_000_000
 
     monotonic = staticmethod(time.monotonic)
-    """Asked for several times a request."""
+    """Without a call in between: it is read several times in each request."""
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

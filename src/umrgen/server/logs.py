@@ -1,6 +1,6 @@
-"""The server's log: one line an event on stderr, as text or as JSON, which nobody outside can forge.
+"""The server's log: one line per event on stderr, as text or JSON.
 
-What comes from a caller, a prompt or a path, is data: a line break in it never begins a line of its own.
+Values from callers, such as prompts and paths, are escaped: a line break in them cannot forge a log line.
 """
 
 import json
@@ -18,46 +18,46 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What was given as `extra`."""
+    """Return the fields that were given as `extra`."""
     return {name: value for name, value in vars(record).items() if name not in _STANDARD}
 
 
 def _printable(text: str) -> str:
-    """The text with everything that could move a terminal's cursor written out."""
+    """Escape control characters, which a terminal would execute."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _quoted(value: Any) -> str:
-    """The value, in quotes where it could be taken for more than one."""
+    """Return the value, quoted if it contains a separator."""
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if _AMBIGUOUS.search(text) else text
 
 
 @lru_cache(maxsize=1)
 def _local_time(seconds: int) -> str:
-    """One for all lines of a second."""
+    """Format a second once for all of its lines."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 class TextFormatter(logging.Formatter):
-    """For people: time, level, logger, message, and what else is known."""
+    """A formatter for people: time, level, logger, message, fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         more = "".join(f" {name}={_quoted(value)}" for name, value in _fields(record).items() if value is not None)
         when = _local_time(int(record.created))
         line = f"{when},{record.msecs:03.0f} {record.levelname} {record.name}: {record.getMessage()}{more}"
-        # A traceback is ours, and its lines are wanted.
+        # A traceback keeps its line breaks.
         trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
         return _printable(line) + trace
 
 
 class JsonFormatter(logging.Formatter):
-    """For programs: one object a line."""
+    """A formatter for programs: one JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = {
+        entry = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -65,17 +65,17 @@ class JsonFormatter(logging.Formatter):
             **_fields(record),
         }
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
-        return json.dumps(told, default=str)
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
 
 
 def set_up_logs(form: str) -> None:
-    """Send what the server says to stderr, as "text" or "json"."""
+    """Send log lines to stderr, in the form "text" or "json"."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    # No line tells from where in the source it came, or from which thread; to find out costs more than the line.
+    # The source position and the thread are not in the lines; finding them costs more than formatting.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for chatty in ("asyncio", "httpcore2", "httpx2"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for verbose in ("asyncio", "httpcore2", "httpx2"):
+        logging.getLogger(verbose).setLevel(logging.WARNING)

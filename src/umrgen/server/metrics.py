@@ -1,4 +1,4 @@
-"""What is counted and timed, in the form that Prometheus reads."""
+"""The server's metrics, in the text format of Prometheus."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +23,7 @@ Gauge = tuple[str, str, float]
 
 
 class Metrics(Collector):
-    """The server's figures. Counters start at 0 with the server, as Prometheus expects."""
+    """Counters, histograms and gauges. Counters start at 0 with the process, as Prometheus expects."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -44,21 +44,21 @@ class Metrics(Collector):
             registry=self._registry,
         )
         self.ended = Counted(
-            "umrgen_jobs_ended", "Jobs that came to an end.", ["state", "error_code"], registry=self._registry
+            "umrgen_jobs_ended", "Jobs that are over.", ["state", "error_code"], registry=self._registry
         )
         self.commits = Histogram(
             "umrgen_ledger_commit_seconds",
-            "What a commit of the ledger took, synced.",
+            "Duration of a synced commit of the ledger.",
             buckets=_COMMIT_SECONDS,
             registry=self._registry,
         )
 
     def answered(self, status: int) -> None:
-        """Count an answer by its status; 0 for a caller who left before there was one."""
+        """Count a response by its status; 0 for a caller that disconnected before the response."""
         self._answers[status] += 1
 
     def observe(self, jobs: Iterable[Job]) -> None:
-        """Take in what the ledger committed."""
+        """Observe the jobs that the ledger committed."""
         for job in jobs:
             if job.state is State.RUNNING and job.attempt == 1 and job.step == 0 and job.started_at == job.claimed_at:
                 self.waits.observe(max(0, (job.started_at or 0) - job.created_at) / 1000)
@@ -68,7 +68,7 @@ class Metrics(Collector):
                     self.runs.labels(job.engine).observe((job.completed_at - job.claimed_at) / 1000)
 
     def collect(self) -> Iterator[Metric]:
-        answers = CounterMetricFamily("umrgen_requests", "Answers by their status.", labels=["status"])
+        answers = CounterMetricFamily("umrgen_requests", "Responses by status.", labels=["status"])
         for status, count in sorted(self._answers.items()):
             answers.add_metric([str(status)], count)
         yield answers
@@ -76,6 +76,6 @@ class Metrics(Collector):
             yield GaugeMetricFamily(name, help, value=value)
 
     def text(self, gauges: Sequence[Gauge] = ()) -> bytes:
-        """All of it and what is so just now, as `CONTENT_TYPE`."""
+        """Return all metrics and these gauges, as `CONTENT_TYPE`."""
         self._gauges = gauges
         return generate_latest(self._registry)

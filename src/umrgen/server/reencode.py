@@ -1,7 +1,6 @@
-"""One image, decoded and encoded anew: `python -m umrgen.server.reencode < image > head + PNG`.
+"""Decode one image and encode its pixels again: `python -m umrgen.server.reencode < image > head + PNG`.
 
-A process of its own with limits of its own. Whatever is hidden in the file besides its pixels, a place in
-its EXIF, a script behind its end, stays behind.
+Runs as a process with resource limits. Everything but the pixels is dropped: a location in EXIF, data after the end.
 """
 
 import os
@@ -17,32 +16,32 @@ HEAD = struct.Struct(">II")
 """Width and height, before the PNG."""
 MAX_PIXELS = 32_000_000
 MAX_SIDE = 2048
-"""Pixels; a larger image is scaled down, for no engine here draws larger ones."""
+"""Pixels; a larger image is scaled down."""
 JPEG, SCAN, MAX_SCANS = b"\xff\xd8", b"\xff\xda", 100
-"""A progressive image has some ten scans; each of thousands would be decoded over the whole of it."""
+"""A progressive image has some ten scans. Each scan is decoded over the whole image, so thousands are an attack."""
 MEMORY = 1 << 30
 CPU_SECONDS = 15
 
 REFUSALS = {
-    10: "the file is no PNG, JPEG or WebP image, whatever its name says",
+    10: "the file is not a PNG, JPEG or WebP image",
     11: f"the image has more than {MAX_PIXELS // 1_000_000} million pixels",
     12: "the image is broken",
 }
 
 
 def main() -> None:
-    os.nice(10)  # the server and its engine go first
+    os.nice(10)  # the server and its engine have priority
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each thread reserves addresses, which are counted here
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each thread reserves address space, which RLIMIT_AS counts
     import numpy
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     from umrgen.server.png import encode_png
 
     warnings.simplefilter("ignore")
-    Image.MAX_IMAGE_PIXELS = None  # looked at below, before anything is decoded
+    Image.MAX_IMAGE_PIXELS = None  # checked below, before anything is decoded
     data = sys.stdin.buffer.read()
     if data.startswith(JPEG) and data.count(SCAN) > MAX_SCANS:
         sys.exit(12)
@@ -54,7 +53,7 @@ def main() -> None:
         sys.exit(11)
     try:
         image.load()
-        if image.mode.startswith("I"):  # 16 bits of grey; convert() would cut off what is above 255
+        if image.mode.startswith("I"):  # 16 bit grey; convert() would clip values above 255
             image = Image.fromarray((numpy.asarray(image).astype(numpy.uint32) >> 8).astype(numpy.uint8))
         upright = ImageOps.exif_transpose(image)
         if upright.has_transparency_data:

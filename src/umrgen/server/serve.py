@@ -1,4 +1,4 @@
-"""`umrgen serve`: from settings to a listening server, and back to a quiet state folder."""
+"""`umrgen serve`: start the server from its settings, run it, and stop it."""
 
 import asyncio
 import contextlib
@@ -21,15 +21,15 @@ from umrgen.server.state import own_state
 __all__ = ["Announcement", "serve"]
 
 LAST_RESPONSES = 5.0
-"""Seconds that responses on their way have to finish when the server stops."""
+"""Seconds that responses in flight have to finish when the server stops."""
 OTHER_FILES = 256
-"""Descriptors that are not connections: the ledger, images, engines, the decoding of uploads, webhooks."""
+"""File descriptors reserved for other uses than connections: the ledger, images, engines, uploads, webhooks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a started server tells: where it listens, the first key if it has just made one, and the address that
-    opens the studio once, on loopback."""
+    """What a started server prints: its URL, the first key if it has just made one, and on loopback a one-time link to
+    the studio."""
 
     url: str
     key: str | None
@@ -38,7 +38,7 @@ class Announcement:
 
 
 def _open_many_files(settings: Settings) -> Settings:
-    """As many connections as the system lets us have, and no more: files and processes need room, too."""
+    """Raise the limit of open files, and bound the connections by it: files and processes need descriptors, too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 20)), hard))
@@ -96,8 +96,11 @@ def _studio(application: Application, url: str) -> str | None:
 
 
 def _collect_garbage_seldom() -> None:
-    """A full collection walks through all that thousands of held calls are made of, and holds everybody up for
-    longer than waking them takes. Little here is garbage in a circle; what is, is mostly found young."""
+    """Collect the oldest generation rarely.
+
+    A full collection visits all objects of thousands of waiting calls, and blocks the loop for longer than it takes to
+    wake them. The server makes few reference cycles, and the young generations find most of those.
+    """
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 

@@ -1,6 +1,6 @@
-"""Spans for OpenTelemetry, where its package is installed and set up; otherwise nothing, at next to no cost.
+"""OpenTelemetry spans, if its package is installed and configured; otherwise no-ops at almost no cost.
 
-Which exporter they go to is the operator's business: `opentelemetry-instrument umrgen serve`, say.
+The operator configures the exporter, for example with `opentelemetry-instrument umrgen serve`.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ except ImportError:
 def span(
     name: str, attributes: Mapping[str, Any] | None = None, *, headers: Mapping[str, str] | None = None
 ) -> AbstractContextManager[Any]:
-    """A span around what is done in this context; given a request's headers, below the one that they name.
+    """Return a span as a context manager. With a request's `headers`, its parent is the span that they name.
 
-    Gives something with `set_attribute`.
+    The value has `set_attribute`.
     """
     if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        return _NOTHING  # installed by something else's wish: nobody has said where spans go
+        return _NO_SPAN  # installed, but no provider is configured
     context = None if headers is None else propagate.extract(headers)
     kind = trace.SpanKind.INTERNAL if headers is None else trace.SpanKind.SERVER
     current: AbstractContextManager[Any] = trace.get_tracer("umrgen").start_as_current_span(
@@ -32,17 +32,17 @@ def span(
     return current
 
 
-class _Nothing:
-    """Stands where a span would."""
+class _NoSpan:
+    """A span that does nothing."""
 
-    def __enter__(self) -> "_Nothing":
+    def __enter__(self) -> "_NoSpan":
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
     def set_attribute(self, name: str, value: Any) -> None:
-        """There is nobody to hear it."""
+        """Do nothing."""
 
 
-_NOTHING = _Nothing()
+_NO_SPAN = _NoSpan()

@@ -1,4 +1,4 @@
-"""Image URLs that are good for a while: an expiry and a signature in their query."""
+"""Signed image URLs: an expiry time and a signature in the query."""
 
 import hashlib
 import hmac
@@ -33,14 +33,14 @@ class Signatures:
         return self._ttl > 0
 
     def sign(self, url: str) -> str:
-        """The URL of an output (which has a query already) with expiry and signature."""
+        """Return the URL of an output (which has a query already) with expiry time and signature."""
         if not self.wanted:
             return url
         expires = self._clock.now() // 1000 + self._ttl
         return f"{url}&expires={expires}&signature={self._signature(url.partition('?')[0], expires)}"
 
     def genuine(self, path: str, expires: str, signature: str) -> bool:
-        """Whether this server signed this path with this expiry."""
+        """Return whether a server of this ledger signed this path with this expiry time."""
         if not (expires.isascii() and expires.isdigit() and len(expires) < 15):
             return False
         expected = self._signature(path, int(expires))

@@ -1,38 +1,38 @@
-"""How an attempt at a delivery can end. The texts are for the receiver, and disclose nothing of this network."""
+"""The results of an attempt to deliver. The texts are for the receiver, and disclose nothing of this network."""
 
 from dataclasses import dataclass
 
-__all__ = ["Answer", "PermanentFailure", "TransientFailure", "judge"]
+__all__ = ["PermanentFailure", "ReceiverResponse", "TransientFailure", "classify"]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the receiver said."""
+class ReceiverResponse:
+    """The response of a receiver."""
 
     status: int
     retry_after: str | None = None
 
 
 class TransientFailure(Exception):
-    """It did not arrive; a later attempt may."""
+    """This attempt failed; a later one may succeed."""
 
-    def __init__(self, words: str, *, retry_after: str | None = None) -> None:
-        super().__init__(words)
+    def __init__(self, reason: str, *, retry_after: str | None = None) -> None:
+        super().__init__(reason)
         self.retry_after = retry_after
 
 
 class PermanentFailure(Exception):
-    """It did not arrive, and no later attempt will."""
+    """The delivery failed, and is not tried again."""
 
 
-def judge(answer: Answer) -> None:
-    """Return for an answer that says it has arrived. Raises Undelivered or Hopeless for any other."""
-    status = answer.status
+def classify(response: ReceiverResponse) -> None:
+    """Return for a response that confirms the delivery. Raises TransientFailure or PermanentFailure for any other."""
+    status = response.status
     if 200 <= status < 300:
         return
     if status == 410:
-        raise PermanentFailure("the receiver answered 410: it wants no more of these")
-    words = f"the receiver answered {status}"
+        raise PermanentFailure("the receiver responded 410 (gone)")
+    reason = f"the receiver responded {status}"
     if 300 <= status < 400:
-        words += ", a redirect, and redirects are not followed"
-    raise TransientFailure(words, retry_after=answer.retry_after)
+        reason += ", a redirect, and redirects are not followed"
+    raise TransientFailure(reason, retry_after=response.retry_after)

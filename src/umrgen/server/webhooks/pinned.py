@@ -1,4 +1,4 @@
-"""Connections to exactly the address that was checked: a name is resolved once, here, and not again."""
+"""Connections to the very address that was checked: a name is resolved once, here (no DNS rebinding)."""
 
 import asyncio
 import socket
@@ -20,10 +20,10 @@ ADDRESSES_TRIED = 3
 
 
 async def resolve(host: str) -> list[Address]:
-    """The addresses of `host`, in the system's order of preference. Raises Undelivered.
+    """Return the addresses of `host`, in the system's order of preference. Raises TransientFailure.
 
-    In a thread of its own: a name server that does not answer must not use up those in which files are
-    synced, nor keep the server from ending.
+    Runs in a new daemon thread: a name server that does not respond must neither use up the threads that sync files,
+    nor delay the end of the server.
     """
     loop = asyncio.get_running_loop()
     found: asyncio.Future[list[Address]] = loop.create_future()
@@ -41,7 +41,7 @@ async def resolve(host: str) -> list[Address]:
         with suppress(OSError, UnicodeError):
             infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
             addresses = [ip_address(info[4][0]) for info in infos]
-        with suppress(RuntimeError):  # the loop has ended meanwhile
+        with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, addresses)
 
     threading.Thread(target=work, name="umrgen-resolve", daemon=True).start()
@@ -49,7 +49,7 @@ async def resolve(host: str) -> list[Address]:
 
 
 class PinnedBackend(httpcore2.AsyncNetworkBackend):
-    """Resolves a name, has every address of it checked, and connects to one of these."""
+    """A network backend that resolves a name, checks every address of it, and connects to one of them."""
 
     def __init__(self, allow: Allow, resolve: Resolve = resolve) -> None:
         self._allow = allow
@@ -64,10 +64,10 @@ class PinnedBackend(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        """Raises Hopeless for a host that may not be called, Undelivered for one that has no address."""
+        """Raises PermanentFailure for a host that is not allowed, TransientFailure for one without an address."""
         addresses = await self._addresses(host)
         if not self._allow.all(host, addresses):
-            raise PermanentFailure("the receiver's name leads to an address that is not public")
+            raise PermanentFailure("the receiver's name resolves to an address that is not public")
         failure: Exception = httpcore2.ConnectError()
         for address in addresses[:ADDRESSES_TRIED]:
             try:

@@ -1,4 +1,4 @@
-"""When a webhook that was not delivered is tried again."""
+"""The retry schedule of webhooks: backoff with jitter, for one day."""
 
 import math
 from datetime import UTC, datetime
@@ -9,18 +9,18 @@ __all__ = ["DAY_MS", "FURTHEST", "next_try", "retry_after"]
 DAY_MS = 24 * 3600 * 1000
 MINUTE, HOUR = 60, 3600
 DELAYS = (5, 30, 2 * MINUTE, 10 * MINUTE, 30 * MINUTE, HOUR, 2 * HOUR, 4 * HOUR)
-"""Seconds after the first attempt, the second, ...; the last of them from then on."""
+"""Seconds after the first attempt, the second, ...; the last one repeats."""
 JITTER = 0.2
-"""Share by which a delay is made longer or shorter, so that what failed together does not come back together."""
+"""Share by which a delay is randomly made longer or shorter, so that messages that failed together are spread."""
 FURTHEST = DELAYS[-1] * (1 + JITTER)
-"""Seconds that an attempt is put off at most."""
+"""The longest delay, in seconds."""
 
 
 def next_try(attempts: int, ended_at: int, now: int, *, asked: float | None, random: float) -> int | None:
-    """The time of the next attempt after `attempts` of them, in ms; None when a day has passed since the job's end.
+    """Return the time of the next attempt after `attempts` attempts, in ms; None a day after the job's end.
 
-    `asked` is the receiver's Retry-After in seconds: it may put an attempt off, by the longest delay at most;
-    `random` lies between 0 and 1.
+    `asked` is the receiver's Retry-After in seconds: it may delay an attempt, by the longest delay at most. `random`
+    is from 0 to 1.
     """
     delay = DELAYS[min(attempts, len(DELAYS)) - 1] * (1 - JITTER + 2 * JITTER * random)
     if asked is not None:
@@ -30,7 +30,7 @@ def next_try(attempts: int, ended_at: int, now: int, *, asked: float | None, ran
 
 
 def retry_after(value: str, now: int) -> float | None:
-    """Seconds that a Retry-After header asks to wait, in either of its forms; None when it makes no sense."""
+    """Return the seconds in a Retry-After header, in either of its forms; None when it is invalid."""
     value = value.strip()
     if value.isascii() and value.isdigit():
         return float(value[:9])

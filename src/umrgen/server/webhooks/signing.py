@@ -1,4 +1,4 @@
-"""Signatures of Standard Webhooks (standardwebhooks.com), with a secret that the key's holder can work out."""
+"""Signatures of Standard Webhooks (standardwebhooks.com), with a secret that is derived from the API key."""
 
 import base64
 import hashlib
@@ -10,16 +10,15 @@ PREFIX = "whsec_"
 
 
 def secret_of(key_hash: bytes) -> str:
-    """The webhook secret that belongs to the API key with this SHA-256 hash.
+    """Return the webhook secret of the API key with this SHA-256 hash.
 
-    Derived, so the ledger holds nothing more than it did; and another use of the hash than checking a key,
-    so neither gives the other away.
+    It is derived, so the ledger stores no further secret; an HMAC of the hash discloses neither the hash nor the key.
     """
     return PREFIX + base64.b64encode(hmac.digest(key_hash, b"umrgen webhook", hashlib.sha256)).decode()
 
 
 def sign(secret: str, webhook_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The headers that prove who sent `body` and when; `timestamp` in seconds since the epoch."""
+    """Return the headers that authenticate `body`; `timestamp` in seconds since the epoch."""
     key = base64.b64decode(secret.removeprefix(PREFIX))
     signed = hmac.digest(key, b"%b.%d.%b" % (webhook_id.encode(), timestamp, body), hashlib.sha256)
     return {
