@@ -17,7 +17,8 @@ import httpx2
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support import ServerProcess, cli, until
-from umrgen.server.domain.job import Change, JobSpec, Output
+from umrgen.server.domain.job import Change, Output
+from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.sqlite.file import SqliteLedger
 
 __all__ = [
@@ -39,7 +40,7 @@ HERE = Path(__file__).parent
 SERVER_CORE, CLIENT_CORE = "0", "1"
 HELD_BY_ONE_JOB = ("--step-delay", "600", "--drain", "0", "--cancel-grace", "0", "--held", "100000")
 """Settings of a server whose engine is busy with one job for as long as the benchmark takes."""
-SPEC = JobSpec("a lighthouse on a cliff at dusk, storm over the sea", seed=7)
+SPEC = GenerationRequest("a lighthouse on a cliff at dusk, storm over the sea", seed=7)
 
 
 class PinnedServer(ServerProcess):

@@ -14,7 +14,8 @@ import pytest
 
 from umrgen.image_files import verify
 from umrgen.server.clock import SystemClock
-from umrgen.server.domain.job import Change, JobSpec, Output
+from umrgen.server.domain.job import Change, Output
+from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.sqlite.file import SqliteLedger
 from umrgen.server.services.api_keys import ApiKeys, NewKey
 
@@ -108,7 +109,7 @@ async def fill_gallery(state: Path, session_id: str, picture: bytes, count: int)
     facts = verify(picture)
     now = SystemClock().now() - 3_600_000  # young enough to be kept
     jobs = [f"ext_{number:032x}" for number in range(count)]
-    spec = JobSpec("a lighthouse on a cliff at dusk", 7, width=facts.width, height=facts.height)
+    spec = GenerationRequest("a lighthouse on a cliff at dusk", 7, width=facts.width, height=facts.height)
     await asyncio.gather(
         *(ledger.jobs.submit(job, session_id, spec, "procedural", now=n) for n, job in enumerate(jobs, now))
     )

@@ -7,11 +7,13 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from support import open_descriptors
 from umrgen.model import State
-from umrgen.server.domain.job import Change, Conflict, Job, JobSpec, Lora, Output
+from umrgen.server.domain.job import Change, Conflict, Job, Output
+from umrgen.server.domain.request import GenerationRequest, Lora
 from umrgen.server.ledger import (
     DAY,
     Caps,
@@ -38,7 +40,7 @@ from umrgen.server.ledger.sqlite import file as sqlite_file
 from umrgen.server.ledger.sqlite.file import SqliteLedger
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
 
-SPEC = JobSpec("a lighthouse", seed=7, negative="fog", loras=(Lora("ink", 0.5),), reference_images=("a.png",))
+SPEC = GenerationRequest("a lighthouse", seed=7, negative="fog", loras=(Lora("ink", 0.5),), reference_images=("a.png",))
 
 
 class Bench:
@@ -79,7 +81,7 @@ def picture(name: str = "umrgen_7_aa.png", session: str = "sid_a") -> Output:
 async def test_a_job_comes_back_as_it_was_submitted(bench: Bench) -> None:
     job = await bench.submit("ext_1")
     assert await bench.ledger.jobs.get("ext_1") == job
-    assert job.spec == SPEC
+    assert job.request == SPEC
     assert job.state is State.QUEUED
     assert await bench.ledger.jobs.get("ext_2") is None
     assert bench.told == [job]
@@ -306,7 +308,7 @@ class TestWebhooks:
     URL = "https://hooks.example:8443/umrgen?a=1"
 
     async def over(self, bench: Bench, job_id: str, session: str = "sid_a", url: str = URL, now: int = 3000) -> None:
-        spec = replace(SPEC, webhook_url=url)
+        spec = msgspec.structs.replace(SPEC, webhook_url=url)
         await bench.ledger.jobs.submit(job_id, session, spec, "procedural", now=1000, key_id="key_1")
         await bench.ledger.jobs.change(job_id, Change.CANCEL, now=now, error="cancelled", error_code="cancelled")
 
@@ -314,7 +316,7 @@ class TestWebhooks:
         return [webhook.job_id for webhook in await bench.ledger.webhooks.due(now=now, limit=10, **but)]
 
     async def test_one_is_due_when_its_job_is_over_however_it_ends(self, bench: Bench) -> None:
-        spec = replace(SPEC, webhook_url=self.URL)
+        spec = msgspec.structs.replace(SPEC, webhook_url=self.URL)
         for name in ("ext_1", "ext_2", "ext_3"):
             await bench.ledger.jobs.submit(name, "sid_a", spec, "procedural", now=1000, key_id="key_1")
         await bench.submit("ext_4")
@@ -394,7 +396,7 @@ class TestSqliteFile:
         found = await again.jobs.get("ext_1")
         await again.close()
         assert found is not None
-        assert found.spec == SPEC
+        assert found.request == SPEC
 
     async def test_a_newer_file_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "ledger.sqlite3"
@@ -467,7 +469,7 @@ class TestSqliteFile:
         job = await ledger.jobs.claim("worker", now=2000, lease_until=3000)
         await ledger.close()
         assert job is not None
-        assert (job.id, job.spec, job.priority) == ("ext_1", JobSpec("a lighthouse", seed=7), 0)
+        assert (job.id, job.request, job.priority) == ("ext_1", GenerationRequest("a lighthouse", seed=7), 0)
 
     async def test_a_file_that_another_program_holds_is_said_to_be_unavailable(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

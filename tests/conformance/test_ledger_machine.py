@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from umrgen.model import State
-from umrgen.server.domain.job import Change, Conflict, Job, JobSpec, Output
+from umrgen.server.domain.job import Change, Conflict, Job, Output
+from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger import Caps, Idempotency, IdempotencyConflict, Ledger, QueueFull
 from umrgen.server.ledger.sqlite.file import SqliteLedger
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
 
-SPEC = JobSpec("a lighthouse", seed=7)
+SPEC = GenerationRequest("a lighthouse", seed=7)
 SESSIONS = ("sid_a", "sid_b", "sid_c")
 LEASE = 30_000
 

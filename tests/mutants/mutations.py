@@ -118,8 +118,8 @@ MUTATIONS = (
         "README: an image is stored before its job is called completed",
         "scheduler/attempt.py",
         """            await self._store(output, picture.data)
-            await self._end_with(Change.COMPLETE, outputs=(output,), step=job.spec.steps)""",
-        """            await self._end_with(Change.COMPLETE, outputs=(output,), step=job.spec.steps)
+            await self._end_with(Change.COMPLETE, outputs=(output,), step=job.request.steps)""",
+        """            await self._end_with(Change.COMPLETE, outputs=(output,), step=job.request.steps)
             await self._store(output, picture.data)""",
         f"{ATTEMPTS}::test_an_image_is_announced_to_the_sweep_and_stored_before_its_job_is_completed",
     ),
@@ -418,8 +418,8 @@ MUTATIONS = (
         "unguessable-outputs",
         "security: an image URL holds 128 random bits",
         "scheduler/attempt.py",
-        'name=f"umrgen_{job.spec.seed}_{secrets.token_hex(16)}.png"',
-        'name=f"umrgen_{job.spec.seed}_{secrets.token_hex(4)}.png"',
+        'name=f"umrgen_{job.request.seed}_{secrets.token_hex(16)}.png"',
+        'name=f"umrgen_{job.request.seed}_{secrets.token_hex(4)}.png"',
         f"{OUTPUTS}::test_a_name_cannot_be_guessed",
     ),
     _server(

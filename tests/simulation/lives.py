@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from simulation.leaping import LeapingLoop
 from umrgen.model import State
-from umrgen.server.domain.job import Change, Conflict, Job, JobSpec
+from umrgen.server.domain.job import Change, Conflict, Job
+from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.engines import DrawRequest, EngineFailure, EngineInfo
 from umrgen.server.executors import EncodedImage, EngineCrashed, EngineStalled, OnPreview, OnStep
 from umrgen.server.ledger import Idempotency, LedgerUnavailable
@@ -259,7 +260,7 @@ class Life:
         for _ in range(jobs):
             await asyncio.sleep(chance.random() * 10)
             session, key = chance.choice(SESSIONS), Idempotency(f"{chance.random()}", b"")
-            spec = JobSpec("a boat", seed=1, width=512, height=512, steps=chance.randint(1, 4))
+            spec = GenerationRequest("a boat", seed=1, width=512, height=512, steps=chance.randint(1, 4))
             name = f"ext_{chance.getrandbits(64):x}"
             while True:
                 try:

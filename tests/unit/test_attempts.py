@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from umrgen.model import State
-from umrgen.server.domain.job import Change, Job, JobSpec
+from umrgen.server.domain.job import Change, Job
+from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.engines import DrawRequest
 from umrgen.server.executors import EncodedImage, EngineCrashed, EngineStalled, OnPreview, OnStep
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
@@ -17,7 +18,7 @@ from umrgen.server.scheduler.attempt import Attempt, AttemptContext, DispatchPol
 from umrgen.server.scheduler.dispatcher import Dispatcher
 from umrgen.server.scheduler.previews import Previews
 
-SPEC = JobSpec("a boat", seed=1, width=512, height=512, steps=9)
+SPEC = GenerationRequest("a boat", seed=1, width=512, height=512, steps=9)
 
 
 class Still:

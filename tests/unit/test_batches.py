@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from umrgen.model import State
-from umrgen.server.domain.job import Change, Job, JobSpec
+from umrgen.server.domain.job import Change, Job
+from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger import JobStore, Key
 from umrgen.server.ledger.sql.database import Database
 from umrgen.server.ledger.sql.jobs import SqlJobStore
@@ -62,7 +63,7 @@ async def opened(ends: Sequence[Sequence[int]], subscriptions: Subscriptions) ->
     await ledger.open(subscriptions.notify)
     try:
         for job_id in JOBS:
-            await ledger.jobs.submit(job_id, "sid_a", JobSpec("a boat", seed=1), "procedural", now=1)
+            await ledger.jobs.submit(job_id, "sid_a", GenerationRequest("a boat", seed=1), "procedural", now=1)
         yield jobs
     finally:
         await ledger.close()

@@ -27,7 +27,8 @@ from umrgen.model import State
 from umrgen.server.application import Application
 from umrgen.server.blobs.local import LocalStorage
 from umrgen.server.clock import SystemClock
-from umrgen.server.domain.job import Change, Job, JobSpec
+from umrgen.server.domain.job import Change, Job
+from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.executors import EncodedImage
 from umrgen.server.ledger.sql.jobs import SqlJobStore
 from umrgen.server.ledger.sqlite.file import SqliteLedger
@@ -39,7 +40,7 @@ from umrgen.server.settings import Settings
 from umrgen.server.state import own_state, worker_id
 from umrgen.testing import FaultServer, png_bytes
 
-SPEC = JobSpec("a boat", seed=1, width=512, height=512, steps=1)
+SPEC = GenerationRequest("a boat", seed=1, width=512, height=512, steps=1)
 IMAGE = png_bytes(2000)
 TURNS = 200
 """Turns of the event loop in which a premature response would be complete."""

@@ -1,12 +1,13 @@
 """How long a job will take, told from how long those like it took."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from umrgen.model import State
-from umrgen.server.domain.job import Job, JobSpec
+from umrgen.server.domain.job import Job
+from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.scheduler.eta import OVERDUE, SHAPES, Estimates
 
-JOB = Job("ext_1", "sid_a", JobSpec("a boat", seed=1, steps=4), "procedural", created_at=0)
+JOB = Job("ext_1", "sid_a", GenerationRequest("a boat", seed=1, steps=4), "procedural", created_at=0)
 
 
 class StillClock:
@@ -23,9 +24,9 @@ class StillClock:
         raise AssertionError("nothing sleeps here")
 
 
-def done(seconds: float, **spec: int) -> Job:
-    spec_ = replace(JOB.spec, **spec)  # type: ignore[arg-type]  # sizes and steps
-    return JOB._replace(spec=spec_, state=State.COMPLETED, claimed_at=0, completed_at=int(seconds * 1000))
+def done(seconds: float, **request: int) -> Job:
+    changed = replace(JOB.request, **request)
+    return JOB._replace(request=changed, state=State.COMPLETED, claimed_at=0, completed_at=int(seconds * 1000))
 
 
 def estimates(*jobs: Job, slots: int = 1) -> tuple[Estimates, StillClock]:
@@ -66,5 +67,5 @@ def test_only_the_last_runs_count_and_failures_do_not() -> None:
 
 def test_of_many_kinds_of_jobs_the_last_are_remembered() -> None:
     made, _ = estimates(*(done(7, width=512 + width) for width in range(SHAPES + 1)))
-    assert made.seconds_left(JOB._replace(spec=replace(JOB.spec, width=512)), 1) is None
-    assert made.seconds_left(JOB._replace(spec=replace(JOB.spec, width=513)), 1) is not None
+    assert made.seconds_left(JOB._replace(request=replace(JOB.request, width=512)), 1) is None
+    assert made.seconds_left(JOB._replace(request=replace(JOB.request, width=513)), 1) is not None

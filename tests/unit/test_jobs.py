@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umrgen.model import State, Status
-from umrgen.server.domain.job import TRANSITIONS, Change, Conflict, Job, JobSpec, Output, advance
+from umrgen.server.domain.job import TRANSITIONS, Change, Conflict, Job, Output, advance
 from umrgen.server.domain.job_answer import job_to_wire
+from umrgen.server.domain.request import GenerationRequest
 
-JOB = Job("ext_1", "sid_a", JobSpec("a lighthouse", seed=7), "procedural", created_at=1000)
+JOB = Job("ext_1", "sid_a", GenerationRequest("a lighthouse", seed=7), "procedural", created_at=1000)
 OUTPUT = Output("umrgen_7_aa.png", "sid_a", 10, "ab" * 32, 512, 512)
 
 

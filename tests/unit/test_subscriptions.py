@@ -6,13 +6,14 @@ from collections.abc import Callable
 import pytest
 
 from umrgen.model import State
-from umrgen.server.domain.job import Job, JobSpec
+from umrgen.server.domain.job import Job
+from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.services import subscriptions
 from umrgen.server.services.subscriptions import Subscriptions
 
 
 def job(job_id: str = "ext_1", state: State = State.QUEUED) -> Job:
-    return Job(job_id, "sid_a", JobSpec("a boat", seed=1), "procedural", 1000, state=state)
+    return Job(job_id, "sid_a", GenerationRequest("a boat", seed=1), "procedural", 1000, state=state)
 
 
 def deadline() -> float:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from simulation.leaping import LeapingLoop
 from standardwebhooks.webhooks import hmac_data
 
-from umrgen.server.domain.job import Change, JobSpec
+from umrgen.server.domain.job import Change
+from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger import Key, LedgerUnavailable, Webhook, WebhookState
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.scheduler.leases import TaskLease
@@ -105,7 +106,7 @@ class Desk:
         self.deliverer.start()
 
     async def end_job(self, job_id: str, url: str = "https://a.example/", session: str = "sid_a") -> None:
-        spec = JobSpec("a boat", seed=1, webhook_url=url)
+        spec = GenerationRequest("a boat", seed=1, webhook_url=url)
         await self.ledger.jobs.submit(job_id, session, spec, "fake", now=self.clock.now(), key_id="key_1")
         await self.ledger.jobs.change(job_id, Change.CANCEL, now=self.clock.now(), error="no", error_code="cancelled")
 

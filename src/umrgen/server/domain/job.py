@@ -6,9 +6,10 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from umrgen.errors import UmrgenError
-from umrgen.model import FINAL_STATES, LIMITS, State
+from umrgen.model import FINAL_STATES, State
+from umrgen.server.domain.request import GenerationRequest
 
-__all__ = ["TRANSITIONS", "Change", "Conflict", "Job", "JobSpec", "Lora", "Output", "advance"]
+__all__ = ["TRANSITIONS", "Change", "Conflict", "Job", "Output", "advance"]
 
 
 class Change(StrEnum):
@@ -45,27 +46,6 @@ class Conflict(UmrgenError):
 
 
 @dataclass(frozen=True, slots=True)
-class Lora:
-    name: str
-    strength: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class JobSpec:
-    """What to draw. `seed` is resolved before a spec is stored: never absent, never -1."""
-
-    prompt: str
-    seed: int
-    negative: str = ""
-    width: int = LIMITS.side_default
-    height: int = LIMITS.side_default
-    steps: int = LIMITS.steps_default
-    loras: tuple[Lora, ...] = ()
-    reference_images: tuple[str, ...] = ()
-    webhook_url: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Output:
     """One image of a job, as it lies in storage."""
 
@@ -87,7 +67,8 @@ class Job(NamedTuple):  # no dataclass: a frozen one of so many fields takes six
 
     id: str
     session_id: str
-    spec: JobSpec
+    request: GenerationRequest
+    """Its seed is chosen already: never -1."""
     engine: str
     created_at: int
     priority: int = 0

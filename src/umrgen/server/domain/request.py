@@ -1,4 +1,8 @@
-"""What a caller asks for: the declaration of every parameter of a generation, with its bounds."""
+"""The request for a generation: the one declaration of its parameters on the server.
+
+It is decoded from what the caller sends, stored with the job, sent to the engine, and echoed in lists, whole each time.
+A new parameter is a field here.
+"""
 
 import secrets
 from typing import Annotated
@@ -7,14 +11,13 @@ import msgspec
 from msgspec import Meta
 
 from umrgen.model import LIMITS
-from umrgen.server.domain.job import JobSpec, Lora
 
-__all__ = ["GenerationRequest", "RequestedLora"]
+__all__ = ["GenerationRequest", "Lora"]
 
 Side = Annotated[int, Meta(ge=LIMITS.side_min, le=LIMITS.side_max, description="pixels")]
 
 
-class RequestedLora(msgspec.Struct, frozen=True):
+class Lora(msgspec.Struct, frozen=True):
     """A LoRA and how strongly it is applied."""
 
     name: Annotated[str, Meta(min_length=1, max_length=200)]
@@ -22,31 +25,21 @@ class RequestedLora(msgspec.Struct, frozen=True):
 
 
 class GenerationRequest(msgspec.Struct, frozen=True):
-    """The parameters of one generation, as a caller gives them."""
+    """The parameters of one generation."""
 
     prompt: Annotated[str, Meta(min_length=1, max_length=LIMITS.prompt_chars)]
+    seed: Annotated[int, Meta(ge=-1, le=LIMITS.seed_max, description="-1 or absent: random")] = -1
     negative: Annotated[str, Meta(max_length=LIMITS.prompt_chars)] = ""
     width: Side = LIMITS.side_default
     height: Side = LIMITS.side_default
     steps: Annotated[int, Meta(ge=1, le=LIMITS.steps_max)] = LIMITS.steps_default
-    seed: Annotated[int, Meta(ge=-1, le=LIMITS.seed_max, description="-1 or absent: random")] = -1
-    loras: Annotated[tuple[RequestedLora, ...], Meta(max_length=8)] = ()
+    loras: Annotated[tuple[Lora, ...], Meta(max_length=8)] = ()
     reference_images: Annotated[tuple[str, ...], Meta(max_length=LIMITS.references)] = ()
     priority: Annotated[
         int, Meta(ge=-LIMITS.priority, le=LIMITS.priority, description="among this key's own jobs; higher is sooner")
     ] = 0
     webhook_url: Annotated[str, Meta(max_length=2000)] | None = None
 
-    def spec(self) -> JobSpec:
-        """Return the job's spec; a random seed is drawn now, so that every attempt draws the same image."""
-        return JobSpec(
-            prompt=self.prompt,
-            negative=self.negative,
-            width=self.width,
-            height=self.height,
-            steps=self.steps,
-            seed=secrets.randbits(32) if self.seed == -1 else self.seed,
-            loras=tuple(Lora(lora.name, lora.strength) for lora in self.loras),
-            reference_images=self.reference_images,
-            webhook_url=self.webhook_url,
-        )
+    def with_seed(self) -> "GenerationRequest":
+        """Choose the seed if it is random, so that every attempt draws the same image."""
+        return self if self.seed != -1 else msgspec.structs.replace(self, seed=secrets.randbits(32))

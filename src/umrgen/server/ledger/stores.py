@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from umrgen.model import State
-from umrgen.server.domain.job import Change, Job, JobSpec, Output
+from umrgen.server.domain.job import Change, Job, Output
+from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.values import NO_CAPS, Caps, Idempotency, Key, OnChange, Upload, Webhook, WebhookState
 
 __all__ = ["CoordinationStore", "JobStore", "KeyStore", "Ledger", "OutputStore", "UploadStore", "WebhookStore"]
@@ -21,7 +22,7 @@ class JobStore(Protocol):
         self,
         job_id: str,
         session_id: str,
-        spec: JobSpec,
+        request: GenerationRequest,
         engine: str,
         *,
         now: int,

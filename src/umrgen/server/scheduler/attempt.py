@@ -131,7 +131,9 @@ class Attempt:
 
     async def _references(self) -> tuple[bytes, ...]:
         """The job's reference images. Raises ReferenceGone."""
-        found = [await self._context.storage.get(self.job.session_id, name) for name in self.job.spec.reference_images]
+        found = [
+            await self._context.storage.get(self.job.session_id, name) for name in self.job.request.reference_images
+        ]
         references = tuple(image for image in found if image is not None)
         if len(references) < len(found):
             raise ReferenceGone("a reference image was deleted before it was needed")
@@ -167,7 +169,7 @@ class Attempt:
     async def _finish(self, picture: EncodedImage) -> None:
         job, storage = self.job, self._context.storage
         output = Output(
-            name=f"umrgen_{job.spec.seed}_{secrets.token_hex(16)}.png",
+            name=f"umrgen_{job.request.seed}_{secrets.token_hex(16)}.png",
             session_id=job.session_id,
             bytes=len(picture.data),
             sha256=picture.sha256,
@@ -178,7 +180,7 @@ class Attempt:
         self._context.storing.add(output.name)
         try:
             await self._store(output, picture.data)
-            await self._end_with(Change.COMPLETE, outputs=(output,), step=job.spec.steps)
+            await self._end_with(Change.COMPLETE, outputs=(output,), step=job.request.steps)
         except Conflict:
             # Unless the end that is in the way is this very one, written although it was said it was not.
             now = await self._context.jobs.get(job.id)
@@ -267,7 +269,7 @@ async def _ended(*tasks: "asyncio.Task[Any]") -> None:
 
 
 def _request_of(job: Job, references: tuple[bytes, ...]) -> DrawRequest:
-    spec = job.spec
+    spec = job.request
     return DrawRequest(
         prompt=spec.prompt,
         negative=spec.negative,

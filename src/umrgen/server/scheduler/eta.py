@@ -21,7 +21,7 @@ Shape = tuple[str, int, int, int]
 
 
 def _shape(job: Job) -> Shape:
-    return (job.engine, job.spec.width, job.spec.height, job.spec.steps)
+    return (job.engine, job.request.width, job.request.height, job.request.steps)
 
 
 class Estimates:

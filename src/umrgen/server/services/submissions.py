@@ -93,7 +93,7 @@ class Submissions:
             job, new = await self.jobs.submit(
                 f"ext_{secrets.token_hex(16)}",
                 caller.session_id,
-                request.spec(),
+                request.with_seed(),
                 self.engine,
                 now=now,
                 priority=request.priority,

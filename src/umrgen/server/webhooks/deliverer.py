@@ -108,7 +108,7 @@ class WebhookDeliverer:
 
     def notify(self, jobs: Sequence[Job]) -> None:
         """Observe a commit: a job that is over may have a webhook."""
-        if any(job.over and job.spec.webhook_url for job in jobs):
+        if any(job.over and job.request.webhook_url for job in jobs):
             self._woken.set()
 
     async def stop(self, limit: float) -> None:

@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from umrgen.model import State
-from umrgen.server.domain.job import Job, JobSpec
+from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import JobAnswer
 from umrgen.server.http import Services
-from umrgen.server.http.api.responses import Changes, JobsPage, ListedJob, RequestAnswer, WebhookAnswer, json_response
+from umrgen.server.http.api.responses import Changes, JobsPage, ListedJob, WebhookAnswer, json_response
 from umrgen.server.http.api.schemas import decode_object
 from umrgen.server.http.api.status import requested_wait, wire
 from umrgen.server.http.bodies import read_body
@@ -78,28 +78,17 @@ async def jobs(services: Services, request: Request, key: Key) -> Response:
         limit=int(limit),
         before=_cursor(query.get("cursor"), "cursor") or None,
     )
-    webhooks = await services.ledger.webhooks.of_jobs([job.id for job in found if job.over and job.spec.webhook_url])
+    webhooks = await services.ledger.webhooks.of_jobs([job.id for job in found if job.over and job.request.webhook_url])
     listed = [
         ListedJob(
             **_wire(services, job),
-            prompt=job.spec.prompt,
-            request=_request(job.spec),
+            prompt=job.request.prompt,
+            request=job.request,
             webhook=_webhook(webhooks.get(job.id)),
         )
         for job in found
     ]
     return json_response(JobsPage(jobs=listed, next_cursor=None if cursor is None else str(cursor)))
-
-
-def _request(spec: JobSpec) -> RequestAnswer:
-    return {
-        "negative": spec.negative,
-        "width": spec.width,
-        "height": spec.height,
-        "steps": spec.steps,
-        "loras": [{"name": lora.name, "strength": lora.strength} for lora in spec.loras],
-        "reference_images": list(spec.reference_images),
-    }
 
 
 def _webhook(webhook: Webhook | None) -> WebhookAnswer | None:

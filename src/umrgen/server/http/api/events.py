@@ -87,7 +87,7 @@ def _progress(view: JobView) -> dict[str, Any]:
     return {
         "job_id": view.job.id,
         "step": view.job.step,
-        "total": view.job.spec.steps,
+        "total": view.job.request.steps,
         "eta_seconds": None if view.eta is None else round(view.eta, 1),
     }
 

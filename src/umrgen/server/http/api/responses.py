@@ -1,13 +1,14 @@
 """Answers in JSON, and the types they are made of; `http.openapi` describes the API by the same types."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
 from umrgen.server.domain.job_answer import JobAnswer
+from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.services.refusal import FieldError
 
 __all__ = [
@@ -24,7 +25,6 @@ __all__ = [
     "Receipt",
     "Reference",
     "References",
-    "RequestAnswer",
     "Sizes",
     "Steps",
     "WebhookAnswer",
@@ -69,27 +69,11 @@ class WebhookAnswer(Struct, frozen=True):
     next_at: Milliseconds | None
 
 
-class RequestedLora(TypedDict):
-    name: str
-    strength: float
-
-
-class RequestAnswer(TypedDict):
-    """What was asked for, so that it can be asked for again; the prompt and the seed stand beside it."""
-
-    negative: str
-    width: int
-    height: int
-    steps: int
-    loras: list[RequestedLora]
-    reference_images: list[str]
-
-
 class ListedJob(JobAnswer):
     """A job in a list."""
 
     prompt: str
-    request: RequestAnswer
+    request: GenerationRequest
     webhook: WebhookAnswer | None
 
 

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from umrgen.model import State
-from umrgen.server.domain.job import Change, Conflict, Job, JobSpec, advance
+from umrgen.server.domain.job import Change, Conflict, Job, advance
+from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.errors import DailyLimit, IdempotencyConflict, QueueFull, TooManyJobs
 from umrgen.server.ledger.sql.database import Connection, Database, Transaction
 from umrgen.server.ledger.sql.rows import job_of, values_of
@@ -119,7 +120,7 @@ def _store(transaction: Transaction, job: Job, change: Change, **values: Any) ->
             row = asdict(output) | {"job_id": job.id, "created_at": changed.completed_at}
             connection.run("insert_output", row)
         connection.run("add_kept_bytes", {"bytes": sum(output.bytes for output in changed.outputs)})
-    if changed.over and changed.spec.webhook_url:
+    if changed.over and changed.request.webhook_url:
         enter_webhook(connection, changed, now=values["now"])
     transaction.changed.append(changed)
     return changed
@@ -161,7 +162,7 @@ class SqlJobStore:
         self,
         job_id: str,
         session_id: str,
-        spec: JobSpec,
+        request: GenerationRequest,
         engine: str,
         *,
         now: int,
@@ -170,7 +171,7 @@ class SqlJobStore:
         caps: Caps = NO_CAPS,
         key_id: str = "",
     ) -> tuple[Job, bool]:
-        job = Job(job_id, session_id, spec, engine, created_at=now, priority=priority, key_id=key_id)
+        job = Job(job_id, session_id, request, engine, created_at=now, priority=priority, key_id=key_id)
         return await self._database.write(
             lambda transaction: _submit(transaction, job, idempotency=idempotency, caps=caps), changes=1
         )

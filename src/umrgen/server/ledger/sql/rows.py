@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 
 from umrgen.model import State
-from umrgen.server.domain.job import Job, JobSpec, Output
+from umrgen.server.domain.job import Job, Output
+from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.sql.database import Row
 
 __all__ = ["COLUMNS", "job_of", "values_of"]
@@ -13,10 +14,10 @@ __all__ = ["COLUMNS", "job_of", "values_of"]
 COLUMNS = Job._fields
 """The columns of a job's record, in the order of a row."""
 
-_SPEC, _STATE, _OUTPUTS = (COLUMNS.index(name) for name in ("spec", "state", "outputs"))
+_REQUEST, _STATE, _OUTPUTS = (COLUMNS.index(name) for name in ("request", "state", "outputs"))
 _STATES = {state.value: state for state in State}
 _ENCODER = msgspec.json.Encoder()
-_SPECS = msgspec.json.Decoder(JobSpec)
+_REQUESTS = msgspec.json.Decoder(GenerationRequest)
 _LISTS = msgspec.json.Decoder(tuple[Output, ...])
 
 
@@ -24,7 +25,7 @@ def values_of(job: Job) -> dict[str, Any]:
     """Return the job's columns by name."""
     values = job._asdict()
     values["state"] = job.state.value
-    values["spec"] = _ENCODER.encode(job.spec).decode()
+    values["request"] = _ENCODER.encode(job.request).decode()
     values["outputs"] = _ENCODER.encode(job.outputs).decode() if job.outputs else "[]"
     return values
 
@@ -32,7 +33,7 @@ def values_of(job: Job) -> dict[str, Any]:
 def job_of(row: Row) -> Job:
     """Return the job in the first columns of `row`."""
     values = list(row[: len(COLUMNS)])
-    values[_SPEC] = _SPECS.decode(values[_SPEC])
+    values[_REQUEST] = _REQUESTS.decode(values[_REQUEST])
     values[_STATE] = _STATES[values[_STATE]]
     values[_OUTPUTS] = _LISTS.decode(values[_OUTPUTS]) if values[_OUTPUTS] != "[]" else ()
     return Job._make(values)

@@ -147,7 +147,7 @@ SELECT {upload} FROM uploads
 WHERE created_at < :before AND NOT EXISTS (
     SELECT 1 FROM jobs
     WHERE jobs.session_id = uploads.session_id AND jobs.state IN ('queued', 'running')
-      AND jobs.spec LIKE '%' || uploads.name || '%'
+      AND jobs.request LIKE '%' || uploads.name || '%'
 ) LIMIT :limit;
 
 -- name: insert_webhook

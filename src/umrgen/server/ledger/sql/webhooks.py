@@ -14,7 +14,7 @@ __all__ = ["SqlWebhookStore", "enter_webhook"]
 
 def enter_webhook(connection: Connection, job: Job, *, now: int) -> None:
     """Write the webhook that reports the end of `job`, due from `now` on."""
-    url = job.spec.webhook_url
+    url = job.request.webhook_url
     assert url is not None and job.completed_at is not None
     webhook = Webhook(
         id=f"msg_{secrets.token_hex(16)}",

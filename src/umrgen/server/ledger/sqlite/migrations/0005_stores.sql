@@ -37,3 +37,6 @@ CREATE TABLE obsolete_files (
     PRIMARY KEY (session_id, name)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX obsolete_files_due ON obsolete_files (not_before);
+
+-- What was asked for is called by its name; in the code it is `GenerationRequest`.
+ALTER TABLE jobs RENAME COLUMN spec TO request;
