@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from umrgen.server.engines import DrawRequest, EngineInfo, Report
+from umrgen.server.engines import DrawTask, EngineInfo, Report
 
 if TYPE_CHECKING:
     from umrgen.server.engines import Pixels
@@ -18,6 +18,7 @@ class BlankEngine:
     def load(self) -> None:
         """Nothing to load."""
 
-    def draw(self, request: DrawRequest, report: Report) -> "Pixels":
+    def draw(self, task: DrawTask, report: Report) -> "list[Pixels]":
+        request = task.request
         report(1, request.steps, None)
-        return np.full((request.height, request.width, 3), 128, np.uint8)
+        return [np.full((request.height, request.width, 3), 128, np.uint8)]

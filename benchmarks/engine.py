@@ -10,7 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from umrgen.server.engines import DrawRequest, load_engine
+from support import draw_task
+from umrgen.server.engines import load_engine
 
 PROMPTS = (
     "a lighthouse on a cliff at dusk, storm over the sea",
@@ -27,7 +28,7 @@ def warm(prompt: str) -> float:
     taken = []
     for seed in range(ROUNDS + 1):
         begun = time.perf_counter()
-        engine.draw(DrawRequest(prompt, 1024, 1024, 4, seed), lambda step, total, preview=None: None)
+        engine.draw(draw_task(prompt, 1024, 1024, 4, seed), lambda step, total, preview=None: None)
         taken.append(time.perf_counter() - begun)
     return statistics.median(taken[1:])
 

@@ -92,7 +92,7 @@ async def fill(state: Path, session_id: str, count: int) -> list[str]:
     for start in range(0, count, 1000):
         some = names[start : start + 1000]
         await asyncio.gather(*(ledger.jobs.submit(name, session_id, SPEC, "procedural", now=now) for name in some))
-        jobs = await asyncio.gather(*(ledger.jobs.claim("benchmark", now=now + 1, lease_until=2**50) for _ in some))
+        jobs = await ledger.jobs.claim("benchmark", now=now + 1, lease_until=2**50, limit=len(some))
         outputs = {name: Output(f"umrgen_7_{name}.png", session_id, 1_500_000, "ab" * 32, 1024, 1024) for name in some}
         await asyncio.gather(
             *(
@@ -100,7 +100,6 @@ async def fill(state: Path, session_id: str, count: int) -> list[str]:
                     job.id, Change.COMPLETE, now=now + 2, token=job.token, outputs=(outputs[job.id],), step=4
                 )
                 for job in jobs
-                if job is not None
             )
         )
     await ledger.close()

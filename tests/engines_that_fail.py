@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from umrgen.server.engines import DrawRequest, EngineInfo, Report
+from umrgen.server.domain.request import GenerationRequest
+from umrgen.server.engines import DrawTask, EngineInfo, Report
 
 if TYPE_CHECKING:
     from umrgen.server.engines import Pixels
@@ -28,7 +29,8 @@ class Obedient:
     def load(self) -> None:
         """Nothing to load."""
 
-    def draw(self, request: DrawRequest, report: Report) -> "Pixels":
+    def draw(self, task: DrawTask, report: Report) -> "list[Pixels]":
+        request = task.request
         what, _, argument = request.prompt.partition(" ")
         match what:
             case "hang":
@@ -50,7 +52,7 @@ class Obedient:
             case "step":
                 report(float(argument), request.steps)  # type: ignore[arg-type]  # which is the point
             case "small":
-                return np.zeros((8, 8, 3), np.uint8)
+                return [np.zeros((8, 8, 3), np.uint8)]
             case "memory":
                 _fill_memory()
             case "raise":
@@ -59,10 +61,10 @@ class Obedient:
             if what == "slow":
                 select.select([], [], [], STEP)  # time.sleep fails where a test has replaced the clock
             report(step, request.steps, lambda: _plain(request))
-        return _plain(request)
+        return [_plain(request)]
 
 
-def _plain(request: DrawRequest) -> "Pixels":
+def _plain(request: GenerationRequest) -> "Pixels":
     return np.full((request.height, request.width, 3), request.seed % 256, np.uint8)
 
 

@@ -4,7 +4,8 @@ import random
 
 import numpy as np
 
-from umrgen.server.engines import DrawRequest
+from support import draw_task
+from umrgen.server.engines import DrawTask
 from umrgen.server.engines.procedural.words import _CLOCK, _WORDS
 from umrgen.server.png import encode_png
 
@@ -12,14 +13,14 @@ VOCABULARY = sorted({*_WORDS, *_CLOCK, "no", "a", "of", "and"})
 SIDES = (1, 2, 3, 5, 8, 13, 21, 34, 55, 64, 96)
 
 
-def random_request(chance: random.Random) -> DrawRequest:
+def random_request(chance: random.Random) -> DrawTask:
     words = chance.choices(VOCABULARY, k=chance.randint(0, 12))
     if chance.random() < 0.3:
         words.append("".join(chr(chance.randrange(32, 0x2FFF)) for _ in range(chance.randint(1, 20))))
     sides = SIDES if chance.random() < 0.97 else (1, 7, 128, 256, 512)
     width, height = chance.choice(sides), chance.choice(sides)
     reference = np.frombuffer(chance.randbytes(8 * 8 * 3), np.uint8).reshape(8, 8, 3)
-    return DrawRequest(
+    return draw_task(
         prompt=" ".join(words),
         negative=" ".join(chance.choices(VOCABULARY, k=chance.randint(0, 3))),
         width=width,

@@ -13,6 +13,9 @@ from typing import Any, ClassVar
 
 import httpx2
 
+from umrgen.server.domain.request import GenerationRequest
+from umrgen.server.engines import DrawTask
+
 SMALL = {"width": 512, "height": 512, "steps": 1}
 """The quickest picture the contract allows."""
 
@@ -216,3 +219,19 @@ def open_descriptors(folder: Path) -> list[str]:
         with suppress(FileNotFoundError):  # the one that lists them
             opened.append(str(descriptor.readlink()))
     return sorted(path for path in opened if path.startswith(f"{folder}/"))
+
+
+def draw_task(
+    prompt: str,
+    width: int = 512,
+    height: int = 512,
+    steps: int = 2,
+    seed: int = 3,
+    *,
+    negative: str = "",
+    references: tuple[bytes, ...] = (),
+    job_id: str = "ext_1",
+) -> DrawTask:
+    """Return a task for an engine."""
+    request = GenerationRequest(prompt, seed=seed, negative=negative, width=width, height=height, steps=steps)
+    return DrawTask(job_id, request, references)

@@ -13,7 +13,7 @@ def test_the_engine_of_the_page(state: Path, tmp_path: Path) -> None:
     code = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert code
     (tmp_path / "gradient.py").write_text(code[1])
-    command = re.search(r"umrgen serve (--engine \S+)", PAGE.read_text())
+    command = re.search(r"umrgen serve (--engine .+)", PAGE.read_text())
     assert command
     with server(state, *command[1].split(), PYTHONPATH=str(tmp_path)) as running, running.http() as http:
         done = finish(http, submit(http, seed=7))

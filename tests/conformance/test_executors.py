@@ -1,23 +1,27 @@
 """What every executor must do, with a real engine process behind it."""
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
 
+from support import draw_task
 from umrgen.image_files import verify
-from umrgen.server.engines import DrawRequest, EngineFailure
-from umrgen.server.executors import EngineCrashed, EngineStalled, Executor, WatchdogLimits
-from umrgen.server.executors.subprocess.executor import LocalExecutor
+from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure, EngineStalled
+from umrgen.server.executors import Executor, WatchdogLimits
+from umrgen.server.executors.remote import RemoteExecutor
+from umrgen.server.executors.subprocess.executor import SubprocessExecutor
 from umrgen.server.executors.subprocess.process import EngineProcess
 
-REQUEST = DrawRequest("a lighthouse", width=512, height=512, steps=2, seed=3)
+TASK = draw_task("one")
 
 TESTS = Path(__file__).parents[1]
 
@@ -25,35 +29,190 @@ Loop = Callable[[], asyncio.AbstractEventLoop]
 LOOPS = (asyncio.new_event_loop, uvloop.new_event_loop)
 
 
-@pytest.fixture(params=["local"])
-async def executor(request: pytest.FixtureRequest) -> AsyncIterator[Executor]:
-    executor = {"local": lambda: LocalExecutor("procedural", {"step_delay": 0.0})}[request.param]()
-    await executor.ready()
-    yield executor
-    await executor.stop()
+def drawing(prompt: str, job_id: str = "ext_1", **changes: Any) -> DrawTask:
+    return replace(draw_task(prompt, **changes), job_id=job_id)
+
+
+def ignore(step: int, total: int) -> None:
+    pass
+
+
+Make = Callable[[WatchdogLimits], Executor]
+KINDS: dict[str, Make] = {
+    "subprocess": lambda limits: SubprocessExecutor("fake_engines:FakeEngine", {}, watchdog=limits),
+    "remote": lambda limits: RemoteExecutor("fake_engines:FakeRemoteEngine", {}, watchdog=limits),
+}
+
+
+@pytest.fixture(params=sorted(KINDS))
+async def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+    made: list[Executor] = []
+
+    def make(limits: WatchdogLimits) -> Executor:
+        made.append(KINDS[request.param](limits))
+        return made[-1]
+
+    yield make
+    for executor in made:
+        await executor.stop()
+
+
+@pytest.fixture
+async def executor(make: Make) -> Executor:
+    executor = make(WatchdogLimits())
+    async with asyncio.timeout(30):
+        await executor.ready()
+    return executor
 
 
 async def test_it_draws_and_reports(executor: Executor) -> None:
     steps: list[tuple[int, int]] = []
-    picture = await executor.run("ext_1", REQUEST, lambda step, total: steps.append((step, total)))
-    facts = verify(picture.data)
-    assert (facts.width, facts.height, picture.width, picture.height) == (512, 512, 512, 512)
+    (image,) = await executor.run(TASK, lambda step, total: steps.append((step, total)))
+    facts = verify(image.data)
+    assert (facts.width, facts.height, image.width, image.height) == (512, 512, 512, 512)
     assert steps == [(1, 2), (2, 2)]
     assert executor.info is not None
-    assert executor.info.name == "procedural"
+    assert executor.info.name == "fake"
+    assert (executor.capacity, executor.trouble) == (1, None)
 
 
-async def test_what_the_engine_refuses_is_told_and_it_goes_on(executor: Executor) -> None:
-    with pytest.raises(EngineFailure):
-        await executor.run("ext_1", replace(REQUEST, references=(b"not an image",)), lambda step, total: None)
-    assert (await executor.run("ext_2", REQUEST, lambda step, total: None)).data
+async def test_pixels_become_a_png_that_says_how_it_was_made(executor: Executor) -> None:
+    (image,) = await executor.run(TASK, ignore)
+    assert image.media_type == "image/png"
+    assert b'"job_id": "ext_1"' in image.data
 
 
-async def test_one_slot_draws_one_at_a_time(executor: Executor) -> None:
-    pictures = await asyncio.gather(
-        *(executor.run(f"ext_{seed}", replace(REQUEST, seed=seed), lambda step, total: None) for seed in range(3))
-    )
-    assert len({picture.data for picture in pictures}) == 3
+async def test_several_images_of_any_size_and_type(executor: Executor) -> None:
+    images = await executor.run(drawing("several"), ignore)
+    assert [(image.width, image.height, image.media_type) for image in images] == [
+        (512, 512, "image/png"),
+        (640, 400, "image/jpeg"),
+        (512, 512, "image/png"),
+    ]
+
+
+async def test_a_refusal_fails_the_job_and_the_engine_continues(executor: Executor) -> None:
+    with pytest.raises(EngineFailure, match="this prompt is refused"):
+        await executor.run(drawing("refuse"), ignore)
+    assert await executor.run(TASK, ignore)
+
+
+async def test_an_unexpected_exception_is_a_crash_without_paths(
+    executor: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    with pytest.raises(EngineCrashed) as crash:
+        await executor.run(drawing("raise"), ignore)
+    assert str(crash.value) == "it raised RuntimeError"
+    async with asyncio.timeout(30):
+        await executor.ready()
+        assert await executor.run(TASK, ignore)
+
+
+async def test_one_engine_draws_one_task_at_a_time(executor: Executor) -> None:
+    running, most = 0, 0
+
+    async def run(number: int) -> None:
+        nonlocal running, most
+        await executor.ready()
+
+        def on_step(step: int, total: int) -> None:
+            nonlocal running, most
+            running += 1 if step == 1 else 0
+            most = max(most, running)
+
+        await executor.run(drawing("one", f"ext_{number}"), on_step)
+        running -= 1
+
+    for number in range(3):
+        await run(number)
+    assert most == 1
+
+
+async def test_a_cancelled_task_stops_and_the_next_one_is_drawn(executor: Executor) -> None:
+    started = asyncio.Event()
+    running = asyncio.create_task(executor.run(drawing("wait"), lambda step, total: started.set()))
+    async with asyncio.timeout(30):
+        await started.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await executor.ready()
+        assert await executor.run(drawing("one", "ext_2"), ignore)
+
+
+async def test_phases_are_signs_of_life(make: Make) -> None:
+    """Each of them takes 0.3 s; together they take longer than an engine may be silent."""
+    executor = make(WatchdogLimits(stall_after=0.9, cancel_grace=0.2))
+    async with asyncio.timeout(30):
+        await executor.ready()
+        assert await executor.run(drawing("phases"), ignore)
+
+
+async def test_the_same_phase_again_is_none(make: Make) -> None:
+    executor = make(WatchdogLimits(stall_after=0.9, cancel_grace=0.2))
+    async with asyncio.timeout(30):
+        await executor.ready()
+        with pytest.raises(EngineStalled):
+            await executor.run(drawing("same"), ignore)
+
+
+async def test_previews_are_made_while_they_are_wanted(executor: Executor) -> None:
+    previews: list[bytes] = []
+    executor.show("ext_1", True)
+
+    def on_step(step: int, total: int) -> None:
+        executor.show("ext_1", True)  # once a process knows the job
+
+    await executor.run(drawing("one", steps=50), on_step, previews.append)
+    assert previews
+    assert all(verify(preview).media_type == "image/jpeg" for preview in previews)
+    executor.show("ext_1", False)
+    previews.clear()
+    await executor.run(drawing("one"), ignore, previews.append)
+    assert previews == []
+
+
+class TestRemote:
+    """What holds for engines behind a network."""
+
+    async def test_capacity_is_the_engines_own(self) -> None:
+        executor = RemoteExecutor("fake_engines:FakeRemoteEngine", {"capacity": 2})
+        grown: list[int] = []
+        executor.watch(lambda: grown.append(executor.capacity))
+        assert executor.capacity == 0
+        await executor.ready()
+        assert grown == [2]
+        inside = asyncio.Semaphore(0)
+        tasks = [
+            asyncio.create_task(executor.run(drawing("wait", f"ext_{n}"), lambda step, total: inside.release()))
+            for n in range(2)
+        ]
+        async with asyncio.timeout(30):
+            for _ in tasks:
+                await inside.acquire()
+            waiting = asyncio.create_task(executor.ready())
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await waiting
+        await executor.stop()
+
+    async def test_an_engine_that_cannot_be_reached_is_tried_again(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.CRITICAL)
+        monkeypatch.setattr("umrgen.server.executors.remote.FIRST_DELAY", 0.01)
+        executor = RemoteExecutor("fake_engines:FakeRemoteEngine", {"failures": 2})
+        async with asyncio.timeout(30):
+            await executor.ready()
+        assert executor.trouble is None
+        assert executor._engine.loads == 3  # type: ignore[attr-defined]
+        await executor.stop()
+        assert executor._engine.closed  # type: ignore[attr-defined]
 
 
 def wait_deafly(process: EngineProcess) -> None:
@@ -68,27 +227,27 @@ class TestLocal:
     """What holds for processes of this machine."""
 
     async def test_cancelling_stops_at_the_next_step_and_keeps_the_process(self) -> None:
-        executor = LocalExecutor("procedural", {"step_delay": 0.05}, watchdog=WatchdogLimits(cancel_grace=30))
+        executor = SubprocessExecutor("procedural", {"step_delay": 0.05}, watchdog=WatchdogLimits(cancel_grace=30))
         await executor.ready()
         (before,) = executor._processes
         started = asyncio.Event()
         running = asyncio.create_task(
-            executor.run("ext_1", replace(REQUEST, steps=50), lambda step, total: started.set())
+            executor.run(draw_task("a lighthouse", steps=50), lambda step, total: started.set())
         )
         await started.wait()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert (await executor.run("ext_2", REQUEST, lambda step, total: None)).data
+        assert await executor.run(draw_task("a lighthouse", job_id="ext_2"), ignore)
         assert executor._processes == {before}
         await executor.stop()
 
     async def test_one_that_does_not_stop_is_killed_and_replaced(self) -> None:
-        executor = LocalExecutor("procedural", {"step_delay": 600}, watchdog=WatchdogLimits(cancel_grace=0.05))
+        executor = SubprocessExecutor("procedural", {"step_delay": 600}, watchdog=WatchdogLimits(cancel_grace=0.05))
         await executor.ready()
         (before,) = executor._processes
         started = asyncio.Event()
-        running = asyncio.create_task(executor.run("ext_1", REQUEST, lambda step, total: started.set()))
+        running = asyncio.create_task(executor.run(draw_task("a lighthouse"), lambda step, total: started.set()))
         await started.wait()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -97,7 +256,7 @@ class TestLocal:
         await executor.stop()
 
     async def test_a_crash_is_told_and_the_next_job_gets_a_new_process(self) -> None:
-        executor = LocalExecutor("procedural", {"step_delay": 0.2})
+        executor = SubprocessExecutor("procedural", {"step_delay": 0.2})
         await executor.ready()
 
         def crash(step: int, total: int) -> None:
@@ -105,30 +264,30 @@ class TestLocal:
                 os.kill(process.pid, signal.SIGKILL)
 
         with pytest.raises(EngineCrashed, match="SIGKILL"):
-            await executor.run("ext_1", replace(REQUEST, steps=20), crash)
-        assert (await executor.run("ext_2", REQUEST, lambda step, total: None)).data
+            await executor.run(draw_task("a lighthouse", steps=20), crash)
+        assert await executor.run(draw_task("a lighthouse", job_id="ext_2"), ignore)
         await executor.stop()
 
     async def test_one_that_does_not_even_listen_is_not_waited_for(self) -> None:
-        executor = LocalExecutor("procedural", {}, watchdog=WatchdogLimits(stall_after=0.3, cancel_grace=0.05))
+        executor = SubprocessExecutor("procedural", {}, watchdog=WatchdogLimits(stall_after=0.3, cancel_grace=0.05))
         await executor.ready()
         (process,) = executor._processes
         os.kill(process.pid, signal.SIGSTOP)
-        more_than_a_pipe_holds = replace(REQUEST, references=(bytes(1 << 20),))
+        more_than_a_pipe_holds = draw_task("a lighthouse", references=(bytes(1 << 20),))
         async with asyncio.timeout(20):
             with pytest.raises(EngineStalled):
-                await executor.run("ext_1", more_than_a_pipe_holds, lambda step, total: None)
+                await executor.run(more_than_a_pipe_holds, ignore)
             assert not process.alive
-            assert (await executor.run("ext_2", REQUEST, lambda step, total: None)).data
+            assert await executor.run(draw_task("a lighthouse", job_id="ext_2"), ignore)
         await executor.stop()
 
     async def test_one_that_hangs_is_given_to_nobody_when_its_job_is_cancelled_meanwhile(self) -> None:
-        executor = LocalExecutor(
+        executor = SubprocessExecutor(
             "procedural", {"step_delay": 600}, watchdog=WatchdogLimits(stall_after=0.5, cancel_grace=600)
         )
         await executor.ready()
         (process,) = executor._processes
-        running = asyncio.create_task(executor.run("ext_1", REQUEST, lambda step, total: None))
+        running = asyncio.create_task(executor.run(draw_task("a lighthouse"), lambda step, total: None))
         asked = asyncio.Event()
         cancel = process.cancel
 
@@ -158,7 +317,7 @@ class TestLocal:
             if busy:
                 wait_deafly(process)
             with pytest.raises(EngineCrashed) as crash:
-                await process.draw("ext_1", REQUEST, lambda step, total: None, None, stall_after=600)
+                await process.draw(TASK, ignore, None, stall_after=600)
             assert crash.value.code == "engine_crashed"
             await process.kill()
 
@@ -166,7 +325,7 @@ class TestLocal:
             runner.run(asyncio.wait_for(draw(), 20))
 
     async def test_an_engine_that_cannot_start_says_why(self) -> None:
-        executor = LocalExecutor("nope", {})
+        executor = SubprocessExecutor("nope", {})
         starting = asyncio.create_task(executor.ready())
         while executor.trouble is None:  # noqa: ASYNC110 - the executor's own word, not an event
             await asyncio.sleep(0.01)
@@ -176,7 +335,7 @@ class TestLocal:
 
     async def test_the_engine_gets_no_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("UMRGEN_API_KEY", "secret")
-        executor = LocalExecutor("procedural", {})
+        executor = SubprocessExecutor("procedural", {})
         await executor.ready()
         (process,) = executor._processes
         environment = Path(f"/proc/{process.pid}/environ").read_bytes()
@@ -186,13 +345,13 @@ class TestLocal:
     async def test_one_that_says_the_same_step_again_makes_no_progress(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its steps come every 0.3 s, for ever; each would give it another second if it counted as progress."""
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
-        executor = LocalExecutor(
+        executor = SubprocessExecutor(
             "engines_that_fail:Obedient", {}, watchdog=WatchdogLimits(stall_after=1.0, cancel_grace=0.2)
         )
         await executor.ready()
         try:
             async with asyncio.timeout(30):
                 with pytest.raises(EngineStalled):
-                    await executor.run("ext_1", replace(REQUEST, prompt="repeat"), lambda step, total: None)
+                    await executor.run(draw_task("repeat"), ignore)
         finally:
             await executor.stop()

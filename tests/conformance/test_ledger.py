@@ -59,8 +59,7 @@ class Bench:
         return job
 
     async def claim(self, now: int = 2000) -> Job:
-        job = await self.ledger.jobs.claim("worker", now=now, lease_until=now + 30_000)
-        assert job is not None
+        (job,) = await self.ledger.jobs.claim("worker", now=now, lease_until=now + 30_000)
         return job
 
 
@@ -91,7 +90,7 @@ async def test_jobs_are_claimed_in_the_order_of_their_age(bench: Bench) -> None:
     for number in range(3):
         await bench.submit(f"ext_{number}")
     assert [(await bench.claim()).id for _ in range(3)] == ["ext_0", "ext_1", "ext_2"]
-    assert await bench.ledger.jobs.claim("worker", now=2000, lease_until=3000) is None
+    assert await bench.ledger.jobs.claim("worker", now=2000, lease_until=3000) == []
 
 
 async def test_sessions_take_turns_and_a_newcomer_does_not_wait_behind_a_backlog(bench: Bench) -> None:
@@ -119,11 +118,23 @@ async def test_a_session_at_its_cap_lets_others_go_first(bench: Bench) -> None:
     await bench.submit("b0", "sid_b")
     capped = {"now": 2000, "lease_until": 9000, "running_cap": 1}
     claimed = [await bench.ledger.jobs.claim("worker", **capped) for _ in range(3)]
-    assert [job and job.id for job in claimed] == ["a0", "b0", None]
+    assert [[job.id for job in jobs] for jobs in claimed] == [["a0"], ["b0"], []]
     await bench.ledger.jobs.change("a0", Change.CANCEL, now=2500)
-    again = await bench.ledger.jobs.claim("worker", **capped)
-    assert again is not None
+    (again,) = await bench.ledger.jobs.claim("worker", **capped)
     assert again.id == "a1"
+
+
+async def test_a_claim_of_several_takes_them_in_the_same_order(bench: Bench) -> None:
+    for name in ("a0", "a1", "a2"):
+        await bench.submit(name, "sid_a")
+    for name in ("b0", "b1"):
+        await bench.submit(name, "sid_b")
+    first = await bench.ledger.jobs.claim("worker", now=2000, lease_until=9000, limit=3)
+    assert [job.id for job in first] == ["a0", "b0", "a1"]
+    assert len({job.changed for job in first}) == 3
+    rest = await bench.ledger.jobs.claim("worker", now=2000, lease_until=9000, limit=99)
+    assert [job.id for job in rest] == ["b1", "a2"]
+    assert [job.id for job in bench.told[-5:]] == ["a0", "b0", "a1", "b1", "a2"]
 
 
 async def test_a_full_queue_takes_no_more_of_one_session(bench: Bench) -> None:
@@ -160,7 +171,6 @@ async def test_the_runs_of_late_are_given_in_order(bench: Bench) -> None:
         )
     assert [job.id for job in await bench.ledger.jobs.recent_runs(among=10)] == ["ext_1", "ext_0"]
     assert await bench.ledger.jobs.recent_runs(among=1) == []
-    assert await bench.ledger.outputs.known_files(["ext_0.png", "ext_9.png"]) == {"ext_0.png"}
 
 
 async def test_a_place_in_the_queue_moves_up(bench: Bench) -> None:
@@ -466,9 +476,8 @@ class TestSqliteFile:
         ledger = SqliteLedger(path)
         await ledger.open()
         assert await ledger.jobs.count() == {State.QUEUED: 1, State.RUNNING: 1}
-        job = await ledger.jobs.claim("worker", now=2000, lease_until=3000)
+        (job,) = await ledger.jobs.claim("worker", now=2000, lease_until=3000)
         await ledger.close()
-        assert job is not None
         assert (job.id, job.request, job.priority) == ("ext_1", GenerationRequest("a lighthouse", seed=7), 0)
 
     async def test_a_file_that_another_program_holds_is_said_to_be_unavailable(
@@ -555,7 +564,9 @@ async def test_images_expire_by_age_and_their_record_stays(bench: Bench) -> None
         await bench.ledger.outputs.get("sid_a", first.name)
     assert await bench.ledger.outputs.get("sid_b", first.name) is None
     assert await bench.ledger.outputs.get("sid_a", third.name) == third
-    assert await bench.ledger.outputs.known_files([first.name, third.name]) == {third.name}
+    obsolete = await bench.ledger.outputs.obsolete_files(now=2**50, limit=99)
+    assert ("sid_a", first.name) in obsolete
+    assert ("sid_a", third.name) not in obsolete
     job = await bench.ledger.jobs.get("a1")
     assert job is not None
     assert (job.state, job.outputs) == (State.COMPLETED, (first,))
@@ -589,7 +600,9 @@ async def test_uploads_are_a_sessions_own_and_so_many(bench: Bench) -> None:
     assert not await ledger.uploads.remove("sid_b", "ref_0.png")
     assert await ledger.uploads.remove("sid_a", "ref_0.png")
     assert not await ledger.uploads.remove("sid_a", "ref_0.png")
-    assert await ledger.outputs.known_files(["ref_0.png", "ref_1.png", "ref_b.png"]) == {"ref_1.png", "ref_b.png"}
+    assert await ledger.outputs.obsolete_files(now=0, limit=9) == [("sid_a", "ref_0.png")]
+    await ledger.outputs.forget_files([("sid_a", "ref_0.png")])
+    assert await ledger.outputs.obsolete_files(now=0, limit=9) == []
 
 
 async def test_an_upload_is_visible_once_its_file_is_stored(bench: Bench) -> None:

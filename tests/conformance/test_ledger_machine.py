@@ -173,16 +173,15 @@ class LedgerMachine(RuleBasedStateMachine):
             self.model.posted[session, key] = (digest, name)
             self.model.jobs[name] = Entry(session, 0, first)
 
-    @rule(target=leases, cap=st.sampled_from((0, 0, 1, 2)))
-    def claim(self, cap: int) -> Any:
+    @rule(target=leases, limit=st.sampled_from((1, 1, 1, 3)), cap=st.sampled_from((0, 0, 1, 2)))
+    def claim(self, limit: int, cap: int) -> Any:
         until = self.now + LEASE
-        job = self.do(self.ledger.jobs.claim("worker", now=self.now, lease_until=until, running_cap=cap))
-        expected = self.model.next(cap)
-        assert (job.id if job else None) == expected
-        if job is None:
-            return multiple()
-        self.model.claim(job.id, until)
-        return job
+        jobs = self.do(self.ledger.jobs.claim("worker", now=self.now, lease_until=until, limit=limit, running_cap=cap))
+        for job in jobs:
+            assert job.id == self.model.next(cap)
+            self.model.claim(job.id, until)
+        assert len(jobs) == limit or self.model.next(cap) is None
+        return multiple(*jobs)
 
     @rule(lease=leases, step=st.integers(1, 4))
     def progress(self, lease: Job, step: int) -> None:

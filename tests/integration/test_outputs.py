@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support import ServerProcess, finish, problem, submit
+from support import ServerProcess, draw_task, finish, problem, submit
 from umrgen.image_files import verify
-from umrgen.server.engines import DrawRequest, load_engine
+from umrgen.server.engines import load_engine
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def test_the_file_says_how_it_was_made(url: str, job: dict[str, object]) -> None
     assert own["engine"]["name"] == "procedural"
     assert own["version"]
     assert b"digitalsourcetype/algorithmicMedia" in xmp
-    request = DrawRequest("a lighthouse at dusk", 512, 512, 2, 5, negative="fog")
-    drawn = load_engine("procedural", {}).draw(request, lambda step, total, preview=None: None)
+    request = draw_task("a lighthouse at dusk", 512, 512, 2, 5, negative="fog")
+    (drawn,) = load_engine("procedural", {}).draw(request, lambda step, total, preview=None: None)
     assert np.array_equal(pixels, drawn)
 
 

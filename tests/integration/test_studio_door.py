@@ -237,7 +237,8 @@ def test_a_list_tells_what_was_asked_for(running: ServerProcess) -> None:
     with running.http() as http:
         http.post("/api/v1/generate", json={"prompt": "a boat", "seed": 5, **asked}).raise_for_status()
         (job,) = http.get("/api/v1/jobs?limit=1").json()["jobs"]
-    assert job["request"] == asked | {"loras": [], "reference_images": []}
+    rest = {"prompt": "a boat", "seed": 5, "priority": 0, "webhook_url": None, "loras": [], "reference_images": []}
+    assert job["request"] == asked | rest
     assert (job["prompt"], job["seed"]) == ("a boat", 5)
 
 

@@ -16,7 +16,7 @@ import random
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from simulation.leaping import LeapingLoop
 from umrgen.model import State
+from umrgen.server.blobs import BlobStoreUnavailable
 from umrgen.server.domain.job import Change, Conflict, Job
 from umrgen.server.domain.request import GenerationRequest
-from umrgen.server.engines import DrawRequest, EngineFailure, EngineInfo
-from umrgen.server.executors import EncodedImage, EngineCrashed, EngineStalled, OnPreview, OnStep
+from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure, EngineInfo, EngineStalled
+from umrgen.server.executors import OnPreview, OnStep, VerifiedImage
 from umrgen.server.ledger import Idempotency, LedgerUnavailable
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.scheduler.attempt import AttemptContext, DispatchPolicy
 from umrgen.server.scheduler.dispatcher import Dispatcher
+from umrgen.server.scheduler.leases import TaskLease
 from umrgen.server.scheduler.previews import Previews
-from umrgen.server.scheduler.sweep import sweep
+from umrgen.server.services.retention import INTERVAL, Retention, RetentionPolicy
 
 SESSIONS = ("sid_a", "sid_b", "sid_c")
 SOON = 1.0
@@ -121,13 +123,25 @@ class World:
         return self.chance.random() < share
 
 
+STORE_OF = {
+    "submit": "jobs",
+    "get": "jobs",
+    "claim": "jobs",
+    "expired_leases": "jobs",
+    "obsolete_files": "outputs",
+    "forget_files": "outputs",
+    "acquire": "coordination",
+}
+"""The calls of the ledger that a life makes."""
+
+
 class Life:
     """One process: everything durable is reached through it, until it is dead."""
 
     def __init__(self, world: World, witness: Witness, policy: DispatchPolicy, slots: int) -> None:
         self.world = world
         self.dead = False
-        self.slots = slots
+        self.capacity = slots
         self.info = EngineInfo("fake", "procedural", "1")
         self.trouble = None
         self.drawing: set[str] = set()
@@ -136,6 +150,9 @@ class Life:
         previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
         self.context = AttemptContext(self, self, self, self, policy, previews)  # type: ignore[arg-type]  # it is all four
         self.dispatcher = Dispatcher(self.context, "worker")
+        lease = TaskLease(self, "retention", "worker", self)  # type: ignore[arg-type]
+        forever, nothing = RetentionPolicy(0, 0, 0), lambda session_id, name: None
+        self.retention = Retention(self, self, self, self, forever, nothing, lease)  # type: ignore[arg-type]
 
     async def pause(self) -> None:
         """An await: others get their turn here, and the process may have died meanwhile."""
@@ -175,8 +192,9 @@ class Life:
         finally:
             await self.pause()  # it is committed, and the process may die before it knows
         if self.world.troubled and self.world.luck(0.01):
-            if isinstance(result, Job):
-                self.witness.faults[result.id] += 1  # leased, and nobody knows it: its worker falls silent
+            for job in result if isinstance(result, list) else [result]:
+                if isinstance(job, Job):
+                    self.witness.faults[job.id] += 1  # leased, and its worker does not know it
             raise LedgerUnavailable("it is written, and its answer is lost")
         return result
 
@@ -195,9 +213,10 @@ class Life:
             await self.world.ledger.jobs.change(job_id, change, **values)
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("submit", "get", "claim", "expired_leases", "known_files"):
+        store = STORE_OF.get(name)
+        if store is None:
             raise AttributeError(name)
-        method = getattr(self.world.ledger.outputs if name == "known_files" else self.world.ledger.jobs, name)
+        method = getattr(getattr(self.world.ledger, store), name)
         return lambda *args, **kwargs: self._wire(lambda: method(*args, **kwargs))
 
     def peek(self, job_id: str) -> Job | None:
@@ -209,7 +228,7 @@ class Life:
         await self.pause()
         if self.world.troubled and self.world.luck(0.05):
             self.witness.faults[data.decode()] += 1
-            raise OSError(28, "No space left on device")
+            raise BlobStoreUnavailable("the image could not be stored: No space left on device")
         self.world.files[name] = data
         await self.pause()
 
@@ -217,22 +236,21 @@ class Life:
         await self.pause()
         self.world.files.pop(name, None)
 
-    async def older(self, before: int) -> AsyncIterator[tuple[str, Sequence[str]]]:
-        await self.pause()
-        if self.world.files:
-            yield "any", list(self.world.files)
-
     # --- an executor ---
 
     async def ready(self) -> None:
         await self.pause()
 
+    def watch(self, on_capacity: Callable[[], None]) -> None:
+        """The capacity never grows."""
+
     async def run(
-        self, job_id: str, request: DrawRequest, on_step: OnStep, on_preview: OnPreview | None = None
-    ) -> EncodedImage:
+        self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None = None
+    ) -> tuple[VerifiedImage, ...]:
+        job_id, request = task.job_id, task.request
         # Not raised here, where the dispatcher would take it for an engine's failure.
-        if job_id in self.drawing or len(self.drawing) >= self.slots:
-            self.witness.broken.append(f"{job_id}: drawn beside {self.drawing} on {self.slots} slots")
+        if job_id in self.drawing or len(self.drawing) >= self.capacity:
+            self.witness.broken.append(f"{job_id}: drawn beside {self.drawing} on {self.capacity} slots")
         self.drawing.add(job_id)
         try:
             for step in range(1, request.steps + 1):
@@ -242,7 +260,7 @@ class Life:
                 self._break_down(job_id)
                 on_step(step, request.steps)
             data = job_id.encode()
-            return EncodedImage(data, hashlib.sha256(data).hexdigest(), 512, 512)
+            return (VerifiedImage(data, hashlib.sha256(data).hexdigest(), 512, 512),)
         finally:
             self.drawing.discard(job_id)
 
@@ -295,10 +313,9 @@ async def _live(life: Life, callers: int, *, until_all_are_over: bool) -> None:
     await life.dispatcher.recover()
     world.troubled = callers > 0
     life.dispatcher.start()
-    sweeping = asyncio.create_task(sweep(life, life, before=life.now(), storing=life.context.storing))  # type: ignore[arg-type]
+    retaining = asyncio.create_task(life.retention.run())
     jumping = asyncio.create_task(life.jumps())
     await asyncio.gather(*(life.caller(world.chance.randint(1, 4)) for _ in range(callers)))
-    await sweeping
     if not until_all_are_over:
         await asyncio.sleep(world.chance.random() * 30)
         await life.dispatcher.drain(world.chance.random() * 10)
@@ -308,7 +325,10 @@ async def _live(life: Life, callers: int, *, until_all_are_over: bool) -> None:
             while any(not job.over for job in life.witness.jobs.values()):  # noqa: ASYNC110 - on a clock that leaps
                 await asyncio.sleep(1)
         await life.dispatcher.drain(10)
+        world.wall += 4 * 3_600_000  # later than the clock ever was, and than a late file can be
+        await asyncio.sleep(2 * INTERVAL)
     jumping.cancel()
+    retaining.cancel()
 
 
 def _run(life: Life, callers: int, *, until_all_are_over: bool) -> None:

@@ -24,7 +24,7 @@ def test_a_hundred_pictures_without_a_warning(hundred: int) -> None:
                 warnings.simplefilter("error")
                 engine = load_engine("procedural", {"step_delay": 0.0})
                 engine.load()
-                picture = engine.draw(request, lambda step, total, preview=None: preview and preview())
+                (picture,) = engine.draw(request, lambda step, total, preview=None: preview and preview())
         except Exception as error:
             pytest.fail(f"random_request(Random({seed})): {type(error).__name__}: {error}: {request}")
-        assert picture.shape == (request.height, request.width, 3)
+        assert picture.shape == (request.request.height, request.request.width, 3)

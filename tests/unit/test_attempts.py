@@ -1,7 +1,6 @@
 """An attempt and the dispatcher, where the moment matters."""
 
 import asyncio
-import errno
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +8,11 @@ from typing import Any
 import pytest
 
 from umrgen.model import State
-from umrgen.server.domain.job import Change, Job
+from umrgen.server.blobs import BlobStoreUnavailable
+from umrgen.server.domain.job import Change, Job, output_name
 from umrgen.server.domain.request import GenerationRequest
-from umrgen.server.engines import DrawRequest
-from umrgen.server.executors import EncodedImage, EngineCrashed, EngineStalled, OnPreview, OnStep
+from umrgen.server.engines import DrawTask, EngineCrashed, EngineStalled
+from umrgen.server.executors import OnPreview, OnStep, VerifiedImage
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.scheduler.attempt import Attempt, AttemptContext, DispatchPolicy
 from umrgen.server.scheduler.dispatcher import Dispatcher
@@ -24,7 +24,10 @@ SPEC = GenerationRequest("a boat", seed=1, width=512, height=512, steps=9)
 class Still:
     """A clock that stands, and an engine that makes one step and no more."""
 
-    slots = 1
+    capacity = 1
+
+    def watch(self, on_capacity: object) -> None:
+        """The capacity never grows."""
 
     def __init__(self) -> None:
         self.moment = 1000
@@ -37,7 +40,7 @@ class Still:
         self.resting.set()
         await asyncio.get_running_loop().create_future()
 
-    async def run(self, job_id: str, request: DrawRequest, on_step: OnStep, on_preview: OnPreview) -> EncodedImage:
+    async def run(self, task: DrawTask, on_step: OnStep, on_preview: OnPreview) -> tuple[VerifiedImage, ...]:
         on_step(1, 9)
         try:
             await asyncio.get_running_loop().create_future()
@@ -61,8 +64,7 @@ def attempt_context(still: Still, ledger: MemoryLedger, **policy: Any) -> Attemp
 
 async def claimed(ledger: MemoryLedger, lease_until: int) -> Job:
     await ledger.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
-    job = await ledger.jobs.claim("worker", now=1000, lease_until=lease_until)
-    assert job is not None
+    (job,) = await ledger.jobs.claim("worker", now=1000, lease_until=lease_until)
     return job
 
 
@@ -88,7 +90,7 @@ async def test_what_nobody_thought_of_is_no_job_without_an_owner(
     if where == "run":
         monkeypatch.setattr(still, "run", surprise)
     else:
-        monkeypatch.setattr(Attempt, "_beat", surprise)
+        monkeypatch.setattr(Attempt, "_heartbeat", surprise)
     async with asyncio.timeout(10):
         await Attempt(await claimed(ledger, 9000), attempt_context(still, ledger)).carry_out()
     job = await ledger.jobs.get("ext_1")
@@ -125,13 +127,11 @@ async def test_a_worker_that_fell_silent_is_a_crash_and_three_are_the_end(ledger
         with pytest.raises(Exception, match=r"holds this job|cannot complete"):
             await late
         if attempt < 3:
-            again = await ledger.jobs.claim("worker", now=still.moment, lease_until=still.moment + 1000)
-            assert again is not None
-            job = again
+            (job,) = await ledger.jobs.claim("worker", now=still.moment, lease_until=still.moment + 1000)
     end = await ledger.jobs.get("ext_1")
     assert end is not None
     assert (end.state, end.error_code, end.attempt) == (State.FAILED, "engine_crashed", 3)
-    assert end.error == "its worker fell silent (in attempt 3, the last)"
+    assert end.error == "its worker did not renew the lease (in attempt 3, the last)"
 
 
 async def test_a_worker_that_spoke_up_meanwhile_keeps_its_job(ledger: MemoryLedger) -> None:
@@ -146,24 +146,23 @@ async def test_a_worker_that_spoke_up_meanwhile_keeps_its_job(ledger: MemoryLedg
 
 
 class Painter(Still):
-    """An engine that has its picture ready."""
+    """An engine that has its images ready."""
 
-    async def run(self, job_id: str, request: DrawRequest, on_step: OnStep, on_preview: OnPreview) -> EncodedImage:
-        return EncodedImage(b"png", "ab" * 32, 512, 512)
+    images = 1
+
+    async def run(self, task: DrawTask, on_step: OnStep, on_preview: OnPreview) -> tuple[VerifiedImage, ...]:
+        return tuple(VerifiedImage(b"png", "ab" * 32, 512, 512) for _ in range(self.images))
 
 
-class Shelf:
-    """A storage that records, at each put, whether the image is exempt from the sweep, and the state of its job."""
+class RecordingBlobs:
+    """A blob store that records the state of the job at each put."""
 
     def __init__(self, ledger: MemoryLedger) -> None:
         self.ledger = ledger
-        self.context: AttemptContext
-        self.announced: list[bool] = []
         self.states: list[State] = []
         self.files: set[str] = set()
 
     async def put(self, session_id: str, name: str, data: bytes) -> None:
-        self.announced.append(name in self.context.storing)
         job = await self.ledger.jobs.get("ext_1")
         assert job is not None
         self.states.append(job.state)
@@ -173,44 +172,56 @@ class Shelf:
         self.files.remove(name)
 
 
-def shelf(ledger: MemoryLedger) -> tuple[Shelf, AttemptContext]:
-    painter = Painter()
-    stored = Shelf(ledger)
+def recording(ledger: MemoryLedger, images: int = 1) -> tuple[RecordingBlobs, AttemptContext]:
+    painter, blobs = Painter(), RecordingBlobs(ledger)
+    painter.images = images
     previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
-    stored.context = AttemptContext(ledger.jobs, painter, stored, painter, DispatchPolicy(), previews)  # type: ignore[arg-type]
-    return stored, stored.context
+    context = AttemptContext(ledger.jobs, painter, blobs, painter, DispatchPolicy(), previews)  # type: ignore[arg-type]
+    return blobs, context
 
 
-async def test_an_image_is_announced_to_the_sweep_and_stored_before_its_job_is_completed(ledger: MemoryLedger) -> None:
-    stored, context = shelf(ledger)
+@pytest.mark.parametrize("images", [1, 3])
+async def test_images_are_stored_before_their_job_is_completed(ledger: MemoryLedger, images: int) -> None:
+    blobs, context = recording(ledger, images)
     async with asyncio.timeout(10):
         await Attempt(await claimed(ledger, 9000), context).carry_out()
-    assert stored.announced == [True]
-    assert stored.states == [State.RUNNING], "it is not completed while its image is on its way"
+    assert blobs.states == [State.RUNNING] * images
     job = await ledger.jobs.get("ext_1")
     assert job is not None
     assert job.state is State.COMPLETED
-    assert {output.name for output in job.outputs} == stored.files
-    assert context.storing == set()
+    assert {output.name for output in job.outputs} == blobs.files
+    assert len(blobs.files) == images
+    assert await ledger.outputs.obsolete_files(now=2**50, limit=99) == []
 
 
-async def test_the_image_of_a_job_that_was_cancelled_meanwhile_is_removed(ledger: MemoryLedger) -> None:
-    stored, context = shelf(ledger)
+async def test_the_images_of_a_job_that_was_cancelled_meanwhile_are_deleted(ledger: MemoryLedger) -> None:
+    blobs, context = recording(ledger, 2)
     attempt = Attempt(await claimed(ledger, 9000), context)
     await ledger.jobs.change("ext_1", Change.CANCEL, now=1000, error_code="cancelled")
     async with asyncio.timeout(10):
         await attempt.carry_out()
-    assert stored.announced in ([True], [])
-    assert stored.files == set()
+    assert blobs.files == set()
     job = await ledger.jobs.get("ext_1")
     assert job is not None
     assert (job.state, job.error_code) == (State.FAILED, "cancelled")
 
 
+@pytest.mark.parametrize("change", [Change.RELEASE, Change.FAIL, Change.CANCEL])
+async def test_what_an_attempt_may_have_stored_is_deleted_an_hour_after_its_end(
+    ledger: MemoryLedger, change: Change
+) -> None:
+    """Its server may have been killed between the file and the record, or be a minute late."""
+    job = await claimed(ledger, 9000)
+    stored = output_name(job, 1, "image/png")
+    await ledger.jobs.change("ext_1", change, now=2000)
+    assert await ledger.outputs.obsolete_files(now=2000 + 3_599_999, limit=99) == []
+    assert ("sid_a", stored) in await ledger.outputs.obsolete_files(now=2000 + 3_600_000, limit=99)
+
+
 @pytest.mark.parametrize("failure", [EngineCrashed("killed by SIGKILL"), EngineStalled("no progress")])
 async def test_a_job_whose_engine_fails_is_queued_again(ledger: MemoryLedger, failure: Exception) -> None:
     class Failing(Still):
-        async def run(self, *_: object) -> EncodedImage:
+        async def run(self, *_: object) -> tuple[VerifiedImage, ...]:
             raise failure
 
     async with asyncio.timeout(10):
@@ -221,11 +232,11 @@ async def test_a_job_whose_engine_fails_is_queued_again(ledger: MemoryLedger, fa
 
 
 async def test_a_picture_is_kept_until_there_is_room_for_it(ledger: MemoryLedger) -> None:
-    stored, context = shelf(ledger)
+    stored, context = recording(ledger)
     put, drawn = stored.put, 0
 
     class Once(Painter):
-        async def run(self, *arguments: Any) -> EncodedImage:
+        async def run(self, *arguments: Any) -> tuple[VerifiedImage, ...]:
             nonlocal drawn
             drawn += 1
             return await super().run(*arguments)
@@ -234,7 +245,7 @@ async def test_a_picture_is_kept_until_there_is_room_for_it(ledger: MemoryLedger
             stored.put = put  # type: ignore[method-assign]  # there is room now
 
     async def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise BlobStoreUnavailable("the image could not be stored: No space left on device")
 
     stored.put = full  # type: ignore[method-assign]
     once = Once()

@@ -25,11 +25,11 @@ from umrgen.client.journal import KEEP_ENDED, PRUNE_ABOVE, Journal
 from umrgen.durable import make_folder
 from umrgen.model import State
 from umrgen.server.application import Application
-from umrgen.server.blobs.local import LocalStorage
+from umrgen.server.blobs.local import LocalBlobStore
 from umrgen.server.clock import SystemClock
 from umrgen.server.domain.job import Change, Job
 from umrgen.server.domain.request import GenerationRequest
-from umrgen.server.executors import EncodedImage
+from umrgen.server.executors import VerifiedImage
 from umrgen.server.ledger.sql.jobs import SqlJobStore
 from umrgen.server.ledger.sqlite.file import SqliteLedger
 from umrgen.server.ledger.sqlite.maintenance import backup, check, vacuum
@@ -141,7 +141,7 @@ def test_a_new_state_folder_is_stored(disk: Disk, create: Callable[[Path], None]
 async def test_a_stored_image_is_stored_when_put_returns(disk: Disk) -> None:
     state = disk.root / "state"
     make_folder(state)
-    storage = LocalStorage(state / "outputs")
+    storage = LocalBlobStore(state / "outputs")
     for name in ("one.png", "two.png"):
         await storage.put("sid_a", name, IMAGE)
         assert disk.stored()[f"state/outputs/sid_a/{name}"] == IMAGE
@@ -151,12 +151,12 @@ async def test_a_stored_image_is_stored_when_put_returns(disk: Disk) -> None:
 
 async def test_a_session_folder_that_another_process_left_unsynced_is_stored(disk: Disk) -> None:
     (disk.root / "outputs" / "sid_a").mkdir(parents=True)
-    await LocalStorage(disk.root / "outputs").put("sid_a", "one.png", IMAGE)
+    await LocalBlobStore(disk.root / "outputs").put("sid_a", "one.png", IMAGE)
     assert disk.stored() == {"outputs/sid_a/one.png": IMAGE}
 
 
 async def test_a_session_folder_that_was_removed_is_stored_again(disk: Disk) -> None:
-    storage = LocalStorage(disk.root / "outputs")
+    storage = LocalBlobStore(disk.root / "outputs")
     await storage.put("sid_a", "one.png", IMAGE)
     (disk.root / "outputs" / "sid_a" / "one.png").unlink()
     (disk.root / "outputs" / "sid_a").rmdir()
@@ -167,8 +167,8 @@ async def test_a_session_folder_that_was_removed_is_stored_again(disk: Disk) -> 
 class Drawn:
     """An executor that has the image at once."""
 
-    async def run(self, *_: object) -> EncodedImage:
-        return EncodedImage(IMAGE, "digest", 512, 512)
+    async def run(self, *_: object) -> tuple[VerifiedImage, ...]:
+        return (VerifiedImage(IMAGE, "digest", 512, 512),)
 
 
 class RecordingJobStore(SqlJobStore):
@@ -193,10 +193,9 @@ async def test_an_image_is_stored_before_its_job_is_completed(disk: Disk) -> Non
     await ledger.open()
     try:
         await ledger.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
-        job = await ledger.jobs.claim("worker", now=1000, lease_until=2**50)
-        assert job is not None
+        (job,) = await ledger.jobs.claim("worker", now=1000, lease_until=2**50)
         previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
-        storage: Any = LocalStorage(state / "outputs")
+        storage: Any = LocalBlobStore(state / "outputs")
         drawn: Any = Drawn()
         await Attempt(job, AttemptContext(jobs, drawn, storage, SystemClock(), DispatchPolicy(), previews)).carry_out()
         over = await ledger.jobs.get("ext_1")

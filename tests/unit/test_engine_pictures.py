@@ -1,31 +1,38 @@
-"""What an engine gives is looked at before it is anybody's picture."""
+"""What an engine returns is verified before it is stored."""
 
 import numpy as np
 import pytest
 
-from umrgen.server.engines import DrawRequest
-from umrgen.server.executors import EngineCrashed, checked
+from support import draw_task
+from umrgen.server.domain.job import MAX_IMAGES
+from umrgen.server.engines import EncodedImage, EngineCrashed, EngineInfo
+from umrgen.server.engines.encoding import encoded
+from umrgen.server.executors import verified
 from umrgen.server.png import encode_png
 
-REQUEST = DrawRequest("a boat", width=16, height=8, steps=1, seed=1)
 
-
-def png(width: int, height: int) -> bytes:
+def png(width: int = 16, height: int = 8) -> bytes:
     return encode_png(np.zeros((height, width, 3), np.uint8))
 
 
-async def test_a_whole_picture_is_taken() -> None:
-    picture = await checked(png(16, 8), REQUEST)
-    assert (picture.width, picture.height, picture.media_type) == (16, 8, "image/png")
+async def test_whole_images_of_any_size_are_accepted() -> None:
+    images = await verified([EncodedImage(png(), "image/png"), EncodedImage(png(1, 3), "image/jpeg")])
+    assert [(image.width, image.height) for image in images] == [(16, 8), (1, 3)]
+    assert [image.media_type for image in images] == ["image/png", "image/png"], "by content, not by claim"
 
 
-@pytest.mark.parametrize(("width", "height"), [(8, 16), (16, 16), (1, 1)])
-async def test_another_size_is_refused(width: int, height: int) -> None:
-    with pytest.raises(EngineCrashed, match=f"{width} × {height}"):
-        await checked(png(width, height), REQUEST)
-
-
-@pytest.mark.parametrize("data", [b"", b"no image", png(16, 8)[:-1], png(16, 8) + b"x"])
-async def test_what_is_no_whole_picture_is_refused(data: bytes) -> None:
+@pytest.mark.parametrize("data", [b"", b"no image", png()[:-1], png() + b"x"])
+async def test_data_that_is_not_one_whole_image_is_refused(data: bytes) -> None:
     with pytest.raises(EngineCrashed):
-        await checked(data, REQUEST)
+        await verified([EncodedImage(png(), "image/png"), EncodedImage(data, "image/png")])
+
+
+@pytest.mark.parametrize("count", [0, MAX_IMAGES + 1])
+async def test_the_number_of_images_is_bounded(count: int) -> None:
+    with pytest.raises(EngineCrashed, match=f"it returned {count} images"):
+        await verified([EncodedImage(png(), "image/png")] * count)
+
+
+def test_pixels_of_another_shape_are_an_error() -> None:
+    with pytest.raises(ValueError, match="shape"):
+        encoded(np.zeros((8, 8), np.uint8), draw_task("a boat"), EngineInfo("fake", "procedural", "1"))

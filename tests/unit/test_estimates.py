@@ -31,7 +31,7 @@ def done(seconds: float, **request: int) -> Job:
 
 def estimates(*jobs: Job, slots: int = 1) -> tuple[Estimates, StillClock]:
     clock = StillClock()
-    made = Estimates(clock, slots)
+    made = Estimates(clock, lambda: slots)
     made.observe(jobs)
     return made, clock
 

@@ -41,7 +41,7 @@ SERVER = [
     ],
     ["server.ledger", "server.ledger.errors", "server.ledger.values", "server.blobs", "server.engines"],
     ["server.executors"],
-    ["server.scheduler.previews", "server.scheduler.eta", "server.scheduler.sweep", "server.scheduler.leases"],
+    ["server.scheduler.previews", "server.scheduler.eta", "server.scheduler.leases"],
     ["server.webhooks"],
     ["server.services"],
     ["server.scheduler"],

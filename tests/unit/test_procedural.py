@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from random_requests import random_request
 
-from umrgen.server.engines import Cancelled, DrawRequest, EngineFailure, load_engine
+from support import draw_task
+from umrgen.server.engines import Cancelled, EngineFailure, load_engine
 from umrgen.server.engines.procedural import ProceduralEngine
 from umrgen.server.engines.procedural.words import _CLOCK, _WORDS, read_scene
 
@@ -23,7 +25,8 @@ STORM = "a lighthouse on a cliff at dusk, storm over the sea"
 
 def draw(prompt: str = STORM, **changes: Any) -> Any:
     values = {"width": 192, "height": 160, "steps": 4, "seed": 7} | changes
-    return ProceduralEngine().draw(DrawRequest(prompt, **values), lambda *_: None)
+    (picture,) = ProceduralEngine().draw(draw_task(prompt, **values), lambda *_: None)
+    return picture
 
 
 def png(colour: tuple[int, int, int], kind: str = "PNG") -> bytes:
@@ -55,9 +58,10 @@ def test_the_same_request_gives_the_same_bytes(prompt: str) -> None:
 
 def test_another_process_gives_the_same_bytes() -> None:
     code = (
-        "import hashlib; from umrgen.server.engines import DrawRequest\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "import hashlib; from support import draw_task\n"
         "from umrgen.server.engines.procedural import ProceduralEngine as E\n"
-        f"p = E().draw(DrawRequest({STORM!r}, 192, 160, 4, 7), lambda *a: None)\n"
+        f"(p,) = E().draw(draw_task({STORM!r}, 192, 160, 4, 7), lambda *a: None)\n"
         "print(hashlib.sha256(p.tobytes()).hexdigest())"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -134,8 +138,8 @@ def test_steps_are_reported_once_each_with_a_preview() -> None:
         seen.append((step, total))
         previews.append(preview())
 
-    request = DrawRequest("a quiet forest in the snow", 150, 100, 6, 3)
-    final = ProceduralEngine().draw(request, report)
+    request = draw_task("a quiet forest in the snow", 150, 100, 6, 3)
+    (final,) = ProceduralEngine().draw(request, report)
     assert seen == [(step, 6) for step in range(1, 7)]
     assert all(p.shape == (100, 150, 3) and p.dtype == np.uint8 for p in previews)
     distances = [difference(p, final) for p in previews]
@@ -146,7 +150,7 @@ def test_steps_are_reported_once_each_with_a_preview() -> None:
 def test_a_preview_taken_late_still_shows_its_own_step() -> None:
     kept = []
     now = []
-    request = DrawRequest("the sea", 96, 96, 6, 3)
+    request = draw_task("the sea", 96, 96, 6, 3)
 
     def report(step: int, total: int, preview: Any) -> None:
         kept.append(preview)
@@ -165,14 +169,14 @@ def test_cancelling_stops_it_at_once() -> None:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        ProceduralEngine().draw(DrawRequest("the sea", 96, 96, 8, 1), report)
+        ProceduralEngine().draw(draw_task("the sea", 96, 96, 8, 1), report)
     assert steps == [1, 2]
 
 
 def test_step_delay_is_slept_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr("umrgen.server.engines.procedural.time.sleep", slept.append)
-    ProceduralEngine(step_delay=0.5).draw(DrawRequest("the sea", 64, 64, 3, 1), lambda *_: None)
+    ProceduralEngine(step_delay=0.5).draw(draw_task("the sea", 64, 64, 3, 1), lambda *_: None)
     assert slept == [0.5, 0.5]
 
 
@@ -258,5 +262,5 @@ def test_numpy_has_nothing_to_warn_of_in_random_requests(seed: int) -> None:
     """tests/slow/test_procedural_many.py tries two thousand others."""
     request = random_request(random.Random(seed))
     with np.errstate(over="raise", divide="raise", invalid="raise"):
-        picture = ProceduralEngine().draw(request, lambda *_: None)
-    assert picture.shape == (request.height, request.width, 3)
+        (picture,) = ProceduralEngine().draw(request, lambda *_: None)
+    assert picture.shape == (request.request.height, request.request.width, 3)

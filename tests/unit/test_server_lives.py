@@ -15,6 +15,7 @@ from umrgen.server.ledger.sql.statements import load_statements
 from umrgen.server.ledger.sqlite.connection import DIALECT
 from umrgen.server.scheduler.attempt import Attempt
 from umrgen.server.scheduler.dispatcher import Dispatcher
+from umrgen.server.services.retention import Retention
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +59,11 @@ def every_lapsed_lease_a_crash(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Dispatcher, "_look_after", lambda self, job: Attempt(job, self._context).lease_expired())
 
 
-def no_sweep(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(lives, "sweep", nothing)
+def no_deletion(patch: pytest.MonkeyPatch) -> None:
+    async def none(retention: Retention, now: int) -> int:
+        return 0
+
+    patch.setattr(Retention, "_delete_files", none)
 
 
 def late_pictures_stay(patch: pytest.MonkeyPatch) -> None:
@@ -67,7 +71,7 @@ def late_pictures_stay(patch: pytest.MonkeyPatch) -> None:
 
 
 def restarts_count(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Attempt, "interrupted", lambda self: self._try_again("engine_crashed", "the server was stopped"))
+    patch.setattr(Attempt, "interrupted", lambda self: self._retry("engine_crashed", "the server was stopped"))
 
 
 def restarts_without_end(patch: pytest.MonkeyPatch) -> None:
@@ -75,7 +79,7 @@ def restarts_without_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def attempts_without_end(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Attempt, "_try_again", lambda self, code, what: self._release(what, self.job.interruptions))
+    patch.setattr(Attempt, "_retry", lambda self, code, what: self._release(what, self.job.interruptions))
 
 
 def cancels_unheard(patch: pytest.MonkeyPatch) -> None:
@@ -93,7 +97,7 @@ def new_jobs_unheard(patch: pytest.MonkeyPatch) -> None:
 
 
 FAULTS = (
-    *(no_turns, no_fence, no_recovery, no_look_after_leases, every_lapsed_lease_a_crash, no_sweep),
+    *(no_turns, no_fence, no_recovery, no_look_after_leases, every_lapsed_lease_a_crash, no_deletion),
     *(late_pictures_stay, restarts_count, restarts_without_end, attempts_without_end, cancels_unheard),
     new_jobs_unheard,
 )

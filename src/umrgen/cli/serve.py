@@ -20,7 +20,12 @@ def _setting_options() -> list[click.Parameter]:
     from umrgen.server.settings import settings_table
 
     return [
-        click.Option([setting.flag], help=f"{setting.help}. [{setting.variable}]", metavar=setting.metavar)
+        click.Option(
+            [setting.flag],
+            help=f"{setting.help}. [{setting.variable}]",
+            metavar=setting.metavar,
+            multiple=setting.name == "engine_option",
+        )
         for setting in settings_table()
     ]
 
@@ -96,7 +101,7 @@ def serve(config: Path | None, as_json: bool, until_eof: bool, **flags: Any) -> 
             from umrgen.server.serve import serve as serve_forever
             from umrgen.server.settings import Settings
 
-        settings = Settings.load(flags, os.environ, config)
+        settings = Settings.load({name: value for name, value in flags.items() if value != ()}, os.environ, config)
         set_up_logs(settings.log_format)
         serve_forever(settings, lambda told: _announce(told, as_json), until_eof=until_eof)
 

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from umrgen.server.allowed_hosts import AllowedHosts
-from umrgen.server.blobs import STORAGES, Storage
+from umrgen.server.blobs import BLOB_STORES, BlobStore
 from umrgen.server.clock import Clock, SystemClock
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import job_to_wire
@@ -36,7 +36,6 @@ from umrgen.server.scheduler.dispatcher import Dispatcher
 from umrgen.server.scheduler.eta import Estimates
 from umrgen.server.scheduler.leases import TaskLease
 from umrgen.server.scheduler.previews import Previews
-from umrgen.server.scheduler.sweep import sweep
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.authentication import Authentication
@@ -102,28 +101,32 @@ class Application:
         self.settings = settings
         self.metrics = Metrics()
         self.ledger = _ledger(settings, self.metrics.commits.observe)
-        self.storage: Storage = _make(STORAGES, "local", settings.state / "outputs")
-        engine_options = {"step_delay": settings.step_delay} if settings.engine == "procedural" else {}
+        self.blobs: BlobStore = _make(BLOB_STORES, "local", settings.blobs_folder, worker)
         watchdog = WatchdogLimits(
             settings.stall_after, settings.cancel_grace, settings.load_timeout, settings.engine_memory
         )
-        self.executor: Executor = _make(EXECUTORS, "local", settings.engine, engine_options, watchdog=watchdog)
+        self.executor: Executor = _make(
+            EXECUTORS,
+            settings.executor,
+            settings.engine,
+            settings.options_of_engine,
+            devices=settings.devices,
+            watchdog=watchdog,
+        )
         self.keys = ApiKeys(self.ledger.keys, clock)
         self.subscriptions = Subscriptions(settings.held)
         self.previews = Previews(self.executor.show, self.subscriptions.wake)
-        self.estimates = Estimates(clock, self.executor.slots)
+        self.estimates = Estimates(clock, lambda: self.executor.capacity)
         policy = DispatchPolicy(
             settings.lease, settings.max_attempts, settings.max_interruptions, running_cap=settings.session_running
         )
-        self.attempt_context = AttemptContext(
-            self.ledger.jobs, self.executor, self.storage, clock, policy, self.previews
-        )
+        self.attempt_context = AttemptContext(self.ledger.jobs, self.executor, self.blobs, clock, policy, self.previews)
         lease = partial(TaskLease, self.ledger.coordination, holder=worker, clock=clock)
         self.dispatcher = Dispatcher(self.attempt_context, worker)
-        self.images = Images(self.storage, settings.cache << 20)
+        self.images = Images(self.blobs, settings.cache << 20)
         keep = RetentionPolicy(settings.retain_days * 24, int(settings.retain_gib * 2**30), settings.upload_hours)
         self.retention = Retention(
-            self.ledger.outputs, self.ledger.uploads, self.storage, clock, keep, self.images.forget, lease("retention")
+            self.ledger.outputs, self.ledger.uploads, self.blobs, clock, keep, self.images.forget, lease("retention")
         )
         allow = Allow.of(settings.webhook_allow)
         self.signatures = signatures = Signatures(settings.url_ttl, clock)
@@ -137,8 +140,8 @@ class Application:
             wire=partial(job_to_wire, sign=signatures.sign),
         )
         limits = Limits(settings, clock)
-        admission = Admission(self.executor, self.storage, settings.disk_reserve << 20)
-        uploads = Uploads(self.ledger.uploads, self.storage, clock, admission)
+        admission = Admission(self.executor, self.blobs, settings.disk_reserve << 20)
+        uploads = Uploads(self.ledger.uploads, self.blobs, clock, admission)
         authentication = Authentication(self.keys, limits, FailureThrottle(settings.failed_logins, "API keys", clock))
         outputs = Outputs(
             outputs=self.ledger.outputs,
@@ -164,7 +167,7 @@ class Application:
             settings=settings,
             clock=clock,
             ledger=self.ledger,
-            storage=self.storage,
+            storage=self.blobs,
             executor=self.executor,
             keys=self.keys,
             hosts=AllowedHosts(settings.allowed_hosts, settings.host),
@@ -181,7 +184,6 @@ class Application:
             signatures=signatures,
             metrics=self.metrics,
         )
-        self._opened_at = clock.now()
         self._chores: list[asyncio.Task[None]] = []
 
     def routes(self) -> list[Route]:
@@ -224,7 +226,7 @@ class Application:
 
     async def open(self) -> None:
         """Open the ledger and take up what an earlier server left unfinished."""
-        await self.ledger.open(self._on_change)
+        await self.ledger.open(self._on_change, self._on_foreign_change)
         try:
             await self.signatures.load(self.ledger.coordination, self.settings.state / "url-secret")
             self.estimates.observe(await self.ledger.jobs.recent_runs(among=500))
@@ -235,10 +237,7 @@ class Application:
 
     def start(self) -> None:
         """Let jobs run, as soon as the engine is up; callers are served meanwhile."""
-        sweeping = sweep(
-            self.storage, self.ledger.outputs, before=self._opened_at, storing=self.attempt_context.storing
-        )
-        self._chores = [asyncio.create_task(chore) for chore in (sweeping, self.retention.run(), self.keys.keep_uses())]
+        self._chores = [asyncio.create_task(chore) for chore in (self.retention.run(), self.keys.keep_uses())]
         self.dispatcher.start()
         self.deliverer.start()
 
@@ -265,8 +264,12 @@ class Application:
         await self.ledger.close()
 
     def _on_change(self, jobs: Sequence[Job]) -> None:
-        self.estimates.observe(jobs)
         self.metrics.observe(jobs)
+        self._on_foreign_change(jobs)
+
+    def _on_foreign_change(self, jobs: Sequence[Job]) -> None:
+        """Observe jobs that another server of the ledger changed; that server counts them in its metrics."""
+        self.estimates.observe(jobs)
         self.subscriptions.notify(jobs)
         self.dispatcher.notify(jobs)
         self.deliverer.notify(jobs)

@@ -1,10 +1,11 @@
 """Every setting of the server: one frozen value, from flags, then environment, then a file, then defaults."""
 
+import json
 import logging
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,18 @@ class Settings:
     ledger: str = _text(
         "sqlite", "where jobs are recorded: sqlite (a file in the state folder), sqlite:FILE, or memory (for tests)"
     )
+    blobs: str = _text("local", "where images are kept: local (a folder in the state folder), or local:FOLDER")
     api_key: str = _text("", "a key of your own to accept beside those of `umrgen keys` (20 characters or more)")
 
     # --- the engine ---
     engine: str = _text("procedural", "what draws the images; one of your own is named module:Class")
+    executor: str = _text(
+        "subprocess",
+        "how the engine runs: in a process for each device, or remote (asyncio code that calls another server)",
+        choices=("subprocess", "remote"),
+    )
+    devices: int = _number(1, "devices, each with an engine process of its own", 1, 1024)
+    engine_option: tuple[str, ...] = _list("options of the engine, each as NAME=VALUE")
     step_delay: float = _number(0.0, "seconds the procedural engine waits after each step, for demonstrations", 0, 3600)
     stall_after: float = _number(60.0, "seconds without a step after which an engine is replaced", 1, 86400)
     load_timeout: float = _number(600.0, "seconds an engine has to load", 1, 86400)
@@ -133,10 +142,27 @@ class Settings:
             raise BadSettings(f"the ledger {self.ledger} is not a file", next="Set ledger to sqlite or sqlite:FILE.")
         return self.state / (file or "ledger.sqlite3")
 
+    @property
+    def blobs_folder(self) -> Path:
+        """The folder of a local blob store."""
+        return self.state / (self.blobs.partition(":")[2] or "outputs")
+
+    @property
+    def options_of_engine(self) -> dict[str, Any]:
+        """The options of the engine by name, each value as JSON if it is JSON, else as text."""
+        options: dict[str, Any] = {"step_delay": self.step_delay} if self.engine == "procedural" else {}
+        for option in self.engine_option:
+            name, _, value = option.partition("=")
+            try:
+                options[name.strip().replace("-", "_")] = json.loads(value)
+            except ValueError:
+                options[name.strip().replace("-", "_")] = value
+        return options
+
     @classmethod
     def load(cls, flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None = None) -> "Settings":
         """Flags win over the environment, that over the file. Raises BadSettings naming the one that is wrong."""
-        written = {} if file is None else _read(file)
+        written, engine_tables = ({}, {}) if file is None else _read(file)
         values: dict[str, Any] = {}
         for name, advice in RETIRED.items():
             if name in written or f"UMRGEN_{name.upper()}" in environment:
@@ -151,7 +177,9 @@ class Settings:
                 if value is not None:
                     values[setting.name] = setting.convert(value, source)
                     break
-        return cls(**values)
+        settings = cls(**values)
+        from_table = _as_options(engine_tables.get(settings.engine, {}), f"[engine.{settings.engine}] in {file}")
+        return replace(settings, engine_option=(*from_table, *settings.engine_option))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +234,8 @@ class Setting:
         if isinstance(value, bool) or (self.kind is int and isinstance(value, float)):
             raise TypeError
         if self.kind == tuple[str, ...]:
-            parts = value.split(",") if isinstance(value, str) else list(value)
+            separator = _LIST_SEPARATOR[self.name == "engine_option"]
+            parts = separator.split(value) if isinstance(value, str) else list(value)
             if not all(isinstance(part, str) for part in parts):
                 raise TypeError
             return tuple(part.strip() for part in parts if part.strip())
@@ -216,6 +245,9 @@ class Setting:
             raise TypeError
         return self.kind(value)
 
+
+_LIST_SEPARATOR = (re.compile(","), re.compile(r",(?=\s*[A-Za-z_][\w-]*\s*=)"))
+"""Between the parts of a list, and between options: the value of an option may contain commas."""
 
 _TYPE_WORDS: Mapping[Any, str] = {
     str: "text",
@@ -276,7 +308,22 @@ def _ledger(value: str, source: str) -> str:
     return value
 
 
+def _blobs(value: str, source: str) -> str:
+    if not re.fullmatch(r"local(:.+)?", value, re.DOTALL):
+        raise BadSettings(f"{source} must be local or local:FOLDER, not {value!r}")
+    return value
+
+
+def _options(value: tuple[str, ...], source: str) -> tuple[str, ...]:
+    for option in value:
+        if not re.match(r"\s*[A-Za-z_][A-Za-z0-9_-]*\s*=", option):
+            raise BadSettings(f"{source} must be options as NAME=VALUE, not {option!r}")
+    return value
+
+
 _SEEN_TO: Mapping[str, Any] = {
+    "blobs": _blobs,
+    "engine_option": _options,
     "ledger": _ledger,
     "trusted_proxies": _networks,
     "allowed_hosts": _hosts,
@@ -300,8 +347,18 @@ def settings_table() -> Iterator[Setting]:
         yield Setting(spec.name, spec.type, default, **spec.metadata)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """The settings in a TOML file, by their names, with _ or - between the words."""
+def _as_options(table: Any, source: str) -> tuple[str, ...]:
+    try:
+        return tuple(f"{name}={json.dumps(value)}" for name, value in table.items())
+    except (AttributeError, TypeError):
+        raise BadSettings(f"{source} must be a table of numbers, texts, lists and true or false") from None
+
+
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a TOML file: its settings by name, with _ or - between the words, and its tables `[engine.NAME]`.
+
+    In a file with such tables, the setting `engine` is the key `name` of the table `[engine]`.
+    """
     try:
         written = tomllib.loads(file.read_text())
     except OSError as error:
@@ -309,10 +366,15 @@ def _read(file: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSettings(f"the file {file} is not TOML: {error}") from None
     named = {name.replace("-", "_"): value for name, value in written.items()}
+    tables: dict[str, Any] = {}
+    if isinstance(named.get("engine"), dict):
+        tables = named.pop("engine")
+        if "name" in tables:
+            named["engine"] = tables.pop("name")
     unknown = set(named) - {setting.name for setting in settings_table()} - set(RETIRED)
     if unknown:
         raise BadSettings(
             f"the file {file} has a setting that there is not: {', '.join(sorted(unknown))}",
             next="See docs/settings.md, or: umrgen serve --help",
         )
-    return named
+    return named, tables

@@ -1,34 +1,54 @@
-"""Storage: where finished images lie. One file per alternative."""
+"""Blob stores: where the bytes of images are kept. One file per alternative."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
-__all__ = ["STORAGES", "Storage"]
+from umrgen.errors import UmrgenError
 
-STORAGES: Mapping[str, str] = {"local": "umrgen.server.blobs.local:LocalStorage"}
+__all__ = ["BLOB_STORES", "BlobStore", "BlobStoreUnavailable", "read"]
+
+BLOB_STORES: Mapping[str, str] = {"local": "umrgen.server.blobs.local:LocalBlobStore"}
 
 
-class Storage(Protocol):
-    """Bytes under (session, name). Both are made by this program, never by a caller.
+class BlobStoreUnavailable(UmrgenError):
+    """The blob store cannot be read or written now."""
 
-    Every method raises ValueError for a part that is not a plain name.
+    code = "storage_failed"
+    retryable = True
+    next = "Check for a full disk, and that the server may write its folder."
+
+
+class BlobStore(Protocol):
+    """Bytes under (session, name). Both names are chosen by this program, never by a caller.
+
+    Every method raises ValueError for a name that is not plain, and BlobStoreUnavailable. None needs a listing: files
+    are deleted by their record in the ledger.
     """
 
     async def put(self, session_id: str, name: str, data: bytes) -> None:
-        """Store; returns when the bytes would survive a power cut. Raises OSError."""
+        """Store; return when the bytes would survive a power cut."""
         ...
 
-    async def get(self, session_id: str, name: str) -> bytes | None: ...
+    async def open_range(
+        self, session_id: str, name: str, start: int = 0, end: int | None = None
+    ) -> AsyncIterator[bytes] | None:
+        """Return the bytes from `start` up to (not including) `end`, in parts; None when there is no such blob."""
+        ...
 
     async def delete(self, session_id: str, name: str) -> None:
-        """Remove; what is not there is no error."""
+        """Delete; a blob that does not exist is no error."""
         ...
 
-    async def free(self) -> int | None:
-        """Bytes that can still be stored; None where nobody knows."""
+    async def url_for(self, session_id: str, name: str) -> str | None:
+        """Return a URL from which a client can fetch the blob for a while; None where there is none."""
         ...
 
-    def older(self, before: int) -> AsyncIterator[tuple[str, Sequence[str]]]:
-        """Everything last written before `before` (ms since the epoch): sessions, each with some of its
-        names, at most a few hundred at a time; what was never finished counts too."""
+    async def free_bytes(self) -> int | None:
+        """Return how many bytes can still be stored; None where that is unknown."""
         ...
+
+
+async def read(store: BlobStore, session_id: str, name: str) -> bytes | None:
+    """Return the whole blob; None when it does not exist. Raises BlobStoreUnavailable."""
+    parts = await store.open_range(session_id, name)
+    return None if parts is None else b"".join([part async for part in parts])

@@ -1,56 +1,75 @@
-"""Storage in a folder of this machine: `<root>/<session>/<name>`."""
+"""A blob store in a folder of this machine: `<root>/<session>/<name>`."""
 
 import asyncio
 import os
 import re
+import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from umrgen.durable import make_folder, sync_folder
+from umrgen.server.blobs import BlobStoreUnavailable
 
-__all__ = ["LocalStorage"]
+__all__ = ["LocalBlobStore"]
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
-_PARTIAL = ".partial-"
+INCOMING = ".incoming"
+"""The folder of unfinished files, below the root; each server has a folder of its own in it."""
 FREE_KNOWN = 1.0
-"""Seconds for which what was free a moment ago is taken for what is free."""
-LISTED = 500
-"""Names given at a time."""
+"""Seconds for which the free space is remembered."""
+PART = 1 << 20
+"""Bytes that are read at a time."""
 
 
-class LocalStorage:
-    """Implements `Storage`; all disk work happens in threads."""
+@contextmanager
+def _translated(action: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BlobStoreUnavailable(f"the image could not be {action}: {error.strerror}") from error
 
-    def __init__(self, root: Path) -> None:
+
+class LocalBlobStore:
+    """Implements `BlobStore`. All disk work happens in threads."""
+
+    def __init__(self, root: Path, worker: str = "server") -> None:
+        """`worker` names this server's folder of unfinished files, which is cleared now: what an earlier process left
+        there was never finished."""
         self._root = root
+        self._incoming = root / INCOMING / worker
         self._synced: set[Path] = set()
         """Session folders whose own names are on disk."""
         self._free = 0
         self._free_until = 0.0
+        shutil.rmtree(self._incoming, ignore_errors=True)
 
     def _path(self, session_id: str, name: str) -> Path:
-        for part in (session_id, name.removeprefix(_PARTIAL)):
+        for part in (session_id, name):
             if not _PLAIN.fullmatch(part):
                 raise ValueError("not a plain name")
         return self._root / session_id / name
 
     async def put(self, session_id: str, name: str, data: bytes) -> None:
-        await asyncio.to_thread(self._put, self._path(session_id, name), data)
+        path = self._path(session_id, name)
+        with _translated("stored"):
+            await asyncio.to_thread(self._put, path, data)
 
     def _put(self, path: Path, data: bytes) -> None:
         self._prepare(path.parent)
-        with NamedTemporaryFile(dir=path.parent, prefix=_PARTIAL, delete=False) as partial:
-            try:
-                partial.write(data)
-                partial.flush()
-                os.fsync(partial.fileno())
-                os.replace(partial.name, path)
-            except BaseException:
-                Path(partial.name).unlink(missing_ok=True)
-                raise
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        partial = self._incoming / secrets.token_hex(16)
+        try:
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
         sync_folder(path.parent)
 
     def _prepare(self, session: Path) -> None:
@@ -66,45 +85,46 @@ class LocalStorage:
         sync_folder(self._root)
         self._synced.add(session)
 
-    async def get(self, session_id: str, name: str) -> bytes | None:
+    async def open_range(
+        self, session_id: str, name: str, start: int = 0, end: int | None = None
+    ) -> AsyncIterator[bytes] | None:
         path = self._path(session_id, name)
-        try:
-            return await asyncio.to_thread(path.read_bytes)
-        except FileNotFoundError:
-            return None
+        with _translated("read"):
+            first = await asyncio.to_thread(_read_part, path, start, end)
+        return None if first is None else _parts(path, first, start, end)
 
     async def delete(self, session_id: str, name: str) -> None:
-        await asyncio.to_thread(self._path(session_id, name).unlink, missing_ok=True)
+        path = self._path(session_id, name)
+        with _translated("deleted"):
+            await asyncio.to_thread(path.unlink, missing_ok=True)
 
-    async def free(self) -> int | None:
+    async def url_for(self, session_id: str, name: str) -> str | None:
+        return None
+
+    async def free_bytes(self) -> int | None:
         now = time.monotonic()
         if now >= self._free_until:
-            place = self._root if self._root.is_dir() else self._root.parent
-            self._free, self._free_until = shutil.disk_usage(place).free, now + FREE_KNOWN
+            folder = self._root if self._root.is_dir() else self._root.parent
+            with _translated("stored"):
+                self._free, self._free_until = shutil.disk_usage(folder).free, now + FREE_KNOWN
         return self._free
 
-    async def older(self, before: int) -> AsyncIterator[tuple[str, Sequence[str]]]:
-        parts = self._older(before)
-        while (part := await asyncio.to_thread(next, parts, None)) is not None:
-            yield part
 
-    def _older(self, before: int) -> Iterator[tuple[str, list[str]]]:
-        sessions = [folder for folder in self._folder(self._root) if folder.is_dir() and _PLAIN.fullmatch(folder.name)]
-        for session in sessions:
-            names: list[str] = []
-            for entry in self._folder(Path(session.path)):
-                name = entry.name.removeprefix(_PARTIAL)
-                if not _PLAIN.fullmatch(name) or entry.stat().st_mtime_ns // 1_000_000 >= before:
-                    continue
-                names.append(entry.name)
-                if len(names) == LISTED:
-                    yield session.name, names
-                    names = []
-            if names:
-                yield session.name, names
+def _read_part(path: Path, start: int, end: int | None) -> bytes | None:
+    """Return up to PART bytes from `start`, before `end`; None when there is no such file."""
+    with suppress(FileNotFoundError, NotADirectoryError), path.open("rb") as file:
+        file.seek(start)
+        return file.read(PART if end is None else max(0, min(PART, end - start)))
+    return None
 
-    @staticmethod
-    def _folder(path: Path) -> "Iterator[os.DirEntry[str]]":
-        if path.is_dir():
-            with os.scandir(path) as entries:
-                yield from entries
+
+async def _parts(path: Path, first: bytes, start: int, end: int | None) -> AsyncIterator[bytes]:
+    """Yield the first part and those after it."""
+    part: bytes | None = first
+    while part:
+        yield part
+        if len(part) < PART:
+            return
+        start += len(part)
+        with _translated("read"):
+            part = await asyncio.to_thread(_read_part, path, start, end)

@@ -1,15 +1,31 @@
 """The ledger's record of a job, and the one function that changes its state: `advance`."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from umrgen.errors import UmrgenError
+from umrgen.image_files import EXTENSIONS
 from umrgen.model import FINAL_STATES, State
 from umrgen.server.domain.request import GenerationRequest
 
-__all__ = ["TRANSITIONS", "Change", "Conflict", "Job", "Output", "advance"]
+__all__ = [
+    "MAX_IMAGES",
+    "TRANSITIONS",
+    "Change",
+    "Conflict",
+    "Job",
+    "Output",
+    "advance",
+    "output_name",
+    "possible_outputs",
+]
+
+
+MAX_IMAGES = 8
+"""Images that one job may have."""
 
 
 class Change(StrEnum):
@@ -105,6 +121,21 @@ class Job(NamedTuple):  # no dataclass: a frozen one of so many fields takes six
     def tries(self) -> int:
         """The attempts that count: those that no restart of the server cut short."""
         return self.attempt - self.interruptions
+
+
+def output_name(job: Job, index: int, media_type: str) -> str:
+    """Return the file name of an image of the job's present attempt.
+
+    It cannot be guessed without the job's id, and no two attempts share one, so an attempt that lost its lease cannot
+    overwrite a file of the next.
+    """
+    digest = hashlib.sha256(f"{job.id}/{job.token}/{index}".encode()).hexdigest()[:32]
+    return f"umrgen_{job.request.seed}_{digest}{EXTENSIONS[media_type]}"
+
+
+def possible_outputs(job: Job) -> list[str]:
+    """Return every file name that the job's present attempt may have used."""
+    return [output_name(job, index, media_type) for index in range(MAX_IMAGES) for media_type in EXTENSIONS]
 
 
 def advance(

@@ -1,12 +1,16 @@
-"""Engines: what draws. One file per engine; the worker process picks one from `ENGINES`.
+"""Engines: what draws. One file per engine, imported on use.
 
-An engine sees a `DrawRequest` and gives back pixels. It never sees the ledger, HTTP or a file name.
+An engine is given a `DrawTask` and returns images. It knows neither the ledger nor HTTP nor file names.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Protocol
+
+from umrgen.server.domain.request import GenerationRequest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +19,21 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
     """RGB, shape (height, width, 3), row by row from the top."""
 
-__all__ = ["ENGINES", "Cancelled", "DrawRequest", "Engine", "EngineFailure", "EngineInfo", "Report", "load_engine"]
+__all__ = [
+    "ENGINES",
+    "Cancelled",
+    "DrawTask",
+    "EncodedImage",
+    "Engine",
+    "EngineCrashed",
+    "EngineFailure",
+    "EngineInfo",
+    "EngineStalled",
+    "Phase",
+    "RemoteEngine",
+    "Report",
+    "load_engine",
+]
 
 ENGINES: Mapping[str, str] = {
     "procedural": "umrgen.server.engines.procedural:ProceduralEngine",
@@ -30,66 +48,130 @@ class EngineInfo:
     kind: str
     version: str
     size_multiple: int = 1
+    """Width and height must be multiples of this."""
     max_steps: int = 50
     features: tuple[str, ...] = ()
+    """Of "previews", "references", "negative", "loras"."""
 
 
 @dataclass(frozen=True, slots=True)
-class DrawRequest:
-    """One picture to draw. `seed` is always set; `references` are encoded images (PNG, JPEG, WebP)."""
+class DrawTask:
+    """One request to draw. Its seed is never -1; `references` are encoded images (PNG, JPEG, WebP)."""
 
-    prompt: str
-    width: int
-    height: int
-    steps: int
-    seed: int
-    negative: str = ""
-    loras: tuple[tuple[str, float], ...] = ()
-    references: tuple[bytes, ...] = ()
+    job_id: str
+    request: GenerationRequest
+    references: tuple[bytes, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """An image that the engine encoded itself: PNG, JPEG or WebP."""
+
+    data: bytes
+    media_type: str
 
 
 class Cancelled(Exception):
-    """Raised by `Report` inside an engine whose job is no longer wanted."""
+    """Raised by `Report` inside an engine when the job was cancelled."""
 
 
 class EngineFailure(Exception):
-    """The engine cannot draw this; the message is for the user and names no path."""
+    """The engine cannot draw this request. The message is for the user, and contains no path."""
 
 
-Report = Callable[[int, int, "Callable[[], Pixels] | None"], None]
-"""`report(step, total, preview)` after each step, with 0 ≤ step ≤ total; `preview`, if given, is called
-only when somebody wants to see it. Raises `Cancelled`."""
+class EngineCrashed(Exception):
+    """The engine broke while it was drawing; another attempt may succeed. The message contains no path."""
+
+    code = "engine_crashed"
+
+
+class EngineStalled(EngineCrashed):
+    """The engine made no progress for too long, and was stopped."""
+
+    code = "engine_stalled"
+
+
+class Phase(StrEnum):
+    """What an engine does between steps."""
+
+    LOADING = "loading"
+    COMPILING = "compiling"
+    DRAWING = "drawing"
+    ENCODING = "encoding"
+
+
+class Report(Protocol):
+    """How an engine reports progress. Each further step, and each phase that is new for a job, is a sign of life."""
+
+    def __call__(self, step: int, total: int, preview: "Callable[[], Pixels | EncodedImage] | None" = None, /) -> None:
+        """Report a finished step, 0 ≤ step ≤ total. `preview` is called only while a caller watches.
+
+        Raises Cancelled in an `Engine`; in a `RemoteEngine` the awaiting task is cancelled instead.
+        """
+        ...
+
+    def phase(self, phase: Phase, /) -> None: ...
 
 
 class Engine(Protocol):
-    """Loaded once per process, then draws one request at a time."""
+    """An engine in a process of its own: loaded once, then it draws one task at a time."""
 
     @property
     def info(self) -> EngineInfo: ...
 
     def load(self) -> None:
-        """Get ready (load weights, warm up). Raises EngineFailure with what to do."""
+        """Load weights and warm up. Raises EngineFailure, which says what the operator should do."""
         ...
 
-    def draw(self, request: DrawRequest, report: Report) -> "Pixels":
-        """Draw, calling `report` after each of `request.steps` steps.
+    def draw(self, task: DrawTask, report: Report) -> "Sequence[Pixels | EncodedImage]":
+        """Return one or more images, of the size that the engine made. Raises Cancelled and EngineFailure."""
+        ...
 
-        Raises Cancelled (through `report`) and EngineFailure.
+
+class RemoteEngine(Protocol):
+    """An engine behind a network: asyncio code in the server's process."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """Known after `load`."""
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """How many tasks it draws at a time now."""
+        ...
+
+    async def load(self) -> None:
+        """Connect, and find out what the engine can do. Raises EngineFailure and EngineCrashed."""
+        ...
+
+    async def draw(self, task: DrawTask, report: Report) -> "Sequence[Pixels | EncodedImage]":
+        """As `Engine.draw`. When it is cancelled it stops the work on the other side.
+
+        Raises EngineFailure; and EngineCrashed, after which `load` is called again.
         """
         ...
 
+    async def close(self) -> None: ...
 
-def load_engine(name: str, options: Mapping[str, Any]) -> Engine:
-    """The engine called `name`, made but not yet loaded. Raises EngineFailure for an unknown name.
 
-    An engine of one's own is named `module:Class`.
+def load_engine(name: str, options: Mapping[str, Any]) -> Any:
+    """Return the engine called `name`, a key of ENGINES or `module:Class`, constructed with `options`.
+
+    It is not loaded yet. Raises EngineFailure for an unknown engine and for an option that its constructor refuses.
     """
-    place = ENGINES.get(name, name)
-    module, _, attribute = place.partition(":")
+    module, _, attribute = ENGINES.get(name, name).partition(":")
     if not attribute:
         raise EngineFailure(f"there is no engine {name!r}; there are: {', '.join(sorted(ENGINES))}")
     try:
-        made: Engine = getattr(import_module(module), attribute)(**options)
+        make = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise EngineFailure(f"the engine {name!r} cannot be imported: {error}") from None
-    return made
+    known = [parameter for parameter in signature(make).parameters if parameter not in ("self", "args", "kwargs")]
+    if unknown := sorted(set(options) - set(known)):
+        there = f"its options: {', '.join(known)}" if known else "it has no options"
+        raise EngineFailure(f"the engine {name!r} has no option {unknown[0]!r}; {there}")
+    try:
+        return make(**options)
+    except (TypeError, ValueError) as error:
+        raise EngineFailure(f"the engine {name!r} refuses its options: {error}") from None

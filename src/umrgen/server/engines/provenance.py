@@ -1,22 +1,23 @@
-"""What a finished file says of itself: how it was made, by what, for which job."""
+"""The metadata of a finished file: how it was made, by which engine, for which job."""
 
 import json
 from dataclasses import asdict
 from typing import Any
 
 from umrgen import __version__
-from umrgen.server.engines import DrawRequest, EngineInfo
+from umrgen.server.domain.request import GenerationRequest
+from umrgen.server.engines import DrawTask, EngineInfo
 
 __all__ = ["parameters_text", "source_type", "text_chunks"]
 
 
 def source_type(info: EngineInfo) -> str:
-    """The IPTC digital source type: a trained model's output, or the pure result of an algorithm."""
+    """Return the IPTC digital source type: output of a trained model, or of an algorithm."""
     return "trainedAlgorithmicMedia" if info.kind == "model" else "algorithmicMedia"
 
 
-def parameters_text(request: DrawRequest, info: EngineInfo) -> str:
-    """The settings in the one form that readers of generated images have in common (A1111's)."""
+def parameters_text(request: GenerationRequest, info: EngineInfo) -> str:
+    """Return the settings in the form that most readers of generated images understand (A1111's)."""
     lines = [request.prompt]
     if request.negative:
         lines.append(f"Negative prompt: {request.negative}")
@@ -32,8 +33,9 @@ def parameters_text(request: DrawRequest, info: EngineInfo) -> str:
     return "\n".join(lines)
 
 
-def text_chunks(request: DrawRequest, info: EngineInfo, job_id: str) -> dict[str, str]:
-    """The PNG's text chunks by key: `parameters` for other tools, `umrgen` (JSON) with everything."""
+def text_chunks(task: DrawTask, info: EngineInfo) -> dict[str, str]:
+    """Return the PNG's text chunks by key: `parameters` for other tools, `umrgen` (JSON) with everything."""
+    request = task.request
     own = {
         "prompt": request.prompt,
         "negative": request.negative,
@@ -41,9 +43,9 @@ def text_chunks(request: DrawRequest, info: EngineInfo, job_id: str) -> dict[str
         "steps": request.steps,
         "width": request.width,
         "height": request.height,
-        "loras": [list(lora) for lora in request.loras],
+        "loras": [[lora.name, lora.strength] for lora in request.loras],
         "engine": {key: value for key, value in asdict(info).items() if key in ("name", "kind", "version")},
-        "job_id": job_id,
+        "job_id": task.job_id,
         "version": __version__,
     }
     return {"parameters": parameters_text(request, info), "umrgen": json.dumps(own, ensure_ascii=False)}

@@ -1,64 +1,45 @@
-"""Executors: where engines run. One file per alternative; the ledger alone decides about retries."""
+"""Executors: where engines run. One folder or file per alternative; the ledger alone decides about retries."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from umrgen.errors import UmrgenError
 from umrgen.image_files import verify
-from umrgen.server.engines import DrawRequest, EngineInfo
+from umrgen.server.domain.job import MAX_IMAGES
+from umrgen.server.engines import DrawTask, EncodedImage, EngineCrashed, EngineInfo
 
-__all__ = [
-    "EXECUTORS",
-    "EncodedImage",
-    "EngineCrashed",
-    "EngineStalled",
-    "Executor",
-    "OnPreview",
-    "OnStep",
-    "WatchdogLimits",
-    "checked",
-]
+__all__ = ["EXECUTORS", "Executor", "OnPreview", "OnStep", "VerifiedImage", "WatchdogLimits", "verified"]
 
-EXECUTORS: Mapping[str, str] = {"local": "umrgen.server.executors.subprocess.executor:LocalExecutor"}
+EXECUTORS: Mapping[str, str] = {
+    "subprocess": "umrgen.server.executors.subprocess.executor:SubprocessExecutor",
+    "remote": "umrgen.server.executors.remote:RemoteExecutor",
+}
 
 OnStep = Callable[[int, int], None]
-"""Called on the event loop with (step, total)."""
+"""A callback with (step, total), called on the event loop."""
 
 OnPreview = Callable[[bytes], None]
-"""Called on the event loop with a small JPEG of how far the picture is."""
-
-
-class EngineCrashed(Exception):
-    """The engine broke while it was drawing; the message says how, without paths."""
-
-    code = "engine_crashed"
-
-
-class EngineStalled(EngineCrashed):
-    """The engine made no progress for too long, and was ended."""
-
-    code = "engine_stalled"
+"""A callback with a small JPEG of the unfinished image, called on the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class WatchdogLimits:
-    """How engine processes are looked after; seconds, and MiB."""
+    """The limits of an engine: seconds, and MiB."""
 
     stall_after: float = 60.0
-    """Without a step for so long, an engine is ended."""
+    """An engine without a sign of life for so long is stopped."""
     cancel_grace: float = 5.0
-    """From being asked to stop to being killed."""
+    """Time to stop by itself when a job is cancelled."""
     load_timeout: float = 600.0
-    """For an engine to load its weights."""
     memory: int = 0
-    """The most an engine may take; 0: no limit."""
+    """Memory of an engine process; 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedImage:
-    """An encoded image, verified, as it goes to storage. Sizes in pixels, the digest in hex."""
+class VerifiedImage:
+    """An encoded image that was checked. Sizes in pixels, the digest in hex."""
 
     data: bytes
     sha256: str
@@ -67,50 +48,60 @@ class EncodedImage:
     media_type: str = "image/png"
 
 
-async def checked(data: bytes, request: DrawRequest) -> EncodedImage:
-    """What an engine gave for `request`, as a Picture. Raises EngineCrashed when it is no whole image of that size."""
+async def verified(images: Sequence[EncodedImage]) -> tuple[VerifiedImage, ...]:
+    """Check what an engine returned. Raises EngineCrashed when it is not one or more whole images."""
+    if not 1 <= len(images) <= MAX_IMAGES:
+        raise EngineCrashed(f"it returned {len(images)} images; 1 to {MAX_IMAGES} are possible")
+    return tuple([await asyncio.to_thread(_verify, image.data) for image in images])
+
+
+def _verify(data: bytes) -> VerifiedImage:
     try:
-        facts = await asyncio.to_thread(verify, data)
+        facts = verify(data)
     except UmrgenError as error:
-        raise EngineCrashed(f"what it drew is no picture: {error}") from None
-    if (facts.width, facts.height) != (request.width, request.height):
-        raise EngineCrashed(f"it drew {facts.width} × {facts.height} pixels, not {request.width} × {request.height}")
-    return EncodedImage(data, facts.sha256, request.width, request.height, facts.media_type)
+        raise EngineCrashed(f"what it returned is not an image: {error}") from None
+    if not facts.width or not facts.height:
+        raise EngineCrashed("it returned an image without a size")
+    return VerifiedImage(data, facts.sha256, facts.width, facts.height, facts.media_type)
 
 
 class Executor(Protocol):
-    """Runs one engine on `slots` places at a time."""
-
-    slots: int
+    """Runs one engine, on one or more devices."""
 
     @property
     def info(self) -> EngineInfo | None:
-        """What the engine is, as soon as it has started; None before."""
+        """What the engine is; None until it is loaded for the first time."""
         ...
 
     @property
     def trouble(self) -> str | None:
-        """Why the engine cannot run, in words for the operator's users; None while all is well."""
+        """Why no engine can run now, for the operator's users to read; None while one can."""
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """How many jobs run at a time now; it changes as devices come and go."""
+        ...
+
+    def watch(self, on_capacity: Callable[[], None]) -> None:
+        """Call `on_capacity` on the event loop whenever the capacity has grown."""
         ...
 
     async def ready(self) -> None:
-        """Return when an engine is up and idle: it is started, or replaced, as often as need be.
-
-        Meanwhile `trouble` says what is in the way.
-        """
+        """Wait until an engine is loaded and idle. Loads and replaces engines as often as needed."""
         ...
 
     async def run(
-        self, job_id: str, request: DrawRequest, on_step: OnStep, on_preview: OnPreview | None = None
-    ) -> EncodedImage:
-        """Draw. Raises EngineFailure (trying again will not help), EngineCrashed and EngineStalled (it may).
+        self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None = None
+    ) -> tuple[VerifiedImage, ...]:
+        """Draw. Raises EngineFailure (a retry will not help), EngineCrashed and EngineStalled (it may).
 
-        Cancelling the awaiting task stops the engine at its next step, or kills it after a grace.
+        Cancelling the awaiting task stops the engine at its next step, or ends it after a grace period.
         """
         ...
 
     def show(self, job_id: str, wanted: bool) -> None:
-        """Start or stop to make previews of a job; for one that is not being drawn here, nothing happens."""
+        """Start or stop previews of a job; no effect for a job that is not drawn here."""
         ...
 
     async def stop(self) -> None: ...

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from umrgen.server.allowed_hosts import AllowedHosts
-from umrgen.server.blobs import Storage
+from umrgen.server.blobs import BlobStore
 from umrgen.server.clock import Clock
 from umrgen.server.executors import Executor
 from umrgen.server.http.terminal_responses import TerminalResponseCache
@@ -33,7 +33,7 @@ class Services:
     settings: Settings
     clock: Clock
     ledger: Ledger
-    storage: Storage
+    storage: BlobStore
     executor: Executor
     keys: ApiKeys
     hosts: AllowedHosts

@@ -40,7 +40,7 @@ async def _gauges(services: Services) -> list[Gauge]:
         ("umrgen_jobs_running", "Jobs that are being drawn.", counts[State.RUNNING]),
         ("umrgen_waiters", "Calls that are held until a job changes.", len(services.subscriptions)),
         ("umrgen_images_bytes", "What the kept images have together.", await services.ledger.outputs.kept_bytes()),
-        ("umrgen_disk_free_bytes", "What can still be stored.", await services.storage.free() or 0),
+        ("umrgen_disk_free_bytes", "What can still be stored.", await services.storage.free_bytes() or 0),
         ("umrgen_engine_up", "Whether the engine can draw.", float(services.executor.trouble is None)),
     ]
 

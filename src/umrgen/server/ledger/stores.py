@@ -76,11 +76,13 @@ class JobStore(Protocol):
         """Return the completed jobs among the last `among` jobs, in the order of their ends."""
         ...
 
-    async def claim(self, worker: str, *, now: int, lease_until: int, running_cap: int = 0) -> Job | None:
-        """Lease the next job to `worker`.
+    async def claim(
+        self, worker: str, *, now: int, lease_until: int, limit: int = 1, running_cap: int = 0
+    ) -> list[Job]:
+        """Lease the next jobs to `worker`, at most `limit`.
 
-        The next session is the one served longest ago, of those with fewer than `running_cap` running jobs (0: no
-        cap); within it the highest priority is next, then the oldest job.
+        For each of them, the next session is the one served longest ago, of those with fewer than `running_cap` running
+        jobs (0: no cap); within it the highest priority is next, then the oldest job.
         """
         ...
 
@@ -110,10 +112,6 @@ class OutputStore(Protocol):
 
     async def get(self, session_id: str, name: str) -> Output | None:
         """Raises OutputExpired when retention has deleted the file."""
-        ...
-
-    async def known_files(self, names: Sequence[str]) -> set[str]:
-        """Return those of `names` that are on record as files, images and uploads alike."""
         ...
 
     async def expire(self, *, now: int, before: int, keep_bytes: int, limit: int) -> list[Output]:

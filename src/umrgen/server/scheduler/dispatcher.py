@@ -1,12 +1,11 @@
-"""Which job, when, on which slot.
+"""The dispatcher: which job runs when.
 
-A slot waits for an engine, takes the job whose turn it is, and carries out an attempt at it.
+It waits for an idle engine, claims the next jobs, and starts an attempt at each of them.
 """
 
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 from umrgen.server.domain.job import Change, Conflict, Job
 from umrgen.server.ledger import LedgerUnavailable
@@ -17,28 +16,29 @@ __all__ = ["Dispatcher"]
 log = logging.getLogger(__name__)
 
 AFTER_TROUBLE = 1.0
-"""Seconds until a slot that could not do its work tries again."""
+"""Seconds until the dispatcher tries again after a failure."""
 
 
 class Dispatcher:
-    """Keeps every slot of the executor busy while there is work."""
+    """Runs as many jobs as the executor has capacity for."""
 
     def __init__(self, attempt_context: AttemptContext, worker: str) -> None:
         """`worker`: the id under which this server leases jobs, the same after a restart."""
         self._context = attempt_context
         self._worker = worker
-        self._work = asyncio.Event()
+        self._wake = asyncio.Event()
         self._stopping = False
         self._stop_now = asyncio.Event()
-        self._claiming = 0
-        """Claims under way: what they lease is ours before we know of it."""
+        self._waiting = False
+        """Whether the dispatcher waits, so that it may be cancelled."""
+        self._claiming = False
+        """Whether a claim is in flight: it may have leased jobs that are not in `_running` yet."""
         self._running: dict[str, Attempt] = {}
-        self._waiting: set[asyncio.Task[None]] = set()
-        """The slots that hold no job."""
-        self._slots: list[asyncio.Task[None]] = []
-        self._keeper: asyncio.Task[None] | None = None
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        attempt_context.executor.watch(self._wake.set)
 
-    # --- life ---
+    # --- start and stop ---
 
     async def recover(self) -> None:
         """Requeue the jobs that this server was running when it ended, and those whose lease has ended."""
@@ -47,106 +47,121 @@ class Dispatcher:
             await (attempt.interrupted() if job.worker == self._worker else attempt.lease_expired())
 
     def start(self) -> None:
-        self._slots = [asyncio.create_task(self._serve_slot()) for _ in range(self._context.executor.slots)]
-        self._keeper = asyncio.create_task(self._keep_leases())
+        self._tasks = [asyncio.create_task(self._dispatch()), asyncio.create_task(self._check_leases())]
 
     async def drain(self, limit: float) -> None:
-        """Take no more jobs; let the running ones finish within `limit` seconds, put back the rest."""
+        """Claim no more jobs; let the running ones finish within `limit` seconds, and requeue the rest."""
         self._stopping = True
-        for slot in self._waiting:
-            slot.cancel()
+        dispatching, checking = self._tasks or (None, None)
+        if self._waiting and dispatching is not None:
+            dispatching.cancel()
         stop_now = asyncio.create_task(self._stop_now.wait())
-        slots = asyncio.gather(*self._slots, return_exceptions=True)
-        either: set[asyncio.Future[Any]] = {slots, stop_now}
-        await asyncio.wait(either, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        await self._give_back(either)
+        finished = asyncio.create_task(self._finish())
+        await asyncio.wait({finished, stop_now}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        await self._requeue_running()
+        if checking is not None:
+            checking.cancel()
+        await asyncio.wait({finished, stop_now}, return_when=asyncio.FIRST_COMPLETED)
         if self._stop_now.is_set():
             await self._context.executor.stop()
         stop_now.cancel()
-        await asyncio.gather(slots, stop_now, *self._keepers(), return_exceptions=True)
+        await asyncio.gather(finished, stop_now, *self._tasks, return_exceptions=True)
 
-    def _keepers(self) -> "list[asyncio.Task[None]]":
-        return [] if self._keeper is None else [self._keeper]
+    async def _finish(self) -> None:
+        """Wait until no claim and no attempt is left."""
+        await asyncio.gather(*self._tasks[:1], return_exceptions=True)
+        while self._attempts:
+            await asyncio.wait(self._attempts)
 
-    async def _give_back(self, either: "set[asyncio.Future[Any]]") -> None:
-        """Break off what still runs, which puts its job back; until that is done, or there is no time for it."""
+    async def _requeue_running(self) -> None:
+        """Cancel the running attempts, which requeues their jobs."""
         if self._running:
-            count = len(self._running)
-            log.info("%d job%s back into the queue", count, " is to go" if count == 1 else "s are to go")
-        for task in (*self._slots, *self._keepers()):
-            task.cancel()
-        await asyncio.sleep(0)  # each slot has heard that it is cancelled, so an engine's end is no crash
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            log.info("requeuing %d running jobs", len(self._running))
+        for attempt in self._attempts:
+            attempt.cancel()
+        await asyncio.sleep(0)  # each attempt sees its cancellation first, so the end of its engine is no crash
 
     def stop_now(self) -> None:
-        """Let `drain` wait for nobody any longer."""
+        """Let `drain` return without waiting any longer."""
         self._stop_now.set()
 
     def notify(self, jobs: Sequence[Job]) -> None:
-        """Hear what the ledger committed: new work, or the end of a job that is being drawn."""
+        """Observe a commit: new jobs, or the end of a job that runs here."""
         for job in jobs:
             if job.over and (attempt := self._running.get(job.id)):
                 attempt.end()
-        self._work.set()
+        self._wake.set()
 
-    # --- one slot ---
+    # --- dispatching ---
 
-    async def _serve_slot(self) -> None:
-        me = asyncio.current_task()
-        assert me is not None
+    async def _dispatch(self) -> None:
         while not self._stopping:
-            self._waiting.add(me)
             try:
-                job = await self._next_job(me)
-                if job is not None:
-                    await self._attempt(job)
+                for job in await self._claim():
+                    self._start_attempt(job)
             except LedgerUnavailable as error:
-                # Jobs wait in it until it can be written again.
-                log.error("no job can be taken: %s", error)
-                await self._context.clock.sleep(AFTER_TROUBLE)
+                log.error("no job can be claimed: %s", error)
+                await self._pause(AFTER_TROUBLE)
             except Exception:
-                # The job, if there was one, comes back when its lease has lapsed.
-                log.exception("a slot failed")
-                await self._context.clock.sleep(AFTER_TROUBLE)
+                # A job that was leased is requeued when its lease ends.
+                log.exception("the dispatcher failed")
+                await self._pause(AFTER_TROUBLE)
 
-    async def _next_job(self, slot: "asyncio.Task[None]") -> Job | None:
-        """The next job, leased; None when there was none and now there may be one."""
+    async def _pause(self, seconds: float) -> None:
+        self._waiting = True
+        await self._context.clock.sleep(seconds)
+
+    async def _claim(self) -> list[Job]:
+        """Wait for capacity, and lease the next jobs; if there are none, wait until there may be some."""
+        self._waiting = True
         await self._context.executor.ready()
-        self._work.clear()
-        self._waiting.discard(slot)  # a claim is not broken off: it would leave a lease that nobody holds
-        self._claiming += 1
-        try:
-            job = await self._context.jobs.claim(
-                self._worker,
-                now=self._context.clock.now(),
-                lease_until=self._context.lease_until(),
-                running_cap=self._context.policy.running_cap,
-            )
-        finally:
-            self._claiming -= 1
-        if job is not None:
-            self._work.set()  # there may be more than one new job, and more than one slot waiting for it
-        elif not self._stopping:
-            self._waiting.add(slot)
-            await self._work.wait()
-        return job
+        self._wake.clear()
+        jobs: list[Job] = []
+        room = self._context.executor.capacity - len(self._attempts)
+        if room > 0:
+            self._waiting, self._claiming = False, True  # cancelling a claim would leave leases without an attempt
+            try:
+                jobs = await self._context.jobs.claim(
+                    self._worker,
+                    now=self._context.clock.now(),
+                    lease_until=self._context.lease_until(),
+                    limit=room,
+                    running_cap=self._context.policy.running_cap,
+                )
+            finally:
+                self._claiming = False
+        if not jobs and not self._stopping:
+            self._waiting = True
+            await self._wake.wait()
+        return jobs
 
-    async def _attempt(self, job: Job) -> None:
+    def _start_attempt(self, job: Job) -> None:
         attempt = self._running[job.id] = Attempt(job, self._context)
+        task = asyncio.create_task(self._attempt(attempt))
+        self._attempts.add(task)
+        task.add_done_callback(self._attempts.discard)
+
+    async def _attempt(self, attempt: Attempt) -> None:
+        job_id = attempt.job.id
         try:
-            # It may have been cancelled in the same commit that leased it.
-            now = self._context.jobs.peek(job.id)
+            # The job may have been cancelled in the same commit that leased it.
+            now = self._context.jobs.peek(job_id)
             if now is None or not now.over:
                 await attempt.carry_out()
+        except LedgerUnavailable as error:
+            log.error("job %s: %s", job_id, error)
+        except Exception:
+            log.exception("job %s: the attempt failed", job_id)
         finally:
-            if self._running.get(job.id) is attempt:
-                del self._running[job.id]
-            self._work.set()  # a session at its cap may run one more
+            if self._running.get(job_id) is attempt:
+                del self._running[job_id]
+            # There is room for a further job. The task itself counts until it has ended.
+            asyncio.get_running_loop().call_soon(self._wake.set)
 
     # --- leases ---
 
-    async def _keep_leases(self) -> None:
-        """Take back jobs whose worker has fallen silent."""
+    async def _check_leases(self) -> None:
+        """Requeue jobs whose lease has ended."""
         context = self._context
         while True:
             await context.clock.sleep(context.policy.lease / 3)
@@ -154,16 +169,16 @@ class Dispatcher:
                 for job in await context.jobs.expired_leases(now=context.clock.now()):
                     await self._look_after(job)
             except Exception:
-                log.exception("the leases could not be looked through")
+                log.exception("the leases could not be checked")
 
     async def _look_after(self, job: Job) -> None:
         attempt = self._running.get(job.id)
         if attempt is None and job.worker == self._worker and self._claiming:
-            return  # it may have been leased this very moment
+            return  # the claim in flight may have leased it
         if attempt is None or attempt.job.token != job.token:
             await Attempt(job, self._context).lease_expired()
             return
-        # It is drawn here and now: not the worker has stopped, but the clock was put forward.
+        # It runs here: its lease ended because the clock was set forward.
         try:
             await self._context.jobs.change(
                 job.id,

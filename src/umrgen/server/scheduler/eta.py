@@ -1,7 +1,7 @@
 """How long a job will take, from how long those like it took last."""
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from statistics import fmean, median
 
 from umrgen.model import State
@@ -27,9 +27,9 @@ def _shape(job: Job) -> Shape:
 class Estimates:
     """Run times by engine, size and step count. What was never seen is not guessed."""
 
-    def __init__(self, clock: Clock, slots: int) -> None:
+    def __init__(self, clock: Clock, capacity: Callable[[], int]) -> None:
         self._clock = clock
-        self._slots = slots
+        self._capacity = capacity
         self._runs: OrderedDict[Shape, deque[float]] = OrderedDict()
         self._all: deque[float] = deque(maxlen=LAST)
 
@@ -54,6 +54,7 @@ class Estimates:
         if job.state is State.RUNNING:
             elapsed = (self._clock.now() - (job.claimed_at or 0)) / 1000
             return max(typical - elapsed, OVERDUE)
-        # Those ahead take what jobs here take; each slot is, on average, half-way through one already.
-        ahead = (position or 1) - 1 + self._slots / 2
-        return typical + ahead * fmean(self._all) / self._slots
+        # The jobs ahead take the mean run time; each running job is, on average, half finished.
+        capacity = max(1, self._capacity())
+        ahead = (position or 1) - 1 + capacity / 2
+        return typical + ahead * fmean(self._all) / capacity

@@ -1,6 +1,6 @@
 """Whether the server takes new work now."""
 
-from umrgen.server.blobs import Storage
+from umrgen.server.blobs import BlobStore
 from umrgen.server.executors import Executor
 from umrgen.server.services.refusal import Refusal
 
@@ -10,10 +10,10 @@ __all__ = ["Admission"]
 class Admission:
     """Refuses new work while the server stops, cannot draw, or has no room to store."""
 
-    def __init__(self, executor: Executor, storage: Storage, disk_reserve: int) -> None:
-        """`disk_reserve`: bytes of free storage that accepted jobs need."""
+    def __init__(self, executor: Executor, blobs: BlobStore, disk_reserve: int) -> None:
+        """`disk_reserve`: bytes that must stay free for the images of accepted jobs."""
         self._executor = executor
-        self._storage = storage
+        self._blobs = blobs
         self._disk_reserve = disk_reserve
         self.draining = False
         """Set when the server begins to stop."""
@@ -35,6 +35,6 @@ class Admission:
             raise Refusal("draining")
 
     async def _check_storage(self) -> None:
-        free = await self._storage.free()
+        free = await self._blobs.free_bytes()
         if free is not None and free < self._disk_reserve:
             raise Refusal("storage_full", retry_after=60)

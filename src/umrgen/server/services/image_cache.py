@@ -3,7 +3,7 @@
 import asyncio
 from collections import OrderedDict
 
-from umrgen.server.blobs import Storage
+from umrgen.server.blobs import BlobStore, read
 
 __all__ = ["Images"]
 
@@ -11,8 +11,8 @@ __all__ = ["Images"]
 class Images:
     """The images read last, up to a number of bytes: most are fetched at once, then never again."""
 
-    def __init__(self, storage: Storage, limit: int) -> None:
-        self._storage = storage
+    def __init__(self, blobs: BlobStore, limit: int) -> None:
+        self._blobs = blobs
         self._limit = limit
         self._size = 0
         self._held: OrderedDict[tuple[str, str], bytes] = OrderedDict()
@@ -38,8 +38,8 @@ class Images:
         return data
 
     async def _read(self, place: tuple[str, str]) -> bytes | None:
-        read = self._reads.get(place)
-        if read is None:
-            read = self._reads[place] = asyncio.create_task(self._storage.get(*place))
-            read.add_done_callback(lambda _: self._reads.pop(place))
-        return await asyncio.shield(read)  # a client that disconnects does not end it for the others
+        reading = self._reads.get(place)
+        if reading is None:
+            reading = self._reads[place] = asyncio.create_task(read(self._blobs, *place))
+            reading.add_done_callback(lambda _: self._reads.pop(place))
+        return await asyncio.shield(reading)  # a client that disconnects does not end it for the others

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from umrgen.server.blobs import Storage
+from umrgen.server.blobs import BlobStore, BlobStoreUnavailable
 from umrgen.server.clock import Clock
 from umrgen.server.ledger import LedgerUnavailable, OutputStore, UploadStore
 from umrgen.server.scheduler.leases import TaskLease
@@ -39,7 +39,7 @@ class Retention:
         self,
         outputs: OutputStore,
         uploads: UploadStore,
-        storage: Storage,
+        blobs: BlobStore,
         clock: Clock,
         keep: RetentionPolicy,
         forget: Callable[[str, str], None],
@@ -50,7 +50,7 @@ class Retention:
         self._lease = lease
         self._outputs = outputs
         self._uploads = uploads
-        self._storage = storage
+        self._blobs = blobs
         self._clock = clock
         self._keep = keep
         self._forget = forget
@@ -101,8 +101,8 @@ class Retention:
     async def _delete(self, session_id: str, name: str) -> bool:
         self._forget(session_id, name)
         try:
-            await self._storage.delete(session_id, name)
-        except OSError as error:
-            log.warning("the file %s cannot be deleted yet: %s", name, error.strerror)
+            await self._blobs.delete(session_id, name)
+        except BlobStoreUnavailable as error:
+            log.warning("the file %s cannot be deleted yet: %s", name, error)
             return False
         return True

@@ -13,7 +13,7 @@ from collections import Counter
 from contextlib import suppress
 
 from umrgen.model import LIMITS
-from umrgen.server.blobs import Storage
+from umrgen.server.blobs import BlobStore, BlobStoreUnavailable
 from umrgen.server.clock import Clock
 from umrgen.server.ledger import LedgerUnavailable, Upload, UploadsFull, UploadStore
 from umrgen.server.reencode import HEAD, REFUSALS
@@ -37,9 +37,9 @@ IN_ALL = 16
 class Uploads:
     """A session's reference images."""
 
-    def __init__(self, uploads: UploadStore, storage: Storage, clock: Clock, admission: Admission) -> None:
+    def __init__(self, uploads: UploadStore, blobs: BlobStore, clock: Clock, admission: Admission) -> None:
         self._uploads = uploads
-        self._storage = storage
+        self._blobs = blobs
         self._clock = clock
         self._admission = admission
         self._turns = asyncio.Semaphore(AT_ONCE)
@@ -73,19 +73,19 @@ class Uploads:
         except UploadsFull:
             raise Refusal("too_many_references") from None
         try:
-            await self._storage.put(session_id, upload.name, png)
+            await self._blobs.put(session_id, upload.name, png)
             await self._uploads.mark_stored(session_id, upload.name)
         except BaseException as error:
             await asyncio.shield(self._undo(upload))
-            if isinstance(error, OSError):
+            if isinstance(error, BlobStoreUnavailable):
                 raise Refusal("storage_full", "the image could not be stored") from None
             raise
         return upload
 
     async def _undo(self, upload: Upload) -> None:
         """Delete the file, then its record. What cannot be deleted now is deleted by retention."""
-        with suppress(OSError, LedgerUnavailable):
-            await self._storage.delete(upload.session_id, upload.name)
+        with suppress(BlobStoreUnavailable, LedgerUnavailable):
+            await self._blobs.delete(upload.session_id, upload.name)
             await self._uploads.remove(upload.session_id, upload.name)
 
     async def all(self, caller: Caller) -> list[Upload]:
@@ -100,8 +100,8 @@ class Uploads:
         """Remove one. Raises Refusal `reference_not_found`."""
         if not await self._uploads.remove(caller.session_id, name):
             raise Refusal("reference_not_found")
-        with suppress(OSError):  # else retention deletes it
-            await self._storage.delete(caller.session_id, name)
+        with suppress(BlobStoreUnavailable):  # else retention deletes it
+            await self._blobs.delete(caller.session_id, name)
 
 
 class Reservation:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from umrgen.server.engines import DrawRequest, EngineFailure, EngineInfo, Report
+from umrgen.server.domain.request import GenerationRequest
+from umrgen.server.engines import DrawTask, EngineFailure, EngineInfo, Report
 from umrgen.server.engines.procedural import nature, things
 from umrgen.server.engines.procedural.paint import Array, Canvas, bloom, mix, resize, vector
 from umrgen.server.engines.procedural.words import Scene, read_scene
@@ -189,6 +190,9 @@ class ProceduralEngine:
     """Draws at once and anywhere: for trying umrgen out, for its tests, and for machines without a GPU."""
 
     def __init__(self, *, step_delay: float = 0.0) -> None:
+        """`step_delay`: seconds to wait after each step, for demonstrations."""
+        if isinstance(step_delay, bool) or not isinstance(step_delay, int | float) or not 0 <= step_delay <= 3600:
+            raise ValueError(f"step_delay must be 0 to 3600 seconds; got {step_delay!r}")
         self._step_delay = step_delay
 
     @property
@@ -199,10 +203,11 @@ class ProceduralEngine:
     def load(self) -> None:
         """Nothing to load."""
 
-    def draw(self, request: DrawRequest, report: Report) -> "Pixels":
+    def draw(self, task: DrawTask, report: Report) -> "list[Pixels]":
         """See `Engine.draw`."""
+        request = task.request
         scene = read_scene(request.prompt, request.negative)
-        palette = _palette(request.references)
+        palette = _palette(task.references)
         key = f"{request.seed}\0{request.prompt}"
         picture: Callable[[], Pixels] | None = None
         total: Array | None = None
@@ -216,10 +221,10 @@ class ProceduralEngine:
             report(step, request.steps, picture)
         if picture is None:
             raise EngineFailure("at least one step is needed")
-        return picture()
+        return [picture()]
 
 
-def _sample(request: DrawRequest, scene: Scene, key: str, step: int) -> Array:
+def _sample(request: GenerationRequest, scene: Scene, key: str, step: int) -> Array:
     shrink = 2 ** max(4 - step, 0)
     width, height = (max(round(size / shrink), 16) for size in (request.width, request.height))
     # The R2 sequence spreads any number of samples evenly over the pixel.
@@ -232,7 +237,7 @@ def _sample(request: DrawRequest, scene: Scene, key: str, step: int) -> Array:
 
 
 def _developer(
-    request: DrawRequest, scene: Scene, palette: Array | None, key: str, step: int, light: Array
+    request: GenerationRequest, scene: Scene, palette: Array | None, key: str, step: int, light: Array
 ) -> "Callable[[], Pixels]":
     grain = (0.0, 0.12, 0.07, 0.035)[step] if step < 4 else 0.0
 

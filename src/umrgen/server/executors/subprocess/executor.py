@@ -1,110 +1,134 @@
-"""Engines on this machine: each slot is a process of its own, replaced when it dies."""
+"""Engines on this machine: one process per device, replaced when it ends."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from umrgen.server.engines import DrawRequest, EngineFailure, EngineInfo
-from umrgen.server.executors import (
-    EncodedImage,
-    EngineCrashed,
-    EngineStalled,
-    OnPreview,
-    OnStep,
-    WatchdogLimits,
-    checked,
-)
+from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure, EngineInfo, EngineStalled
+from umrgen.server.executors import OnPreview, OnStep, VerifiedImage, WatchdogLimits, verified
 from umrgen.server.executors.subprocess.process import EngineProcess
 
-__all__ = ["LocalExecutor"]
+__all__ = ["SubprocessExecutor"]
 
 log = logging.getLogger(__name__)
 
+FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
+"""Seconds until an engine that cannot be loaded is tried again; doubled each time."""
 
-class LocalExecutor:
-    """Implements `Executor` with `slots` processes of one engine."""
+
+class SubprocessExecutor:
+    """Implements `Executor` with `devices` processes of one engine."""
 
     def __init__(
-        self, engine: str, options: Mapping[str, Any], *, slots: int = 1, watchdog: WatchdogLimits | None = None
+        self, engine: str, options: Mapping[str, Any], *, devices: int = 1, watchdog: WatchdogLimits | None = None
     ) -> None:
-        self.slots = slots
         self.info: EngineInfo | None = None
         self.trouble: str | None = None
         self._engine = engine
         self._options = options
+        self._devices = devices
         self._watchdog = watchdog or WatchdogLimits()
-        self._idle: asyncio.Queue[EngineProcess | None] = asyncio.Queue()
         self._processes: set[EngineProcess] = set()
-        for _ in range(slots):
-            self._idle.put_nowait(None)
+        self._busy: set[EngineProcess] = set()
+        self._changed = asyncio.Condition()
+        self._on_capacity: Callable[[], None] = lambda: None
+        self._keepers: list[asyncio.Task[None]] = []
 
-    async def ready(self) -> None:
-        process, delay = await self._idle.get(), 1.0
-        try:
-            while process is None or not process.alive:
-                try:
-                    process = await self._replace(process)
-                except (EngineFailure, EngineCrashed) as error:
-                    log.error("%s; trying again in %.0f s", error, delay)
-                    await asyncio.sleep(delay)
-                    delay = min(60.0, delay * 2)
-        finally:
-            self._idle.put_nowait(process)
+    @property
+    def capacity(self) -> int:
+        return sum(process.alive for process in self._processes)
 
-    async def _replace(self, dead: EngineProcess | None) -> EngineProcess:
-        watchdog = self._watchdog
-        if dead is not None:
-            await dead.kill()  # what it holds of the machine is free before another takes its place
-            self._processes.discard(dead)
-        try:
-            process = await EngineProcess.spawn(
-                self._engine, self._options, load_timeout=watchdog.load_timeout, memory=watchdog.memory
-            )
-        except (EngineFailure, EngineCrashed) as error:
-            self.trouble = str(error)
-            raise
+    def watch(self, on_capacity: Callable[[], None]) -> None:
+        self._on_capacity = on_capacity
+
+    # --- processes ---
+
+    async def _keep(self, device: int) -> None:
+        """Keep a process on this device, for ever."""
+        delay = FIRST_DELAY
+        while True:
+            try:
+                process = await self._spawn(device)
+            except (EngineFailure, EngineCrashed) as error:
+                if not self.capacity:
+                    self.trouble = str(error)
+                log.error("%s; trying again in %.0f s", error, delay)
+                await asyncio.sleep(delay)
+                delay = min(LONGEST_DELAY, delay * 2)
+                continue
+            await process.ended()
+            self._processes.discard(process)
+            if process.was_used:
+                delay = FIRST_DELAY
+            else:  # it ends by itself: no reason to believe that the next one will not
+                await asyncio.sleep(delay)
+                delay = min(LONGEST_DELAY, delay * 2)
+
+    async def _spawn(self, device: int) -> EngineProcess:
+        process = await EngineProcess.spawn(
+            self._engine,
+            self._options,
+            device=device,
+            load_timeout=self._watchdog.load_timeout,
+            memory=self._watchdog.memory,
+        )
         self._processes.add(process)
         self.info, self.trouble = process.info, None
+        self._on_capacity()
+        await self._notify()
         return process
 
-    @asynccontextmanager
-    async def _process(self) -> AsyncIterator[EngineProcess]:
-        """An idle process, alive; its place is given back afterwards. One that is not at rest by then, or that
-        anything but an EngineFailure came from, is at its end: no other job gets to see it."""
-        process = await self._idle.get()
-        try:
-            if process is None or not process.alive:
-                process = await self._replace(process)
-            yield process
-        except (EngineFailure, asyncio.CancelledError):
-            raise
-        except Exception:
-            if process is not None:
-                process.end()
-            raise
-        finally:
-            if process is not None and process.job_id is not None:
-                process.end()
-            self._idle.put_nowait(process)
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _idle(self) -> EngineProcess | None:
+        return next((process for process in self._processes - self._busy if process.alive), None)
+
+    async def ready(self) -> None:
+        if not self._keepers:
+            self._keepers = [asyncio.create_task(self._keep(device)) for device in range(self._devices)]
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._idle() is not None)
+
+    async def _take(self) -> EngineProcess:
+        await self.ready()
+        process = self._idle()
+        assert process is not None  # nothing ran between the two lines
+        self._busy.add(process)
+        return process
+
+    # --- drawing ---
 
     async def run(
-        self, job_id: str, request: DrawRequest, on_step: OnStep, on_preview: OnPreview | None = None
-    ) -> EncodedImage:
-        watchdog = self._watchdog
-        async with self._process() as process:
-            try:
-                return await checked(
-                    await process.draw(job_id, request, on_step, on_preview, watchdog.stall_after), request
-                )
-            except asyncio.CancelledError:
-                await asyncio.shield(process.cancel(job_id, watchdog.cancel_grace))
-                raise
-            except EngineStalled:
-                log.warning("job %s: no progress for %g s; the engine is replaced", job_id, watchdog.stall_after)
-                await process.cancel(job_id, watchdog.cancel_grace)
-                raise
+        self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None = None
+    ) -> tuple[VerifiedImage, ...]:
+        process = await self._take()
+        try:
+            return await verified(await self._draw(process, task, on_step, on_preview))
+        except (EngineFailure, asyncio.CancelledError):
+            raise
+        except BaseException:
+            process.end()
+            raise
+        finally:
+            if process.job_id is not None:  # it did not finish: no other job may be given to it
+                process.end()
+            self._busy.discard(process)
+            await self._notify()
+
+    async def _draw(self, process: EngineProcess, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None) -> Any:
+        limits = self._watchdog
+        try:
+            return await process.draw(task, on_step, on_preview, limits.stall_after)
+        except asyncio.CancelledError:
+            await asyncio.shield(process.cancel(task.job_id, limits.cancel_grace))
+            raise
+        except EngineStalled:
+            log.warning("job %s: no progress for %g s; the engine is replaced", task.job_id, limits.stall_after)
+            await process.cancel(task.job_id, limits.cancel_grace)
+            raise
 
     def show(self, job_id: str, wanted: bool) -> None:
         for process in self._processes:
@@ -112,6 +136,10 @@ class LocalExecutor:
                 process.show(job_id, wanted)
 
     async def stop(self) -> None:
-        for process in tuple(self._processes):  # a slot may be replacing one meanwhile
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        self._keepers.clear()
+        for process in tuple(self._processes):
             await process.kill()
         self._processes.clear()

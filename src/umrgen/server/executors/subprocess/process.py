@@ -1,4 +1,4 @@
-"""One engine's process: frames in, frames out, and its end, however it comes."""
+"""One engine process: frames in, frames out, and how it ended."""
 
 import asyncio
 import json
@@ -7,56 +7,65 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any
 
-from umrgen.server.engines import DrawRequest, EngineFailure, EngineInfo
-from umrgen.server.executors import EngineCrashed, EngineStalled, OnPreview, OnStep
+import msgspec
+
+from umrgen.server.engines import DrawTask, EncodedImage, EngineCrashed, EngineFailure, EngineInfo, EngineStalled
+from umrgen.server.executors import OnPreview, OnStep
 from umrgen.server.executors.subprocess.frames import HEAD, Frame, FrameError, pack, unpack_lengths
 
 __all__ = ["EngineProcess"]
 
 SECRETS = ("UMRGEN_API_KEY", "UMRGEN_METRICS_TOKEN")
 
-NONSENSE = "what it answered makes no sense"
+INVALID = "it sent an invalid message"
 
 GONE = (BrokenPipeError, ConnectionResetError, RuntimeError)
-"""What writing to a process that is gone raises; uvloop has only a RuntimeError for it."""
+"""What writing to a process that has ended raises; uvloop raises RuntimeError."""
 
 MOST_STEPS = 1_000_000
-"""No engine has more: it is far beyond what anybody would wait for."""
+"""A bound for what an engine reports; far more than any engine has."""
+
+PROGRESS = ("step", "phase")
+"""The messages about a job that are not final."""
+
+MOST_PHASES = 16
 
 INBOX = 32
-"""Frames held for whoever reads them; an engine that sends more than is read waits."""
+"""Frames that are buffered; an engine that sends more must wait."""
 
 
 def _how_it_ended(returncode: int | None) -> str:
     if returncode is None:
-        return "its pipe closed"
+        return "its pipe was closed"
     if returncode < 0:
         return f"it was ended by {signal.Signals(-returncode).name}"
     return f"it exited with code {returncode}"
 
 
 class EngineProcess:
-    """One running engine. Whatever breaks it leaves it dead: it is replaced, not mended."""
+    """A running engine process. After any failure it is ended and replaced, never repaired."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.info = EngineInfo("unknown", "unknown", "")
         self.job_id: str | None = None
-        """The job it is drawing, from the request to its last word on it."""
+        """The job it is drawing, from the request to the final message."""
+        self.was_used = False
+        """Whether it was ever given a job."""
         self._ended = False
         self._inbox: asyncio.Queue[Frame | EngineCrashed] = asyncio.Queue(INBOX)
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
     async def spawn(
-        cls, engine: str, options: Mapping[str, Any], *, load_timeout: float, memory: int = 0
+        cls, engine: str, options: Mapping[str, Any], *, device: int = 0, load_timeout: float, memory: int = 0
     ) -> "EngineProcess":
         """Start an engine and wait until it is loaded, at most `load_timeout` seconds.
 
-        `memory` is the most MiB it may take (0: no limit). Raises EngineFailure and EngineCrashed.
+        The process finds the number of its device in UMRGEN_DEVICE. `memory` is its limit in MiB (0: none). Raises
+        EngineFailure and EngineCrashed.
         """
         started = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -67,8 +76,9 @@ class EngineProcess:
             str(memory),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            # An engine needs no key: what it prints or dumps can then hold none.
-            env={name: value for name, value in os.environ.items() if name not in SECRETS},
+            # An engine needs no key, so nothing that it prints or dumps can contain one.
+            env={name: value for name, value in os.environ.items() if name not in SECRETS}
+            | {"UMRGEN_DEVICE": str(device)},
         )
         process = cls(started)
         try:
@@ -96,68 +106,76 @@ class EngineProcess:
         return self._process.pid
 
     async def draw(
-        self, job_id: str, request: DrawRequest, on_step: OnStep, on_preview: OnPreview | None, stall_after: float
-    ) -> bytes:
-        """The encoded picture. Raises EngineFailure, EngineCrashed, and EngineStalled after `stall_after`
-        seconds without a step."""
-        self.job_id = job_id
-        loop, furthest = asyncio.get_running_loop(), 0
+        self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None, stall_after: float
+    ) -> list[EncodedImage]:
+        """Return the images. Raises EngineFailure, EngineCrashed, and EngineStalled after `stall_after` seconds
+        without a sign of life: a further step, or a phase that is new for this job."""
+        self.job_id, self.was_used = task.job_id, True
+        loop, furthest, phases = asyncio.get_running_loop(), 0, set[str]()
         try:
-            async with asyncio.timeout(stall_after) as patience:
-                await self._send(_draw_head(job_id, request), b"".join(request.references))
+            async with asyncio.timeout(stall_after) as deadline:
+                await self._send(_draw_head(task), b"".join(task.references))
                 while True:
-                    head, body = await self._next_word(job_id)
-                    if head["is"] != "step":
-                        return _picture(head, body)
-                    step, total = _step_of(head)
-                    if step > furthest:  # whoever says the same step for ever makes no progress
-                        furthest = step
-                        patience.reschedule(loop.time() + stall_after)
-                    on_step(step, total)
-                    if body and on_preview is not None:
-                        on_preview(body)
+                    head, body = await self._next_message(task.job_id)
+                    if head["is"] == "step":
+                        step, total = _step_of(head)
+                        alive, furthest = step > furthest, max(step, furthest)
+                        on_step(step, total)
+                        if body and on_preview is not None:
+                            on_preview(body)
+                    elif head["is"] == "phase":
+                        alive = head.get("phase") not in phases and len(phases) < MOST_PHASES
+                        phases.add(str(head.get("phase")))
+                    else:
+                        return _images(head, body)
+                    if alive:
+                        deadline.reschedule(loop.time() + stall_after)
         except TimeoutError:
             raise EngineStalled(f"it made no progress for {stall_after:g} s") from None
 
-    async def _next_word(self, job_id: str) -> Frame:
-        """What it says next of this job; after its last word it is at rest. Words on another are passed over."""
+    async def _next_message(self, job_id: str) -> Frame:
+        """Return the next message about this job, and drop those about others. After the final one it is idle."""
         while True:
             head, body = await self._receive()
             if "job_id" not in head or "is" not in head:
-                raise EngineCrashed(NONSENSE)
+                raise EngineCrashed(INVALID)
             if head["job_id"] == job_id:
-                if head["is"] != "step":
+                if head["is"] not in PROGRESS:
                     self.job_id = None
                 return head, body
 
     async def cancel(self, job_id: str, grace: float) -> None:
-        """Ask it to stop this job, and wait until it has; kill it after `grace` seconds."""
+        """Ask it to stop this job, and wait until it has; end it after `grace` seconds."""
         if self.job_id != job_id:
             return
         try:
             async with asyncio.timeout(grace):
                 await self._send({"do": "cancel", "job_id": job_id})
-                while (word := (await self._next_word(job_id))[0]["is"]) == "step":
+                while (kind := (await self._next_message(job_id))[0]["is"]) in PROGRESS:
                     pass
-            if word == "broken":
+            if kind == "broken":
                 await self.kill()
         except (TimeoutError, EngineCrashed):
             await self.kill()
 
     def show(self, job_id: str, wanted: bool) -> None:
-        """Ask for previews of this job, or for no more of them."""
+        """Start or stop previews of this job."""
         if self.alive and self._process.stdin is not None:
             with suppress(*GONE):
                 self._process.stdin.write(pack({"do": "show", "job_id": job_id, "wanted": wanted}))
 
+    async def ended(self) -> None:
+        """Wait until the process has ended, for whatever reason."""
+        await self._process.wait()
+
     def end(self) -> None:
-        """End it, and wait for nothing: it is not alive from now on."""
+        """Kill the process without waiting for its end. It is not `alive` any more."""
         self._ended = True
         with suppress(ProcessLookupError):
             self._process.kill()
 
     async def kill(self) -> None:
-        """End it, and wait until it has; whoever waits for its words hears of that."""
+        """Kill the process and wait for its end. A task that waits for a message gets EngineCrashed."""
         self.end()
         await self._process.wait()
         self._reader.cancel()
@@ -174,13 +192,13 @@ class EngineProcess:
             self._process.stdin.write(pack(head, body))
             await self._process.stdin.drain()
         except GONE:
-            raise await self._wait_for_its_end() from None
+            raise await self._wait_for_end() from None
 
     async def _receive(self) -> Frame:
-        """The next frame. Cancelling this loses nothing: the pipe is read by a task of its own."""
+        """Return the next frame. Cancelling this loses no frame: another task reads the pipe."""
         item = await self._inbox.get()
         if isinstance(item, EngineCrashed):
-            self._inbox.put_nowait(item)  # it stays the last word
+            self._inbox.put_nowait(item)  # for the next call too
             raise item
         return item
 
@@ -189,10 +207,10 @@ class EngineProcess:
             while True:
                 await self._inbox.put(await self._frame())
         except (asyncio.IncompleteReadError, OSError):
-            end = await self._wait_for_its_end()
+            end = await self._wait_for_end()
         except (FrameError, ValueError, RecursionError):
             self.end()
-            end = EngineCrashed(NONSENSE)
+            end = EngineCrashed(INVALID)
         await self._inbox.put(end)
 
     async def _frame(self) -> Frame:
@@ -204,42 +222,59 @@ class EngineProcess:
             raise FrameError("not an object")
         return head, await pipe.readexactly(body_length)
 
-    async def _wait_for_its_end(self) -> EngineCrashed:
-        """How it ended. Its pipe is closed already; if that is all, it is ended after a while."""
+    async def _wait_for_end(self) -> EngineCrashed:
+        """Return how it ended. Its pipe is closed already; if the process does not end within seconds, it is killed."""
         try:
             async with asyncio.timeout(5):
                 await self._process.wait()
         except TimeoutError:
             self.end()
             await self._process.wait()
-            return EngineCrashed("its pipe closed")
+            return EngineCrashed("its pipe was closed")
         return EngineCrashed(_how_it_ended(self._process.returncode))
 
 
-def _draw_head(job_id: str, request: DrawRequest) -> dict[str, Any]:
-    fields = asdict(request)
-    references: tuple[bytes, ...] = fields.pop("references")
-    return {"do": "draw", "job_id": job_id, "request": fields, "references": [len(image) for image in references]}
+def _draw_head(task: DrawTask) -> dict[str, Any]:
+    return {
+        "do": "draw",
+        "job_id": task.job_id,
+        "request": msgspec.to_builtins(task.request),
+        "references": [len(image) for image in task.references],
+    }
 
 
 def _step_of(head: Mapping[str, Any]) -> tuple[int, int]:
-    """The step it has reached, and how many there are. Raises EngineCrashed."""
+    """Return the finished step and the number of steps. Raises EngineCrashed."""
     try:
         step, total = int(head["step"]), int(head["total"])
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise EngineCrashed(NONSENSE) from None
+        raise EngineCrashed(INVALID) from None
     if not 0 <= step <= total <= MOST_STEPS:
-        raise EngineCrashed(NONSENSE)
+        raise EngineCrashed(INVALID)
     return step, total
 
 
-def _picture(head: Mapping[str, Any], body: bytes) -> bytes:
-    """The picture that its last word on a job brought. Raises EngineFailure and EngineCrashed when it brought none."""
+def _images(head: Mapping[str, Any], body: bytes) -> list[EncodedImage]:
+    """Return the images of a final message. Raises EngineFailure and EngineCrashed when it brings none."""
     match head["is"]:
         case "done":
-            return body
+            return _split(head, body)
         case "failed":
             raise EngineFailure(str(head.get("error")))
         case "broken":
             raise EngineCrashed(str(head.get("error")))
-    raise EngineCrashed(NONSENSE)
+    raise EngineCrashed(INVALID)
+
+
+def _split(head: Mapping[str, Any], body: bytes) -> list[EncodedImage]:
+    try:
+        images = [(int(image["bytes"]), str(image["media_type"])) for image in head["images"]]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise EngineCrashed(INVALID) from None
+    if any(length < 0 for length, _ in images) or sum(length for length, _ in images) != len(body):
+        raise EngineCrashed(INVALID)
+    found, start = [], 0
+    for length, media_type in images:
+        found.append(EncodedImage(body[start : start + length], media_type))
+        start += length
+    return found

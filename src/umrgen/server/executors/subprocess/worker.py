@@ -1,7 +1,7 @@
-"""The engine's own process: `python -m umrgen.server.executors.subprocess.worker NAME OPTIONS MEMORY`.
+"""The engine process: `python -m umrgen.server.executors.subprocess.worker NAME OPTIONS MEMORY`.
 
-Reads frames from standard input, writes frames to what was its standard output. When its input
-ends, the server is gone, and so is this process, in the middle of a picture too.
+Reads frames from standard input and writes frames to its original standard output. When its input ends, the server has
+ended, and this process ends too, even while it draws.
 """
 
 import json
@@ -13,15 +13,16 @@ import threading
 import traceback
 from contextlib import suppress
 from dataclasses import asdict
-from io import BytesIO
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from umrgen.server.engines import Cancelled, DrawRequest, Engine, EngineFailure, load_engine
-from umrgen.server.engines.provenance import source_type, text_chunks
+import msgspec
+
+from umrgen.server.domain.request import GenerationRequest
+from umrgen.server.engines import Cancelled, DrawTask, EncodedImage, Engine, EngineFailure, Phase, load_engine
+from umrgen.server.engines.encoding import encoded, preview_jpeg
 from umrgen.server.executors.subprocess.frames import HEAD, Frame, pack, unpack_lengths
-from umrgen.server.png import encode_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,15 +31,30 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-PREVIEW_SIDE = 384
-"""Pixels; the longer side of a preview."""
-
 
 def _read_exactly(pipe: BinaryIO, count: int) -> bytes:
     data = pipe.read(count)
     if len(data) < count:
-        os._exit(0)  # the server is gone; nobody is left to tell
+        os._exit(0)  # the server has ended
     return data
+
+
+class _Report:
+    """Implements `Report` for one task, over the pipe."""
+
+    def __init__(self, worker: "Worker", job_id: str) -> None:
+        self._worker = worker
+        self._job_id = job_id
+
+    def __call__(self, step: int, total: int, preview: "Callable[[], Pixels | EncodedImage] | None" = None, /) -> None:
+        self._worker.check_cancelled(self._job_id)
+        wanted = preview is not None and step < total and self._worker.shows(self._job_id)
+        body = preview_jpeg(preview()) if wanted and preview is not None else b""
+        self._worker.send({"is": "step", "job_id": self._job_id, "step": step, "total": total}, body)
+
+    def phase(self, phase: Phase, /) -> None:
+        self._worker.check_cancelled(self._job_id)
+        self._worker.send({"is": "phase", "job_id": self._job_id, "phase": str(phase)})
 
 
 class Worker:
@@ -56,16 +72,16 @@ class Worker:
         try:
             self._engine.load()
         except EngineFailure as failure:
-            self._send({"is": "unavailable", "error": str(failure)})
+            self.send({"is": "unavailable", "error": str(failure)})
             return
         threading.Thread(target=self._listen, daemon=True).start()
-        self._send({"is": "ready", "info": asdict(self._engine.info)})
+        self.send({"is": "ready", "info": asdict(self._engine.info)})
         while True:
             head, body = self._tasks.get()
-            self._send(*self._answer(head, body))
+            self.send(*self._answer(head, body))
 
     def _listen(self) -> None:
-        """Sort what comes in: pictures to draw wait their turn, a cancellation acts at once."""
+        """Read frames: tasks are queued, a cancellation takes effect immediately."""
         while True:
             head_length, body_length = unpack_lengths(_read_exactly(self._source, HEAD.size))
             head = json.loads(_read_exactly(self._source, head_length))
@@ -78,68 +94,58 @@ class Worker:
                 case _:
                     self._tasks.put((head, body))
 
-    def _send(self, head: dict[str, Any], body: bytes = b"") -> None:
+    def send(self, head: dict[str, Any], body: bytes = b"") -> None:
         self._sink.write(pack(head, body))
         self._sink.flush()
 
+    def check_cancelled(self, job_id: str) -> None:
+        """Raise Cancelled if the job was cancelled."""
+        if job_id in self._cancelled:
+            raise Cancelled
+
+    def shows(self, job_id: str) -> bool:
+        """Return whether a caller watches the job."""
+        return job_id in self._shown
+
     def _answer(self, head: dict[str, Any], body: bytes) -> Frame:
+        """Draw; return the final message about the job."""
         job_id: str = head["job_id"]
         try:
-            return self._draw(job_id, _request(head, body))
+            return self._draw(_task(head, body))
         except Cancelled:
             return {"is": "cancelled", "job_id": job_id}, b""
         except EngineFailure as failure:
             return {"is": "failed", "job_id": job_id, "error": str(failure)}, b""
-        # Who knows what else has failed by now: the server replaces a process that says the following.
+        # The state of the process is unknown after any other exception: the server replaces it after "broken".
         except MemoryError:
             return {"is": "broken", "job_id": job_id, "error": "it ran out of memory"}, b""
         except Exception as error:
-            # A traceback shows paths: it goes to the operator's log, never to the user.
+            # A traceback contains paths: it goes to the operator's log, never to the user.
             traceback.print_exc()
             return {"is": "broken", "job_id": job_id, "error": f"it raised {type(error).__name__}"}, b""
         finally:
             self._cancelled.discard(job_id)
             self._shown.discard(job_id)
 
-    def _draw(self, job_id: str, request: DrawRequest) -> Frame:
-        def report(step: int, total: int, preview: "Callable[[], Pixels] | None" = None) -> None:
-            if job_id in self._cancelled:
-                raise Cancelled
-            body = _small_jpeg(preview()) if preview is not None and job_id in self._shown and step < total else b""
-            self._send({"is": "step", "job_id": job_id, "step": step, "total": total}, body)
-
-        pixels = self._engine.draw(request, report)
-        info = self._engine.info
-        data = encode_png(pixels, text_chunks(request, info, job_id), source_type=source_type(info))
-        height, width, _ = pixels.shape
-        return {"is": "done", "job_id": job_id, "width": width, "height": height}, data
+    def _draw(self, task: DrawTask) -> Frame:
+        drawn = self._engine.draw(task, _Report(self, task.job_id))
+        images = [encoded(image, task, self._engine.info) for image in drawn]
+        parts = [{"bytes": len(image.data), "media_type": image.media_type} for image in images]
+        return {"is": "done", "job_id": task.job_id, "images": parts}, b"".join(image.data for image in images)
 
 
-def _small_jpeg(pixels: "Pixels") -> bytes:
-    """A preview: something to look at now, gone in a second."""
-    from PIL import Image
-
-    image = Image.fromarray(pixels)
-    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
-    encoded = BytesIO()
-    image.save(encoded, "JPEG", quality=70)
-    return encoded.getvalue()
-
-
-def _request(head: dict[str, Any], body: bytes) -> DrawRequest:
-    fields = dict(head["request"])
-    references, at = [], 0
+def _task(head: dict[str, Any], body: bytes) -> DrawTask:
+    references, start = [], 0
     for length in head["references"]:
-        references.append(body[at : at + length])
-        at += length
-    fields["loras"] = tuple((name, strength) for name, strength in fields["loras"])
-    return DrawRequest(**fields, references=tuple(references))
+        references.append(body[start : start + length])
+        start += length
+    return DrawTask(head["job_id"], msgspec.convert(head["request"], GenerationRequest), tuple(references))
 
 
-def _be_modest(memory: int) -> None:
-    """Let this process be the one that dies when memory runs out: of `memory` MiB, if given, or of the machine's."""
+def _limit_memory(memory: int) -> None:
+    """Limit this process to `memory` MiB, if not 0, and let the kernel choose it first when memory runs out."""
     if memory:
-        # What is allocated, not what is mapped: GPU drivers reserve far more addresses than they use.
+        # Allocated memory, not address space: GPU drivers reserve far more addresses than they use.
         resource.setrlimit(resource.RLIMIT_DATA, (memory << 20, memory << 20))
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
@@ -147,11 +153,11 @@ def _be_modest(memory: int) -> None:
 
 def main() -> None:
     name, options = sys.argv[1], json.loads(sys.argv[2])
-    _be_modest(int(sys.argv[3]))
-    # Ctrl-C, and a service manager's end of everybody, are for the server, which lets us finish and then stops us.
+    _limit_memory(int(sys.argv[3]))
+    # Ctrl-C and a service manager's SIGTERM reach the whole group. The server handles them, and stops this process.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # Libraries print; what they print must not get between the frames.
+    # Libraries print to standard output; that must not get between the frames.
     sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:

@@ -6,10 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from umrgen.model import State
-from umrgen.server.domain.job import Change, Conflict, Job, advance
+from umrgen.server.domain.job import Change, Conflict, Job, advance, possible_outputs
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.errors import DailyLimit, IdempotencyConflict, QueueFull, TooManyJobs
 from umrgen.server.ledger.sql.database import Connection, Database, Transaction
+from umrgen.server.ledger.sql.outputs import add_obsolete_file
 from umrgen.server.ledger.sql.rows import job_of, values_of
 from umrgen.server.ledger.sql.webhooks import enter_webhook
 from umrgen.server.ledger.values import DAY, NO_CAPS, Caps, Idempotency
@@ -18,6 +19,8 @@ __all__ = ["SqlJobStore"]
 
 REMEMBERED = 4096
 """Finished jobs kept in memory. Only finished ones: no server changes them any more."""
+LATE_FILES = 3_600_000
+"""Milliseconds in which an attempt that lost its lease may still store a file."""
 ALL = 2**62
 """Above every cursor."""
 
@@ -113,6 +116,8 @@ def _store(transaction: Transaction, job: Job, change: Change, **values: Any) ->
     if changed.state is not job.state:
         changed = changed._replace(changed=next(transaction.change_numbers))
         _count_state_change(connection, job, changed)
+        if job.state is State.RUNNING and change is not Change.COMPLETE:
+            _discard_outputs(connection, job, values["now"])
     if connection.run("update_job", values_of(changed)) != 1:
         raise Conflict("the job changed in the meantime", job_id=job.id)
     if change is Change.COMPLETE:
@@ -124,6 +129,12 @@ def _store(transaction: Transaction, job: Job, change: Change, **values: Any) ->
         enter_webhook(connection, changed, now=values["now"])
     transaction.changed.append(changed)
     return changed
+
+
+def _discard_outputs(connection: Connection, job: Job, now: int) -> None:
+    """Have the files deleted that the attempt which ends here may have stored, or may still be storing."""
+    for name in possible_outputs(job):
+        add_obsolete_file(connection, job.session_id, name, not_before=now + LATE_FILES)
 
 
 def _count_state_change(connection: Connection, before: Job, after: Job) -> None:
@@ -237,11 +248,18 @@ class SqlJobStore:
             lambda connection: [job_of(row) for row in connection.all("recent_runs", values)]
         )
 
-    async def claim(self, worker: str, *, now: int, lease_until: int, running_cap: int = 0) -> Job | None:
-        return await self._database.write(
-            lambda transaction: _claim(transaction, worker, now=now, lease_until=lease_until, running_cap=running_cap),
-            changes=1,
-        )
+    async def claim(
+        self, worker: str, *, now: int, lease_until: int, limit: int = 1, running_cap: int = 0
+    ) -> list[Job]:
+        def operation(transaction: Transaction) -> list[Job]:
+            claimed: list[Job] = []
+            while len(claimed) < limit and (
+                job := _claim(transaction, worker, now=now, lease_until=lease_until, running_cap=running_cap)
+            ):
+                claimed.append(job)
+            return claimed
+
+        return await self._database.write(operation, changes=limit)
 
     async def change(
         self,

@@ -55,10 +55,6 @@ class SqlOutputStore:
             raise OutputExpired
         return Output(*columns)
 
-    async def known_files(self, names: Sequence[str]) -> set[str]:
-        rows = await self._database.read(lambda connection: connection.all("known_files", {"names": names}))
-        return {row[0] for row in rows}
-
     async def kept_bytes(self) -> int:
         return await self._database.read(_kept_bytes)
 

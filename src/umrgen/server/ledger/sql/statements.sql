@@ -107,11 +107,6 @@ UPDATE kept SET bytes = bytes + :bytes;
 SELECT {output}, expired_at FROM outputs
 WHERE name = :name AND session_id = :session_id;
 
--- name: known_files
-SELECT name FROM outputs WHERE name {in names} AND expired_at IS NULL
-UNION ALL
-SELECT name FROM uploads WHERE name {in names};
-
 -- name: kept_bytes
 SELECT bytes FROM kept;
 

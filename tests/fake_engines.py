@@ -1,0 +1,118 @@
+"""Engines for tests: one in a process, one remote, with the same behavior. The prompt says what they do.
+
+`one`, `several` (three images, one of another size and encoded by the engine), `refuse`, `raise`, `phases` (each
+phase takes a third of a second), `same` (one phase again and again), `wait` (for a cancellation).
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from umrgen.server.engines import DrawTask, EncodedImage, EngineFailure, EngineInfo, Phase, Report
+
+INFO = EngineInfo("fake", "procedural", "1", features=("previews",))
+PAUSE = 0.3
+"""Seconds between two signs of life."""
+
+
+def _work(task: DrawTask, report: Report) -> Iterator[float]:
+    """Do what the prompt says; yield seconds to wait."""
+    prompt, steps = task.request.prompt, task.request.steps
+    if prompt == "refuse":
+        raise EngineFailure("this prompt is refused")
+    if prompt == "raise":
+        raise RuntimeError(f"a fault of the engine in {__file__}")
+    if prompt == "phases":
+        for phase in Phase:
+            report.phase(phase)
+            yield PAUSE
+    while prompt == "same":
+        report.phase(Phase.COMPILING)
+        yield PAUSE
+    for step in range(1, steps + 1):
+        report(step, steps, lambda: _pixels(task))
+        yield 0.0
+    while prompt == "wait":
+        report(steps, steps)
+        yield 0.01
+
+
+def _pixels(task: DrawTask, shade: int = 90) -> Any:
+    return np.full((task.request.height, task.request.width, 3), shade, np.uint8)
+
+
+def _images(task: DrawTask) -> list[Any]:
+    if task.request.prompt != "several":
+        return [_pixels(task)]
+    jpeg = BytesIO()
+    Image.new("RGB", (640, 400), (9, 9, 9)).save(jpeg, "JPEG")
+    return [_pixels(task), EncodedImage(jpeg.getvalue(), "image/jpeg"), _pixels(task, 30)]
+
+
+class FakeEngine:
+    """Implements `Engine`."""
+
+    info = INFO
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def draw(self, task: DrawTask, report: Report) -> list[Any]:
+        for seconds in _work(task, report):
+            time.sleep(seconds)
+        return _images(task)
+
+
+class FakeRemoteEngine:
+    """Implements `RemoteEngine`; `failures` loads fail first."""
+
+    info = INFO
+
+    def __init__(self, *, capacity: int = 1, failures: int = 0) -> None:
+        self.capacity = capacity
+        self.loads = 0
+        self.closed = False
+        self._failures = failures
+
+    async def load(self) -> None:
+        self.loads += 1
+        if self.loads <= self._failures:
+            raise EngineFailure("the other server does not respond")
+
+    async def draw(self, task: DrawTask, report: Report) -> list[Any]:
+        for seconds in _work(task, report):
+            await asyncio.sleep(seconds)
+        return _images(task)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class MeetingEngine:
+    """Draws once `count` engines, each in its own process, draw at the same time; they meet in `folder`."""
+
+    info = INFO
+
+    def __init__(self, *, folder: str, count: int) -> None:
+        self._folder = Path(folder)
+        self._count = count
+
+    def load(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+
+    def draw(self, task: DrawTask, report: Report) -> list[Any]:
+        (self._folder / f"{os.environ['UMRGEN_DEVICE']}-{os.getpid()}").touch()
+        deadline = time.monotonic() + 60
+        while len(list(self._folder.iterdir())) < self._count:
+            if time.monotonic() > deadline:
+                raise EngineFailure("the others did not come")
+            time.sleep(0.01)
+        report(1, task.request.steps)
+        return [_pixels(task)]

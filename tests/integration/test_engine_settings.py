@@ -1,0 +1,82 @@
+"""Engines, their options and devices, as the settings name them."""
+
+from pathlib import Path
+
+import pytest
+
+from support import ServerProcess, finish, server, submit, until
+
+TESTS = str(Path(__file__).parents[1])
+
+
+def test_as_many_jobs_run_at_a_time_as_there_are_devices(state: Path, tmp_path: Path) -> None:
+    """The engine draws only while three engines, each in a process for its own device, draw at the same time."""
+    options = ("--engine-option", f"folder={tmp_path / 'inside'}", "--engine-option", "count=3")
+    arguments = ("--engine", "fake_engines:MeetingEngine", "--devices", "3", *options)
+    with server(state, *arguments, PYTHONPATH=TESTS) as running, running.http() as http:
+        jobs = [submit(http) for _ in range(3)]
+        assert [finish(http, job)["state"] for job in jobs] == ["completed"] * 3
+        devices = {path.name.partition("-")[0] for path in (tmp_path / "inside").iterdir()}
+        assert devices == {"0", "1", "2"}
+
+
+def test_a_job_of_several_images(state: Path) -> None:
+    arguments = ("--engine", "fake_engines:FakeEngine")
+    with server(state, *arguments, PYTHONPATH=TESTS) as running, running.http() as http:
+        done = finish(http, submit(http, "several"))
+        images = done["results"]["images"]
+        assert [(image["width"], image["height"], image["media_type"]) for image in images] == [
+            (512, 512, "image/png"),
+            (640, 400, "image/jpeg"),
+            (512, 512, "image/png"),
+        ]
+        for image in images:
+            answer = http.get(image["url"])
+            assert (answer.headers["content-type"], len(answer.content)) == (image["media_type"], image["bytes"])
+
+
+def test_a_remote_engine(state: Path) -> None:
+    arguments = ("--engine", "fake_engines:FakeRemoteEngine", "--executor", "remote", "--engine-option", "capacity=2")
+    with server(state, *arguments, PYTHONPATH=TESTS) as running, running.http() as http:
+        waiting = [submit(http, "wait") for _ in range(2)]
+        for job in waiting:
+            until(lambda job=job: http.get(f"/api/v1/status/{job}").json()["state"] == "running")  # type: ignore[misc]
+        for job in waiting:
+            assert http.post(f"/api/v1/cancel/{job}").json()["error_code"] == "cancelled"
+        assert finish(http, submit(http, "one"))["state"] == "completed"
+        assert finish(http, submit(http, "refuse"))["error"] == "this prompt is refused"
+
+
+def test_options_from_the_settings_file(state: Path, tmp_path: Path) -> None:
+    config = tmp_path / "umrgen.toml"
+    config.write_text(
+        f'''
+        devices = 2
+        [engine]
+        name = "fake_engines:MeetingEngine"
+        [engine."fake_engines:MeetingEngine"]
+        folder = "{tmp_path / "inside"}"
+        count = 99
+        [engine.procedural]
+        step_delay = 1.0
+        '''
+    )
+    arguments = ("--config", str(config), "--engine-option", "count=2")  # the flag wins
+    with server(state, *arguments, PYTHONPATH=TESTS) as running, running.http() as http:
+        jobs = [submit(http) for _ in range(2)]
+        assert [finish(http, job)["state"] for job in jobs] == ["completed"] * 2
+
+
+@pytest.mark.parametrize("option", ["colour=red", "step_delay=soon"])
+def test_an_option_that_the_engine_refuses_is_named(state: Path, option: str) -> None:
+    running = ServerProcess(state, "--engine-option", option)
+    running.launch()
+    try:
+        with running.http() as http:
+            until(lambda: http.post("/api/v1/generate", json={"prompt": "a boat"}).status_code == 503)
+            refused = http.post("/api/v1/generate", json={"prompt": "a boat"}).json()
+            assert refused["code"] == "engine_unavailable"
+            assert option.partition("=")[0] in refused["detail"]
+            assert http.get("/readyz").status_code == 503
+    finally:
+        running.stop()
