@@ -28,7 +28,7 @@ IGNORED = {"node_modules", ".venv", "__pycache__", "dist", ".git"}
 LIMITS = {
     "src/umrgen/server": 46.0,
     "src/umrgen/testing": 36.0,
-    "src/umrgen": 51.0,
+    "src/umrgen": 4.0,
     "tests": 56.0,
     "benchmarks": 46.0,
     "examples": 4.0,

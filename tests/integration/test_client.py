@@ -184,7 +184,7 @@ async def test_a_job_that_was_seen_once_is_gone_when_it_is_not_there() -> None:
 def test_refusals(client: Client, shared_server: ServerProcess) -> None:
     with pytest.raises(InvalidRequest, match="width"):
         client.submit("a boat", width=100)
-    with pytest.raises(JobNotFound, match="knows no job"):
+    with pytest.raises(JobNotFound, match="has no job"):
         client.job("ext_none").wait()
     with pytest.raises(UmrgenError, match="no job id"):
         client.job("../../etc/passwd")

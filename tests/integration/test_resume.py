@@ -160,7 +160,7 @@ def test_an_embedded_servers_job_is_finished_too(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert verify(target.read_bytes()).width == 512
     assert list((home / "umrgen" / "embedded").iterdir()) == []
-    assert cli("resume", XDG_DATA_HOME=str(home)).stdout.strip() == "nothing is unfinished"
+    assert cli("resume", XDG_DATA_HOME=str(home)).stdout.strip() == "no unfinished jobs"
 
 
 def test_what_is_at_another_server_is_named_and_left(environment: dict[str, str]) -> None:

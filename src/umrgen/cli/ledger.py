@@ -1,4 +1,4 @@
-"""`umrgen ledger`: care for the ledger of the server whose state folder this is."""
+"""`umrgen ledger`: maintenance of the ledger of a server on this machine."""
 
 import json
 import sys
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from umrgen.cli.common import Output, guarded, json_option, server_parts, state_option
-from umrgen.cli.show import human_bytes
+from umrgen.cli.common import Output, exit_on_error, json_option, require_server_packages, state_option
+from umrgen.cli.progress import human_bytes
 
 __all__ = ["ledger"]
 
@@ -22,25 +22,25 @@ def ledger() -> None:
 @state_option
 @json_option
 def check(state: Path, as_json: bool) -> None:
-    """Look whether the ledger is sound and every image on record is there. Exit code 1 if not."""
+    """Check the ledger, and that the file of every recorded image exists. Exit code 1 if not."""
 
     def work() -> None:
-        with server_parts():
-            from umrgen.server.ledger.maintenance import check as look
+        with require_server_packages():
+            from umrgen.server.ledger.maintenance import check as check_ledger
 
-        report = look(state)
+        report = check_ledger(state)
         if as_json:
             click.echo(json.dumps(asdict(report) | {"sound": report.sound}))
         else:
             jobs = ", ".join(f"{count:,} {name}" for name, count in sorted(report.jobs.items())) or "no jobs"
             click.echo(f"{jobs}; {report.images:,} images")
-            for trouble in report.troubles:
-                click.echo(f"trouble: {trouble}")
+            for problem in report.troubles:
+                click.echo(f"trouble: {problem}")
             click.echo("sound" if report.sound else "NOT SOUND", err=not report.sound)
         if not report.sound:
             sys.exit(1)
 
-    guarded(Output(False, False), work)
+    exit_on_error(Output(False, False), work)
 
 
 @ledger.command()
@@ -48,33 +48,33 @@ def check(state: Path, as_json: bool) -> None:
 @state_option
 @json_option
 def backup(target: Path, state: Path, as_json: bool) -> None:
-    """Copy the ledger to the new file TARGET, while the server runs. Copy the folder `outputs` after it."""
+    """Copy the ledger to the new file TARGET; the server may run. Copy the folder `outputs` after it."""
 
     def work() -> None:
-        with server_parts():
+        with require_server_packages():
             from umrgen.server.ledger.maintenance import backup as copy
 
         size = copy(state, target)
-        told = json.dumps({"path": str(target), "bytes": size})
-        click.echo(told if as_json else f"{target}: {human_bytes(size)}")
+        data = json.dumps({"path": str(target), "bytes": size})
+        click.echo(data if as_json else f"{target}: {human_bytes(size)}")
 
-    guarded(Output(False, False), work)
+    exit_on_error(Output(False, False), work)
 
 
 @ledger.command()
 @state_option
 @json_option
 def vacuum(state: Path, as_json: bool) -> None:
-    """Give back the room that deleted rows have left. The server must not run."""
+    """Return the disk space of deleted rows to the system. The server must not run."""
 
     def work() -> None:
-        with server_parts():
+        with require_server_packages():
             from umrgen.server.ledger.maintenance import vacuum as compact
             from umrgen.server.state import own_state
 
         with own_state(state):
             before, after = compact(state)
-        told = json.dumps({"before": before, "after": after})
-        click.echo(told if as_json else f"{human_bytes(before)} before, {human_bytes(after)} now")
+        data = json.dumps({"before": before, "after": after})
+        click.echo(data if as_json else f"{human_bytes(before)} before, {human_bytes(after)} after")
 
-    guarded(Output(False, False), work)
+    exit_on_error(Output(False, False), work)
