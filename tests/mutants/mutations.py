@@ -607,7 +607,7 @@ MUTATIONS = (
         "client/flows/wait.py",
         "        if status.state == State.COMPLETED and not status.images:\n",
         "        if False:\n",
-        f"{WAITING}::TestStatusHandling::test_completed_without_an_image_is_polled_once_more",
+        f"{WAITING}::TestStatusHandling::test_completed_without_an_image_is_polled_again",
     ),
     # --- answers, walls, bounds, replacements ---
     _server(
@@ -890,7 +890,7 @@ MUTATIONS = (
         "client/async_client.py",
         '            journal.submitted(entry, response["job_id"])\n',
         "            pass\n",
-        "tests/integration/test_client.py::test_a_job_is_in_the_journal_before_it_is_waited_on",
+        "tests/integration/test_client.py::test_a_submitted_job_is_in_the_journal",
     ),
     _client(
         "no-redirects",

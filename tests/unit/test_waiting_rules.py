@@ -215,7 +215,7 @@ class TestStatusHandling:
         assert isinstance(gone, errors.JobNotFound)
         assert (never.code, gone.code) == ("job_not_found", "job_gone")
 
-    def test_completed_without_an_image_is_polled_once_more(self) -> None:
+    def test_completed_without_an_image_is_polled_again(self) -> None:
         empty = status("completed", results={"images": []}, image_url=None)
         assert isinstance(wait([empty, reply(DONE)]).outcome, Status)
         played = wait([empty, empty])
