@@ -73,6 +73,7 @@ mutants: $(VENV)/dev.stamp
 lint: $(VENV)/dev.stamp
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python scripts/plain_language.py
 
 types: $(VENV)/dev.stamp
 	@$(BIN)/mypy

@@ -1,4 +1,4 @@
-// The four steps of the API with nothing but `fetch`: submit, poll, build the URL, download.
+// The four steps of the API with only `fetch`: submit, poll, build the URL, download.
 //
 //     UMRGEN_BASE_URL=... UMRGEN_API_KEY=... node plain_fetch.mjs "a lighthouse at dusk"
 import { writeFile } from "node:fs/promises";
@@ -7,9 +7,9 @@ const baseUrl = process.env.UMRGEN_BASE_URL.replace(/\/$/, "");
 const headers = { Authorization: `Bearer ${process.env.UMRGEN_API_KEY}`, "Content-Type": "application/json" };
 
 async function call(path, options = {}) {
-  const answer = await fetch(baseUrl + path, { headers, ...options });
-  const body = await answer.json();
-  if (!answer.ok) throw new Error(`${answer.status}: ${body.error}`);
+  const response = await fetch(baseUrl + path, { headers, ...options });
+  const body = await response.json();
+  if (!response.ok) throw new Error(`${response.status}: ${body.error}`);
   return body;
 }
 

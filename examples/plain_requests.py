@@ -1,4 +1,4 @@
-"""The four steps of the API with nothing but `requests`: submit, poll, build the URL, download.
+"""The four steps of the API with only `requests`: submit, poll, build the URL, download.
 
 UMRGEN_BASE_URL=... UMRGEN_API_KEY=... python plain_requests.py "a lighthouse at dusk"
 """
@@ -18,9 +18,9 @@ submitted.raise_for_status()
 job_id = submitted.json()["job_id"]
 
 while True:
-    answer = requests.get(f"{base_url}/api/v1/status/{job_id}", headers=headers, timeout=30)
-    answer.raise_for_status()
-    job = answer.json()
+    response = requests.get(f"{base_url}/api/v1/status/{job_id}", headers=headers, timeout=30)
+    response.raise_for_status()
+    job = response.json()
     if job["state"] == "failed":
         sys.exit(f"job {job_id} failed: {job['error']}")
     if job["state"] == "completed":

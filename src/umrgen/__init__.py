@@ -1,6 +1,6 @@
 """UMRGEN: a prompt becomes a verified image file, through a job that nothing can lose.
 
-Importing this package runs nothing: each public name is loaded from its module on first use.
+Each public name is loaded from its module on first use, so that importing the package is fast.
 """
 
 from importlib import import_module
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_HOME = {
+_MODULES = {
     "Client": "client.client",
     "AsyncClient": "client.async_client",
     "wait_and_download": "client.client",
@@ -101,8 +101,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"umrgen.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"umrgen.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'umrgen' has no attribute {name!r}")
 
 

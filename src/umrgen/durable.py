@@ -1,7 +1,7 @@
-"""Folders and names that survive a power cut.
+"""Creating folders and files that survive a power cut.
 
-`fsync` of a file stores its content. Its name, and the name of a new folder, is stored by `fsync` of the folder
-that holds it.
+`fsync` of a file stores its content. The name of a file or folder is stored by `fsync` of the folder that contains
+it.
 """
 
 import os

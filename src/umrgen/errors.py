@@ -1,28 +1,28 @@
-"""Everything that can go wrong, as one tree.
+"""The exceptions of the client and the server's Python interfaces, as one tree.
 
     UmrgenError
-    ├── ApiError                the server answered, and the answer is a refusal or makes no sense
-    │   ├── Unauthorized        401: the key is missing or not accepted
+    ├── ApiError                an error response, or an invalid one
+    │   ├── Unauthorized        401: the API key is missing or not accepted
     │   ├── Forbidden           403 on an API call
     │   ├── JobNotFound         404 on a job
-    │   ├── RateLimited         429: asked too often, or the queue is full
-    │   │   └── ConcurrencyLimit  429: another job is in the way; `job_id` says which
-    │   ├── InvalidRequest      400, 413, 415, 422: the request itself must change
-    │   │   └── ContentPolicy   400: the prompt was refused
+    │   ├── RateLimited         429: too many requests, or the queue is full
+    │   │   └── ConcurrencyLimit  429: too many jobs of this key; `job_id` is one of them
+    │   ├── InvalidRequest      400, 413, 415, 422: the request is invalid
+    │   │   └── ContentPolicy   400: the prompt is not allowed
     │   ├── ServerError         5xx
-    │   ├── NotUmrgen           the answer is not this API's (a tunnel's HTML page, an empty body, ...)
-    │   └── Unsupported         this server has no such call
-    ├── ConnectionFailed        no answer at all
+    │   ├── NotUmrgen           the response is not this API's (a tunnel's HTML page, an empty body, ...)
+    │   └── Unsupported         the server does not support this call
+    ├── ConnectionFailed        no response
     ├── JobFailed               the job ended `failed`; `code` is its `error_code`
-    ├── JobStalled              `running`, and nothing has changed for `stall_after` seconds
-    ├── WaitTimeout             the deadline passed; the job is still alive (also a TimeoutError)
-    ├── OutputMissing           `completed`, but there is no image to be had
-    ├── OutputForbidden         the image is there, and this client may not have it
-    ├── OutputCorrupt           what was downloaded is not the whole, true image
-    └── TargetUnusable          the file cannot be written where it should go
+    ├── JobStalled              `running` without a change for `stall_after` seconds
+    ├── WaitTimeout             the deadline passed; the job continues (also a TimeoutError)
+    ├── OutputMissing           `completed`, but the image does not exist
+    ├── OutputForbidden         the server refuses the image to this client
+    ├── OutputCorrupt           the downloaded file is incomplete or damaged
+    └── TargetUnusable          the image cannot be saved at the chosen path
 
-Each carries `code` (a stable word), `retryable`, `job_id` and `next`: what to do now, in words.
-A class's docstring is its default message.
+Each error has a stable `code`, `retryable`, `job_id`, and `next`: advice for the user.
+The docstring of a class is its default message.
 """
 
 from collections.abc import Mapping
@@ -54,13 +54,13 @@ __all__ = [
 
 
 class UmrgenError(Exception):
-    """Something went wrong."""
+    """An error occurred."""
 
     code = "error"
     retryable = False
     next = ""
     sent = False
-    """Whether a submit may have arrived all the same."""
+    """Whether a failed submit may still have created a job."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class UmrgenError(Exception):
             self.next = next
 
     def as_dict(self) -> dict[str, Any]:
-        """The error as the CLI's `--json` prints it."""
+        """Return the error as `--json` prints it."""
         return {
             "error": str(self),
             "code": self.code,
@@ -100,7 +100,7 @@ class ApiError(UmrgenError):
         super().__init__(message, **details)
         self.status = status
         self.coded = False
-        """Whether the server itself named the code, as newer ones do."""
+        """Whether `code` is from the response, as newer servers send it."""
 
 
 class Unauthorized(ApiError):
@@ -111,68 +111,68 @@ class Unauthorized(ApiError):
 
 
 class Forbidden(ApiError):
-    """The server understood the call and forbids it to this key."""
+    """The server does not allow this call with this API key."""
 
     code = "forbidden"
-    next = "Ask the server's operator what this key may do."
+    next = "Contact the server's operator about the permissions of this key."
 
 
 class JobNotFound(ApiError):
-    """The server knows no such job."""
+    """The server has no such job."""
 
     code = "job_not_found"
-    next = "Check the id and the server; a job belongs to the key that made it."
+    next = "Check the id and the server; only the key that created a job can access it."
 
 
 class RateLimited(ApiError):
-    """The server is asked too often."""
+    """Too many requests to the server."""
 
     code = "rate_limited"
     retryable = True
-    next = "Wait, then try again; ask less often or raise the key's limit."
+    next = "Wait, then try again; send fewer requests or raise the key's limit."
 
 
 class ConcurrencyLimit(RateLimited):
-    """The server runs no further job for this key now."""
+    """This key already has as many jobs as it may have."""
 
     code = "concurrent_limit"
     next = "Wait for the job in `job_id` to end, or submit with wait_for_slot (--wait-for-slot)."
 
 
 class InvalidRequest(ApiError):
-    """The server does not take this request as it is."""
+    """The server does not accept this request."""
 
     code = "invalid_request"
-    next = "Correct what the message names, then send it again."
+    next = "Correct the fields in the message, then send the request again."
 
 
 class ContentPolicy(InvalidRequest):
     """The server's content policy refuses this prompt."""
 
     code = "content_policy"
-    next = "Say it in other words."
+    next = "Change the prompt."
 
 
 class ServerError(ApiError):
-    """The server failed to answer."""
+    """The server failed to process the request."""
 
     code = "server_error"
     retryable = True
-    next = "Try again later; the job itself, if there is one, is not lost by this."
+    next = "Try again later; an existing job is not affected."
 
 
 class NotUmrgen(ApiError):
-    """What answered is not an UMRGEN server."""
+    """The response is not from an UMRGEN server."""
 
     code = "not_umrgen"
-    next = "Check UMRGEN_BASE_URL (`umrgen doctor` tells more); a tunnel may answer in the server's place."
+    next = "Check UMRGEN_BASE_URL (see `umrgen doctor`); a tunnel or proxy may respond instead of the server."
 
 
 class Unsupported(ApiError):
-    """This server has no such call."""
+    """This server does not support this call."""
 
     code = "unsupported"
-    next = "Use a newer server for this, or do without it."
+    next = "Use a newer version of the server."
 
 
 class ConnectionFailed(UmrgenError):
@@ -180,55 +180,55 @@ class ConnectionFailed(UmrgenError):
 
     code = "connection_failed"
     retryable = True
-    next = "Check UMRGEN_BASE_URL and that the server runs, then try again."
+    next = "Check UMRGEN_BASE_URL and that the server is running, then try again."
 
 
 class JobFailed(UmrgenError):
     """The job failed."""
 
     code = "job_failed"
-    next = "Read the message; submit again if it may go better."
+    next = "Read the message; submit the job again if a new attempt may succeed."
 
 
 class JobStalled(UmrgenError):
-    """The job is running, and nothing has changed for a long time."""
+    """The job is running, but has not changed for a long time."""
 
     code = "job_stalled"
     retryable = True
-    next = "Wait on, or cancel it."
+    next = "Continue to wait, or cancel the job."
 
 
 class WaitTimeout(UmrgenError, TimeoutError):
-    """Waited long enough; the job is still alive."""
+    """The deadline passed; the job continues on the server."""
 
     code = "wait_timeout"
     retryable = True
 
 
 class OutputMissing(UmrgenError):
-    """The job is completed, and there is no image."""
+    """The job is completed, but it has no image."""
 
     code = "output_missing"
-    next = "The server failed to save the file; submit again."
+    next = "The server failed to store the image; submit the job again."
 
 
 class OutputForbidden(UmrgenError):
-    """The server does not give this image to this client."""
+    """The server refuses this image to this client."""
 
     code = "output_forbidden"
-    next = "Use the image_url exactly as the status gave it, with its session_id."
+    next = "Use the image_url of the status unchanged, with its session_id."
 
 
 class OutputCorrupt(UmrgenError):
-    """What was downloaded is not the whole image."""
+    """The downloaded file is not the complete image."""
 
     code = "output_corrupt"
     retryable = True
-    next = "Fetch it again."
+    next = "Download it again."
 
 
 class TargetUnusable(UmrgenError):
-    """The image cannot be saved there."""
+    """The image cannot be saved at this path."""
 
     code = "target_unusable"
 
@@ -263,26 +263,26 @@ def _class_for(status: int, code: str) -> type[ApiError]:
 
 
 def api_error(status: int, data: Mapping[str, Any] | None, *, job_id: str | None = None) -> ApiError:
-    """The exception for an answer: the status code decides first, the body's words second.
+    """Return the exception for an error response: by its `code`, otherwise by its status.
 
-    `data` is the decoded JSON object, or None when the body held none. Old servers put their code
-    into `error` (`CONCURRENT_LIMIT`), newer ones into `code`.
+    `data` is the decoded JSON object, or None when the body was not one. Older servers send their code
+    in `error` (`CONCURRENT_LIMIT`), newer ones in `code`.
     """
     data = data or {}
-    words = data.get("error") or data.get("detail") or data.get("message")
-    words = words if isinstance(words, str) else None
+    message = data.get("error") or data.get("detail") or data.get("message")
+    message = message if isinstance(message, str) else None
     code = data.get("code")
     if not isinstance(code, str):
-        code = "concurrent_limit" if words == "CONCURRENT_LIMIT" else ""
+        code = "concurrent_limit" if message == "CONCURRENT_LIMIT" else ""
     kind = _class_for(status, code)
-    told_job = data.get("job_id")
-    told_next = None if kind.next else data.get("next")  # ours names our own variables and commands
+    job = data.get("job_id")
+    advice = None if kind.next else data.get("next")  # our own advice has the client's variables and commands
     error = kind(
-        f"{words} (HTTP {status})" if words else f"{(kind.__doc__ or '').strip()} (HTTP {status})",
+        f"{message} (HTTP {status})" if message else f"{(kind.__doc__ or '').strip()} (HTTP {status})",
         status=status,
         code=code or None,
-        job_id=told_job if isinstance(told_job, str) else job_id,
-        next=told_next if isinstance(told_next, str) else None,
+        job_id=job if isinstance(job, str) else job_id,
+        next=advice if isinstance(advice, str) else None,
     )
     error.coded = bool(code)
     return error

@@ -1,7 +1,7 @@
-"""The rules of an image file, without any I/O: what it is, and whether it is whole.
+"""The rules of image files, without I/O: the media type, and whether a file is complete.
 
 PNG (third edition of the W3C specification), JPEG (ITU T.81) and WebP (RFC 9649) are recognised by
-content, never by name.
+their content, never by a name.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ EXTENSIONS = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What a verified file turned out to be; sizes in pixels, None where the format hides them."""
+    """The properties of a verified file; width and height in pixels, None when they cannot be read."""
 
     media_type: str
     bytes: int
@@ -47,6 +47,7 @@ class SavedImage:
     engine: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the fields as the CLI prints them as JSON."""
         return {
             "job_id": self.job_id,
             "path": str(self.path),
@@ -61,7 +62,7 @@ class SavedImage:
 
 
 def sniff(head: bytes) -> str | None:
-    """The media type that the first 12 or more bytes announce, or None."""
+    """Return the media type by the first 12 or more bytes, or None."""
     if head.startswith(PNG_MAGIC):
         return "image/png"
     if head.startswith(b"\xff\xd8\xff"):
@@ -71,32 +72,32 @@ def sniff(head: bytes) -> str | None:
     return None
 
 
-def _describe_intruder(head: bytes) -> str:
-    """Words for what stands in an image's place."""
-    text = head.lstrip()[:1]
-    if text == b"<":
+def _describe_content(head: bytes) -> str:
+    """Return a description of content that is not an image, for an error message."""
+    first = head.lstrip()[:1]
+    if first == b"<":
         return "an HTML page"
-    if text in (b"{", b"["):
+    if first in (b"{", b"["):
         return "JSON"
-    return "no PNG, JPEG or WebP"
+    return "a file that is not PNG, JPEG or WebP"
 
 
 def verify(data: bytes, *, length: int | None = None, sha256: str | None = None) -> ImageFacts:
-    """Check that `data` is one whole image and say what it is.
+    """Check that `data` is one complete image; return its properties.
 
-    `length` is the number of bytes the server announced, `sha256` the hex digest it promised; each
-    is checked when given. Raises OutputMissing for an empty body, OutputCorrupt for anything else.
+    `length` is the number of bytes and `sha256` the hex digest in the response's headers; each is checked when it is
+    not None. Raises OutputMissing for an empty body, OutputCorrupt for any other mismatch.
     """
     if not data:
         raise OutputMissing("the server sent an empty file")
     media_type = sniff(data[:16])
     if media_type is None:
-        raise OutputCorrupt(f"the server sent {_describe_intruder(data[:256])} in the image's place")
+        raise OutputCorrupt(f"expected an image, got {_describe_content(data[:256])}")
     if length is not None and length != len(data):
-        raise OutputCorrupt(f"the image has {len(data)} bytes, the server announced {length}")
+        raise OutputCorrupt(f"the image has {len(data)} bytes, but the server announced {length}")
     actual = hashlib.sha256(data).hexdigest()
     if sha256 is not None and sha256 != actual:
-        raise OutputCorrupt("the image's sha-256 is not the one the server promised")
+        raise OutputCorrupt(f"the image's SHA-256 is {actual}, but the server announced {sha256}")
     width, height = _CHECKS[media_type](data)
     return ImageFacts(media_type, len(data), actual, width, height)
 
@@ -111,14 +112,14 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
             break
         (crc,) = struct.unpack_from(">I", view, end - 4)
         if zlib.crc32(view[at + 4 : end - 4]) != crc:
-            raise OutputCorrupt("the PNG is damaged: a checksum does not match")
+            raise OutputCorrupt("the PNG is damaged: a chunk's checksum does not match")
         yield bytes(view[at + 4 : at + 8]), view[at + 8 : end - 4]
         at = end
         if bytes(view[at - 8 : at - 4]) == b"IEND":
             if at != len(view):
                 raise OutputCorrupt("the PNG has bytes after its end")
             return
-    raise OutputCorrupt("the PNG is cut off before its end")
+    raise OutputCorrupt("the PNG is truncated")
 
 
 def _check_png(data: bytes) -> tuple[int, int]:
@@ -128,7 +129,7 @@ def _check_png(data: bytes) -> tuple[int, int]:
         raise OutputCorrupt("the PNG has no header")
     width, height = struct.unpack_from(">II", header)
     if b"IDAT" not in {name for name, _ in chunks}:
-        raise OutputCorrupt("the PNG holds no picture")
+        raise OutputCorrupt("the PNG has no image data")
     return width, height
 
 
@@ -137,7 +138,7 @@ _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 def _check_jpeg(data: bytes) -> tuple[int | None, int | None]:
     if not data.rstrip(b"\x00").endswith(b"\xff\xd9"):
-        raise OutputCorrupt("the JPEG is cut off before its end")
+        raise OutputCorrupt("the JPEG is truncated")
     at = 2
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
@@ -149,9 +150,9 @@ def _check_jpeg(data: bytes) -> tuple[int | None, int | None]:
 
 
 def _check_webp(data: bytes) -> tuple[int | None, int | None]:
-    announced = struct.unpack_from("<I", data, 4)[0] + 8
-    if announced != len(data):
-        raise OutputCorrupt("the WebP is cut off or has bytes after its end")
+    declared = struct.unpack_from("<I", data, 4)[0] + 8
+    if declared != len(data):
+        raise OutputCorrupt("the WebP is truncated or has bytes after its end")
     match data[12:16] if len(data) >= 30 else b"":
         case b"VP8X":
             return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
@@ -161,7 +162,7 @@ def _check_webp(data: bytes) -> tuple[int | None, int | None]:
         case b"VP8 ":
             width, height = struct.unpack_from("<HH", data, 26)
             return width & 0x3FFF, height & 0x3FFF
-    raise OutputCorrupt("the WebP holds no picture")
+    raise OutputCorrupt("the WebP has no image data")
 
 
 _CHECKS: Mapping[str, Callable[[bytes], tuple[int | None, int | None]]] = {
@@ -172,9 +173,9 @@ _CHECKS: Mapping[str, Callable[[bytes], tuple[int | None, int | None]]] = {
 
 
 def digest_from_headers(headers: Mapping[str, str], *, partial: bool) -> str | None:
-    """The SHA-256 (hex) that `Repr-Digest` promises for the whole file (RFC 9530), or None.
+    """Return the SHA-256 (hex) of the whole file by `Repr-Digest` (RFC 9530), or None.
 
-    `Content-Digest` covers the whole file only when the answer is not a range (`partial`).
+    `Content-Digest` covers the whole file only when the response is not a range (`partial`).
     """
     fields = ["repr-digest"] if partial else ["repr-digest", "content-digest"]
     for name in fields:

@@ -1,4 +1,4 @@
-"""Values that the client and the server share: job states, the bounds of a request, and a parsed status answer."""
+"""Values that the client and the server share: job states, the limits of a request, and a parsed status response."""
 
 import re
 from collections.abc import Mapping
@@ -6,14 +6,27 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["FINAL_STATES", "JOB_ID", "LIMITS", "Limits", "State", "Status"]
+from umrgen.errors import UmrgenError
+
+__all__ = ["FINAL_STATES", "JOB_ID", "LIMITS", "Limits", "State", "Status", "check_job_id"]
 
 JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
-"""What may stand where a job id belongs, in a path and in a file name."""
+"""The pattern of a job id, which is part of paths and file names."""
+
+
+def check_job_id(job_id: str) -> str:
+    """Return `job_id`. Raises UmrgenError when it does not match `JOB_ID`."""
+    if not JOB_ID.fullmatch(job_id):
+        raise UmrgenError(
+            f"{job_id[:80]!r} is not a job id",
+            code="bad_job_id",
+            next="Use an id as `umrgen submit` prints it, for example ext_0123.",
+        )
+    return job_id
 
 
 class State(StrEnum):
-    """The four states of the guide; only the last two are final."""
+    """The four states of a job; `completed` and `failed` are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -22,6 +35,7 @@ class State(StrEnum):
 
     @property
     def over(self) -> bool:
+        """Whether the state is final."""
         return self in FINAL_STATES
 
 
@@ -30,7 +44,7 @@ FINAL_STATES = (State.COMPLETED, State.FAILED)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds of a request (contract, section 2)."""
+    """The limits of a request (contract, section 2)."""
 
     prompt_chars: int = 2000
     side_min: int = 512
@@ -39,10 +53,10 @@ class Limits:
     steps_max: int = 50
     steps_default: int = 4
     seed_max: int = 2**53 - 1
-    """The largest integer that JSON carries safely to every reader."""
+    """The largest integer that every JSON reader represents exactly."""
     references: int = 10
     priority: int = 10
-    """A session may set its jobs from minus this to plus this."""
+    """The largest absolute value of a job's priority."""
 
 
 LIMITS = Limits()
@@ -50,15 +64,15 @@ LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A job as a server told it; whatever is missing or of a wrong type is None.
+    """A job's status as reported by a server; missing values and values of a wrong type are None.
 
-    `state` is the server's own word. `raw` is the whole answer.
+    `state` is the server's string, which may be unknown to this client. `raw` is the whole response.
     """
 
     job_id: str
     state: str
     images: tuple[str, ...] = ()
-    """The image URLs as the server gave them: normally paths relative to the base URL."""
+    """The image URLs in the form of the response: usually paths relative to the base URL."""
     error: str | None = None
     error_code: str | None = None
     queue_position: int | None = None
@@ -72,6 +86,7 @@ class Status:
 
     @property
     def over(self) -> bool:
+        """Whether the state is final."""
         return self.state in FINAL_STATES
 
     @property
@@ -81,16 +96,17 @@ class Status:
 
     @property
     def image_url(self) -> str | None:
+        """The URL of the first image."""
         return self.images[0] if self.images else None
 
     @property
-    def place(self) -> tuple[Any, ...]:
-        """What counts as progress: a change of this resets the stall clock."""
+    def progress_key(self) -> tuple[Any, ...]:
+        """The values whose change counts as progress and resets the stall timer."""
         return (self.state, self.queue_position, self.step)
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], job_id: str) -> "Status | None":
-        """Read an answer of any UMRGEN server; None when it does not tell a state at all."""
+        """Parse a status response of any UMRGEN server; return None when it has no state."""
         state = data.get("state")
         if not isinstance(state, str) or not state:
             return None
@@ -114,7 +130,7 @@ class Status:
 
 
 def _image_urls(data: Mapping[str, Any]) -> tuple[str, ...]:
-    """`image_url` first, then every further image of `results`; old servers give only the latter."""
+    """Return `image_url` first, then the other images of `results`, which is all that older servers send."""
     urls = [data.get("image_url")]
     results = data.get("results")
     listed = results.get("images") if isinstance(results, Mapping) else None

@@ -1,4 +1,4 @@
-"""Where this machine keeps what is ours."""
+"""Default paths on this machine."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,6 @@ __all__ = ["data_home"]
 
 
 def data_home() -> Path:
-    """The folder for a user's data (XDG Base Directory Specification), ours in it."""
+    """Return our folder in the user's data folder (XDG Base Directory Specification)."""
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(base).expanduser() / "umrgen"

@@ -1,4 +1,4 @@
-"""What docs/extending.md says of an engine of one's own works as it stands there."""
+"""The engine of docs/extending.md works, and the paths on the page exist."""
 
 import re
 from pathlib import Path

@@ -1,5 +1,7 @@
-"""The founding guide's polling loops against the running server: ours with the same statements (loops/), and the
-guide's own text where it lies beside this checkout. Only the base URL is replaced; the key is an argument of both.
+"""The polling loops of the guide, run against the server.
+
+`loops/` has ours, with the same statements; those of the guide itself run when its text is next to this checkout. Only
+the base URL is replaced; the key is an argument of both.
 """
 
 import re

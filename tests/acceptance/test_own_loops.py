@@ -1,4 +1,4 @@
-"""The guide's four steps with nothing but `requests`, and with nothing but `fetch`."""
+"""The four steps of the guide with only `requests`, and with only `fetch`."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""The README's promises, kept: its commands run, its files are there."""
+"""The commands and samples of the README work, and its links exist."""
 
 import re
 import subprocess
@@ -18,7 +18,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_every_relative_link_exists() -> None:
     for page in [README, *(path.read_text() for path in (ROOT / "docs").glob("*.md"))]:
         folder = ROOT if page is README else ROOT / "docs"
         for target in re.findall(r"\]\(([^)#]+)\)", page):
@@ -26,12 +26,12 @@ def test_every_link_leads_somewhere() -> None:
                 assert (folder / target).exists(), target
 
 
-def test_whoever_waits_without_our_client_is_told(shared_server: ServerProcess) -> None:
-    """The samples of docs/waiting.md, as one program."""
+def test_the_samples_of_the_waiting_page(shared_server: ServerProcess) -> None:
+    """Run the samples of docs/waiting.md as one program."""
     program = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "waiting.md").read_text(), re.DOTALL))
-    place = {"UMRGEN_BASE_URL": shared_server.url, "UMRGEN_API_KEY": shared_server.key}
+    address = {"UMRGEN_BASE_URL": shared_server.url, "UMRGEN_API_KEY": shared_server.key}
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, env=clean_environment(**place), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=clean_environment(**address), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     one, *three, kind, data = done.stdout.splitlines()
     assert re.fullmatch(r"completed /outputs/\S+ None", one)
@@ -39,18 +39,18 @@ def test_whoever_waits_without_our_client_is_told(shared_server: ServerProcess) 
     assert (kind, data[:24]) == ("event: status", 'data: {"success":true,"j')
 
 
-def test_every_make_target_is_there() -> None:
+def test_every_make_target_exists() -> None:
     for target in re.findall(r"^make (\w+)", "\n".join(blocks("sh")), re.MULTILINE):
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
 
 
 @pytest.mark.slow
-def test_the_commands_for_a_server_that_is_there(shared_server: ServerProcess, tmp_path: Path) -> None:
+def test_the_commands_with_a_configured_server(shared_server: ServerProcess, tmp_path: Path) -> None:
     commands = re.findall(r"^umrgen ((?!serve).*)$", README, re.MULTILINE)
     assert len(commands) >= 4
     environment = {"UMRGEN_BASE_URL": shared_server.url, "UMRGEN_API_KEY": shared_server.key}
     for command in commands:
-        arguments = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', command)]
+        arguments = [part.strip('"') for part in re.findall(r'"[^"]*"|\S+', command)]
         done = cli(*arguments, cwd=tmp_path, **environment)
         assert done.returncode == 0, done.stderr
     assert verify((tmp_path / "lighthouse.png").read_bytes()).width == 1024
@@ -66,19 +66,19 @@ def test_the_python_sample(shared_server: ServerProcess, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["lighthouse", "neon-city", "mountains"])
-def test_the_pictures_are_ours(name: str) -> None:
+def test_the_images_are_drawn_by_the_procedural_engine(name: str) -> None:
     data = (ROOT / "docs" / "images" / f"{name}.png").read_bytes()
     assert verify(data).width == 1024
     assert b'"engine": {"name": "procedural"' in data
 
 
-def test_every_dependency_has_its_reason() -> None:
-    reasons = (ROOT / "docs" / "dependencies.md").read_text()
+def test_every_dependency_is_explained() -> None:
+    explained = (ROOT / "docs" / "dependencies.md").read_text()
     for path in (ROOT / "requirements").glob("*.in"):
         for line in path.read_text().splitlines():
             name = re.match(r"[A-Za-z0-9-]+", line)
             if name and not line.startswith("-r"):
-                assert name[0] in reasons, f"{name[0]} of {path.name}"
+                assert name[0] in explained, f"{name[0]} of {path.name}"
 
 
 def test_requirements_are_pinned_with_hashes_and_name_no_index() -> None:

@@ -1,4 +1,4 @@
-"""The receivers that docs/webhooks.md prints, run as they stand there, against a running server."""
+"""The webhook receivers of docs/webhooks.md, run unchanged against a server."""
 
 import json
 import re
@@ -32,13 +32,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 
 @pytest.fixture(scope="module")
 def key(running: ServerProcess) -> dict[str, str]:
-    made: dict[str, str] = json.loads(cli("keys", "create", "--state", str(running.state), "--json").stdout)
-    return made
+    created: dict[str, str] = json.loads(cli("keys", "create", "--state", str(running.state), "--json").stdout)
+    return created
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
         return port
 
 
@@ -78,7 +78,7 @@ def test_a_receiver(running: ServerProcess, key: dict[str, str], tmp_path: Path,
             until(lambda: http.get("/api/v1/jobs").json()["jobs"][0]["webhook"]["state"] == "delivered")
 
 
-def test_the_secret_worked_out_from_the_key(key: dict[str, str]) -> None:
+def test_the_webhook_secret_is_derived_from_the_key(key: dict[str, str]) -> None:
     command = [sys.executable, "-c", sample("python", "secret")]
     done = subprocess.run(command, env=clean_environment(UMRGEN_API_KEY=key["key"]), capture_output=True, text=True)
     assert done.stdout.strip() == key["webhook_secret"], done.stderr

@@ -1,4 +1,4 @@
-"""The command line as a user types it: data on stdout, words on stderr, the documented exit codes."""
+"""The command line: data on stdout, messages on stderr, the documented exit codes."""
 
 import json
 import signal
@@ -26,28 +26,28 @@ class TestGenerate:
         target = tmp_path / "boat.png"
         done = cli("generate", "a boat", "-o", str(target), "--seed", "7", "--json", *SMALL, **environment)
         assert (done.returncode, done.stderr) == (0, "")
-        told = json.loads(done.stdout)
-        facts = verify(target.read_bytes(), sha256=told["sha256"])
-        assert told["path"] == str(target)
-        assert (told["bytes"], told["width"], told["height"]) == (facts.bytes, 512, 512)
-        assert (told["seed"], told["engine"]) == (7, "procedural")
-        assert told["job_id"].startswith("ext_")
+        result = json.loads(done.stdout)
+        facts = verify(target.read_bytes(), sha256=result["sha256"])
+        assert result["path"] == str(target)
+        assert (result["bytes"], result["width"], result["height"]) == (facts.bytes, 512, 512)
+        assert (result["seed"], result["engine"]) == (7, "procedural")
+        assert result["job_id"].startswith("ext_")
         assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["boat.png"]
 
-    def test_its_words(self, environment: dict[str, str], tmp_path: Path) -> None:
+    def test_the_text_output(self, environment: dict[str, str], tmp_path: Path) -> None:
         done = cli("generate", "a boat", *SMALL, cwd=tmp_path, **environment)
         path = tmp_path / done.stdout.splitlines()[0]
         assert verify(path.read_bytes()).width == 512
-        assert path.stem in done.stderr, "the job's id is told before the wait"
+        assert path.stem in done.stderr, "the job's id is printed before the wait"
         assert "sha256" in done.stdout
         assert "seed" in done.stdout
 
     def test_into_a_folder(self, environment: dict[str, str], tmp_path: Path) -> None:
         done = cli("generate", "a boat", "-o", str(tmp_path), "--json", *SMALL, **environment)
-        told = json.loads(done.stdout)
-        assert Path(told["path"]) == tmp_path / f"{told['job_id']}.png"
+        result = json.loads(done.stdout)
+        assert Path(result["path"]) == tmp_path / f"{result['job_id']}.png"
 
-    def test_with_no_server_it_starts_its_own_and_leaves_nothing(self, tmp_path: Path) -> None:
+    def test_without_a_server_it_starts_a_temporary_one_and_removes_it(self, tmp_path: Path) -> None:
         target = tmp_path / "boat.png"
         done = cli("generate", "a boat", "-o", str(target), *SMALL, XDG_DATA_HOME=str(tmp_path / "data"))
         assert done.returncode == 0, done.stderr
@@ -55,7 +55,7 @@ class TestGenerate:
         assert verify(target.read_bytes()).width == 512
         assert list((tmp_path / "data" / "umrgen" / "embedded").iterdir()) == []
 
-    def test_several_at_once(self, environment: dict[str, str], tmp_path: Path) -> None:
+    def test_several_images(self, environment: dict[str, str], tmp_path: Path) -> None:
         done = cli(
             "generate",
             "a boat",
@@ -69,8 +69,8 @@ class TestGenerate:
             *SMALL,
             **environment,
         )
-        told = json.loads(done.stdout)
-        assert sorted(image["seed"] for image in told["images"]) == [5, 6, 7]
+        result = json.loads(done.stdout)
+        assert sorted(image["seed"] for image in result["images"]) == [5, 6, 7]
         assert {path.name for path in tmp_path.glob("*.png")} == {"b-1.png", "b-2.png", "b-3.png"}
 
     def test_events(self, environment: dict[str, str], tmp_path: Path) -> None:
@@ -83,15 +83,17 @@ class TestGenerate:
 
 
 class TestBadInput:
-    def one_line(self, done: "subprocess.CompletedProcess[str]", code: int, *words: str) -> None:
+    def one_line(self, done: "subprocess.CompletedProcess[str]", code: int, *parts: str) -> None:
         assert done.returncode == code, done.stderr
         lines = [line for line in done.stderr.splitlines() if line.startswith("umrgen: ")]
         assert len(lines) == 1, done.stderr
         assert "Traceback" not in done.stderr
-        for word in words:
-            assert word in lines[0]
+        for part in parts:
+            assert part in lines[0]
 
-    def test_a_target_that_cannot_be(self, environment: dict[str, str], tmp_path: Path) -> None:
+    def test_a_missing_folder_or_an_existing_target_is_refused(
+        self, environment: dict[str, str], tmp_path: Path
+    ) -> None:
         self.one_line(cli("generate", "x", "-o", "/no/such/dir/x.png", **environment), 1, "/no/such/dir", "mkdir -p")
         taken = tmp_path / "taken.png"
         taken.write_bytes(b"mine")
@@ -105,15 +107,15 @@ class TestBadInput:
         # Even root cannot write into /proc.
         self.one_line(cli("generate", "x", "-o", "/proc/x.png", *SMALL, **environment), 1, "/proc")
 
-    def test_a_folder_that_is_not_there(self, environment: dict[str, str], tmp_path: Path) -> None:
+    def test_a_missing_folder_is_a_usage_error(self, environment: dict[str, str], tmp_path: Path) -> None:
         done = cli("generate", "x", "-o", f"{tmp_path}/boats/", **environment)
         assert done.returncode == 2
         assert "mkdir -p" in done.stderr
 
     @pytest.mark.slow
     def test_an_unreachable_server(self, tmp_path: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as gone:
-            url = f"http://127.0.0.1:{gone.getsockname()[1]}"
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            url = f"http://127.0.0.1:{closed.getsockname()[1]}"
         target = tmp_path / "x.png"
         done = cli("generate", "x", "-o", str(target), "--timeout", "2", UMRGEN_BASE_URL=url, UMRGEN_API_KEY="k" * 20)
         self.one_line(done, 7, "cannot be reached", "UMRGEN_BASE_URL")
@@ -124,7 +126,7 @@ class TestBadInput:
         self.one_line(done, 4, "UMRGEN_API_KEY")
         assert "wrong-key-in-here" not in done.stderr
 
-    def test_what_the_server_refuses(self, environment: dict[str, str]) -> None:
+    def test_an_invalid_request(self, environment: dict[str, str]) -> None:
         done = cli("generate", "x", "--width", "100", "--json", **environment)
         self.one_line(done, 1, "width")
         assert json.loads(done.stdout)["code"] == "invalid_request"
@@ -151,8 +153,8 @@ class TestJobs:
         job_id = cli("submit", "a boat", *SMALL, **environment).stdout.strip()
         waited = cli("wait", job_id, "--json", **environment)
         assert json.loads(waited.stdout)["state"] == "completed"
-        told = json.loads(cli("status", job_id, "--json", **environment).stdout)
-        assert (told["job_id"], told["state"], told["success"]) == (job_id, "completed", True)
+        result = json.loads(cli("status", job_id, "--json", **environment).stdout)
+        assert (result["job_id"], result["state"], result["success"]) == (job_id, "completed", True)
         fetched = cli("fetch", job_id, cwd=tmp_path, **environment)
         assert fetched.stdout.strip() == f"{job_id}.png"
         assert verify((tmp_path / f"{job_id}.png").read_bytes()).width == 512
@@ -160,10 +162,10 @@ class TestJobs:
         assert again.returncode == 1
 
     @pytest.mark.slow
-    def test_watch_tells_every_change(self, environment: dict[str, str]) -> None:
+    def test_watch_prints_each_change(self, environment: dict[str, str]) -> None:
         job_id = cli("submit", "a boat", *SMALL, **environment).stdout.strip()
-        words = cli("watch", job_id, **environment)
-        assert words.stdout.splitlines()[-1].startswith("completed")
+        output = cli("watch", job_id, **environment)
+        assert output.stdout.splitlines()[-1].startswith("completed")
         events = [json.loads(line) for line in cli("watch", job_id, "--events", **environment).stdout.splitlines()]
         assert [event["event"] for event in events] == ["status", "done"]
 
@@ -175,9 +177,9 @@ class TestJobs:
         assert sorted(line.split()[0] for line in done.stdout.splitlines()) == sorted(ids)
         partly = cli("wait", *ids, "ext_none", "--json", **environment)
         assert partly.returncode == 1
-        told = json.loads(partly.stdout)
-        assert len(told["jobs"]) == 2
-        assert told["errors"][0]["code"] == "job_not_found"
+        result = json.loads(partly.stdout)
+        assert len(result["jobs"]) == 2
+        assert result["errors"][0]["code"] == "job_not_found"
 
     @pytest.mark.slow
     def test_cancel_and_list(self, slow_server: ServerProcess) -> None:
@@ -208,7 +210,9 @@ class TestJobs:
             assert finish(http, job_id)["state"] == "completed"
 
     @pytest.mark.slow
-    def test_ctrl_c_says_how_to_carry_on_and_cancels_nothing(self, slow_server: ServerProcess, tmp_path: Path) -> None:
+    def test_ctrl_c_prints_how_to_continue_and_does_not_cancel_the_job(
+        self, slow_server: ServerProcess, tmp_path: Path
+    ) -> None:
         environment = clean_environment(UMRGEN_BASE_URL=slow_server.url, UMRGEN_API_KEY=slow_server.key)
         command = [sys.executable, "-m", "umrgen", "generate", "a boat", "--steps", "5", "-o", str(tmp_path / "x.png")]
         with subprocess.Popen(tied(*command), stderr=subprocess.PIPE, text=True, env=environment) as process:
@@ -225,20 +229,20 @@ class TestJobs:
 
 
 @pytest.mark.slow
-def test_help_is_there_for_every_command() -> None:
+def test_every_command_has_help() -> None:
     from umrgen.cli import COMMANDS
 
     overview = cli("--help").stdout
     for name in COMMANDS:
         assert name in overview
-        told = cli(name, "--help")
-        assert told.returncode == 0
-        assert "Usage: umrgen" in told.stdout
+        help = cli(name, "--help")
+        assert help.returncode == 0
+        assert "Usage: umrgen" in help.stdout
     assert cli("--version").stdout.startswith("umrgen 0.")
 
 
 @pytest.mark.slow
-def test_an_embedded_server_ends_with_its_caller(tmp_path: Path) -> None:
+def test_an_embedded_server_ends_when_its_command_is_killed(tmp_path: Path) -> None:
     environment = clean_environment(XDG_DATA_HOME=str(tmp_path), UMRGEN_STEP_DELAY="30")
     command = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""The library as a user types it, sync and async, against the real server."""
+"""The synchronous and asynchronous client, against a real server."""
 
 import asyncio
 import signal
@@ -48,7 +48,7 @@ def test_generate(client: Client, tmp_path: Path) -> None:
         client.generate("a boat", to=tmp_path / "boat.png", **SMALL)
 
 
-def test_a_job_from_its_submit_to_its_file(client: Client, tmp_path: Path) -> None:
+def test_watch_wait_and_download_of_one_job(client: Client, tmp_path: Path) -> None:
     job = client.submit("a boat", **SMALL)
     states = [status.state for status in job.watch()]
     assert states[-1] == State.COMPLETED
@@ -58,7 +58,7 @@ def test_a_job_from_its_submit_to_its_file(client: Client, tmp_path: Path) -> No
     assert len(job.download_all(tmp_path / "again.png")) == 1
 
 
-def test_the_guides_function(
+def test_wait_and_download(
     client: Client, shared_server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -69,7 +69,7 @@ def test_the_guides_function(
 
 
 def test_one_image_takes_three_requests(slow_server: ServerProcess, tmp_path: Path) -> None:
-    """Submit, one held wait, download; counted where they are sent."""
+    """The client sends one submit, one long poll and one download."""
     from umrgen.client.transport import Transport
 
     sent: list[str] = []
@@ -118,16 +118,16 @@ def test_cancel(slow_server: ServerProcess) -> None:
             if status.state == State.RUNNING:
                 break
         for job in (queued, running, queued):
-            told = job.cancel()
-            assert (told.state, told.error_code) == ("failed", "cancelled")
+            cancelled = job.cancel()
+            assert (cancelled.state, cancelled.error_code) == ("failed", "cancelled")
         with pytest.raises(JobFailed) as failed:
             running.wait()
         assert failed.value.code == "cancelled"
-        # The engine is free at its next step, and draws the next job.
+        # The engine stops at its next step, and draws the next job.
         assert client.submit("a boat", **SMALL).wait().state == State.COMPLETED
 
 
-def test_events_tell_what_happens(shared_server: ServerProcess, tmp_path: Path) -> None:
+def test_events_are_reported(shared_server: ServerProcess, tmp_path: Path) -> None:
     events: list[Event] = []
     with Client(shared_server.url, shared_server.key, on_event=events.append) as client:
         client.generate("a boat", to=tmp_path / "x.png", **SMALL)
@@ -137,28 +137,28 @@ def test_events_tell_what_happens(shared_server: ServerProcess, tmp_path: Path) 
     assert kinds[-1] == "saved"
 
 
-def test_the_deadline(slow_server: ServerProcess) -> None:
+def test_a_timeout_raises_wait_timeout(slow_server: ServerProcess) -> None:
     with Client(slow_server.url, slow_server.key) as client:
         job = client.submit("a boat", width=512, height=512, steps=20)
-        with pytest.raises(WaitTimeout) as late:
+        with pytest.raises(WaitTimeout) as timeout:
             job.wait(timeout=0.5)
-        assert late.value.job_id == job.id
-        assert isinstance(late.value, TimeoutError)
-        assert f"umrgen wait {job.id}" in late.value.next
+        assert timeout.value.job_id == job.id
+        assert isinstance(timeout.value, TimeoutError)
+        assert f"umrgen wait {job.id}" in timeout.value.next
         job.cancel()
 
 
-async def test_a_job_that_is_asked_again_later_has_a_new_deadline(tmp_path: Path) -> None:
+async def test_a_call_after_the_deadline_of_the_submit_has_a_new_deadline(tmp_path: Path) -> None:
     with FaultServer("modern", key="umr_the_key_of_this_server", job_seconds=0) as running:
         clock = FakeClock()
         async with AsyncClient(running.url, running.key, clock=clock, journal=False, timeout=60) as client:
             job = await client.submit("a boat", **SMALL)
-            clock.advance(3600)  # its caller had other things to do
+            clock.advance(3600)  # past the deadline of the submit
             saved = await job.download(tmp_path / "boat.png")
     assert saved.path.is_file()
 
 
-async def test_a_failed_job_stays_failed_when_an_older_server_has_forgotten_it() -> None:
+async def test_a_failed_job_stays_failed_when_an_older_server_has_deleted_it() -> None:
     with FaultServer("legacy", key="umr_the_key_of_this_server", fail="engine_failed", job_seconds=0) as running:
         async with AsyncClient(running.url, running.key, journal=False) as client:
             job = await client.submit("a boat", **SMALL)
@@ -169,7 +169,7 @@ async def test_a_failed_job_stays_failed_when_an_older_server_has_forgotten_it()
                 await job.wait()
 
 
-async def test_a_job_that_was_seen_once_is_gone_when_it_is_not_there() -> None:
+async def test_a_404_of_a_known_job_has_the_code_job_gone() -> None:
     with FaultServer("modern", key="umr_the_key_of_this_server", job_seconds=60) as running:
         async with AsyncClient(running.url, running.key, journal=False) as client:
             job_id = (await client.submit("a boat", **SMALL)).id
@@ -181,16 +181,16 @@ async def test_a_job_that_was_seen_once_is_gone_when_it_is_not_there() -> None:
     assert gone.value.code == "job_gone"
 
 
-def test_refusals(client: Client, shared_server: ServerProcess) -> None:
+def test_errors_of_invalid_calls(client: Client, shared_server: ServerProcess) -> None:
     with pytest.raises(InvalidRequest, match="width"):
         client.submit("a boat", width=100)
-    with pytest.raises(JobNotFound, match="knows no job"):
+    with pytest.raises(JobNotFound, match="has no job"):
         client.job("ext_none").wait()
-    with pytest.raises(UmrgenError, match="no job id"):
+    with pytest.raises(UmrgenError, match="not a job id"):
         client.job("../../etc/passwd")
-    with Client(shared_server.url, "wrong") as stranger, pytest.raises(Unauthorized):
-        stranger.submit("a boat")
-    with pytest.raises(TypeError, match="no such option: tiemout"):
+    with Client(shared_server.url, "wrong") as other, pytest.raises(Unauthorized):
+        other.submit("a boat")
+    with pytest.raises(TypeError, match="unknown option: tiemout"):
         Client(shared_server.url, tiemout=5)
     with pytest.raises(UmrgenError, match="no server is configured"):
         Client()
@@ -198,16 +198,16 @@ def test_refusals(client: Client, shared_server: ServerProcess) -> None:
 
 def test_capabilities_and_the_list_of_jobs(client: Client) -> None:
     job = client.submit("the newest of all", **SMALL)
-    told = client.capabilities()
-    assert told["engine"]["name"] == "procedural"
-    assert {"wait", "batch_status", "cancel"} <= set(told["calls"])
+    capabilities = client.capabilities()
+    assert capabilities["engine"]["name"] == "procedural"
+    assert {"wait", "batch_status", "cancel"} <= set(capabilities["calls"])
     page = client.jobs(limit=1)
     assert [found["job_id"] for found in page["jobs"]] == [job.id]
     older = client.jobs(limit=1, cursor=page["next_cursor"])
     assert older["jobs"][0]["job_id"] != job.id
 
 
-async def test_a_cancelled_task_stops_at_once(slow_server: ServerProcess) -> None:
+async def test_a_cancelled_task_ends_a_wait(slow_server: ServerProcess) -> None:
     async with AsyncClient(slow_server.url, slow_server.key) as client:
         job = await client.submit("a boat", width=512, height=512, steps=20)
         waiting = asyncio.create_task(job.wait())
@@ -215,7 +215,7 @@ async def test_a_cancelled_task_stops_at_once(slow_server: ServerProcess) -> Non
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(waiting, 30)
-        assert (await job.status()).state in ("queued", "running"), "hanging up cancels nothing"
+        assert (await job.status()).state in ("queued", "running"), "the cancelled wait must not cancel the job"
         await job.cancel()
 
 
@@ -237,7 +237,7 @@ def test_threads_share_a_client(client: Client, tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.png"))) == 4
 
 
-def test_batches_over_the_wire(shared_server: ServerProcess, http: httpx2.Client, other_key: str) -> None:
+def test_batch_calls_over_http(shared_server: ServerProcess, http: httpx2.Client, other_key: str) -> None:
     from support import problem, submit
 
     ids = [submit(http) for _ in range(3)]
@@ -246,17 +246,17 @@ def test_batches_over_the_wire(shared_server: ServerProcess, http: httpx2.Client
     assert first["unknown"] == ["ext_none"]
     cursor, over = first["cursor"], {job["job_id"] for job in first["jobs"] if job["state"] == "completed"}
     while over != set(ids):
-        answer = http.post("/api/v1/status", json={"job_ids": ids, "since": cursor}, headers={"Prefer": "wait=20"})
-        assert answer.headers["preference-applied"] == "wait=20"
-        told = answer.json()
-        assert told["jobs"], "held for 20 s without a change"
-        over |= {job["job_id"] for job in told["jobs"] if job["state"] == "completed"}
-        cursor = told["cursor"]
+        response = http.post("/api/v1/status", json={"job_ids": ids, "since": cursor}, headers={"Prefer": "wait=20"})
+        assert response.headers["preference-applied"] == "wait=20"
+        changes = response.json()
+        assert changes["jobs"], "a long poll of 20 s without a change"
+        over |= {job["job_id"] for job in changes["jobs"] if job["state"] == "completed"}
+        cursor = changes["cursor"]
     assert http.post("/api/v1/status", json={"job_ids": ids, "since": cursor}).json()["jobs"] == []
-    stranger = httpx2.post(
+    other = httpx2.post(
         f"{shared_server.url}/api/v1/status", json={"job_ids": ids}, headers={"Authorization": f"Bearer {other_key}"}
     ).json()
-    assert (stranger["jobs"], stranger["unknown"]) == ([], ids)
+    assert (other["jobs"], other["unknown"]) == ([], ids)
     for body in ({}, {"job_ids": "x"}, {"job_ids": []}, {"job_ids": ["x"] * 1001}, {"job_ids": [5]}):
         problem(http.post("/api/v1/status", json=body), 400, "invalid_request")
     for since in ("x", 5, "-1", "9" * 30):
@@ -266,16 +266,16 @@ def test_batches_over_the_wire(shared_server: ServerProcess, http: httpx2.Client
     problem(http.post("/api/v1/cancel/ext_none"), 404, "job_not_found")
 
 
-async def test_a_cancelled_task_ends_a_backoff_at_once() -> None:
+async def test_a_cancelled_task_ends_a_backoff() -> None:
     backing_off = asyncio.Event()
 
-    def hear(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if event.kind == "retrying":
             backing_off.set()
 
     with FaultServer(job_seconds=60) as server:
         server.on("GET /api/v1/status/*", Answer(503, {"error": "busy"}, {"Retry-After": "60"}), times=None)
-        async with AsyncClient(server.url, server.key, journal=None, on_event=hear) as client:
+        async with AsyncClient(server.url, server.key, journal=None, on_event=on_event) as client:
             job = await client.submit("a boat")
             waiting = asyncio.create_task(job.wait())
             await asyncio.wait_for(backing_off.wait(), 30)
@@ -284,7 +284,7 @@ async def test_a_cancelled_task_ends_a_backoff_at_once() -> None:
                 await asyncio.wait_for(waiting, 30)
 
 
-def test_ctrl_c_ends_a_backoff_at_once() -> None:
+def test_ctrl_c_ends_a_backoff() -> None:
     with FaultServer(job_seconds=60) as server:
         server.on("GET /api/v1/status/*", Answer(503, {"error": "busy"}, {"Retry-After": "60"}), times=None)
         environment = clean_environment(UMRGEN_BASE_URL=server.url, UMRGEN_API_KEY=server.key)
@@ -293,15 +293,15 @@ def test_ctrl_c_ends_a_backoff_at_once() -> None:
             assert process.stderr is not None
             assert "trying again in" in process.stderr.readline()
             process.send_signal(signal.SIGINT)
-            rest = process.communicate(timeout=30)[1]  # the backoff is of 60 s
+            rest = process.communicate(timeout=30)[1]  # the backoff takes 60 s
     assert process.returncode == 130
     assert "umrgen fetch ext_1" in rest
 
 
-def test_one_connection_serves_every_poll() -> None:
+def test_all_polls_share_one_connection() -> None:
     from umrgen.client.transport import KEEP_ALIVE
 
-    assert Options().longest_delay < KEEP_ALIVE, "an idle connection would be closed before it is used again"
+    assert Options().longest_delay < KEEP_ALIVE, "an idle connection would be closed before its next use"
     with (
         FaultServer("legacy", job_seconds=0.5, rate_limit=None) as server,
         Client(server.url, server.key, journal=None, running_interval=0.05, queued_interval=0.05) as client,
@@ -311,6 +311,6 @@ def test_one_connection_serves_every_poll() -> None:
         assert server.connections == 1
 
 
-def test_a_job_is_in_the_journal_before_it_is_waited_on(client: Client) -> None:
+def test_a_submitted_job_is_in_the_journal(client: Client) -> None:
     job = client.submit("a boat", **SMALL)
     assert [entry.job_id for entry in Journal().unfinished()] == [job.id]

@@ -1,4 +1,4 @@
-"""`umrgen doctor`: what is wrong, one line each, with a remedy; and no job is started."""
+"""`umrgen doctor`: one line per check, with a remedy for a failure, and no job is created."""
 
 import json
 import socket
@@ -10,11 +10,11 @@ from support import ServerProcess, cli
 from umrgen.testing import Answer, FaultServer, Page
 
 
-def examine(url: str, key: str, *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:
+def doctor(url: str, key: str, *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:
     done = cli("doctor", "--json", *arguments, UMRGEN_BASE_URL=url, UMRGEN_API_KEY=key)
-    told = json.loads(done.stdout)
-    assert told["ok"] is (done.returncode == 0)
-    checks = {check["check"]: check for check in told["checks"]}
+    report = json.loads(done.stdout)
+    assert report["ok"] is (done.returncode == 0)
+    checks = {check["check"]: check for check in report["checks"]}
     for check in checks.values():
         assert check["words"]
         assert check["verdict"] != "bad" or check["remedy"], "a failure without a remedy"
@@ -25,11 +25,11 @@ def verdicts(checks: dict[str, dict[str, str]]) -> dict[str, str]:
     return {name: check["verdict"] for name, check in checks.items()}
 
 
-def test_all_is_well(shared_server: ServerProcess, tmp_path: Path) -> None:
+def test_all_checks_are_good_and_create_no_job(shared_server: ServerProcess, tmp_path: Path) -> None:
     with shared_server.http() as http:
         before = http.get("/api/v1/jobs?limit=1").json()["jobs"][:1]
-        code, checks = examine(shared_server.url, shared_server.key, "-o", str(tmp_path))
-        assert http.get("/api/v1/jobs?limit=1").json()["jobs"][:1] == before, "it started a job"
+        code, checks = doctor(shared_server.url, shared_server.key, "-o", str(tmp_path))
+        assert http.get("/api/v1/jobs?limit=1").json()["jobs"][:1] == before, "a job was created"
     assert code == 0
     assert set(verdicts(checks).values()) == {"good"}
     assert set(checks) == {"folder", "address", "api", "key", "clock", "abilities"}
@@ -37,23 +37,23 @@ def test_all_is_well(shared_server: ServerProcess, tmp_path: Path) -> None:
         assert ability in checks["abilities"]["words"]
 
 
-def test_a_picture_when_told(shared_server: ServerProcess) -> None:
-    code, checks = examine(shared_server.url, shared_server.key, "--draw")
+def test_draw_creates_an_image(shared_server: ServerProcess) -> None:
+    code, checks = doctor(shared_server.url, shared_server.key, "--draw")
     assert (code, checks["picture"]["verdict"]) == (0, "good")
 
 
-def test_an_older_server_is_fine(tmp_path: Path) -> None:
+def test_an_older_server_passes(tmp_path: Path) -> None:
     with FaultServer("legacy") as server:
-        code, checks = examine(server.url, server.key)
+        code, checks = doctor(server.url, server.key)
         assert not server.jobs
     assert code == 0
     assert "older server" in checks["abilities"]["words"]
 
 
-def test_a_tunnels_page_stands_in_the_way() -> None:
+def test_an_html_page_of_a_tunnel_is_reported() -> None:
     with FaultServer() as server:
         server.on("GET /api/v1/status/*", Page(), times=None)
-        code, checks = examine(server.url, server.key)
+        code, checks = doctor(server.url, server.key)
     assert code == 1
     assert "HTML" in checks["api"]["words"]
     assert "tunnel" in checks["api"]["remedy"]
@@ -61,39 +61,39 @@ def test_a_tunnels_page_stands_in_the_way() -> None:
 
 @pytest.mark.parametrize("mode", ["modern", "legacy"])
 @pytest.mark.parametrize("key", ["", "wrong"])
-def test_the_key_is_not_accepted(mode: str, key: str) -> None:
+def test_an_invalid_key_is_reported(mode: str, key: str) -> None:
     with FaultServer(mode) as server:
-        code, checks = examine(server.url, key)
+        code, checks = doctor(server.url, key)
     assert code == 1
     assert checks["key"]["verdict"] == "bad"
     assert "umrgen keys create" in checks["key"]["remedy"]
 
 
-def test_nobody_is_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        url = f"http://127.0.0.1:{gone.getsockname()[1]}"
-    code, checks = examine(url, "k")
+def test_an_unreachable_or_invalid_address_is_reported() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    code, checks = doctor(url, "k")
     assert code == 1
     assert "umrgen serve" in checks["address"]["remedy"]
-    assert examine("", "k")[1]["address"]["verdict"] == "bad"
-    assert examine("ftp://x", "k")[1]["address"]["verdict"] == "bad"
+    assert doctor("", "k")[1]["address"]["verdict"] == "bad"
+    assert doctor("ftp://x", "k")[1]["address"]["verdict"] == "bad"
 
 
-def test_a_clock_that_is_wrong() -> None:
+def test_a_wrong_clock_is_noted() -> None:
     with FaultServer() as server:
-        late = {"Date": "Tue, 24 Nov 2020 08:00:00 GMT"}
-        server.on("GET /api/v1/status/*", Answer(404, {"error": "Job not found"}, late), times=None)
-        _, checks = examine(server.url, server.key)
+        past = {"Date": "Tue, 24 Nov 2020 08:00:00 GMT"}
+        server.on("GET /api/v1/status/*", Answer(404, {"error": "Job not found"}, past), times=None)
+        _, checks = doctor(server.url, server.key)
     assert checks["clock"]["verdict"] == "note"
     assert "ahead of" in checks["clock"]["words"]
 
 
-def test_a_folder_that_cannot_be_written(shared_server: ServerProcess) -> None:
-    code, checks = examine(shared_server.url, shared_server.key, "-o", "/proc")
+def test_an_unwritable_folder_is_reported(shared_server: ServerProcess) -> None:
+    code, checks = doctor(shared_server.url, shared_server.key, "-o", "/proc")
     assert (code, checks["folder"]["verdict"]) == (1, "bad")
 
 
-def test_its_words(shared_server: ServerProcess) -> None:
+def test_the_text_output(shared_server: ServerProcess) -> None:
     done = cli("doctor", UMRGEN_BASE_URL=shared_server.url, UMRGEN_API_KEY="wrong-key-in-here")
     assert done.returncode == 1
     assert "✗ key" in done.stdout

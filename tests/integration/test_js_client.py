@@ -1,4 +1,4 @@
-"""The JavaScript client: its types, and its own tests, which start the servers they need with this Python."""
+"""The JavaScript client: its types, and its tests, which start servers with this Python interpreter."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ JS = ROOT / "js"
 
 
 def node() -> str:
-    """Node, or a skip that says what is missing."""
+    """Return the path of Node, or skip the test when it is not installed."""
     found = shutil.which("node")
     if found is None:
         pytest.skip("Node is not installed")

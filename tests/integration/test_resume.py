@@ -1,4 +1,4 @@
-"""`umrgen resume`: what a killed command has begun is finished, once."""
+"""`umrgen resume`: the job of a killed command is finished, exactly once."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def journal(environment: dict[str, str]) -> Journal:
 
 
 def killed_after(lines: int, pause: float, target: Path, environment: dict[str, str]) -> None:
-    """Start `generate`, and kill -9 it when it has told so many events, a moment later."""
+    """Start `generate`, and send SIGKILL `pause` seconds after its first `lines` events."""
     command = [sys.executable, "-m", "umrgen", "generate", target.stem, "-o", str(target), "--events", *SMALL]
     with subprocess.Popen(
         tied(*command), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=clean_environment(**environment)
@@ -47,17 +47,17 @@ def killed_after(lines: int, pause: float, target: Path, environment: dict[str, 
 
 
 @pytest.mark.slow
-def test_killed_at_a_hundred_moments(state: Path, tmp_path: Path) -> None:
+def test_resume_after_a_hundred_kills_at_random_times(state: Path, tmp_path: Path) -> None:
     from support import server
 
-    chance = random.Random(20261123)
+    rng = random.Random(20261123)
     folder = tmp_path / "images"
     folder.mkdir()
     plan = []
     for number in range(100):
-        lines = chance.choice([0, 1, 1, 1, 2, 2, 3])
-        start = 0.2 if lines == 0 else 0.0  # the interpreter starts before there is anything to interrupt
-        plan.append((lines, start + chance.random() * 0.12, folder / f"boat-{number}.png"))
+        lines = rng.choice([0, 1, 1, 1, 2, 2, 3])
+        start = 0.2 if lines == 0 else 0.0  # the interpreter must start before it can be interrupted
+        plan.append((lines, start + rng.random() * 0.12, folder / f"boat-{number}.png"))
     with server(state) as running:
         environment = {
             "UMRGEN_BASE_URL": running.url,
@@ -68,10 +68,10 @@ def test_killed_at_a_hundred_moments(state: Path, tmp_path: Path) -> None:
             list(pool.map(lambda row: killed_after(*row, environment), plan))
         begun = journal(environment).entries()
         interrupted = journal(environment).unfinished()
-        assert len(interrupted) >= 25, "too few kills came between the beginning and the end"
+        assert len(interrupted) >= 25, "too few kills hit a running command"
 
-        told = json.loads(cli("resume", "--json", timeout=110, **environment).stdout)["jobs"]
-        assert [row["state"] for row in told] == ["completed"] * len(interrupted)
+        rows = json.loads(cli("resume", "--json", timeout=110, **environment).stdout)["jobs"]
+        assert [row["state"] for row in rows] == ["completed"] * len(interrupted)
         assert journal(environment).unfinished() == []
 
         images = sorted(folder.iterdir())
@@ -80,51 +80,51 @@ def test_killed_at_a_hundred_moments(state: Path, tmp_path: Path) -> None:
             assert verify(path.read_bytes()).width == 512
         with running.http() as http:
             jobs = http.get("/api/v1/jobs", params={"limit": 200}).json()["jobs"]
-    assert len(jobs) == len(begun), "a job was made twice, or lost"
+    assert len(jobs) == len(begun), "a job was created twice or lost"
     assert {job["attempt"] for job in jobs} == {1}
 
 
-def test_a_job_killed_before_its_id_was_known_is_not_made_twice(
+def test_a_submit_without_a_known_id_is_not_repeated(
     shared_server: ServerProcess, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    book = journal(environment)
+    log = journal(environment)
     request = {"prompt": "a boat", "width": 512, "height": 512, "steps": 1}
-    book.begin(shared_server.url, request, "resume-1", target=tmp_path / "boat.png")
-    with shared_server.http() as http:  # it had arrived
-        made = http.post("/api/v1/generate", json=request, headers={"Idempotency-Key": "resume-1"}).json()["job_id"]
-    told = json.loads(cli("resume", "--json", **environment).stdout)["jobs"]
-    assert told == [{"job_id": made, "state": "completed", "path": str(tmp_path / "boat.png")}]
+    log.begin(shared_server.url, request, "resume-1", target=tmp_path / "boat.png")
+    with shared_server.http() as http:  # the server has received it
+        job_id = http.post("/api/v1/generate", json=request, headers={"Idempotency-Key": "resume-1"}).json()["job_id"]
+    resumed = json.loads(cli("resume", "--json", **environment).stdout)["jobs"]
+    assert resumed == [{"job_id": job_id, "state": "completed", "path": str(tmp_path / "boat.png")}]
 
 
 @pytest.mark.slow
-def test_an_image_that_was_there_already_is_recognised(environment: dict[str, str], tmp_path: Path) -> None:
+def test_an_image_that_was_already_saved_is_recognised(environment: dict[str, str], tmp_path: Path) -> None:
     target = tmp_path / "boat.png"
     cli("generate", "a boat", "-o", str(target), *SMALL, **environment)
     (entry,) = journal(environment).entries()
     path = journal(environment).path
     path.write_bytes(b"".join(line for line in path.read_bytes().splitlines(True) if b'"end"' not in line))
     before = target.stat().st_mtime_ns
-    told = json.loads(cli("resume", "--json", **environment).stdout)["jobs"]
-    assert told == [{"job_id": entry.job_id, "state": "completed", "path": str(target)}]
+    resumed = json.loads(cli("resume", "--json", **environment).stdout)["jobs"]
+    assert resumed == [{"job_id": entry.job_id, "state": "completed", "path": str(target)}]
     assert target.stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
-def test_a_file_that_took_its_place_is_left_alone(environment: dict[str, str], tmp_path: Path) -> None:
+def test_another_file_at_the_target_is_not_replaced(environment: dict[str, str], tmp_path: Path) -> None:
     target = tmp_path / "boat.png"
     killed_after(1, 0.0, target, environment)
-    target.write_bytes(b"somebody's own")
+    target.write_bytes(b"another file")
     refused = cli("resume", "--json", **environment)
     assert refused.returncode == 1
-    assert target.read_bytes() == b"somebody's own"
+    assert target.read_bytes() == b"another file"
     (entry,) = journal(environment).unfinished()
-    told = cli("resume", str(entry.job_id), "-o", str(tmp_path / "other.png"), **environment)
-    assert told.returncode == 0, told.stderr
+    done = cli("resume", str(entry.job_id), "-o", str(tmp_path / "other.png"), **environment)
+    assert done.returncode == 0, done.stderr
     assert verify((tmp_path / "other.png").read_bytes()).width == 512
 
 
 @pytest.mark.slow
-def test_a_half_downloaded_file_is_gone_on_with(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_partial_file_is_continued(environment: dict[str, str], tmp_path: Path) -> None:
     from umrgen.client.flows.download import partial_name
 
     target = tmp_path / "boat.png"
@@ -145,7 +145,7 @@ def test_a_half_downloaded_file_is_gone_on_with(environment: dict[str, str], tmp
 
 
 @pytest.mark.slow
-def test_an_embedded_servers_job_is_finished_too(tmp_path: Path) -> None:
+def test_the_job_of_an_embedded_server_is_finished(tmp_path: Path) -> None:
     home, target = tmp_path / "home", tmp_path / "boat.png"
     environment = clean_environment(XDG_DATA_HOME=str(home), UMRGEN_STEP_DELAY="0.5")
     command = [sys.executable, "-m", "umrgen", "generate", "a boat", "-o", str(target), "--steps", "4", *SMALL[:4]]
@@ -160,10 +160,10 @@ def test_an_embedded_servers_job_is_finished_too(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert verify(target.read_bytes()).width == 512
     assert list((home / "umrgen" / "embedded").iterdir()) == []
-    assert cli("resume", XDG_DATA_HOME=str(home)).stdout.strip() == "nothing is unfinished"
+    assert cli("resume", XDG_DATA_HOME=str(home)).stdout.strip() == "no unfinished jobs"
 
 
-def test_what_is_at_another_server_is_named_and_left(environment: dict[str, str]) -> None:
+def test_jobs_on_another_server_are_listed_but_not_resumed(environment: dict[str, str]) -> None:
     journal(environment).begin("http://elsewhere.example", {"prompt": "x"}, "k")
     done = cli("resume", "--json", **environment)
     assert json.loads(done.stdout)["jobs"] == [{"job_id": None, "state": "elsewhere", "path": None}]
@@ -171,7 +171,7 @@ def test_what_is_at_another_server_is_named_and_left(environment: dict[str, str]
     assert cli("resume", "ext_none", **environment).returncode == 1
 
 
-def test_the_journal_holds_no_key(environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_journal_does_not_contain_the_api_key(environment: dict[str, str], tmp_path: Path) -> None:
     cli("generate", "a boat", "-o", str(tmp_path / "x.png"), *SMALL, **environment)
     for path in Path(environment["XDG_DATA_HOME"]).rglob("*"):
         if path.is_file():

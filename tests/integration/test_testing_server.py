@@ -24,7 +24,7 @@ import pytest
 from support import until
 from umrgen import Client, JobNotFound, OutputMissing, WaitTimeout
 from umrgen.client.flow import CallContext, Options, Reply, Step, TransportFailure
-from umrgen.client.flows.wait import Watch
+from umrgen.client.flows.wait import StatusPoller
 from umrgen.image_files import verify
 from umrgen.testing import (
     Answer,
@@ -957,8 +957,8 @@ async def test_the_fake_clock_never_waits() -> None:
     assert (clock.monotonic(), clock.wall()) == (3605, 4500)
 
 
-def watching(start: float = 0.0, **options: Any) -> Watch:
-    return Watch(CallContext(Options(**options), start, random=lambda: 0.5), "ext_1")
+def watching(start: float = 0.0, **options: Any) -> StatusPoller:
+    return StatusPoller(CallContext(Options(**options), start, random=lambda: 0.5), "ext_1")
 
 
 def test_play_tells_the_result_and_when_each_step_was_sent() -> None:

@@ -1,4 +1,4 @@
-"""What goes wrong around a server, with a real one: it says what happened, loses nothing, and goes on."""
+"""Failures around a real server: engines, disk, clock, signals. It reports them, loses no job, and recovers."""
 
 import os
 import signal
@@ -21,55 +21,55 @@ FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
 @contextmanager
-def obedient(state: Path, *arguments: str) -> Iterator[ServerProcess]:
-    """A server whose engine does what the prompt says."""
+def failing_server(state: Path, *arguments: str) -> Iterator[ServerProcess]:
+    """Start a server whose engine fails as the prompt describes."""
     engine = ("--engine", "engines_that_fail:Obedient", "--cancel-grace", "0.2", "--disk-reserve", "0")
     with server(state, *engine, *arguments, PYTHONPATH=str(HERE)) as running:
         yield running
 
 
-def failed(job: dict[str, Any], code: str, words: str) -> None:
+def check_failed(job: dict[str, Any], code: str, message: str) -> None:
     assert (job["state"], job["error_code"], job["image_url"]) == ("failed", code, None), job
-    assert words in job["error"]
+    assert message in job["error"]
     for path in ("/root", "/tmp", ".py", "Traceback"):
         assert path not in job["error"]
 
 
-def look(http: httpx2.Client, job_id: str) -> dict[str, Any]:
+def get_status(http: httpx2.Client, job_id: str) -> dict[str, Any]:
     job: dict[str, Any] = http.get(f"/api/v1/status/{job_id}").json()
     return job
 
 
 def running_at(http: httpx2.Client, job_id: str, step: int) -> bool:
-    job = look(http, job_id)
+    job = get_status(http, job_id)
     return job["state"] == "running" and job["progress"]["step"] >= step
 
 
 class TestEngines:
     @pytest.mark.slow
     @pytest.mark.parametrize("how", ["hang", "repeat"])
-    def test_one_that_gets_no_further_is_killed_replaced_and_tried_three_times(self, state: Path, how: str) -> None:
-        with obedient(state, "--stall-after", "1") as running, running.http() as http:
+    def test_a_stalled_engine_is_replaced_and_the_job_tried_three_times(self, state: Path, how: str) -> None:
+        with failing_server(state, "--stall-after", "1") as running, running.http() as http:
             engines = running.engine_pids()
             job_id = submit(http, how)
-            until(lambda: look(http, job_id)["attempt"] == 2)
-            assert http.get("/healthz").status_code == 200, "the API waits for no engine"
+            until(lambda: get_status(http, job_id)["attempt"] == 2)
+            assert http.get("/healthz").status_code == 200, "the API must not wait for the engine"
             until(lambda: not set(engines) & set(running.engine_pids()))
             job = finish(http, job_id)
-            failed(job, "engine_stalled", "no progress for 1 s")
+            check_failed(job, "engine_stalled", "no progress for 1 s")
             assert job["attempt"] == 3
             assert finish(http, submit(http))["state"] == "completed"
         assert "the engine is replaced" in running.log()
 
     @pytest.mark.slow
-    def test_one_that_hangs_once_is_forgiven(self, state: Path, tmp_path: Path) -> None:
-        with obedient(state, "--stall-after", "1") as running, running.http() as http:
+    def test_a_job_completes_after_one_stall(self, state: Path, tmp_path: Path) -> None:
+        with failing_server(state, "--stall-after", "1") as running, running.http() as http:
             job = finish(http, submit(http, f"hang-once {tmp_path / 'marker'}"))
             assert (job["state"], job["attempt"], job["error"]) == ("completed", 2, None)
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
-        ("prompt", "code", "words"),
+        ("prompt", "code", "message"),
         [
             ("abort", "engine_crashed", "SIGABRT"),
             ("garbage", "engine_crashed", "an invalid message"),
@@ -80,43 +80,47 @@ class TestEngines:
             ("raise", "engine_crashed", "RuntimeError"),
         ],
     )
-    def test_whatever_one_does_the_next_job_completes(self, state: Path, prompt: str, code: str, words: str) -> None:
-        with obedient(state, "--engine-memory", "600") as running, running.http() as http:
+    def test_the_next_job_completes_after_any_engine_failure(
+        self, state: Path, prompt: str, code: str, message: str
+    ) -> None:
+        with failing_server(state, "--engine-memory", "600") as running, running.http() as http:
             first, second = submit(http, prompt), submit(http)
-            failed(finish(http, first), code, words)
+            check_failed(finish(http, first), code, message)
             job = finish(http, second)
             assert (job["state"], job["attempt"]) == ("completed", 1)
-            assert len(list((state / "outputs").rglob("*.png"))) == 1, "a failed job leaves no file"
+            assert len(list((state / "outputs").rglob("*.png"))) == 1, "a failed job must not leave a file"
 
     @pytest.mark.slow
-    def test_cancelling_one_that_does_not_listen_touches_no_other_job(self, state: Path) -> None:
-        with obedient(state) as running, running.http() as http:
+    def test_cancelling_a_job_of_a_hanging_engine_affects_no_other_job(self, state: Path) -> None:
+        with failing_server(state) as running, running.http() as http:
             engines = running.engine_pids()
             first, second = submit(http, "hang"), submit(http)
-            until(lambda: look(http, first)["state"] == "running")
+            until(lambda: get_status(http, first)["state"] == "running")
             cancelled = http.post(f"/api/v1/cancel/{first}").json()
             assert (cancelled["state"], cancelled["error_code"]) == ("failed", "cancelled")
             job = finish(http, second)
             assert (job["state"], job["attempt"]) == ("completed", 1)
-            assert http.post(f"/api/v1/cancel/{first}").json() == look(http, first), "twice is the same answer"
+            assert http.post(f"/api/v1/cancel/{first}").json() == get_status(http, first), (
+                "the second cancel must return the same status"
+            )
             assert http.post(f"/api/v1/cancel/{second}").json()["state"] == "completed"
             assert not set(engines) & set(running.engine_pids())
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB."""
+    """Mount a file system of 8 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, text=True)
     if done.returncode:
-        pytest.skip(f"this user may not mount a small disk to fill: {done.stderr.strip()}")
+        pytest.skip(f"mounting a tmpfs is not permitted: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def fill(folder: Path) -> Path:
-    """Take all the room that is left; the file that does."""
+    """Fill the disk; return the file that does."""
     ballast = folder / "ballast"
     with ballast.open("wb", buffering=0) as file:
         try:
@@ -128,23 +132,23 @@ def fill(folder: Path) -> Path:
 
 class TestDisk:
     @pytest.mark.slow
-    def test_a_full_disk_refuses_and_forgets_nothing(self, small_disk: Path) -> None:
-        with obedient(small_disk / "state") as running, running.http() as http:
+    def test_on_a_full_disk_new_jobs_are_refused_and_no_job_is_lost(self, small_disk: Path) -> None:
+        with failing_server(small_disk / "state") as running, running.http() as http:
             finish(http, submit(http))
             accepted = [submit(http, "slow") for _ in range(3)]
             ballast = fill(small_disk)
             refused = None
-            for _ in range(200):  # the ledger's pages have some room left
-                answer = http.post("/api/v1/generate", json={"prompt": "x" * 2000} | SMALL)
-                if answer.status_code != 202:
-                    refused = answer
+            for _ in range(200):  # the pages of the ledger still have free space
+                response = http.post("/api/v1/generate", json={"prompt": "x" * 2000} | SMALL)
+                if response.status_code != 202:
+                    refused = response
                     break
-                accepted.append(answer.json()["job_id"])
+                accepted.append(response.json()["job_id"])
             assert refused is not None
             assert (refused.status_code, refused.json()["code"]) == (503, "ledger_unavailable")
             assert "retry-after" in refused.headers
             assert http.get("/healthz").status_code == 200
-            assert look(http, accepted[0])["state"] in ("queued", "running", "completed"), "reading goes on"
+            assert get_status(http, accepted[0])["state"] in ("queued", "running", "completed"), "reads must still work"
             ballast.unlink()
             for job_id in accepted:
                 job = finish(http, job_id)
@@ -152,73 +156,73 @@ class TestDisk:
                 assert verify(http.get(job["image_url"]).content).width == 512
 
     @pytest.mark.slow
-    def test_an_image_waits_for_room(self, state: Path, small_disk: Path) -> None:
+    def test_an_image_is_stored_after_disk_space_is_freed(self, state: Path, small_disk: Path) -> None:
         state.mkdir()
         (state / "outputs").symlink_to(small_disk)
         ballast = fill(small_disk)
-        with obedient(state) as running, running.http() as http:
+        with failing_server(state) as running, running.http() as http:
             job_id = submit(http)
             until(lambda: "its image cannot be stored" in running.log())
-            assert look(http, job_id)["state"] == "running"
+            assert get_status(http, job_id)["state"] == "running"
             ballast.unlink()
             job = finish(http, job_id)
             assert (job["state"], job["attempt"]) == ("completed", 1)
             assert len(list(small_disk.rglob("*.png"))) == 1
 
     @pytest.mark.slow
-    def test_what_a_crash_left_without_a_record_is_swept(self, state: Path) -> None:
-        with obedient(state) as running, running.http() as http:
+    def test_files_without_a_record_are_swept_at_the_start(self, state: Path) -> None:
+        with failing_server(state) as running, running.http() as http:
             job = finish(http, submit(http))
         (folder,) = (state / "outputs").iterdir()
         orphans = [folder / "umrgen_1_0123.png", folder / ".partial-abc"]
         for orphan in orphans:
             orphan.write_bytes(b"x")
             os.utime(orphan, (1, 1))
-        with obedient(state) as again, again.http(Authorization=f"Bearer {running.key}") as http:
+        with failing_server(state) as again, again.http(Authorization=f"Bearer {running.key}") as http:
             until(lambda: "sweep: 2 files without a record were removed" in again.log())
             assert [path.name for path in folder.iterdir()] == [job["image_url"].split("/")[-1].split("?")[0]]
             assert http.get(job["image_url"]).status_code == 200
 
 
 @pytest.mark.slow
-def test_a_ledger_that_is_locked_holds_up_writing_alone(state: Path) -> None:
-    with obedient(state) as running, running.http() as http:
+def test_a_locked_ledger_blocks_only_writes(state: Path) -> None:
+    with failing_server(state) as running, running.http() as http:
         job_id = submit(http, "slow")
-        until(lambda: look(http, job_id)["state"] == "running")
+        until(lambda: get_status(http, job_id)["state"] == "running")
         with closing(sqlite3.connect(state / "ledger.sqlite3", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             refused = http.post("/api/v1/generate", json={"prompt": "a boat"} | SMALL)
             assert (refused.status_code, refused.json()["code"]) == (503, "ledger_unavailable")
-            assert look(http, job_id)["state"] == "running"
+            assert get_status(http, job_id)["state"] == "running"
             until(lambda: "cannot be written" in running.log())
         job = finish(http, job_id)
         assert (job["state"], job["attempt"]) == ("completed", 1)
         assert finish(http, submit(http))["state"] == "completed"
 
 
-@pytest.mark.skipif(not FAKETIME.exists(), reason="libfaketime (Debian: faketime) is not installed: no clock to set")
+@pytest.mark.skipif(not FAKETIME.exists(), reason="libfaketime (Debian: faketime) is not installed")
 @pytest.mark.parametrize("jump", ["-7200", "+7200"])
-def test_a_clock_that_is_set_costs_no_job_its_attempt(state: Path, tmp_path: Path, jump: str) -> None:
-    told = tmp_path / "time"
-    told.write_text("+0")
-    faked = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(told), "FAKETIME_NO_CACHE": "1"}
+def test_setting_the_clock_ends_no_attempt(state: Path, tmp_path: Path, jump: str) -> None:
+    time_file = tmp_path / "time"
+    time_file.write_text("+0")
+    faked = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(time_file), "FAKETIME_NO_CACHE": "1"}
     faked |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "PYTHONPATH": str(HERE)}
     engine = ("--engine", "engines_that_fail:Obedient", "--lease", "1")
     with server(state, *engine, **faked) as running, running.http() as http:
         job_id = submit(http, "slow", steps=8)
         until(lambda: running_at(http, job_id, 1))
-        told.write_text(jump)
+        time_file.write_text(jump)
         job = finish(http, job_id)
         assert (job["state"], job["attempt"]) == ("completed", 1)
         assert job["completed_at"] >= job["created_at"]
         moved = job["completed_at"] - job["created_at"] > 3_600_000
-        assert moved == (jump[0] == "+"), "the clock was not set at all"
+        assert moved == (jump[0] == "+"), "the clock was not set"
         assert finish(http, submit(http))["state"] == "completed"
 
 
 @pytest.mark.slow
-def test_a_sigterm_for_the_whole_group_lets_the_engine_finish(state: Path) -> None:
-    """As a service manager sends it, to every process of the service."""
+def test_the_engine_finishes_after_a_sigterm_to_the_process_group(state: Path) -> None:
+    """A service manager sends the signal to every process of the service."""
     first = ServerProcess(state, "--step-delay", "0.5").start()
     with first.http() as http:
         job_id = submit(http, steps=4)
@@ -226,12 +230,12 @@ def test_a_sigterm_for_the_whole_group_lets_the_engine_finish(state: Path) -> No
     os.killpg(first.process.pid, signal.SIGTERM)
     assert first.ended() == 0
     with server(state) as second, second.http(Authorization=f"Bearer {first.key}") as http:
-        job = look(http, job_id)
+        job = get_status(http, job_id)
         assert (job["state"], job["attempt"]) == ("completed", 1)
 
 
 @pytest.mark.slow
-def test_a_second_sigterm_is_obeyed_when_the_time_to_drain_is_over(state: Path) -> None:
+def test_a_second_sigterm_stops_the_server_after_the_drain(state: Path) -> None:
     first = ServerProcess(state, "--step-delay", "600", "--drain", "0", "--cancel-grace", "600").start()
     with first.http() as http:
         job_id = submit(http, steps=2)
@@ -245,13 +249,13 @@ def test_a_second_sigterm_is_obeyed_when_the_time_to_drain_is_over(state: Path) 
 
 
 @pytest.mark.slow
-def test_a_second_sigterm_is_obeyed_at_once(state: Path) -> None:
+def test_a_second_sigterm_stops_the_server_during_the_drain(state: Path) -> None:
     first = ServerProcess(state, "--step-delay", "600", "--drain", "600", "--cancel-grace", "600").start()
-    answers = []
+    responses = []
 
     def wait(job_id: str) -> None:
         with first.http() as http:
-            answers.append(http.get(f"/api/v1/status/{job_id}", headers={"Prefer": "wait=60"}))
+            responses.append(http.get(f"/api/v1/status/{job_id}", headers={"Prefer": "wait=60"}))
 
     with first.http() as http:
         job_id = submit(http, steps=2)
@@ -264,8 +268,8 @@ def test_a_second_sigterm_is_obeyed_at_once(state: Path) -> None:
         assert http.post("/api/v1/generate", json={"prompt": "a boat"}).json()["code"] == "draining"
     assert first.stop() == 0
     waiting.join()
-    assert answers[0].status_code == 200
-    assert answers[0].json()["state"] in ("queued", "running")
-    assert int(answers[0].headers["retry-after"]) >= 1
+    assert responses[0].status_code == 200
+    assert responses[0].json()["state"] in ("queued", "running")
+    assert int(responses[0].headers["retry-after"]) >= 1
     with server(state) as second, second.http(Authorization=f"Bearer {first.key}") as http:
         assert finish(http, job_id)["state"] == "completed"

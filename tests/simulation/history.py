@@ -11,10 +11,10 @@ from simulation.judge import Book, Violation, demand, judge_step, note
 from simulation.verdict import judge_end
 from simulation.world import World
 from umrgen.client.flow import CallContext, Flow, Options, Reply, Step, TransportFailure
-from umrgen.client.flows.submit import check_keeps_keys, submit
-from umrgen.client.flows.wait import Watch
-from umrgen.client.flows.wait_many import WatchMany
-from umrgen.client.protocol import API, ask
+from umrgen.client.flows.submit import check_idempotency_support, submit
+from umrgen.client.flows.wait import StatusPoller
+from umrgen.client.flows.wait_many import BatchPoller
+from umrgen.client.protocol import API, call_if_supported
 from umrgen.errors import UmrgenError
 
 __all__ = ["SCENARIOS", "Failure", "History", "play_choices", "play_history"]
@@ -120,17 +120,17 @@ def _submit_and_wait(history: History, drive: Drive) -> Any:
         history.world.submit(0.0, "")  # somebody else's job is there first
     receipt = drive(history, submit(history.run, {"prompt": "x"}, "key-1", wait_for_slot=slot))
     history.job_ids = [receipt["job_id"]]
-    return drive(history, Watch(history.run, receipt["job_id"], seen=True).result())
+    return drive(history, StatusPoller(history.run, receipt["job_id"], seen=True).result())
 
 
 def _wait(history: History, drive: Drive) -> Any:
     history.job_ids = [history.world.submit(0.0, "").id if history.choices.chance(0.9) else "ext_none"]
-    return drive(history, Watch(history.run, history.job_ids[0]).result())
+    return drive(history, StatusPoller(history.run, history.job_ids[0]).result())
 
 
 def _watch(history: History, drive: Drive) -> Any:
     history.job_ids = [history.world.submit(0.0, "").id]
-    watch = Watch(history.run, history.job_ids[0])
+    watch = StatusPoller(history.run, history.job_ids[0])
     while not (status := drive(history, watch.next_change())).over:
         pass
     return status
@@ -141,26 +141,26 @@ def _many(history: History, drive: Drive) -> Any:
     history.job_ids = [history.world.submit(0.0, "").id for _ in range(count)]
     if history.choices.chance(0.2):
         history.job_ids.append("ext_none")
-    many = WatchMany(history.run, history.job_ids)
+    many = BatchPoller(history.run, history.job_ids)
     over: dict[str, Any] = {}
     while many.pending:
-        over |= drive(history, many.next_over())
+        over |= drive(history, many.next_finished())
     return over
 
 
 def _cancel(history: History, drive: Drive) -> Any:
     job = history.world.submit(0.0, "")
     path = f"{API}/cancel/{job.id}" if job.id.isalnum() or "/" not in job.id else f"{API}/cancel/ext_none"
-    return drive(history, ask(history.run, "POST", path, job_id=job.id))
+    return drive(history, call_if_supported(history.run, "POST", path, job_id=job.id))
 
 
 def _capabilities(history: History, drive: Drive) -> Any:
-    return drive(history, ask(history.run, "GET", f"{API}/capabilities"))
+    return drive(history, call_if_supported(history.run, "GET", f"{API}/capabilities"))
 
 
 def _keeps_keys(history: History, drive: Drive) -> Any:
     """What `resume` asks before it submits again."""
-    drive(history, check_keeps_keys(history.run))
+    drive(history, check_idempotency_support(history.run))
     demand(not history.world.legacy, "a server that keeps no keys was taken for one that does")
     return True
 

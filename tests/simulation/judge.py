@@ -67,8 +67,8 @@ def judge_step(history: "History", exchange: Exchange) -> None:
     step, run = exchange.step, history.run
     demand(OWN_PATH.fullmatch(step.path) is not None, "a request left its origin")
     demand(step.delay >= 0, "a delay below zero")
-    demand(exchange.sent_at < run.ends + EPS, "a request was sent after the deadline")
-    demand(0 < step.timeout <= run.ends - exchange.sent_at + EPS, "a request may outlast the deadline")
+    demand(exchange.sent_at < run.deadline + EPS, "a request was sent after the deadline")
+    demand(0 < step.timeout <= run.deadline - exchange.sent_at + EPS, "a request may outlast the deadline")
     most = 1.1 * run.options.longest_delay + EPS
     demand(step.delay <= most or run.budget.limited, "a delay longer than any that was asked for")
     if step.path == "/api/v1/generate":

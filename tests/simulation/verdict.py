@@ -15,7 +15,7 @@ __all__ = ["judge_end"]
 
 def judge_end(history: "History") -> None:
     run, outcome = history.run, history.outcome
-    demand(run.now <= run.ends + EPS, "the flow ended after its deadline")
+    demand(run.now <= run.deadline + EPS, "the flow ended after its deadline")
     if isinstance(outcome, dict) and history.scenario == "many":
         demand(set(outcome) == set(history.job_ids), "a job of many was forgotten")
         for job_id, end in outcome.items():
@@ -57,8 +57,8 @@ def _worn_out(history: "History", patience: float) -> bool:
     """Whether the next try would have come after all patience, or after the deadline."""
     last = history.exchanges[-1]
     delay = most_delay(history, last)
-    if last.kind not in BAD or history.run.left <= delay:
-        return history.run.left <= delay
+    if last.kind not in BAD or history.run.time_left <= delay:
+        return history.run.time_left <= delay
     if history.submitting:  # one patience for all of a submit; nothing in it counts as good
         since: float | None = next(exchange.at for exchange in history.exchanges if exchange.kind in BAD)
     else:
@@ -78,7 +78,10 @@ def _judge_error(history: "History", error: errors.UmrgenError) -> None:
         case errors.WaitTimeout() if history.submitting and book.overdue(options):
             pass  # the time for being queued counts for the job that is in the way, too
         case errors.WaitTimeout():
-            demand(run.left <= most_delay(history, last) + EPS, f"it gave up {run.left:.1f} s before the deadline")
+            demand(
+                run.time_left <= most_delay(history, last) + EPS,
+                f"it gave up {run.time_left:.1f} s before the deadline",
+            )
         case errors.JobFailed():
             failed = job is not None and job.state(run.now) == "failed"
             demand(failed, "a job that did not fail was said to have failed")
@@ -93,7 +96,7 @@ def _judge_error(history: "History", error: errors.UmrgenError) -> None:
             demand(last.kind == "limited", "a slot that was free was said to be taken")
         case errors.RateLimited():
             limited = any(exchange.kind == "limited" for exchange in history.exchanges)
-            demand(limited and run.left <= most_delay(history, last) + EPS, "a limit was raised too soon")
+            demand(limited and run.time_left <= most_delay(history, last) + EPS, "a limit was raised too soon")
         case errors.NotUmrgen() | errors.ServerError() | errors.ConnectionFailed() | errors.InvalidRequest():
             unclear = short and error.sent and last.kind not in BAD  # it cannot be repeated here
             redirected = last.kind == "refused"

@@ -1,4 +1,4 @@
-"""Changes of many jobs by a cursor: what ends while others are read is reported next time."""
+"""Batch calls with a cursor: a change during a read is reported by the next call."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -25,27 +25,27 @@ KEY = Key("key", b"", "sid_a", "", 0)
 
 
 class BusyJobStore(SqlJobStore):
-    """Jobs end in it between two looks: those of `ends[n]` just before the n-th."""
+    """A job store in which the jobs of `ends[n]` end just before the n-th read."""
 
     def __init__(self, database: Database, ends: Sequence[Sequence[int]]) -> None:
         super().__init__(database)
         self._ends = iter(ends)
 
-    async def _something_ends(self) -> None:
+    async def _end_next(self) -> None:
         for number in next(self._ends, ()):
             await self.change(JOBS[number], Change.CANCEL, now=2)
 
     async def changes(self, job_ids: Sequence[str]) -> dict[str, tuple[str, int]]:
-        await self._something_ends()
+        await self._end_next()
         return await super().changes(job_ids)
 
     async def get_many(self, job_ids: Sequence[str]) -> list[Job]:
-        await self._something_ends()
+        await self._end_next()
         return await super().get_many(job_ids)
 
 
-async def ask(waits: JobWaits, since: int) -> JobChanges:
-    """One call that waits for as long as it takes."""
+async def poll(waits: JobWaits, since: int) -> JobChanges:
+    """Make a batch call that waits for a change."""
     return await waits.changes(Caller(KEY), JOBS, since=since, seconds=60)
 
 
@@ -57,7 +57,7 @@ def job_waits(jobs: JobStore, subscriptions: Subscriptions) -> JobWaits:
 
 @asynccontextmanager
 async def opened(ends: Sequence[Sequence[int]], subscriptions: Subscriptions) -> AsyncIterator[BusyJobStore]:
-    """A ledger with JOBS in it."""
+    """Yield a job store with JOBS in it."""
     ledger = MemoryLedger()
     jobs = BusyJobStore(ledger, ends)
     await ledger.open(subscriptions.notify)
@@ -69,29 +69,29 @@ async def opened(ends: Sequence[Sequence[int]], subscriptions: Subscriptions) ->
         await ledger.close()
 
 
-async def told_by_cursor(ends: Sequence[Sequence[int]]) -> None:
-    """Follow the cursor until every job is known to be over; end the rest, one more with every call."""
+async def follow_cursor(ends: Sequence[Sequence[int]]) -> None:
+    """Follow the cursor until every job of `ends` is reported as over, and no other."""
     subscriptions = Subscriptions(10)
     known, since = dict.fromkeys(JOBS, State.QUEUED), 0
     ended = {number for some in ends for number in some}
-    async with opened(ends, subscriptions) as jobs, asyncio.timeout(30):  # sooner than a call that waits for nothing
+    async with opened(ends, subscriptions) as jobs, asyncio.timeout(30):  # shorter than a call that misses a change
         waits = job_waits(jobs, subscriptions)
         while any(known[JOBS[number]] is not State.FAILED for number in ended):
-            changes = await ask(waits, since)
+            changes = await poll(waits, since)
             known |= {job.id: job.state for job in changes.jobs}
             since = changes.cursor
     assert {job_id for job_id, state in known.items() if state.over} == {JOBS[number] for number in ended}
 
 
-async def test_a_cursor_from_after_the_moment_of_a_backup_hides_nothing() -> None:
+async def test_a_cursor_newer_than_the_ledger_returns_all_jobs() -> None:
     subscriptions = Subscriptions(10)
     async with opened([], subscriptions) as jobs, asyncio.timeout(30):
-        changes = await ask(job_waits(jobs, subscriptions), 9999)
+        changes = await poll(job_waits(jobs, subscriptions), 9999)
         assert len(changes.jobs) == len(JOBS)
         assert changes.cursor == await jobs.last_change() < 9999
 
 
-async def test_a_key_at_its_limit_of_waiting_calls_is_answered_at_once() -> None:
+async def test_a_key_at_its_limit_of_waiting_calls_gets_an_immediate_response() -> None:
     subscriptions = Subscriptions(1)
     async with opened([], subscriptions) as jobs, asyncio.timeout(30):
         waits, caller = job_waits(jobs, subscriptions), Caller(KEY)
@@ -102,9 +102,9 @@ async def test_a_key_at_its_limit_of_waiting_calls_is_answered_at_once() -> None
             assert await waits.wait(caller, job, known=None, seconds=60) == job
 
 
-async def test_an_end_in_an_earlier_slice_is_not_lost_to_one_in_a_later() -> None:
-    # The looks: all changes, then the jobs in slices. One ends that was told already, then one that is told next.
-    await told_by_cursor([(), (), (0, len(JOBS) - 1)])
+async def test_a_change_in_an_earlier_slice_is_reported_after_one_in_a_later_slice() -> None:
+    # The reads: all changes, then the jobs in slices. A job of a slice that was read ends, then one of the next slice.
+    await follow_cursor([(), (), (0, len(JOBS) - 1)])
 
 
 numbers = st.lists(st.integers(0, len(JOBS) - 1), max_size=3)
@@ -112,7 +112,7 @@ numbers = st.lists(st.integers(0, len(JOBS) - 1), max_size=3)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(numbers, min_size=1, max_size=6))
-def test_none_is_lost_whenever_it_ends(ends: list[list[int]]) -> None:
+def test_no_change_is_lost_at_any_order_of_changes(ends: list[list[int]]) -> None:
     seen: set[int] = set()
     once = [[number for number in some if not (number in seen or seen.add(number))] for some in ends]  # type: ignore[func-returns-value]
-    asyncio.run(told_by_cursor(once))
+    asyncio.run(follow_cursor(once))

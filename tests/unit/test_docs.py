@@ -1,4 +1,4 @@
-"""What the documents say of options, errors and events is what the code does."""
+"""The documents are up to date with the options, errors, events and commands in the code."""
 
 import re
 from dataclasses import fields
@@ -14,7 +14,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def rows(page: str) -> dict[str, list[str]]:
-    """A page's table rows by their first cell in back-quotes."""
+    """Return the rows of a page's tables by their first cell, which is in back-quotes."""
     found = {}
     for line in (DOCS / page).read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]

@@ -19,7 +19,7 @@ import pytest
 
 from durability import Disk
 from umrgen import AsyncClient, Client, Event
-from umrgen.cli.embedded import _own_key
+from umrgen.cli.embedded import _client_key
 from umrgen.cli.keys import _with_keys
 from umrgen.client.journal import KEEP_ENDED, PRUNE_ABOVE, Journal
 from umrgen.durable import make_folder
@@ -410,5 +410,5 @@ def test_the_rest_of_a_pruned_journal_is_stored_before_the_journal_is_emptied(
 
 
 def test_the_key_of_an_embedded_server_is_stored(disk: Disk) -> None:
-    key = _own_key(disk.root / "embedded" / "one")
+    key = _client_key(disk.root / "embedded" / "one")
     assert disk.stored() == {"embedded/one/client-key": key.encode()}

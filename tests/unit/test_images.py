@@ -30,21 +30,21 @@ def saved(kind: str, **options: object) -> bytes:
 PNG = encode_png(noise(20, 30))
 
 
-class TestWriting:
+class TestEncoding:
     @settings(max_examples=40, deadline=None)
     @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 5))
-    def test_pillow_reads_it_back_pixel_for_pixel(self, height: int, width: int, seed: int) -> None:
+    def test_pillow_decodes_the_same_pixels(self, height: int, width: int, seed: int) -> None:
         pixels = noise(height, width, seed)
         with Image.open(io.BytesIO(encode_png(pixels))) as image:
             image.load()
             assert np.array_equal(np.asarray(image), pixels)
 
-    def test_a_view_with_strides_is_written_as_it_looks(self) -> None:
+    def test_a_view_with_strides_is_encoded_correctly(self) -> None:
         pixels = noise(20, 30)[::-2, ::3]
         with Image.open(io.BytesIO(encode_png(pixels))) as image:
             assert np.array_equal(np.asarray(image), pixels)
 
-    def test_texts_and_xmp_are_read_by_others(self) -> None:
+    def test_pillow_reads_texts_and_xmp(self) -> None:
         texts = {"parameters": "ein Leuchtturm\nSteps: 4", "umrgen": json.dumps({"prompt": "灯台 \U0001f5fc"})}
         with Image.open(io.BytesIO(encode_png(noise(4, 4), texts, source_type="algorithmicMedia"))) as image:
             image.load()
@@ -52,7 +52,7 @@ class TestWriting:
             assert json.loads(image.text["umrgen"]) == {"prompt": "灯台 \U0001f5fc"}
             assert b"digitalsourcetype/algorithmicMedia" in image.info["xmp"]
 
-    def test_a_nul_in_a_prompt_does_not_cut_the_text_short(self) -> None:
+    def test_a_nul_in_a_prompt_does_not_truncate_the_text(self) -> None:
         with Image.open(io.BytesIO(encode_png(noise(4, 4), {"parameters": "be\0fore"}))) as image:
             image.load()
             assert image.text["parameters"] == "before"
@@ -64,11 +64,11 @@ class TestWriting:
 
 
 class TestVerifying:
-    def test_facts_of_a_whole_image(self) -> None:
+    def test_a_valid_image_returns_its_properties(self) -> None:
         facts = verify(PNG, length=len(PNG), sha256=hashlib.sha256(PNG).hexdigest())
         assert (facts.media_type, facts.width, facts.height, facts.bytes) == ("image/png", 30, 20, len(PNG))
 
-    def test_pillows_files_pass(self) -> None:
+    def test_files_written_by_pillow_are_valid(self) -> None:
         for kind, media_type in (("PNG", "image/png"), ("JPEG", "image/jpeg"), ("WEBP", "image/webp")):
             assert verify(saved(kind)).media_type == media_type
         assert verify(saved("JPEG", progressive=True)).width == 40
@@ -78,44 +78,44 @@ class TestVerifying:
             verify(b"")
 
     @pytest.mark.parametrize(
-        ("intruder", "words"),
-        [(b"<!doctype html><p>hi", "HTML"), (b'{"error": "gone"}', "JSON"), (b"GIF89a" + bytes(20), "no PNG")],
+        ("content", "message"),
+        [(b"<!doctype html><p>hi", "HTML"), (b'{"error": "gone"}', "JSON"), (b"GIF89a" + bytes(20), "not PNG")],
     )
-    def test_an_intruder_is_named(self, intruder: bytes, words: str) -> None:
-        with pytest.raises(OutputCorrupt, match=words):
-            verify(intruder)
+    def test_content_that_is_not_an_image_is_described(self, content: bytes, message: str) -> None:
+        with pytest.raises(OutputCorrupt, match=message):
+            verify(content)
 
     @given(st.integers(0, len(PNG) - 1), st.integers(1, 255))
-    def test_any_changed_byte_of_a_png_is_seen(self, at: int, change: int) -> None:
+    def test_any_changed_byte_of_a_png_is_detected(self, at: int, change: int) -> None:
         broken = bytearray(PNG)
         broken[at] ^= change
         with pytest.raises(OutputCorrupt):
             verify(bytes(broken))
 
     @pytest.mark.parametrize("data", [PNG, saved("JPEG"), saved("WEBP")], ids=["png", "jpeg", "webp"])
-    def test_any_cut_is_seen(self, data: bytes) -> None:
+    def test_any_truncation_is_detected(self, data: bytes) -> None:
         for length in {1, 13, len(data) // 100, len(data) // 2, len(data) - 1}:
             with pytest.raises(OutputCorrupt):
                 verify(data[:length])
 
-    def test_more_than_was_announced_or_another_digest(self) -> None:
+    def test_another_length_or_digest_than_announced_is_corrupt(self) -> None:
         with pytest.raises(OutputCorrupt, match="announced"):
             verify(PNG, length=len(PNG) - 1)
         with pytest.raises(OutputCorrupt, match="after its end"):
             verify(PNG + b"x")
-        with pytest.raises(OutputCorrupt, match="sha-256"):
+        with pytest.raises(OutputCorrupt, match="SHA-256"):
             verify(PNG, sha256="00" * 32)
 
-    def test_a_png_without_a_picture_is_corrupt(self) -> None:
+    def test_a_png_without_image_data_is_corrupt(self) -> None:
         def chunk(name: bytes, body: bytes) -> bytes:
             return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
         header = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
-        with pytest.raises(OutputCorrupt, match="no picture"):
+        with pytest.raises(OutputCorrupt, match="no image data"):
             verify(PNG[:8] + chunk(b"IHDR", header) + chunk(b"IEND", b""))
 
     @given(st.binary(max_size=200))
-    def test_no_bytes_break_it(self, data: bytes) -> None:
+    def test_random_bytes_raise_documented_errors_only(self, data: bytes) -> None:
         for head in (b"", PNG[:8], b"\xff\xd8\xff", b"RIFF\x10\0\0\0WEBP", b"RIFF\x10\0\0\0WEBPVP8X"):
             with suppress(OutputCorrupt, OutputMissing):
                 verify(head + data)
@@ -139,7 +139,7 @@ class TestDigests:
     digest = hashlib.sha256(b"x").digest()
     field = f"sha-256=:{b64encode(digest).decode()}:"
 
-    def test_repr_digest_wins_and_content_digest_counts_for_whole_answers(self) -> None:
+    def test_repr_digest_takes_precedence_and_content_digest_needs_a_whole_response(self) -> None:
         assert digest_from_headers({"repr-digest": f"md5=:AA==:, {self.field}"}, partial=True) == self.digest.hex()
         assert digest_from_headers({"content-digest": self.field}, partial=False) == self.digest.hex()
         assert digest_from_headers({"content-digest": self.field}, partial=True) is None
@@ -147,5 +147,5 @@ class TestDigests:
     @pytest.mark.parametrize(
         "value", ["", "sha-256", "sha-256=::", "sha-256=:????:", "sha-256=:AAAA:", "sha-512=:AA==:"]
     )
-    def test_nonsense_promises_nothing(self, value: str) -> None:
+    def test_an_invalid_digest_is_ignored(self, value: str) -> None:
         assert digest_from_headers({"repr-digest": value}, partial=False) is None

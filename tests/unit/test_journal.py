@@ -18,7 +18,7 @@ def begin(journal: Journal, prompt: str = "a boat") -> str:
     return journal.begin("http://server", {"prompt": prompt}, f"key-of-{prompt}", target=Path("/x/boat.png"))
 
 
-def test_an_entry_from_its_beginning_to_its_end(journal: Journal) -> None:
+def test_the_life_cycle_of_an_entry(journal: Journal) -> None:
     entry_id = begin(journal)
     (entry,) = journal.unfinished()
     assert (entry.id, entry.job_id, entry.idempotency_key, entry.target) == (
@@ -29,7 +29,7 @@ def test_an_entry_from_its_beginning_to_its_end(journal: Journal) -> None:
     )
     journal.submitted(entry_id, "ext_1")
     assert journal.unfinished()[0].job_id == "ext_1"
-    found = journal.of_job("ext_1")
+    found = journal.find_job("ext_1")
     assert found is not None
     assert found.request == {"prompt": "a boat"}
     journal.ended(entry_id, "saved", Path("/x/boat.png"))
@@ -37,23 +37,23 @@ def test_an_entry_from_its_beginning_to_its_end(journal: Journal) -> None:
     assert [(entry.end, entry.path) for entry in journal.entries()] == [("saved", "/x/boat.png")]
 
 
-def test_only_its_owner_reads_it(journal: Journal) -> None:
+def test_only_the_owner_can_read_the_journal(journal: Journal) -> None:
     begin(journal)
     assert journal.path.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
-    "torn", [b'{"id": "x', b'{"id": "x"}\n\xff\xfe', b"[]\n", b'{"id": 5, "server": 1, "odd": 2}\n', b"\0" * 50]
+    "line", [b'{"id": "x', b'{"id": "x"}\n\xff\xfe', b"[]\n", b'{"id": 5, "server": 1, "odd": 2}\n', b"\0" * 50]
 )
-def test_a_torn_line_is_passed_over(journal: Journal, torn: bytes) -> None:
+def test_an_invalid_line_is_ignored(journal: Journal, line: bytes) -> None:
     first = begin(journal, "one")
     with journal.path.open("ab") as file:
-        file.write(torn)
+        file.write(line)
     second = begin(journal, "two")
     assert [entry.id for entry in journal.unfinished()] == [first, second]
 
 
-def test_two_processes_write_at_once(journal: Journal) -> None:
+def test_concurrent_processes_lose_no_entry(journal: Journal) -> None:
     code = (
         "import sys; from pathlib import Path; from umrgen.client.journal import Journal\n"
         "j = Journal(Path(sys.argv[1]))\n"
@@ -70,7 +70,7 @@ def test_two_processes_write_at_once(journal: Journal) -> None:
     assert all(json.loads(line) for line in journal.path.read_bytes().splitlines())
 
 
-def test_what_ended_long_ago_goes_and_what_is_unfinished_stays(tmp_path: Path) -> None:
+def test_pruning_removes_old_entries_and_keeps_unfinished_ones(tmp_path: Path) -> None:
     now = 1_000_000.0
     journal = Journal(tmp_path / "j", wall=lambda: now)
     keep = begin(journal, "unfinished")
@@ -92,14 +92,14 @@ def test_a_crash_while_pruning_loses_nothing(journal: Journal) -> None:
     assert [entry.id for entry in journal.unfinished()] == [first]
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalUnusable, match="cannot be written"):
         begin(Journal(tmp_path / "file" / "j"))
 
 
-def test_no_key_comes_near_it() -> None:
+def test_an_entry_has_no_field_for_an_api_key() -> None:
     fields = "id server request idempotency_key target overwrite embedded begun_at job_id end ended_at path"
-    from umrgen.client.journal import Entry
+    from umrgen.client.journal import JournalEntry
 
-    assert set(fields.split()) == set(Entry.__slots__)
+    assert set(fields.split()) == set(JournalEntry.__slots__)

@@ -5,18 +5,18 @@ import umrgen
 from umrgen import errors
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_can_be_imported() -> None:
     for name in umrgen.__all__:
         assert getattr(umrgen, name) is not None
     assert sorted(umrgen.__all__) == umrgen.__all__
-    assert set(umrgen._HOME) == set(umrgen.__all__)
+    assert set(umrgen._MODULES) == set(umrgen.__all__)
 
 
 def test_every_error_is_public() -> None:
     assert {name for name in errors.__all__ if name[0].isupper()} <= set(umrgen.__all__)
 
 
-def test_every_error_stands_in_the_drawn_tree() -> None:
+def test_every_error_is_in_the_tree_of_the_docstring() -> None:
     kinds = [errors.UmrgenError]
     for kind in kinds:
         kinds += [sub for sub in kind.__subclasses__() if sub.__module__ == errors.__name__]
@@ -25,7 +25,7 @@ def test_every_error_stands_in_the_drawn_tree() -> None:
         assert str(kind()) == (kind.__doc__ or "").strip()
 
 
-def test_importing_the_package_runs_nothing() -> None:
+def test_importing_the_package_imports_no_module() -> None:
     code = (
         "import sys, umrgen; print(sorted(m for m in sys.modules if m.startswith('umrgen')), 'httpx2' in sys.modules)"
     )

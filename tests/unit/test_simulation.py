@@ -14,7 +14,7 @@ from simulation.history import Failure, History, drive, play_choices, play_histo
 from umrgen.client.flow import Flow, Step
 from umrgen.client.flows import submit as submission
 from umrgen.client.flows import wait as watch
-from umrgen.client.flows.wait import Watch
+from umrgen.client.flows.wait import StatusPoller
 
 
 def test_two_thousand_histories_end_well() -> None:
@@ -107,7 +107,7 @@ def _repeats_anything(*_: Any) -> "Flow[None]":
     yield from ()
 
 
-def _passes_another_kind_on(self: Watch, error: Exception) -> Exception:
+def _passes_another_kind_on(self: StatusPoller, error: Exception) -> Exception:
     return ValueError("a flow let an error of another kind through")
 
 
@@ -115,13 +115,18 @@ def _passes_another_kind_on(self: Watch, error: Exception) -> Exception:
     ("owner", "name", "value", "words"),
     [
         (submission, "_check_repeatable", _repeats_anything, "may have arrived was repeated"),
-        (submission._Submission, "maybe_made", property(lambda self: False, lambda self, value: None), "none was"),
-        (Watch, "_gone", _passes_another_kind_on, "ValueError"),
-        (Watch, "_news", lambda self, status: True, "asked again after 0.250"),
+        (submission._Submission, "maybe_created", property(lambda self: False, lambda self, value: None), "none was"),
+        (StatusPoller, "_not_found_error", _passes_another_kind_on, "ValueError"),
+        (StatusPoller, "_is_progress", lambda self, status: True, "asked again after 0.250"),
         (watch, "retry_after", lambda reply: None, "asked again after"),
-        (watch.RetryBudget, "good", lambda self: None, "lost patience too soon"),
-        (watch.RetryBudget, "bear", lambda self, error, asked=None, *, job_id=None: 15.0, "patience has no end"),
-        (watch, "transient", lambda reply: False, "lost patience too soon"),
+        (watch.RetryBudget, "reset", lambda self: None, "lost patience too soon"),
+        (
+            watch.RetryBudget,
+            "next_delay",
+            lambda self, error, requested=None, *, job_id=None: 15.0,
+            "patience has no end",
+        ),
+        (watch, "is_transient", lambda reply: False, "lost patience too soon"),
     ],
     ids=[
         "resubmits to servers without keys",
@@ -157,7 +162,7 @@ def test_a_failing_list_of_draws_gets_shorter() -> None:
 
 
 def test_a_failing_history_gets_shorter_and_prints_what_replays_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Watch, "_news", lambda self, status: True)
+    monkeypatch.setattr(StatusPoller, "_is_progress", lambda self, status: True)
     failing = next(seed for seed in range(500) if _fails(seed))
     told = shortest(failing, seconds=2.0)
     found, drawn = re.match(r"(\d+) draws \(of (\d+)\)", told).groups()  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""The client's HTTP transport: what it closes when a request is cancelled, and where a key goes."""
+"""The client's HTTP transport: cancellation closes connections, and redirects are not followed."""
 
 import asyncio
 import gc
@@ -10,10 +10,10 @@ from umrgen.testing import FaultServer, Redirect
 
 
 async def test_a_cancelled_tls_handshake_closes_its_connection() -> None:
-    """Without waiting for garbage collection: that would close it too, with a ResourceWarning."""
+    """Garbage collection, which would close it too, is turned off."""
     hello, closed = asyncio.Event(), asyncio.Event()
 
-    async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def never_respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         hello.set()
         while await reader.read(4096):
@@ -21,7 +21,7 @@ async def test_a_cancelled_tls_handshake_closes_its_connection() -> None:
         closed.set()
         writer.close()
 
-    listening = await asyncio.start_server(never_answer, "127.0.0.1", 0)
+    listening = await asyncio.start_server(never_respond, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     transport = Transport(Server(f"https://127.0.0.1:{port}", None), Options())
     gc.disable()
@@ -41,7 +41,7 @@ async def test_a_cancelled_tls_handshake_closes_its_connection() -> None:
 
 
 async def test_a_redirect_is_not_followed() -> None:
-    """The answer is given as it is; the place it names, on the same server, is asked nothing."""
+    """The transport returns the redirect, and sends no request to its target on the same server."""
     with FaultServer() as server:
         server.on("GET /healthz", Redirect("/elsewhere", 307))
         transport = Transport(Server(server.url, "umr_a-secret"), Options())

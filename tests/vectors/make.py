@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from umrgen.client.flow import CallContext, Event, Flow, Options, Reply, TransportFailure
-from umrgen.client.flows.download import PartialState, announced_size, judge, resolve_output
+from umrgen.client.flows.download import PartialState, classify_response, expected_size, resolve_output
 from umrgen.client.flows.submit import submit
-from umrgen.client.flows.wait import Watch
-from umrgen.client.flows.wait_many import WatchMany
+from umrgen.client.flows.wait import StatusPoller
+from umrgen.client.flows.wait_many import BatchPoller
 from umrgen.errors import UmrgenError
 from umrgen.image_files import digest_from_headers, verify
 from umrgen.model import Status
@@ -106,12 +106,12 @@ def outcome_of(result: Any) -> Json:
 
 
 def waiting(run: CallContext) -> "Flow[Status]":
-    return Watch(run, JOB).result()
+    return StatusPoller(run, JOB).result()
 
 
 def watching(run: CallContext) -> "Flow[Status]":
     """Every change, one after the other."""
-    watch = Watch(run, JOB)
+    watch = StatusPoller(run, JOB)
     while True:
         status = yield from watch.next_change()
         if status.over:
@@ -119,9 +119,9 @@ def watching(run: CallContext) -> "Flow[Status]":
 
 
 def many(run: CallContext) -> "Flow[list[Json]]":
-    watch, over = WatchMany(run, ["ext_0", "ext_1", "ext_2"]), []
+    watch, over = BatchPoller(run, ["ext_0", "ext_1", "ext_2"]), []
     while watch.pending:
-        found = yield from watch.next_over()
+        found = yield from watch.next_finished()
         over += [{"job_id": job_id} | outcome_of(result) for job_id, result in found.items()]
     return over
 
@@ -550,8 +550,8 @@ def downloads() -> list[Json]:
     for status, headers, have in answers:
         lower = {name.lower(): value for name, value in headers.items()}
         try:
-            told: Json = {"continues": judge(status, lower, have) == "append"}
-            told |= {"size": announced_size(status, lower), "sha256": digest_from_headers(lower, partial=status == 206)}
+            told: Json = {"continues": classify_response(status, lower, have) == "append"}
+            told |= {"size": expected_size(status, lower), "sha256": digest_from_headers(lower, partial=status == 206)}
         except ValueError:
             told = {"error": "stale"}
         except UmrgenError as error:

@@ -1,4 +1,4 @@
-"""The command line. One file per group of commands, imported when one of them is run."""
+"""The command line. Each group of commands has a module, which is imported when one of them is run."""
 
 import os
 import sys
@@ -29,7 +29,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands by name and imports the one that is used."""
+    """A command group that imports the module of a command when the command is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -47,13 +47,13 @@ class LazyGroup(click.Group):
 def umrgen() -> None:
     """A prompt becomes a verified image file, through a job that nothing can lose.
 
-    The server's address and key come from UMRGEN_BASE_URL and UMRGEN_API_KEY. Without an address,
-    `generate` starts a server of its own for that one call.
+    UMRGEN_BASE_URL and UMRGEN_API_KEY set the server's address and key. Without an address,
+    `generate` starts a temporary server on this machine for that one call.
     """
 
 
 def main() -> None:
-    """Run the command line; the process ends with one of the documented exit codes."""
+    """Run the command line and exit with one of the documented exit codes."""
     try:
         code = umrgen.main(prog_name="umrgen", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as help:
@@ -64,7 +64,7 @@ def main() -> None:
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         code = 130
-    except BrokenPipeError:  # whoever read our output has heard enough
+    except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)

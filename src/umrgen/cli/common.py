@@ -1,4 +1,4 @@
-"""What the commands share: connection options, output as data or as words, errors as exit codes."""
+"""Parts that the commands share: options, output as JSON or text, errors as exit codes."""
 
 import functools
 import json
@@ -22,12 +22,12 @@ __all__ = [
     "client_arguments",
     "connection_options",
     "exit_code",
-    "guarded",
+    "exit_on_error",
     "json_option",
     "output_options",
+    "require_server_packages",
     "run",
     "server_options",
-    "server_parts",
     "server_settings",
     "table",
     "target_option",
@@ -46,79 +46,83 @@ _EXIT_CODES: tuple[tuple[type[errors.UmrgenError], int], ...] = (
     (errors.OutputCorrupt, 6),
     (errors.ConnectionFailed, 7),
 )
-"""0 done · 1 error · 2 usage · 3 waited long enough · 4 key refused · 5 job failed · 6 output missing,
-forbidden or corrupt · 7 cannot reach the server · 130 interrupted."""
+"""0 success · 1 error · 2 usage · 3 timeout or stall · 4 key not accepted · 5 job failed · 6 output missing,
+forbidden or corrupt · 7 server not reachable · 130 interrupted."""
 
 
 @contextmanager
-def server_parts() -> Iterator[None]:
-    """For imports of the server's side: where its packages are not installed, say so and what to do."""
+def require_server_packages() -> Iterator[None]:
+    """Translate the ImportError of a missing server package to a UmrgenError with a remedy."""
     try:
         yield
     except ImportError as missing:
         raise errors.UmrgenError(
-            f"this installation cannot serve: {missing.name} is missing", next="pip install 'umrgen[server]'"
+            f"the server's packages are not installed: {missing.name} is missing", next="pip install 'umrgen[server]'"
         ) from None
 
 
 def exit_code(error: errors.UmrgenError) -> int:
+    """Return the exit code for an error."""
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
 
 
 class Output:
-    """stdout: data, in one of three forms. stderr: everything else."""
+    """Writes a command's result to stdout, as text, JSON or events, and everything else to stderr."""
 
     def __init__(self, as_json: bool, as_events: bool) -> None:
         self.as_json = as_json
         self.as_events = as_events
-        self._told = False
+        self._has_result = False
         self.job_ids: list[str] = []
-        """The jobs this command is about, so that an interruption can say how to carry on."""
+        """The ids of the command's jobs, for the message after an interruption."""
 
     @property
-    def for_programs(self) -> bool:
+    def machine_readable(self) -> bool:
+        """Whether stdout has JSON instead of text."""
         return self.as_json or self.as_events
 
     def event(self, kind: str, data: dict[str, Any]) -> None:
+        """Print an event, with --events."""
         if self.as_events:
             click.echo(json.dumps({"event": kind} | data, ensure_ascii=False))
 
-    def result(self, data: dict[str, Any], words: str) -> None:
-        """The command's one result."""
-        self._told = True
+    def result(self, data: dict[str, Any], text: str) -> None:
+        """Print the command's single result."""
+        self._has_result = True
         if self.as_events:
             self.event("done", data)
         elif self.as_json:
             click.echo(json.dumps(data, ensure_ascii=False))
         else:
-            click.echo(words)
+            click.echo(text)
 
     def failure(self, error: errors.UmrgenError) -> int:
-        """Tell an error in one line; give the exit code. A result told before stays the one object on stdout."""
-        if self._told:
+        """Print an error in one line; return its exit code. After a result, stdout gets no second object."""
+        if self._has_result:
             pass
         elif self.as_events:
             self.event("error", error.as_dict())
         elif self.as_json:
             click.echo(json.dumps(error.as_dict(), ensure_ascii=False))
-        words = str(error).rstrip(".")
-        click.echo(f"umrgen: {words}." + (f" {error.next}" if error.next else ""), err=True)
+        message = str(error).rstrip(".")
+        click.echo(f"umrgen: {message}." + (f" {error.next}" if error.next else ""), err=True)
         return exit_code(error)
 
     def interrupted(self) -> int:
+        """Print how to continue after Ctrl-C; return the exit code."""
         if self.job_ids:
             ids = " ".join(self.job_ids)
-            click.echo(f"\numrgen: interrupted; the work goes on. Carry on with: umrgen fetch {ids}", err=True)
+            click.echo(f"\numrgen: interrupted; the jobs continue. Resume with: umrgen fetch {ids}", err=True)
         else:
             click.echo("\numrgen: interrupted.", err=True)
         return 130
 
 
 def output_options(command: F) -> F:
-    """Adds --json and --events, and hands the command an `Output` as `output`."""
+    """Add --json and --events, and pass an `Output` to the command as `output`."""
 
-    @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-    @click.option("--events", "as_events", is_flag=True, help="Events on stdout, one JSON object a line.")
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+    @click.option("--events", "as_events", is_flag=True, help="Print events on stdout, one JSON object per line.")
     @functools.wraps(command)
     def wrapped(*args: Any, as_json: bool, as_events: bool, **kwargs: Any) -> Any:
         return command(*args, output=Output(as_json, as_events), **kwargs)
@@ -127,14 +131,14 @@ def output_options(command: F) -> F:
 
 
 def _target(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
-    """A file or folder to write; what ends in a slash must be a folder that is there."""
+    """Convert the path of a file or folder; one that ends with a slash must be an existing folder."""
     if value is not None and value.endswith(os.sep) and not Path(value).is_dir():
-        raise click.BadParameter(f"there is no folder {value}; make it first: mkdir -p {value}")
+        raise click.BadParameter(f"the folder {value} does not exist; create it: mkdir -p {value}")
     return None if value is None else Path(value).expanduser()
 
 
 def target_option(help: str) -> Callable[[F], F]:
-    """Adds -o, as `to`."""
+    """Add -o, as `to`."""
     return click.option("-o", "--output", "to", callback=_target, help=help, metavar="PATH")
 
 
@@ -169,29 +173,29 @@ def server_options(command: F) -> F:
 
 def server_settings(state: Path | None, ledger: str | None, config: Path | None) -> "Settings":
     """Return the settings of the server that the options of `server_options` name. Raises BadSettings."""
-    with server_parts():
+    with require_server_packages():
         from umrgen.server.settings import Settings
 
     return Settings.load({"state": state, "ledger": ledger}, os.environ, config)
 
 
 def json_option(command: F) -> F:
-    """Adds --json, as `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")(command)
+    """Add --json, as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(command)
 
 
 def connection_options(command: F) -> F:
-    """Adds what tells the server and how long to wait."""
+    """Add --base-url and --timeout."""
     for option in (
-        click.option("--base-url", help="The server's address; otherwise UMRGEN_BASE_URL."),
-        click.option("--timeout", type=float, help="Seconds for everything together (600).", metavar="SECONDS"),
+        click.option("--base-url", help="The server's address. [UMRGEN_BASE_URL]"),
+        click.option("--timeout", type=float, help="The deadline for the whole command (600).", metavar="SECONDS"),
     ):
         command = option(command)
     return command
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows in columns as wide as what is in them."""
+    """Print a table whose columns are as wide as their longest cell."""
     lines = [head, *rows]
     widths = [max(len(line[at]) for line in lines) for at in range(len(head))]
     for line in lines:
@@ -199,14 +203,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def run(output: Output, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run asynchronous `work`; end the process with its exit code if it is not 0."""
-    import asyncio  # the quickest commands do without it
+    """Run asynchronous `work` as `exit_on_error` does."""
+    import asyncio  # not needed by the fastest commands
 
-    guarded(output, lambda: asyncio.run(work()))
+    exit_on_error(output, lambda: asyncio.run(work()))
 
 
-def guarded(output: Output, work: Callable[[], None]) -> None:
-    """Do `work`; tell its error and end the process with the error's exit code."""
+def exit_on_error(output: Output, work: Callable[[], None]) -> None:
+    """Run `work`; print its error and exit with the error's exit code."""
     try:
         work()
     except errors.UmrgenError as error:
@@ -216,5 +220,5 @@ def guarded(output: Output, work: Callable[[], None]) -> None:
 
 
 def client_arguments(base_url: str | None, timeout: float | None) -> dict[str, Any]:
-    """Arguments of `AsyncClient` from the connection options."""
+    """Return the arguments of `AsyncClient` by the connection options."""
     return {"base_url": base_url} | ({} if timeout is None else {"timeout": timeout})

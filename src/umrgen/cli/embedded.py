@@ -1,4 +1,4 @@
-"""A server of one's own for one call: a real one, in a process that ends with this one."""
+"""A temporary server for one command, in a process that ends with it."""
 
 import json
 import os
@@ -19,21 +19,23 @@ from umrgen.paths import data_home
 __all__ = ["EmbeddedServer", "embedded_server"]
 
 _ARGUMENTS = ("--host", "127.0.0.1", "--port", "0", "--drain", "0", "--json", "--until-eof")
-_NEEDED = ("msgspec", "numpy", "starlette", "granian")
-_LEAVES_A_JOB = (WaitTimeout, ConnectionFailed, ServerError, OutputCorrupt, TargetUnusable, KeyboardInterrupt)
+_PACKAGES = ("msgspec", "numpy", "starlette", "granian")
+_UNFINISHED = (WaitTimeout, ConnectionFailed, ServerError, OutputCorrupt, TargetUnusable, KeyboardInterrupt)
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedServer:
+    """The address, API key and state folder of a running embedded server."""
+
     url: str
     key: str
     state: Path
 
 
 def _check_installed() -> None:
-    if any(find_spec(name) is None for name in _NEEDED):
+    if any(find_spec(name) is None for name in _PACKAGES):
         raise UmrgenError(
-            "no server is configured, and this installation cannot be one",
+            "no server is configured, and the server's packages are not installed",
             code="no_server",
             next="Set UMRGEN_BASE_URL and UMRGEN_API_KEY to use a server, or: pip install 'umrgen[server]'",
         )
@@ -41,13 +43,13 @@ def _check_installed() -> None:
 
 @contextmanager
 def embedded_server(state: Path | None = None) -> Iterator[EmbeddedServer]:
-    """Start a server in a folder of its own, or in one that an interrupted call has left. Raises UmrgenError.
+    """Start a server in a new state folder, or in that of an interrupted command. Raises UmrgenError.
 
-    The folder goes with the call. Only after an interruption it stays: the job in it is still alive.
+    The folder is removed at the end, except after an interruption or an error that leaves its job unfinished.
     """
     _check_installed()
     state = state or data_home() / "embedded" / secrets.token_hex(8)
-    key = _own_key(state)
+    key = _client_key(state)
     log_path = state / "server.log"
     with log_path.open("a") as log:
         process = subprocess.Popen(
@@ -57,23 +59,23 @@ def embedded_server(state: Path | None = None) -> Iterator[EmbeddedServer]:
             stderr=log,
             env=os.environ | {"UMRGEN_API_KEY": key},
             text=True,
-            start_new_session=True,  # Ctrl-C is for us; the server goes when its input ends
+            start_new_session=True,  # Ctrl-C must not reach the server, which stops when its input ends
         )
-    wanted_later = False
+    keep = False
     try:
         yield EmbeddedServer(_address(process, log_path), key, state)
-    except _LEAVES_A_JOB:
-        wanted_later = True
+    except _UNFINISHED:
+        keep = True
         raise
     finally:
         with process:  # closes its input and waits for it
             pass
-        if not wanted_later:
+        if not keep:
             shutil.rmtree(state, ignore_errors=True)
 
 
-def _own_key(state: Path) -> str:
-    """The key of this server alone; it lies in the server's own folder, for this user alone."""
+def _client_key(state: Path) -> str:
+    """Return the server's API key, which is in its state folder, readable by this user only."""
     make_folder(state, mode=0o700)
     path = state / "client-key"
     if not path.is_file():
@@ -88,7 +90,7 @@ def _address(process: subprocess.Popen[str], log_path: Path) -> str:
     line = process.stdout.readline()
     if not line:
         process.wait()
-        reason = log_path.read_text().strip().splitlines()[-1:] or ["it said nothing"]
+        reason = log_path.read_text().strip().splitlines()[-1:] or ["it printed no error"]
         raise UmrgenError(f"the embedded server did not start: {reason[0].removeprefix('umrgen: ')}", code="no_server")
     url: str = json.loads(line)["url"]
     return url

@@ -15,7 +15,7 @@ from umrgen.cli.common import (
     Output,
     client_arguments,
     connection_options,
-    guarded,
+    exit_on_error,
     output_options,
     run,
     target_option,
@@ -24,6 +24,7 @@ from umrgen.errors import UmrgenError
 
 if TYPE_CHECKING:
     from umrgen.cli.embedded import EmbeddedServer
+    from umrgen.cli.progress import ProgressPrinter
     from umrgen.client.async_client import AsyncClient
     from umrgen.image_files import SavedImage
 
@@ -31,22 +32,27 @@ __all__ = ["generate", "submit"]
 
 
 def request_options(command: F) -> F:
-    """Adds what a picture is asked for with."""
+    """Add the options of a request."""
     for option in (
-        click.option("--wait-for-slot", is_flag=True, help="Queue behind the job of a server that runs one at a time."),
+        click.option("--wait-for-slot", is_flag=True, help="Wait while another job prevents this one."),
         click.option(
             "--reference",
             "references",
             multiple=True,
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="An image file to be guided by; may be given several times.",
+            help="An image file as a reference; may be repeated.",
         ),
-        click.option("--seed", type=int, help="The same seed gives the same picture; random when not given."),
-        click.option("--steps", type=int, help="How long to refine it (4)."),
-        click.option("--height", type=int, help="Pixels (1024)."),
-        click.option("--width", type=int, help="Pixels (1024)."),
-        click.option("--webhook", "webhook_url", metavar="URL", help="Have the server tell this URL when it is over."),
-        click.option("--negative", help="What should not be in it."),
+        click.option("--seed", type=int, help="The same seed draws the same image; random by default."),
+        click.option("--steps", type=int, help="The number of steps (4)."),
+        click.option("--height", type=int, help="The height in pixels (1024)."),
+        click.option("--width", type=int, help="The width in pixels (1024)."),
+        click.option(
+            "--webhook",
+            "webhook_url",
+            metavar="URL",
+            help="A URL to which the server sends a webhook when the job is over.",
+        ),
+        click.option("--negative", help="A negative prompt: contents to avoid."),
         click.argument("prompt"),
     ):
         command = option(command)
@@ -54,24 +60,25 @@ def request_options(command: F) -> F:
 
 
 def _server(base_url: str | None, output: Output, *, webhook: bool) -> AbstractContextManager["EmbeddedServer | None"]:
-    """The configured server (None), or one of this call's own."""
+    """Return the context of the command's server: None when one is configured, or an embedded one."""
     if base_url or os.environ.get("UMRGEN_BASE_URL"):
         return nullcontext()
     from umrgen.cli.embedded import embedded_server
 
     if webhook:
         raise UmrgenError(
-            "a server of this call's own ends with it, and sends no webhook",
+            "a temporary server ends with the command, so it cannot send a webhook",
             code="no_server",
-            next="Set UMRGEN_BASE_URL to a server that stays.",
+            next="Set UMRGEN_BASE_URL to a permanent server.",
         )
-    if not output.for_programs:
-        click.echo("no server is configured: starting one on this machine for this call", err=True)
+    if not output.machine_readable:
+        click.echo("no server is configured: starting one on this machine for this command", err=True)
     return embedded_server()
 
 
 def describe_image(image: "SavedImage", seconds: float) -> str:
-    from umrgen.cli.show import human_bytes
+    """Return the result of `generate` as text."""
+    from umrgen.cli.progress import human_bytes
 
     kind = image.media_type.removeprefix("image/").upper()
     return (
@@ -84,9 +91,9 @@ def describe_image(image: "SavedImage", seconds: float) -> str:
 
 @click.command()
 @request_options
-@target_option("File or folder (JOB_ID.png).")
+@target_option("The file or folder (JOB_ID.png).")
 @click.option(
-    "-n", "--count", type=click.IntRange(1, 1000), default=1, help="How many pictures, each with its own seed."
+    "-n", "--count", type=click.IntRange(1, 1000), default=1, help="The number of images, each with another seed."
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @connection_options
@@ -104,14 +111,14 @@ def generate(
 ) -> None:
     """Draw PROMPT and save the image: submit, wait, download, verify.
 
-    Without UMRGEN_BASE_URL, a server is started on this machine for this one call.
+    Without UMRGEN_BASE_URL, a server is started on this machine for this command.
     """
-    from umrgen.cli.show import ProgressPrinter
+    from umrgen.cli.progress import ProgressPrinter
     from umrgen.client.async_client import AsyncClient
     from umrgen.client.partial import check_target
 
     started = time.monotonic()
-    show = ProgressPrinter(output)
+    printer = ProgressPrinter(output)
     targets = _targets(to, count)
 
     def work() -> None:
@@ -122,29 +129,29 @@ def generate(
             asyncio.run(draw(server))
 
     async def draw(server: "EmbeddedServer | None") -> None:
-        arguments = client_arguments(base_url, timeout) | {"on_event": show, "follow": show.follow}
+        arguments = client_arguments(base_url, timeout) | {"on_event": printer, "follow": printer.follow}
         if server is not None:
             arguments |= {"base_url": server.url, "api_key": server.key, "embedded": server.state}
         async with AsyncClient(**arguments) as client:
             request.update(await _uploaded(client, references))
             if count == 1:
                 image = await client.generate(prompt, to, overwrite=overwrite, **request)
-                show.clear()
+                printer.clear()
                 seconds = time.monotonic() - started
                 output.result(image.as_dict() | {"seconds": round(seconds, 3)}, describe_image(image, seconds))
             else:
-                await _draw_many(client, _requests(prompt, request, count), targets, overwrite, output, show)
+                await _draw_many(client, _requests(prompt, request, count), targets, overwrite, output, printer)
 
-    guarded(output, work)
+    exit_on_error(output, work)
 
 
 async def _uploaded(client: "AsyncClient", references: tuple[Path, ...]) -> dict[str, list[str]]:
-    """The files as the request names them, uploaded."""
+    """Upload the reference images; return the field of the request with their names."""
     return {"reference_images": [await client.upload(image) for image in references]} if references else {}
 
 
 def _targets(to: Path | None, count: int) -> list[Path | None]:
-    """`name-1.png`, `name-2.png`, ... for a file; a folder or nothing is the same for all."""
+    """Return the targets: `name-1.png`, `name-2.png`, ... for a file, the same for all for a folder or None."""
     if count == 1 or to is None or to.is_dir():
         return [to] * count
     return [to.with_stem(f"{to.stem}-{number}") for number in range(1, count + 1)]
@@ -163,27 +170,27 @@ async def _draw_many(
     targets: list[Path | None],
     overwrite: bool,
     output: Output,
-    show: Any,
+    printer: "ProgressPrinter",
 ) -> None:
     images, errors = [], []
     async for result in client.generate_many(requests, targets, overwrite=overwrite):
-        show.clear()
+        printer.clear()
         if isinstance(result, UmrgenError):
             errors.append(result)
         else:
             images.append(result.as_dict())
-            if not output.for_programs:
+            if not output.machine_readable:
                 click.echo(str(result.path))
-    told = {"images": images, "errors": [error.as_dict() for error in errors]}
-    if output.for_programs:
-        output.result(told, "")
+    data = {"images": images, "errors": [error.as_dict() for error in errors]}
+    if output.machine_readable:
+        output.result(data, "")
     if errors:
         raise errors[0]
 
 
 @click.command()
 @request_options
-@click.option("--idempotency-key", help="Submitting twice under one key makes one job.")
+@click.option("--idempotency-key", help="Two submits with the same key create one job.")
 @connection_options
 @output_options
 def submit(
@@ -194,13 +201,13 @@ def submit(
     output: Output,
     **request: Any,
 ) -> None:
-    """Make a job for PROMPT and print its id; `umrgen fetch ID` gets the image."""
-    from umrgen.cli.show import ProgressPrinter
+    """Create a job for PROMPT and print its id; `umrgen fetch ID` saves the image."""
+    from umrgen.cli.progress import ProgressPrinter
     from umrgen.client.async_client import AsyncClient
 
     async def work() -> None:
-        show = ProgressPrinter(output, quiet=True)
-        async with AsyncClient(on_event=show, **client_arguments(base_url, timeout)) as client:
+        printer = ProgressPrinter(output, quiet=True)
+        async with AsyncClient(on_event=printer, **client_arguments(base_url, timeout)) as client:
             request.update(await _uploaded(client, references))
             job = await client.submit(prompt, **request)
         output.result({"job_id": job.id}, job.id)

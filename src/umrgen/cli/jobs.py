@@ -1,11 +1,19 @@
-"""Commands about jobs that exist: status, watch, wait, fetch, cancel."""
+"""Commands on existing jobs: status, watch, wait, fetch, cancel."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from umrgen.cli.common import Output, client_arguments, connection_options, guarded, output_options, run, target_option
+from umrgen.cli.common import (
+    Output,
+    client_arguments,
+    connection_options,
+    exit_on_error,
+    output_options,
+    run,
+    target_option,
+)
 
 __all__ = ["cancel", "fetch", "status", "wait", "watch"]
 
@@ -15,16 +23,16 @@ __all__ = ["cancel", "fetch", "status", "wait", "watch"]
 @connection_options
 @output_options
 def status(job_id: str, base_url: str | None, timeout: float | None, output: Output) -> None:
-    """Print how job JOB_ID stands; with --json, as the server gave it."""
-    from umrgen.cli.quick import status_once
-    from umrgen.cli.show import describe
+    """Print the status of job JOB_ID; with --json, the server's response."""
+    from umrgen.cli.fast_path import status_once
+    from umrgen.cli.progress import describe
 
     def work() -> None:
         found = status_once(job_id, base_url, timeout)
-        words = describe(found) + (f": {found.error}" if found.error else "")
-        output.result(dict(found.raw), "\n".join([words, *found.images]))
+        text = describe(found) + (f": {found.error}" if found.error else "")
+        output.result(dict(found.raw), "\n".join([text, *found.images]))
 
-    guarded(output, work)
+    exit_on_error(output, work)
 
 
 @click.command()
@@ -32,22 +40,22 @@ def status(job_id: str, base_url: str | None, timeout: float | None, output: Out
 @connection_options
 @output_options
 def watch(job_id: str, base_url: str | None, timeout: float | None, output: Output) -> None:
-    """Print every change of job JOB_ID until it is over."""
-    from umrgen.cli.show import describe
+    """Print each change of job JOB_ID until it is over."""
+    from umrgen.cli.progress import describe
     from umrgen.client.async_client import AsyncClient
-    from umrgen.client.flows.wait import finished
+    from umrgen.client.flows.wait import require_completed
 
     output.job_ids.append(job_id)
 
     async def work() -> None:
         async with AsyncClient(**client_arguments(base_url, timeout)) as client:
             async for found in client.job(job_id).watch():
-                if output.for_programs:
+                if output.machine_readable:
                     output.as_events = True
                     output.event("status", dict(found.raw))
                 else:
                     click.echo(describe(found))
-        finished(found)
+        require_completed(found)
         if output.as_events:
             output.event("done", dict(found.raw))
 
@@ -59,42 +67,44 @@ def watch(job_id: str, base_url: str | None, timeout: float | None, output: Outp
 @connection_options
 @output_options
 def wait(job_ids: tuple[str, ...], base_url: str | None, timeout: float | None, output: Output) -> None:
-    """Wait until the jobs are over. Exit code 0: all completed; 5: one failed; 3: one is still alive."""
-    from umrgen.cli.show import ProgressPrinter, describe
+    """Wait until the jobs are over. Exit code 0: all completed; 5: one failed; 3: one is not over."""
+    from umrgen.cli.progress import ProgressPrinter, describe
     from umrgen.client.async_client import AsyncClient
 
     output.job_ids += job_ids
-    show = ProgressPrinter(output)
+    printer = ProgressPrinter(output)
 
     async def one() -> None:
-        async with AsyncClient(on_event=show, follow=show.follow, **client_arguments(base_url, timeout)) as client:
+        async with AsyncClient(
+            on_event=printer, follow=printer.follow, **client_arguments(base_url, timeout)
+        ) as client:
             over = await client.job(job_ids[0]).wait()
-        show.clear()
+        printer.clear()
         output.result(dict(over.raw), "\n".join([describe(over), *over.images]))
 
     async def many() -> None:
-        from umrgen.client.flows.wait import finished
+        from umrgen.client.flows.wait import require_completed
         from umrgen.errors import UmrgenError
 
-        told: list[dict[str, Any]] = []
+        statuses: list[dict[str, Any]] = []
         errors: list[UmrgenError] = []
-        async with AsyncClient(on_event=show, **client_arguments(base_url, timeout)) as client:
+        async with AsyncClient(on_event=printer, **client_arguments(base_url, timeout)) as client:
             async for job in client.as_completed(client.job(job_id) for job_id in job_ids):
                 outcome = job.outcome
                 try:
                     if isinstance(outcome, UmrgenError):
                         raise outcome
                     assert outcome is not None
-                    told.append(dict(outcome.raw))
-                    finished(outcome)
-                    words = "completed"
+                    statuses.append(dict(outcome.raw))
+                    require_completed(outcome)
+                    text = "completed"
                 except UmrgenError as error:
                     errors.append(error)
-                    words = str(error)
-                if not output.for_programs:
-                    click.echo(f"{job.id}  {words}")
-        if output.for_programs:
-            output.result({"jobs": told, "errors": [error.as_dict() for error in errors]}, "")
+                    text = str(error)
+                if not output.machine_readable:
+                    click.echo(f"{job.id}  {text}")
+        if output.machine_readable:
+            output.result({"jobs": statuses, "errors": [error.as_dict() for error in errors]}, "")
         if errors:
             raise errors[0]
 
@@ -103,9 +113,9 @@ def wait(job_ids: tuple[str, ...], base_url: str | None, timeout: float | None, 
 
 @click.command()
 @click.argument("job_id")
-@target_option("File or folder (JOB_ID.png).")
+@target_option("The file or folder (JOB_ID.png).")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
-@click.option("--follow-foreign", is_flag=True, help="Fetch an image that lies on another host (without the key).")
+@click.option("--follow-foreign", is_flag=True, help="Allow an image on another host (without the API key).")
 @connection_options
 @output_options
 def fetch(
@@ -117,18 +127,18 @@ def fetch(
     timeout: float | None,
     output: Output,
 ) -> None:
-    """Wait for job JOB_ID if need be, and save its image, verified."""
-    from umrgen.cli.show import ProgressPrinter
+    """Wait until job JOB_ID is completed, then save its image, verified."""
+    from umrgen.cli.progress import ProgressPrinter
     from umrgen.client.async_client import AsyncClient
 
     output.job_ids.append(job_id)
 
     async def work() -> None:
-        show = ProgressPrinter(output)
+        printer = ProgressPrinter(output)
         arguments = client_arguments(base_url, timeout) | {"follow_foreign": follow_foreign}
-        async with AsyncClient(on_event=show, follow=show.follow, **arguments) as client:
+        async with AsyncClient(on_event=printer, follow=printer.follow, **arguments) as client:
             images = await client.job(job_id).download_all(to, overwrite=overwrite)
-        show.clear()
+        printer.clear()
         first = images[0].as_dict()
         if len(images) > 1:
             first["images"] = [image.as_dict() for image in images]
@@ -142,8 +152,8 @@ def fetch(
 @connection_options
 @output_options
 def cancel(job_id: str, base_url: str | None, timeout: float | None, output: Output) -> None:
-    """End job JOB_ID on the server. A job that is over stays as it is."""
-    from umrgen.cli.show import describe
+    """Cancel job JOB_ID on the server. A job that is over does not change."""
+    from umrgen.cli.progress import describe
     from umrgen.client.async_client import AsyncClient
 
     async def work() -> None:

@@ -1,4 +1,4 @@
-"""`umrgen keys`: who may use the server whose state folder this is."""
+"""`umrgen keys`: the API keys of a server on this machine."""
 
 import asyncio
 import json
@@ -13,10 +13,10 @@ import click
 from umrgen.cli.common import (
     Output,
     ServerOptions,
-    guarded,
+    exit_on_error,
     json_option,
+    require_server_packages,
     server_options,
-    server_parts,
     server_settings,
     table,
 )
@@ -35,17 +35,17 @@ def _with_keys(server: ServerOptions, work: Callable[["ApiKeys"], Awaitable[None
 
     async def opened() -> None:
         settings = server_settings(**server)
-        with server_parts():
+        with require_server_packages():
             from umrgen.server.application import open_keys
 
         try:
             make_folder(settings.state, mode=0o700)
         except OSError as error:
-            raise UmrgenError(f"the state folder {settings.state} cannot be made: {error.strerror}") from None
+            raise UmrgenError(f"the state folder {settings.state} cannot be created: {error.strerror}") from None
         async with open_keys(settings) as keys:
             await work(keys)
 
-    guarded(Output(False, False), lambda: asyncio.run(opened()))
+    exit_on_error(Output(False, False), lambda: asyncio.run(opened()))
 
 
 def _as_dict(key: "Key") -> dict[str, Any]:
@@ -54,8 +54,8 @@ def _as_dict(key: "Key") -> dict[str, Any]:
     return shown
 
 
-class Moment(click.ParamType[int]):
-    """When a key ends: a date, or so many days or hours from now. In milliseconds since the epoch."""
+class ExpiryTime(click.ParamType[int]):
+    """The time at which a key expires: a date, or days or hours from now; in milliseconds since the epoch."""
 
     name = "when"
 
@@ -64,17 +64,17 @@ class Moment(click.ParamType[int]):
             seconds = int(match[1]) * (86_400 if match[2] == "d" else 3600)
             return int((datetime.now(UTC) + timedelta(seconds=seconds)).timestamp() * 1000)
         try:
-            moment = datetime.fromisoformat(value)
+            time = datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f"{value!r} is neither a date (2027-01-31) nor a time from now (30d, 12h)", param, context)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        if moment <= datetime.now(UTC):
-            self.fail(f"{value} is past", param, context)
-        return int(moment.timestamp() * 1000)
+            self.fail(f"expected a date (2027-01-31) or a time from now (30d, 12h); got {value!r}", param, context)
+        time = time if time.tzinfo else time.replace(tzinfo=UTC)
+        if time <= datetime.now(UTC):
+            self.fail(f"{value} is in the past", param, context)
+        return int(time.timestamp() * 1000)
 
 
-def _day(moment: int | None) -> str:
-    return "never" if moment is None else f"{datetime.fromtimestamp(moment / 1000, UTC):%Y-%m-%d %H:%M}"
+def _day(time: int | None) -> str:
+    return "never" if time is None else f"{datetime.fromtimestamp(time / 1000, UTC):%Y-%m-%d %H:%M}"
 
 
 def _end(key: "Key") -> str:
@@ -87,8 +87,8 @@ def _end(key: "Key") -> str:
 
 
 def _limits(key: "Key") -> str:
-    """Those of its own; the rest are the server's."""
-    given = ((key.rate, "/min"), (key.concurrent, " at once"), (key.daily, "/day"))
+    """Return the key's limits that differ from the server's settings."""
+    given = ((key.rate, "/min"), (key.concurrent, " concurrent"), (key.daily, "/day"))
     return ", ".join(f"{limit or 'any'}{unit}" for limit, unit in given if limit is not None) or "-"
 
 
@@ -98,16 +98,18 @@ def _row(key: "Key") -> tuple[str, ...]:
 
 @click.group()
 def keys() -> None:
-    """Make, list and revoke API keys."""
+    """Create, list and revoke API keys."""
 
 
 @keys.command()
-@click.option("--name", default="", help="A name to know it by.")
-@click.option("--session", "session_id", help="An earlier key's session, for a key that takes its place.")
-@click.option("--expires", "expires_at", type=Moment(), help="When it ends: a date, or 30d, or 12h from now.")
-@click.option("--rate", type=click.IntRange(0), help="Requests a minute; 0: no limit.")
-@click.option("--concurrent", type=click.IntRange(0), help="Jobs queued or running at once; 0: no limit.")
-@click.option("--daily", type=click.IntRange(0), help="Jobs a day; 0: no limit.")
+@click.option("--name", default="", help="A name for the list of keys.")
+@click.option("--session", "session_id", help="An earlier key's session, for a key that replaces it.")
+@click.option(
+    "--expires", "expires_at", type=ExpiryTime(), help="When the key expires: a date, or 30d or 12h from now."
+)
+@click.option("--rate", type=click.IntRange(0), help="Requests per minute; 0: no limit.")
+@click.option("--concurrent", type=click.IntRange(0), help="Jobs queued or running at the same time; 0: no limit.")
+@click.option("--daily", type=click.IntRange(0), help="Jobs per day; 0: no limit.")
 @server_options
 @json_option
 def create(
@@ -120,10 +122,10 @@ def create(
     daily: int | None,
     **server: Unpack[ServerOptions],
 ) -> None:
-    """Make a key and print it, this once; only its hash is kept.
+    """Create a key and print it. Only its hash is stored, so it cannot be printed again.
 
-    A limit that is not given here is the server's own setting. The secret that its webhooks are signed with
-    is printed too; it follows from the key.
+    A limit without an option here is the server's setting. The secret that signs the key's webhooks, which is
+    derived from the key, is printed too.
     """
 
     async def work(store: "ApiKeys") -> None:
@@ -136,7 +138,7 @@ def create(
             click.echo(json.dumps({"key": secret, "webhook_secret": webhook_secret} | _as_dict(key)))
         else:
             click.echo(secret)
-            click.echo(f"{key.id}, session {key.session_id}; the key is not shown again", err=True)
+            click.echo(f"{key.id}, session {key.session_id}; the key is not printed again", err=True)
             click.echo(f"its webhooks are signed with {webhook_secret}", err=True)
 
     _with_keys(server, work)
@@ -146,7 +148,7 @@ def create(
 @server_options
 @json_option
 def list_keys(as_json: bool, **server: Unpack[ServerOptions]) -> None:
-    """List the keys, revoked ones too; never the secrets."""
+    """List the keys, including revoked ones, without the secrets."""
 
     async def work(store: "ApiKeys") -> None:
         found = await store.all()
@@ -154,7 +156,7 @@ def list_keys(as_json: bool, **server: Unpack[ServerOptions]) -> None:
             click.echo(json.dumps({"keys": [_as_dict(key) for key in found]}))
             return
         table(
-            ("KEY", "NAME", "MADE", "LAST USED", "ENDS", "LIMITS", "SESSION"),
+            ("KEY", "NAME", "CREATED", "LAST USED", "EXPIRES", "LIMITS", "SESSION"),
             [_row(key) for key in found],
         )
 
@@ -166,7 +168,7 @@ def list_keys(as_json: bool, **server: Unpack[ServerOptions]) -> None:
 @server_options
 @json_option
 def revoke(key_id: str, as_json: bool, **server: Unpack[ServerOptions]) -> None:
-    """Refuse key KEY_ID from now on; its jobs and images stay."""
+    """Revoke key KEY_ID; its jobs and images remain."""
 
     async def work(store: "ApiKeys") -> None:
         if not await store.revoke(key_id):

@@ -1,11 +1,11 @@
-"""`umrgen jobs`: what the server knows, or what this machine remembers."""
+"""`umrgen jobs`: the jobs on the server, or in this machine's journal."""
 
 from datetime import datetime
 from typing import Any
 
 import click
 
-from umrgen.cli.common import Output, client_arguments, connection_options, guarded, output_options, run
+from umrgen.cli.common import Output, client_arguments, connection_options, exit_on_error, output_options, run
 
 __all__ = ["jobs"]
 
@@ -20,17 +20,17 @@ def _shortened(text: str, width: int = 48) -> str:
 
 
 @click.command()
-@click.option("--local", is_flag=True, help="Those of this machine's journal, with the ones not finished yet.")
+@click.option("--local", is_flag=True, help="List the jobs of this machine's journal, including unfinished ones.")
 @click.option(
-    "--state", type=click.Choice(["queued", "running", "completed", "failed"]), help="Only those in this state."
+    "--state", type=click.Choice(["queued", "running", "completed", "failed"]), help="List only the jobs in this state."
 )
-@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many, newest first.")
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="The number of jobs.")
 @connection_options
 @output_options
 def jobs(
     local: bool, state: str | None, limit: int, base_url: str | None, timeout: float | None, output: Output
 ) -> None:
-    """List jobs, newest first: this key's on the server, or (--local) this machine's."""
+    """List jobs, newest first: those of this key on the server, or of this machine (--local)."""
 
     async def on_server() -> None:
         from umrgen.client.async_client import AsyncClient
@@ -49,25 +49,25 @@ def jobs(
             for entry in entries
         ]
         if any(entry.end is None for entry in entries):
-            lines.append("finish them with: umrgen resume")
+            lines.append("finish the unfinished jobs with: umrgen resume")
         output.result({"jobs": [entry.as_dict() for entry in entries]}, "\n".join(lines) or "no jobs")
 
     if local:
-        guarded(output, on_this_machine)
+        exit_on_error(output, on_this_machine)
     else:
         run(output, on_server)
 
 
 def _line(job: dict[str, Any]) -> str:
-    words = f"{_when(job['created_at'] / 1000)}  {job['state']:9}  {job['job_id']}  {_shortened(job.get('prompt', ''))}"
-    return words + (f"  ({job['error']})" if job.get("error") else "") + _webhook(job.get("webhook"))
+    text = f"{_when(job['created_at'] / 1000)}  {job['state']:9}  {job['job_id']}  {_shortened(job.get('prompt', ''))}"
+    return text + (f"  ({job['error']})" if job.get("error") else "") + _webhook(job.get("webhook"))
 
 
 def _webhook(webhook: dict[str, Any] | None) -> str:
-    """How the message of the job's end stands, where there is one."""
+    """Return the state of the job's webhook, if it has one."""
     if not webhook:
         return ""
-    words = f"  [webhook {webhook['state']}"
+    text = f"  [webhook {webhook['state']}"
     if webhook["state"] == "pending" and webhook["attempts"]:
-        words += f" after {webhook['attempts']}, next {_when(webhook['next_at'] / 1000)}"
-    return words + (f": {webhook['last_error']}]" if webhook["last_error"] else "]")
+        text += f" after {webhook['attempts']}, next {_when(webhook['next_at'] / 1000)}"
+    return text + (f": {webhook['last_error']}]" if webhook["last_error"] else "]")

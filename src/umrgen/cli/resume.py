@@ -1,4 +1,4 @@
-"""`umrgen resume`: finish what an interrupted command has begun."""
+"""`umrgen resume`: finish the jobs of interrupted commands."""
 
 import asyncio
 import os
@@ -8,34 +8,34 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from umrgen.cli.common import Output, client_arguments, connection_options, guarded, output_options, target_option
+from umrgen.cli.common import Output, client_arguments, connection_options, exit_on_error, output_options, target_option
 from umrgen.errors import UmrgenError
 
 if TYPE_CHECKING:
-    from umrgen.cli.show import ProgressPrinter
+    from umrgen.cli.progress import ProgressPrinter
     from umrgen.client.async_client import AsyncClient
-    from umrgen.client.journal import Entry
+    from umrgen.client.journal import JournalEntry
 
 __all__ = ["resume"]
 
 
 @click.command()
 @click.argument("job_ids", nargs=-1, metavar="[JOB_ID]...")
-@target_option("Another file or folder than was meant.")
+@target_option("Another file or folder than the original one.")
 @connection_options
 @output_options
 def resume(
     job_ids: tuple[str, ...], to: Path | None, base_url: str | None, timeout: float | None, output: Output
 ) -> None:
-    """Finish every job that this machine has begun and not ended: wait, download, verify.
+    """Finish every unfinished job of this machine: wait, download, verify.
 
-    What was meant for another server than the configured one is left alone, and named.
+    Jobs on another server than the configured one are not changed, only listed.
     """
-    from umrgen.cli.show import ProgressPrinter
+    from umrgen.cli.progress import ProgressPrinter
     from umrgen.client.journal import Journal
 
     journal = Journal()
-    show = ProgressPrinter(output)
+    printer = ProgressPrinter(output)
     entries = [entry for entry in journal.unfinished() if not job_ids or entry.job_id in job_ids or entry.id in job_ids]
     results: list[dict[str, Any]] = []
     errors: list[UmrgenError] = []
@@ -46,28 +46,28 @@ def resume(
             raise UmrgenError(
                 f"the journal has no unfinished job {sorted(unknown)[0]}",
                 code="not_in_journal",
-                next="See: umrgen jobs --local; `umrgen fetch ID` gets any job's image.",
+                next="See: umrgen jobs --local; `umrgen fetch ID` saves the image of any job.",
             )
-        here, embedded, elsewhere = _sorted(entries, base_url)
+        here, embedded, elsewhere = _by_server(entries, base_url)
         for entry in elsewhere:
-            if not output.for_programs:
-                click.echo(f"left alone: job {entry.job_id or entry.id} is at {entry.server}", err=True)
+            if not output.machine_readable:
+                click.echo(f"not resumed: job {entry.job_id or entry.id} is on {entry.server}", err=True)
             results.append({"job_id": entry.job_id, "state": "elsewhere", "path": None})
         if here:
             asyncio.run(_finish(here, client_arguments(base_url, timeout)))
         for entry in embedded:
             _finish_embedded(entry)
-        output.result({"jobs": results}, "\n".join(_words(result) for result in results) or "nothing is unfinished")
+        output.result({"jobs": results}, "\n".join(_line(result) for result in results) or "no unfinished jobs")
         if errors:
             raise errors[0]
 
-    async def _finish(entries: Sequence["Entry"], arguments: dict[str, Any]) -> None:
+    async def _finish(entries: Sequence["JournalEntry"], arguments: dict[str, Any]) -> None:
         from umrgen.client.async_client import AsyncClient
 
-        async with AsyncClient(on_event=show, follow=show.follow, journal=journal, **arguments) as client:
-            results.extend([await _one(client, entry, to, errors, show) for entry in entries])
+        async with AsyncClient(on_event=printer, follow=printer.follow, journal=journal, **arguments) as client:
+            results.extend([await _one(client, entry, to, errors, printer) for entry in entries])
 
-    def _finish_embedded(entry: "Entry") -> None:
+    def _finish_embedded(entry: "JournalEntry") -> None:
         from umrgen.cli.embedded import embedded_server
 
         if not Path(entry.server).is_dir():
@@ -78,11 +78,11 @@ def resume(
             arguments = client_arguments(server.url, timeout) | {"api_key": server.key}
             asyncio.run(_finish([entry], arguments))
 
-    guarded(output, work)
+    exit_on_error(output, work)
 
 
-def _sorted(entries: Sequence["Entry"], base_url: str | None) -> tuple[list["Entry"], list["Entry"], list["Entry"]]:
-    """The entries of the configured server, of embedded ones, and of others, whose key is not at hand."""
+def _by_server(entries: Sequence["JournalEntry"], base_url: str | None) -> tuple[list["JournalEntry"], ...]:
+    """Return the entries of the configured server, of embedded servers, and of other servers."""
     configured = (base_url or os.environ.get("UMRGEN_BASE_URL") or "").rstrip("/")
     here = [entry for entry in entries if not entry.embedded and entry.server == configured]
     embedded = [entry for entry in entries if entry.embedded]
@@ -90,20 +90,20 @@ def _sorted(entries: Sequence["Entry"], base_url: str | None) -> tuple[list["Ent
 
 
 async def _one(
-    client: "AsyncClient", entry: "Entry", to: Path | None, errors: list[UmrgenError], show: "ProgressPrinter"
+    client: "AsyncClient", entry: "JournalEntry", to: Path | None, errors: list[UmrgenError], printer: "ProgressPrinter"
 ) -> dict[str, Any]:
     from umrgen.errors import JobFailed
 
     try:
         image = await client.resume(entry, to)
     except UmrgenError as error:
-        show.clear()
+        printer.clear()
         errors.append(error)
         state = "failed" if isinstance(error, JobFailed) else "unfinished"
         return {"job_id": entry.job_id, "state": state, "path": None, "error": str(error), "code": error.code}
-    show.clear()
+    printer.clear()
     return {"job_id": image.job_id, "state": "completed", "path": str(image.path)}
 
 
-def _words(result: dict[str, Any]) -> str:
+def _line(result: dict[str, Any]) -> str:
     return f"{result['job_id']}  {result['path'] or result.get('error') or result['state']}"

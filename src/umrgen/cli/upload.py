@@ -14,7 +14,7 @@ __all__ = ["upload"]
 @connection_options
 @output_options
 def upload(image: Path, base_url: str | None, timeout: float | None, output: Output) -> None:
-    """Upload the reference image IMAGE and print its name, for requests to refer to."""
+    """Upload the reference image IMAGE and print its name for requests."""
     from umrgen.client.async_client import AsyncClient
 
     async def work() -> None:

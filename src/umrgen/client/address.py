@@ -1,4 +1,4 @@
-"""One server as its callers know it: its address, the key for it, and what goes along with every request."""
+"""The address and API key of a server, and the headers of every request to it."""
 
 import os
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ __all__ = ["Server", "configured_server"]
 
 @dataclass(frozen=True)
 class Server:
-    """A base URL, without its trailing slash, and the key that goes to its origin only.
+    """A base URL without its trailing slash, and the API key for its origin.
 
-    Raises UmrgenError when the URL is no http(s) address.
+    Raises UmrgenError when the URL is not an http(s) address.
     """
 
     base_url: str
@@ -23,14 +23,14 @@ class Server:
     def __post_init__(self) -> None:
         if not _is_address(self.base_url):
             raise UmrgenError(
-                f"{self.base_url!r} is no server address",
+                f"{self.base_url!r} is not a server address",
                 code="bad_base_url",
                 next="Use the form http://host:port or https://host/prefix.",
             )
         object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
 
     def headers(self) -> dict[str, str]:
-        """The headers of every call of the API."""
+        """Return the headers of every API request."""
         headers = {"User-Agent": f"umrgen/{__version__}", "Accept": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
@@ -42,14 +42,14 @@ class Server:
 def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        fine = parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.fragment
-        return bool(fine and parts.username is None and parts.port != 0)
+        valid = parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.fragment
+        return bool(valid and parts.username is None and parts.port != 0)
     except ValueError:
         return False
 
 
 def configured_server(base_url: str | None = None, api_key: str | None = None) -> Server:
-    """The server of the arguments, else of UMRGEN_BASE_URL and UMRGEN_API_KEY. Raises UmrgenError."""
+    """Return the server by the arguments, or by UMRGEN_BASE_URL and UMRGEN_API_KEY. Raises UmrgenError."""
     url = base_url or os.environ.get("UMRGEN_BASE_URL")
     if not url:
         raise UmrgenError(

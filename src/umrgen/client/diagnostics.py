@@ -1,4 +1,4 @@
-"""Finding out what is wrong: one check after the other, each with a remedy. Starts no job."""
+"""Checks of the configuration and the server, each with a remedy. They create no job."""
 
 import os
 from collections.abc import AsyncIterator
@@ -11,32 +11,33 @@ from urllib.parse import urlsplit
 
 from umrgen.client.address import Server
 from umrgen.client.flow import Options, Reply, Step, TransportFailure
-from umrgen.client.protocol import API, failure_of
+from umrgen.client.protocol import API, error_from
 from umrgen.client.transport import Transport
 from umrgen.errors import UmrgenError
 
-__all__ = ["Check", "examine"]
+__all__ = ["Check", "configured_address", "run_checks"]
 
 Verdict = Literal["good", "bad", "note"]
 MAX_SKEW = 30.0
-"""Seconds by which the two clocks may differ before it is worth saying."""
+"""Seconds of difference between the two clocks above which a note is shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding, and what to do about it if it is bad."""
+    """The result of one check, and a remedy when it is bad."""
 
     name: str
     verdict: Verdict
-    words: str
+    message: str
     remedy: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        return {"check": self.name, "verdict": self.verdict, "words": self.words, "remedy": self.remedy or None}
+        """Return the result as `--json` prints it."""
+        return {"check": self.name, "verdict": self.verdict, "words": self.message, "remedy": self.remedy or None}
 
 
-async def examine(base_url: str | None, api_key: str | None, folder: Path) -> AsyncIterator[Check]:
-    """Each check as it is done; those that cannot be made after a bad one are left out."""
+async def run_checks(base_url: str | None, api_key: str | None, folder: Path) -> AsyncIterator[Check]:
+    """Yield the result of each check; after a bad one, the checks that depend on it are omitted."""
     yield check_folder(folder)
     if not base_url:
         remedy = "export UMRGEN_BASE_URL=http://127.0.0.1:3088, or start a server with `umrgen serve`."
@@ -48,99 +49,100 @@ async def examine(base_url: str | None, api_key: str | None, folder: Path) -> As
         yield Check("address", "bad", str(error), error.next)
         return
     try:
-        async for check in _server(transport, api_key):
+        async for check in _check_server(transport, api_key):
             yield check
     finally:
         await transport.aclose()
 
 
 def check_folder(folder: Path) -> Check:
-    """Whether images can be written here."""
+    """Check that images can be written into `folder`."""
     try:
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
         return Check(
-            "folder", "bad", f"{folder} cannot be written: {error.strerror or error}", "Choose another place with -o."
+            "folder", "bad", f"{folder} is not writable: {error.strerror or error}", "Choose another folder with -o."
         )
-    return Check("folder", "good", f"images can be written into {folder}")
+    return Check("folder", "good", f"{folder} is writable")
 
 
-async def _server(transport: Transport, api_key: str | None) -> AsyncIterator[Check]:
-    """One look at a job that cannot be there tells reachability, the kind of answer, and the key."""
+async def _check_server(transport: Transport, api_key: str | None) -> AsyncIterator[Check]:
+    """Check the connection, the API and the key, by one status call for a job that does not exist."""
     try:
         reply = await _get(transport, f"{API}/status/doctor_no_such_job")
     except TransportFailure as failure:
-        yield Check("address", "bad", f"{transport.base_url} cannot be reached: {failure}", _reach(transport.base_url))
+        remedy = _connection_remedy(transport.base_url)
+        yield Check("address", "bad", f"{transport.base_url} cannot be reached: {failure}", remedy)
         return
-    yield Check("address", "good", f"{transport.base_url} answers in {reply.elapsed * 1000:.0f} ms")
-    speaks = _speaks(reply)
-    yield speaks
-    if speaks.verdict == "bad":
+    yield Check("address", "good", f"{transport.base_url} responds in {reply.elapsed * 1000:.0f} ms")
+    api = _check_api(reply)
+    yield api
+    if api.verdict == "bad":
         return
-    key = _key(reply, api_key)
+    key = _check_key(reply, api_key)
     yield key
     if key.verdict == "bad":
         return
-    yield _clock(reply)
-    yield await _abilities(transport)
+    yield _check_clock(reply)
+    yield await _check_capabilities(transport)
 
 
 async def _get(transport: Transport, path: str) -> Reply:
     return await transport.send(Step("GET", path, {}, None, 0.0, 15.0))
 
 
-def _reach(base_url: str) -> str:
+def _connection_remedy(base_url: str) -> str:
     host = urlsplit(base_url).hostname or ""
     if host in ("localhost", "127.0.0.1", "::1"):
         return "Start the server (umrgen serve), or correct the port in UMRGEN_BASE_URL."
     return "Check UMRGEN_BASE_URL, your network, and that the server and its tunnel run."
 
 
-def _speaks(reply: Reply) -> Check:
+def _check_api(reply: Reply) -> Check:
     if reply.json() is not None:
-        return Check("api", "good", "it speaks JSON, as an UMRGEN server does")
-    error = failure_of(reply)
-    remedy = "A tunnel's or proxy's page stands in the way: open the address in a browser once, or correct the address."
+        return Check("api", "good", "the response is JSON, as from an UMRGEN server")
+    error = error_from(reply)
+    remedy = "A tunnel or proxy may have sent this page: open the address in a browser, or correct the address."
     return Check("api", "bad", str(error), remedy)
 
 
-def _key(reply: Reply, api_key: str | None) -> Check:
+def _check_key(reply: Reply, api_key: str | None) -> Check:
     if reply.status in (401, 403):
-        words = "the server does not accept this key" if api_key else "no key is configured, and the server wants one"
-        return Check("key", "bad", words, "Set UMRGEN_API_KEY; the operator makes a key with `umrgen keys create`.")
+        message = "the server does not accept this key" if api_key else "no key is configured; the server requires one"
+        return Check("key", "bad", message, "Set UMRGEN_API_KEY; the operator makes a key with `umrgen keys create`.")
     if reply.status == 404:
         return Check("key", "good", "the key is accepted")
-    remedy = "Try again; if it stays so, tell the operator."
-    return Check("key", "bad", f"the server answers with HTTP {reply.status}", remedy)
+    remedy = "Try again; if the error persists, contact the operator."
+    return Check("key", "bad", f"the server responds with HTTP {reply.status}", remedy)
 
 
-def _clock(reply: Reply) -> Check:
+def _check_clock(reply: Reply) -> Check:
     try:
         skew = reply.wall - parsedate_to_datetime(reply.headers.get("date", "")).timestamp()
     except (TypeError, ValueError):
-        return Check("clock", "note", "the server does not say what time it is there")
+        return Check("clock", "note", "the server's responses have no valid date")
     if abs(skew) <= MAX_SKEW:
         return Check("clock", "good", "this clock and the server's agree")
-    words = f"this clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the server's"
-    return Check("clock", "note", words, "Nothing depends on it here; signed URLs that expire would.")
+    message = f"this clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the server's"
+    return Check("clock", "note", message, "The client does not depend on it; expiring signed URLs would.")
 
 
-async def _abilities(transport: Transport) -> Check:
+async def _check_capabilities(transport: Transport) -> Check:
     try:
         reply = await _get(transport, f"{API}/capabilities")
     except TransportFailure as failure:
-        return Check("abilities", "bad", f"the connection broke: {failure}", "Try again.")
+        return Check("abilities", "bad", f"the connection was interrupted: {failure}", "Try again.")
     data = reply.json() if reply.status == 200 else None
     if data is None:
-        words = "an older server: it is asked again and again, and has no batch, cancel or digests; all else works"
-        return Check("abilities", "note", words)
+        message = "an older server: polled at intervals, without batch calls, cancel and digests; the rest works"
+        return Check("abilities", "note", message)
     engine, calls = data.get("engine"), data.get("calls")
     name = engine.get("name") if isinstance(engine, dict) else None
-    listed = ", ".join(str(call) for call in calls) if isinstance(calls, list) else "nothing named"
-    return Check("abilities", "good", f"engine {name}; it can: {listed}")
+    listed = ", ".join(str(call) for call in calls) if isinstance(calls, list) else "none"
+    return Check("abilities", "good", f"engine {name}; calls: {listed}")
 
 
-def configured() -> tuple[str | None, str | None]:
-    """The server and key of the environment."""
+def configured_address() -> tuple[str | None, str | None]:
+    """Return the base URL and the API key of the environment."""
     return os.environ.get("UMRGEN_BASE_URL"), os.environ.get("UMRGEN_API_KEY")

@@ -1,9 +1,9 @@
-"""Flows: rules that wait, without a clock, a socket or an `await`.
+"""Flows: the client's waiting rules as generators that do no I/O.
 
-A *flow* is a generator: it yields a `Step` (what to send, and how long to wait before), receives a
-`Reply`, and returns its result. A driver sends, sleeps, and throws `TransportFailure` in when there
-was no answer. All time comes in with replies and failures, all chance through `Run.random`; so the
-rules are one set for sync and async, and a test plays hours of them in a moment.
+A *flow* yields a `Step` (the request to send, and the delay before it), receives a `Reply`, and returns its result.
+A driver sends and sleeps, and throws `TransportFailure` into the flow when there was no response. The current time
+arrives with replies and failures, and random numbers come from `CallContext.random`. So sync and async clients share
+one set of rules, and a test plays hours of waiting without a clock.
 """
 
 import json
@@ -18,12 +18,12 @@ from umrgen.errors import UmrgenError, WaitTimeout
 from umrgen.model import Status
 
 __all__ = [
-    "Budget",
     "CallContext",
     "Event",
     "Flow",
     "Options",
     "Reply",
+    "RequestBudget",
     "RetryBudget",
     "Step",
     "TransportFailure",
@@ -35,54 +35,54 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Every number of the waiting, in seconds unless it says otherwise."""
+    """All limits and intervals of the client, in seconds unless stated otherwise."""
 
     timeout: float | None = 600.0
-    """Everything together: submitting, waiting, backing off, downloading. None: no end."""
+    """The deadline for a whole call: submit, wait, back off, download. None: no deadline."""
     queue_timeout: float | None = None
-    """Time a job may spend `queued`, of the time above."""
+    """The longest time a job may be `queued`, within `timeout`. None: no limit."""
     wait: int = 25
-    """How long to ask the server to hold a status call; below the idle limits of proxies. 0: never."""
+    """The longest long poll to request; below the idle limits of common proxies. 0: no long polls."""
     follow: bool = False
-    """Whether a wait asks for every change on the way, to tell it, or for the end alone (fewer requests)."""
+    """Whether a wait requests each change of the status, to report it, or only the final one (fewer requests)."""
     queued_interval: float = 3.0
-    """Between two looks at a queued job, when the server says nothing else."""
+    """The interval between status calls for a queued job, unless the server sets another."""
     running_interval: float = 2.0
-    """Between two looks at a running job, when the server says nothing else."""
+    """The interval between status calls for a running job, unless the server sets another."""
     jitter: float = 0.1
-    """The share by which the two intervals vary at random, so that clients do not march in step."""
+    """The share by which both intervals vary at random, so that clients do not poll in step."""
     eta_share: float = 0.55
-    """The share of a server's estimate that passes before the first look: few jobs take less."""
+    """The share of the server's estimate that passes before the first status call: few jobs take less."""
     eta_interval: float = 10.0
-    """The longest sleep on an estimate: they are often wrong, and an image may be early."""
+    """The longest sleep based on an estimate: estimates are often wrong, and an image may be early."""
     longest_delay: float = 60.0
-    """What is left of any delay a server asks for."""
+    """The cap on any delay that the server requests."""
     requests_a_minute: int = 55
-    """Calls to a server that knows no other way than being asked again; older ones refuse the 61st."""
+    """Calls per minute to a server without long polls; older servers refuse the 61st."""
     stall_after: float = 60.0
-    """A job `running` for so long without a change is reported as stalled."""
+    """A job that is `running` for this long without a change is reported as stalled."""
     on_stall: Literal["report", "raise"] = "report"
     """Whether a stalled job is only reported, or ends the wait with JobStalled."""
     patience: float = 300.0
-    """How long status calls outlast an unreachable or failing server, since its last good answer."""
+    """How long status calls are retried while the server is unreachable or failing, since its last valid response."""
     submit_patience: float = 10.0
-    """How long a submit is tried again; nothing is at stake yet, and somebody may be watching."""
+    """How long a submit is retried; shorter, because no job exists yet and a user may be waiting."""
     first_backoff: float = 0.5
-    """The delay after a first failure; it doubles with each further one."""
+    """The delay after the first failure; it doubles with each further one."""
     longest_backoff: float = 15.0
-    """The delay between failures grows no further than this."""
+    """The cap on the delay between retries."""
     request_timeout: float = 30.0
-    """One request and its answer; a held call has `wait` on top."""
+    """The timeout of one request and its response; a long poll adds its `wait`."""
     connect_timeout: float = 10.0
-    """Making a connection."""
+    """The timeout for opening a connection."""
     garbage_tries: int = 4
-    """Answers in a row that make no sense, before a server never understood counts as not UMRGEN."""
+    """Invalid responses in a row until a server that never sent a valid one is reported as not UMRGEN."""
     drip_rate: float = 1024.0
-    """Bytes per second; a download slower than this over `drip_window` is broken off and resumed."""
+    """Bytes per second; a download slower than this over `drip_window` is aborted and resumed."""
     drip_window: float = 20.0
-    """The span over which a download's rate is judged."""
+    """The span over which a download's rate is measured."""
     download_tries: int = 5
-    """Times a download is taken up again without having got a byte further."""
+    """Attempts in a row without a new byte until a download fails."""
     max_bytes: int = 256 * 1024 * 1024
     """The largest image that is accepted, in bytes."""
     follow_foreign: bool = False
@@ -91,9 +91,9 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something worth telling while one waits.
+    """Something that happened during a wait, for the `on_event` callback.
 
-    `kind`: submitted, status, stalled, retrying, slot, unknown_state, download, saved.
+    `kind` is one of: submitted, status, stalled, retrying, slot, unknown_state, download, saved.
     """
 
     kind: str
@@ -117,19 +117,19 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. Header names are lower-case; `at` is the driver's monotonic clock, in seconds."""
+    """A response. Header names are lower-case; `at` is the driver's monotonic clock, in seconds."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     at: float
     elapsed: float = 0.0
-    """Seconds from sending to the whole answer."""
+    """Seconds from sending the request to the end of the response."""
     wall: float = 0.0
     """Wall-clock seconds since the epoch, for dates in headers."""
 
     def json(self) -> dict[str, Any] | None:
-        """The JSON object in the body, or None when there is none."""
+        """Return the JSON object in the body, or None when the body is not one."""
         try:
             data = json.loads(self.body)
         except (ValueError, RecursionError):
@@ -138,7 +138,7 @@ class Reply:
 
 
 class TransportFailure(Exception):
-    """There was no answer. `sent` is False only when the request provably never arrived."""
+    """No response was received. `sent` is False only when the request certainly did not reach the server."""
 
     def __init__(self, reason: str, *, at: float, sent: bool) -> None:
         super().__init__(reason)
@@ -151,7 +151,7 @@ Flow = Generator[Step, Reply, R]
 
 
 def drive(flow: "Flow[R]", send: Callable[[Step], Reply], sleep: Callable[[float], None]) -> R:
-    """Run a flow to its end: the synchronous driver. `send` raises TransportFailure."""
+    """Run a flow to its end, synchronously. `send` raises TransportFailure."""
     try:
         step = next(flow)
         while True:
@@ -171,7 +171,7 @@ def drive(flow: "Flow[R]", send: Callable[[Step], Reply], sleep: Callable[[float
 async def drive_async(
     flow: "Flow[R]", send: Callable[[Step], Awaitable[Reply]], sleep: Callable[[float], Awaitable[None]]
 ) -> R:
-    """Run a flow to its end: the asynchronous driver."""
+    """Run a flow to its end, asynchronously. `send` raises TransportFailure."""
     try:
         step = next(flow)
         while True:
@@ -188,17 +188,17 @@ async def drive_async(
         return result
 
 
-# --- one call's time, patience and voice ------------------------------------------------------------
+# --- the state that the flows of one call share -----------------------------------------------------
 
 
-def _silent(event: Event) -> None:
+def _ignore(event: Event) -> None:
     pass
 
 
-class Budget:
-    """How often one server is asked in a minute, over everything that one client does there.
+class RequestBudget:
+    """Limits the requests that one client sends to one server per minute.
 
-    Counts from the start, and limits once the server has shown that it needs it.
+    All requests are counted; the limit applies only after `limited` is set.
     """
 
     WINDOW = 60.0
@@ -209,7 +209,7 @@ class Budget:
         self.limited = False
 
     def reserve(self, at: float) -> float:
-        """The time, `at` or later, at which one more request fits."""
+        """Return the earliest time, not before `at`, at which one more request fits, and count it."""
         if self.limited and len(self._times) == self._requests:
             at = max(at, self._times[0] + self.WINDOW)
         self._times.append(at)
@@ -217,27 +217,28 @@ class Budget:
 
 
 class CallContext:
-    """What all the flows of one call share: one deadline, the options, chance, and who is told."""
+    """State that all flows of one call share: the deadline, the options, randomness and the event callback."""
 
     def __init__(
         self,
         options: Options,
         now: float,
         *,
-        notify: Callable[[Event], None] = _silent,
+        notify: Callable[[Event], None] = _ignore,
         random: Callable[[], float] = random.random,
-        budget: Budget | None = None,
+        budget: RequestBudget | None = None,
     ) -> None:
         self.options = options
-        self.budget = budget or Budget(options.requests_a_minute)
+        self.budget = budget or RequestBudget(options.requests_a_minute)
         self.now = now
-        self.ends = float("inf") if options.timeout is None else now + options.timeout
+        self.deadline = float("inf") if options.timeout is None else now + options.timeout
         self.notify = notify
         self.random = random
 
     @property
-    def left(self) -> float:
-        return self.ends - self.now
+    def time_left(self) -> float:
+        """The seconds until the deadline."""
+        return self.deadline - self.now
 
     def step(
         self,
@@ -247,84 +248,87 @@ class CallContext:
         delay: float = 0.0,
         headers: Mapping[str, str] | None = None,
         body: Any = None,
-        held: float = 0.0,
+        long_poll: float = 0.0,
         job_id: str | None = None,
     ) -> Step:
-        """A request that fits into the time left, and into the server's budget; `body` is bytes, or goes as JSON.
+        """Return a request that fits into the time left and into the server's request budget.
 
-        Raises WaitTimeout when no time would be left.
+        `body` is sent as it is when it is bytes, and as JSON otherwise; `long_poll` seconds are added to the timeout
+        of the request. Raises WaitTimeout when no time would be left.
         """
-        if delay < self.left:
+        if delay < self.time_left:
             delay = self.budget.reserve(self.now + delay) - self.now
-        left = self.left - delay
+        left = self.time_left - delay
         if left <= 0:
-            raise self.timed_out(job_id)
-        timeout = min(left, self.options.request_timeout + held)
+            raise self.timeout_error(job_id)
+        timeout = min(left, self.options.request_timeout + long_poll)
         encoded = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         return Step(method, path, headers or {}, encoded, delay, timeout)
 
-    def hold(self, *limits: float) -> int:
-        """Seconds to ask the server to hold a call: the option, cut to what is left and to `limits`."""
-        room = min(self.left, *limits) if limits else self.left
-        return max(0, min(self.options.wait, int(room - 1) if room < self.options.wait else self.options.wait))
+    def long_poll_seconds(self, *limits: float) -> int:
+        """Return the `wait` to request of a long poll: the option, capped by the time left and by `limits`."""
+        available = min((self.time_left, *limits))
+        return max(0, int(available - 1) if available < self.options.wait else self.options.wait)
 
-    def timed_out(self, job_id: str | None) -> WaitTimeout:
+    def timeout_error(self, job_id: str | None) -> WaitTimeout:
+        """Return the error for a deadline that has passed."""
         if job_id is None:
             return WaitTimeout(
-                f"no job was made within {self.options.timeout:g} s", next="Try again, or allow more time."
+                f"no job was created within {self.options.timeout:g} s", next="Try again, or set a longer timeout."
             )
         return WaitTimeout(
-            f"job {job_id} is not over after {self.options.timeout:g} s; it is still alive",
+            f"job {job_id} did not finish within {self.options.timeout:g} s; it continues on the server",
             job_id=job_id,
-            next=f"Carry on with: umrgen wait {job_id}",
+            next=f"Continue with: umrgen wait {job_id}",
         )
 
-    def vary(self, interval: float) -> float:
-        """`interval`, give or take the jitter."""
+    def with_jitter(self, interval: float) -> float:
+        """Return `interval`, varied at random by the jitter in both directions."""
         return interval * (1 + self.options.jitter * (2 * self.random() - 1))
 
-    def asked(self, seconds: float) -> float:
-        """A delay the server asked for: capped, and if varied then upwards only."""
+    def server_delay(self, seconds: float) -> float:
+        """Return a delay that the server requested: capped, and varied upwards only."""
         return min(seconds, self.options.longest_delay) * (1 + self.options.jitter * self.random())
 
 
 class RetryBudget:
-    """How long failures in a row are borne, and how far apart the tries are."""
+    """Computes the backoff between retries, and raises when failures have continued for too long."""
 
-    def __init__(self, run: CallContext, seconds: float) -> None:
-        self._run = run
+    def __init__(self, context: CallContext, seconds: float) -> None:
+        self._context = context
         self._seconds = seconds
         self._since: float | None = None
         self.failures = 0
 
-    def good(self) -> None:
+    def reset(self) -> None:
+        """Start the budget again after a success."""
         self._since, self.failures = None, 0
 
-    def bear(self, error: UmrgenError, asked: float | None = None, *, job_id: str | None = None) -> float:
-        """Seconds until the next try. Raises `error` when it has gone on for too long."""
-        run, options = self._run, self._run.options
+    def next_delay(self, error: UmrgenError, requested: float | None = None, *, job_id: str | None = None) -> float:
+        """Return the seconds until the next retry, at least the `requested` ones. Raises `error` after the budget."""
+        context, options = self._context, self._context.options
         if self._since is None:
-            self._since = run.now
+            self._since = context.now
         backoff = min(options.longest_backoff, options.first_backoff * 2.0 ** min(self.failures, 16))
-        delay = max(run.asked(asked or 0.0), backoff * (1 + options.jitter * run.random()))
+        delay = max(context.server_delay(requested or 0.0), backoff * (1 + options.jitter * context.random()))
         self.failures += 1
-        if run.now + delay - self._since > self._seconds:
+        if context.now + delay - self._since > self._seconds:
             raise error
-        if job_id is None and delay >= run.left:
-            raise error  # the deadline comes first, and there is no job yet to speak of
-        run.notify(Event("retrying", job_id, str(error), {"delay": round(delay, 2), "code": error.code}))
+        if job_id is None and delay >= context.time_left:
+            raise error  # before there is a job, its last error is more useful than a WaitTimeout
+        context.notify(Event("retrying", job_id, str(error), {"delay": round(delay, 2), "code": error.code}))
         return delay
 
 
 def retry_after(reply: Reply) -> float | None:
-    """Seconds that `Retry-After` asks for (RFC 9110: a number or a date), or None if it says nothing.
+    """Return the seconds of a `Retry-After` header (RFC 9110: a number or a date), or None without a valid one.
 
-    A date is read against the answer's own `Date`, so that a wrong clock on either side is harmless.
+    A date is compared with the response's own `Date` header, so that a wrong clock on either side has no effect.
     """
     text = reply.headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}", text):
         return float(text)
-    from email.utils import parsedate_to_datetime  # seldom needed, and slow to import
+    from email.utils import parsedate_to_datetime  # rarely needed, and slow to import
 
     try:
         then = parsedate_to_datetime(text).timestamp()

@@ -1,4 +1,4 @@
-"""Fetching an image: from a URL to a verified file under its final name, or to an error with nothing left."""
+"""Fetching an image into a verified file under its final name."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -6,121 +6,121 @@ from contextlib import aclosing
 from pathlib import Path
 
 from umrgen.client.flow import CallContext, Event, Reply, RetryBudget, TransportFailure, retry_after
-from umrgen.client.flows.download import ThroughputWatchdog, announced_size, redirect_target, resolve_output
-from umrgen.client.partial import Partial, check_target, disk_trouble
-from umrgen.client.protocol import limited_delay
+from umrgen.client.flows.download import ThroughputWatchdog, expected_size, redirect_target, resolve_output
+from umrgen.client.partial import PartialFile, check_target, translate_disk_errors
+from umrgen.client.protocol import rate_limit_delay
 from umrgen.client.transport import Stream, Transport
 from umrgen.durable import sync
 from umrgen.errors import ConnectionFailed, OutputCorrupt, RateLimited, ServerError, UmrgenError
 from umrgen.image_files import EXTENSIONS, ImageFacts, digest_from_headers, verify
 
-__all__ = ["fetch"]
+__all__ = ["fetch_image"]
 
 MAX_REDIRECTS = 5
 
 
-class Fetch:
-    """One image's way from its URL into its file."""
+class Download:
+    """One download of an image into its partial file."""
 
-    def __init__(self, transport: Transport, run: CallContext, job_id: str, target: Path) -> None:
+    def __init__(self, transport: Transport, context: CallContext, job_id: str, target: Path) -> None:
         self._transport = transport
-        self._run = run
+        self._context = context
         self._job_id = job_id
-        self._partial = Partial(target, job_id)
-        self._patience = RetryBudget(run, run.options.patience)
-        self._limited = RetryBudget(run, float("inf"))
-        self._asked: float | None = None
-        self._fruitless = 0
+        self._partial = PartialFile(target, job_id)
+        self._retries = RetryBudget(context, context.options.patience)
+        self._limited = RetryBudget(context, float("inf"))
+        self._requested_delay: float | None = None
+        self._attempts_without_progress = 0
         self._length: int | None = None
         self._digest: str | None = None
 
-    async def bytes_verified(self, image_url: str) -> ImageFacts:
-        """Get the whole image into the partial file and check it."""
-        base, foreign = self._transport.base_url, self._run.options.follow_foreign
+    async def fetch_verified(self, image_url: str) -> ImageFacts:
+        """Download the whole image into the partial file and verify it."""
+        base, foreign = self._transport.base_url, self._context.options.follow_foreign
         url, with_key = resolve_output(base, image_url, follow_foreign=foreign)
-        await self._whole(url, with_key)
+        await self._download(url, with_key)
         data = await asyncio.to_thread(self._partial.read)
         return verify(data, length=self._length, sha256=self._digest)
 
-    async def _whole(self, url: str, with_key: bool) -> None:
-        """Ask until the body has come to its end."""
+    async def _download(self, url: str, with_key: bool) -> None:
+        """Send requests until the body is complete."""
         redirects = 0
         while True:
-            self._run.now = self._transport.clock.monotonic()
-            if self._run.left <= 0:
-                raise self._run.timed_out(self._job_id)
-            before = self._partial.have.size
+            self._context.now = self._transport.clock.monotonic()
+            if self._context.time_left <= 0:
+                raise self._context.timeout_error(self._job_id)
+            before = self._partial.state.size
             try:
-                location = await self._attempt(url, with_key)
+                location = await self._request(url, with_key)
             except TransportFailure as failure:
-                delay = self._bear(
-                    ConnectionFailed(f"the download broke off: {failure}", job_id=self._job_id),
-                    fruitless=self._partial.have.size <= before,
+                delay = self._retry_delay(
+                    ConnectionFailed(f"the download was interrupted: {failure}", job_id=self._job_id),
+                    progress=self._partial.state.size > before,
                 )
             except RateLimited as error:
-                delay = self._limited.bear(error, self._asked, job_id=self._job_id)
+                delay = self._limited.next_delay(error, self._requested_delay, job_id=self._job_id)
             except ServerError as error:
-                delay = self._patience.bear(error, self._asked, job_id=self._job_id)
+                delay = self._retries.next_delay(error, self._requested_delay, job_id=self._job_id)
             except ValueError:
-                self._partial.drop()  # what is there is of another version
-                delay = self._bear(OutputCorrupt("the image changes while it is sent"), fruitless=True)
+                self._partial.discard()  # it has bytes of another version
+                delay = self._retry_delay(OutputCorrupt("the image changed during the download"), progress=False)
             else:
                 if location is None:
                     return
                 redirects += 1
                 if redirects > MAX_REDIRECTS:
-                    raise OutputCorrupt("the image's address redirects without end", code="redirect_loop")
-                foreign = self._run.options.follow_foreign
+                    raise OutputCorrupt(f"more than {MAX_REDIRECTS} redirects of the image", code="redirect_loop")
+                foreign = self._context.options.follow_foreign
                 url, with_key = redirect_target(self._transport.base_url, url, location, follow_foreign=foreign)
                 continue
-            await self._transport.clock.sleep(min(delay, max(0.0, self._run.left)))
+            await self._transport.clock.sleep(min(delay, max(0.0, self._context.time_left)))
 
-    def _bear(self, error: UmrgenError, *, fruitless: bool) -> float:
-        """Seconds until the next try; a try that brought bytes starts the count again."""
-        self._run.now = self._transport.clock.monotonic()
-        if not fruitless:
-            self._fruitless = 0
+    def _retry_delay(self, error: UmrgenError, *, progress: bool) -> float:
+        """Return the seconds until the next attempt. Raises `error` after too many attempts without a new byte."""
+        self._context.now = self._transport.clock.monotonic()
+        if progress:
+            self._attempts_without_progress = 0
             if isinstance(error, ConnectionFailed):
-                self._patience.good()
-        self._fruitless += fruitless
-        if self._fruitless >= self._run.options.download_tries:
+                self._retries.reset()
+        else:
+            self._attempts_without_progress += 1
+        if self._attempts_without_progress >= self._context.options.download_tries:
             raise error
-        return self._patience.bear(error, job_id=self._job_id)
+        return self._retries.next_delay(error, job_id=self._job_id)
 
-    async def _attempt(self, url: str, with_key: bool) -> str | None:
-        """One request. The address of a redirect, or None when the body came to its end."""
-        transport, run = self._transport, self._run
-        headers = self._partial.have.headers()
-        async with transport.stream(
-            url, headers, with_key=with_key, begin=run.options.request_timeout, timeout=max(0.001, run.left)
-        ) as stream:
-            run.now = transport.clock.monotonic()
-            answer = Reply(stream.status, stream.headers, b"", at=run.now, wall=transport.clock.wall())
+    async def _request(self, url: str, with_key: bool) -> str | None:
+        """Send one request; return the target of a redirect, or None when the body is complete."""
+        transport, context = self._transport, self._context
+        headers = self._partial.state.headers()
+        begin, timeout = context.options.request_timeout, max(0.001, context.time_left)
+        async with transport.stream(url, headers, with_key=with_key, begin=begin, timeout=timeout) as stream:
+            context.now = transport.clock.monotonic()
+            reply = Reply(stream.status, stream.headers, b"", at=context.now, wall=transport.clock.wall())
             limited = stream.status == 429
-            self._asked = limited_delay(run, answer, self._limited) if limited else retry_after(answer)
+            self._requested_delay = rate_limit_delay(context, reply, self._limited) if limited else retry_after(reply)
             if 300 <= stream.status < 400 and (location := stream.headers.get("location")):
                 return location
             self._partial.begin(stream.status, stream.headers)
-            self._length = announced_size(stream.status, stream.headers)
+            self._length = expected_size(stream.status, stream.headers)
             self._digest = digest_from_headers(stream.headers, partial=stream.status == 206)
-            async with aclosing(self._watched(stream)) as chunks:
-                await self._take_in(chunks)
-        if self._length is not None and self._partial.have.size < self._length:
+            async with aclosing(self._checked_chunks(stream)) as chunks:
+                await self._write(chunks)
+        if self._length is not None and self._partial.state.size < self._length:
             raise TransportFailure("the body ended early", at=transport.clock.monotonic(), sent=True)
         return None
 
-    async def _take_in(self, chunks: AsyncIterator[bytes]) -> None:
-        have, run = self._partial.have, self._run
+    async def _write(self, chunks: AsyncIterator[bytes]) -> None:
+        state, context = self._partial.state, self._context
         async for chunk in chunks:
-            if have.size + len(chunk) > run.options.max_bytes:
-                raise OutputCorrupt(f"the image is larger than {run.options.max_bytes} bytes", code="too_large")
+            if state.size + len(chunk) > context.options.max_bytes:
+                raise OutputCorrupt(f"the image is larger than {context.options.max_bytes} bytes", code="too_large")
             self._partial.write(chunk)
-            run.notify(Event("download", self._job_id, data={"bytes": have.size, "total": self._length}))
+            context.notify(Event("download", self._job_id, data={"bytes": state.size, "total": self._length}))
 
-    async def _watched(self, stream: Stream) -> AsyncGenerator[bytes, None]:
-        """The chunks; a drip, or a silence, of `drip_window` seconds breaks the transfer off."""
-        clock, options = self._transport.clock, self._run.options
-        drip = ThroughputWatchdog(clock.monotonic(), rate=options.drip_rate, window=options.drip_window)
+    async def _checked_chunks(self, stream: Stream) -> AsyncGenerator[bytes, None]:
+        """Yield the chunks. Raises TransportFailure when no or too few bytes arrive within `drip_window`."""
+        clock, options = self._transport.clock, self._context.options
+        watchdog = ThroughputWatchdog(clock.monotonic(), rate=options.drip_rate, window=options.drip_window)
         chunks = aiter(stream.chunks())
         while True:
             try:
@@ -129,33 +129,35 @@ class Fetch:
             except StopAsyncIteration:
                 return
             except TimeoutError:
-                silence = f"nothing came for {options.drip_window:g} s"
-                raise TransportFailure(silence, at=clock.monotonic(), sent=True) from None
+                message = f"no data for {options.drip_window:g} s"
+                raise TransportFailure(message, at=clock.monotonic(), sent=True) from None
             yield chunk
-            if drip.too_slow(len(chunk), clock.monotonic()):
-                raise TransportFailure("it came too slowly", at=clock.monotonic(), sent=True)
+            if watchdog.too_slow(len(chunk), clock.monotonic()):
+                raise TransportFailure("the transfer was too slow", at=clock.monotonic(), sent=True)
 
     def publish(self, target: Path, *, overwrite: bool) -> None:
+        """Sync the partial file and rename it to `target`."""
         self._partial.publish(target, overwrite=overwrite)
 
-    def drop(self) -> None:
-        self._partial.drop()
+    def discard(self) -> None:
+        """Remove the partial file."""
+        self._partial.discard()
 
-    def keep(self) -> None:
-        self._partial.keep()
+    def close(self) -> None:
+        """Close the partial file and keep it for a later call."""
+        self._partial.close()
 
 
-def _holds(target: Path, facts: ImageFacts) -> bool:
-    """Whether `target` is this image."""
+def _is_same_image(target: Path, facts: ImageFacts) -> bool:
     try:
         return target.stat().st_size == facts.bytes and verify(target.read_bytes()).sha256 == facts.sha256
     except (OSError, UmrgenError):
         return False
 
 
-async def fetch(
+async def fetch_image(
     transport: Transport,
-    run: CallContext,
+    context: CallContext,
     job_id: str,
     image_url: str,
     target: Path,
@@ -164,38 +166,38 @@ async def fetch(
     any_suffix: bool,
     again: bool = False,
 ) -> tuple[Path, ImageFacts]:
-    """Save the image at `image_url` as `target`, verified and synced; give its final path and facts.
+    """Save the image at `image_url` as `target`, verified and synced; return its final path and facts.
 
-    With `any_suffix` the extension follows the image's true type. With `again` (a second try, after a crash)
-    a target that holds this very image already is a success. Raises Output… errors, ConnectionFailed,
-    TargetUnusable and WaitTimeout; then nothing has the final name, and what was got is kept for a later try.
+    With `any_suffix`, the extension follows the image's actual type. With `again` (a second call, after a crash), a
+    target that already holds the same image is a success. Raises the Output… errors, ConnectionFailed, TargetUnusable
+    and WaitTimeout; then there is no file under the final name, and the bytes received are kept for a later call.
     """
     check_target(target, overwrite=overwrite or again)
-    attempt = Fetch(transport, run, job_id, target)
+    download = Download(transport, context, job_id, target)
     try:
-        with disk_trouble(target):
+        with translate_disk_errors(target):
             try:
-                facts = await attempt.bytes_verified(image_url)
+                facts = await download.fetch_verified(image_url)
             except OutputCorrupt as error:
-                # Once more from the first byte: what was resumed may have been patched together.
-                run.notify(Event("retrying", job_id, str(error), {"code": error.code}))
-                attempt.drop()
-                facts = await attempt.bytes_verified(image_url)
+                # Retry from the first byte: a resumed file may be a mix of two versions.
+                context.notify(Event("retrying", job_id, str(error), {"code": error.code}))
+                download.discard()
+                facts = await download.fetch_verified(image_url)
             if any_suffix:
                 target = target.with_suffix(EXTENSIONS[facts.media_type])
-            if again and _holds(target, facts):
-                await asyncio.to_thread(sync, target)  # the earlier try may have ended before it synced the folder
+            if again and _is_same_image(target, facts):
+                await asyncio.to_thread(sync, target)  # the first call may have ended before it synced the folder
             else:
-                await asyncio.to_thread(attempt.publish, target, overwrite=overwrite)
+                await asyncio.to_thread(download.publish, target, overwrite=overwrite)
     except (UmrgenError, OSError) as error:
         if isinstance(error, UmrgenError) and error.job_id is None:
             error.job_id = job_id
         resumable = isinstance(error, ConnectionFailed | ServerError | RateLimited | TimeoutError)
-        attempt.keep() if resumable else attempt.drop()
+        download.close() if resumable else download.discard()
         raise
     except BaseException:
-        attempt.keep()
+        download.close()
         raise
-    attempt.drop()
-    run.notify(Event("saved", job_id, str(target), {"path": str(target), "bytes": facts.bytes}))
+    download.discard()
+    context.notify(Event("saved", job_id, str(target), {"path": str(target), "bytes": facts.bytes}))
     return target, facts

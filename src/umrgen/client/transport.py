@@ -1,6 +1,6 @@
-"""HTTP with a pool of connections: what every client uses but the quickest commands (see `oneshot`).
+"""The HTTP transport with a connection pool (for `umrgen status`, see `stdlib_transport`).
 
-The key goes to the base URL's origin only. Redirects are never followed here, cookies never kept.
+The API key is sent to the base URL's origin only. Redirects are not followed, and cookies are not stored.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from umrgen.client.flow import Options, Reply, Step, TransportFailure
 
 __all__ = ["Clock", "Stream", "SystemClock", "Transport"]
 
-MAX_ANSWER = 32 * 1024 * 1024
+MAX_RESPONSE = 32 * 1024 * 1024
 KEEP_ALIVE = 90.0
-"""Seconds an idle connection is kept: longer than any polling interval, so that it is used again."""
+"""Seconds for which an idle connection is kept: longer than any polling interval, so that it is reused."""
 
 
 class Clock(Protocol):
-    """Time for the client side; `monotonic` and `wall` in seconds."""
+    """The time for the client; `monotonic` and `wall` in seconds."""
 
     def monotonic(self) -> float: ...
     def wall(self) -> float: ...
@@ -31,6 +31,8 @@ class Clock(Protocol):
 
 
 class SystemClock:
+    """The clock of the operating system."""
+
     def monotonic(self) -> float:
         return time.monotonic()
 
@@ -42,7 +44,7 @@ class SystemClock:
 
 
 class Stream:
-    """An answer whose body is read bit by bit."""
+    """A response whose body is read in chunks."""
 
     def __init__(self, response: httpx2.Response) -> None:
         self._response = response
@@ -50,14 +52,15 @@ class Stream:
         self.headers = {name.lower(): value for name, value in response.headers.items()}
 
     def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body's bytes as they arrive, without decoding."""
         return self._response.aiter_raw()
 
 
-class _Sending:
-    """What httpx2 says of one request while it works (its `trace` extension).
+class _RequestTrace:
+    """Follows one request through httpx2's `trace` extension.
 
-    `begun` is true once any byte of the request may have gone out. A TLS handshake that is cancelled from outside,
-    which httpx2 leaves open, is closed here.
+    `begun` is true once any byte of the request may have been sent. A connection whose TLS handshake was cancelled,
+    which httpx2 does not close, is closed here.
     """
 
     def __init__(self) -> None:
@@ -65,6 +68,7 @@ class _Sending:
         self._close: Callable[[], Awaitable[None]] | None = None
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Handle an event of httpx2."""
         if event.endswith("send_request_headers.started"):
             self.begun = True
         elif event.endswith("connect_tcp.complete"):
@@ -73,6 +77,7 @@ class _Sending:
             await self._close()
 
     def failure(self, reason: str, now: float) -> TransportFailure:
+        """Return the failure of the request."""
         return TransportFailure(reason, at=now, sent=self.begun)
 
 
@@ -88,18 +93,19 @@ class Transport:
         self._headers = server.headers()
 
     async def aclose(self) -> None:
+        """Close all connections."""
         await self._client.aclose()
         if self._foreign is not None:
             await self._foreign.aclose()
 
     def _timeouts(self, begin: float, seconds: float) -> httpx2.Timeout:
-        # A little under the whole, so that the error says that the connection took too long.
+        # Below the whole timeout, so that a connection timeout is reported as such.
         return httpx2.Timeout(seconds, connect=min(0.9 * begin, self._connect_timeout))
 
     async def send(self, step: Step) -> Reply:
-        """One request, its whole answer within `step.timeout`. Raises TransportFailure."""
+        """Send one request; the whole response must arrive within `step.timeout`. Raises TransportFailure."""
         started = self.clock.monotonic()
-        sending = _Sending()
+        trace = _RequestTrace()
         body = bytearray()
         try:
             async with (
@@ -110,17 +116,17 @@ class Transport:
                     headers=self._headers | dict(step.headers),
                     content=step.body,
                     timeout=self._timeouts(step.timeout, step.timeout),
-                    extensions={"trace": sending.trace},
+                    extensions={"trace": trace.trace},
                 ) as response,
             ):
                 async for chunk in response.aiter_bytes():
                     body += chunk
-                    if len(body) > MAX_ANSWER:
-                        raise sending.failure("the answer is endless", self.clock.monotonic())
+                    if len(body) > MAX_RESPONSE:
+                        raise trace.failure(f"a response of over {MAX_RESPONSE} bytes", self.clock.monotonic())
         except httpx2.HTTPError as error:
-            raise sending.failure(_reason(error), self.clock.monotonic()) from error
+            raise trace.failure(_reason(error), self.clock.monotonic()) from error
         except TimeoutError:
-            raise sending.failure(f"no answer within {step.timeout:.1f} s", self.clock.monotonic()) from None
+            raise trace.failure(f"no response within {step.timeout:.1f} s", self.clock.monotonic()) from None
         now = self.clock.monotonic()
         return Reply(
             response.status_code,
@@ -135,18 +141,18 @@ class Transport:
     async def stream(
         self, url: str, headers: Mapping[str, str], *, with_key: bool, begin: float, timeout: float
     ) -> AsyncIterator[Stream]:
-        """A GET whose body is read as it comes. Raises TransportFailure.
+        """Send a GET request whose response body is read in chunks. Raises TransportFailure.
 
-        The answer must begin within `begin` seconds, and all of it be there within `timeout`.
+        The response must begin within `begin` seconds, and be complete within `timeout` seconds.
         """
         if with_key:
             client, sent = self._client, self._headers | dict(headers)
         else:
             self._foreign = self._foreign or httpx2.AsyncClient()
             client, sent = self._foreign, dict(headers)
-        sending = _Sending()
+        trace = _RequestTrace()
         request = client.build_request("GET", url, headers=sent, timeout=self._timeouts(min(begin, timeout), timeout))
-        request.extensions |= {"trace": sending.trace}
+        request.extensions |= {"trace": trace.trace}
         if request.url.raw_path != (target := _target(url)):
             request.extensions |= {"target": target}
         try:
@@ -158,9 +164,9 @@ class Transport:
                 finally:
                     await response.aclose()
         except httpx2.HTTPError as error:
-            raise sending.failure(_reason(error), self.clock.monotonic()) from error
+            raise trace.failure(_reason(error), self.clock.monotonic()) from error
         except TimeoutError:
-            raise sending.failure("it took too long", self.clock.monotonic()) from None
+            raise trace.failure("no complete response in time", self.clock.monotonic()) from None
 
 
 def _reason(error: Exception) -> str:
@@ -168,15 +174,15 @@ def _reason(error: Exception) -> str:
 
 
 def _http_client(base_url: str) -> httpx2.AsyncClient:
-    # Building a TLS context with all its roots takes longer than a whole call; plain HTTP needs none.
-    # The empty one stands in for it and trusts nobody.
+    # Loading the root certificates into a TLS context takes longer than a whole call; plain HTTP needs none of them.
+    # For plain HTTP, an empty context is used, which accepts no certificate.
     tls = None if base_url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     limits = httpx2.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE)
     return httpx2.AsyncClient(verify=tls or True, limits=limits, follow_redirects=False)
 
 
 def _target(url: str) -> bytes:
-    """The request target exactly as the server spelt it; only what may not stand on the wire is quoted."""
+    """Return the request target exactly as in `url`; only bytes that are invalid in a request line are quoted."""
     parts = url.split("/", 3)
     path = "/" + (parts[3] if len(parts) > 3 else "")
     path = path.partition("#")[0]

@@ -1,1 +1,1 @@
-"""The waiting rules, each a generator without a clock or a socket (see `umrgen.client.flow`)."""
+"""The client's waiting rules, as generators that do no I/O (see `umrgen.client.flow`)."""

@@ -1,4 +1,4 @@
-"""The rules of a download, without any I/O: where the image is, how to resume, when to give up."""
+"""The rules of a download, without I/O: the image's URL, when to resume, which errors to retry."""
 
 import hashlib
 import re
@@ -11,8 +11,8 @@ from umrgen.errors import OutputForbidden, OutputMissing, RateLimited, ServerErr
 __all__ = [
     "PartialState",
     "ThroughputWatchdog",
-    "announced_size",
-    "judge",
+    "classify_response",
+    "expected_size",
     "partial_name",
     "redirect_target",
     "resolve_output",
@@ -28,17 +28,18 @@ def _origin(url: str) -> tuple[str, str, int | None]:
 
 
 def same_origin(one: str, other: str) -> bool:
+    """Return whether two URLs have the same scheme, host and port."""
     try:
         return _origin(one) == _origin(other)
-    except ValueError:  # a port that is no number
+    except ValueError:  # an invalid port
         return False
 
 
 def resolve_output(base_url: str, image_url: str, *, follow_foreign: bool = False) -> tuple[str, bool]:
-    """The full URL of an image, and whether the server's key may go along.
+    """Return the full URL of an image, and whether the API key may be sent to it.
 
-    A path is appended to the base URL as it is, never re-encoded. Raises OutputForbidden for a URL of
-    another origin, unless `follow_foreign`.
+    A path is appended to the base URL unchanged, never re-encoded. Raises OutputForbidden for a URL of another
+    origin, unless `follow_foreign`.
     """
     if image_url.startswith("/") and not image_url.startswith("//") and "\\" not in image_url:
         return base_url.rstrip("/") + image_url, True
@@ -48,70 +49,70 @@ def resolve_output(base_url: str, image_url: str, *, follow_foreign: bool = Fals
             return image_url, True
         if follow_foreign:
             return image_url, False
-    raise _foreign(image_url)
+    raise _foreign_output(image_url)
 
 
-def _foreign(url: str) -> OutputForbidden:
+def _foreign_output(url: str) -> OutputForbidden:
     return OutputForbidden(
-        f"the server names an image elsewhere: {url[:200]!r}",
+        f"the image is on another server: {url[:200]!r}",
         code="foreign_output",
-        next="If you trust that address, allow it with follow_foreign (--follow-foreign).",
+        next="If you trust that server, allow it with follow_foreign (--follow-foreign).",
     )
 
 
 def redirect_target(base_url: str, url: str, location: str, *, follow_foreign: bool) -> tuple[str, bool]:
-    """Where a redirect of `url` leads, and whether the key may go along. Raises as `resolve_output`."""
+    """Return the target of a redirect of `url`, and whether the API key may be sent to it. As `resolve_output`."""
     return resolve_output(base_url, urljoin(url, location), follow_foreign=follow_foreign)
 
 
 def partial_name(target_name: str, job_id: str, validator: str) -> str:
-    """The name of the unfinished file: the same for the same version of the same job's image."""
-    mark = hashlib.sha256(f"{job_id}\0{validator}".encode()).hexdigest()[:12]
-    return f".{target_name}.{mark}.part"
+    """Return the name of the partial file, which is the same for the same version of the same job's image."""
+    digest = hashlib.sha256(f"{job_id}\0{validator}".encode()).hexdigest()[:12]
+    return f".{target_name}.{digest}.part"
 
 
 class PartialState:
-    """What is there of a file already: `size` bytes of the version that `validator` names."""
+    """The part of a file that was received: `size` bytes of the version with this `validator`."""
 
     def __init__(self, size: int = 0, validator: str = "") -> None:
         self.size = size
         self.validator = validator
 
     def headers(self) -> dict[str, str]:
-        """The request headers that ask for the rest; identity, because lengths count file bytes."""
+        """Return the request headers for the rest of the file; identity encoding, because lengths count file bytes."""
         headers = {"Accept": "image/png, image/jpeg, image/webp", "Accept-Encoding": "identity"}
         if self.size:
             headers["Range"] = f"bytes={self.size}-"
-            if self.validator.startswith('"'):  # a weak validator may not stand in If-Range (RFC 9110)
+            if self.validator.startswith('"'):  # If-Range does not allow a weak validator (RFC 9110)
                 headers["If-Range"] = self.validator
         return headers
 
 
 def validator_of(headers: Mapping[str, str]) -> str:
-    """What tells versions of a file apart: its ETag, else its date, else nothing."""
+    """Return the validator of a file's version: its ETag, otherwise its modification date, otherwise nothing."""
     return headers.get("etag") or headers.get("last-modified") or ""
 
 
-def judge(status: int, headers: Mapping[str, str], have: PartialState) -> Literal["append", "restart"]:
-    """Whether an answer's body continues what is there, or is the file from its start.
+def classify_response(status: int, headers: Mapping[str, str], partial: PartialState) -> Literal["append", "restart"]:
+    """Return whether a response's body continues the partial file or starts the file from its first byte.
 
-    Raises ValueError when what is there is of no use and must be asked for anew, OutputForbidden and
-    OutputMissing for refusals, RateLimited and ServerError for what may pass.
+    Raises ValueError when the partial file cannot be continued and must be discarded, RateLimited and ServerError for
+    transient errors, OutputForbidden and OutputMissing for others.
     """
     if status == 200:
         return "restart"
     if status == 206:
         span = re.match(r"bytes (\d+)-", headers.get("content-range", ""))
-        same = have.validator == validator_of(headers)
-        if span and int(span[1]) == have.size and same:
+        same = partial.validator == validator_of(headers)
+        if span and int(span[1]) == partial.size and same:
             return "append"
-        raise ValueError("the range is of another file")
+        raise ValueError("the response has a range of another version")
     if status == 416:
-        raise ValueError("there is no such range")
-    raise _refusal(status)
+        raise ValueError("the file has no such range")
+    raise _download_error(status)
 
 
-def _refusal(status: int) -> UmrgenError:
+def _download_error(status: int) -> UmrgenError:
     if status == 410:
         return OutputMissing(
             "the image has expired on the server (HTTP 410)", code="output_expired", next="Submit the job again."
@@ -119,14 +120,14 @@ def _refusal(status: int) -> UmrgenError:
     if status == 404:
         return OutputMissing("the server has no such image (HTTP 404)", code="output_not_found")
     if status == 429:
-        return RateLimited("the server is asked too often (HTTP 429)", status=status)
+        return RateLimited("too many requests to the server (HTTP 429)", status=status)
     if status >= 500:
         return ServerError(f"the server failed to send the image (HTTP {status})", status=status)
-    return OutputForbidden(f"the server refuses the image (HTTP {status})")
+    return OutputForbidden(f"the server refused the request for the image (HTTP {status})")
 
 
-def announced_size(status: int, headers: Mapping[str, str]) -> int | None:
-    """The size of the whole file, as far as the headers tell."""
+def expected_size(status: int, headers: Mapping[str, str]) -> int | None:
+    """Return the size of the whole file by the headers, or None when they do not give it."""
     if status == 206:
         total = re.match(r"bytes \d+-\d+/(\d+)$", headers.get("content-range", ""))
         return int(total[1]) if total else None
@@ -135,7 +136,7 @@ def announced_size(status: int, headers: Mapping[str, str]) -> int | None:
 
 
 class ThroughputWatchdog:
-    """Notices a download that goes on, but so slowly that it is as good as dead."""
+    """Detects a download whose rate is below a minimum."""
 
     def __init__(self, now: float, *, rate: float, window: float) -> None:
         self._rate = rate
@@ -144,7 +145,7 @@ class ThroughputWatchdog:
         self._bytes = 0
 
     def too_slow(self, count: int, now: float) -> bool:
-        """Count `count` further bytes; whether the last window's rate lies below the limit."""
+        """Count `count` further bytes; return whether the rate of the last window was below the minimum."""
         self._bytes += count
         span = now - self._since
         if span < self._window:

@@ -1,20 +1,20 @@
-"""Sending a reference image: one file as a multipart form."""
+"""Uploading a reference image as a multipart form."""
 
 import secrets
 from pathlib import Path
 
 from umrgen.client.flow import CallContext, Flow, RetryBudget
-from umrgen.client.protocol import API, call, lacks_call
+from umrgen.client.protocol import API, call, is_missing_endpoint
 from umrgen.errors import ApiError, InvalidRequest, Unsupported
 
 __all__ = ["read_image", "upload"]
 
 MAX_BYTES = 10 << 20
-"""What a server takes (contract, section 2)."""
+"""The largest upload that a server accepts (contract, section 2)."""
 
 
 def read_image(image: "Path | str | bytes") -> bytes:
-    """The bytes of an image, or of a file. Raises InvalidRequest for what no server would take."""
+    """Return the bytes of an image or a file. Raises InvalidRequest for an image that no server would accept."""
     try:
         data = image if isinstance(image, bytes) else Path(image).expanduser().read_bytes()
     except OSError as error:
@@ -22,14 +22,14 @@ def read_image(image: "Path | str | bytes") -> bytes:
     if not data:
         raise InvalidRequest("the image is empty")
     if len(data) > MAX_BYTES:
-        raise InvalidRequest(f"the image has {len(data):,} bytes; {MAX_BYTES:,} are taken at most")
+        raise InvalidRequest(f"the image must have at most {MAX_BYTES:,} bytes; got {len(data):,}")
     return data
 
 
-def upload(run: CallContext, data: bytes) -> "Flow[str]":
-    """Upload an image; give the name by which a request refers to it.
+def upload(context: CallContext, image: bytes) -> "Flow[str]":
+    """Upload an image; return the name under which a request refers to it. Raises Unsupported.
 
-    Not sent again when it may have arrived: a session has room for few. Raises Unsupported.
+    It is not sent again when it may have reached the server: a session may hold only a few uploads.
     """
     boundary = secrets.token_hex(16)
     head = (
@@ -37,14 +37,14 @@ def upload(run: CallContext, data: bytes) -> "Flow[str]":
         'Content-Disposition: form-data; name="file"; filename="reference"\r\n'
         "Content-Type: application/octet-stream\r\n\r\n"
     )
-    body = head.encode() + data + f"\r\n--{boundary}--\r\n".encode()
+    body = head.encode() + image + f"\r\n--{boundary}--\r\n".encode()
     kind = f"multipart/form-data; boundary={boundary}"
     try:
-        once = RetryBudget(run, 0)
+        no_retries = RetryBudget(context, 0)
         path = f"{API}/upload-reference"
-        _, answer = yield from call(run, "POST", path, body=body, content_type=kind, patience=once)
+        _, data = yield from call(context, "POST", path, body=body, content_type=kind, retries=no_retries)
     except ApiError as error:
-        if lacks_call(error):
-            raise Unsupported("this server takes no reference images", status=error.status) from None
+        if is_missing_endpoint(error):
+            raise Unsupported("this server does not support reference images", status=error.status) from None
         raise
-    return str(answer.get("filename", ""))
+    return str(data.get("filename", ""))

@@ -1,130 +1,131 @@
-"""Waiting for many jobs at once: in one call where the server has it, else one after the other."""
+"""Waiting for many jobs: by batch calls where the server supports them, otherwise by one call per job."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from umrgen.client.flow import CallContext, Flow, RetryBudget
-from umrgen.client.flows.wait import Watch, held_for
-from umrgen.client.protocol import API, call, lacks_call
+from umrgen.client.flows.wait import StatusPoller, applied_wait
+from umrgen.client.protocol import API, call, is_missing_endpoint
 from umrgen.errors import ApiError, JobNotFound, JobStalled, UmrgenError
 from umrgen.model import Status
 
-__all__ = ["Outcome", "WatchMany"]
+__all__ = ["BatchPoller", "Outcome"]
 
 Outcome = Status | UmrgenError
-"""How a job ended: its last status, or why it cannot be known."""
+"""How a job ended: its final status, or the error that makes it unknown."""
 
-BATCH = 1000
-"""Jobs in one call, by the contract."""
-GAP = 0.03
-"""Seconds between two answers of a server that has news all the time: they come in bundles then."""
+MAX_BATCH = 1000
+"""Jobs per batch call (contract)."""
+BATCH_GAP = 0.03
+"""Seconds between batch calls to a server whose jobs change all the time, so that one response has several changes."""
 
 
-class WatchMany:
-    """The wait for many jobs. Which way it goes is found out from the server's first answer."""
+class BatchPoller:
+    """Waits for many jobs. The server's first response decides between batch calls and single status calls."""
 
-    def __init__(self, run: CallContext, job_ids: Sequence[str]) -> None:
-        self.run = run
+    def __init__(self, context: CallContext, job_ids: Sequence[str]) -> None:
+        self.context = context
         self.pending = list(dict.fromkeys(job_ids))
-        self._patience = RetryBudget(run, run.options.patience)
-        self._together = True
-        self._asked: set[str] = set()
+        self._retries = RetryBudget(context, context.options.patience)
+        self._use_batch = True
+        self._requested: set[str] = set()
         self._cursor = ""
         self._states: dict[Any, Any] = {}
         self._delay = 0.0
-        self._single: dict[str, Watch] = {}
+        self._pollers: dict[str, StatusPoller] = {}
         self._due: dict[str, float] = {}
 
-    def next_over(self) -> "Flow[dict[str, Outcome]]":
-        """The jobs that have ended since the last call, at least one, with their outcomes; {} when none is left.
+    def next_finished(self) -> "Flow[dict[str, Outcome]]":
+        """Return the outcomes of jobs that have ended since the last call, at least one; {} when no job is pending.
 
-        Raises WaitTimeout, ConnectionFailed, Unauthorized: what concerns them all.
+        Raises errors that concern all jobs: WaitTimeout, ConnectionFailed, Unauthorized.
         """
-        over: dict[str, Outcome] = {}
-        while self.pending and not over:
-            over = yield from (self._ask_together() if self._together else self._ask_one())
-            self.pending = [job_id for job_id in self.pending if job_id not in over]
-        return over
+        finished: dict[str, Outcome] = {}
+        while self.pending and not finished:
+            finished = yield from (self._poll_batch() if self._use_batch else self._poll_next())
+            self.pending = [job_id for job_id in self.pending if job_id not in finished]
+        return finished
 
-    # --- one call for all ---
+    # --- batch calls ---
 
-    def _ask_together(self) -> "Flow[dict[str, Outcome]]":
-        run, names = self.run, self.pending[:BATCH]
-        if not self._asked.issuperset(names):
-            self._cursor = ""  # of new ones the server must tell what happened before, too
-        body = {"job_ids": names, "since": self._cursor}
+    def _poll_batch(self) -> "Flow[dict[str, Outcome]]":
+        context, job_ids = self.context, self.pending[:MAX_BATCH]
+        if not self._requested.issuperset(job_ids):
+            self._cursor = ""  # for new jobs, the response must include earlier changes
+        body = {"job_ids": job_ids, "since": self._cursor}
         path = f"{API}/status"
         try:
             reply, data = yield from call(
-                run,
+                context,
                 "POST",
                 path,
                 body=body,
-                hold=run.hold(),
-                patience=self._patience,
+                long_poll=context.long_poll_seconds(),
+                retries=self._retries,
                 delay=self._delay,
-                job_id=names[0],
+                job_id=job_ids[0],
             )
         except ApiError as error:
-            if not lacks_call(error):
+            if not is_missing_endpoint(error):
                 raise
-            self._part_ways()
+            self._use_single_calls()
             return {}
         if not isinstance(data.get("jobs"), list):
-            self._part_ways()
+            self._use_single_calls()
             return {}
-        self._asked.update(names)
+        self._requested.update(job_ids)
         cursor = data.get("cursor")
         self._cursor = cursor if isinstance(cursor, str) else ""
-        held = 0 < held_for(reply) <= reply.elapsed * 1.1
-        self._delay = GAP if held or self._news(data) else run.vary(run.options.running_interval)
-        return _outcomes(data, set(names))
+        timed_out = 0 < applied_wait(reply) <= reply.elapsed * 1.1
+        poll_now = timed_out or self._has_new_states(data)
+        self._delay = BATCH_GAP if poll_now else context.with_jitter(context.options.running_interval)
+        return _outcomes(data, set(job_ids))
 
-    def _news(self, data: dict[str, Any]) -> bool:
-        """Whether an answer tells of a state that we did not know; some servers repeat themselves."""
-        told = {item.get("job_id"): item.get("state") for item in data["jobs"] if isinstance(item, dict)}
-        news = any(self._states.get(job_id) != state for job_id, state in told.items())
-        self._states |= told
-        return news
+    def _has_new_states(self, data: dict[str, Any]) -> bool:
+        """Return whether a response has a state that was not known; some servers repeat known ones."""
+        states = {item.get("job_id"): item.get("state") for item in data["jobs"] if isinstance(item, dict)}
+        changed = any(self._states.get(job_id) != state for job_id, state in states.items())
+        self._states |= states
+        return changed
 
-    def _part_ways(self) -> None:
-        """An older server: its jobs are looked at one by one, within its budget."""
-        self._together = False
-        self.run.budget.limited = True
-        self._due = {job_id: self.run.now + self._turn(place) for place, job_id in enumerate(self.pending)}
+    def _use_single_calls(self) -> None:
+        """Poll each job by its own calls, within the request budget: this is an older server."""
+        self._use_batch = False
+        self.context.budget.limited = True
+        self._due = {job_id: self.context.now + self._interval(index) for index, job_id in enumerate(self.pending)}
 
-    # --- one call for each ---
+    # --- one call per job ---
 
-    def _ask_one(self) -> "Flow[dict[str, Outcome]]":
-        """Look at the job whose turn it is. The oldest comes often, those behind it the less the further back."""
-        run = self.run
+    def _poll_next(self) -> "Flow[dict[str, Outcome]]":
+        """Poll the job that is due first. The oldest job is polled most often, newer ones less the newer they are."""
+        context = self.context
         job_id = min(self.pending, key=lambda name: self._due[name])
-        watch = self._single.setdefault(job_id, Watch(run, job_id, seen=True, hold=False))
-        watch.delay = max(0.0, self._due[job_id] - run.now)
+        poller = self._pollers.setdefault(job_id, StatusPoller(context, job_id, seen=True, long_poll=False))
+        poller.delay = max(0.0, self._due[job_id] - context.now)
         try:
-            status = yield from watch.look()
+            status = yield from poller.poll()
         except (JobNotFound, JobStalled) as error:
             return {job_id: error}
         if status is not None and status.over:
             return {job_id: status}
-        self._due[job_id] = run.now + max(watch.delay, self._turn(self.pending.index(job_id)))
+        self._due[job_id] = context.now + max(poller.delay, self._interval(self.pending.index(job_id)))
         return {}
 
-    def _turn(self, place: int) -> float:
-        """Seconds between looks at a job that has `place` older ones before it."""
-        options = self.run.options
-        return min(2 * options.queued_interval * place, options.longest_delay)
+    def _interval(self, index: int) -> float:
+        """Return the seconds between status calls for a job with `index` older ones before it."""
+        options = self.context.options
+        return min(2 * options.queued_interval * index, options.longest_delay)
 
 
-def _outcomes(data: dict[str, Any], asked: set[str]) -> dict[str, Outcome]:
-    """The jobs of an answer that are over, or that the server does not know."""
-    over: dict[str, Outcome] = {}
+def _outcomes(data: dict[str, Any], requested: set[str]) -> dict[str, Outcome]:
+    """Return the outcomes of the jobs in a response that are over, or that the server does not have."""
+    outcomes: dict[str, Outcome] = {}
     for item in data["jobs"]:
         job_id = item.get("job_id") if isinstance(item, dict) else None
-        if job_id in asked and (status := Status.parse(item, job_id)) and status.over:
-            over[job_id] = status
+        if job_id in requested and (status := Status.parse(item, job_id)) and status.over:
+            outcomes[job_id] = status
     unknown = data.get("unknown")
     for job_id in unknown if isinstance(unknown, list) else ():
-        if job_id in asked:
-            over[job_id] = JobNotFound(f"the server knows no job {job_id}", job_id=job_id)
-    return over
+        if job_id in requested:
+            outcomes[job_id] = JobNotFound(f"the server has no job {job_id}", job_id=job_id)
+    return outcomes

@@ -1,7 +1,7 @@
-"""A single call with the standard library alone, for commands that should be over before httpx2 is imported.
+"""A transport that uses only the standard library, for commands that run before httpx2 could be imported.
 
-Importing httpx2 takes longer than everything else that `umrgen status` does; one request needs no pool.
-Proxies are httpx2's business: where one is configured, `usable` says no.
+Importing httpx2 takes longer than the rest of `umrgen status`, whose single request needs no connection pool.
+It does not support proxies: see `is_supported`.
 """
 
 import http.client
@@ -15,44 +15,45 @@ from urllib.parse import urlsplit
 from umrgen.client.address import Server
 from umrgen.client.flow import Reply, Step, TransportFailure
 
-__all__ = ["OneShot", "usable"]
+__all__ = ["StdlibTransport", "is_supported"]
 
-MAX_ANSWER = 32 * 1024 * 1024
+MAX_RESPONSE = 32 * 1024 * 1024
 
 
-def usable() -> bool:
+def is_supported() -> bool:
+    """Return whether no proxy is configured."""
     return not {"http_proxy", "https_proxy", "all_proxy"} & {name.lower() for name in os.environ}
 
 
-class OneShot:
-    """Sends a step on a connection of its own. Never follows a redirect."""
+class StdlibTransport:
+    """Sends each step on a new connection. Never follows redirects."""
 
     def __init__(self, server: Server, connect_timeout: float) -> None:
         self._server = server
         self._connect_timeout = connect_timeout
 
     def send(self, step: Step) -> Reply:
-        """One request, its whole answer within `step.timeout`. Raises TransportFailure."""
+        """Send one request; the whole response must arrive within `step.timeout`. Raises TransportFailure."""
         started = time.monotonic()
         connection = self._connection(min(step.timeout, self._connect_timeout))
         sent = False
         try:
             connection.connect()
             sent = True
-            with _Deadline(connection.sock, step.timeout - (time.monotonic() - started)):
+            with _SocketDeadline(connection.sock, step.timeout - (time.monotonic() - started)):
                 prefix = urlsplit(self._server.base_url).path
                 headers = self._server.headers() | dict(step.headers)
                 connection.request(step.method, prefix + step.path, body=step.body, headers=headers)
                 response = connection.getresponse()
-                body = response.read(MAX_ANSWER)
+                body = response.read(MAX_RESPONSE)
         except (OSError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
             raise TransportFailure(reason, at=time.monotonic(), sent=sent) from error
         finally:
             connection.close()
         now = time.monotonic()
-        kept = {name.lower(): value for name, value in response.getheaders()}
-        return Reply(response.status, kept, body, at=now, elapsed=now - started, wall=time.time())
+        lower = {name.lower(): value for name, value in response.getheaders()}
+        return Reply(response.status, lower, body, at=now, elapsed=now - started, wall=time.time())
 
     def _connection(self, timeout: float) -> http.client.HTTPConnection:
         parts = urlsplit(self._server.base_url)
@@ -65,8 +66,8 @@ class OneShot:
         return http.client.HTTPConnection(host, parts.port, timeout=timeout)
 
 
-class _Deadline:
-    """Ends a socket's blocking calls at a moment: its own time-outs begin anew with every byte."""
+class _SocketDeadline:
+    """Shuts a socket down after some seconds: its own timeout starts again with every byte."""
 
     def __init__(self, connected: socket.socket, seconds: float) -> None:
         self._socket = connected
@@ -74,7 +75,7 @@ class _Deadline:
         connected.settimeout(None)
 
     def _end(self) -> None:
-        with suppress(OSError):  # it may have ended in this moment
+        with suppress(OSError):  # the connection may just have closed
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> None:

@@ -1,4 +1,4 @@
-"""What is told while one waits: a live line on a terminal, plain lines elsewhere, events for programs."""
+"""The progress of a wait: a live line on a terminal, plain lines elsewhere, or events as JSON."""
 
 import shutil
 import sys
@@ -15,6 +15,7 @@ __all__ = ["ProgressPrinter", "human_bytes"]
 
 
 def human_bytes(count: float) -> str:
+    """Return a size with its unit."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -23,42 +24,44 @@ def human_bytes(count: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
+    """Return a duration with its units."""
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
 
 
 def bar(share: float, width: int = 20) -> str:
+    """Return a progress bar."""
     full = round(max(0.0, min(1.0, share)) * width)
     return "━" * full + "╌" * (width - full)
 
 
 def describe(status: Status) -> str:
-    """A job's state in a few words."""
-    words = status.state
+    """Return a job's status as text."""
+    text = status.state
     if status.state == State.QUEUED and status.queue_position:
-        words += f", place {status.queue_position}"
+        text += f", place {status.queue_position}"
     if status.state == State.RUNNING and status.total_steps:
         step = status.step or 0
-        words += f" {bar(step / status.total_steps)} step {step} of {status.total_steps}"
+        text += f" {bar(step / status.total_steps)} step {step} of {status.total_steps}"
     if not status.over and status.eta_seconds:
-        words += f", about {human_seconds(status.eta_seconds)} left"
-    return words
+        text += f", about {human_seconds(status.eta_seconds)} left"
+    return text
 
 
 class ProgressPrinter:
-    """An `on_event` for the client. Says what happens on stderr, or as NDJSON on stdout."""
+    """An `on_event` callback of a client: prints progress on stderr, or events as NDJSON on stdout."""
 
     def __init__(self, output: Output, *, quiet: bool = False) -> None:
         self._output = output
-        self._quiet = quiet or output.for_programs
+        self._quiet = quiet or output.machine_readable
         self._live = sys.stderr.isatty() and not self._quiet
         self._started = time.monotonic()
-        self._said = ""
+        self._last_line = ""
         self._download_started = 0.0
         self._line_open = False
 
     @property
     def follow(self) -> bool:
-        """Whether anybody looks at what happens on the way."""
+        """Whether changes of the status are printed, so that the client should request them."""
         return self._output.as_events or not self._quiet
 
     def __call__(self, event: Event) -> None:
@@ -66,11 +69,11 @@ class ProgressPrinter:
             self._output.job_ids.append(event.job_id)
         if self._output.as_events:
             if event.kind != "download":
-                self._output.event(event.kind, _plain(event))
+                self._output.event(event.kind, _event_data(event))
         elif not self._quiet:
-            self._tell(event)
+            self._print(event)
 
-    def _tell(self, event: Event) -> None:
+    def _print(self, event: Event) -> None:
         match event.kind:
             case "submitted":
                 self._note(f"job {event.job_id}")
@@ -89,39 +92,39 @@ class ProgressPrinter:
         now = time.monotonic()
         self._download_started = self._download_started or now
         rate = count / max(now - self._download_started, 0.001)
-        words = f"downloading {human_bytes(count)}"
+        text = f"downloading {human_bytes(count)}"
         if total:
-            words = f"downloading {bar(count / total)} {human_bytes(count)} of {human_bytes(total)}"
+            text = f"downloading {bar(count / total)} {human_bytes(count)} of {human_bytes(total)}"
         if now - self._download_started > 0.5:
-            words += f", {human_bytes(rate)}/s"
-            words += f", {human_seconds((total - count) / rate)} left" if total else ""
+            text += f", {human_bytes(rate)}/s"
+            text += f", {human_seconds((total - count) / rate)} left" if total else ""
         if self._live:
-            self._progress(words)
+            self._progress(text)
 
-    def _progress(self, words: str) -> None:
-        """What changes often: overwritten on a terminal, a line of its own where it is new elsewhere."""
+    def _progress(self, text: str) -> None:
+        """Print a line of progress: it replaces the last one on a terminal; elsewhere, only new text is printed."""
         if self._live:
-            line = f"{words}  ({human_seconds(time.monotonic() - self._started)})"
+            line = f"{text}  ({human_seconds(time.monotonic() - self._started)})"
             width = shutil.get_terminal_size().columns
             click.echo(f"\r\x1b[2K{line[: width - 1]}", nl=False, err=True)
             self._line_open = True
-        elif words != self._said:
-            click.echo(words, err=True)
-        self._said = words
+        elif text != self._last_line:
+            click.echo(text, err=True)
+        self._last_line = text
 
-    def _note(self, words: str) -> None:
-        """What should stay readable."""
+    def _note(self, text: str) -> None:
+        """Print a line that is not replaced."""
         self.clear()
-        click.echo(words, err=True)
+        click.echo(text, err=True)
 
     def clear(self) -> None:
-        """Take the live line away."""
+        """Erase the live line."""
         if self._line_open:
             click.echo("\r\x1b[2K", nl=False, err=True)
             self._line_open = False
 
 
-def _plain(event: Event) -> dict[str, Any]:
+def _event_data(event: Event) -> dict[str, Any]:
     data: dict[str, Any] = {"job_id": event.job_id}
     if event.message:
         data["message"] = event.message

@@ -1,0 +1,50 @@
+"""`FlowDriver`: runs flows on the caller's event loop, for a client and its jobs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from umrgen.client.flow import CallContext, Event, Flow, Options, RequestBudget, drive_async
+from umrgen.client.journal import Journal
+from umrgen.client.transport import Transport
+
+__all__ = ["FlowDriver", "with_changes"]
+
+R = TypeVar("R")
+
+
+def with_changes(options: Options, changes: Mapping[str, Any]) -> Options:
+    """Return `options` with some values changed. Raises TypeError for an unknown name."""
+    unknown = set(changes) - set(Options.__slots__)
+    if unknown:
+        raise TypeError(f"unknown option: {', '.join(sorted(unknown))}")
+    return replace(options, **changes)
+
+
+class FlowDriver:
+    """The parts of a client that its jobs use too: the transport, the options, the journal and the request budget."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        options: Options,
+        journal: Journal | None,
+        *,
+        on_event: Callable[[Event], None],
+        random: Callable[[], float],
+    ) -> None:
+        self.transport = transport
+        self.options = options
+        self.journal = journal
+        self._on_event = on_event
+        self._random = random
+        self._budget = RequestBudget(options.requests_a_minute)
+
+    def new_context(self, changes: Mapping[str, Any]) -> CallContext:
+        """Return the context of a new call, with some options changed; its deadline starts now."""
+        options, now = with_changes(self.options, changes), self.transport.clock.monotonic()
+        return CallContext(options, now, notify=self._on_event, random=self._random, budget=self._budget)
+
+    async def run(self, flow: Flow[R]) -> R:
+        """Run a flow and return its result."""
+        return await drive_async(flow, self.transport.send, self.transport.clock.sleep)

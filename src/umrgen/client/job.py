@@ -1,0 +1,187 @@
+"""`AsyncJob`: one job on one server."""
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from umrgen.client.driver import FlowDriver
+from umrgen.client.flow import CallContext
+from umrgen.client.flows.wait import StatusPoller, require_completed
+from umrgen.client.flows.wait_many import Outcome
+from umrgen.client.partial import check_target
+from umrgen.client.protocol import API, call_if_supported
+from umrgen.client.retrieval import fetch_image
+from umrgen.errors import JobFailed, JobNotFound, OutputForbidden, OutputMissing, UmrgenError
+from umrgen.image_files import SavedImage
+from umrgen.model import State, Status, check_job_id
+
+__all__ = ["AsyncJob", "Target", "target_file"]
+
+Target = str | os.PathLike[str] | None
+
+
+def target_file(to: Target, job_id: str) -> tuple[Path, bool]:
+    """Return the file to write, and whether its extension may follow the image's type."""
+    if to is None:
+        return Path(f"{job_id}.png"), True
+    path = Path(to).expanduser()
+    if path.is_dir() or str(to).endswith(os.sep):
+        return path / f"{job_id}.png", True
+    return path, False
+
+
+def _numbered(target: Path, index: int) -> Path:
+    return target if index == 0 else target.with_stem(f"{target.stem}-{index + 1}")
+
+
+class AsyncJob:
+    """One job on one server. The constructor sends no request; it raises UmrgenError for an invalid id."""
+
+    def __init__(
+        self,
+        driver: FlowDriver,
+        job_id: str,
+        *,
+        seen: bool = False,
+        context: CallContext | None = None,
+        entry: str | None = None,
+    ) -> None:
+        self.id = check_job_id(job_id)
+        self.outcome: Outcome | None = None
+        """How the job ended, once known: its final status, or the error that makes it unknown."""
+        self._driver = driver
+        self._seen = seen
+        self._context = context
+        self._entry = entry
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id!r})"
+
+    async def watch(self, **options: Any) -> AsyncIterator[Status]:
+        """Yield each change of the job's status, until it is over."""
+        poller = self._poller(options)
+        while True:
+            status = await self._driver.run(poller.next_change())
+            self._seen = True
+            yield status
+            if status.over:
+                self.outcome = status
+                return
+
+    async def status(self) -> Status:
+        """Return the current status of the job."""
+        poller = self._poller({"wait": 0, "patience": self._driver.options.submit_patience})
+        status = await self._driver.run(poller.next_change())
+        self._seen = True
+        return status
+
+    async def wait(self, **options: Any) -> Status:
+        """Wait until the job is completed; return its status. Raises JobFailed, WaitTimeout, OutputMissing, ..."""
+        return await self._wait(self._poller(options))
+
+    async def download(
+        self, to: Target = None, *, overwrite: bool = False, again: bool = False, **options: Any
+    ) -> SavedImage:
+        """Wait until the job is completed, then save its image, verified; return the saved image.
+
+        `to` is a file or a folder; by default, the file is named after the job, in the current folder. With `again`,
+        a file that already holds the same image is a success.
+        """
+        images = await self._download(to, options, overwrite=overwrite, again=again, every=False)
+        return images[0]
+
+    async def download_all(
+        self, to: Target = None, *, overwrite: bool = False, again: bool = False, **options: Any
+    ) -> list[SavedImage]:
+        """Save every image of the job, as `download` does; the second is named `name-2.png`, and so on."""
+        return await self._download(to, options, overwrite=overwrite, again=again, every=True)
+
+    async def cancel(self) -> Status:
+        """Cancel the job on the server; return its status after that. Raises Unsupported on older servers."""
+        path = f"{API}/cancel/{self.id}"
+        flow = call_if_supported(self._driver.new_context({}), "POST", path, job_id=self.id)
+        return Status.parse(await self._driver.run(flow), self.id) or await self.status()
+
+    def _poller(self, changes: Mapping[str, Any]) -> StatusPoller:
+        """Return a poller with the deadline of the submit, or with a new one after that or for changed options."""
+        context = self._context
+        if context is None or changes or context.deadline <= self._driver.transport.clock.monotonic():
+            context = self._driver.new_context(changes)
+        return StatusPoller(context, self.id, seen=self._seen)
+
+    async def _wait(self, poller: StatusPoller) -> Status:
+        """Return the status of the completed job; close its journal entry when it can no longer complete."""
+        try:
+            if isinstance(self.outcome, UmrgenError):
+                raise self.outcome
+            if self.outcome is not None and (self.outcome.images or self.outcome.state == State.FAILED):
+                return require_completed(self.outcome)  # an older server no longer has a failed job
+            self.outcome = await self._driver.run(poller.result())
+        except JobFailed:
+            self._close_entry("failed")
+            raise
+        except JobNotFound:
+            self._close_entry("gone")
+            raise
+        return self.outcome
+
+    async def _download(
+        self, to: Target, options: Mapping[str, Any], *, overwrite: bool, again: bool, every: bool
+    ) -> list[SavedImage]:
+        target, any_suffix = target_file(to, self.id)
+        check_target(target, overwrite=overwrite or again)
+        poller = self._poller(options)
+        status = await self._wait(poller)
+        saved = []
+        for index in range(len(status.images) if every else 1):
+            path = _numbered(target, index)
+            saved.append(await self._save(poller.context, status, index, path, overwrite, any_suffix, again))
+        self._close_entry("saved", saved[0].path)
+        return saved
+
+    async def _save(
+        self,
+        context: CallContext,
+        status: Status,
+        index: int,
+        target: Path,
+        overwrite: bool,
+        any_suffix: bool,
+        again: bool,
+    ) -> SavedImage:
+        for last in (False, True):
+            try:
+                path, facts = await fetch_image(
+                    self._driver.transport,
+                    context,
+                    self.id,
+                    status.images[index],
+                    target,
+                    overwrite=overwrite,
+                    any_suffix=any_suffix,
+                    again=again,
+                )
+                break
+            except (OutputForbidden, OutputMissing) as error:
+                error.job_id = self.id
+                if last or error.code == "foreign_output":
+                    raise
+                # The URL may have expired: get a new one by another status call.
+                status = await self._driver.run(StatusPoller(context, self.id, seen=True).result())
+                if index >= len(status.images):
+                    raise
+        media = facts.media_type
+        return SavedImage(
+            path, self.id, facts.bytes, facts.sha256, media, facts.width, facts.height, status.seed, status.engine
+        )
+
+    def _close_entry(self, end: str, path: Path | None = None) -> None:
+        journal = self._driver.journal
+        if journal is None:
+            return
+        if self._entry is None:
+            entry = journal.find_job(self.id)
+            self._entry = entry.id if entry is not None and entry.end is None else None
+        if self._entry is not None:
+            journal.ended(self._entry, end, path)
