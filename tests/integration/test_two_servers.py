@@ -1,0 +1,135 @@
+"""Two servers on one ledger and one folder of images, in one process: one server is a special case of many."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transports import Http
+from umrgen.image_files import verify
+from umrgen.server.application import Application
+from umrgen.server.domain.job import Change
+from umrgen.server.services.api_keys import NewKey
+from umrgen.server.settings import Settings
+
+SMALL = {"width": 512, "height": 512, "steps": 1}
+
+
+def made(tmp_path: Path, name: str, **settings: Any) -> Application:
+    """Return a server with a state folder of its own, and a ledger and images that it shares."""
+    shared = {"ledger": f"sqlite:{tmp_path / 'ledger.sqlite3'}", "blobs": f"local:{tmp_path / 'outputs'}"}
+    return Application(Settings(state=tmp_path / name, url_ttl=3600, **shared, **settings))
+
+
+async def started(application: Application) -> Application:
+    await application.open()
+    application.start()
+    await application.executor.ready()
+    return application
+
+
+@pytest.fixture
+async def servers(tmp_path: Path) -> AsyncIterator[tuple[Application, Application]]:
+    both = [await started(made(tmp_path, name)) for name in ("first", "second")]
+    yield both[0], both[1]
+    for application in both:
+        await application.drain(0)
+        await application.close()
+
+
+async def test_no_job_runs_twice_and_none_is_lost(
+    servers: tuple[Application, Application], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each server accepts half of the jobs, and a caller may ask either of them about any job."""
+    drawn: Counter[str] = Counter()
+    workers: Counter[int] = Counter()
+    for number, server in enumerate(servers):
+        run = server.executor.run
+
+        async def counted(task: Any, *arguments: Any, run: Any = run, number: int = number) -> Any:
+            drawn[task.job_id] += 1
+            workers[number] += 1
+            return await run(task, *arguments)
+
+        monkeypatch.setattr(server.executor, "run", counted)
+    secret, _ = await servers[0].keys.create(NewKey("both"))
+    callers = [Http(server, secret) for server in servers]
+    async with asyncio.timeout(60):
+        jobs = await asyncio.gather(*(callers[n % 2].submit(f"a boat, {n}", **SMALL) for n in range(12)))
+        ends = await asyncio.gather(*(callers[(n + 1) % 2].wait(job) for n, job in enumerate(jobs)))
+        assert ends == [("completed", None)] * len(jobs)
+        images = [await callers[n % 2].fetch(job) for n, job in enumerate(jobs)]
+    assert len({verify(image).sha256 for image in images}) == len(jobs)
+    assert drawn == dict.fromkeys(jobs, 1)
+    assert set(workers) == {0, 1}, "both servers draw"
+
+
+async def test_a_wait_at_one_server_sees_a_cancel_at_the_other(servers: tuple[Application, Application]) -> None:
+    secret, _ = await servers[0].keys.create(NewKey("both"))
+    first, second = (Http(server, secret) for server in servers)
+    async with asyncio.timeout(60):
+        for server in servers:
+            await server.dispatcher.drain(0)  # nobody draws: the job stays queued
+        job = await first.submit("a boat", **SMALL)
+        waiting = asyncio.create_task(second.wait(job))
+        while not len(servers[1].subscriptions):  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(0)
+        assert await first.cancel(job) == "cancelled"
+        assert await waiting == ("failed", "cancelled")
+
+
+async def test_one_idempotency_key_makes_one_job_on_both(servers: tuple[Application, Application]) -> None:
+    secret, _ = await servers[0].keys.create(NewKey("both", daily=1))
+    callers = [Http(server, secret) for server in servers]
+    jobs = await asyncio.gather(*(callers[n % 2].submit("a boat", key="once", **SMALL) for n in range(8)))
+    assert len(set(jobs)) == 1, "and the key's limit of one job a day holds on both"
+
+
+async def test_a_start_leaves_the_jobs_and_files_of_the_other_server(tmp_path: Path) -> None:
+    """The first server runs a job and has stored an unfinished file when the second one starts and retains."""
+    first = await started(made(tmp_path, "first", step_delay=600.0, cancel_grace=0.0))
+    try:
+        secret, _ = await first.keys.create(NewKey("both"))
+        caller = Http(first, secret)
+        done = await caller.submit("a boat", **SMALL)
+        assert await caller.wait(done) == ("completed", None)
+        running = await caller.submit("a boat that takes long", **SMALL | {"steps": 2})
+        async with asyncio.timeout(30):
+            while (job := await first.ledger.jobs.get(running)) is None or job.step == 0:  # noqa: ASYNC110 - likewise
+                await asyncio.sleep(0)
+        unfinished = next((tmp_path / "outputs" / ".incoming").iterdir()) / "unfinished"
+        unfinished.write_bytes(b"half")
+        second = await started(made(tmp_path, "second"))
+        try:
+            await second.retention.once()
+            now = await second.ledger.jobs.get(running)
+            assert now is not None
+            assert (now.state, now.token, now.worker) == (job.state, job.token, job.worker)
+            assert unfinished.exists()
+            verify(await Http(second, secret).fetch(done))
+        finally:
+            await second.drain(0)
+            await second.close()
+    finally:
+        await first.ledger.jobs.change(running, Change.CANCEL, now=0)
+        await first.drain(0)
+        await first.close()
+
+
+async def test_one_of_them_does_a_task_and_the_other_takes_over(tmp_path: Path) -> None:
+    """Retention and webhooks are done by the server that holds the lease; a lease ends with its time."""
+    first, second = made(tmp_path, "first"), made(tmp_path, "second")
+    await first.open()
+    await second.open()
+    store = first.ledger.coordination
+    assert await store.acquire("retention", "first", now=0, until=60_000)
+    assert not await second.ledger.coordination.acquire("retention", "second", now=59_999, until=120_000)
+    assert await store.acquire("retention", "first", now=30_000, until=90_000), "the holder renews it"
+    assert await second.ledger.coordination.acquire("retention", "second", now=90_000, until=150_000)
+    await second.ledger.coordination.release("retention", "second")
+    assert await store.acquire("retention", "first", now=90_001, until=150_000)
+    for application in (first, second):
+        await application.close()
