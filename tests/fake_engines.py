@@ -12,6 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from PIL import Image
 
@@ -116,3 +117,17 @@ class MeetingEngine:
             time.sleep(0.01)
         report(1, task.request.steps)
         return [_pixels(task)]
+
+
+class RecordingEngine(FakeEngine):
+    """Writes each request that it is given into `folder`, and how many references came with it."""
+
+    info = EngineInfo("recording", "procedural", "1", features=("references", "negative", "loras"))
+
+    def __init__(self, *, folder: str) -> None:
+        self._folder = Path(folder)
+
+    def draw(self, task: DrawTask, report: Report) -> list[Any]:
+        (self._folder / "request.json").write_bytes(msgspec.json.encode(task.request))
+        (self._folder / "references").write_text(str(len(task.references)))
+        return super().draw(task, report)

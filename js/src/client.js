@@ -38,6 +38,7 @@ import { submit } from "./submission.js";
  * @property {number} [seed]
  * @property {{name: string, strength?: number}[]} [loras]
  * @property {string[]} [referenceImages] names from `uploadReference`
+ * @property {number} [priority] among the jobs of this key; higher is sooner
  * @property {string} [webhookUrl]
  */
 

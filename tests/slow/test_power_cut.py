@@ -345,7 +345,7 @@ MKDIR = "mkdir(parents=True, exist_ok=True)"
 CHANGES = (
     Change("ledger-off", SQLITE, "synchronous = FULL", "synchronous = OFF", None, "job"),
     Change("ledger-normal", SQLITE, "synchronous = FULL", "synchronous = NORMAL", None, "job"),
-    Change("image", LOCAL, "os.fsync(partial.fileno())", "pass", None, "image"),
+    Change("image", LOCAL, "os.fsync(file.fileno())", "pass", None, "image"),
     Change("image-name", LOCAL, "sync_folder(path.parent)", "pass", None, "image"),
     Change("session-folder", LOCAL, "self._prepare(path.parent)", f"path.parent.{MKDIR}", None, "image"),
     Change("state-folder", STATE, "make_folder(state, mode=0o700)", f"state.{MKDIR}", None, "job"),

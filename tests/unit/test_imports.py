@@ -13,7 +13,7 @@ CLIENT = [
     ["errors", "paths", "durable"],
     ["model", "image_files"],
     ["client.address"],
-    ["client.flow"],
+    ["client.flow", "client.options"],
     ["client.protocol"],
     ["client.flows"],
     ["client.partial", "client.transport", "client.stdlib_transport", "client.journal"],

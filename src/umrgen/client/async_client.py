@@ -4,7 +4,7 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from umrgen.client.address import configured_server
 from umrgen.client.driver import FlowDriver, with_changes
@@ -14,6 +14,7 @@ from umrgen.client.flows.upload import read_image, upload
 from umrgen.client.flows.wait_many import BatchPoller, Outcome
 from umrgen.client.job import AsyncJob, Target, target_file
 from umrgen.client.journal import Journal, JournalEntry
+from umrgen.client.options import CallOptions, RequestOptions
 from umrgen.client.partial import check_target
 from umrgen.client.protocol import API, call_if_supported
 from umrgen.client.transport import Clock, Transport
@@ -42,7 +43,7 @@ class AsyncClient:
         embedded: Path | None = None,
         clock: Clock | None = None,
         random: Callable[[], float] = random.random,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> None:
         self.options = with_changes(Options(), options)
         self.transport = Transport(configured_server(base_url, api_key), self.options, clock)
@@ -72,24 +73,18 @@ class AsyncClient:
         self,
         prompt: str,
         *,
-        negative: str | None = None,
-        width: int | None = None,
-        height: int | None = None,
-        steps: int | None = None,
-        seed: int | None = None,
         idempotency_key: str | None = None,
         wait_for_slot: bool = False,
-        **parameters: Any,
+        **request: Unpack[RequestOptions],
     ) -> AsyncJob:
-        """Create a job and return it without waiting for it; `parameters` (`webhook_url`, …) are sent unchanged.
+        """Create a job and return it without waiting for it. Parameters that this client does not know are sent too.
 
         By default, a new `idempotency_key` is generated. With `wait_for_slot`, this waits while the server responds
         that the key has too many jobs. Raises InvalidRequest, Unauthorized, RateLimited, ConnectionFailed, ...
         """
-        named = {"negative": negative, "width": width, "height": height, "steps": steps, "seed": seed}
-        request = _request(prompt, named | parameters)
         key = idempotency_key or secrets.token_hex(16)
-        return await self._submit(self._driver.new_context({}), request, key, wait_for_slot=wait_for_slot)
+        body = _request(prompt, request)
+        return await self._submit(self._driver.new_context({}), body, key, wait_for_slot=wait_for_slot)
 
     async def generate(
         self,
@@ -99,15 +94,15 @@ class AsyncClient:
         overwrite: bool = False,
         timeout: float | None = -1,
         wait_for_slot: bool = False,
-        **parameters: Any,
+        **request: Unpack[RequestOptions],
     ) -> SavedImage:
         """Submit, wait and download; return the saved image. One deadline applies to all of it."""
         first, _ = target_file(to, "umrgen")
         check_target(first, overwrite=overwrite or to is None)
         context = self._driver.new_context({} if timeout == -1 else {"timeout": timeout})
-        request, key = _request(prompt, parameters), secrets.token_hex(16)
+        body, key = _request(prompt, request), secrets.token_hex(16)
         target = Path(to) if to is not None else Path()
-        job = await self._submit(context, request, key, target=target, overwrite=overwrite, wait_for_slot=wait_for_slot)
+        job = await self._submit(context, body, key, target=target, overwrite=overwrite, wait_for_slot=wait_for_slot)
         return await job.download(to, overwrite=overwrite)
 
     async def _submit(
@@ -137,7 +132,7 @@ class AsyncClient:
 
     # --- many jobs ---
 
-    async def as_completed(self, jobs: Iterable[AsyncJob], **options: Any) -> AsyncIterator[AsyncJob]:
+    async def as_completed(self, jobs: Iterable[AsyncJob], **options: Unpack[CallOptions]) -> AsyncIterator[AsyncJob]:
         """Yield the jobs in the order in which they end, each with its `outcome`. One deadline applies to all."""
         by_id = {job.id: job for job in jobs}
         poller = BatchPoller(self._driver.new_context(options), list(by_id))
@@ -146,14 +141,19 @@ class AsyncClient:
                 by_id[job_id].outcome = outcome
                 yield by_id[job_id]
 
-    async def wait_all(self, jobs: Sequence[AsyncJob], **options: Any) -> list[Outcome]:
+    async def wait_all(self, jobs: Sequence[AsyncJob], **options: Unpack[CallOptions]) -> list[Outcome]:
         """Wait for all `jobs`; return their outcomes in the same order: a final status or an error for each."""
         async for _ in self.as_completed(jobs, **options):
             pass
         return [job.outcome for job in jobs if job.outcome is not None]
 
     async def generate_many(
-        self, requests: Sequence[Mapping[str, Any]], to: Sequence[Target], *, overwrite: bool = False, **options: Any
+        self,
+        requests: Sequence[Mapping[str, Any]],
+        to: Sequence[Target],
+        *,
+        overwrite: bool = False,
+        **options: Unpack[CallOptions],
     ) -> AsyncIterator[SavedImage | UmrgenError]:
         """Run several requests (`prompt` and other arguments of `submit`); yield each result when it is ready.
 
@@ -191,7 +191,7 @@ class AsyncClient:
 
     # --- after an interruption ---
 
-    async def resume(self, entry: JournalEntry, to: Target = None, **options: Any) -> SavedImage:
+    async def resume(self, entry: JournalEntry, to: Target = None, **options: Unpack[CallOptions]) -> SavedImage:
         """Finish the job of a journal entry: submit it again under the same idempotency key, wait, and save its image.
 
         Raises as `generate`, and ConnectionFailed when it is not known whether the job was created and the server

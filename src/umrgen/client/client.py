@@ -6,14 +6,16 @@ exact for synchronous callers too, and Ctrl-C ends any wait immediately.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from umrgen.client.async_client import AsyncClient
+from umrgen.client.flow import Event
 from umrgen.client.flows.wait_many import Outcome
 from umrgen.client.job import AsyncJob, Target
-from umrgen.client.journal import JournalEntry
+from umrgen.client.journal import Journal, JournalEntry
+from umrgen.client.options import CallOptions, RequestOptions
 from umrgen.errors import UmrgenError
 from umrgen.image_files import SavedImage
 from umrgen.model import Status
@@ -84,7 +86,7 @@ class SyncJob:
         """How the job ended, once known: its final status, or the error that makes it unknown."""
         return self._job.outcome
 
-    def watch(self, **options: Any) -> Iterator[Status]:
+    def watch(self, **options: Unpack[CallOptions]) -> Iterator[Status]:
         """Yield each change of the job's status, until it is over."""
         return self._loop.iterate(self._job.watch(**options))
 
@@ -92,15 +94,17 @@ class SyncJob:
         """Return the current status of the job."""
         return self._loop.run(self._job.status())
 
-    def wait(self, **options: Any) -> Status:
+    def wait(self, **options: Unpack[CallOptions]) -> Status:
         """Wait until the job is completed; return its status. Raises JobFailed, WaitTimeout, OutputMissing, ..."""
         return self._loop.run(self._job.wait(**options))
 
-    def download(self, to: Target = None, *, overwrite: bool = False, **options: Any) -> SavedImage:
+    def download(self, to: Target = None, *, overwrite: bool = False, **options: Unpack[CallOptions]) -> SavedImage:
         """Wait until the job is completed, then save its image, verified; return the saved image."""
         return self._loop.run(self._job.download(to, overwrite=overwrite, **options))
 
-    def download_all(self, to: Target = None, *, overwrite: bool = False, **options: Any) -> list[SavedImage]:
+    def download_all(
+        self, to: Target = None, *, overwrite: bool = False, **options: Unpack[CallOptions]
+    ) -> list[SavedImage]:
         """Save every image of the job; return the saved images."""
         return self._loop.run(self._job.download_all(to, overwrite=overwrite, **options))
 
@@ -112,8 +116,16 @@ class SyncJob:
 class Client:
     """A synchronous client of one server; it has the arguments of `AsyncClient`."""
 
-    def __init__(self, base_url: str | None = None, api_key: str | None = None, **options: Any) -> None:
-        self._async = AsyncClient(base_url, api_key, **options)
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        on_event: Callable[[Event], None] | None = None,
+        journal: Journal | bool | None = True,
+        **options: Unpack[CallOptions],
+    ) -> None:
+        self._async = AsyncClient(base_url, api_key, on_event=on_event, journal=journal, **options)
         self._loop = _LoopThread()
 
     def __enter__(self) -> Self:
@@ -131,38 +143,68 @@ class Client:
         """Return an existing job by its id; sends no request."""
         return SyncJob(self._loop, self._async.job(job_id))
 
-    def submit(self, prompt: str, **parameters: Any) -> SyncJob:
+    def submit(
+        self,
+        prompt: str,
+        *,
+        idempotency_key: str | None = None,
+        wait_for_slot: bool = False,
+        **request: Unpack[RequestOptions],
+    ) -> SyncJob:
         """Create a job and return it without waiting for it; see `AsyncClient.submit`."""
-        return SyncJob(self._loop, self._loop.run(self._async.submit(prompt, **parameters)))
+        return SyncJob(
+            self._loop,
+            self._loop.run(
+                self._async.submit(prompt, idempotency_key=idempotency_key, wait_for_slot=wait_for_slot, **request)
+            ),
+        )
 
-    def generate(self, prompt: str, to: Target = None, **parameters: Any) -> SavedImage:
+    def generate(
+        self,
+        prompt: str,
+        to: Target = None,
+        *,
+        overwrite: bool = False,
+        timeout: float | None = -1,
+        wait_for_slot: bool = False,
+        **request: Unpack[RequestOptions],
+    ) -> SavedImage:
         """Submit, wait and download; return the saved image."""
-        return self._loop.run(self._async.generate(prompt, to, **parameters))
+        return self._loop.run(
+            self._async.generate(
+                prompt, to, overwrite=overwrite, timeout=timeout, wait_for_slot=wait_for_slot, **request
+            )
+        )
 
     def generate_many(
-        self, requests: Sequence[Mapping[str, Any]], to: Sequence[Target], **options: Any
+        self,
+        requests: Sequence[Mapping[str, Any]],
+        to: Sequence[Target],
+        *,
+        overwrite: bool = False,
+        **options: Unpack[CallOptions],
     ) -> Iterator[SavedImage | UmrgenError]:
         """Run several requests; yield each result when it is ready."""
-        return self._loop.iterate(self._async.generate_many(requests, to, **options))
+        return self._loop.iterate(self._async.generate_many(requests, to, overwrite=overwrite, **options))
 
-    def as_completed(self, jobs: Iterable[SyncJob], **options: Any) -> Iterator[SyncJob]:
+    def as_completed(self, jobs: Iterable[SyncJob], **options: Unpack[CallOptions]) -> Iterator[SyncJob]:
         """Yield the jobs in the order in which they end, each with its `outcome`."""
         by_id = {job.id: job for job in jobs}
         inner = [job._job for job in by_id.values()]
         for job in self._loop.iterate(self._async.as_completed(inner, **options)):
             yield by_id[job.id]
 
-    def wait_all(self, jobs: Sequence[SyncJob], **options: Any) -> list[Outcome]:
+    def wait_all(self, jobs: Sequence[SyncJob], **options: Unpack[CallOptions]) -> list[Outcome]:
         """Wait for all `jobs`; return their outcomes in the same order."""
         return self._loop.run(self._async.wait_all([job._job for job in jobs], **options))
 
-    def resume(self, entry: JournalEntry, to: Target = None, **options: Any) -> SavedImage:
+    def resume(self, entry: JournalEntry, to: Target = None, **options: Unpack[CallOptions]) -> SavedImage:
         """Finish the job of a journal entry; see `AsyncClient.resume`."""
         return self._loop.run(self._async.resume(entry, to, **options))
 
-    def jobs(self, **query: Any) -> dict[str, Any]:
+    def jobs(self, *, state: str | None = None, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
         """Return a page of this key's jobs, newest first."""
-        return self._loop.run(self._async.jobs(**query))
+        return self._loop.run(self._async.jobs(state=state, limit=limit, cursor=cursor))
 
     def upload(self, image: Path | str | bytes) -> str:
         """Upload a reference image; return its name for `reference_images`."""
@@ -174,7 +216,12 @@ class Client:
 
 
 def wait_and_download(
-    job_id: str, api_key: str | None = None, *, base_url: str | None = None, to: Target = None, **options: Any
+    job_id: str,
+    api_key: str | None = None,
+    *,
+    base_url: str | None = None,
+    to: Target = None,
+    **options: Unpack[CallOptions],
 ) -> SavedImage:
     """Wait for a job and save its image, as `{job_id}.png` by default (the function of the guide)."""
     with Client(base_url, api_key, **options) as client:

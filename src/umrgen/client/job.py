@@ -3,12 +3,13 @@
 import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from umrgen.client.driver import FlowDriver
 from umrgen.client.flow import CallContext
 from umrgen.client.flows.wait import StatusPoller, require_completed
 from umrgen.client.flows.wait_many import Outcome
+from umrgen.client.options import CallOptions
 from umrgen.client.partial import check_target
 from umrgen.client.protocol import API, call_if_supported
 from umrgen.client.retrieval import fetch_image
@@ -58,7 +59,7 @@ class AsyncJob:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id!r})"
 
-    async def watch(self, **options: Any) -> AsyncIterator[Status]:
+    async def watch(self, **options: Unpack[CallOptions]) -> AsyncIterator[Status]:
         """Yield each change of the job's status, until it is over."""
         poller = self._poller(options)
         while True:
@@ -76,12 +77,12 @@ class AsyncJob:
         self._seen = True
         return status
 
-    async def wait(self, **options: Any) -> Status:
+    async def wait(self, **options: Unpack[CallOptions]) -> Status:
         """Wait until the job is completed; return its status. Raises JobFailed, WaitTimeout, OutputMissing, ..."""
         return await self._wait(self._poller(options))
 
     async def download(
-        self, to: Target = None, *, overwrite: bool = False, again: bool = False, **options: Any
+        self, to: Target = None, *, overwrite: bool = False, again: bool = False, **options: Unpack[CallOptions]
     ) -> SavedImage:
         """Wait until the job is completed, then save its image, verified; return the saved image.
 
@@ -92,7 +93,7 @@ class AsyncJob:
         return images[0]
 
     async def download_all(
-        self, to: Target = None, *, overwrite: bool = False, again: bool = False, **options: Any
+        self, to: Target = None, *, overwrite: bool = False, again: bool = False, **options: Unpack[CallOptions]
     ) -> list[SavedImage]:
         """Save every image of the job, as `download` does; the second is named `name-2.png`, and so on."""
         return await self._download(to, options, overwrite=overwrite, again=again, every=True)

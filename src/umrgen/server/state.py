@@ -44,8 +44,8 @@ def worker_id(state: Path) -> str:
 
     So a start can tell its own interrupted jobs from the running jobs of other servers. Raises OSError.
     """
-    make_folder(state, mode=0o700)
     path = state / "worker-id"
+    make_folder(path.parent, mode=0o700)
     if not path.exists():
         made = path.with_suffix(".new")
         with made.open("w") as file:

@@ -1,0 +1,64 @@
+"""The typed keyword arguments of the client's calls."""
+
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+__all__ = ["CallOptions", "LoraOption", "RequestOptions"]
+
+
+class LoraOption(TypedDict, total=False):
+    """A LoRA by its name, and how strongly it is applied (1.0)."""
+
+    name: str
+    strength: float
+
+
+class RequestOptions(TypedDict, total=False):
+    """The parameters of a generation beside its prompt; the server's defaults apply to those that are absent or None.
+
+    A test compares them with the server's `GenerationRequest`.
+    """
+
+    seed: int | None
+    negative: str | None
+    width: int | None
+    """Pixels."""
+    height: int | None
+    """Pixels."""
+    steps: int | None
+    loras: Sequence[LoraOption] | None
+    reference_images: Sequence[str] | None
+    """Names that `upload` returned."""
+    priority: int | None
+    """Among the jobs of this key; higher is sooner."""
+    webhook_url: str | None
+
+
+class CallOptions(TypedDict, total=False):
+    """Changes of the client's `Options` for one call; `umrgen.Options` says what each means. A test compares them."""
+
+    timeout: float | None
+    queue_timeout: float | None
+    wait: int
+    follow: bool
+    queued_interval: float
+    running_interval: float
+    jitter: float
+    eta_share: float
+    eta_interval: float
+    longest_delay: float
+    requests_a_minute: int
+    stall_after: float
+    on_stall: Literal["report", "raise"]
+    patience: float
+    submit_patience: float
+    first_backoff: float
+    longest_backoff: float
+    request_timeout: float
+    connect_timeout: float
+    garbage_tries: int
+    drip_rate: float
+    drip_window: float
+    download_tries: int
+    max_bytes: int
+    follow_foreign: bool
