@@ -117,7 +117,7 @@ async def test_a_wrong_key(transport: type[Http] | type[Direct], application: Ap
 
 async def test_a_server_that_stops(transport: type[Http] | type[Direct], application: Application) -> None:
     caller = await connect(transport, application)
-    application.services.admission.draining = True
+    application.admission.draining = True
     for act in (caller.submit("a boat", **SMALL), caller.upload(b"")):
         with pytest.raises(Refused, match="draining"):
             await act

@@ -407,7 +407,7 @@ MUTATIONS = (
         "services/limits.py",
         "return str(parsed.ipv4_mapped or ip_network((parsed, 64), strict=False))",
         "return str(parsed.ipv4_mapped or parsed)",
-        "tests/unit/test_limits.py::TestManners::test_a_house_is_one_address",
+        "tests/unit/test_limits.py::TestFailureThrottle::test_an_ipv6_subscriber_is_one_address",
     ),
     _server(
         "rate",
@@ -470,7 +470,7 @@ MUTATIONS = (
         "decoder-environment",
         "security: the upload decoder gets no secret of the server's environment",
         "services/uploads.py",
-        "env={name: os.environ[name] for name in _NEEDED if name in os.environ},",
+        "env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},",
         "env=dict(os.environ)",
         "tests/unit/test_upload_decoder.py::test_it_has_nothing_of_the_servers_environment_but_what_it_needs",
     ),
@@ -754,9 +754,9 @@ MUTATIONS = (
     _server(
         "log-prompt",
         "security: a log has no prompt unless asked for",
-        "http/api/generate.py",
-        "    if submitted.new and services.settings.log_prompts:\n",
-        "    if submitted.new:\n",
+        "services/submissions.py",
+        "        if new and self.log_prompts:\n",
+        "        if new:\n",
         LOGS,
     ),
     _server(
@@ -850,10 +850,10 @@ MUTATIONS = (
     _server(
         "longest-wait",
         "contract: a call is held for 60 s at most",
-        "http/api/status.py",
-        "    return min(asked, int(longest))",
-        "    return asked",
-        f"{REFUSALS}::test_a_call_is_held_no_longer_than_the_server_allows",
+        "services/job_waits.py",
+        "        return min(seconds, int(self._longest_wait))",
+        "        return seconds",
+        f"{REFUSALS}::test_a_long_poll_is_no_longer_than_the_server_allows",
     ),
     _server(
         "thousand-jobs",

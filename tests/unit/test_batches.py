@@ -52,7 +52,7 @@ async def poll(waits: JobWaits, since: int) -> JobChanges:
 def job_waits(jobs: JobStore, subscriptions: Subscriptions) -> JobWaits:
     limits: Any = SimpleNamespace(charge=lambda key, count: None)
     unused: Any = None
-    return JobWaits(jobs, unused, subscriptions, unused, limits, unused)
+    return JobWaits(jobs, unused, subscriptions, unused, limits, unused, unused, 60.0)
 
 
 @asynccontextmanager

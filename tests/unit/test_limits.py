@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 
 from support import Clock
+from umrgen.server.http.problems import quota_headers
 from umrgen.server.ledger import Caps, Key
 from umrgen.server.services.limits import FailureThrottle, GcraLimiter, Limits
+from umrgen.server.services.refusal import Quota
 from umrgen.server.settings import Settings
 
 
@@ -21,12 +23,12 @@ class TestBuckets:
     )
     def test_never_more_than_was_earned(self, rate: int, bursts: list[tuple[float, int]]) -> None:
         clock = Clock()
-        buckets, begun, taken = GcraLimiter(clock), clock.at, 0
+        limiter, begun, taken = GcraLimiter(clock), clock.at, 0
         for pause, tries in bursts:
             clock.at += pause
             for _ in range(tries):
-                expected_wait = buckets.wait("a", rate)
-                got = buckets.take("a", rate)
+                expected_wait = limiter.wait("a", rate)
+                got = limiter.take("a", rate)
                 assert got == (expected_wait < 1e-6)
                 taken += got
             assert taken <= rate + (clock.at - begun) * rate / 60 + 1e-6
@@ -34,41 +36,41 @@ class TestBuckets:
     @given(st.integers(1, 500))
     def test_a_minutes_worth_at_once_and_no_more(self, rate: int) -> None:
         clock = Clock()
-        buckets = GcraLimiter(clock)
-        assert sum(buckets.take("a", rate) for _ in range(rate + 5)) == rate
-        assert buckets.left("a", rate)[0] == 0
-        clock.at += buckets.wait("a", rate) + 1e-6
-        assert buckets.take("a", rate)
-        assert not buckets.take("a", rate)
+        limiter = GcraLimiter(clock)
+        assert sum(limiter.take("a", rate) for _ in range(rate + 5)) == rate
+        assert limiter.left("a", rate)[0] == 0
+        clock.at += limiter.wait("a", rate) + 1e-6
+        assert limiter.take("a", rate)
+        assert not limiter.take("a", rate)
         clock.at += 61
-        assert buckets.left("a", rate) == (rate, 0)
+        assert limiter.left("a", rate) == (rate, 0)
 
     def test_refusals_cost_nothing(self) -> None:
         clock = Clock()
-        buckets = GcraLimiter(clock)
+        limiter = GcraLimiter(clock)
         for _ in range(1000):
-            buckets.take("a", 10)
+            limiter.take("a", 10)
         clock.at += 6.001
-        assert buckets.take("a", 10), "whoever hammers on is let in as soon as one who waits"
+        assert limiter.take("a", 10), "whoever hammers on is let in as soon as one who waits"
 
     def test_names_are_apart_and_can_be_forgotten(self) -> None:
-        buckets = GcraLimiter(Clock())
-        assert all(buckets.take(name, 1) for name in "abc")
-        assert not buckets.take("a", 1)
-        buckets.keep("a", 2)
-        assert buckets.take("b", 1), "forgotten: it was heard of longest ago"
-        assert not buckets.take("a", 1)
-        assert not buckets.take("c", 1)
+        limiter = GcraLimiter(Clock())
+        assert all(limiter.take(name, 1) for name in "abc")
+        assert not limiter.take("a", 1)
+        limiter.keep("a", 2)
+        assert limiter.take("b", 1), "forgotten: it was heard of longest ago"
+        assert not limiter.take("a", 1)
+        assert not limiter.take("c", 1)
 
     def test_what_is_owed_is_paid_back(self) -> None:
         clock = Clock()
-        buckets = GcraLimiter(clock)
-        buckets.charge("a", 60, 90)
-        assert not buckets.take("a", 60)
-        assert buckets.left("a", 60)[0] == 0
-        assert buckets.wait("a", 60) == pytest.approx(31)
+        limiter = GcraLimiter(clock)
+        limiter.charge("a", 60, 90)
+        assert not limiter.take("a", 60)
+        assert limiter.left("a", 60)[0] == 0
+        assert limiter.wait("a", 60) == pytest.approx(31)
         clock.at += 31.001
-        assert buckets.take("a", 60)
+        assert limiter.take("a", 60)
 
 
 class TestLimits:
@@ -78,31 +80,33 @@ class TestLimits:
         assert limits.caps(key(concurrent=0, daily=9)) == Caps(queued=7, alive=0, daily=9)
         assert (limits.rate(key()), limits.rate(key(rate=1)), limits.rate(key(rate=0))) == (5, 1, 0)
 
-    def test_what_is_left_is_told(self) -> None:
+    def test_what_is_left_of_a_quota_and_its_header_fields(self) -> None:
         clock = Clock()
         limits = Limits(Settings(rate=3), clock)
         assert [limits.take(key()) for _ in range(4)] == [True, True, True, False]
-        allowance = limits.allowance(key())
-        assert allowance is not None
-        assert (allowance.quota, allowance.remaining) == (3, 0)
-        assert allowance.retry_after == pytest.approx(20)
-        assert allowance.headers() == {"RateLimit-Policy": '"minute";q=3;w=60', "RateLimit": '"minute";r=0;t=60'}
+        assert limits.quota(key()) == Quota("minute", 3, window=60, reset=60, remaining=0)
+        assert limits.wait(key()) == pytest.approx(20)
+        assert quota_headers(Quota("minute", 3, window=60, reset=60)) == {
+            "RateLimit-Policy": '"minute";q=3;w=60',
+            "RateLimit": '"minute";r=0;t=60',
+        }
+        assert quota_headers(Quota("queued", 3)) == {"RateLimit-Policy": '"queued";q=3', "RateLimit": '"queued";r=0'}
 
-    def test_no_limit_says_nothing(self) -> None:
+    def test_without_a_limit_there_is_no_quota(self) -> None:
         limits = Limits(Settings(rate=0), Clock())
         assert all(limits.take(key()) for _ in range(10_000))
-        assert limits.allowance(key()) is None
+        assert limits.quota(key()) is None
 
 
-class TestManners:
-    def test_a_house_is_one_address(self) -> None:
-        manners = FailureThrottle(3, "keys", Clock())
+class TestFailureThrottle:
+    def test_an_ipv6_subscriber_is_one_address(self) -> None:
+        throttle = FailureThrottle(3, "keys", Clock())
         for number in range(3):
-            assert not manners.wait("2001:db8::5")
-            manners.record_failure(f"2001:db8::{number}")
-        assert manners.wait("2001:db8::ffff:1") > 0
-        assert not manners.wait("2001:db8:1::1")
+            assert not throttle.wait("2001:db8::5")
+            throttle.record_failure(f"2001:db8::{number}")
+        assert throttle.wait("2001:db8::ffff:1") > 0
+        assert not throttle.wait("2001:db8:1::1")
         for _ in range(3):
-            manners.record_failure("::ffff:203.0.113.9")
-        assert manners.wait("203.0.113.9") > 0, "the same address in IPv6's clothes"
-        assert not manners.wait("")
+            throttle.record_failure("::ffff:203.0.113.9")
+        assert throttle.wait("203.0.113.9") > 0, "an IPv4-mapped IPv6 address is the IPv4 address"
+        assert not throttle.wait("")

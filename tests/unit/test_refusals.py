@@ -9,6 +9,7 @@ import pytest
 from umrgen.server.application import Application
 from umrgen.server.http.api.status import requested_wait
 from umrgen.server.services.api_keys import NewKey
+from umrgen.server.services.caller import Caller
 from umrgen.server.settings import Settings
 
 
@@ -39,8 +40,13 @@ async def test_a_server_that_drains_accepts_no_job(application: Application, cal
 
 
 @pytest.mark.parametrize(("headers", "query"), [({b"prefer": b"wait=300"}, b""), ({}, b"wait=300")])
-def test_a_call_is_held_no_longer_than_the_server_allows(headers: dict[bytes, bytes], query: bytes) -> None:
-    assert requested_wait(headers, query, Settings().max_wait) == 60
+async def test_a_long_poll_is_no_longer_than_the_server_allows(
+    application: Application, headers: dict[bytes, bytes], query: bytes
+) -> None:
+    caller = Caller((await application.keys.create(NewKey("test")))[1])
+    preferred = requested_wait(headers, query)
+    assert preferred == 300
+    assert application.services.job_waits.allowed_wait(caller, preferred) == Settings().max_wait
 
 
 async def test_a_call_names_a_thousand_jobs_at_most(caller: httpx2.AsyncClient) -> None:

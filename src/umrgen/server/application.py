@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from umrgen.server.allowed_hosts import AllowedHosts
-from umrgen.server.blobs import BLOB_STORES, BlobStore
+from umrgen.server.blobs import BLOB_STORES, BlobStore, BlobStoreUnavailable
 from umrgen.server.clock import Clock, SystemClock
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import job_to_wire
@@ -27,6 +27,7 @@ from umrgen.server.http import Services, openapi, ops, studio
 from umrgen.server.http.api import events, v1
 from umrgen.server.http.api import outputs as output_calls
 from umrgen.server.http.api import status as status_calls
+from umrgen.server.http.api.status import to_problem
 from umrgen.server.http.middleware import SecurityMiddleware
 from umrgen.server.http.problems import Problem, on_problem, on_refusal
 from umrgen.server.ledger import LEDGERS, Ledger, LedgerUnavailable
@@ -48,6 +49,7 @@ from umrgen.server.services.one_time_links import OneTimeLinks
 from umrgen.server.services.outputs import Outputs
 from umrgen.server.services.refusal import Refusal
 from umrgen.server.services.retention import Retention, RetentionPolicy
+from umrgen.server.services.server_state import ServerState
 from umrgen.server.services.signatures import Signatures
 from umrgen.server.services.submissions import Submissions
 from umrgen.server.services.subscriptions import Subscriptions
@@ -140,8 +142,8 @@ class Application:
             wire=partial(job_to_wire, sign=signatures.sign),
         )
         limits = Limits(settings, clock)
-        admission = Admission(self.executor, self.blobs, settings.disk_reserve << 20)
-        uploads = Uploads(self.ledger.uploads, self.blobs, clock, admission)
+        self.admission = admission = Admission(self.executor, self.blobs, settings.disk_reserve << 20)
+        uploads = Uploads(self.ledger.uploads, self.blobs, clock, admission, settings.upload_hours)
         authentication = Authentication(self.keys, limits, FailureThrottle(settings.failed_logins, "API keys", clock))
         outputs = Outputs(
             outputs=self.ledger.outputs,
@@ -162,23 +164,41 @@ class Application:
             policy=load_policy(settings.policy),
             webhooks_allowed=allow,
             engine=settings.engine,
+            log_prompts=settings.log_prompts,
+        )
+        state = ServerState(
+            jobs=self.ledger.jobs,
+            outputs=self.ledger.outputs,
+            blobs=self.blobs,
+            executor=self.executor,
+            admission=admission,
+            subscriptions=self.subscriptions,
+            limits=limits,
+            engine=settings.engine,
+            longest_wait=settings.max_wait,
+            running_cap=settings.session_running,
         )
         self.services = Services(
             settings=settings,
             clock=clock,
-            ledger=self.ledger,
-            storage=self.blobs,
-            executor=self.executor,
             keys=self.keys,
             hosts=AllowedHosts(settings.allowed_hosts, settings.host),
-            subscriptions=self.subscriptions,
-            job_waits=JobWaits(self.ledger.jobs, self.estimates, self.subscriptions, self.keys, limits, self.previews),
+            job_waits=JobWaits(
+                self.ledger.jobs,
+                self.estimates,
+                self.subscriptions,
+                self.keys,
+                limits,
+                self.previews,
+                self.ledger.webhooks,
+                settings.max_wait,
+            ),
             limits=limits,
             authentication=authentication,
             outputs=outputs,
             tickets=OneTimeLinks(clock),
             uploads=uploads,
-            admission=admission,
+            state=state,
             submissions=submissions,
             cancellations=Cancellations(self.ledger.jobs, clock),
             signatures=signatures,
@@ -195,7 +215,8 @@ class Application:
         handlers: dict[Any, Any] = {
             Problem: on_problem,
             Refusal: on_refusal,
-            LedgerUnavailable: _on_ledger_unavailable,
+            LedgerUnavailable: _on_unavailable,
+            BlobStoreUnavailable: _on_unavailable,
             HTTPException: _on_http_error,
             Exception: _on_failure,
         }
@@ -243,7 +264,7 @@ class Application:
 
     async def drain(self, limit: float) -> None:
         """Accept nothing more, let running jobs finish within `limit` seconds, answer all who wait."""
-        self.services.admission.draining = True
+        self.admission.draining = True
         log.info("stopping: what runs has %g s to finish", limit)
         await self.dispatcher.drain(limit)
         self.subscriptions.close()
@@ -301,9 +322,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     return Problem(code, headers=error.headers).response()
 
 
-async def _on_ledger_unavailable(request: Request, error: Exception) -> Response:
-    log.error("%s", error)
-    return Problem("ledger_unavailable").response()
+async def _on_unavailable(request: Request, error: Exception) -> Response:
+    return to_problem(error).response()
 
 
 async def _on_failure(request: Request, error: Exception) -> Response:

@@ -1,15 +1,11 @@
-"""Routes: HTTP ⇄ values of `umrgen.model`, and nothing else."""
+"""The HTTP interface: handlers decode a request, call one service, and encode the result."""
 
 from dataclasses import dataclass, field
 
 from umrgen.server.allowed_hosts import AllowedHosts
-from umrgen.server.blobs import BlobStore
 from umrgen.server.clock import Clock
-from umrgen.server.executors import Executor
 from umrgen.server.http.terminal_responses import TerminalResponseCache
-from umrgen.server.ledger import Ledger
 from umrgen.server.metrics import Metrics
-from umrgen.server.services.admission import Admission
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.authentication import Authentication
 from umrgen.server.services.cancellations import Cancellations
@@ -17,9 +13,9 @@ from umrgen.server.services.job_waits import JobWaits
 from umrgen.server.services.limits import Limits
 from umrgen.server.services.one_time_links import OneTimeLinks
 from umrgen.server.services.outputs import Outputs
+from umrgen.server.services.server_state import ServerState
 from umrgen.server.services.signatures import Signatures
 from umrgen.server.services.submissions import Submissions
-from umrgen.server.services.subscriptions import Subscriptions
 from umrgen.server.services.uploads import Uploads
 from umrgen.server.settings import Settings
 
@@ -28,18 +24,14 @@ __all__ = ["Services"]
 
 @dataclass(slots=True)
 class Services:
-    """What the routes may use; put together in `umrgen.server.application`."""
+    """What the handlers may use; composed in `umrgen.server.application`."""
 
     settings: Settings
     clock: Clock
-    ledger: Ledger
-    storage: BlobStore
-    executor: Executor
     keys: ApiKeys
     hosts: AllowedHosts
-    subscriptions: Subscriptions
     job_waits: JobWaits
-    admission: Admission
+    state: ServerState
     submissions: Submissions
     cancellations: Cancellations
     limits: Limits

@@ -1,4 +1,4 @@
-"""The bearer key of a request."""
+"""Authentication of a request by its bearer key."""
 
 import hmac
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from starlette.types import Scope
 
 from umrgen.server.http import Services
 from umrgen.server.http.problems import Problem
-from umrgen.server.ledger import Key
+from umrgen.server.services.caller import Caller
 from umrgen.server.services.refusal import Refusal
 
 __all__ = ["address_of", "authenticate", "bearer", "open_for_operator"]
@@ -20,7 +20,7 @@ def address_of(scope: Scope) -> str:
 
 
 def bearer(headers: Mapping[bytes, bytes]) -> str:
-    """The secret of `Authorization: Bearer`. Raises Problem `unauthorized`, which discloses nothing."""
+    """Return the secret of `Authorization: Bearer`. Raises Problem `unauthorized`."""
     scheme, _, secret = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
     secret = secret.strip()
     if not secret:
@@ -30,21 +30,21 @@ def bearer(headers: Mapping[bytes, bytes]) -> str:
     return secret
 
 
-async def authenticate(services: Services, scope: Scope, headers: Mapping[bytes, bytes]) -> Key:
-    """The caller's key, with this request counted. Raises Problem `unauthorized` or `rate_limited`."""
+async def authenticate(services: Services, scope: Scope, headers: Mapping[bytes, bytes]) -> Caller:
+    """Return the caller, with this request counted. Raises Problem `unauthorized` or `rate_limited`."""
     try:
         caller = await services.authentication.accept(bearer(headers), address_of(scope))
     except Refusal as refusal:
         problem = Problem.of(refusal)
         if refusal.code == "rate_limited" and refusal.quota is None:
-            problem.headers["Connection"] = "close"  # each further guess of a key costs its connection, too
+            problem.headers["Connection"] = "close"  # each further attempt costs the client a new connection
         raise problem from None
     scope.setdefault("state", {})["key_id"] = caller.key.id
-    return caller.key
+    return caller
 
 
 async def open_for_operator(services: Services, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
-    """Let in who may see the server's own state: the metrics token, or without one any key. Raises Problem."""
+    """Accept the metrics token, or any API key if there is no such token. Raises Problem."""
     token = services.settings.metrics_token
     if token and hmac.compare_digest(token.encode(), bearer(headers).encode("latin-1")):
         return

@@ -1,10 +1,9 @@
-"""Calls for operators and load balancers. Without a key they disclose only whether the server is there."""
+"""Calls for operators and load balancers."""
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from umrgen.model import State
 from umrgen.server.http import Services
 from umrgen.server.http.api.responses import Health, json_response
 from umrgen.server.http.auth import open_for_operator
@@ -15,33 +14,31 @@ __all__ = ["routes"]
 
 def routes(services: Services) -> list[Route]:
     async def healthz(request: Request) -> Response:
-        """The process answers."""
+        """Liveness probe."""
         return _json("ok")
 
     async def metrics(request: Request) -> Response:
-        """The server's figures, for Prometheus."""
+        """The server's metrics, for Prometheus."""
         await open_for_operator(services, request.scope, dict(request.headers.raw))
         text = services.metrics.text(await _gauges(services))
         return Response(text, headers={"Cache-Control": "no-store", "Content-Type": CONTENT_TYPE})
 
     async def readyz(request: Request) -> Response:
         """Readiness probe. A 503 does not disclose its reason to unauthenticated callers."""
-        if services.admission.draining or services.executor.info is None or services.executor.trouble:
-            return _json("not ready", 503)
-        return _json("ready")
+        return _json("ready") if services.state.is_ready() else _json("not ready", 503)
 
     return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
 
 
 async def _gauges(services: Services) -> list[Gauge]:
-    counts = await services.ledger.jobs.count()
+    figures = await services.state.figures()
     return [
-        ("umrgen_jobs_queued", "Jobs that wait for their turn.", counts[State.QUEUED]),
-        ("umrgen_jobs_running", "Jobs that are being drawn.", counts[State.RUNNING]),
-        ("umrgen_waiters", "Calls that are held until a job changes.", len(services.subscriptions)),
-        ("umrgen_images_bytes", "What the kept images have together.", await services.ledger.outputs.kept_bytes()),
-        ("umrgen_disk_free_bytes", "What can still be stored.", await services.storage.free_bytes() or 0),
-        ("umrgen_engine_up", "Whether the engine can draw.", float(services.executor.trouble is None)),
+        ("umrgen_jobs_queued", "Queued jobs.", figures.queued),
+        ("umrgen_jobs_running", "Running jobs.", figures.running),
+        ("umrgen_waiters", "Calls that wait for a change of a job.", figures.waiting_calls),
+        ("umrgen_images_bytes", "Size of all kept images.", figures.images_bytes),
+        ("umrgen_disk_free_bytes", "Free space for images.", figures.free_bytes or 0),
+        ("umrgen_engine_up", "1 if the engine can draw.", float(figures.engine_up)),
     ]
 
 

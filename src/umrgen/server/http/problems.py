@@ -11,10 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from umrgen.server.http.api.responses import Answer, ProblemAnswer
-from umrgen.server.services.limits import policy_headers
 from umrgen.server.services.refusal import Quota, Refusal
 
-__all__ = ["PROBLEMS", "Problem", "on_problem", "on_refusal"]
+__all__ = ["PROBLEMS", "Problem", "on_problem", "on_refusal", "quota_headers"]
 
 PROBLEMS: Mapping[str, tuple[int, str, str]] = {
     "invalid_request": (400, "The request is not valid", "Correct the fields named here, then send it again."),
@@ -138,8 +137,13 @@ class Problem(Exception):
 
 
 def quota_headers(quota: Quota) -> dict[str, str]:
-    """The fields RateLimit and RateLimit-Policy for a limit that was reached."""
-    return policy_headers(quota.name, quota.limit, quota.window, quota.reset, quota.remaining)
+    """Return the fields RateLimit and RateLimit-Policy; a window and the time until it is reset in seconds."""
+    window = f";w={quota.window}" if quota.window else ""
+    reset = f";t={quota.reset}" if quota.reset is not None else ""
+    return {
+        "RateLimit-Policy": f'"{quota.name}";q={quota.limit}{window}',
+        "RateLimit": f'"{quota.name}";r={quota.remaining}{reset}',
+    }
 
 
 async def on_refusal(request: Request, refusal: Exception) -> Response:

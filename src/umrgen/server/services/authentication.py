@@ -7,7 +7,7 @@ from umrgen.server.ledger import Key
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.limits import FailureThrottle, Limits
-from umrgen.server.services.refusal import Quota, Refusal
+from umrgen.server.services.refusal import Refusal
 
 __all__ = ["Authentication"]
 
@@ -42,11 +42,9 @@ class Authentication:
         """Count a request of this key. Raises Refusal `rate_limited` when it has none left."""
         if self.limits.take(key):
             return
-        allowance = self.limits.allowance(key)
-        assert allowance is not None
         raise Refusal(
             "rate_limited",
-            f"this key may make {allowance.quota} requests a minute",
-            retry_after=math.ceil(allowance.retry_after),
-            quota=Quota("minute", allowance.quota, 60, math.ceil(allowance.reset), allowance.remaining),
+            f"this key may make {self.limits.rate(key)} requests a minute",
+            retry_after=math.ceil(self.limits.wait(key)),
+            quota=self.limits.quota(key),
         )

@@ -1,6 +1,6 @@
-"""Looking at jobs and waiting for them to change: one mechanism under long polls, batches and event streams.
+"""Reading jobs and waiting for changes: one mechanism under long polls, batches and event streams.
 
-A caller that goes away is a cancellation of the task that waits here, and nothing else.
+A disconnect of the caller cancels the task that waits here, and has no other effect.
 """
 
 import asyncio
@@ -10,65 +10,74 @@ from dataclasses import dataclass
 
 from umrgen.model import State
 from umrgen.server.domain.job import Job
-from umrgen.server.ledger import JobStore
+from umrgen.server.ledger import JobStore, Webhook, WebhookStore
 from umrgen.server.scheduler.eta import Estimates
 from umrgen.server.scheduler.previews import Previews
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.job_lookup import find_job
 from umrgen.server.services.limits import Limits
+from umrgen.server.services.refusal import Refusal
 from umrgen.server.services.subscriptions import Subscription, Subscriptions
 
-__all__ = ["MAX_JOBS", "SLICE", "JobChanges", "JobEvent", "JobView", "JobWaits"]
+__all__ = ["MAX_JOBS", "SLICE", "JobChanges", "JobEvent", "JobListing", "JobView", "JobWaits"]
 
 MAX_JOBS = 1000
 """Jobs that one call may name."""
 SLICE = 50
-"""Jobs that are read without a break, which takes a few milliseconds. Other calls are served in between."""
+"""Jobs that are read in one turn of the event loop: a few milliseconds. Other calls run in between."""
 JOBS_A_REQUEST = 50
-"""Jobs that one response may hold; for each so many more, the key is charged a further request."""
+"""A response with more jobs is charged as a further request for each of these."""
 KEEP_ALIVE = 15.0
-"""Seconds without an event after which a stream says that it is alive: below the idle time-outs of proxies."""
+"""Seconds without an event after which a stream sends a comment: below the idle timeouts of proxies."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job as it is now: its record, and what follows from the others."""
+    """A job as it is now: its record, and what depends on other jobs."""
 
     job: Job
     position: int | None
     """1 for the job that is next; None when it is not queued."""
     eta: float | None
-    """Seconds until its end; None when nothing is known, or it is over."""
+    """Seconds until its end; None when there is no estimate, or it is over."""
 
     @property
     def version(self) -> str:
-        """JobChanges whenever the view does, but for the estimate."""
+        """A string that changes whenever the view does, except for the estimate."""
         return f"{self.job.state.value}.{self.job.attempt}.{self.job.step}.{self.position or 0}"
 
     def is_known(self, versions: Collection[str]) -> bool:
-        """Whether a caller that has these versions has this one; `*` stands for any."""
+        """Return whether this version is among `versions`; `*` matches any."""
         return self.version in versions or "*" in versions
 
     @property
     def stage(self) -> tuple[State, int, int | None]:
-        """Where the job stands, but for the step it is at."""
+        """State, attempt and position: what a `status` event reports. A mere step is a `progress` event."""
         return (self.job.state, self.job.attempt, self.position)
 
 
 @dataclass(frozen=True, slots=True)
+class JobListing:
+    """A job in a list, and the webhook that reports its end, if it has one."""
+
+    view: JobView
+    webhook: Webhook | None
+
+
+@dataclass(frozen=True, slots=True)
 class JobChanges:
-    """The jobs that changed since a cursor, and the cursor to go on from."""
+    """The jobs that changed since a cursor, and the cursor for the next call."""
 
     jobs: list[Job]
     unknown: list[str]
-    """Ids that are no jobs of the caller."""
+    """Ids that are not jobs of the caller."""
     cursor: int
 
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """An event of a job's stream: `status`, `progress`, `preview` (a JPEG), `alive`, or `stopping` (the server)."""
+    """An event of a job's stream: `status`, `progress`, `preview` (a JPEG), `alive`, or `stopping` (of the server)."""
 
     kind: str
     view: JobView
@@ -76,7 +85,7 @@ class JobEvent:
 
 
 class JobWaits:
-    """Looks at jobs and waits for changes, for all transports."""
+    """Reads jobs and waits for changes, for all transports."""
 
     def __init__(
         self,
@@ -86,19 +95,34 @@ class JobWaits:
         keys: ApiKeys,
         limits: Limits,
         previews: Previews,
+        webhooks: WebhookStore,
+        longest_wait: float,
     ) -> None:
+        """`longest_wait`: the longest time, in seconds, that a call may wait for a change."""
         self._jobs = jobs
+        self._webhooks = webhooks
+        self._longest_wait = longest_wait
         self._estimates = estimates
         self._subscriptions = subscriptions
         self._keys = keys
         self._limits = limits
         self._previews = previews
         self._slices = asyncio.Lock()
-        """Held for a slice of a call about many jobs: one at a time, so that calls about one job get in between."""
+        """Held while a slice of a call about many jobs is read, so that calls about one job run in between."""
 
-    def may_wait(self, caller: Caller) -> bool:
-        """Whether the caller's key has fewer waiting calls than it may."""
-        return not self._subscriptions.full(caller.key.id)
+    def allowed_wait(self, caller: Caller, seconds: int | None) -> int | None:
+        """Return how long a call that prefers to wait `seconds` may wait; None if it does not, or may not, wait.
+
+        A caller with as many waiting calls as its key may have is answered immediately: it polls.
+        """
+        if seconds is None or (seconds and self._subscriptions.full(caller.key.id)):
+            return None
+        return min(seconds, int(self._longest_wait))
+
+    def check_stream(self, caller: Caller) -> None:
+        """Raise Refusal `rate_limited` if the caller's key has as many waiting calls as it may."""
+        if self._subscriptions.full(caller.key.id):
+            raise Refusal("rate_limited", f"{self._subscriptions.limit} calls of this key are waiting already")
 
     # --- one job ---
 
@@ -117,11 +141,8 @@ class JobWaits:
         return JobView(job, None, eta)
 
     async def wait(self, caller: Caller, job: Job, *, known: Collection[str] | None, seconds: float) -> Job:
-        """Wait until the job is over, or differs from the versions `known`, or `seconds` have passed.
-
-        A caller that may not wait gets the job as it is.
-        """
-        if not self.may_wait(caller):
+        """Wait until the job is over or differs from the versions `known`, or for `seconds` (see `allowed_wait`)."""
+        if self._subscriptions.full(caller.key.id):  # since the call was allowed to wait
             return job
         until = asyncio.get_running_loop().time() + seconds
         with self._subscriptions.subscribe([job.id], owner=caller.key.id, queue=known is not None) as subscription:
@@ -140,10 +161,10 @@ class JobWaits:
         newest = max(known.values(), default=0)
         if since > newest and since > await self._jobs.last_change():
             since = 0  # the cursor is newer than the ledger: a backup was restored
-        if seconds and known and newest <= since and self.may_wait(caller):
+        if seconds and known and newest <= since and not self._subscriptions.full(caller.key.id):
             await self._wait_for_any(caller, list(known), since, seconds)
             known = await self._changed_at(caller, list(known))
-        # The cursor is of one look at all jobs: what changes while they are read is reported again.
+        # The cursor is from before the jobs are read: a change during the read is reported again.
         jobs = await self.read([job_id for job_id, changed in known.items() if changed > since])
         self._charge(caller, len(jobs))
         unknown = [job_id for job_id in job_ids if job_id not in known]
@@ -160,20 +181,21 @@ class JobWaits:
 
     async def page(
         self, caller: Caller, *, state: State | None, limit: int, before: int | None
-    ) -> tuple[list[Job], int | None]:
+    ) -> tuple[list[JobListing], int | None]:
         """Return up to `limit` of the caller's jobs, newest first, and the cursor of the next page."""
         async with self._slices:
             jobs, cursor = await self._jobs.page(caller.session_id, state=state, limit=limit, before=before)
             await asyncio.sleep(0)
         self._charge(caller, len(jobs))
-        return jobs, cursor
+        webhooks = await self._webhooks.of_jobs([job.id for job in jobs if job.over and job.request.webhook_url])
+        return [JobListing(self.brief_view(job), webhooks.get(job.id)) for job in jobs], cursor
 
     def _charge(self, caller: Caller, jobs: int) -> None:
         """Count a response about many jobs as several requests of the key."""
         self._limits.charge(caller.key, jobs // JOBS_A_REQUEST)
 
     async def _changed_at(self, caller: Caller, job_ids: Sequence[str]) -> dict[str, int]:
-        """The change number of each of the caller's own jobs among `job_ids`."""
+        """Return the change number of each of the caller's own jobs among `job_ids`."""
         changes = await self._jobs.changes(job_ids)
         return {job_id: number for job_id, (session_id, number) in changes.items() if session_id == caller.session_id}
 
@@ -181,7 +203,7 @@ class JobWaits:
         """Return when one of the jobs has changed, or after `seconds`."""
         until = asyncio.get_running_loop().time() + seconds
         with self._subscriptions.subscribe(job_ids, owner=caller.key.id) as subscription:
-            changed = set(job_ids)  # after the first look, only those that are said to have changed
+            changed = set(job_ids)  # after the first read, only those that were notified
             while changed:
                 if any(number > since for number in (await self._changed_at(caller, list(changed))).values()):
                     return
@@ -194,8 +216,7 @@ class JobWaits:
     ) -> AsyncGenerator[JobEvent, None]:
         """Yield the job's state now, then each change, until it is over, the key is revoked, or the server stops.
 
-        An event says how things stand, not what happened since the last one, so a caller that knows the version `known`
-        has missed nothing.
+        An event reports the present state, not the history, so a caller that has the version `known` missed nothing.
         """
         with (
             self._subscriptions.subscribe([job.id], owner=caller.key.id, queue=True) as subscription,
@@ -222,7 +243,7 @@ class JobWaits:
     async def _next_change(
         self, caller: Caller, view: JobView, subscription: Subscription
     ) -> AsyncGenerator[JobEvent, None]:
-        """Yield signs of life until there is a change, or the stream has to end."""
+        """Yield `alive` events until there is a change, or the stream must end."""
         loop = asyncio.get_running_loop()
         while not await subscription.wait(loop.time() + KEEP_ALIVE):
             if subscription.closed:

@@ -1,4 +1,4 @@
-"""How a service says no: one exception, which each transport maps to its own shape."""
+"""How a service refuses a request: one exception, which each transport maps to its own form."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ __all__ = ["FieldError", "Quota", "Refusal", "invalid"]
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """What is wrong with one parameter of a request."""
+    """An error in one parameter of a request."""
 
     field: str
     error: str
@@ -18,22 +18,22 @@ class FieldError:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """A limit that the caller has reached."""
+    """A limit of the caller, and what is left of it."""
 
     name: str
     limit: int
     window: int | None = None
-    """Seconds that the limit is counted over; None for a limit on what exists at a time."""
+    """Seconds over which the limit is counted; None for a limit on what exists at one time."""
     reset: int | None = None
-    """Seconds until it is whole again."""
+    """Seconds until all of it is available again."""
     remaining: int = 0
 
 
 class Refusal(UmrgenError):
     """The request is refused; nothing was changed.
 
-    `code` is one of the contract's error codes (section 2). `detail` is a sentence for the caller, if there is more to
-    say than the code does.
+    `code` is one of the contract's error codes (section 2). `detail` is a sentence for the caller, where the code alone
+    is not specific enough.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Refusal(UmrgenError):
         retry_after: int | None = None,
         quota: Quota | None = None,
     ) -> None:
-        """`errors`: every offending parameter; `retry_after`: seconds until it may go better."""
+        """`errors`: every offending parameter; `retry_after`: seconds until a retry may succeed."""
         super().__init__(detail, code=code, job_id=job_id)
         self.detail = detail
         self.errors = tuple(errors)
@@ -57,6 +57,6 @@ class Refusal(UmrgenError):
 
 
 def invalid(errors: Sequence[FieldError]) -> Refusal:
-    """Return the refusal of a request with these errors in it; there must be one or more."""
+    """Return the refusal of a request with one or more errors."""
     detail = "; ".join(f"{each.field}: {each.error}" for each in errors)
     return Refusal("invalid_request", detail, errors=errors, field=errors[0].field)

@@ -17,7 +17,7 @@ from umrgen.server.services.refusal import FieldError, Quota, Refusal, invalid
 from umrgen.server.services.uploads import Uploads
 from umrgen.server.webhooks.address_policy import Allow, check_url
 
-__all__ = ["Submissions", "Submitted"]
+__all__ = ["Idempotency", "Submissions", "Submitted"]
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class Submissions:
     webhooks_allowed: Allow
     engine: str
     """The name of the engine, for the job's record."""
+    log_prompts: bool = False
 
     async def submit(
         self, caller: Caller, request: GenerationRequest, idempotency: Idempotency | None = None
@@ -113,6 +114,8 @@ class Submissions:
             detail = f"this key may make {caps.daily} jobs a day"
             quota = Quota("day", caps.daily, DAY_SECONDS, seconds)
             raise Refusal("rate_limited", detail, quota=quota, retry_after=seconds) from None
+        if new and self.log_prompts:
+            log.info("job %s: accepted", job.id, extra={"key_id": caller.key.id, "prompt": request.prompt})
         return Submitted(job, new)
 
 

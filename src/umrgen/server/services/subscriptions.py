@@ -26,7 +26,7 @@ class Subscriptions:
 
     def __init__(self, limit: int) -> None:
         """`limit`: concurrent subscriptions of one owner (an API key)."""
-        self._limit = limit
+        self.limit = limit
         self._of_owner: Counter[str] = Counter()
         self._of_job: dict[str, set[Subscription]] = {}
         self._queue_timer: asyncio.TimerHandle | None = None
@@ -38,7 +38,7 @@ class Subscriptions:
 
     def full(self, owner: str) -> bool:
         """Whether this owner has as many subscriptions as it may."""
-        return self._of_owner[owner] >= self._limit
+        return self._of_owner[owner] >= self.limit
 
     def subscribe(self, job_ids: Sequence[str], *, owner: str, queue: bool = False) -> "Subscription":
         """Return a subscription to changes of these jobs; with `queue`, to changes of queue positions too."""

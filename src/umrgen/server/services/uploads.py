@@ -21,43 +21,47 @@ from umrgen.server.services.admission import Admission
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.refusal import Refusal
 
-__all__ = ["MAX_BYTES", "Reservation", "Uploads"]
+__all__ = ["MAX_BYTES", "Reservation", "Upload", "Uploads"]
 
 MAX_BYTES = 10 << 20
 SECONDS = 20.0
-_NEEDED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")
-"""Of the environment: it holds keys, which are nothing for a process that reads strangers' bytes."""
-AT_ONCE = 2
-"""Images decoded at a time: each may take its whole allowance of memory."""
-OF_SESSION = 2
-IN_ALL = 16
-"""Images that come in at a time; more are asked to come again."""
+ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")
+"""The variables that the decoder process gets; others contain keys."""
+DECODERS = 2
+"""Images that are decoded at a time: each decoder may use all memory that its limit allows."""
+PER_SESSION, IN_ALL = 2, 16
+"""Uploads that are received at a time; more are refused with Retry-After."""
+HOUR = 3_600_000
 
 
 class Uploads:
     """A session's reference images."""
 
-    def __init__(self, uploads: UploadStore, blobs: BlobStore, clock: Clock, admission: Admission) -> None:
+    def __init__(
+        self, uploads: UploadStore, blobs: BlobStore, clock: Clock, admission: Admission, hours: float
+    ) -> None:
+        """`hours`: how long retention keeps a reference image."""
+        self._lifetime = int(hours * HOUR)
         self._uploads = uploads
         self._blobs = blobs
         self._clock = clock
         self._admission = admission
-        self._turns = asyncio.Semaphore(AT_ONCE)
-        self._under_way: Counter[str] = Counter()
+        self._decoders = asyncio.Semaphore(DECODERS)
+        self._receiving: Counter[str] = Counter()
 
     async def admit(self, caller: Caller) -> "Reservation":
         """Reserve room for one image, before anything of it is read. Raises Refusal."""
         await self._admission.check_upload()
         if len(await self._uploads.of_session(caller.session_id)) >= LIMITS.references:
             raise Refusal("too_many_references")
-        return Reservation(self, caller.session_id, self._under_way)
+        return Reservation(self, caller.session_id, self._receiving)
 
     async def add(self, session_id: str, data: bytes) -> Upload:
         """Decode an image, encode its pixels again, and store it. Raises Refusal; then nothing of it is left.
 
         The record is written before the file, so that no crash leaves a file without a record.
         """
-        async with self._turns:
+        async with self._decoders:
             width, height, png = await _encode_anew(data)
         upload = Upload(
             name=f"ref_{secrets.token_hex(16)}.png",
@@ -92,6 +96,10 @@ class Uploads:
         """The caller's reference images, the oldest first."""
         return await self._uploads.of_session(caller.session_id)
 
+    def expires_at(self, upload: Upload) -> int:
+        """Return when retention deletes an upload, in ms since the epoch."""
+        return upload.created_at + self._lifetime
+
     async def missing(self, caller: Caller, names: tuple[str, ...]) -> list[str]:
         """Those of `names` that are no reference images of the caller."""
         return [name for name in names if await self._uploads.get(caller.session_id, name) is None]
@@ -110,19 +118,19 @@ class Reservation:
     def __init__(self, uploads: Uploads, session_id: str, under_way: Counter[str]) -> None:
         self._uploads = uploads
         self._session_id = session_id
-        self._under_way = under_way
+        self._receiving = under_way
 
     def __enter__(self) -> "Reservation":
         """Raises Refusal `rate_limited` when as many images come in as may."""
-        if self._under_way[self._session_id] >= OF_SESSION or self._under_way.total() >= IN_ALL:
+        if self._receiving[self._session_id] >= PER_SESSION or self._receiving.total() >= IN_ALL:
             raise _busy()
-        self._under_way[self._session_id] += 1
+        self._receiving[self._session_id] += 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._under_way[self._session_id] -= 1
-        if not self._under_way[self._session_id]:
-            del self._under_way[self._session_id]
+        self._receiving[self._session_id] -= 1
+        if not self._receiving[self._session_id]:
+            del self._receiving[self._session_id]
 
     async def add(self, data: bytes) -> Upload:
         """Take the image. Raises Refusal; then nothing of it is left."""
@@ -166,7 +174,7 @@ async def _decoder() -> asyncio.subprocess.Process:
         "-P",  # what lies in the working folder is not ours
         "-m",
         "umrgen.server.reencode",
-        env={name: os.environ[name] for name in _NEEDED if name in os.environ},
+        env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

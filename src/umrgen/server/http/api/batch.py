@@ -1,4 +1,4 @@
-"""Many jobs in one call: `POST /api/v1/status`, and the list `GET /api/v1/jobs`."""
+"""Calls about many jobs: `POST /api/v1/status`, and the list `GET /api/v1/jobs`."""
 
 import re
 from contextlib import nullcontext
@@ -17,9 +17,8 @@ from umrgen.server.http.api.status import requested_wait, wire
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.disconnect import CancelledOnDisconnect
 from umrgen.server.http.problems import Problem
-from umrgen.server.ledger import Key, Webhook
 from umrgen.server.services.caller import Caller
-from umrgen.server.services.job_waits import MAX_JOBS
+from umrgen.server.services.job_waits import MAX_JOBS, JobListing
 
 __all__ = ["jobs", "statuses"]
 
@@ -27,14 +26,12 @@ MAX_BODY = 1 << 20
 MAX_PAGE = 200
 
 
-async def statuses(services: Services, request: Request, key: Key) -> Response:
-    """The jobs whose state changed since a cursor (all of them without one), held until there is one."""
+async def statuses(services: Services, request: Request, caller: Caller) -> Response:
+    """Return the jobs whose state changed since a cursor, waiting for one; without a cursor, all of the named jobs."""
     data = decode_object(await read_body(request, MAX_BODY))
     job_ids, since = _job_ids(data), _cursor(data.get("since"), "since")
-    wait = requested_wait(dict(request.headers.raw), request.scope["query_string"], services.settings.max_wait)
-    caller = Caller(key)
-    if wait and not services.job_waits.may_wait(caller):
-        wait = None  # answered at once, without Preference-Applied: the client polls on at its own pace
+    preferred = requested_wait(dict(request.headers.raw), request.scope["query_string"])
+    wait = services.job_waits.allowed_wait(caller, preferred)
     with CancelledOnDisconnect(request.scope, request.receive) if wait else nullcontext():
         changes = await services.job_waits.changes(caller, job_ids, since=since, seconds=wait or 0)
     jobs = [_wire(services, job) for job in changes.jobs]
@@ -63,8 +60,8 @@ def _cursor(value: Any, field: str) -> int:
     return int(value)
 
 
-async def jobs(services: Services, request: Request, key: Key) -> Response:
-    """A page of the session's own jobs, newest first."""
+async def jobs(services: Services, request: Request, caller: Caller) -> Response:
+    """Return a page of the session's jobs, newest first."""
     query = request.query_params
     state = query.get("state") or None
     if state is not None and state not in tuple(State):
@@ -73,26 +70,25 @@ async def jobs(services: Services, request: Request, key: Key) -> Response:
     if not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= MAX_PAGE:
         raise Problem("invalid_request", f"limit: must be 1 to {MAX_PAGE}", field="limit")
     found, cursor = await services.job_waits.page(
-        Caller(key),
+        caller,
         state=State(state) if state else None,
         limit=int(limit),
         before=_cursor(query.get("cursor"), "cursor") or None,
     )
-    webhooks = await services.ledger.webhooks.of_jobs([job.id for job in found if job.over and job.request.webhook_url])
     listed = [
         ListedJob(
-            **_wire(services, job),
-            prompt=job.request.prompt,
-            request=job.request,
-            webhook=_webhook(webhooks.get(job.id)),
+            **wire(services, each.view),
+            prompt=each.view.job.request.prompt,
+            request=each.view.job.request,
+            webhook=_webhook(each),
         )
-        for job in found
+        for each in found
     ]
     return json_response(JobsPage(jobs=listed, next_cursor=None if cursor is None else str(cursor)))
 
 
-def _webhook(webhook: Webhook | None) -> WebhookAnswer | None:
-    """How the message of a job's end stands; a job that is not over, or asked for none, has none."""
+def _webhook(listing: JobListing) -> WebhookAnswer | None:
+    webhook = listing.webhook
     if webhook is None:
         return None
     return WebhookAnswer(webhook.state.value, webhook.attempts, webhook.last_error, webhook.next_at)

@@ -1,7 +1,6 @@
 """`GET /api/v1/events/{job_id}`: a job as Server-Sent Events, from now to its end.
 
-An event tells how things stand, not what has happened since the last one; so whoever was away for a
-while gets one event and has missed nothing, and no history need be kept for them.
+An event reports the present state, not the history: a client that reconnects gets one event and has missed nothing.
 """
 
 from base64 import b64encode
@@ -17,15 +16,13 @@ from umrgen.server.http import Services
 from umrgen.server.http.api.status import to_problem, wire
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.disconnect import CancelledOnDisconnect
-from umrgen.server.http.problems import Problem
-from umrgen.server.services.caller import Caller
 from umrgen.server.services.job_waits import JobEvent, JobView
 
 __all__ = ["PATH", "events"]
 
 PATH = "/api/v1/events/"
-COME_BACK_MS = 5000
-"""When to try again after the server has been stopped, in milliseconds."""
+RECONNECT_MS = 5000
+"""When a client should reconnect after the server was stopped, in milliseconds."""
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -36,20 +33,21 @@ _HEADERS = [
 
 
 def event(kind: str, data: Mapping[str, Any], id: bytes | None = None) -> bytes:
-    """One event; JSON has no line breaks of its own, so its data is one line."""
+    """Encode an event. JSON has no raw line breaks, so its data is one line."""
     head = b"" if id is None else b"id: %b\n" % id
     return b"event: %b\n%bdata: %b\n\n" % (kind.encode(), head, msgspec.json.encode(data))
 
 
 async def events(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
-    """Tell the job's state now, then each change, until it is over. Ends for good with 204 (see EventSource)
-    for a caller who has already had the last event."""
+    """Stream the job's state now, then each change, until it is over.
+
+    Responds 204, which ends an EventSource, to a client that already has the final event.
+    """
     headers = dict(scope["headers"])
     try:
-        caller = Caller(await authenticate(services, scope, headers))
+        caller = await authenticate(services, scope, headers)
         job = await services.job_waits.find(caller, unquote(scope["path"][len(PATH) :]))
-        if not services.job_waits.may_wait(caller):
-            raise Problem("rate_limited", f"{services.settings.held} calls of this key wait already")
+        services.job_waits.check_stream(caller)
         view = await services.job_waits.view(job)
     except Exception as error:
         await to_problem(error).response()(scope, receive, send)
@@ -78,7 +76,7 @@ def _encode(services: Services, each: JobEvent) -> bytes:
         case "preview" if each.preview is not None:
             return event("preview", _preview(job_id, each.preview))
         case "stopping":
-            return b"retry: %d\n: the server is stopping; come back with Last-Event-ID\n\n" % COME_BACK_MS
+            return b"retry: %d\n: the server is stopping; reconnect with Last-Event-ID\n\n" % RECONNECT_MS
         case _:
             return b": still here\n\n"
 

@@ -1,7 +1,6 @@
 """`POST /api/v1/generate`: decode the request, submit it, encode the receipt."""
 
 import hashlib
-import logging
 import re
 
 import msgspec
@@ -12,33 +11,28 @@ from umrgen.server.http import Services
 from umrgen.server.http.api.responses import Receipt, json_response
 from umrgen.server.http.api.schemas import decode_object, read_generate
 from umrgen.server.http.bodies import read_body
-from umrgen.server.http.problems import Problem
-from umrgen.server.ledger import Idempotency, Key
+from umrgen.server.http.problems import Problem, quota_headers
 from umrgen.server.services.caller import Caller
-from umrgen.server.services.submissions import Submitted
+from umrgen.server.services.submissions import Idempotency, Submitted
 from umrgen.server.tracing import span
 
 __all__ = ["generate"]
-
-log = logging.getLogger(__name__)
 
 MAX_BODY = 1 << 20
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-async def generate(services: Services, request: Request, key: Key) -> Response:
+async def generate(services: Services, request: Request, caller: Caller) -> Response:
     with span("POST /api/v1/generate", headers=request.headers) as current:
         data = decode_object(await read_body(request, MAX_BODY))
         wanted, warnings = read_generate(data)
-        submitted = await services.submissions.submit(Caller(key), wanted, _idempotency(request, data))
+        submitted = await services.submissions.submit(caller, wanted, _idempotency(request, data))
         job = submitted.job
         current.set_attribute("umrgen.job_id", job.id)
     request.scope["state"]["job_id"] = job.id  # for the log
-    if submitted.new and services.settings.log_prompts:
-        log.info("job %s: accepted", job.id, extra={"key_id": key.id, "prompt": wanted.prompt})
-    allowance = services.limits.allowance(key)
-    headers = {} if allowance is None else allowance.headers()
-    # A Location is read against the host, `status_url` against the base URL, which has the prefix already.
+    quota = services.limits.quota(caller.key)
+    headers = {} if quota is None else quota_headers(quota)
+    # A Location is relative to the host, `status_url` to the base URL, which has the prefix already.
     headers["Location"] = f"{services.settings.prefix}/api/v1/status/{job.id}"
     return _receipt(submitted, warnings, headers)
 
@@ -53,12 +47,12 @@ def _idempotency(request: Request, data: dict[str, object]) -> Idempotency | Non
             "Idempotency-Key must have 1 to 255 visible ASCII characters",
             field="Idempotency-Key",
         )
-    # The same request however its JSON was spaced and ordered.
+    # Equal for the same JSON value, whatever its spaces and order.
     return Idempotency(key, hashlib.sha256(msgspec.json.encode(data, order="sorted")).digest())
 
 
 def _receipt(submitted: Submitted, warnings: list[str], more: dict[str, str]) -> Response:
-    """A repeated submit gets the same receipt again, word for word."""
+    """Encode the receipt; a repeated submit gets an equal one."""
     path = f"/api/v1/status/{submitted.job.id}"
     receipt = Receipt(
         job_id=submitted.job.id,

@@ -1,4 +1,4 @@
-"""`/api/v1/upload-reference`: reference images in, listed and out again."""
+"""`/api/v1/upload-reference`: add, list and delete reference images."""
 
 from python_multipart import FormParser
 from python_multipart.exceptions import FormParserError
@@ -10,36 +10,34 @@ from umrgen.server.http import Services
 from umrgen.server.http.api.responses import Deleted, Reference, References, json_response
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
-from umrgen.server.ledger import Key, Upload
 from umrgen.server.services.caller import Caller
-from umrgen.server.services.uploads import MAX_BYTES
+from umrgen.server.services.uploads import MAX_BYTES, Upload
 
 __all__ = ["add", "all_of", "remove"]
 
 ENVELOPE = 64 << 10
-"""What a multipart form may take beside its file."""
-HOUR = 3_600_000
+"""Bytes of a multipart form in addition to its file."""
 
 
-async def add(services: Services, request: Request, key: Key) -> Response:
-    """Take the form's one file, in the field `file`. What stands in its way is said before it is read."""
+async def add(services: Services, request: Request, caller: Caller) -> Response:
+    """Store the form's one file, in the field `file`. The upload is refused, if at all, before the file is read."""
     boundary = _boundary(request)
-    with await services.uploads.admit(Caller(key)) as reserved:
-        data = _the_file(await read_body(request, MAX_BYTES + ENVELOPE), boundary)
+    with await services.uploads.admit(caller) as reserved:
+        data = _file_of(await read_body(request, MAX_BYTES + ENVELOPE), boundary)
         upload = await reserved.add(data)
     return json_response(_wire(services, upload))
 
 
-async def all_of(services: Services, request: Request, key: Key) -> Response:
-    """The session's reference images, the oldest first."""
-    found = await services.uploads.all(Caller(key))
+async def all_of(services: Services, request: Request, caller: Caller) -> Response:
+    """List the session's reference images, oldest first."""
+    found = await services.uploads.all(caller)
     return json_response(References(references=[_wire(services, upload) for upload in found]))
 
 
-async def remove(services: Services, request: Request, key: Key) -> Response:
-    """Forget one; a job that was to use it will fail, and say so."""
+async def remove(services: Services, request: Request, caller: Caller) -> Response:
+    """Delete one. A queued job that uses it will fail with `reference_gone`."""
     name = request.path_params["filename"]
-    await services.uploads.remove(Caller(key), name)
+    await services.uploads.remove(caller, name)
     return json_response(Deleted(filename=name))
 
 
@@ -52,7 +50,7 @@ def _wire(services: Services, upload: Upload) -> Reference:
         width=upload.width,
         height=upload.height,
         created_at=upload.created_at,
-        expires_at=upload.created_at + int(services.settings.upload_hours * HOUR),
+        expires_at=services.uploads.expires_at(upload),
     )
 
 
@@ -64,8 +62,8 @@ def _boundary(request: Request) -> bytes:
     return boundary
 
 
-def _the_file(body: bytes, boundary: bytes) -> bytes:
-    """The content of the form's field `file`. Raises Problem."""
+def _file_of(body: bytes, boundary: bytes) -> bytes:
+    """Return the content of the form's field `file`. Raises Problem."""
     files: list[bytes] = []
     names: list[str] = []
 
@@ -78,7 +76,7 @@ def _the_file(body: bytes, boundary: bytes) -> bytes:
             file.file_object.seek(0)
             files.append(file.file_object.read())
 
-    # Nothing touches the disk before it has been looked at.
+    # The parser keeps the file in memory: nothing unchecked is written to disk.
     config = {"MAX_MEMORY_FILE_SIZE": MAX_BYTES + ENVELOPE + 1, "MAX_FIELDS": 20}
     try:
         parser = FormParser("multipart/form-data", on_field, on_file, boundary=boundary, config=config)
@@ -88,10 +86,10 @@ def _the_file(body: bytes, boundary: bytes) -> bytes:
     except FormParserError:
         raise Problem("invalid_request", "the body is not a multipart form") from None
     if len(files) != 1:
-        words = "one file at a time" if files else "there is no file in the field: file"
-        raise Problem("invalid_request", words, field="file")
+        error = "send one file at a time" if files else "there is no file in the field: file"
+        raise Problem("invalid_request", error, field="file")
     if len(files[0]) > MAX_BYTES:
-        raise Problem("too_large", f"an image may have {MAX_BYTES} bytes at most", field="file")
+        raise Problem("too_large", f"the image must have {MAX_BYTES} bytes or fewer; got {len(files[0])}", field="file")
     return files[0]
 
 

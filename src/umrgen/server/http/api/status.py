@@ -1,4 +1,4 @@
-"""`GET /api/v1/status/{job_id}`: the call that is made most, so a plain ASGI handler ahead of the router."""
+"""`GET /api/v1/status/{job_id}`: the most frequent call, so a plain ASGI handler ahead of the router."""
 
 import logging
 import math
@@ -10,15 +10,14 @@ from urllib.parse import parse_qs, unquote
 import msgspec
 from starlette.types import Receive, Scope, Send
 
+from umrgen.errors import UmrgenError
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import JobAnswer, job_to_wire, retry_after_ms
 from umrgen.server.http import Services
 from umrgen.server.http.api.responses import Answer
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.disconnect import CancelledOnDisconnect
-from umrgen.server.http.problems import Problem
-from umrgen.server.ledger import LedgerUnavailable
-from umrgen.server.services.caller import Caller
+from umrgen.server.http.problems import PROBLEMS, Problem
 from umrgen.server.services.job_waits import JobView
 from umrgen.server.services.refusal import Refusal
 
@@ -31,29 +30,27 @@ _WAIT = re.compile(rb"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", re.IGNORECASE)
 _FIXED = [(b"cache-control", b"no-store"), (b"vary", b"Authorization, Prefer")]
 
 
-def requested_wait(headers: Mapping[bytes, bytes], query: bytes, longest: float) -> int | None:
-    """Seconds the caller asks to be held, cut to `longest`: `Prefer: wait=N` (RFC 7240), or `?wait=N`."""
+def requested_wait(headers: Mapping[bytes, bytes], query: bytes) -> int | None:
+    """Return the seconds of a long poll that the request prefers: `Prefer: wait=N` (RFC 7240), or `?wait=N`."""
     if match := _WAIT.search(headers.get(b"prefer", b"")):
-        asked = int(match[1])
-    elif b"wait=" in query and (values := parse_qs(query.decode("latin-1")).get("wait")) and values[0].isascii():
-        asked = int(values[0]) if values[0].isdigit() and len(values[0]) < 7 else 0
-    else:
-        return None
-    return min(asked, int(longest))
+        return int(match[1])
+    if b"wait=" in query and (values := parse_qs(query.decode("latin-1")).get("wait")) and values[0].isascii():
+        return int(values[0]) if values[0].isdigit() and len(values[0]) < 7 else 0
+    return None
 
 
 def etag(view: JobView) -> bytes:
-    """The strong ETag of a job's version."""
+    """Return the strong ETag of a job's version."""
     return b'"%b"' % view.version.encode()
 
 
 def wire(services: Services, view: JobView) -> JobAnswer:
-    """The job as it is answered, its URLs signed."""
+    """Return the job's answer, with signed URLs."""
     return job_to_wire(view.job, queue_position=view.position, eta_seconds=view.eta, sign=services.signatures.sign)
 
 
 def known_versions(field: bytes | None) -> frozenset[str] | None:
-    """The versions in an If-None-Match field, a list of ETags or `*` (RFC 9110); None without the field."""
+    """Return the versions in an If-None-Match field, a list of ETags or `*` (RFC 9110); None without the field."""
     if not field:
         return None
     tags = (tag.strip().removeprefix("W/").strip('"') for tag in field.decode("latin-1").split(","))
@@ -61,14 +58,14 @@ def known_versions(field: bytes | None) -> frozenset[str] | None:
 
 
 def to_problem(error: Exception) -> Problem:
-    """What to answer when a plain handler failed."""
+    """Return the problem response for an exception of a handler."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, Refusal):
         return Problem.of(error)
-    if isinstance(error, LedgerUnavailable):
+    if isinstance(error, UmrgenError) and error.code in PROBLEMS:
         log.error("%s", error)
-        return Problem("ledger_unavailable")
+        return Problem(error.code)
     log.error("a call failed", exc_info=error)
     return Problem("internal")
 
@@ -85,29 +82,25 @@ async def status(services: Services, scope: Scope, receive: Receive, send: Send)
 
 
 def _may_wait(scope: Scope) -> bool:
-    """Whether the call may be a long poll: only then is it worth a task that notices a disconnect."""
+    """Return whether the call may be a long poll: only then a task watches for a disconnect."""
     return bool(scope["query_string"]) or any(name == b"prefer" for name, _ in scope["headers"])
 
 
 async def _answer(services: Services, scope: Scope) -> Answer:
-    """Authenticate, wait if the caller prefers so, and answer. Raises Problem, Refusal and LedgerUnavailable."""
+    """Authenticate, wait if the caller prefers it, and return the response. Raises Problem and UmrgenError."""
     headers = dict(scope["headers"])
-    key = await authenticate(services, scope, headers)
-    wait = requested_wait(headers, scope["query_string"], services.settings.max_wait)
+    caller = await authenticate(services, scope, headers)
+    wait = services.job_waits.allowed_wait(caller, requested_wait(headers, scope["query_string"]))
     known = known_versions(headers.get(b"if-none-match"))
     del headers  # thousands of calls may wait below
-    caller = Caller(key)
     job = await services.job_waits.find(caller, unquote(scope["path"][len(PATH) :]))
     if not job.over and wait:
-        if services.job_waits.may_wait(caller):
-            job = await services.job_waits.wait(caller, job, known=known, seconds=wait)
-        else:
-            wait = None  # answered at once, without Preference-Applied: the client polls on at its own pace
+        job = await services.job_waits.wait(caller, job, known=known, seconds=wait)
     return await _answer_about(services, job, wait, known)
 
 
 async def _answer_about(services: Services, job: Job, wait: int | None, known: frozenset[str] | None) -> Answer:
-    """The answer to a client that asked for a long poll of `wait` seconds, if at all, and knows these versions."""
+    """Return the response; `wait`: the seconds of its long poll, if any; `known`: the versions that the client has."""
     cached = job.over and known is None and not services.signatures.wanted  # a signed URL is new in each answer
     answer = services.terminal_responses.get(job, wait) if cached else None
     if answer is None:

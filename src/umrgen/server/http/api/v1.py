@@ -1,4 +1,4 @@
-"""The API's calls under /api/v1, but for the status."""
+"""The API's calls under /api/v1, except the status call."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -17,7 +17,6 @@ from umrgen.server.http.api.responses import Capabilities, EngineAnswer, KeyLimi
 from umrgen.server.http.api.status import to_problem, wire
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.problems import Problem
-from umrgen.server.ledger import Key
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.job_waits import MAX_JOBS
 
@@ -30,16 +29,16 @@ _CALLS = (
     *("idempotency", "digests", "webhooks"),
 )
 
-Handler = Callable[[Services, Request, Key], Awaitable[Response]]
+Handler = Callable[[Services, Request, Caller], Awaitable[Response]]
 
 
 async def _keyed(services: Services, handler: Handler, request: Request) -> Response:
-    key = await authenticate(services, request.scope, dict(request.headers.raw))
-    return await handler(services, request, key)
+    caller = await authenticate(services, request.scope, dict(request.headers.raw))
+    return await handler(services, request, caller)
 
 
 async def submit(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
-    """`generate` as a plain ASGI handler: the router and what stands around it cost as much as the job."""
+    """`generate` as a plain ASGI handler: the router and its middleware cost as much as the job."""
     try:
         response = await _keyed(services, generate, Request(scope, receive))
     except Exception as error:
@@ -52,7 +51,7 @@ def routes(services: Services) -> list[Route]:
         return partial(_keyed, services, handler)
 
     return [
-        Route(SUBMIT, keyed(generate), methods=["POST"]),  # answered ahead of here; this refuses other methods
+        Route(SUBMIT, keyed(generate), methods=["POST"]),  # handled ahead of the router; this refuses other methods
         Route("/api/v1/status", keyed(batch.statuses), methods=["POST"]),
         Route("/api/v1/jobs", keyed(batch.jobs), methods=["GET"]),
         Route("/api/v1/cancel/{job_id}", keyed(cancel), methods=["POST"]),
@@ -64,25 +63,25 @@ def routes(services: Services) -> list[Route]:
     ]
 
 
-async def nothing(services: Services, request: Request, key: Key) -> Response:
+async def nothing(services: Services, request: Request, caller: Caller) -> Response:
     raise Problem("not_found")
 
 
-async def cancel(services: Services, request: Request, key: Key) -> Response:
-    """End the job; a job that is over already stays as it is, and is the answer."""
-    job = await services.cancellations.cancel(Caller(key), request.path_params["job_id"])
+async def cancel(services: Services, request: Request, caller: Caller) -> Response:
+    """Cancel the job and return it; a job that is over already does not change."""
+    job = await services.cancellations.cancel(caller, request.path_params["job_id"])
     return json_response(wire(services, await services.job_waits.view(job)))
 
 
-async def capabilities(services: Services, request: Request, key: Key) -> Response:
-    """What this server can do, for those who would rather ask than try."""
-    info = services.executor.info
-    caps = services.limits.caps(key)
+async def capabilities(services: Services, request: Request, caller: Caller) -> Response:
+    """Return what this server can do for this key."""
+    can = services.state.capabilities(caller)
+    info, caps = can.info, can.caps
     return json_response(
         Capabilities(
             version=__version__,
             engine=EngineAnswer(
-                name=services.settings.engine,
+                name=can.engine,
                 kind=info.kind if info else None,
                 version=info.version if info else None,
                 features=list(info.features) if info else [],
@@ -91,21 +90,19 @@ async def capabilities(services: Services, request: Request, key: Key) -> Respon
                 min=LIMITS.side_min,
                 max=LIMITS.side_max,
                 default=LIMITS.side_default,
-                multiple_of=info.size_multiple if info else 1,
+                multiple_of=can.size_multiple,
             ),
-            steps=Steps(
-                max=min(LIMITS.steps_max, info.max_steps if info else LIMITS.steps_max), default=LIMITS.steps_default
-            ),
+            steps=Steps(max=can.max_steps, default=LIMITS.steps_default),
             prompt_chars=LIMITS.prompt_chars,
             calls=list(_CALLS),
-            max_wait=int(services.settings.max_wait),
+            max_wait=can.longest_wait,
             batch_max=MAX_JOBS,
             limits=KeyLimits(
-                requests_per_minute=services.limits.rate(key) or None,
+                requests_per_minute=can.rate or None,
                 concurrent=caps.alive or None,
                 daily=caps.daily or None,
                 queued=caps.queued or None,
-                running=services.settings.session_running or None,
+                running=can.running_cap or None,
             ),
         )
     )

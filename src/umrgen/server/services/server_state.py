@@ -1,0 +1,89 @@
+"""What the server is and how it does: readiness, figures for operators, capabilities for callers."""
+
+from dataclasses import dataclass
+
+from umrgen.model import LIMITS, State
+from umrgen.server.blobs import BlobStore
+from umrgen.server.engines import EngineInfo
+from umrgen.server.executors import Executor
+from umrgen.server.ledger import Caps, JobStore, OutputStore
+from umrgen.server.services.admission import Admission
+from umrgen.server.services.caller import Caller
+from umrgen.server.services.limits import Limits
+from umrgen.server.services.subscriptions import Subscriptions
+
+__all__ = ["Figures", "ServerCapabilities", "ServerState"]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Values at this moment."""
+
+    queued: int
+    running: int
+    waiting_calls: int
+    images_bytes: int
+    free_bytes: int | None
+    engine_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCapabilities:
+    """What the server can do for one caller."""
+
+    engine: str
+    info: EngineInfo | None
+    """None until the engine is loaded."""
+    size_multiple: int
+    max_steps: int
+    longest_wait: int
+    """Seconds of a long poll."""
+    rate: int
+    """The caller's requests a minute; 0: no limit, as in `caps`."""
+    caps: Caps
+    running_cap: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """Answers questions about the server itself."""
+
+    jobs: JobStore
+    outputs: OutputStore
+    blobs: BlobStore
+    executor: Executor
+    admission: Admission
+    subscriptions: Subscriptions
+    limits: Limits
+    engine: str
+    longest_wait: float
+    running_cap: int
+
+    def is_ready(self) -> bool:
+        """Return whether the server accepts jobs and can run them."""
+        return not self.admission.draining and self.executor.info is not None and not self.executor.trouble
+
+    async def figures(self) -> Figures:
+        """Return the figures of now. Raises LedgerUnavailable and BlobStoreUnavailable."""
+        counts = await self.jobs.count()
+        return Figures(
+            queued=counts[State.QUEUED],
+            running=counts[State.RUNNING],
+            waiting_calls=len(self.subscriptions),
+            images_bytes=await self.outputs.kept_bytes(),
+            free_bytes=await self.blobs.free_bytes(),
+            engine_up=self.executor.trouble is None,
+        )
+
+    def capabilities(self, caller: Caller) -> ServerCapabilities:
+        info = self.executor.info
+        return ServerCapabilities(
+            engine=self.engine,
+            info=info,
+            size_multiple=info.size_multiple if info else 1,
+            max_steps=min(LIMITS.steps_max, info.max_steps if info else LIMITS.steps_max),
+            longest_wait=int(self.longest_wait),
+            rate=self.limits.rate(caller.key),
+            caps=self.limits.caps(caller.key),
+            running_cap=self.running_cap,
+        )
