@@ -124,6 +124,20 @@ async def test_a_session_at_its_cap_lets_others_go_first(bench: Bench) -> None:
     assert again.id == "a1"
 
 
+async def test_a_claim_ends_before_the_first_job_of_another_batch_key(bench: Bench) -> None:
+    for name, steps in (("ext_1", 4), ("ext_2", 4), ("ext_3", 8), ("ext_4", 4)):
+        request = msgspec.structs.replace(SPEC, steps=steps)
+        await bench.ledger.jobs.submit(name, "sid_a", request, "procedural", now=1000)
+
+    async def claim() -> list[str]:
+        claimed = await bench.ledger.jobs.claim(
+            "worker", now=2000, lease_until=3000, limit=9, batch_key=lambda request: request.steps
+        )
+        return [job.id for job in claimed]
+
+    assert [await claim() for _ in range(4)] == [["ext_1", "ext_2"], ["ext_3"], ["ext_4"], []]
+
+
 async def test_a_claim_of_several_takes_them_in_the_same_order(bench: Bench) -> None:
     for name in ("a0", "a1", "a2"):
         await bench.submit(name, "sid_a")

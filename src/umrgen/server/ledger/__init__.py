@@ -27,6 +27,7 @@ from umrgen.server.ledger.stores import (
 from umrgen.server.ledger.values import (
     DAY,
     NO_CAPS,
+    BatchKey,
     Caps,
     Idempotency,
     Key,
@@ -40,6 +41,7 @@ __all__ = [
     "DAY",
     "LEDGERS",
     "NO_CAPS",
+    "BatchKey",
     "Caps",
     "CoordinationStore",
     "DailyLimit",

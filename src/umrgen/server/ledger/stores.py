@@ -10,7 +10,17 @@ from typing import Any, Protocol
 from umrgen.model import State
 from umrgen.server.domain.job import Change, Job, Output
 from umrgen.server.domain.request import GenerationRequest
-from umrgen.server.ledger.values import NO_CAPS, Caps, Idempotency, Key, OnChange, Upload, Webhook, WebhookState
+from umrgen.server.ledger.values import (
+    NO_CAPS,
+    BatchKey,
+    Caps,
+    Idempotency,
+    Key,
+    OnChange,
+    Upload,
+    Webhook,
+    WebhookState,
+)
 
 __all__ = ["CoordinationStore", "JobStore", "KeyStore", "Ledger", "OutputStore", "UploadStore", "WebhookStore"]
 
@@ -77,12 +87,20 @@ class JobStore(Protocol):
         ...
 
     async def claim(
-        self, worker: str, *, now: int, lease_until: int, limit: int = 1, running_cap: int = 0
+        self,
+        worker: str,
+        *,
+        now: int,
+        lease_until: int,
+        limit: int = 1,
+        batch_key: BatchKey | None = None,
+        running_cap: int = 0,
     ) -> list[Job]:
         """Lease the next jobs to `worker`, at most `limit`.
 
         For each of them, the next session is the one served longest ago, of those with fewer than `running_cap` running
-        jobs (0: no cap); within it the highest priority is next, then the oldest job.
+        jobs (0: no cap); within it the highest priority is next, then the oldest job. With `batch_key`, the claim ends
+        before the first job whose key differs from the first one's: no job is overtaken.
         """
         ...
 

@@ -1,18 +1,22 @@
 """The ledger's values beside jobs. All times are milliseconds since the epoch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from umrgen.server.domain.job import Job
+from umrgen.server.domain.request import GenerationRequest
 
-__all__ = ["DAY", "NO_CAPS", "Caps", "Idempotency", "Key", "OnChange", "Upload", "Webhook", "WebhookState"]
+__all__ = ["DAY", "NO_CAPS", "BatchKey", "Caps", "Idempotency", "Key", "OnChange", "Upload", "Webhook", "WebhookState"]
 
 DAY = 86_400_000
 """Milliseconds."""
 
 OnChange = Callable[[Sequence[Job]], None]
 """A callback that the ledger calls on the event loop with the jobs that a committed transaction changed."""
+
+BatchKey = Callable[[GenerationRequest], Hashable]
+"""A pure function: an engine can draw jobs whose requests have equal keys in one batch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from umrgen.server.ledger.sql.database import Connection, Database, Transaction
 from umrgen.server.ledger.sql.outputs import add_obsolete_file
 from umrgen.server.ledger.sql.rows import job_of, values_of
 from umrgen.server.ledger.sql.webhooks import enter_webhook
-from umrgen.server.ledger.values import DAY, NO_CAPS, Caps, Idempotency
+from umrgen.server.ledger.values import DAY, NO_CAPS, BatchKey, Caps, Idempotency
 
 __all__ = ["SqlJobStore"]
 
@@ -90,16 +90,26 @@ def _remember_idempotency(connection: Connection, job: Job, idempotency: Idempot
     )
 
 
-def _claim(transaction: Transaction, worker: str, *, now: int, lease_until: int, running_cap: int) -> Job | None:
-    connection = transaction.connection
+def _claim(
+    transaction: Transaction, *, limit: int, batch_key: BatchKey | None, running_cap: int, **lease: Any
+) -> list[Job]:
+    jobs: list[Job] = []
+    while len(jobs) < limit and (job := _next_job(transaction.connection, running_cap)) is not None:
+        if batch_key is not None and jobs and batch_key(job.request) != batch_key(jobs[0].request):
+            break
+        job = _store(transaction, job, Change.CLAIM, **lease)
+        transaction.connection.run("serve_session", {"id": job.session_id, "served": job.changed})
+        jobs.append(job)
+    return jobs
+
+
+def _next_job(connection: Connection, running_cap: int) -> Job | None:
     session = connection.one("next_session", {"running_cap": running_cap})
     if session is None:
         return None
     row = connection.one("next_job", {"session_id": session[0]})
     assert row is not None, "the session's count of queued jobs is wrong"
-    job = _store(transaction, job_of(row), Change.CLAIM, now=now, worker=worker, lease_until=lease_until)
-    connection.run("serve_session", {"id": job.session_id, "served": job.changed})
-    return job
+    return job_of(row)
 
 
 def _change(transaction: Transaction, job_id: str, change: Change, **values: Any) -> Job:
@@ -249,17 +259,20 @@ class SqlJobStore:
         )
 
     async def claim(
-        self, worker: str, *, now: int, lease_until: int, limit: int = 1, running_cap: int = 0
+        self,
+        worker: str,
+        *,
+        now: int,
+        lease_until: int,
+        limit: int = 1,
+        batch_key: BatchKey | None = None,
+        running_cap: int = 0,
     ) -> list[Job]:
-        def operation(transaction: Transaction) -> list[Job]:
-            claimed: list[Job] = []
-            while len(claimed) < limit and (
-                job := _claim(transaction, worker, now=now, lease_until=lease_until, running_cap=running_cap)
-            ):
-                claimed.append(job)
-            return claimed
-
-        return await self._database.write(operation, changes=limit)
+        lease = {"now": now, "worker": worker, "lease_until": lease_until}
+        return await self._database.write(
+            lambda transaction: _claim(transaction, limit=limit, batch_key=batch_key, running_cap=running_cap, **lease),
+            changes=limit,
+        )
 
     async def change(
         self,
