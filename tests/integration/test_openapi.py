@@ -56,13 +56,14 @@ def test_it_is_what_the_server_says(tried: ServerProcess) -> None:
 
 def test_every_route_is_described(state: Path) -> None:
     from umrgen.server.application import Application
+from umrgen.server.http.app import routes
     from umrgen.server.settings import Settings
 
     application = Application(Settings(state=state))
     described = {(operation.method.upper(), operation.path) for operation in OPERATIONS}
     served = {
         (method, route.path)  # type: ignore[attr-defined]
-        for route in application.routes()
+        for route in routes(application.services)
         for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
         if "{rest" not in route.path  # type: ignore[attr-defined]
     }

@@ -3,6 +3,7 @@
 What stands here is written for a stranger: no path, no key, no stack trace.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from umrgen.errors import UmrgenError
 from umrgen.server.http.api.responses import Answer, ProblemAnswer
 from umrgen.server.services.refusal import Quota, Refusal
 
-__all__ = ["PROBLEMS", "Problem", "on_problem", "on_refusal", "quota_headers"]
+__all__ = ["PROBLEMS", "Problem", "on_error", "quota_headers", "to_problem"]
+
+log = logging.getLogger(__name__)
 
 PROBLEMS: Mapping[str, tuple[int, str, str]] = {
     "invalid_request": (400, "The request is not valid", "Correct the fields named here, then send it again."),
@@ -146,13 +150,19 @@ def quota_headers(quota: Quota) -> dict[str, str]:
     }
 
 
-async def on_refusal(request: Request, refusal: Exception) -> Response:
-    """The answer to a raised Refusal, for Starlette."""
-    assert isinstance(refusal, Refusal)
-    return Problem.of(refusal).response()
+def to_problem(error: Exception) -> Problem:
+    """Return the problem response for an exception of a handler."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, Refusal):
+        return Problem.of(error)
+    if isinstance(error, UmrgenError) and error.code in PROBLEMS:
+        log.error("%s", error)
+        return Problem(error.code)
+    log.error("a call failed", exc_info=error)
+    return Problem("internal")
 
 
-async def on_problem(request: Request, problem: Exception) -> Response:
-    """The answer to a raised Problem, for Starlette."""
-    assert isinstance(problem, Problem)
-    return problem.response()
+async def on_error(request: Request, error: Exception) -> Response:
+    """Return the response to an exception that Starlette caught."""
+    return to_problem(error).response()

@@ -13,9 +13,10 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from umrgen.server.http import Services
-from umrgen.server.http.api.status import to_problem, wire
+from umrgen.server.http.api.status import wire
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.disconnect import CancelledOnDisconnect
+from umrgen.server.http.problems import to_problem
 from umrgen.server.services.job_waits import JobEvent, JobView
 
 __all__ = ["PATH", "events"]

@@ -9,9 +9,8 @@ from starlette.types import Receive, Scope, Send
 
 from umrgen.server.domain.job import Output
 from umrgen.server.http import Services
-from umrgen.server.http.api.status import to_problem
 from umrgen.server.http.auth import address_of, bearer
-from umrgen.server.http.problems import Problem
+from umrgen.server.http.problems import Problem, to_problem
 from umrgen.server.services.outputs import OutputLink
 
 __all__ = ["PATH", "outputs"]

@@ -1,6 +1,5 @@
 """`GET /api/v1/status/{job_id}`: the most frequent call, so a plain ASGI handler ahead of the router."""
 
-import logging
 import math
 import re
 from collections.abc import Mapping
@@ -10,22 +9,18 @@ from urllib.parse import parse_qs, unquote
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from umrgen.errors import UmrgenError
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import JobAnswer, job_to_wire, retry_after_ms
 from umrgen.server.http import Services
 from umrgen.server.http.api.responses import Answer
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.disconnect import CancelledOnDisconnect
-from umrgen.server.http.problems import PROBLEMS, Problem
+from umrgen.server.http.problems import to_problem
 from umrgen.server.services.job_waits import JobView
-from umrgen.server.services.refusal import Refusal
 
-__all__ = ["PATH", "etag", "requested_wait", "status", "to_problem", "wire"]
+__all__ = ["PATH", "etag", "requested_wait", "status", "wire"]
 
 PATH = "/api/v1/status/"
-log = logging.getLogger(__name__)
-
 _WAIT = re.compile(rb"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", re.IGNORECASE)
 _FIXED = [(b"cache-control", b"no-store"), (b"vary", b"Authorization, Prefer")]
 
@@ -55,19 +50,6 @@ def known_versions(field: bytes | None) -> frozenset[str] | None:
         return None
     tags = (tag.strip().removeprefix("W/").strip('"') for tag in field.decode("latin-1").split(","))
     return frozenset(tags)
-
-
-def to_problem(error: Exception) -> Problem:
-    """Return the problem response for an exception of a handler."""
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, Refusal):
-        return Problem.of(error)
-    if isinstance(error, UmrgenError) and error.code in PROBLEMS:
-        log.error("%s", error)
-        return Problem(error.code)
-    log.error("a call failed", exc_info=error)
-    return Problem("internal")
 
 
 async def status(services: Services, scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,9 +14,9 @@ from umrgen.server.http import Services
 from umrgen.server.http.api import batch, references
 from umrgen.server.http.api.generate import generate
 from umrgen.server.http.api.responses import Capabilities, EngineAnswer, KeyLimits, Sizes, Steps, json_response
-from umrgen.server.http.api.status import to_problem, wire
+from umrgen.server.http.api.status import wire
 from umrgen.server.http.auth import authenticate
-from umrgen.server.http.problems import Problem
+from umrgen.server.http.problems import Problem, to_problem
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.job_waits import MAX_JOBS
 

@@ -1,0 +1,102 @@
+"""The HTTP interface as one ASGI application: calls ahead of the router, routes, error responses, middleware."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from granian.utils.proxies import wrap_asgi_with_proxy_headers
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from umrgen.errors import UmrgenError
+from umrgen.server.http import Services, openapi, ops, studio
+from umrgen.server.http.api import events, outputs, status, v1
+from umrgen.server.http.middleware import SecurityMiddleware
+from umrgen.server.http.problems import Problem, on_error
+
+__all__ = ["make_app", "routes"]
+
+AHEAD = (
+    (status.PATH, ("GET",), status.status),
+    (events.PATH, ("GET",), events.events),
+    (outputs.PATH, ("GET", "HEAD"), outputs.outputs),
+    (v1.SUBMIT, ("POST",), v1.submit),
+)
+"""Frequent calls, handled ahead of the router: at this path, or below it if it ends in a slash."""
+
+
+def make_app(services: Services) -> ASGIApp:
+    """Return the application with its middleware, as the settings want it."""
+    settings = services.settings
+    app: ASGIApp = SecurityMiddleware(_calls(services), settings, services.hosts, services.metrics)
+    if settings.allowed_origins:
+        app = _for_browsers(app, settings.allowed_origins)
+    if settings.trusted_proxies:
+        app = wrap_asgi_with_proxy_headers(app, list(settings.trusted_proxies))
+    return app
+
+
+def _calls(services: Services) -> ASGIApp:
+    router = _router(services)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        requested: str = scope["path"]
+        for path, methods, handler in AHEAD:
+            matches = requested.startswith(path) if path.endswith("/") else requested == path
+            if matches and scope["method"] in methods:
+                await handler(services, scope, receive, send)
+                return
+        await router(scope, receive, send)
+
+    return app
+
+
+def routes(services: Services) -> list[Route]:
+    """Return all routes of the router."""
+    return [route for part in (v1, ops, openapi, studio) for route in part.routes(services)]
+
+
+def _router(services: Services) -> Starlette:
+    handlers: dict[Any, Any] = {
+        Problem: on_error,
+        UmrgenError: on_error,
+        HTTPException: _on_http_error,
+        Exception: _on_failure,
+    }
+    router = Starlette(routes=routes(services), exception_handlers=handlers)
+    router.router.redirect_slashes = False  # a redirect could send the key elsewhere
+    return router
+
+
+def _for_browsers(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Allow pages of these origins to call, and to read the responses (CORS)."""
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "Idempotency-Key",
+            "If-None-Match",
+            "Last-Event-ID",
+            "Prefer",
+            "Range",
+        ],
+        expose_headers=["ETag", "Location", "Preference-Applied", "Retry-After", "RateLimit", "Repr-Digest"],
+    )
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals, in the API's one shape."""
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code, "invalid_request")
+    return Problem(code, headers=error.headers).response()
+
+
+async def _on_failure(request: Request, error: Exception) -> Response:
+    return Problem("internal").response()
