@@ -56,7 +56,7 @@ def test_it_is_what_the_server_says(tried: ServerProcess) -> None:
 
 def test_every_route_is_described(state: Path) -> None:
     from umrgen.server.application import Application
-from umrgen.server.http.app import routes
+    from umrgen.server.http.app import routes
     from umrgen.server.settings import Settings
 
     application = Application(Settings(state=state))
