@@ -125,7 +125,8 @@ def script_texts(source: str) -> Iterator[Text]:
     for found in SCRIPT_TOKEN.finditer(source):
         line = source.count("\n", 0, found.start()) + 1
         if comment := found["comment"]:
-            yield line, re.sub(r"^[/*\s]+|^\s*\*+ ?|\*/$", "", comment, flags=re.MULTILINE), comment.startswith("/**")
+            text = re.sub(r"^[/*\s]+|^\s*\*+ ?|\*/$|@\w+ \{.*?\}+|@import.*", "", comment, flags=re.MULTILINE)
+            yield line, text, comment.startswith("/**\n")
         elif found["string"] and is_message(text := re.sub(r"\$\{[^}]*\}", "0", found["string"][1:-1])):
             yield line, text, False
 

@@ -2,7 +2,7 @@
 import { tell } from "./dom.js";
 import { say } from "./live.js";
 
-/** @import { Event as ClientEvent } from "../src/run.js" */
+/** @import { Event as ClientEvent } from "../src/context.js" */
 
 export class Connection extends EventTarget {
   lost = false;

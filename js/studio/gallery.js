@@ -1,6 +1,6 @@
 // `<um-gallery>`: what is over, the newest first, page by page. Tells `look` with an entry, `idea` with a prompt.
 import { UmrgenError } from "../src/index.js";
-import { resolveOutput } from "../src/outputs.js";
+import { resolveOutput } from "../src/download.js";
 import { copyOf, find, pieceOf, setIcon, tell } from "./dom.js";
 import { ending, plain } from "./words.js";
 
