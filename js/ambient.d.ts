@@ -1,4 +1,4 @@
-// The few things of Node that `umrgen/node` uses, so that checking it needs no further package. Not shipped.
+// The declarations of Node that `umrgen/node` uses, so that type checks need no other package. Not part of the package.
 declare module "node:fs/promises" {
   interface FileHandle {
     truncate(length: number): Promise<void>;

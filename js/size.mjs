@@ -1,4 +1,4 @@
-// How large this package is where it counts: bundled and minified, in bytes, and as it travels.
+// The size of this package in bytes: bundled and minified, with and without gzip.
 import { argv } from "node:process";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";

@@ -75,7 +75,7 @@ def open_studio(page: "Page", url: str, key: str) -> Any:
     page.goto(f"{url}/")
     page.get_by_label("API key").fill(key)
     page.get_by_role("button", name="Open the studio").click()
-    page.get_by_label("What should be drawn?").wait_for()
+    page.get_by_label("Prompt", exact=True).wait_for()
     return page
 
 

@@ -1,19 +1,19 @@
-// A server, a key, and how patiently to wait.
-import { ask } from "./calls.js";
+// The client of a server.
 import { systemClock } from "./clock.js";
+import { CallContext, RequestBudget, RetryBudget } from "./context.js";
 import { hex } from "./images.js";
 import { Job } from "./job.js";
-import { WatchMany } from "./many.js";
 import { DEFAULTS, withChanges } from "./options.js";
-import { Budget, Patience, Run } from "./run.js";
-import { Server } from "./server.js";
+import { callIfSupported } from "./protocol.js";
 import { parseStatus } from "./status.js";
-import { submit } from "./submission.js";
+import { submit } from "./submit.js";
+import { Transport } from "./transport.js";
+import { BatchPoller } from "./wait_many.js";
 
 /** @import { Clock } from "./clock.js" */
 /** @import { CallOptions } from "./job.js" */
 /** @import { Options } from "./options.js" */
-/** @import { Deadline, Event } from "./run.js" */
+/** @import { Deadline, Event } from "./context.js" */
 /** @import { Status } from "./status.js" */
 
 /**
@@ -29,7 +29,7 @@ import { submit } from "./submission.js";
  */
 
 /**
- * What to draw. Further fields go into the request as they are, camel case as snake case.
+ * The parameters of an image. Other fields are sent too; names in camel case are converted to snake case.
  * @typedef {object} Picture
  * @property {string} [negative]
  * @property {number} [width]
@@ -43,8 +43,8 @@ import { submit } from "./submission.js";
  */
 
 /**
- * `idempotencyKey` is made here when not given. With `waitForSlot`, a server that runs one job at a time is
- * waited for. `signal` and the deadline go on for the job's own calls.
+ * By default, a new `idempotencyKey` is generated. With `waitForSlot`, `submit` waits while the server responds that
+ * the key has too many jobs. `signal` and the deadline apply to the calls of the job too.
  * @typedef {Picture & CallOptions & {
  *   idempotencyKey?: string,
  *   waitForSlot?: boolean,
@@ -52,8 +52,9 @@ import { submit } from "./submission.js";
  * }} SubmitOptions
  */
 
+/** A client of one server, with one API key. */
 export class Umrgen {
-  #server;
+  #transport;
   #options;
   #budget;
   #random;
@@ -61,49 +62,50 @@ export class Umrgen {
 
   /** @param {UmrgenOptions} options */
   constructor({ baseUrl, apiKey, onEvent, fetch, clock = systemClock, random = Math.random, ...options }) {
-    this.#server = new Server(baseUrl, apiKey, clock, fetch);
+    this.#transport = new Transport(baseUrl, apiKey, clock, fetch);
     this.#options = withChanges(DEFAULTS, options);
-    this.#budget = new Budget(this.#options.requestsAMinute);
+    this.#budget = new RequestBudget(this.#options.requestsAMinute);
     this.#random = random;
     this.#onEvent = onEvent;
   }
 
+  /** The address of the server. */
   get baseUrl() {
-    return this.#server.baseUrl;
+    return this.#transport.baseUrl;
   }
 
   /**
-   * Pick a job up by its id; asks nothing of the network.
+   * Return an existing job by its id; sends no request. Throws UmrgenError for an invalid id.
    * @param {string} id
    */
   job(id) {
-    return new Job(this.#begin, id);
+    return new Job(this.#newContext, id);
   }
 
   /**
-   * Make a job and give it at once. Throws InvalidRequest, Unauthorized, RateLimited, ConnectionFailed, ...
+   * Create a job and return it without waiting for it. Throws InvalidRequest, Unauthorized, RateLimited, ConnectionFailed, ...
    * @param {string} prompt
    * @param {SubmitOptions} [options]
    */
   async submit(prompt, { idempotencyKey, waitForSlot = false, ...rest } = {}) {
-    // Made before the first try, so that whatever is repeated is the same submit.
+    // Generated before the first attempt, so that all attempts have the same key.
     const key = idempotencyKey ?? hex(crypto.getRandomValues(new Uint8Array(16)));
     /** @type {Record<string, unknown>} */
-    const picture = { prompt };
+    const request = { prompt };
     /** @type {Record<string, unknown>} */
-    const given = {};
+    const callOptions = {};
     for (const [name, value] of Object.entries(rest)) {
-      if (Object.hasOwn(DEFAULTS, name) || name === "signal" || name === "onEvent") given[name] = value;
-      // What was not said stays out, so that the server's own defaults hold.
-      else if (value != null) picture[name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)] = value;
+      if (Object.hasOwn(DEFAULTS, name) || name === "signal" || name === "onEvent") callOptions[name] = value;
+      // Without undefined fields, so that the server's defaults apply.
+      else if (value != null) request[name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)] = value;
     }
-    const run = this.#begin(given);
-    const id = await submit(run, picture, key, waitForSlot);
-    return new Job((call, deadline) => this.#begin({ ...given, ...call }, deadline), id, run);
+    const context = this.#newContext(callOptions);
+    const id = await submit(context, request, key, waitForSlot);
+    return new Job((call, deadline) => this.#newContext({ ...callOptions, ...call }, deadline), id, context);
   }
 
   /**
-   * Submit, wait, download; give the verified image. One deadline spans all of it.
+   * Submit, wait and download; return the verified image. One deadline applies to all of it.
    * @param {string} prompt
    * @param {SubmitOptions} [options]
    */
@@ -113,17 +115,18 @@ export class Umrgen {
   }
 
   /**
-   * The jobs in the order of their end, over one connection; each has its `outcome`. One deadline for all of them.
+   * Yield the jobs in the order in which they end, each with its `outcome`, by batch calls. One deadline applies to
+   * all.
    * @param {Iterable<Job>} jobs
    * @param {CallOptions} [call]
    * @returns {AsyncGenerator<Job, void>}
    */
   async *asCompleted(jobs, call = {}) {
-    const known = new Map(Array.from(jobs, (job) => [job.id, job]));
-    const many = new WatchMany(this.#begin(call), [...known.keys()]);
-    while (many.pending.length) {
-      for (const [id, outcome] of await many.nextOver()) {
-        const job = /** @type {Job} */ (known.get(id));
+    const byId = new Map(Array.from(jobs, (job) => [job.id, job]));
+    const poller = new BatchPoller(this.#newContext(call), [...byId.keys()]);
+    while (poller.pending.length) {
+      for (const [id, outcome] of await poller.nextFinished()) {
+        const job = /** @type {Job} */ (byId.get(id));
         job.outcome = outcome;
         yield job;
       }
@@ -131,39 +134,40 @@ export class Umrgen {
   }
 
   /**
-   * A page of this key's jobs on the server, newest first. Throws Unsupported on older servers.
+   * Return a page of this key's jobs, newest first. Throws Unsupported on older servers.
    * @param {CallOptions & {state?: string, limit?: number, cursor?: string | null}} [query]
    * @returns {Promise<{jobs: Status[], nextCursor: string | null}>}
    */
   async jobs({ state, limit = 50, cursor, ...call } = {}) {
-    const asked = new URLSearchParams({ limit: String(limit) });
-    if (state) asked.set("state", state);
-    if (cursor) asked.set("cursor", cursor);
-    const { jobs, next_cursor } = await ask(this.#begin(call), `/jobs?${asked}`);
-    const told = Array.isArray(jobs) ? jobs.map((job) => parseStatus(job, job?.job_id)) : [];
-    return { jobs: told.filter((status) => status !== null), nextCursor: next_cursor ?? null };
+    const query = new URLSearchParams({ limit: String(limit) });
+    if (state) query.set("state", state);
+    if (cursor) query.set("cursor", cursor);
+    const { jobs, next_cursor } = await callIfSupported(this.#newContext(call), `/jobs?${query}`);
+    const statuses = Array.isArray(jobs) ? jobs.map((job) => parseStatus(job, job?.job_id)) : [];
+    return { jobs: statuses.filter((status) => status !== null), nextCursor: next_cursor ?? null };
   }
 
   /**
-   * What this server can do. Throws Unsupported on older servers.
+   * Return the capabilities of the server. Throws Unsupported on older servers.
    * @param {CallOptions} [call]
    */
   capabilities(call = {}) {
-    return ask(this.#begin(call), "/capabilities");
+    return callIfSupported(this.#newContext(call), "/capabilities");
   }
 
   /**
-   * Give the server a PNG, JPEG or WebP to draw after; its `filename` goes into `referenceImages`.
+   * Upload a reference image (PNG, JPEG or WebP); its `filename` is for `referenceImages`.
    * @param {Blob} file
    * @param {CallOptions} [call]
    * @returns {Promise<{filename: string, url: string} & Record<string, any>>}
    */
   async uploadReference(file, call = {}) {
-    const run = this.#begin(call);
+    const context = this.#newContext(call);
     const body = new FormData();
     body.append("file", file);
-    // Not repeated when it may have arrived: a session has room for few.
-    const data = await ask(run, "/upload-reference", { method: "POST", body }, { patience: new Patience(run, 0) });
+    // Not repeated when it may have reached the server: a session may hold only a few uploads.
+    const noRetries = { retries: new RetryBudget(context, 0) };
+    const data = await callIfSupported(context, "/upload-reference", { method: "POST", body }, noRetries);
     return /** @type {{filename: string, url: string}} */ (data);
   }
 
@@ -171,8 +175,8 @@ export class Umrgen {
    * @param {CallOptions} call
    * @param {Deadline} [deadline]
    */
-  #begin = ({ signal, onEvent = this.#onEvent, ...changes }, deadline) =>
-    new Run(this.#server, withChanges(this.#options, changes), this.#budget, this.#random, {
+  #newContext = ({ signal, onEvent = this.#onEvent, ...changes }, deadline) =>
+    new CallContext(this.#transport, withChanges(this.#options, changes), this.#budget, this.#random, {
       signal,
       onEvent,
       deadline,

@@ -1,7 +1,7 @@
-// Time, as it comes into this package: nothing else here looks at a clock or sets a timer.
+// The clock of this package: no other module reads a clock or sets a timer.
 
 /**
- * `now` is monotonic, `wall` since the epoch; both in seconds. A sleep ends at once, with the signal's
+ * `now` is monotonic, `wall` since the epoch; both in seconds. A sleep rejects immediately, with the signal's
  * reason, when `signal` is aborted.
  * @typedef {object} Clock
  * @property {() => number} now
@@ -9,7 +9,7 @@
  * @property {(seconds: number, signal?: AbortSignal) => Promise<void>} sleep
  */
 
-/** What a timer can count to; with more it would go off at once. */
+/** The longest delay of a timer; a longer one would fire immediately. */
 const LONGEST_MS = 2 ** 31 - 1;
 
 /** @type {Clock} */
@@ -35,17 +35,17 @@ export const systemClock = {
 };
 
 /**
- * The result of `work`; `late` is called if it takes longer than `seconds`.
+ * Run `work` and return its result; call `onTimeout` when it takes longer than `seconds`.
  * @template T
  * @param {Clock} clock
  * @param {number} seconds
- * @param {() => void} late
+ * @param {() => void} onTimeout
  * @param {() => Promise<T>} work
  * @returns {Promise<T>}
  */
-export async function within(clock, seconds, late, work) {
+export async function withTimeout(clock, seconds, onTimeout, work) {
   const done = new AbortController();
-  clock.sleep(seconds, done.signal).then(late, () => {});
+  clock.sleep(seconds, done.signal).then(onTimeout, () => {});
   try {
     return await work();
   } finally {

@@ -1,88 +1,91 @@
-// A job as Server-Sent Events: every change as it happens, with previews for those who ask.
-import { lacksCall } from "./answers.js";
-import { API, Trouble } from "./calls.js";
-import { within } from "./clock.js";
+// The Server-Sent Events of a job: each change when it happens, with previews on request.
+import { withTimeout } from "./clock.js";
+import { RetryBudget } from "./context.js";
 import { Unsupported } from "./errors.js";
-import { Patience } from "./run.js";
-import { Failure, object, textOf } from "./server.js";
+import { API, RetryPolicy } from "./protocol.js";
+import { isMissingEndpoint } from "./responses.js";
 import { parseStatus } from "./status.js";
+import { parseObject, readText, TransportFailure } from "./transport.js";
 
-/** @import { Run } from "./run.js" */
+/** @import { CallContext } from "./context.js" */
 /** @import { Status } from "./status.js" */
 
 /**
- * `status` when the state or the place has changed, `progress` for steps in between, `preview` with a small
- * picture as base64 in `data.data`.
+ * `status` when the state or the queue position has changed, `progress` for the steps in between, `preview` with a
+ * small image as base64 in `data.data`.
  * @typedef {object} JobEvent
  * @property {"status" | "progress" | "preview"} type
  * @property {Record<string, any>} data
  * @property {Status | null} status with type `status`
  */
 
-/** A server says that the line is open every 15 s; after twice that, it is not. */
-const SILENCE = 30;
+/** Twice the interval of 15 s in which a server sends something: without data for this long, the stream is closed. */
+const IDLE_TIMEOUT = 30;
 
 /**
- * What happens to a job, from now to its end. A line that breaks is taken up again from the last event.
+ * Yield the events of a job until it is over. An interrupted stream is resumed after the last event.
  *
- * Throws Unsupported on servers without this call, JobNotFound, WaitTimeout and what the server refuses.
- * @param {Run} run
+ * Throws Unsupported on servers without this call, JobNotFound, WaitTimeout and the errors of other responses.
+ * @param {CallContext} context
  * @param {string} jobId
  * @param {boolean} preview
  * @returns {AsyncGenerator<JobEvent, void>}
  */
-export async function* events(run, jobId, preview) {
+export async function* events(context, jobId, preview) {
   const path = `${API}/events/${encodeURIComponent(jobId)}${preview ? "?preview=1" : ""}`;
-  const trouble = new Trouble(run, jobId, new Patience(run, run.options.patience));
+  const policy = new RetryPolicy(context, jobId, new RetryBudget(context, context.options.patience));
   let last = "";
   for (let delay = 0; ;) {
-    await run.pause(delay, jobId);
-    const cut = new AbortController();
-    const late = () => cut.abort(new Failure("nothing came", true));
+    await context.pause(delay, jobId);
+    const controller = new AbortController();
+    const onTimeout = () => controller.abort(new TransportFailure("no data in time", true));
     /** @type {<T>(work: () => Promise<T>) => Promise<T>} */
-    const soon = (work) => within(run.clock, Math.min(SILENCE, run.left), late, work);
+    const limited = (work) => withTimeout(context.clock, Math.min(IDLE_TIMEOUT, context.timeLeft), onTimeout, work);
     try {
       /** @type {Record<string, string>} */
       const headers = { Accept: "text/event-stream" };
       if (last) headers["Last-Event-ID"] = last;
-      const { baseUrl } = run.server;
-      const answer = await soon(() => run.server.open(baseUrl + path, true, { headers }, cut, run.signal));
-      if (answer.status === 204) return;
-      if (answer.status !== 200) {
-        delay = await refused(run, answer, trouble);
+      const { transport, signal } = context;
+      const response = await limited(() =>
+        transport.open(transport.baseUrl + path, true, { headers }, controller, signal),
+      );
+      if (response.status === 204) return;
+      if (response.status !== 200) {
+        delay = await delayAfterError(context, response, policy);
         continue;
       }
-      delay = run.options.firstBackoff;
-      for await (const { type, id, data, retry } of messages(answer.body, soon)) {
-        trouble.over();
+      delay = context.options.firstBackoff;
+      for await (const { type, id, data, retry } of messages(response.body, limited)) {
+        policy.reset();
         if (id) last = id;
-        if (retry) delay = run.asked(retry / 1000);
-        const told = object(data);
-        if (!told || !/^(status|progress|preview)$/.test(type)) continue;
-        const status = type === "status" ? parseStatus(told, jobId) : null;
-        yield { type: /** @type {JobEvent["type"]} */ (type), data: told, status };
+        if (retry) delay = context.serverDelay(retry / 1000);
+        const parsed = parseObject(data);
+        if (!parsed || !/^(status|progress|preview)$/.test(type)) continue;
+        const status = type === "status" ? parseStatus(parsed, jobId) : null;
+        yield { type: /** @type {JobEvent["type"]} */ (type), data: parsed, status };
         if (status?.over) return;
       }
     } catch (failure) {
-      delay = trouble.unanswered(failure);
+      delay = policy.delayAfterFailure(failure);
     } finally {
-      cut.abort();
+      controller.abort();
     }
   }
 }
 
 /**
- * Seconds until the next try after an answer that is no stream. Throws what will not pass.
- * @param {Run} run
- * @param {{status: number, headers: Headers, body: AsyncIterable<Uint8Array>}} answer
- * @param {Trouble} trouble
+ * Return the seconds until the retry after a response that is not a stream. Throws permanent errors.
+ * @param {CallContext} context
+ * @param {{status: number, headers: Headers, body: AsyncIterable<Uint8Array>}} response
+ * @param {RetryPolicy} policy
  */
-async function refused(run, { status, headers, body }, trouble) {
-  const text = await textOf(body);
+async function delayAfterError(context, { status, headers, body }, policy) {
+  const text = await readText(body);
+  const reply = { status, headers, text, json: parseObject(text), wall: context.clock.wall(), elapsed: 0 };
   try {
-    return trouble.refused({ status, headers, text, json: object(text), wall: run.clock.wall(), elapsed: 0 });
+    return policy.delayAfterError(reply);
   } catch (error) {
-    throw lacksCall(error) ? new Unsupported("this server has no /events", { status }) : error;
+    throw isMissingEndpoint(error) ? new Unsupported("this server does not support /events", { status }) : error;
   }
 }
 

@@ -1,13 +1,13 @@
-// The rules of an image file: what it is, and whether it is whole. PNG (third edition of the W3C specification),
-// JPEG (ITU T.81) and WebP (RFC 9649) are recognised by content, never by name.
+// The rules of image files: the media type, and whether a file is complete. PNG (third edition of the W3C specification),
+// JPEG (ITU T.81) and WebP (RFC 9649) are recognised by their content, never by a name.
 import { OutputCorrupt, OutputMissing } from "./errors.js";
 
 /**
- * What a verified file turned out to be.
+ * The properties of a verified file.
  * @typedef {object} ImageFacts
  * @property {string} mediaType
  * @property {string | null} sha256 hex; null where the platform has no digest (a page over plain HTTP)
- * @property {number | null} width in pixels, null where the format hides it
+ * @property {number | null} width in pixels, null when it cannot be read
  * @property {number | null} height
  */
 
@@ -17,33 +17,33 @@ import { OutputCorrupt, OutputMissing } from "./errors.js";
 const CHECKS = { "image/png": checkPng, "image/jpeg": checkJpeg, "image/webp": checkWebp };
 
 /**
- * The media type that the first bytes announce, or null.
+ * Return the media type by the first bytes, or null.
  * @param {Uint8Array} head
  */
 export function sniff(head) {
-  const text = latin(head, 0, 12);
+  const text = latin1(head, 0, 12);
   if (text.startsWith("\x89PNG\r\n\x1a\n")) return "image/png";
   if (text.startsWith("\xff\xd8\xff")) return "image/jpeg";
   return /^RIFF[^]{4}WEBP/.test(text) ? "image/webp" : null;
 }
 
 /**
- * Check that `bytes` are one whole image and say what it is. `length` is what the server announced, `sha256`
- * the hex digest it promised. Throws OutputMissing for an empty body, OutputCorrupt for anything else.
+ * Check that `bytes` are one complete image; return its properties. `length` is the number of bytes and `sha256` the
+ * hex digest in the response's headers. Throws OutputMissing for an empty body, OutputCorrupt for any other mismatch.
  * @param {Uint8Array<ArrayBuffer>} bytes
- * @param {{length?: number | null, sha256?: string | null}} [promised]
+ * @param {{length?: number | null, sha256?: string | null}} [announced]
  * @returns {Promise<ImageFacts>}
  */
 export async function verify(bytes, { length, sha256 } = {}) {
   if (!bytes.length) throw new OutputMissing("the server sent an empty file");
   const mediaType = sniff(bytes);
-  if (!mediaType) throw new OutputCorrupt(`the server sent ${intruder(bytes)} in the image's place`);
+  if (!mediaType) throw new OutputCorrupt(`expected an image, got ${describeContent(bytes)}`);
   if (length != null && length !== bytes.length) {
-    throw new OutputCorrupt(`the image has ${bytes.length} bytes, the server announced ${length}`);
+    throw new OutputCorrupt(`the image has ${bytes.length} bytes, but the server announced ${length}`);
   }
   const actual = await digest(bytes);
   if (sha256 && actual && sha256 !== actual) {
-    throw new OutputCorrupt("the image's sha-256 is not the one the server promised");
+    throw new OutputCorrupt(`the image's SHA-256 is ${actual}, not ${sha256}`);
   }
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const [width, height] = CHECKS[mediaType](bytes, view);
@@ -51,12 +51,12 @@ export async function verify(bytes, { length, sha256 } = {}) {
 }
 
 /**
- * The SHA-256 (hex) that `Repr-Digest` promises for the whole file (RFC 9530), or null. `Content-Digest` covers
- * the whole file only when the answer is not a range (`partial`).
+ * Return the SHA-256 (hex) of the whole file by `Repr-Digest` (RFC 9530), or null. `Content-Digest` covers the whole
+ * file only when the response is not a range (`partial`).
  * @param {Headers} headers
  * @param {boolean} partial
  */
-export function promisedDigest(headers, partial) {
+export function digestFromHeaders(headers, partial) {
   for (const name of partial ? ["repr-digest"] : ["repr-digest", "content-digest"]) {
     // 32 bytes in base64: 43 characters and one for the padding.
     const found = /(?:^|,)\s*sha-256=:([A-Za-z0-9+/]{43}=):\s*(?=,|$)/.exec(headers.get(name) ?? "");
@@ -80,14 +80,14 @@ export function hex(bytes) {
  * @param {number} from
  * @param {number} to
  */
-function latin(bytes, from, to) {
+function latin1(bytes, from, to) {
   return String.fromCharCode(...bytes.subarray(from, to));
 }
 
 /** @param {Uint8Array} bytes */
-function intruder(bytes) {
-  const first = latin(bytes, 0, 256).trimStart()[0];
-  return first === "<" ? "an HTML page" : first === "{" || first === "[" ? "JSON" : "no PNG, JPEG or WebP";
+function describeContent(bytes) {
+  const first = latin1(bytes, 0, 256).trimStart()[0];
+  return first === "<" ? "an HTML page" : first === "{" || first === "[" ? "JSON" : "a file that is not PNG, JPEG or WebP";
 }
 
 // --- PNG ---
@@ -110,23 +110,23 @@ function crc32(bytes) {
  * @returns {Size}
  */
 function checkPng(bytes, view) {
-  let pictured = false;
+  let hasImageData = false;
   for (let at = 8, end = 0; at + 12 <= bytes.length; at = end) {
     end = at + 12 + view.getUint32(at);
     if (end > bytes.length) break;
     if (view.getUint32(end - 4) !== crc32(bytes.subarray(at + 4, end - 4))) {
-      throw new OutputCorrupt("the PNG is damaged: a checksum does not match");
+      throw new OutputCorrupt("the PNG is damaged: a chunk's checksum does not match");
     }
-    const name = latin(bytes, at + 4, at + 8);
+    const name = latin1(bytes, at + 4, at + 8);
     if (at === 8 && !(name === "IHDR" && end === 33)) throw new OutputCorrupt("the PNG has no header");
-    pictured ||= name === "IDAT";
+    hasImageData ||= name === "IDAT";
     if (name === "IEND") {
       if (end !== bytes.length) throw new OutputCorrupt("the PNG has bytes after its end");
-      if (!pictured) throw new OutputCorrupt("the PNG holds no picture");
+      if (!hasImageData) throw new OutputCorrupt("the PNG has no image data");
       return [view.getUint32(16), view.getUint32(20)];
     }
   }
-  throw new OutputCorrupt("the PNG is cut off before its end");
+  throw new OutputCorrupt("the PNG is truncated");
 }
 
 // --- JPEG ---
@@ -138,11 +138,11 @@ function checkPng(bytes, view) {
  */
 function checkJpeg(bytes, view) {
   let last = bytes.length;
-  while (bytes[last - 1] === 0) last--; // some writers pad
-  if (latin(bytes, last - 2, last) !== "\xff\xd9") throw new OutputCorrupt("the JPEG is cut off before its end");
+  while (bytes[last - 1] === 0) last--; // some encoders add padding
+  if (latin1(bytes, last - 2, last) !== "\xff\xd9") throw new OutputCorrupt("the JPEG is truncated");
   for (let at = 2; at + 9 <= bytes.length && bytes[at] === 0xff; at += 2 + view.getUint16(at + 2)) {
     const marker = bytes[at + 1];
-    // The frame headers are C0 to CF but for tables (C4), an extension (C8) and arithmetic coding (CC).
+    // The frame headers are C0 to CF, except for tables (C4), an extension (C8) and arithmetic coding (CC).
     if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) {
       return [view.getUint16(at + 7), view.getUint16(at + 5)];
     }
@@ -159,11 +159,11 @@ function checkJpeg(bytes, view) {
  */
 function checkWebp(bytes, view) {
   if (view.getUint32(4, true) + 8 !== bytes.length) {
-    throw new OutputCorrupt("the WebP is cut off or has bytes after its end");
+    throw new OutputCorrupt("the WebP is truncated or has bytes after its end");
   }
   if (bytes.length >= 30) {
     const bits = view.getUint32(21, true);
-    switch (latin(bytes, 12, 16)) {
+    switch (latin1(bytes, 12, 16)) {
       case "VP8X":
         return [(view.getUint32(24, true) & 0xffffff) + 1, (view.getUint32(26, true) >>> 8) + 1];
       case "VP8L":
@@ -172,5 +172,5 @@ function checkWebp(bytes, view) {
         return [view.getUint16(26, true) & 0x3fff, view.getUint16(28, true) & 0x3fff];
     }
   }
-  throw new OutputCorrupt("the WebP holds no picture");
+  throw new OutputCorrupt("the WebP has no image data");
 }

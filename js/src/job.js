@@ -1,24 +1,24 @@
-// One job on one server, as a caller holds it.
-import { ask } from "./calls.js";
+// One job on one server.
+import { callIfSupported } from "./protocol.js";
 import { OutputForbidden, OutputMissing, UmrgenError } from "./errors.js";
 import { events } from "./events.js";
-import { fetchImage, Memory } from "./fetching.js";
+import { fetchImage, MemorySink } from "./retrieval.js";
 import { parseStatus } from "./status.js";
-import { finished, Watch } from "./watch.js";
+import { requireCompleted, StatusPoller } from "./wait.js";
 
-/** @import { Sink } from "./fetching.js" */
+/** @import { Sink } from "./retrieval.js" */
 /** @import { ImageFacts } from "./images.js" */
-/** @import { Outcome } from "./many.js" */
+/** @import { Outcome } from "./wait_many.js" */
 /** @import { Options } from "./options.js" */
-/** @import { Deadline, Event, Run } from "./run.js" */
+/** @import { Deadline, Event, CallContext } from "./context.js" */
 /** @import { Status } from "./status.js" */
 
 /**
- * What any call may be given: a signal that ends it, a listener, and every option, for this call alone.
+ * The options of a call: a signal that ends it, an event callback, and any of the client's options for this call.
  * @typedef {Partial<Options> & {signal?: AbortSignal, onEvent?: (event: Event) => void}} CallOptions
  */
 
-/** @typedef {(call: CallOptions, deadline?: Deadline) => Run} Begin */
+/** @typedef {(call: CallOptions, deadline?: Deadline) => CallContext} ContextFactory */
 
 /**
  * A verified image.
@@ -30,49 +30,50 @@ import { finished, Watch } from "./watch.js";
  * }} Image
  */
 
-/** What may stand where a job id belongs, in a path and in a file name. */
+/** The pattern of a job id, which is part of paths and file names. */
 const JOB_ID = /^\w[\w.:-]{0,127}$/;
 
+/** One job on one server. */
 export class Job {
-  /** How it ended, once that is known: its last status, or why it cannot be known. @type {Outcome | null} */
+  /** How the job ended, once known: its final status, or the error that makes it unknown. @type {Outcome | null} */
   outcome = null;
-  #begin;
+  #contextFactory;
   #seen;
   #submit;
 
   /**
-   * Made by `Umrgen.submit` and `Umrgen.job`.
-   * @param {Begin} begin
+   * Called by `Umrgen.submit` and `Umrgen.job`.
+   * @param {ContextFactory} contextFactory
    * @param {string} id
-   * @param {Run} [submit] the call that made it: its deadline and its signal go on
+   * @param {CallContext} [submit] the context of the submit, whose deadline and signal apply to later calls
    */
-  constructor(begin, id, submit) {
+  constructor(contextFactory, id, submit) {
     if (!JOB_ID.test(id)) {
-      throw new UmrgenError(`${JSON.stringify(String(id).slice(0, 80))} is no job id`, {
+      throw new UmrgenError(`${JSON.stringify(String(id).slice(0, 80))} is not a job id`, {
         code: "bad_job_id",
-        next: "Use an id as submit gives it, for example ext_0123.",
+        next: "Use an id from submit, such as ext_0123.",
       });
     }
     this.id = id;
-    this.#begin = begin;
+    this.#contextFactory = contextFactory;
     this.#submit = submit;
     this.#seen = !!submit;
   }
 
-  /** Every change of the job's status; ends when it is over. */
+  /** Yield each change of the job's status, until it is over. */
   [Symbol.asyncIterator]() {
     return this.watch();
   }
 
   /**
-   * Every change of the job's status; ends when it is over.
+   * Yield each change of the job's status, until it is over.
    * @param {CallOptions} [call]
    * @returns {AsyncGenerator<Status, void>}
    */
   async *watch(call) {
-    const watch = this.#watch(this.#run(call));
+    const poller = this.#poller(this.#newContext(call));
     for (;;) {
-      const status = await watch.nextChange();
+      const status = await poller.nextChange();
       this.#seen = true;
       if (status.over) this.outcome = status;
       yield status;
@@ -81,104 +82,103 @@ export class Job {
   }
 
   /**
-   * What happens to the job, as the server tells it: `status`, `progress`, and with `preview` small pictures on
-   * the way. Throws Unsupported on older servers.
+   * Yield the events of the job: `status`, `progress`, and with `preview` small images during the drawing. Throws Unsupported on older servers.
    * @param {CallOptions & {preview?: boolean}} [call]
    */
   events({ preview = false, ...call } = {}) {
-    return events(this.#run(call), this.id, preview);
+    return events(this.#newContext(call), this.id, preview);
   }
 
   /**
-   * The job as it is now.
+   * Return the current status of the job.
    * @param {CallOptions} [call]
    */
   async status(call) {
-    const run = this.#run(call);
-    run.options = { ...run.options, wait: 0, patience: call?.patience ?? run.options.submitPatience };
-    const status = await this.#watch(run).nextChange();
+    const context = this.#newContext(call);
+    context.options = { ...context.options, wait: 0, patience: call?.patience ?? context.options.submitPatience };
+    const status = await this.#poller(context).nextChange();
     this.#seen = true;
     return status;
   }
 
   /**
-   * The completed job. Throws JobFailed, WaitTimeout, OutputMissing, ...
+   * Wait until the job is completed; return its status. Throws JobFailed, WaitTimeout, OutputMissing, ...
    * @param {CallOptions} [call]
    */
   async wait(call) {
-    return this.#end(this.#run(call));
+    return this.#wait(this.#newContext(call));
   }
 
   /**
-   * Wait if need be, then the verified image; of several, the one with `index`.
+   * Wait until the job is completed; return its verified image; of several, the one with `index`.
    * @param {CallOptions & {index?: number}} [call]
    * @returns {Promise<Image>}
    */
   async image({ index = 0, ...call } = {}) {
-    return this.download(new Memory(), { index, ...call });
+    return this.download(new MemorySink(), { index, ...call });
   }
 
   /**
-   * As `image`, by way of a sink of your own.
+   * As `image`, with a sink of the caller.
    * @param {Sink} sink
    * @param {CallOptions & {index?: number}} [call]
    * @returns {Promise<Image>}
    */
   async download(sink, { index = 0, ...call } = {}) {
-    const run = this.#run(call);
-    let status = await this.#end(run);
+    const context = this.#newContext(call);
+    let status = await this.#wait(context);
     for (let last = false; ; last = true) {
       try {
-        const facts = await fetchImage(run, this.id, this.#imageUrl(status, index), sink);
+        const facts = await fetchImage(context, this.id, this.#imageUrl(status, index), sink);
         return { ...facts, jobId: this.id, seed: status.seed, engine: status.engine };
       } catch (error) {
         if (error instanceof UmrgenError) error.jobId ??= this.id;
         const refused = error instanceof OutputForbidden || error instanceof OutputMissing;
         if (!refused || last || error.code === "foreign_output") throw error;
-        // The address may be stale: ask once more where the image is.
-        status = await new Watch(run, this.id, { seen: true }).result();
+        // The URL may have expired: get a new one by another status call.
+        status = await new StatusPoller(context, this.id, { seen: true }).result();
       }
     }
   }
 
   /**
-   * Ask the server to end the job; give the job as it then is. Throws Unsupported on older servers.
+   * Cancel the job on the server; return its status after that. Throws Unsupported on older servers.
    * @param {CallOptions} [call]
    */
   async cancel(call) {
     const path = `/cancel/${encodeURIComponent(this.id)}`;
-    const data = await ask(this.#run(call), path, { method: "POST" }, { jobId: this.id });
+    const data = await callIfSupported(this.#newContext(call), path, { method: "POST" }, { jobId: this.id });
     return parseStatus(data, this.id) ?? this.status(call);
   }
 
-  // --- inside ---
+  // --- private ---
 
   /**
-   * The run of one call. As long as it has not passed, the deadline of the submit is the deadline of all.
+   * Return the context of one call: with the deadline of the submit, or with a new one after that.
    * @param {CallOptions} [call]
    */
-  #run(call = {}) {
+  #newContext(call = {}) {
     const submit = this.#submit;
     const signals = [submit?.signal, call.signal].filter((signal) => signal !== undefined);
     const signal = signals.length > 1 ? AbortSignal.any(signals) : signals[0];
-    const goesOn = submit && submit.left > 0 && !submit.deadline.passed && call.timeout === undefined;
-    return this.#begin({ ...call, signal }, goesOn ? submit.deadline : undefined);
+    const keepDeadline = submit && submit.timeLeft > 0 && !submit.deadline.passed && call.timeout === undefined;
+    return this.#contextFactory({ ...call, signal }, keepDeadline ? submit.deadline : undefined);
   }
 
-  /** @param {Run} run */
-  #watch(run) {
-    return new Watch(run, this.id, { seen: this.#seen });
+  /** @param {CallContext} context */
+  #poller(context) {
+    return new StatusPoller(context, this.id, { seen: this.#seen });
   }
 
   /**
-   * The completed job: known already, or waited for.
-   * @param {Run} run
+   * Return the status of the completed job, which may be known already.
+   * @param {CallContext} context
    */
-  async #end(run) {
+  async #wait(context) {
     const known = this.outcome;
     if (known instanceof UmrgenError) throw known;
-    if (known?.imageUrl || known?.state === "failed") return finished(known);
-    return (this.outcome = await this.#watch(run).result());
+    if (known?.imageUrl || known?.state === "failed") return requireCompleted(known);
+    return (this.outcome = await this.#poller(context).result());
   }
 
   /**

@@ -3,7 +3,7 @@ import { extname, join } from "node:path";
 import { env } from "node:process";
 import { Umrgen } from "./client.js";
 import { UmrgenError } from "./errors.js";
-import { checkTarget, diskTrouble, isFolder, PartialFile } from "./partial.js";
+import { checkTarget, isFolder, PartialFile, translateDiskError } from "./partial.js";
 
 /** @import { UmrgenOptions } from "./client.js" */
 /** @import { CallOptions, Image, Job } from "./job.js" */
@@ -19,10 +19,10 @@ const EXTENSIONS = { "image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".
 /** @typedef {CallOptions & {overwrite?: boolean, index?: number}} SaveOptions */
 
 /**
- * Wait for the job if need be, then save its image, whole, verified and synced; give where it is.
+ * Wait until the job is completed, then save its image, verified and synced; return the saved image.
  *
- * `to` is a file, or a folder; by default the file is called after the job, in the current folder. Nothing ever
- * has the final name but the whole image, and a file that is there is not replaced unless `overwrite`.
+ * `to` is a file or a folder; by default, the file is named after the job, in the current folder. A file under the
+ * final name is always complete, and an existing file is replaced only with `overwrite`.
  * @param {Job} job
  * @param {string} [to]
  * @param {SaveOptions} [options]
@@ -36,22 +36,22 @@ export async function saveImage(job, to, { overwrite = false, ...call } = {}) {
   try {
     await checkTarget(target, overwrite);
     const { bytes, ...facts } = await job.download(partial, call);
-    // A name of our own making follows the image's true type.
+    // A file named after the job has the extension of the image's actual type.
     if (inFolder) target = target.slice(0, -extname(target).length) + EXTENSIONS[facts.mediaType];
     await partial.publish(target, overwrite);
     return { ...facts, path: target, size: bytes.length };
   } catch (error) {
-    const told = diskTrouble(error, target);
-    if (told instanceof UmrgenError) told.jobId ??= job.id;
-    throw told;
+    const translated = translateDiskError(error, target);
+    if (translated instanceof UmrgenError) translated.jobId ??= job.id;
+    throw translated;
   } finally {
-    await partial.drop();
+    await partial.discard();
   }
 }
 
 /**
- * The guide's function: wait for a job and save its image as `{jobId}.png` in the current folder. The server and
- * the key are those of the arguments, else of UMRGEN_BASE_URL and UMRGEN_API_KEY.
+ * Wait for a job and save its image, by default as `{jobId}.png` in the current folder (the function of the guide).
+ * The server and the API key default to UMRGEN_BASE_URL and UMRGEN_API_KEY.
  * @param {string} jobId
  * @param {string} [apiKey]
  * @param {Partial<UmrgenOptions> & {to?: string, overwrite?: boolean, signal?: AbortSignal}} [options]
@@ -59,7 +59,7 @@ export async function saveImage(job, to, { overwrite = false, ...call } = {}) {
 export async function pollAndDownload(jobId, apiKey, { baseUrl, to, overwrite, signal, ...options } = {}) {
   const address = baseUrl ?? env.UMRGEN_BASE_URL;
   if (!address) {
-    const next = "Give baseUrl, or set UMRGEN_BASE_URL to your server's address.";
+    const next = "Pass baseUrl, or set UMRGEN_BASE_URL.";
     throw new UmrgenError("no server is configured", { code: "no_server", next });
   }
   const umrgen = new Umrgen({ ...options, baseUrl: address, apiKey: apiKey ?? env.UMRGEN_API_KEY });

@@ -1,49 +1,49 @@
-// Every number of the waiting: the same names (in camel case), meanings and defaults as the Python client's.
+// All limits and intervals: the same names (in camel case), meanings and defaults as in the Python client.
 
 const defaults = {
-  /** Everything together: submitting, waiting, backing off, downloading. null: no end. @type {number | null} */
+  /** The deadline for a whole call: submit, wait, back off, download. null: no deadline. @type {number | null} */
   timeout: 600,
-  /** Time a job may spend `queued`, of the time above. @type {number | null} */
+  /** The longest time a job may be `queued`, within `timeout`. null: no limit. @type {number | null} */
   queueTimeout: null,
-  /** How long to ask the server to hold a status call; below the idle limits of proxies. 0: never. */
+  /** The longest long poll to request; below the idle limits of common proxies. 0: no long polls. */
   wait: 25,
-  /** Whether a wait asks for every change on the way, to tell it, or for the end alone (fewer requests). */
+  /** Whether a wait requests each change of the status, to report it, or only the final one (fewer requests). */
   follow: false,
-  /** Between two looks at a queued job, when the server says nothing else. */
+  /** The interval between status calls for a queued job, unless the server sets another. */
   queuedInterval: 3,
-  /** Between two looks at a running job, when the server says nothing else. */
+  /** The interval between status calls for a running job, unless the server sets another. */
   runningInterval: 2,
-  /** The share by which the two intervals vary at random, so that clients do not march in step. */
+  /** The share by which both intervals vary at random, so that clients do not poll in step. */
   jitter: 0.1,
-  /** The share of a server's estimate that passes before the first look: few jobs take less. */
+  /** The share of the server's estimate that passes before the first status call: few jobs take less. */
   etaShare: 0.55,
-  /** The longest sleep on an estimate: they are often wrong, and an image may be early. */
+  /** The longest sleep based on an estimate: estimates are often wrong, and an image may be early. */
   etaInterval: 10,
-  /** What is left of any delay a server asks for. */
+  /** The cap on any delay that the server requests. */
   longestDelay: 60,
-  /** Calls to a server that knows no other way than being asked again; older ones refuse the 61st. */
+  /** Calls per minute to a server without long polls; older servers refuse the 61st. */
   requestsAMinute: 55,
-  /** A job `running` for so long without a change is reported as stalled. */
+  /** A job that is `running` for this long without a change is reported as stalled. */
   stallAfter: 60,
   /** Whether a stalled job is only reported, or ends the wait with JobStalled. @type {"report" | "raise"} */
   onStall: "report",
-  /** How long status calls outlast an unreachable or failing server, since its last good answer. */
+  /** How long status calls are retried while the server is unreachable or failing, since its last valid response. */
   patience: 300,
-  /** How long a submit is tried again; nothing is at stake yet, and somebody may be watching. */
+  /** How long a submit is retried; shorter, because no job exists yet and a user may be waiting. */
   submitPatience: 10,
-  /** The delay after a first failure; it doubles with each further one. */
+  /** The delay after the first failure; it doubles with each further one. */
   firstBackoff: 0.5,
-  /** The delay between failures grows no further than this. */
+  /** The cap on the delay between retries. */
   longestBackoff: 15,
-  /** One request and its answer; a held call has `wait` on top. */
+  /** The timeout of one request and its response; a long poll adds its `wait`. */
   requestTimeout: 30,
-  /** Answers in a row that make no sense, before a server never understood counts as not UMRGEN. */
+  /** Invalid responses in a row until a server that never sent a valid one is reported as not UMRGEN. */
   garbageTries: 4,
-  /** Bytes per second; a download slower than this over `dripWindow` is broken off and resumed. */
+  /** Bytes per second; a download slower than this over `dripWindow` is aborted and resumed. */
   dripRate: 1024,
-  /** The span over which a download's rate is judged. */
+  /** The span over which a download's rate is measured. */
   dripWindow: 20,
-  /** Times a download is taken up again without having got a byte further. */
+  /** Attempts in a row without a new byte until a download fails. */
   downloadTries: 5,
   /** The largest image that is accepted, in bytes. */
   maxBytes: 256 * 1024 * 1024,
@@ -51,18 +51,18 @@ const defaults = {
   followForeign: false,
 };
 
-/** Seconds, unless it says otherwise. @typedef {typeof defaults} Options */
+/** In seconds unless stated otherwise. @typedef {typeof defaults} Options */
 
 export const DEFAULTS = Object.freeze(defaults);
 
 /**
- * `options` with `changes`. A name that is misspelt is an error, not a silence.
+ * Return `options` with some values changed. Throws TypeError for an unknown name.
  * @param {Options} options
  * @param {Record<string, unknown>} changes
  * @returns {Options}
  */
 export function withChanges(options, changes) {
-  for (const name in changes) if (!Object.hasOwn(DEFAULTS, name)) throw new TypeError(`no such option: ${name}`);
+  for (const name in changes) if (!Object.hasOwn(DEFAULTS, name)) throw new TypeError(`unknown option: ${name}`);
   const given = Object.entries(changes).filter(([, value]) => value !== undefined);
   return { ...options, ...Object.fromEntries(given) };
 }

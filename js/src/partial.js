@@ -1,23 +1,25 @@
-// The unfinished file beside a target: this process's own, and never seen under the final name.
+// The partial file of a download, in the folder of its target: renamed only when it is complete.
 import { access, constants, link, open, readFile, rename, stat, unlink } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { TargetUnusable } from "./errors.js";
 import { hex } from "./images.js";
 
 /** @import { FileHandle } from "node:fs/promises" */
-/** @import { Sink } from "./fetching.js" */
+/** @import { Sink } from "./retrieval.js" */
 
 /**
- * Throw TargetUnusable, before anything is asked of a server, when `target` cannot be written.
+ * Throw TargetUnusable when `target` cannot be written; called before any request.
  * @param {string} target
  * @param {boolean} overwrite
  */
 export async function checkTarget(target, overwrite) {
   const folder = dirname(target);
-  if (!(await isFolder(folder))) throw new TargetUnusable(`there is no folder ${folder}`, { next: "Make it first." });
+  if (!(await isFolder(folder))) {
+    throw new TargetUnusable(`the folder ${folder} does not exist`, { next: "Create it." });
+  }
   await access(folder, constants.W_OK | constants.X_OK);
-  if (await isFolder(target)) throw new TargetUnusable(`${target} is a folder`, { next: "Name a file in it." });
-  if (!overwrite && (await exists(target))) throw taken(target);
+  if (await isFolder(target)) throw new TargetUnusable(`${target} is a folder`, { next: "Choose a file in it." });
+  if (!overwrite && (await exists(target))) throw targetExists(target);
 }
 
 /** @param {string} path */
@@ -31,27 +33,27 @@ async function exists(path) {
 }
 
 /** @param {string} target */
-function taken(target) {
+function targetExists(target) {
   const next = "Choose another name, or allow overwrite.";
-  return new TargetUnusable(`${target} exists already`, { code: "target_exists", next });
+  return new TargetUnusable(`${target} already exists`, { code: "target_exists", next });
 }
 
 /**
- * The error for what the disk says about `target`; anything else stays what it is.
+ * Return TargetUnusable for an error of the file system; any other error unchanged.
  * @param {any} error
  * @param {string} target
  */
-export function diskTrouble(error, target) {
+export function translateDiskError(error, target) {
   if (!error?.syscall || error instanceof TargetUnusable) return error;
   const full = error.code === "ENOSPC" || error.code === "EDQUOT";
   return new TargetUnusable(`${target} cannot be written: ${error.message}`, {
     code: full ? "disk_full" : undefined,
-    next: full ? "Make room, then fetch the image again." : "Choose another place.",
+    next: full ? "Free disk space, then fetch the image again." : "Choose another path.",
     cause: error,
   });
 }
 
-/** @implements {Sink} */
+/** A sink that writes to a partial file. @implements {Sink} */
 export class PartialFile {
   #path;
   #size = 0;
@@ -60,9 +62,9 @@ export class PartialFile {
 
   /** @param {string} target */
   constructor(target) {
-    const mark = hex(crypto.getRandomValues(new Uint8Array(10)));
-    // Cut, so that it fits into a file name wherever the target's own does.
-    this.#path = join(dirname(target), `.${basename(target).slice(0, 50)}.${mark}.part`);
+    const suffix = hex(crypto.getRandomValues(new Uint8Array(10)));
+    // Shortened, so that the name is not too long when the target's is not.
+    this.#path = join(dirname(target), `.${basename(target).slice(0, 50)}.${suffix}.part`);
   }
 
   async begin() {
@@ -85,7 +87,7 @@ export class PartialFile {
   }
 
   /**
-   * Sync, then give the file its final name in one step, which never hides another file unless told.
+   * Sync the file, then rename it to `target` atomically; without `overwrite`, never replace another file.
    * @param {string} target
    * @param {boolean} overwrite
    */
@@ -96,8 +98,8 @@ export class PartialFile {
     await syncFolder(dirname(target));
   }
 
-  /** Remove what is there. */
-  async drop() {
+  /** Remove the partial file. */
+  async discard() {
     await this.#close();
     await unlink(this.#path).catch(() => {});
   }
@@ -116,8 +118,8 @@ async function renameWithoutReplacing(source, target) {
   try {
     await link(source, target);
   } catch (error) {
-    // A file system without hard links fails in another way than one that has the name already.
-    if (await exists(target)) throw taken(target);
+    // The error is EEXIST, or that of a file system without hard links.
+    if (await exists(target)) throw targetExists(target);
     await rename(source, target);
     return;
   }
@@ -125,7 +127,7 @@ async function renameWithoutReplacing(source, target) {
 }
 
 /**
- * So that the new name survives a power cut; where a folder cannot be synced (Windows), the system does it.
+ * Store the new name, so that it survives a power cut. Folders cannot be synced on Windows, which does it itself.
  * @param {string} folder
  */
 async function syncFolder(folder) {

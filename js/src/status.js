@@ -1,13 +1,13 @@
-// A job as a server told it, ours or an older one.
+// The status of a job, as reported by a server of this or an older version.
 
 /**
- * Whatever is missing or of a wrong type is null. `state` is the server's own word, `raw` the whole answer.
+ * Missing values and values of a wrong type are null. `state` is the server's string, `raw` the whole response.
  * @typedef {object} Status
  * @property {string} jobId
  * @property {string} state `queued`, `running`, `completed` or `failed`
  * @property {boolean} over whether it is completed or failed
- * @property {readonly string[]} images the images' URLs as the server gave them
- * @property {string | null} imageUrl the first of them: normally a path relative to the base URL
+ * @property {readonly string[]} images the images' URLs in the form of the response
+ * @property {string | null} imageUrl the first of them: usually a path relative to the base URL
  * @property {string | null} error
  * @property {string | null} errorCode
  * @property {number | null} queuePosition
@@ -21,7 +21,7 @@
  */
 
 /**
- * Read an answer of any UMRGEN server; null when it does not tell a state at all.
+ * Parse a status response of any UMRGEN server; return null when it has no state.
  * @param {any} data
  * @param {string} jobId
  * @returns {Status | null}
@@ -50,15 +50,15 @@ export function parseStatus(data, jobId) {
 }
 
 /**
- * What counts as progress: a change of this resets the stall clock.
+ * Return the values whose change counts as progress and resets the stall timer.
  * @param {Status} status
  */
-export function place({ state, queuePosition, step }) {
+export function progressKey({ state, queuePosition, step }) {
   return `${state} ${queuePosition} ${step}`;
 }
 
 /**
- * `image_url` first, then every further image of `results`; old servers give only the latter.
+ * Return `image_url` first, then the other images of `results`, which is all that older servers send.
  * @param {any} data
  * @returns {string[]}
  */

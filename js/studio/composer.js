@@ -1,44 +1,45 @@
-// `<um-composer>`: what to draw. Tells `draw` with a Wish; `sent` and `refused` answer it.
-import { copyOf, find, tell } from "./dom.js";
-import { keepDraft, readDraft } from "./draft.js";
+// `<um-composer>`: the form. Emits `draw` with a DrawRequest; the page calls `sent` or `refused` after it.
+import { cloneTemplate, find, emit } from "./dom.js";
+import { saveDraft, readDraft } from "./draft.js";
 import { EngineNote } from "./engine.js";
-import { clearErrors, focusFirstError, showError, showRefusal } from "./fields.js";
-import { say } from "./live.js";
+import { clearErrors, focusFirstError, showError, showServerError } from "./field_errors.js";
+import { announce } from "./live_region.js";
 import { ReferencePicker } from "./references.js";
 import { SizePicker } from "./sizes.js";
 
 /** @import { Umrgen } from "../src/index.js" */
 /** @import { Request } from "./jobs.js" */
 
-/** Seeds that the die rolls: few enough digits to read out. */
-const DIE = 1_000_000;
-const MOST_AT_ONCE = 32;
+/** Random seeds are below this: few digits, so that they are easy to copy. */
+const MAX_RANDOM_SEED = 1_000_000;
+const MAX_COUNT = 32;
 
 /**
- * Pictures to be drawn: one request, and the seed of each.
- * @typedef {{request: Request, seeds: (number | undefined)[]}} Wish
+ * Images to draw: one request, and the seed of each image.
+ * @typedef {{request: Request, seeds: (number | undefined)[]}} DrawRequest
  */
 
+/** The form. */
 export class Composer extends HTMLElement {
   /** @type {Record<string, any>} */
   #capabilities = {};
 
   connectedCallback() {
-    this.append(copyOf("composer"));
+    this.append(cloneTemplate("composer"));
     this.#form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#submit();
     });
-    this.addEventListener("input", (event) => this.#follow(event.target));
-    this.addEventListener("change", () => this.#keep());
+    this.addEventListener("input", (event) => this.#syncSteps(event.target));
+    this.addEventListener("change", () => this.#saveDraft());
     this.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.#form.requestSubmit();
     });
     document.addEventListener("paste", (event) => this.isConnected && this.#references.paste(event));
-    find(this, ".die").addEventListener("click", () => {
-      this.#input("seed").value = String(Math.floor(Math.random() * DIE));
-      say(`Seed ${this.#input("seed").value}`);
-      this.#keep();
+    find(this, ".random-seed").addEventListener("click", () => {
+      this.#input("seed").value = String(Math.floor(Math.random() * MAX_RANDOM_SEED));
+      announce(`Seed ${this.#input("seed").value}`);
+      this.#saveDraft();
     });
     find(this, ".fewer").addEventListener("click", () => this.#countBy(-1));
     find(this, ".more").addEventListener("click", () => this.#countBy(1));
@@ -46,6 +47,7 @@ export class Composer extends HTMLElement {
   }
 
   /**
+   * Show the form for a server.
    * @param {Umrgen} umrgen
    * @param {Record<string, any>} capabilities
    */
@@ -53,12 +55,12 @@ export class Composer extends HTMLElement {
     const first = !this.#capabilities.sizes;
     this.#capabilities = capabilities;
     const { engine, sizes, steps, prompt_chars: chars } = capabilities;
-    // Until the engine is up nobody knows what it offers; then nothing is hidden.
-    const offers = (/** @type {string} */ feature) => engine.kind === null || engine.features.includes(feature);
-    find(this, "[data-field=negative]").hidden = !offers("negative");
+    // Before the engine has started, its features are not known, and no field is hidden.
+    const supports = (/** @type {string} */ feature) => engine.kind === null || engine.features.includes(feature);
+    find(this, "[data-field=negative]").hidden = !supports("negative");
     this.#prompt.maxLength = chars;
     for (const name of ["steps", "steps-slider"]) this.#input(name).max = steps.max;
-    this.#references.open(umrgen, offers("references"));
+    this.#references.open(umrgen, supports("references"));
     find(this, "um-engine", EngineNote).open(engine);
     const before = this.#sizes.value;
     this.#sizes.open(sizes);
@@ -67,6 +69,7 @@ export class Composer extends HTMLElement {
   }
 
   /**
+   * Set fields of the form.
    * @param {Partial<import("./draft.js").Draft> & {references?: string[]}} settings
    */
   fill({ prompt, negative, width, height, steps, seed, count, references }) {
@@ -78,7 +81,7 @@ export class Composer extends HTMLElement {
     if (count) this.#input("count").value = String(count);
     if (references && !this.#references.hidden) this.#references.value = references;
     clearErrors(this);
-    this.#keep();
+    this.#saveDraft();
   }
 
   focus() {
@@ -86,22 +89,22 @@ export class Composer extends HTMLElement {
     this.#prompt.scrollIntoView({ block: "nearest" });
   }
 
-  /** The wish is on the server. @param {number} count */
+  /** Report that the jobs were submitted. @param {number} count */
   sent(count) {
     this.#busy(false);
-    say(count === 1 ? "Sent. It is in the works." : `${count} sent. They are in the works.`);
+    announce(count === 1 ? "The job was sent." : `${count} jobs were sent.`);
   }
 
   /**
-   * It is not, or not all of it.
+   * Report that a submit failed.
    * @param {Error & {code?: string, next?: string}} error
    */
   refused(error) {
     this.#busy(false);
-    showRefusal(this, error);
+    showServerError(this, error);
   }
 
-  // --- inside ---
+  // --- private ---
 
   get #form() {
     return find(this, "form", HTMLFormElement);
@@ -128,20 +131,20 @@ export class Composer extends HTMLElement {
   #countBy(change) {
     const input = this.#input("count");
     const count = (Math.round(input.valueAsNumber) || 1) + change;
-    input.value = String(Math.min(MOST_AT_ONCE, Math.max(1, count)));
-    this.#keep();
+    input.value = String(Math.min(MAX_COUNT, Math.max(1, count)));
+    this.#saveDraft();
   }
 
   /** @param {EventTarget | null} changed */
-  #follow(changed) {
+  #syncSteps(changed) {
     const [steps, slider] = [this.#input("steps"), this.#input("steps-slider")];
     if (changed === slider) steps.value = slider.value;
     if (changed === steps) slider.value = steps.value;
-    this.#keep();
+    this.#saveDraft();
   }
 
-  #keep() {
-    keepDraft({
+  #saveDraft() {
+    saveDraft({
       prompt: this.#prompt.value,
       negative: this.#input("negative").value,
       ...this.#sizes.value,
@@ -155,15 +158,15 @@ export class Composer extends HTMLElement {
   #busy(busy) {
     const button = find(this, "button[type=submit]");
     button.setAttribute("aria-disabled", String(busy));
-    find(this, ".submit-words").textContent = busy ? "Sending…" : "Draw";
+    find(this, ".submit-text").textContent = busy ? "Sending…" : "Draw";
   }
 
   #submit() {
     if (find(this, "button[type=submit]").getAttribute("aria-disabled") === "true") return;
     clearErrors(this);
-    const wrong = this.#wrong();
-    for (const [field, words] of wrong) showError(this, field, words);
-    if (wrong.length) return focusFirstError(this);
+    const errors = this.#errors();
+    for (const [field, text] of errors) showError(this, field, text);
+    if (errors.length) return focusFirstError(this);
     const seed = this.#input("seed").value.trim();
     /** @type {Request} */
     const request = {
@@ -177,30 +180,30 @@ export class Composer extends HTMLElement {
     const count = this.#input("count").valueAsNumber;
     const seeds = Array.from({ length: count }, (_, number) => (seed === "" ? undefined : Number(seed) + number));
     this.#busy(true);
-    tell(this, "draw", { request, seeds });
+    emit(this, "draw", { request, seeds });
   }
 
-  /** What can be seen to be wrong from here; the server has the last word. */
-  #wrong() {
-    /** @type {[field: string, words: string][]} */
-    const wrong = [];
+  /** Return the errors that the page can detect; the server checks the request again. */
+  #errors() {
+    /** @type {[field: string, text: string][]} */
+    const errors = [];
     const { sizes, steps } = this.#capabilities;
-    if (!this.#prompt.value.trim()) wrong.push(["prompt", "Say what should be drawn."]);
+    if (!this.#prompt.value.trim()) errors.push(["prompt", "Enter a prompt."]);
     for (const [side, length] of Object.entries(this.#sizes.value)) {
       const name = side === "width" ? "The width" : "The height";
       if (!(length >= sizes.min && length <= sizes.max)) {
-        wrong.push([side, `${name} is ${sizes.min} to ${sizes.max} pixels.`]);
+        errors.push([side, `${name} must be ${sizes.min} to ${sizes.max} pixels.`]);
       } else if (length % sizes.multiple_of) {
-        wrong.push([side, `${name} is a multiple of ${sizes.multiple_of} here.`]);
+        errors.push([side, `${name} must be a multiple of ${sizes.multiple_of}.`]);
       }
     }
-    if (!inRange(this.#input("steps").valueAsNumber, 1, steps.max)) wrong.push(["steps", `1 to ${steps.max} steps.`]);
+    if (!inRange(this.#input("steps").valueAsNumber, 1, steps.max)) errors.push(["steps", `The steps must be 1 to ${steps.max}.`]);
     const seed = this.#input("seed").value.trim();
-    if (seed && !/^\d{1,15}$/.test(seed)) wrong.push(["seed", "A whole number, or nothing."]);
+    if (seed && !/^\d{1,15}$/.test(seed)) errors.push(["seed", "The seed must be a whole number or empty."]);
     const count = this.#input("count").valueAsNumber;
-    if (!inRange(count, 1, MOST_AT_ONCE)) wrong.push(["count", `1 to ${MOST_AT_ONCE} at once.`]);
-    if (this.#references.busy) wrong.push(["references", "An image is still on its way up."]);
-    return wrong;
+    if (!inRange(count, 1, MAX_COUNT)) errors.push(["count", `The number of images must be 1 to ${MAX_COUNT}.`]);
+    if (this.#references.busy) errors.push(["references", "An upload is not finished yet."]);
+    return errors;
   }
 }
 

@@ -1,19 +1,20 @@
-// Whether the server can be reached, as the last calls have found it, and the words that tell a person.
-import { tell } from "./dom.js";
-import { say } from "./live.js";
+// The state of the connection, by the last calls, and `<um-connection>`, which shows it.
+import { emit } from "./dom.js";
+import { announce } from "./live_region.js";
 
-/** @import { Event as ClientEvent } from "../src/run.js" */
+/** @import { Event as ClientEvent } from "../src/context.js" */
 
+/** Whether the server is reachable. Emits `change`. */
 export class Connection extends EventTarget {
   lost = false;
 
-  /** Hear what the client tells of its own accord. @param {ClientEvent} event */
-  hear = (event) => {
+  /** The event callback of the client. @param {ClientEvent} event */
+  onEvent = (event) => {
     if (event.kind === "retrying" && event.data.code !== "rate_limited") this.#set(true);
   };
 
-  /** An answer came. */
-  good() {
+  /** Note a response of the server. */
+  succeeded() {
     this.#set(false);
   }
 
@@ -21,11 +22,11 @@ export class Connection extends EventTarget {
   #set(lost) {
     if (lost === this.lost) return;
     this.lost = lost;
-    tell(this, "change");
+    emit(this, "change");
   }
 }
 
-/** `<um-connection>`: nothing to see while all is well. */
+/** `<um-connection>`: a note that is visible while the server is not reachable. */
 export class ConnectionNote extends HTMLElement {
   /** @param {Connection} connection */
   open(connection) {
@@ -37,7 +38,7 @@ export class ConnectionNote extends HTMLElement {
   #show(lost) {
     if (lost === this.classList.contains("lost")) return;
     this.classList.toggle("lost", lost);
-    this.textContent = lost ? "The server is out of reach. Your jobs are safe; trying again…" : "";
-    say(lost ? "The server is out of reach. Your jobs are safe." : "The server is back.");
+    this.textContent = lost ? "The server cannot be reached. Your jobs are safe; trying again…" : "";
+    announce(lost ? "The server cannot be reached. Your jobs are safe." : "The server is reachable again.");
   }
 }

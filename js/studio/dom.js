@@ -1,7 +1,7 @@
-// The few words in which the page's modules talk to the document.
+// Helpers for the document.
 
 /**
- * The element that must be there.
+ * Return the element that matches a selector. Throws Error without one.
  * @template {Element} [T=HTMLElement]
  * @param {ParentNode} root
  * @param {string} selector
@@ -10,37 +10,37 @@
  */
 export function find(root, selector, kind) {
   const found = root.querySelector(selector);
-  if (!(found instanceof (kind ?? HTMLElement))) throw new Error(`there is no ${selector}`);
+  if (!(found instanceof (kind ?? HTMLElement))) throw new Error(`no element matches ${selector}`);
   return /** @type {T} */ (found);
 }
 
 /**
- * A copy of what stands in `<template id="t-NAME">`.
+ * Return a copy of the content of `<template id="t-NAME">`.
  * @param {string} name
  */
-export function copyOf(name) {
+export function cloneTemplate(name) {
   return document.importNode(find(document, `#t-${name}`, HTMLTemplateElement).content, true);
 }
 
 /**
- * A copy of the one element in a template.
+ * Return a copy of the single element in a template.
  * @param {string} name
  */
-export function pieceOf(name) {
-  return find(copyOf(name), "*");
+export function cloneElement(name) {
+  return find(cloneTemplate(name), "*");
 }
 
 /**
- * A bare element with words in it.
+ * Return a new element with a text.
  * @param {string} name
- * @param {string} words
+ * @param {string} text
  */
-export function element(name, words) {
-  return Object.assign(document.createElement(name), { textContent: words });
+export function element(name, text) {
+  return Object.assign(document.createElement(name), { textContent: text });
 }
 
 /**
- * Point an icon at another symbol.
+ * Change the symbol of an icon.
  * @param {Element} holder
  * @param {string} symbol
  */
@@ -49,11 +49,11 @@ export function setIcon(holder, symbol) {
 }
 
 /**
- * Something for the elements around to hear.
+ * Dispatch a custom event that bubbles.
  * @param {EventTarget} target
  * @param {string} type
  * @param {unknown} [detail]
  */
-export function tell(target, type, detail) {
+export function emit(target, type, detail) {
   target.dispatchEvent(new CustomEvent(type, { detail, bubbles: true }));
 }

@@ -1,4 +1,4 @@
-// What stands in the form, kept for this tab: a reload takes nothing away.
+// The form's content, stored for this tab, so that a reload does not lose it.
 
 const NAME = "umrgen-draft";
 
@@ -13,7 +13,7 @@ const NAME = "umrgen-draft";
  * @property {number} count
  */
 
-/** @returns {Partial<Draft>} */
+/** Return the stored content. @returns {Partial<Draft>} */
 export function readDraft() {
   try {
     return JSON.parse(sessionStorage.getItem(NAME) ?? "{}");
@@ -22,11 +22,12 @@ export function readDraft() {
   }
 }
 
-/** @param {Draft} draft */
-export function keepDraft(draft) {
+/** Store the content. @param {Draft} draft */
+export function saveDraft(draft) {
   sessionStorage.setItem(NAME, JSON.stringify(draft));
 }
 
-export function forgetDraft() {
+/** Remove the stored content. */
+export function removeDraft() {
   sessionStorage.removeItem(NAME);
 }

@@ -1,24 +1,25 @@
-// `<um-engine>`: what draws here, in plain words.
-import { copyOf, element, find } from "./dom.js";
+// `<um-engine>`: a description of the engine.
+import { cloneTemplate, element, find } from "./dom.js";
 
-/** What draws, as the server tells it. @typedef {{name: string, kind: string | null, version: string | null}} Engine */
+/** The engine in the capabilities. @typedef {{name: string, kind: string | null, version: string | null}} Engine */
 
+/** A description of the engine. */
 export class EngineNote extends HTMLElement {
   connectedCallback() {
-    this.append(copyOf("engine"));
+    this.append(cloneTemplate("engine"));
   }
 
-  /** @param {Engine} engine */
+  /** Show the engine. @param {Engine} engine */
   open({ name, kind, version }) {
-    const words = find(this, ".engine-words");
+    const text = find(this, ".engine-text");
     if (kind === "procedural") {
-      find(this, ".engine-kind").replaceChildren("Engine: ", element("strong", "procedural"), ", rules and no model");
-      words.replaceChildren(copyOf("procedural"));
+      find(this, ".engine-kind").replaceChildren("Engine: ", element("strong", "procedural"), ", without a model");
+      text.replaceChildren(cloneTemplate("procedural"));
       return;
     }
-    const up = kind !== null;
-    find(this, ".engine-kind").textContent = up ? `Engine: ${name}` : "The engine is starting";
-    const told = up ? `A ${kind}, version ${version}.` : "Jobs are taken already, and drawn as soon as it is up.";
-    words.replaceChildren(element("p", told));
+    const started = kind !== null;
+    find(this, ".engine-kind").textContent = started ? `Engine: ${name}` : "The engine is starting";
+    const note = started ? `A ${kind}, version ${version}.` : "Jobs can be sent already. They are drawn when it has started.";
+    text.replaceChildren(element("p", note));
   }
 }

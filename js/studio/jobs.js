@@ -1,10 +1,10 @@
-// The jobs this page knows, each with what was asked for and where it stands.
-import { tell } from "./dom.js";
+// The jobs of the page, each with its request and status.
+import { emit } from "./dom.js";
 
 /** @import { Status } from "../src/status.js" */
 
 /**
- * What was asked for, in the words of the API.
+ * The request of a job, with the field names of the API.
  * @typedef {object} Request
  * @property {string} prompt
  * @property {string} negative
@@ -16,90 +16,90 @@ import { tell } from "./dom.js";
  */
 
 /**
- * @typedef {object} Entry
+ * @typedef {object} JobEntry
  * @property {string} id
  * @property {Request} request
  * @property {Status} status
  * @property {number} createdAt
- * @property {string | null} preview the address of the latest small picture
+ * @property {string | null} preview the URL of the latest preview
  * @property {boolean} cancelling
- * @property {string} trouble what the person is to know about it
+ * @property {string} problem an error message for the user
  */
 
 /**
- * Tells `grown` and `past` of a job that was not known and is not, or is, over; `change` of news, `over` of an end,
- * and `gone`.
+ * The jobs, by id. Emits `added` and `addedFinished` for a new entry, `change`, `finished` and `removed`.
  */
 export class Jobs extends EventTarget {
-  /** @type {Map<string, Entry>} */
+  /** @type {Map<string, JobEntry>} */
   #entries = new Map();
 
-  /** @param {string} id */
+  /** Return an entry. @param {string} id */
   get(id) {
     return this.#entries.get(id);
   }
 
-  /** Those that are not over: the running ones first, then as they were made. */
+  /** The entries that are not over: running ones first, then by age. */
   get pending() {
-    const rank = (/** @type {Entry} */ { status }) => (status.state === "running" ? 0 : 1);
+    const rank = (/** @type {JobEntry} */ { status }) => (status.state === "running" ? 0 : 1);
     return [...this.#entries.values()]
       .filter(({ status }) => !status.over)
       .sort((one, other) => rank(one) - rank(other) || one.createdAt - other.createdAt);
   }
 
   /**
-   * Take in what the server told. Only a list, or who has submitted it, knows what was asked for.
+   * Store a status. The request of a new entry is in `request`, or in the status of a list.
    * @param {Status} status
    * @param {Request} [request]
    */
-  learn(status, request = requestIn(status)) {
+  update(status, request = requestIn(status)) {
     const known = this.#entries.get(status.jobId);
     if (!known) {
       if (!request) return;
       const { jobId: id, raw } = status;
       const createdAt = raw.created_at ?? Date.now();
-      const entry = { id, request, status, createdAt, preview: null, cancelling: false, trouble: "" };
+      const entry = { id, request, status, createdAt, preview: null, cancelling: false, problem: "" };
       this.#entries.set(id, entry);
-      tell(this, status.over ? "past" : "grown", entry);
+      emit(this, status.over ? "addedFinished" : "added", entry);
       return;
     }
-    if (known.status.over) return; // whatever comes later is older
-    // An answer for many has no places: the place that is known stays, as long as the job is queued.
+    if (known.status.over) return; // a status that arrives after the end is older
+    // A batch response has no queue positions: keep the known one while the job is queued.
     const { queuePosition, etaSeconds, state } = known.status;
     const same = status.state === state && status.queuePosition === null;
     known.status = same && state === "queued" ? { ...status, queuePosition, etaSeconds } : status;
     if (typeof status.raw.created_at === "number") known.createdAt = status.raw.created_at;
-    tell(this, status.over ? "over" : "change", known);
+    emit(this, status.over ? "finished" : "change", known);
   }
 
   /**
-   * A step, between two changes of state.
+   * Store a step of a running job.
    * @param {string} id
-   * @param {{step: number, total: number, eta_seconds: number | null}} told
+   * @param {{step: number, total: number, eta_seconds: number | null}} progress
    */
   step(id, { step, total, eta_seconds: etaSeconds }) {
     const entry = this.#entries.get(id);
     if (!entry || entry.status.over) return;
     entry.status = { ...entry.status, step, totalSteps: total, etaSeconds };
-    tell(this, "change", entry);
+    emit(this, "change", entry);
   }
 
   /**
+   * Change properties of an entry.
    * @param {string} id
-   * @param {Partial<Entry>} news
+   * @param {Partial<JobEntry>} changes
    */
-  note(id, news) {
+  patch(id, changes) {
     const entry = this.#entries.get(id);
-    if (entry) tell(this, "change", Object.assign(entry, news));
+    if (entry) emit(this, "change", Object.assign(entry, changes));
   }
 
   /**
-   * The server does not know it any more.
+   * Remove an entry that the server no longer has.
    * @param {string} id
    */
-  forget(id) {
+  remove(id) {
     const entry = this.#entries.get(id);
-    if (this.#entries.delete(id)) tell(this, "gone", entry);
+    if (this.#entries.delete(id)) emit(this, "removed", entry);
   }
 }
 

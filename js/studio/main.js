@@ -1,37 +1,37 @@
-// The studio, put together: the door, then form, queue, gallery and viewer around one client.
+// The page: the key form, then composer, queue, gallery and viewer with one client.
 import { Umrgen, Unauthorized, UmrgenError } from "../src/index.js";
 import { Composer } from "./composer.js";
 import { Connection, ConnectionNote } from "./connection.js";
 import { find } from "./dom.js";
-import { forgetDraft } from "./draft.js";
+import { removeDraft } from "./draft.js";
 import { EngineNote } from "./engine.js";
-import { Entry as Door } from "./entry.js";
-import { Follower } from "./follow.js";
+import { KeyForm } from "./key_form.js";
+import { JobUpdater } from "./job_updates.js";
 import { Gallery } from "./gallery.js";
 import { Jobs } from "./jobs.js";
-import { exchange, key, ticketInAddress } from "./key.js";
-import { say } from "./live.js";
+import { exchange, key, ticketInAddress } from "./api_key.js";
+import { announce } from "./live_region.js";
 import { Queue } from "./queue.js";
 import { ReferencePicker } from "./references.js";
-import { send, sendOne } from "./send.js";
+import { submitAll, submitOne } from "./submissions.js";
 import { SizePicker } from "./sizes.js";
-import { Snippet } from "./snippet.js";
-import { ThemeSwitch } from "./switch.js";
+import { CodeSample } from "./code_sample.js";
+import { ThemeSwitch } from "./theme_switch.js";
 import { Viewer } from "./viewer.js";
-import { ending, plain } from "./words.js";
+import { describeEnd, errorText } from "./format.js";
 
-/** @import { Wish } from "./composer.js" */
-/** @import { Entry } from "./jobs.js" */
+/** @import { DrawRequest } from "./composer.js" */
+/** @import { JobEntry } from "./jobs.js" */
 
-// Parts before wholes, so that whoever is built finds its own parts alive.
+// Elements that contain others are defined after them, so that they can use them.
 for (const [name, kind] of Object.entries({
-  "um-theme": ThemeSwitch,
+  "um-theme-switch": ThemeSwitch,
   "um-connection": ConnectionNote,
   "um-size": SizePicker,
   "um-references": ReferencePicker,
   "um-engine": EngineNote,
-  "um-snippet": Snippet,
-  "um-entry": Door,
+  "um-code-sample": CodeSample,
+  "um-key-form": KeyForm,
   "um-composer": Composer,
   "um-queue": Queue,
   "um-gallery": Gallery,
@@ -40,45 +40,46 @@ for (const [name, kind] of Object.entries({
   customElements.define(name, /** @type {CustomElementConstructor} */ (kind));
 }
 
-const door = find(document, "um-entry", Door);
+const keyForm = find(document, "um-key-form", KeyForm);
 const composer = find(document, "um-composer", Composer);
 const gallery = find(document, "um-gallery", Gallery);
 const queue = find(document, "um-queue", Queue);
 const viewer = find(document, "um-viewer", Viewer);
 const studio = find(document, ".studio");
-const leave = find(document, ".leave");
+const signOut = find(document, ".leave");
 
-/** Where this page lies is where its server is, whatever the path before it. */
+/** The address of the server: the folder of this page, with any prefix. */
 const baseUrl = new URL(".", document.baseURI).href.replace(/\/$/, "");
 
-/** Open the studio with a key that the server takes. @param {string} apiKey */
-async function enter(apiKey) {
+/** Check the key and open the studio. @param {string} apiKey */
+async function signIn(apiKey) {
   const connection = new Connection();
-  const umrgen = new Umrgen({ baseUrl, apiKey, onEvent: connection.hear });
+  const umrgen = new Umrgen({ baseUrl, apiKey, onEvent: connection.onEvent });
   find(document, "um-connection", ConnectionNote).open(connection);
   try {
     const capabilities = await umrgen.capabilities({ timeout: null, submitPatience: Infinity, longestBackoff: 4 });
-    connection.good();
-    key.keep(apiKey);
-    door.close();
-    work(umrgen, connection, capabilities);
+    connection.succeeded();
+    key.store(apiKey);
+    keyForm.close();
+    openStudio(umrgen, connection, capabilities);
   } catch (error) {
     if (!(error instanceof UmrgenError)) throw error;
-    if (error instanceof Unauthorized) key.forget();
+    if (error instanceof Unauthorized) key.remove();
     const refused = error instanceof Unauthorized;
-    door.open(refused ? "The server does not accept this key." : `${plain(error)}. ${error.next}`);
+    keyForm.open(refused ? "The server does not accept this key." : `${errorText(error)}. ${error.next}`);
   }
 }
 
 /**
+ * Show the studio and connect its parts.
  * @param {Umrgen} umrgen
  * @param {Connection} connection
  * @param {Record<string, any>} capabilities
  */
-function work(umrgen, connection, capabilities) {
+function openStudio(umrgen, connection, capabilities) {
   const jobs = new Jobs();
-  const follower = new Follower(umrgen, jobs, connection);
-  studio.hidden = leave.hidden = false;
+  const updater = new JobUpdater(umrgen, jobs, connection);
+  studio.hidden = signOut.hidden = false;
   composer.open(umrgen, capabilities);
   gallery.open(umrgen, jobs);
   viewer.open(umrgen, gallery);
@@ -88,103 +89,105 @@ function work(umrgen, connection, capabilities) {
   const on = (target, type, listener) =>
     target.addEventListener(type, (event) => listener(/** @type {CustomEvent} */ (event).detail));
 
-  on(composer, "draw", async (/** @type {Wish} */ wish) => {
+  on(composer, "draw", async (/** @type {DrawRequest} */ drawRequest) => {
     try {
-      composer.sent(await send(umrgen, jobs, wish));
+      composer.sent(await submitAll(umrgen, jobs, drawRequest));
       queue.reveal();
     } catch (error) {
-      trouble(error, (known) => composer.refused(known));
+      handleError(error, (failure) => composer.refused(failure));
     }
   });
-  on(document, "cancel", async (/** @type {Entry} */ entry) => {
-    jobs.note(entry.id, { cancelling: true, trouble: "" });
+  on(document, "cancel", async (/** @type {JobEntry} */ entry) => {
+    jobs.patch(entry.id, { cancelling: true, problem: "" });
     try {
-      jobs.learn(await umrgen.job(entry.id).cancel());
+      jobs.update(await umrgen.job(entry.id).cancel());
     } catch (error) {
-      trouble(error, (known) => {
-        const words = `It could not be cancelled. ${plain(known)}.`;
-        jobs.note(entry.id, { cancelling: false, trouble: words });
-        say(words);
+      handleError(error, (failure) => {
+        const text = `The job could not be cancelled. ${errorText(failure)}.`;
+        jobs.patch(entry.id, { cancelling: false, problem: text });
+        announce(text);
       });
     }
   });
-  on(viewer, "retry", async (/** @type {Entry} */ { request, status }) => {
+  on(viewer, "retry", async (/** @type {JobEntry} */ { request, status }) => {
     try {
-      await sendOne(umrgen, jobs, request, status.seed);
+      await submitOne(umrgen, jobs, request, status.seed);
       composer.sent(1);
       queue.reveal();
     } catch (error) {
-      trouble(error, (known) => composer.refused(known));
+      handleError(error, (failure) => composer.refused(failure));
     }
   });
-  on(viewer, "reuse", (/** @type {Entry} */ { request, status }) => {
+  on(viewer, "reuse", (/** @type {JobEntry} */ { request, status }) => {
     composer.fill({ ...request, references: request.reference_images, seed: String(status.seed ?? "") });
     composer.focus();
-    say("The settings are in the form.");
+    announce("The settings are in the form.");
   });
-  on(viewer, "seed", (/** @type {Entry} */ { status }) => {
+  on(viewer, "seed", (/** @type {JobEntry} */ { status }) => {
     composer.fill({ seed: String(status.seed ?? "") });
     composer.focus();
-    say(`The seed ${status.seed} is in the form.`);
+    announce(`The seed ${status.seed} is in the form.`);
   });
-  on(viewer, "closed", (/** @type {Entry} */ { id }) => gallery.focusOn(id));
-  on(gallery, "look", (/** @type {Entry} */ entry) => viewer.show(entry));
+  on(viewer, "closed", (/** @type {JobEntry} */ { id }) => gallery.focusOn(id));
+  on(gallery, "view", (/** @type {JobEntry} */ entry) => viewer.show(entry));
   on(gallery, "idea", (/** @type {string} */ prompt) => {
     composer.fill({ prompt });
     composer.focus();
   });
-  on(jobs, "over", (/** @type {Entry} */ entry) => {
+  on(jobs, "finished", (/** @type {JobEntry} */ entry) => {
     const done = entry.status.state === "completed";
-    say(`${done ? "Finished" : ending(entry).title}: ${entry.request.prompt.slice(0, 80)}`);
+    announce(`${done ? "Finished" : describeEnd(entry).title}: ${entry.request.prompt.slice(0, 80)}`);
   });
-  on(follower, "unauthorized", () => depart("Your key is not accepted any more: it has ended, or was revoked."));
-  on(follower, "listed", async () => {
+  on(updater, "unauthorized", () => leave("The server no longer accepts your key: it has expired or was revoked."));
+  on(updater, "listed", async () => {
     if (capabilities.engine.kind !== null) return;
     capabilities = await umrgen.capabilities();
     composer.open(umrgen, capabilities);
   });
-  leave.addEventListener("click", () => depart());
-  follower.start();
+  signOut.addEventListener("click", () => leave());
+  updater.start();
   composer.focus();
 
   /**
+   * Show an error of the client; sign out when the key is not accepted.
    * @param {unknown} error
    * @param {(error: UmrgenError) => void} show
    */
-  function trouble(error, show) {
+  function handleError(error, show) {
     if (!(error instanceof UmrgenError)) throw error;
     show(error);
-    if (error instanceof Unauthorized) depart("Your key is not accepted any more: it has ended, or was revoked.");
+    if (error instanceof Unauthorized) leave("The server no longer accepts your key: it has expired or was revoked.");
   }
 }
 
 /**
- * Forget the key and begin anew, with nothing left in memory.
+ * Remove the key and reload the page, so that nothing is left in memory.
  * @param {string} [reason]
  */
-function depart(reason) {
-  key.forget();
+function leave(reason) {
+  key.remove();
   if (reason) sessionStorage.setItem("umrgen-reason", reason);
-  else forgetDraft();
+  else removeDraft();
   location.reload();
 }
 
-async function begin() {
+/** Sign in by a one-time link or a stored key, or show the key form. */
+async function start() {
   const reason = sessionStorage.getItem("umrgen-reason") ?? undefined;
   sessionStorage.removeItem("umrgen-reason");
-  door.addEventListener("key", (event) => enter(/** @type {CustomEvent<string>} */ (event).detail));
+  keyForm.addEventListener("key", (event) => signIn(/** @type {CustomEvent<string>} */ (event).detail));
   const ticket = ticketInAddress();
   if (ticket) {
     try {
-      return await enter(await exchange(baseUrl, ticket));
+      return await signIn(await exchange(baseUrl, ticket));
     } catch (error) {
-      // A key from before is as good as the link that was used up.
-      if (!key.get()) return door.open(plain(/** @type {Error} */ (error)));
+      // The link was used already; a stored key is used instead.
+      if (!key.get()) return keyForm.open(errorText(/** @type {Error} */ (error)));
     }
   }
-  const kept = key.get();
-  if (kept) await enter(kept);
-  else door.open(reason);
+  const stored = key.get();
+  if (stored) await signIn(stored);
+  else keyForm.open(reason);
 }
 
-await begin();
+await start();

@@ -1,50 +1,51 @@
-// `<um-queue>`: what is not over yet. Tells `cancel` with an entry.
-import { copyOf, find, pieceOf, tell } from "./dom.js";
-import { standing } from "./words.js";
+// `<um-queue>`: the pending jobs. Emits `cancel` with an entry.
+import { cloneTemplate, find, cloneElement, emit } from "./dom.js";
+import { describeState } from "./format.js";
 
-/** @import { Entry, Jobs } from "./jobs.js" */
+/** @import { JobEntry, Jobs } from "./jobs.js" */
 
-/** Rows that are shown; of those behind them, only how many there are. */
-const SHOWN = 8;
+/** The number of rows; of the other jobs, only the number is shown. */
+const MAX_ROWS = 8;
 
+/** The pending jobs. */
 export class Queue extends HTMLElement {
   /** @type {Map<string, HTMLElement>} */
   #rows = new Map();
-  #due = false;
+  #updateScheduled = false;
   /** @type {Jobs | null} */
   #jobs = null;
 
   connectedCallback() {
-    this.append(copyOf("queue"));
+    this.append(cloneTemplate("queue"));
   }
 
-  /** @param {Jobs} jobs */
+  /** Show the pending jobs. @param {Jobs} jobs */
   open(jobs) {
     this.#jobs = jobs;
-    for (const news of ["grown", "change", "over", "gone"]) jobs.addEventListener(news, () => this.#soon());
-    this.#soon();
+    for (const type of ["added", "change", "finished", "removed"]) jobs.addEventListener(type, () => this.#scheduleUpdate());
+    this.#scheduleUpdate();
   }
 
-  /** Where the form stands above the queue, what was sent would be out of sight. */
+  /** Scroll to the queue, which may be below the form. */
   reveal() {
-    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    // After it has been shown: until then it may have no place.
-    requestAnimationFrame(() => this.scrollIntoView({ block: "nearest", behavior: calm ? "auto" : "smooth" }));
+    const reduced = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    // After the next frame: before that, it may not be laid out.
+    requestAnimationFrame(() => this.scrollIntoView({ block: "nearest", behavior: reduced ? "auto" : "smooth" }));
   }
 
-  /** However much is told at once, it is shown once. */
-  #soon() {
-    if (this.#due) return;
-    this.#due = true;
+  /** Update the rows once per frame, after any number of events. */
+  #scheduleUpdate() {
+    if (this.#updateScheduled) return;
+    this.#updateScheduled = true;
     requestAnimationFrame(() => {
-      this.#due = false;
+      this.#updateScheduled = false;
       this.#show();
     });
   }
 
   #show() {
     const pending = this.#jobs?.pending ?? [];
-    const shown = pending.slice(0, SHOWN);
+    const shown = pending.slice(0, MAX_ROWS);
     const list = find(this, "ul");
     const focused = list.contains(document.activeElement);
     for (const [id, row] of this.#rows) {
@@ -61,22 +62,22 @@ export class Queue extends HTMLElement {
     find(this, ".queue-rest").textContent = rest ? `and ${rest} more` : "";
     find(this, ".count").textContent = pending.length > 1 ? String(pending.length) : "";
     this.hidden = !pending.length;
-    // Whoever was on a row that is gone is not thrown back to the top of the page.
+    // When the focused row was removed, focus the next one instead of the top of the page.
     if (focused && !list.contains(document.activeElement)) {
       const next = list.querySelector("button") ?? document.querySelector("#gallery-title");
       if (next instanceof HTMLElement) next.focus({ preventScroll: true });
     }
   }
 
-  /** @param {Entry} entry */
+  /** @param {JobEntry} entry */
   #row(entry) {
-    const row = pieceOf("queued");
+    const row = cloneElement("queued");
     const { prompt, width, height } = entry.request;
     find(row, ".queued-prompt").textContent = prompt;
-    find(row, ".queued-picture").style.setProperty("--ratio", String(width / height));
+    find(row, ".queued-image").style.setProperty("--ratio", String(width / height));
     const cancel = find(row, ".cancel");
     cancel.setAttribute("aria-label", `Cancel: ${prompt.slice(0, 80)}`);
-    cancel.addEventListener("click", () => tell(this, "cancel", entry));
+    cancel.addEventListener("click", () => emit(this, "cancel", entry));
     this.#rows.set(entry.id, row);
     return row;
   }
@@ -84,21 +85,21 @@ export class Queue extends HTMLElement {
 
 /**
  * @param {HTMLElement} row
- * @param {Entry} entry
+ * @param {JobEntry} entry
  */
 function update(row, entry) {
   const { status, preview } = entry;
   row.classList.toggle("running", status.state === "running");
-  find(row, ".queued-state").textContent = standing(entry);
+  find(row, ".queued-state").textContent = describeState(entry);
   const bar = find(row, "progress", HTMLProgressElement);
   bar.hidden = status.state !== "running";
   bar.max = status.totalSteps || 1;
   bar.value = status.step ?? 0;
   bar.setAttribute("aria-label", `Steps of: ${entry.request.prompt.slice(0, 80)}`);
   find(row, ".cancel").toggleAttribute("disabled", entry.cancelling);
-  const picture = find(row, "img", HTMLImageElement);
-  if (preview && picture.src !== preview) {
-    picture.src = preview;
-    picture.hidden = false;
+  const image = find(row, "img", HTMLImageElement);
+  if (preview && image.src !== preview) {
+    image.src = preview;
+    image.hidden = false;
   }
 }

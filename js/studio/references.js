@@ -1,14 +1,15 @@
-// `<um-references>`: images to draw after, by drop, paste or file. Each is uploaded at once.
-import { copyOf, find, pieceOf, tell } from "./dom.js";
-import { clearErrors, showError } from "./fields.js";
-import { say } from "./live.js";
-import { plain } from "./words.js";
+// `<um-references>`: reference images, by drop, paste or file. Each is uploaded immediately.
+import { cloneTemplate, find, cloneElement, emit } from "./dom.js";
+import { clearErrors, showError } from "./field_errors.js";
+import { announce } from "./live_region.js";
+import { errorText } from "./format.js";
 
 /** @import { Umrgen } from "../src/index.js" */
 
-/** How many one picture may have (contract, section 2). */
-const MOST = 10;
+/** The most reference images of a request (contract, section 2). */
+const MAX_REFERENCES = 10;
 
+/** The reference images. */
 export class ReferencePicker extends HTMLElement {
   /** @type {Umrgen | null} */
   #umrgen = null;
@@ -17,10 +18,10 @@ export class ReferencePicker extends HTMLElement {
   #uploads = 0;
 
   connectedCallback() {
-    this.append(copyOf("references"));
+    this.append(cloneTemplate("references"));
     const input = find(this, "#reference-file", HTMLInputElement);
     input.addEventListener("change", () => {
-      this.#take(input.files);
+      this.#addFiles(input.files);
       input.value = "";
     });
     const drop = find(this, ".drop");
@@ -33,33 +34,35 @@ export class ReferencePicker extends HTMLElement {
     for (const type of ["dragleave", "drop"]) drop.addEventListener(type, () => drop.classList.remove("over"));
     drop.addEventListener("drop", (event) => {
       event.preventDefault();
-      this.#take(event.dataTransfer?.files);
+      this.#addFiles(event.dataTransfer?.files);
     });
   }
 
   /**
+   * Show the field, unless the engine does not support reference images.
    * @param {Umrgen} umrgen
-   * @param {boolean} offered whether the engine makes anything of them
+   * @param {boolean} supported
    */
-  open(umrgen, offered) {
+  open(umrgen, supported) {
     this.#umrgen = umrgen;
-    this.hidden = !offered;
-    if (!offered) this.value = [];
+    this.hidden = !supported;
+    if (!supported) this.value = [];
   }
 
-  /** Images in what was pasted; text is none of ours. @param {ClipboardEvent} event */
+  /** Add pasted images; pasted text is not handled here. @param {ClipboardEvent} event */
   paste(event) {
     const files = event.clipboardData?.files;
     if (this.hidden || !files?.length) return;
     event.preventDefault();
-    this.#take(files);
+    this.#addFiles(files);
   }
 
+  /** Whether an upload is in progress. */
   get busy() {
     return this.#uploads > 0;
   }
 
-  /** @returns {string[]} */
+  /** The names on the server. @returns {string[]} */
   get value() {
     return [...this.#names];
   }
@@ -76,10 +79,10 @@ export class ReferencePicker extends HTMLElement {
   }
 
   /** @param {FileList | null | undefined} files */
-  async #take(files) {
+  async #addFiles(files) {
     clearErrors(this);
     for (const file of files ?? []) {
-      if (this.#names.length >= MOST) return this.#refuse(`A picture takes ${MOST} references at most.`);
+      if (this.#names.length >= MAX_REFERENCES) return this.#showError(`An image can have at most ${MAX_REFERENCES} references.`);
       await this.#upload(file);
     }
   }
@@ -91,10 +94,10 @@ export class ReferencePicker extends HTMLElement {
     try {
       const { filename, url } = await /** @type {Umrgen} */ (this.#umrgen).uploadReference(file);
       this.#add(filename, url, file.name);
-      say(`${file.name} is a reference now.`);
-      tell(this, "input");
+      announce(`${file.name} was added as a reference.`);
+      emit(this, "input");
     } catch (error) {
-      this.#refuse(`${file.name}: ${plain(/** @type {Error} */ (error))}.`);
+      this.#showError(`${file.name}: ${errorText(/** @type {Error} */ (error))}.`);
     } finally {
       this.#uploads--;
       this.classList.toggle("busy", this.busy);
@@ -106,29 +109,29 @@ export class ReferencePicker extends HTMLElement {
    * @param {string} [url]
    * @param {string} [title]
    */
-  #add(name, url, title = "a reference of an earlier picture") {
-    const item = pieceOf("reference");
+  #add(name, url, title = "a reference of an earlier image") {
+    const item = cloneElement("reference");
     const image = find(item, "img", HTMLImageElement);
     image.alt = title;
     if (url) image.src = this.#umrgen?.baseUrl + url;
     else image.remove();
     const button = find(item, "button", HTMLButtonElement);
-    button.setAttribute("aria-label", `Leave out ${title}`);
+    button.setAttribute("aria-label", `Remove ${title}`);
     button.addEventListener("click", () => {
       this.#names = this.#names.filter((other) => other !== name);
       item.remove();
       this.#list.hidden = !this.#names.length;
       find(this, "#reference-file").focus();
-      tell(this, "input");
+      emit(this, "input");
     });
     this.#names.push(name);
     this.#list.append(item);
     this.#list.hidden = false;
   }
 
-  /** @param {string} words */
-  #refuse(words) {
-    showError(this, "references", words);
-    say(words);
+  /** @param {string} text */
+  #showError(text) {
+    showError(this, "references", text);
+    announce(text);
   }
 }

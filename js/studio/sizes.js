@@ -1,5 +1,5 @@
-// `<um-size>`: shapes to choose from, those that the engine can draw, or any size of one's own.
-import { copyOf, find, pieceOf } from "./dom.js";
+// `<um-size>`: the sizes that the engine supports, or a custom one.
+import { cloneTemplate, find, cloneElement } from "./dom.js";
 
 /** @type {[name: string, width: number, height: number][]} */
 const PRESETS = [
@@ -10,15 +10,16 @@ const PRESETS = [
   ["Tall", 768, 1344],
 ];
 
-/** What a server can do. @typedef {{min: number, max: number, default: number, multiple_of: number}} Sizes */
+/** The sizes in the capabilities. @typedef {{min: number, max: number, default: number, multiple_of: number}} Sizes */
 
+/** The size of an image. */
 export class SizePicker extends HTMLElement {
   connectedCallback() {
-    this.append(copyOf("size"));
-    this.addEventListener("change", () => this.#showFree());
+    this.append(cloneTemplate("size"));
+    this.addEventListener("change", () => this.#showCustom());
   }
 
-  /** @param {Sizes} sizes */
+  /** Show the sizes. @param {Sizes} sizes */
   open(sizes) {
     const fits = (/** @type {number} */ side) =>
       side >= sizes.min && side <= sizes.max && side % sizes.multiple_of === 0;
@@ -27,7 +28,7 @@ export class SizePicker extends HTMLElement {
       ...presets.map(([name, width, height]) =>
         preset(name, `${width}x${height}`, `${width} × ${height}`, width, height),
       ),
-      preset("Free", "free", "your own", 1, 1),
+      preset("Custom", "free", "any size", 1, 1),
     );
     for (const input of [this.#width, this.#height]) {
       input.min = String(sizes.min);
@@ -45,7 +46,7 @@ export class SizePicker extends HTMLElement {
     return find(this, "#height", HTMLInputElement);
   }
 
-  /** What is chosen; NaN for a side that is no number. */
+  /** The chosen size; NaN for an invalid side. */
   get value() {
     return { width: this.#width.valueAsNumber, height: this.#height.valueAsNumber };
   }
@@ -53,12 +54,12 @@ export class SizePicker extends HTMLElement {
   set value({ width, height }) {
     this.#width.valueAsNumber = width;
     this.#height.valueAsNumber = height;
-    const known = this.querySelector(`input[value="${width}x${height}"]`) ?? this.querySelector("input[value=free]");
-    if (known instanceof HTMLInputElement) known.checked = true;
-    this.#showFree();
+    const preset = this.querySelector(`input[value="${width}x${height}"]`) ?? this.querySelector("input[value=free]");
+    if (preset instanceof HTMLInputElement) preset.checked = true;
+    this.#showCustom();
   }
 
-  #showFree() {
+  #showCustom() {
     const chosen = this.querySelector("input[type=radio]:checked");
     if (!(chosen instanceof HTMLInputElement)) return;
     const free = chosen.value === "free";
@@ -71,21 +72,22 @@ export class SizePicker extends HTMLElement {
 }
 
 /**
+ * Return a choice with an icon of its shape.
  * @param {string} name
  * @param {string} value
- * @param {string} words
+ * @param {string} text
  * @param {number} width
  * @param {number} height
  */
-function preset(name, value, words, width, height) {
-  const label = pieceOf("preset");
+function preset(name, value, text, width, height) {
+  const label = cloneElement("preset");
   find(label, "input", HTMLInputElement).value = value;
   find(label, ".preset-name").textContent = name;
-  find(label, ".preset-size").textContent = words;
+  find(label, ".preset-size").textContent = text;
   const longer = Math.max(width, height);
-  const [across, down] = [width, height].map((side) => 17 * (side / longer));
+  const [shapeWidth, shapeHeight] = [width, height].map((side) => 17 * (side / longer));
   const shape = find(label, "rect", SVGElement);
-  const sides = { x: 12 - across / 2, y: 12 - down / 2, width: across, height: down };
+  const sides = { x: 12 - shapeWidth / 2, y: 12 - shapeHeight / 2, width: shapeWidth, height: shapeHeight };
   for (const [side, length] of Object.entries(sides)) shape.setAttribute(side, length.toFixed(2));
   if (value === "free") shape.classList.add("dashed");
   return label;

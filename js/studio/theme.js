@@ -1,9 +1,9 @@
-// The chosen theme, set before anything is painted. A plain script: modules run too late for that.
+// Sets the chosen theme before the page is painted. It is a classic script, because modules run later.
 (() => {
   try {
     const chosen = localStorage.getItem("umrgen-theme");
     if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
   } catch {
-    // Storage is forbidden here: then the system's theme it is.
+    // Without storage, the system's theme is used.
   }
 })();

@@ -1,39 +1,40 @@
-// `<um-viewer>`: one picture, large, with what it was made of. Tells `reuse`, `seed`, `retry` and `closed`.
+// `<um-viewer>`: a dialog with one image and its parameters. Emits `reuse`, `seed`, `retry` and `closed`.
 import { UmrgenError } from "../src/index.js";
-import { copyOf, element, find, setIcon, tell } from "./dom.js";
-import { imageAddress } from "./gallery.js";
-import { say } from "./live.js";
-import { save } from "./save.js";
-import { Snippet } from "./snippet.js";
-import { date, ending, plain, precise } from "./words.js";
+import { cloneTemplate, element, find, setIcon, emit } from "./dom.js";
+import { imageUrlOf } from "./gallery.js";
+import { announce } from "./live_region.js";
+import { downloadImage } from "./image_download.js";
+import { CodeSample } from "./code_sample.js";
+import { date, describeEnd, errorText, exactDuration } from "./format.js";
 
 /** @import { Umrgen } from "../src/index.js" */
 /** @import { Gallery } from "./gallery.js" */
-/** @import { Entry } from "./jobs.js" */
+/** @import { JobEntry } from "./jobs.js" */
 
+/** A dialog with one image. */
 export class Viewer extends HTMLElement {
-  /** @type {Entry | null} */
+  /** @type {JobEntry | null} */
   #entry = null;
-  /** Whether something else is about to take the focus. */
-  #handsOver = false;
+  /** Whether another element gets the focus when the dialog closes. */
+  #keepFocus = false;
   #opened = { umrgen: /** @type {Umrgen | null} */ (null), gallery: /** @type {Gallery | null} */ (null) };
 
   connectedCallback() {
-    this.append(copyOf("viewer"));
+    this.append(cloneTemplate("viewer"));
     const dialog = this.#dialog;
-    dialog.addEventListener("close", () => this.#handsOver || tell(this, "closed", this.#entry));
+    dialog.addEventListener("close", () => this.#keepFocus || emit(this, "closed", this.#entry));
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
     dialog.addEventListener("keydown", (event) => this.#key(event));
     find(this, ".close").addEventListener("click", () => dialog.close());
     find(this, ".previous").addEventListener("click", () => this.#go(-1));
     find(this, ".next").addEventListener("click", () => this.#go(1));
     find(this, ".download").addEventListener("click", () => this.#download());
-    for (const [button, news] of [["retry", "retry"], ["reuse", "reuse"], ["use-seed", "seed"]]) {
+    for (const [button, type] of [["retry", "retry"], ["reuse", "reuse"], ["use-seed", "seed"]]) {
       find(this, `.${button}`).addEventListener("click", () => {
         const entry = this.#entry;
-        this.#handsOver = true;
+        this.#keepFocus = true;
         dialog.close();
-        tell(this, news, entry);
+        emit(this, type, entry);
       });
     }
   }
@@ -43,6 +44,7 @@ export class Viewer extends HTMLElement {
   }
 
   /**
+   * Set the client and the gallery.
    * @param {Umrgen} umrgen
    * @param {Gallery} gallery
    */
@@ -50,26 +52,27 @@ export class Viewer extends HTMLElement {
     this.#opened = { umrgen, gallery };
   }
 
-  /** @param {Entry} entry */
+  /** Show a job. @param {JobEntry} entry */
   show(entry) {
     this.#entry = entry;
-    this.#handsOver = false;
+    this.#keepFocus = false;
     this.#fill(entry);
     if (!this.#dialog.open) this.#dialog.showModal();
     find(this, "#viewer-prompt").focus({ preventScroll: true });
     this.#dialog.scrollTop = 0;
-    this.#neighbours(entry);
+    this.#updateButtons(entry);
   }
 
+  /** Close the dialog. */
   close() {
     if (this.#dialog.open) this.#dialog.close();
   }
 
-  // --- inside ---
+  // --- private ---
 
   /** @param {KeyboardEvent} event */
   #key(event) {
-    // In a group of choices the arrows choose.
+    // In a group of radio buttons, the arrow keys change the choice.
     if (event.target instanceof HTMLInputElement || event.altKey || event.ctrlKey || event.metaKey) return;
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!step) return;
@@ -79,46 +82,46 @@ export class Viewer extends HTMLElement {
 
   /** @param {number} step */
   async #go(step) {
-    const entry = this.#entry && (await this.#opened.gallery?.beside(this.#entry, step));
-    if (!entry) return say(step < 0 ? "This is the newest." : "This is the oldest.");
+    const entry = this.#entry && (await this.#opened.gallery?.adjacent(this.#entry, step));
+    if (!entry) return announce(step < 0 ? "This is the newest." : "This is the oldest.");
     this.show(entry);
   }
 
-  /** @param {Entry} entry */
-  async #neighbours(entry) {
+  /** @param {JobEntry} entry */
+  async #updateButtons(entry) {
     const { gallery } = this.#opened;
     for (const [button, step] of /** @type {[string, number][]} */ ([[".previous", -1], [".next", 1]])) {
-      const beside = await gallery?.beside(entry, step);
+      const adjacent = await gallery?.adjacent(entry, step);
       if (this.#entry !== entry) return;
-      find(this, button).toggleAttribute("disabled", !beside);
+      find(this, button).toggleAttribute("disabled", !adjacent);
     }
   }
 
-  /** @param {Entry} entry */
+  /** @param {JobEntry} entry */
   #fill(entry) {
     const { request, status } = entry;
-    const address = imageAddress(this.#opened.umrgen, entry);
+    const url = imageUrlOf(this.#opened.umrgen, entry);
     const image = find(this, "img", HTMLImageElement);
-    image.hidden = !address;
-    image.removeAttribute("src"); // the picture before must not stand for this one
+    image.hidden = !url;
+    image.removeAttribute("src"); // so that the previous image is not shown while this one loads
     image.width = request.width;
     image.height = request.height;
     image.alt = request.prompt;
-    if (address) image.src = address;
+    if (url) image.src = url;
     const failed = find(this, ".viewer-failed");
-    failed.hidden = !!address;
-    if (!address) {
-      const { title, reason, remedy } = ending(entry);
+    failed.hidden = !!url;
+    if (!url) {
+      const { title, reason, remedy } = describeEnd(entry);
       setIcon(failed, status.errorCode === "cancelled" ? "stopped" : "failed");
       find(this, ".viewer-why").textContent = reason ? `${title}: ${reason}` : title;
       find(this, ".viewer-remedy").textContent = remedy;
     }
-    find(this, ".download").hidden = !address;
+    find(this, ".download").hidden = !url;
     find(this, ".viewer-error").textContent = "";
     find(this, "#viewer-prompt").textContent = request.prompt;
     const rows = facts(entry).flatMap(([name, value]) => [element("dt", name), element("dd", value)]);
     find(this, ".facts").replaceChildren(...rows);
-    find(this, "um-snippet", Snippet).open(this.#opened.umrgen?.baseUrl ?? "", entry);
+    find(this, "um-code-sample", CodeSample).open(this.#opened.umrgen?.baseUrl ?? "", entry);
     find(this, ".viewer-side").scrollTop = 0;
   }
 
@@ -127,13 +130,13 @@ export class Viewer extends HTMLElement {
     const { umrgen } = this.#opened;
     if (!entry || !umrgen) return;
     button.disabled = true;
-    button.textContent = "Fetching…";
+    button.textContent = "Downloading…";
     try {
-      await save(umrgen, entry);
-      say("Saved.");
+      await downloadImage(umrgen, entry);
+      announce("Saved.");
     } catch (error) {
       if (!(error instanceof UmrgenError)) throw error;
-      find(this, ".viewer-error").textContent = `${plain(error)}. ${error.next}`;
+      find(this, ".viewer-error").textContent = `${errorText(error)}. ${error.next}`;
     } finally {
       button.disabled = false;
       button.textContent = "Download";
@@ -142,21 +145,22 @@ export class Viewer extends HTMLElement {
 }
 
 /**
- * @param {Entry} entry
+ * Return the parameters and times of a job.
+ * @param {JobEntry} entry
  * @returns {[name: string, value: string][]}
  */
 function facts({ request, status, createdAt }) {
   const { started_at: started, completed_at: ended } = status.raw;
   /** @type {[string, string | null | undefined | false][]} */
   const all = [
-    ["Without", request.negative],
+    ["Negative prompt", request.negative],
     ["Size", `${request.width} × ${request.height}`],
     ["Steps", String(request.steps)],
     ["Seed", status.seed === null ? null : String(status.seed)],
     ["References", request.reference_images.length > 0 && String(request.reference_images.length)],
     ["Engine", status.engine],
-    ["Made", date(createdAt)],
-    ["Took", status.state === "completed" && started && ended ? precise((ended - started) / 1000) : null],
+    ["Created", date(createdAt)],
+    ["Duration", status.state === "completed" && started && ended ? exactDuration((ended - started) / 1000) : null],
   ];
   return /** @type {[string, string][]} */ (all.filter(([, value]) => value));
 }

@@ -1,4 +1,4 @@
-// Against servers that misbehave on demand, after the contract and like the first ones.
+// The client against servers with faults, of this version (modern) and of the first one (legacy).
 import assert from "node:assert/strict";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -11,7 +11,7 @@ import { folder, openStage } from "./support/servers.js";
 const { Umrgen } = errors;
 const start = openStage();
 
-/** Numbers that make trouble pass quickly; the rules are tested on their own, without a clock. */
+/** Short intervals, so that faults pass quickly; the rules are tested separately, with a virtual clock. */
 const QUICK = {
   timeout: 8,
   wait: 1,
@@ -25,10 +25,10 @@ const QUICK = {
   dripWindow: 0.2,
 };
 
-/** For a busy machine: where an answer must not be given up on. */
-const PATIENT = { requestTimeout: 5 };
+/** A longer timeout for a loaded machine, where a request must not time out. */
+const LONG_TIMEOUT = { requestTimeout: 5 };
 
-/** Bytes of an image that does not come in one piece: what a broken stream still holds is lost. */
+/** Bytes of an image that is larger than one chunk, because the last chunk of a broken stream is lost. */
 const LARGE = 400_000;
 
 const IMAGES = "GET /outputs/*";
@@ -37,15 +37,15 @@ const SUBMIT = "POST /api/v1/generate";
 
 const root = folder();
 
-/** Where this test's files go. */
-let place = "";
+/** The folder of this test's files. */
+let directory = "";
 beforeEach(() => {
-  place = mkdtempSync(join(root, "test-"));
+  directory = mkdtempSync(join(root, "test-"));
 });
 
 const client = ({ url, key }, options = {}) => new Umrgen({ baseUrl: url, apiKey: key, ...QUICK, ...options });
 
-/** What an error looks like, as far as a caller may rely on it. */
+/** Return a check of an error's public properties. */
 const like = (Kind, code, more = {}) => {
   return (error) => {
     assert.equal(error.constructor, Kind, inspect(error));
@@ -55,7 +55,7 @@ const like = (Kind, code, more = {}) => {
   };
 };
 
-const to = (requests, method, prefix) => requests.filter((one) => one.method === method && one.path.startsWith(prefix));
+const sentTo = (requests, method, prefix) => requests.filter((one) => one.method === method && one.path.startsWith(prefix));
 
 for (const mode of ["modern", "legacy"]) {
   const modern = mode === "modern";
@@ -73,19 +73,19 @@ for (const mode of ["modern", "legacy"]) {
       const { jobs, requests } = await server.seen();
       const request = { prompt: "a boat", width: 512, negative: "fog", reference_images: ["a.png"] };
       assert.deepEqual(jobs[0].request, request);
-      assert.match(to(requests, "POST", "/api/v1/generate")[0].headers["idempotency-key"], /^[0-9a-f]{32}$/);
+      assert.match(sentTo(requests, "POST", "/api/v1/generate")[0].headers["idempotency-key"], /^[0-9a-f]{32}$/);
     });
 
-    it("on disk, by the guide's function", async () => {
+    it("on disk, by pollAndDownload", async () => {
       const server = await start(mode);
       const job = await client(server).submit("a boat");
-      const saved = await pollAndDownload(job.id, server.key, { baseUrl: server.url, to: place, ...QUICK });
-      assert.equal(saved.path, join(place, `${job.id}.png`));
+      const saved = await pollAndDownload(job.id, server.key, { baseUrl: server.url, to: directory, ...QUICK });
+      assert.equal(saved.path, join(directory, `${job.id}.png`));
       assert.equal(readFileSync(saved.path).length, saved.size);
-      assert.deepEqual(readdirSync(place), [`${job.id}.png`]);
+      assert.deepEqual(readdirSync(directory), [`${job.id}.png`]);
     });
 
-    it("the states on the way, and every image of a batch", async () => {
+    it("each state, and every image of a job", async () => {
       const server = await start(mode, { images: 3, job_seconds: 0.2 });
       const job = await client(server).submit("a boat");
       const states = [];
@@ -98,13 +98,13 @@ for (const mode of ["modern", "legacy"]) {
       await assert.rejects(job.image({ index: 3 }), like(errors.OutputMissing, "output_missing", { jobId: job.id }));
     });
 
-    it("behind a prefix", async () => {
+    it("with a path prefix", async () => {
       const server = await start(mode, { prefix: "/umrgen" });
       const image = await client(server).generate("a boat");
       assert.ok(image.bytes.length > 100);
     });
 
-    it("a failed job, and the empty result", async () => {
+    it("a failed job, and a job without images", async () => {
       const failing = await start(mode, { fail: "engine_failed" });
       const code = modern ? "engine_failed" : "job_failed";
       await assert.rejects(client(failing).generate("a boat"), like(errors.JobFailed, code));
@@ -115,37 +115,37 @@ for (const mode of ["modern", "legacy"]) {
 
   describe(`${mode}: the download`, () => {
     for (const [name, fault] of [
-      ["a cut", ["Cut", { share: 0.4 }]],
+      ["a truncated body", ["Cut", { share: 0.4 }]],
       ["a reset", ["Reset", { after_headers: true, share: 0.4 }]],
-      ["a drip", ["Drip", { bytes_per_chunk: 2000, interval: 0.01 }]],
+      ["a slow body", ["Drip", { bytes_per_chunk: 2000, interval: 0.01 }]],
     ]) {
-      it(`${name} is taken up where it stopped`, async () => {
+      it(`${name} is resumed`, async () => {
         const server = await start(mode, { image: LARGE });
         const job = await client(server).submit("a boat");
         const whole = await job.image();
         await server.on(IMAGES, [fault]);
-        // Two windows of 0.1 s in which a drip brings some 40,000 bytes, and its silence of 10 ms is none.
-        const saved = await saveImage(job, join(place, "boat.png"), { dripWindow: 0.1, dripRate: 1e6 });
+        // Two windows of 0.1 s: a slow body sends some 40,000 bytes in them, with pauses of 10 ms.
+        const saved = await saveImage(job, join(directory, "boat.png"), { dripWindow: 0.1, dripRate: 1e6 });
         assert.equal(saved.sha256, whole.sha256);
-        assert.deepEqual(readdirSync(place), ["boat.png"]);
-        const ranges = to((await server.seen()).requests, "GET", "/outputs/").map(({ headers }) => !!headers.range);
+        assert.deepEqual(readdirSync(directory), ["boat.png"]);
+        const ranges = sentTo((await server.seen()).requests, "GET", "/outputs/").map(({ headers }) => !!headers.range);
         assert.deepEqual(ranges, [false, false, true]);
       });
     }
 
-    it("is asked for the rest, under the version it has", async () => {
+    it("sends Range and If-Range when it is resumed", async () => {
       const server = await start(mode, { image: LARGE });
       const job = await client(server).submit("a boat");
       await server.on(IMAGES, [["Cut", { share: 0.5 }]]);
-      await saveImage(job, join(place, "boat.png"));
-      const [first, second] = to((await server.seen()).requests, "GET", "/outputs/");
+      await saveImage(job, join(directory, "boat.png"));
+      const [first, second] = sentTo((await server.seen()).requests, "GET", "/outputs/");
       assert.equal(first.headers.range, undefined);
       assert.match(second.headers.range, /^bytes=[1-9]\d*-$/);
-      assert.match(second.headers["accept-encoding"], /^identity(, identity)?$/); // fetch adds its own with a range
-      assert.equal(/^"/.test(second.headers["if-range"]), modern, "weak versions may not stand in If-Range");
+      assert.match(second.headers["accept-encoding"], /^identity(, identity)?$/); // fetch adds its own value with a range
+      assert.equal(/^"/.test(second.headers["if-range"]), modern, "If-Range does not allow weak validators");
     });
 
-    it("of an image that changes meanwhile starts anew", async () => {
+    it("starts again when the image has changed", async () => {
       const server = await start(mode, { image: LARGE });
       const job = await client(server).submit("a boat");
       const other = { "Content-Range": "bytes 0-9/10", ETag: '"other"' };
@@ -155,35 +155,35 @@ for (const mode of ["modern", "legacy"]) {
       ]);
       const image = await job.image();
       assert.equal((await errors.verify(image.bytes)).sha256, image.sha256);
-      const ranges = to((await server.seen()).requests, "GET", "/outputs/").map(({ headers }) => !!headers.range);
+      const ranges = sentTo((await server.seen()).requests, "GET", "/outputs/").map(({ headers }) => !!headers.range);
       assert.deepEqual(ranges, [false, true, false]);
     });
 
-    it("a damaged one is fetched once more, and never saved", async () => {
+    it("fetches a damaged image again, and never saves it", async () => {
       const server = await start(mode);
       const umrgen = client(server);
-      const target = join(place, "boat.png");
+      const target = join(directory, "boat.png");
       await server.on(IMAGES, [["Tamper", { change: "flip" }]]);
       const saved = await saveImage(await umrgen.submit("a boat"), target);
       assert.ok(saved.size > 100);
       await server.on(IMAGES, [["Tamper", { change: "flip" }]], null);
       const job = await umrgen.submit("a boat");
-      await assert.rejects(saveImage(job, join(place, "other.png")), like(errors.OutputCorrupt, "output_corrupt"));
-      assert.deepEqual(readdirSync(place), ["boat.png"]);
+      await assert.rejects(saveImage(job, join(directory, "other.png")), like(errors.OutputCorrupt, "output_corrupt"));
+      assert.deepEqual(readdirSync(directory), ["boat.png"]);
     });
 
     for (const [name, fault] of [
       ["an HTML page", ["Page", {}]],
       ["JSON", ["Answer", { body: { error: "gone" } }]],
-      ["nothing but a promise", ["Tamper", { headers: { "Repr-Digest": `sha-256=:${"A".repeat(43)}=:` } }]],
+      ["a wrong digest", ["Tamper", { headers: { "Repr-Digest": `sha-256=:${"A".repeat(43)}=:` } }]],
     ]) {
-      it(`${name} in its place is no image`, async () => {
+      it(`${name} instead of the image is an error`, async () => {
         const server = await start(mode);
         await server.on(IMAGES, [fault], null);
         const job = await client(server).submit("a boat");
         const corrupt = like(errors.OutputCorrupt, "output_corrupt", { jobId: job.id, retryable: true });
-        await assert.rejects(saveImage(job, join(place, "boat.png")), corrupt);
-        assert.deepEqual(readdirSync(place), []);
+        await assert.rejects(saveImage(job, join(directory, "boat.png")), corrupt);
+        assert.deepEqual(readdirSync(directory), []);
       });
     }
 
@@ -192,7 +192,7 @@ for (const mode of ["modern", "legacy"]) {
       [404, errors.OutputMissing, "output_not_found"],
       [410, errors.OutputMissing, "output_expired"],
     ]) {
-      it(`${status} asks for a fresh address, once`, async () => {
+      it(`${status} is followed by one new status call`, async () => {
         const server = await start(mode);
         await server.on(IMAGES, [["Answer", { status }]]);
         const image = await client(server).generate("a boat");
@@ -209,7 +209,7 @@ for (const mode of ["modern", "legacy"]) {
       });
     }
 
-    it("outlasts 503 and 429", async () => {
+    it("is retried after 503 and 429", async () => {
       const server = await start(mode);
       await server.on(IMAGES, [
         ["Answer", { status: 503 }],
@@ -218,7 +218,7 @@ for (const mode of ["modern", "legacy"]) {
       assert.ok((await client(server).generate("a boat")).bytes.length > 100);
     });
 
-    it("has a largest size", async () => {
+    it("has a maximum size", async () => {
       const server = await start(mode);
       await assert.rejects(
         client(server).generate("a boat", { maxBytes: 100 }),
@@ -227,10 +227,10 @@ for (const mode of ["modern", "legacy"]) {
     });
   });
 
-  describe(`${mode}: the key stays home`, () => {
-    it("across no redirect", async () => {
+  describe(`${mode}: the API key`, () => {
+    it("is not sent across a redirect", async () => {
       const [server, evil] = await Promise.all([start(mode), start("modern")]);
-      const umrgen = client(server, PATIENT); // each fault is there once, and must be met
+      const umrgen = client(server, LONG_TIMEOUT); // each fault occurs once, and the request must reach it
       const job = await umrgen.submit("a boat");
       for (const [pattern, path, call] of [
         [STATUS, `/api/v1/status/${job.id}`, () => job.status()],
@@ -244,7 +244,7 @@ for (const mode of ["modern", "legacy"]) {
       assert.deepEqual((await evil.seen()).requests, []);
     });
 
-    it("but an image may move within the origin", async () => {
+    it("is sent to a redirect of an image within the origin", async () => {
       const server = await start(mode);
       const job = await client(server).submit("a boat");
       const { imageUrl } = await job.wait();
@@ -254,23 +254,23 @@ for (const mode of ["modern", "legacy"]) {
       await assert.rejects(job.image(), like(errors.OutputCorrupt, "redirect_loop"));
     });
 
-    it("an image elsewhere is fetched only when allowed, and without it", async () => {
+    it("is not sent for an image on another server, which needs followForeign", async () => {
       const evil = await start("modern");
-      const there = await client(evil).generate("a boat");
-      const { path } = to((await evil.seen()).requests, "GET", "/outputs/")[0];
+      const original = await client(evil).generate("a boat");
+      const { path } = sentTo((await evil.seen()).requests, "GET", "/outputs/")[0];
       const server = await start(mode, { image_url: evil.url + path });
       const job = await client(server).submit("a boat");
       await assert.rejects(job.image(), like(errors.OutputForbidden, "foreign_output", { jobId: job.id }));
       const image = await job.image({ followForeign: true });
-      assert.equal(image.sha256, there.sha256);
-      const seen = to((await evil.seen()).requests, "GET", "/outputs/");
+      assert.equal(image.sha256, original.sha256);
+      const seen = sentTo((await evil.seen()).requests, "GET", "/outputs/");
       assert.equal(seen.length, 2);
       assert.equal(seen[1].headers.authorization, undefined);
     });
 
-    it("and out of what is thrown or shown", async () => {
+    it("is not part of errors or inspected objects", async () => {
       const server = await start(mode, { key: "another-key" });
-      const umrgen = client({ url: server.url, key: "the-key-that-stays-home" });
+      const umrgen = client({ url: server.url, key: "the-secret-key" });
       const error = await umrgen.generate("a boat").catch((thrown) => thrown);
       like(errors.Unauthorized, "unauthorized")(error);
       const shown = [
@@ -278,44 +278,44 @@ for (const mode of ["modern", "legacy"]) {
         inspect(umrgen, { depth: 9, showHidden: true }),
         JSON.stringify(umrgen),
       ];
-      for (const text of shown) assert.doesNotMatch(text, /stays-home/);
+      for (const text of shown) assert.doesNotMatch(text, /secret-key/);
     });
   });
 
   describe(`${mode}: a submit`, () => {
-    it("that may have arrived makes one job, or says that it may have", async () => {
+    it("that was sent creates one job, or reports that it may have", async () => {
       const server = await start(mode);
       await server.on(SUBMIT, [["Reset", { share: 0 }]]);
-      const made = await client(server)
+      const result = await client(server)
         .submit("a boat")
         .catch((error) => error);
       const { jobs, requests } = await server.seen();
       assert.equal(jobs.length, 1);
-      const submits = to(requests, "POST", "/api/v1/generate");
+      const submits = sentTo(requests, "POST", "/api/v1/generate");
       if (modern) {
-        assert.equal(made.id, jobs[0].id);
+        assert.equal(result.id, jobs[0].id);
         assert.equal(new Set(submits.map(({ headers }) => headers["idempotency-key"])).size, 1);
       } else {
-        like(errors.ConnectionFailed, "connection_failed", { sent: true, retryable: false })(made);
+        like(errors.ConnectionFailed, "connection_failed", { sent: true, retryable: false })(result);
         assert.equal(submits.length, 1);
       }
     });
 
-    it("that never arrived is sent again", async () => {
+    it("that was not sent is repeated", async () => {
       const server = await start(mode);
       await server.refuse(0.3);
       assert.match((await client(server).submit("a boat")).id, /^ext_/);
       assert.equal((await server.seen()).jobs.length, 1);
     });
 
-    it("nobody answers ends soon, and says that nothing was made", async () => {
+    it("to an unreachable server ends early, and reports that no job was created", async () => {
       const server = await start(mode);
       await server.refuse(null);
       const failed = like(errors.ConnectionFailed, "connection_failed", { sent: false, retryable: true });
       await assert.rejects(client(server, { submitPatience: 0.1 }).submit("a boat"), failed);
     });
 
-    it("waits for a slot when told to", async () => {
+    it("waits for a slot with waitForSlot", async () => {
       const server = await start(mode, { concurrency: 1, job_seconds: 0.3 });
       const umrgen = client(server);
       const first = await umrgen.submit("a boat");
@@ -327,7 +327,7 @@ for (const mode of ["modern", "legacy"]) {
   });
 
   describe(`${mode}: a wait`, () => {
-    it("outlasts resets, pages, cut answers and a restart of the network", async () => {
+    it("is retried after resets, HTML pages, truncated responses and a network failure", async () => {
       const server = await start(mode, { job_seconds: 0.2 });
       const job = await client(server).submit("a boat");
       await server.on(STATUS, [
@@ -341,18 +341,18 @@ for (const mode of ["modern", "legacy"]) {
       assert.equal((await job.wait()).state, "completed");
     });
 
-    it("ends with its deadline, and the job lives", async () => {
+    it("ends at its deadline, and the job continues", async () => {
       const server = await start(mode, { job_seconds: 3600 });
       const umrgen = client(server, { timeout: 0.5 });
       const job = await umrgen.submit("a boat");
-      const late = like(errors.WaitTimeout, "wait_timeout", { jobId: job.id, retryable: true });
-      await assert.rejects(job.wait(), late);
-      assert.equal((await job.status()).state, "running", "a deadline that has passed is not the next call's");
+      const timeout = like(errors.WaitTimeout, "wait_timeout", { jobId: job.id, retryable: true });
+      await assert.rejects(job.wait(), timeout);
+      assert.equal((await job.status()).state, "running", "the next call must have a new deadline");
       await server.on(STATUS, [["Silence", {}]], null);
-      await assert.rejects(job.wait(), late);
+      await assert.rejects(job.wait(), timeout);
     });
 
-    it("one deadline spans submit, wait and download", async () => {
+    it("has one deadline for submit, wait and download", async () => {
       const server = await start(mode);
       await server.on(IMAGES, [["Silence", {}]], null);
       const begun = performance.now();
@@ -361,7 +361,7 @@ for (const mode of ["modern", "legacy"]) {
       assert.ok(performance.now() - begun < 3000);
     });
 
-    it("an abort ends a backoff at once, with its own reason", async () => {
+    it("ends a backoff when it is aborted, with the reason of the signal", async () => {
       const server = await start(mode);
       const controller = new AbortController();
       const job = await client(server).submit("a boat", { signal: controller.signal });
@@ -371,97 +371,97 @@ for (const mode of ["modern", "legacy"]) {
       const begun = performance.now();
       await assert.rejects(job.wait({ onEvent, timeout: 60, patience: 60 }), (error) => error === reason);
       assert.ok(performance.now() - begun < 2000);
-      await assert.rejects(job.status(), (error) => error === reason, "the submit's signal is its job's");
+      await assert.rejects(job.status(), (error) => error === reason, "the signal of the submit must apply to its job");
     });
 
-    it("an abort ends a held call and a download, too", async () => {
+    it("ends a long poll and a download when it is aborted", async () => {
       const server = await start(mode, { job_seconds: 3600 });
       const job = await client(server, { requestTimeout: 60, timeout: 60 }).submit("a boat");
       await server.on(STATUS, [["Silence", {}]]);
-      const told = [];
-      const call = { signal: AbortSignal.timeout(50), onEvent: ({ kind }) => told.push(kind) };
+      const kinds = [];
+      const call = { signal: AbortSignal.timeout(50), onEvent: ({ kind }) => kinds.push(kind) };
       await assert.rejects(job.wait(call), { name: "TimeoutError" });
-      assert.ok(!told.includes("retrying"), "an abort is no trouble of the server's");
-      const quick = await start(mode);
+      assert.ok(!kinds.includes("retrying"), "an abort must not be retried");
+      const other = await start(mode);
       const controller = new AbortController();
       const onEvent = ({ kind }) => kind === "download" && controller.abort();
-      const made = await client(quick).submit("a boat");
-      const target = join(place, "boat.png");
-      await assert.rejects(saveImage(made, target, { signal: controller.signal, onEvent }), { name: "AbortError" });
-      assert.deepEqual(readdirSync(place), []);
+      const finished = await client(other).submit("a boat");
+      const target = join(directory, "boat.png");
+      await assert.rejects(saveImage(finished, target, { signal: controller.signal, onEvent }), { name: "AbortError" });
+      assert.deepEqual(readdirSync(directory), []);
     });
 
-    it("a job that was there and is gone is told from one never known", async () => {
+    it("reports a deleted job by another code than an unknown one", async () => {
       const server = await start(mode, { job_seconds: 3600 });
       const umrgen = client(server);
       const job = await umrgen.submit("a boat");
-      const [looked, watched] = [umrgen.job(job.id), umrgen.job(job.id)];
-      await looked.status();
+      const [polled, watched] = [umrgen.job(job.id), umrgen.job(job.id)];
+      await polled.status();
       for await (const status of watched) if (status) break;
       await server.on(STATUS, [["Answer", { status: 404, body: { error: "Job not found" } }]], null);
-      for (const seen of [job, looked, watched]) {
+      for (const seen of [job, polled, watched]) {
         await assert.rejects(seen.wait(), like(errors.JobNotFound, "job_gone", { jobId: job.id }));
       }
-      await assert.rejects(umrgen.job("ext_never").wait(), like(errors.JobNotFound, "job_not_found"));
-      const picked = umrgen.job(job.id);
-      await assert.rejects(picked.status(), like(errors.JobNotFound, "job_not_found"));
+      await assert.rejects(umrgen.job("ext_unknown").wait(), like(errors.JobNotFound, "job_not_found"));
+      const other = umrgen.job(job.id);
+      await assert.rejects(other.status(), like(errors.JobNotFound, "job_not_found"));
     });
 
-    it("for many", async () => {
+    it("for several jobs", async () => {
       const server = await start(mode, { workers: 2, concurrency: null, fail: { 1: "engine_failed" } });
       const umrgen = client(server);
       const jobs = [];
       for (const prompt of ["one", "two", "three"]) jobs.push(await umrgen.submit(prompt));
-      const over = [];
-      for await (const job of umrgen.asCompleted(jobs)) over.push(job);
-      assert.deepEqual(new Set(over), new Set(jobs));
+      const finished = [];
+      for await (const job of umrgen.asCompleted(jobs)) finished.push(job);
+      assert.deepEqual(new Set(finished), new Set(jobs));
       assert.deepEqual(
         jobs.map((job) => job.outcome.state),
         ["completed", "failed", "completed"],
       );
       assert.ok((await jobs[2].image()).bytes.length > 100);
       await assert.rejects(jobs[1].image(), like(errors.JobFailed, modern ? "engine_failed" : "job_failed"));
-      const waits = to((await server.seen()).requests, "GET", "/api/v1/status/");
-      assert.equal(waits.length > 0, !modern, "one call for all where the server has it");
+      const waits = sentTo((await server.seen()).requests, "GET", "/api/v1/status/");
+      assert.equal(waits.length > 0, !modern, "batch calls must be used when supported");
     });
   });
 
   describe(`${mode}: the file`, () => {
-    it("is never replaced unless told", async () => {
+    it("is replaced only with overwrite", async () => {
       const server = await start(mode);
       const job = await client(server).submit("a boat");
-      const target = join(place, "boat.png");
-      writeFileSync(target, "mine");
+      const target = join(directory, "boat.png");
+      writeFileSync(target, "other");
       const before = (await server.seen()).requests.length;
       const exists = like(errors.TargetUnusable, "target_exists");
       await assert.rejects(saveImage(job, target), exists);
-      assert.equal((await server.seen()).requests.length, before, "said before anything is asked");
-      assert.equal(readFileSync(target, "utf8"), "mine");
+      assert.equal((await server.seen()).requests.length, before, "no request must be sent");
+      assert.equal(readFileSync(target, "utf8"), "other");
       await saveImage(job, target, { overwrite: true });
-      assert.notEqual(readFileSync(target, "utf8"), "mine");
-      assert.deepEqual(readdirSync(place), ["boat.png"]);
+      assert.notEqual(readFileSync(target, "utf8"), "other");
+      assert.deepEqual(readdirSync(directory), ["boat.png"]);
     });
 
-    it("nor when it appears meanwhile", async () => {
+    it("is not replaced when it appears during the download", async () => {
       const server = await start(mode);
       const job = await client(server).submit("a boat");
-      const target = join(place, "boat.png");
-      const onEvent = ({ kind }) => kind === "download" && writeFileSync(target, "mine");
+      const target = join(directory, "boat.png");
+      const onEvent = ({ kind }) => kind === "download" && writeFileSync(target, "other");
       await assert.rejects(saveImage(job, target, { onEvent }), like(errors.TargetUnusable, "target_exists"));
-      assert.equal(readFileSync(target, "utf8"), "mine");
-      assert.deepEqual(readdirSync(place), ["boat.png"]);
+      assert.equal(readFileSync(target, "utf8"), "other");
+      assert.deepEqual(readdirSync(directory), ["boat.png"]);
     });
 
-    it("by several at once is one file, and whole", async () => {
+    it("is complete after concurrent downloads", async () => {
       const server = await start(mode);
       const job = await client(server).submit("a boat");
       await job.wait();
-      const target = join(place, "boat.png");
+      const target = join(directory, "boat.png");
       const results = await Promise.allSettled(Array.from({ length: 6 }, () => saveImage(job, target)));
       const saved = results.filter(({ status }) => status === "fulfilled");
       assert.equal(saved.length, 1);
       for (const { reason } of results) if (reason) like(errors.TargetUnusable, "target_exists")(reason);
-      assert.deepEqual(readdirSync(place), ["boat.png"]);
+      assert.deepEqual(readdirSync(directory), ["boat.png"]);
       const bytes = new Uint8Array(readFileSync(target));
       assert.equal((await errors.verify(bytes)).sha256, saved[0].value.sha256);
     });
@@ -469,29 +469,29 @@ for (const mode of ["modern", "legacy"]) {
     it("needs a folder", async () => {
       const server = await start(mode);
       const job = client(server).job("ext_1");
-      for (const target of [join(place, "no", "boat.png"), join(place, "no/")]) {
+      for (const target of [join(directory, "no", "boat.png"), join(directory, "no/")]) {
         await assert.rejects(
           saveImage(job, target),
           like(errors.TargetUnusable, "target_unusable", { jobId: "ext_1" }),
         );
       }
-      assert.equal(existsSync(join(place, "no")), false);
+      assert.equal(existsSync(join(directory, "no")), false);
       assert.deepEqual((await server.seen()).requests, []);
     });
 
-    it("is called after its true type when its name is ours", async () => {
+    it("has the extension of its actual type when it is named after the job", async () => {
       const jpeg = "/9j/4AAGSkZJRv/AAAsIABgAKAEBEQD/2gACEjT/2Q==";
       const server = await start(mode, { image: jpeg });
       const job = await client(server).submit("a boat");
-      assert.equal((await saveImage(job, place)).path, join(place, `${job.id}.jpg`));
-      assert.equal((await saveImage(job, join(place, "as-told.png"))).mediaType, "image/jpeg");
-      assert.deepEqual(readdirSync(place).sort(), ["as-told.png", `${job.id}.jpg`]);
+      assert.equal((await saveImage(job, directory)).path, join(directory, `${job.id}.jpg`));
+      assert.equal((await saveImage(job, join(directory, "chosen.png"))).mediaType, "image/jpeg");
+      assert.deepEqual(readdirSync(directory).sort(), ["chosen.png", `${job.id}.jpg`]);
     });
   });
 }
 
-describe("what older servers lack", () => {
-  it("is said", async () => {
+describe("an older server", () => {
+  it("does not support some calls", async () => {
     const server = await start("legacy");
     const umrgen = client(server);
     const job = await umrgen.submit("a boat");
@@ -502,14 +502,14 @@ describe("what older servers lack", () => {
     await assert.rejects(job.events().next(), unsupported);
   });
 
-  it("a restart loses their jobs", async () => {
+  it("loses its jobs in a restart", async () => {
     const server = await start("legacy", { job_seconds: 3600 });
     const job = await client(server).submit("a boat");
     await server.restart();
     await assert.rejects(job.wait(), like(errors.JobNotFound, "job_gone"));
   });
 
-  it("a tunnel's page is not the server's", async () => {
+  it("behind a tunnel's page is reported as not UMRGEN", async () => {
     const server = await start("legacy", { interstitial: true });
     const options = { garbageTries: 1 };
     await assert.rejects(client(server, options).job("ext_1").wait(), like(errors.NotUmrgen, "not_umrgen"));
@@ -519,20 +519,20 @@ describe("what older servers lack", () => {
 describe("a reference image", () => {
   it("is uploaded as a file, once", async () => {
     const server = await start("modern");
-    const told = { success: true, filename: "ref_1.png", url: "/references/ref_1.png" };
+    const uploaded = { success: true, filename: "ref_1.png", url: "/references/ref_1.png" };
     await server.on("POST /api/v1/upload-reference", [
-      ["Answer", { body: told }],
+      ["Answer", { body: uploaded }],
       ["Silence", { handled: false }],
     ]);
     const umrgen = client(server);
-    const file = new File(["picture"], "mine.png", { type: "image/png" });
-    assert.deepEqual(await umrgen.uploadReference(file), told);
+    const file = new File(["content"], "file.png", { type: "image/png" });
+    assert.deepEqual(await umrgen.uploadReference(file), uploaded);
     await assert.rejects(umrgen.uploadReference(file), like(errors.ConnectionFailed, "connection_failed"));
-    const uploads = to((await server.seen()).requests, "POST", "/api/v1/upload-reference");
-    assert.equal(uploads.length, 2, "what may have arrived is not sent again");
+    const uploads = sentTo((await server.seen()).requests, "POST", "/api/v1/upload-reference");
+    assert.equal(uploads.length, 2, "a request that may have been processed must not be repeated");
     const [{ headers, body }] = uploads;
     assert.match(headers["content-type"], /^multipart\/form-data; boundary=/);
     const text = Buffer.from(body, "base64").toString();
-    assert.match(text, /name="file"; filename="mine.png"\r\nContent-Type: image\/png\r\n\r\npicture\r\n/);
+    assert.match(text, /name="file"; filename="file.png"\r\nContent-Type: image\/png\r\n\r\ncontent\r\n/);
   });
 });

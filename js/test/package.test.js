@@ -1,4 +1,4 @@
-// What is shipped: its size, its names, its types, and that the pages say what the code does.
+// The package: its size, public names and types, and that the documents are up to date with the code.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -28,26 +28,26 @@ function rows(page) {
   return new Map(cells.map(([first, ...rest]) => [first, rest]));
 }
 
-/** Python's words for what stands in its pages; all else there is an expression in both languages. */
-const WORDS = new Map([
+/** Python's constants in the documents; all other values are expressions in both languages. */
+const CONSTANTS = new Map([
   ["True", true],
   ["False", false],
   ["None", null],
 ]);
-const literal = (text) => (WORDS.has(text) ? WORDS.get(text) : Function(`return ${text}`)());
+const literal = (text) => (CONSTANTS.has(text) ? CONSTANTS.get(text) : Function(`return ${text}`)());
 
 const ERRORS = Object.entries(core).filter(
   ([, kind]) => kind === core.UmrgenError || kind.prototype instanceof core.UmrgenError,
 );
 
-it("is as small as promised", async () => {
-  const { core: alone, "core and node": both } = await sizes();
+it("has the size that the README states", async () => {
+  const { core: coreSize, "core and node": both } = await sizes();
   const kb = (bytes) => (bytes / 1024).toFixed(1);
-  assert.ok(Number(kb(alone.gzipped)) <= 12, `the core has ${alone.gzipped} bytes`);
+  assert.ok(Number(kb(coreSize.gzipped)) <= 12, `the core has ${coreSize.gzipped} bytes`);
   assert.ok(Number(kb(both.gzipped)) <= 13, `core and node have ${both.gzipped} bytes`);
-  const told = `the core has **${kb(alone.gzipped)} KB**, with \`umrgen/node\` **${kb(both.gzipped)} KB** `;
-  const plain = `(without gzip ${kb(alone.minified)} and ${kb(both.minified)} KB)`;
-  assert.ok(read("README.md").includes(told + plain), `the README should say: ${told + plain}`);
+  const stated = `the core has **${kb(coreSize.gzipped)} KB**, with \`umrgen/node\` **${kb(both.gzipped)} KB** `;
+  const plain = `(without gzip ${kb(coreSize.minified)} and ${kb(both.minified)} KB)`;
+  assert.ok(read("README.md").includes(stated + plain), `the README should say: ${stated + plain}`);
 });
 
 it("declares its public names in one place", () => {
@@ -58,7 +58,7 @@ it("declares its public names in one place", () => {
 
 it("has the Python client's options, with its defaults", () => {
   const documented = rows("../docs/retrieval.md");
-  documented.delete("connect_timeout"); // fetch has none to set
+  documented.delete("connect_timeout"); // fetch has no such option
   assert.deepEqual([...documented.keys()].map(camel).sort(), Object.keys(core.DEFAULTS).sort());
   for (const [name, [value]] of documented) assert.equal(core.DEFAULTS[camel(name)], literal(value), name);
   const own = rows("README.md");
@@ -81,18 +81,18 @@ it("has the Python client's errors, with their codes", () => {
   }
 });
 
-it("uses nothing of Node outside umrgen/node", () => {
+it("uses Node modules only in umrgen/node", () => {
   const imports = (name) =>
     [...read(`src/${name}`).matchAll(/^(?:import|export) .* from "(.*)";$/gm)].map(([, from]) => from);
   for (const name of readdirSync(join(HERE, "src"))) {
-    const wanted = name === "node.js" || name === "partial.js" ? /^(node:[a-z/]+|\.\/[a-z]+\.js)$/ : /^\.\/[a-z]+\.js$/;
-    for (const from of imports(name)) assert.match(from, wanted, name);
+    const allowed = name === "node.js" || name === "partial.js" ? /^(node:[a-z/]+|\.\/[a-z_]+\.js)$/ : /^\.\/[a-z_]+\.js$/;
+    for (const from of imports(name)) assert.match(from, allowed, name);
     if (!/^(node|partial)\.js$/.test(name))
       assert.doesNotMatch(read(`src/${name}`), /\b(process|Buffer|require)\b/, name);
   }
 });
 
-it("has imports that run one way", () => {
+it("has no import cycle", () => {
   const done = new Set();
   const visit = (name, trail) => {
     assert.ok(!trail.includes(name), [...trail, name].join(" -> "));
@@ -105,7 +105,7 @@ it("has imports that run one way", () => {
   assert.ok(done.size > 10);
 });
 
-it("is pinned without an address of a registry, and in step with the Python package", () => {
+it("has a lock file without registry addresses, and the version of the Python package", () => {
   const lock = read("package-lock.json");
   assert.doesNotMatch(lock, /resolved|:\/\/registry/);
   assert.match(lock, /integrity/);
@@ -116,19 +116,19 @@ it("is pinned without an address of a registry, and in step with the Python pack
   );
 });
 
-it("says where it comes from, in links that work from everywhere", () => {
+it("has absolute links in package.json and the README", () => {
   const { homepage, repository, bugs } = JSON.parse(read("package.json"));
   for (const url of [homepage, bugs.url]) assert.match(url, /^https:\/\//);
   assert.equal(repository.directory, "js");
   for (const [, target] of read("README.md").matchAll(/\]\(([^)\s]+)\)/g)) assert.match(target, /^(https:\/\/|#)/);
 });
 
-it("checks, and works as a package, with types, for those who install it", () => {
-  const place = folder();
-  const run = (command, ...args) => execFileSync(command, args, { cwd: place, encoding: "utf8", stdio: "pipe" });
-  const installed = join(place, "node_modules", "umrgen");
+it("works as an installed package, with types", () => {
+  const directory = folder();
+  const run = (command, ...args) => execFileSync(command, args, { cwd: directory, encoding: "utf8", stdio: "pipe" });
+  const installed = join(directory, "node_modules", "umrgen");
   mkdirSync(installed, { recursive: true });
-  const packed = run("npm", "pack", HERE, "--silent", "--pack-destination", place).trim().split("\n").at(-1);
+  const packed = run("npm", "pack", HERE, "--silent", "--pack-destination", directory).trim().split("\n").at(-1);
   run("tar", "-xzf", packed, "-C", installed, "--strip-components", "1");
   assert.deepEqual(readdirSync(installed).sort(), ["LICENSE", "README.md", "package.json", "src", "types"]);
   const use = `
@@ -137,7 +137,7 @@ it("checks, and works as a package, with types, for those who install it", () =>
     const umrgen = new Umrgen({ baseUrl: "http://127.0.0.1", apiKey: "k", timeout: 60, onStall: "raise" });
     export async function main(signal: AbortSignal): Promise<number> {
       const job = await umrgen.submit("x", { width: 1024, signal });
-      for await (const status of job) { const told: Status = status; if (told.step === null) continue; }
+      for await (const status of job) { const typed: Status = status; if (typed.step === null) continue; }
       const saved = await saveImage(job, "x.png", { overwrite: true });
       const bytes: Uint8Array = (await umrgen.generate("x")).bytes;
       return saved.size + bytes.length + (await umrgen.jobs()).jobs.length;
@@ -156,13 +156,13 @@ it("checks, and works as a package, with types, for those who install it", () =>
     "--ignoreConfig",
   ];
   const tsc = (text) => {
-    writeFileSync(join(place, "use.mts"), text);
+    writeFileSync(join(directory, "use.mts"), text);
     return run(join(HERE, "node_modules", ".bin", "tsc"), ...options, "use.mts");
   };
   assert.equal(tsc(use), "");
-  assert.throws(() => tsc(use.replace('onStall: "raise"', 'onStall: "rise"')), "types that forbid nothing are none");
+  assert.throws(() => tsc(use.replace('onStall: "raise"', 'onStall: "rise"')), "an invalid option must be a type error");
   const script =
     'import { Umrgen } from "umrgen"; import { saveImage } from "umrgen/node"; console.log(typeof Umrgen, typeof saveImage);';
-  writeFileSync(join(place, "use.mjs"), script);
+  writeFileSync(join(directory, "use.mjs"), script);
   assert.equal(run(process.execPath, "use.mjs"), "function function\n");
 });

@@ -1,4 +1,4 @@
-// What only shows on a clock of one's own: deadlines that pass, and transfers that come in pieces.
+// Tests with a virtual clock: deadlines, and downloads in parts.
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -15,10 +15,10 @@ const IMAGE = "/outputs/s/a.png?session_id=s";
 const vectors = readFileSync(new URL("../../tests/vectors/images.json", import.meta.url), "utf8");
 const PNG = Buffer.from(JSON.parse(vectors).images.find(({ name }) => name === "a PNG").base64, "base64");
 
-/** A client on a clock of its own; `answer` gives the response to a path. */
-function client(answer, options = {}) {
+/** Return a client with a virtual clock; `respond` returns the response to a request. */
+function client(respond, options = {}) {
   const clock = new VirtualClock();
-  const asked = [];
+  const requests = [];
   const fetch = async (url, { headers, signal }) => {
     const request = {
       at: Math.round(clock.now()),
@@ -26,10 +26,10 @@ function client(answer, options = {}) {
       headers: new Headers(headers),
       signal,
     };
-    asked.push(request);
-    return answer(request, asked.length);
+    requests.push(request);
+    return respond(request, requests.length);
   };
-  return { umrgen: new Umrgen({ baseUrl: BASE, clock, fetch, random: () => 0.5, ...options }), clock, asked };
+  return { umrgen: new Umrgen({ baseUrl: BASE, clock, fetch, random: () => 0.5, ...options }), clock, requests };
 }
 
 describe("a submit's deadline", () => {
@@ -38,7 +38,7 @@ describe("a submit's deadline", () => {
       ? Response.json({ job_id: "ext_1" }, { status: 202 })
       : Response.json({ state: "running" });
 
-  it("is its job's, whatever passes in between", async () => {
+  it("applies to the later calls of its job", async () => {
     const { umrgen, clock } = client(running, { timeout: 100 });
     const job = await umrgen.submit("x");
     await clock.sleep(90);
@@ -46,26 +46,26 @@ describe("a submit's deadline", () => {
     assert.ok(clock.now() > 95 && clock.now() <= 100);
   });
 
-  it("does not hold once it was said, or has passed", async () => {
+  it("does not apply after it was thrown or has passed", async () => {
     const { umrgen, clock } = client(running, { timeout: 100 });
     const job = await umrgen.submit("x");
     await assert.rejects(job.wait(), { code: "wait_timeout" });
-    const said = clock.now();
+    const thrownAt = clock.now();
     await assert.rejects(job.wait(), { code: "wait_timeout" });
-    assert.ok(clock.now() - said > 95, "the next wait has its own time");
+    assert.ok(clock.now() - thrownAt > 95, "the next wait has a new deadline");
     const later = await umrgen.submit("x");
     await clock.sleep(500);
     assert.equal((await later.status()).state, "running");
   });
 
-  it("gives way to another for one call, and a client's may be none", async () => {
+  it("can be changed for one call, or turned off", async () => {
     const { umrgen, clock } = client(running, { timeout: null });
     const job = await umrgen.submit("x");
     await assert.rejects(job.wait({ timeout: 30 }), { code: "wait_timeout" });
     assert.ok(clock.now() > 25 && clock.now() <= 30);
   });
 
-  it("counts a hang in an image's headers, and in its body", async () => {
+  it("ends a download without headers or without a body", async () => {
     const hang = (signal) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
     for (const begun of [false, true]) {
       const { umrgen, clock } = client(
@@ -84,9 +84,9 @@ describe("a submit's deadline", () => {
   });
 });
 
-describe("a transfer in pieces", () => {
-  /** Gives at most `most` bytes an answer, of whatever `file` is then. */
-  const pieces = (file, most) => (request, count) => {
+describe("a download in parts", () => {
+  /** Return a function that responds with at most `most` bytes of the current `file`. */
+  const inParts = (file, most) => (request, count) => {
     if (request.path.includes("/status/")) return Response.json({ state: "completed", image_url: IMAGE });
     const bytes = file(count);
     const etag = `"${bytes.length}"`;
@@ -98,39 +98,39 @@ describe("a transfer in pieces", () => {
     return new Response(body, { headers: { ETag: etag, "Content-Length": String(bytes.length) } });
   };
 
-  it("is put together, each asked for where the last one ended", async () => {
-    const { umrgen, asked } = client(pieces(() => PNG, 100));
+  it("is completed by range requests", async () => {
+    const { umrgen, requests } = client(inParts(() => PNG, 100));
     const image = await umrgen.job("ext_1").image();
     assert.deepEqual(Buffer.from(image.bytes), PNG);
-    const ranges = asked.slice(1).map(({ headers }) => headers.get("range"));
+    const ranges = requests.slice(1).map(({ headers }) => headers.get("range"));
     assert.deepEqual(ranges, [null, "bytes=100-", "bytes=200-", ...(PNG.length > 300 ? ["bytes=300-"] : [])]);
-    assert.ok(asked.slice(2).every(({ headers }) => headers.get("if-range") === `"${PNG.length}"`));
+    assert.ok(requests.slice(2).every(({ headers }) => headers.get("if-range") === `"${PNG.length}"`));
   });
 
-  it("of a larger version is thrown away for a smaller one", async () => {
+  it("starts again when the file is replaced by a smaller one", async () => {
     const large = Buffer.concat([PNG, PNG, PNG]);
-    const place = folder();
-    // A disk takes real time.
+    const directory = folder();
+    // Writing to a disk takes real time.
     const options = { clock: systemClock, firstBackoff: 0.001, longestBackoff: 0.001 };
     const { umrgen } = client(
-      pieces((count) => (count < 7 ? large : PNG), 120),
+      inParts((count) => (count < 7 ? large : PNG), 120),
       options,
     );
-    const saved = await saveImage(umrgen.job("ext_1"), join(place, "a.png"));
+    const saved = await saveImage(umrgen.job("ext_1"), join(directory, "a.png"));
     assert.equal(saved.size, PNG.length);
     assert.deepEqual(readFileSync(saved.path), PNG);
-    assert.deepEqual(readdirSync(place), ["a.png"]);
+    assert.deepEqual(readdirSync(directory), ["a.png"]);
   });
 
-  it("that gets nowhere is given up", async () => {
-    const { umrgen, asked } = client(pieces(() => PNG, 0));
+  it("fails after attempts without a new byte", async () => {
+    const { umrgen, requests } = client(inParts(() => PNG, 0));
     await assert.rejects(umrgen.job("ext_1").image(), { code: "connection_failed", jobId: "ext_1" });
-    assert.equal(asked.length, 1 + 5);
+    assert.equal(requests.length, 1 + 5);
   });
 });
 
 describe("the system's clock", () => {
-  it("sleeps, and leaves nothing behind when it is woken", async () => {
+  it("sleeps, and removes its timer when it is aborted", async () => {
     const before = performance.now();
     await systemClock.sleep(0.01);
     assert.ok(performance.now() - before >= 9);
@@ -146,11 +146,11 @@ describe("the system's clock", () => {
     assert.equal(timers(), running);
   });
 
-  it("can sleep for ever", async () => {
+  it("can sleep without an end", async () => {
     const controller = new AbortController();
-    const forEver = systemClock.sleep(Infinity, controller.signal).catch((error) => error.message);
-    assert.equal(await Promise.race([forEver, systemClock.sleep(0.02).then(() => "20 ms")]), "20 ms");
+    const endless = systemClock.sleep(Infinity, controller.signal).catch((error) => error.message);
+    assert.equal(await Promise.race([endless, systemClock.sleep(0.02).then(() => "20 ms")]), "20 ms");
     controller.abort(new Error("up"));
-    assert.equal(await forEver, "up");
+    assert.equal(await endless, "up");
   });
 });

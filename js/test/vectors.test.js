@@ -1,10 +1,10 @@
-// The rules of the Python client, as its flows give them, played against this one: tests/vectors/make.py tells how.
+// The test vectors of the Python client's flows (tests/vectors/make.py), run against this client.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe, it } from "node:test";
 import { Umrgen, UmrgenError, verify } from "../src/index.js";
-import { promisedDigest } from "../src/images.js";
-import { announcedSize, continues, rangeHeaders, resolveOutput, Stale } from "../src/outputs.js";
+import { digestFromHeaders } from "../src/images.js";
+import { expectedSize, isContinuation, rangeHeaders, resolveOutput, StalePartial } from "../src/download.js";
 import { scripted, VirtualClock } from "./support/virtual.js";
 
 const BASE = "http://umrgen.example";
@@ -14,9 +14,9 @@ function vectors(name) {
 }
 
 const camel = (name) => name.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase());
-const camelled = (given = {}) => Object.fromEntries(Object.entries(given).map(([name, value]) => [camel(name), value]));
+const withCamelCase = (given = {}) => Object.fromEntries(Object.entries(given).map(([name, value]) => [camel(name), value]));
 
-/** What each flow of the vectors is called here. */
+/** The call for each flow of the vectors. */
 const FLOWS = {
   wait: (umrgen) => umrgen.job("ext_1").wait(),
   async watch(umrgen) {
@@ -27,14 +27,14 @@ const FLOWS = {
   submit: (umrgen) => umrgen.submit("x", { idempotencyKey: "key-1" }),
   submit_for_slot: (umrgen) => umrgen.submit("x", { idempotencyKey: "key-1", waitForSlot: true }),
   async many(umrgen) {
-    const over = [];
+    const finished = [];
     const jobs = ["ext_0", "ext_1", "ext_2"].map((id) => umrgen.job(id));
-    for await (const job of umrgen.asCompleted(jobs)) over.push(job);
-    return over.map((job) => ({ id: job.id, outcome: job.outcome }));
+    for await (const job of umrgen.asCompleted(jobs)) finished.push(job);
+    return finished.map((job) => ({ id: job.id, outcome: job.outcome }));
   },
 };
 
-/** Only what the vector names: a status here has more. */
+/** The outcome, reduced to the fields of the vector. */
 function outcomeLike(expected, outcome) {
   if (Array.isArray(expected)) {
     return (
@@ -42,9 +42,9 @@ function outcomeLike(expected, outcome) {
     );
   }
   const name = (field) => (field === "error" && outcome instanceof UmrgenError ? "name" : camel(field));
-  const told = Object.keys(expected).map((field) => [field, outcome[name(field)] ?? null]);
+  const fields = Object.keys(expected).map((field) => [field, outcome[name(field)] ?? null]);
   if (!("state" in expected) && !("error" in expected)) return { job_id: outcome.id };
-  return Object.fromEntries(told);
+  return Object.fromEntries(fields);
 }
 
 for (const [group, cases] of Object.entries(vectors("waits"))) {
@@ -55,7 +55,7 @@ for (const [group, cases] of Object.entries(vectors("waits"))) {
         const { fetch, requests } = scripted(clock, BASE, vector);
         const events = [];
         const onEvent = ({ kind }) => events.push(kind);
-        const options = { ...camelled(vector.options), clock, fetch, onEvent, random: () => 0.5 };
+        const options = { ...withCamelCase(vector.options), clock, fetch, onEvent, random: () => 0.5 };
         const umrgen = new Umrgen({ baseUrl: BASE, apiKey: "k", ...options });
         const outcome = await FLOWS[vector.flow](umrgen).catch((error) => {
           if (error instanceof UmrgenError) return error;
@@ -73,14 +73,14 @@ for (const [group, cases] of Object.entries(vectors("waits"))) {
 describe("addresses", () => {
   for (const { base_url, image_url, follow_foreign, outcome } of vectors("addresses").addresses) {
     it(`${JSON.stringify(image_url)} of ${base_url}${follow_foreign ? ", foreign allowed" : ""}`, () => {
-      let told;
+      let actual;
       try {
         const { url, withKey } = resolveOutput(base_url, image_url, follow_foreign);
-        told = { url, with_key: withKey };
+        actual = { url, with_key: withKey };
       } catch (error) {
-        told = { error: error.name, code: error.code };
+        actual = { error: error.name, code: error.code };
       }
-      assert.deepEqual(told, outcome);
+      assert.deepEqual(actual, outcome);
     });
   }
 });
@@ -91,14 +91,14 @@ describe("downloads", () => {
       const headers = new Headers(given);
       const { Range, "If-Range": ifRange } = rangeHeaders(have);
       assert.deepEqual({ ...(Range && { Range }), ...(ifRange && { "If-Range": ifRange }) }, asked);
-      let told;
+      let actual;
       try {
-        told = { continues: continues(status, headers, have), size: announcedSize(status, headers) };
-        told.sha256 = promisedDigest(headers, status === 206);
+        actual = { continues: isContinuation(status, headers, have), size: expectedSize(status, headers) };
+        actual.sha256 = digestFromHeaders(headers, status === 206);
       } catch (error) {
-        told = error instanceof Stale ? { error: "stale" } : { error: error.name, code: error.code };
+        actual = error instanceof StalePartial ? { error: "stale" } : { error: error.name, code: error.code };
       }
-      assert.deepEqual(told, outcome);
+      assert.deepEqual(actual, outcome);
     });
   }
 });
@@ -106,17 +106,17 @@ describe("downloads", () => {
 describe("images", () => {
   for (const { name, base64, promised, outcome } of vectors("images").images) {
     it(name, async () => {
-      let told;
+      let actual;
       try {
         const { mediaType, sha256, width, height } = await verify(
           new Uint8Array(Buffer.from(base64, "base64")),
           promised,
         );
-        told = { media_type: mediaType, sha256, width, height };
+        actual = { media_type: mediaType, sha256, width, height };
       } catch (error) {
-        told = { error: error.name, code: error.code };
+        actual = { error: error.name, code: error.code };
       }
-      assert.deepEqual(told, outcome);
+      assert.deepEqual(actual, outcome);
     });
   }
 });

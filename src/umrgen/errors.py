@@ -111,17 +111,17 @@ class Unauthorized(ApiError):
 
 
 class Forbidden(ApiError):
-    """The server does not allow this call with this API key."""
+    """The server does not allow this call."""
 
     code = "forbidden"
-    next = "Contact the server's operator about the permissions of this key."
+    next = "Contact the server's operator."
 
 
 class JobNotFound(ApiError):
     """The server has no such job."""
 
     code = "job_not_found"
-    next = "Check the id and the server; only the key that created a job can access it."
+    next = "Check the id and the server; a job belongs to the key that created it."
 
 
 class RateLimited(ApiError):
@@ -133,7 +133,7 @@ class RateLimited(ApiError):
 
 
 class ConcurrencyLimit(RateLimited):
-    """This key already has as many jobs as it may have."""
+    """This key has too many jobs."""
 
     code = "concurrent_limit"
     next = "Wait for the job in `job_id` to end, or submit with wait_for_slot (--wait-for-slot)."
@@ -154,7 +154,7 @@ class ContentPolicy(InvalidRequest):
 
 
 class ServerError(ApiError):
-    """The server failed to process the request."""
+    """The server failed to handle the request."""
 
     code = "server_error"
     retryable = True
@@ -165,7 +165,7 @@ class NotUmrgen(ApiError):
     """The response is not from an UMRGEN server."""
 
     code = "not_umrgen"
-    next = "Check UMRGEN_BASE_URL (see `umrgen doctor`); a tunnel or proxy may respond instead of the server."
+    next = "Check UMRGEN_BASE_URL (see `umrgen doctor`); a tunnel or proxy may have sent the response."
 
 
 class Unsupported(ApiError):
@@ -187,7 +187,7 @@ class JobFailed(UmrgenError):
     """The job failed."""
 
     code = "job_failed"
-    next = "Read the message; submit the job again if a new attempt may succeed."
+    next = "Submit the job again if a new attempt may succeed."
 
 
 class JobStalled(UmrgenError):

@@ -97,7 +97,7 @@ def verify(data: bytes, *, length: int | None = None, sha256: str | None = None)
         raise OutputCorrupt(f"the image has {len(data)} bytes, but the server announced {length}")
     actual = hashlib.sha256(data).hexdigest()
     if sha256 is not None and sha256 != actual:
-        raise OutputCorrupt(f"the image's SHA-256 is {actual}, but the server announced {sha256}")
+        raise OutputCorrupt(f"the image's SHA-256 is {actual}, not {sha256}")
     width, height = _CHECKS[media_type](data)
     return ImageFacts(media_type, len(data), actual, width, height)
 

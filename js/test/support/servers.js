@@ -1,4 +1,4 @@
-// The servers of the tests, as child processes: the real one, and those that misbehave on demand.
+// The servers of the tests, as child processes: a real one, and ones with faults.
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -7,10 +7,10 @@ import { createInterface } from "node:readline";
 import { after } from "node:test";
 import { fileURLToPath } from "node:url";
 
-/** The Python that has umrgen's server. */
+/** A Python interpreter in which umrgen's server is installed. */
 const PYTHON = process.env.UMRGEN_PYTHON ?? "python3";
 
-/** A folder that goes when the tests of this file are over. */
+/** Return a new folder that is removed after the tests of this file. */
 export function folder() {
   const path = mkdtempSync(join(tmpdir(), "umrgen-js-"));
   after(() => rmSync(path, { recursive: true, force: true }));
@@ -30,7 +30,7 @@ function python(...args) {
   return { child, line, ended };
 }
 
-/** `umrgen serve` as a user starts it: its `url` and a `key`. */
+/** Start `umrgen serve`; return its `url` and a `key`. */
 export async function realServer(...args) {
   const state = join(folder(), "state");
   const { child, line, ended } = python("-m", "umrgen", "serve", "--json", "--port", "0", "--state", state, ...args);
@@ -43,21 +43,21 @@ export async function realServer(...args) {
   return { url, key };
 }
 
-/** Starts servers that misbehave on demand; see tests/stage.py. */
+/** Return a function that starts servers with faults; see tests/stage.py. */
 export function openStage() {
   const { child, line, ended } = python(fileURLToPath(new URL("../../../tests/stage.py", import.meta.url)));
   after(async () => {
     child.stdin.end();
     await ended;
   });
-  let turn = Promise.resolve();
-  const command = (told) => {
-    const answer = turn.then(() => {
-      child.stdin.write(`${JSON.stringify(told)}\n`);
+  let previous = Promise.resolve();
+  const command = (request) => {
+    const result = previous.then(() => {
+      child.stdin.write(`${JSON.stringify(request)}\n`);
       return line();
     });
-    turn = answer.catch(() => {});
-    return answer;
+    previous = result.catch(() => {});
+    return result;
   };
 
   /** @param {"modern" | "legacy"} mode */

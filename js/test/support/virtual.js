@@ -1,13 +1,13 @@
-// A clock and a network that take no time: what the vectors are played on.
+// A virtual clock and network, for tests without real time.
 import assert from "node:assert/strict";
 
-/** What a fake clock starts its wall at, in the Python client's tests too. */
+/** The wall-clock time at which a virtual clock starts, as in the Python client's tests. */
 const WALL = 1_800_000_000;
 
-/** Rounds of the event loop without a new timer, after which nothing but time can move things on. */
+/** Rounds of the event loop without a new timer, after which the clock moves to the next one. */
 const IDLE_ROUNDS = 5;
 
-/** A clock that jumps to its next timer as soon as everything else has come to rest. */
+/** A clock that moves to its next timer when no other work is left. */
 export class VirtualClock {
   #now = 0;
   #timers = [];
@@ -44,24 +44,24 @@ export class VirtualClock {
   }
 }
 
-const TOLD_HEADERS = ["Prefer", "If-None-Match", "Idempotency-Key"];
+const RECORDED_HEADERS = ["Prefer", "If-None-Match", "Idempotency-Key"];
 
 /**
- * A `fetch` that gives the answers of a vector, one for each request, and records the requests.
+ * Return a `fetch` that returns the responses of a vector, one for each request, and the recorded requests.
  *
- * An answer: `status`, `headers`, `body` (a text, or an object that goes as JSON), `after` seconds; or `fails`, with
- * `sent` whether it may have arrived. With `repeat`, the last one is given over and over.
+ * A response has `status`, `headers`, `body` (a text, or an object for JSON) and `after` seconds; or `fails`, with `sent`
+ * for a request that may have reached the server. With `repeat`, the last one is repeated.
  */
 export function scripted(clock, baseUrl, { answers, repeat = false }) {
   const requests = [];
-  const answer = async (url, { method, headers, body, signal, redirect }) => {
-    assert.equal(redirect, "manual", "the key must not follow a redirect");
+  const respond = async (url, { method, headers, body, signal, redirect }) => {
+    assert.equal(redirect, "manual", "a redirect must not be followed");
     const given = new Headers(headers);
-    const told = TOLD_HEADERS.filter((name) => given.has(name)).map((name) => [name, given.get(name)]);
-    const request = { at: clock.now(), method, path: url.slice(baseUrl.length), headers: Object.fromEntries(told) };
+    const recorded = RECORDED_HEADERS.filter((name) => given.has(name)).map((name) => [name, given.get(name)]);
+    const request = { at: clock.now(), method, path: url.slice(baseUrl.length), headers: Object.fromEntries(recorded) };
     requests.push(body === undefined ? request : { ...request, body: JSON.parse(body) });
     const next = answers[requests.length - 1] ?? (repeat ? answers.at(-1) : undefined);
-    assert.ok(next, `there is no answer for request ${requests.length}: ${method} ${url}`);
+    assert.ok(next, `no response for request ${requests.length}: ${method} ${url}`);
     if (next.after) await clock.sleep(next.after, signal);
     if (next.fails) {
       throw new TypeError("fetch failed", { cause: { code: next.sent ? "ECONNRESET" : "ECONNREFUSED" } });
@@ -69,5 +69,5 @@ export function scripted(clock, baseUrl, { answers, repeat = false }) {
     const text = typeof next.body === "string" ? next.body : JSON.stringify(next.body);
     return new Response(next.status === 304 ? null : text, { status: next.status, headers: next.headers });
   };
-  return { fetch: answer, requests };
+  return { fetch: respond, requests };
 }

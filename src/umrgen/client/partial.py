@@ -55,7 +55,7 @@ def translate_disk_errors(target: Path) -> Iterator[None]:
         raise TargetUnusable(
             f"{target} cannot be written: {error.strerror or error}",
             code="disk_full" if full else None,
-            next="Free some disk space, then fetch the image again." if full else "Choose another path with -o.",
+            next="Free disk space, then fetch the image again." if full else "Choose another path with -o.",
         ) from None
 
 

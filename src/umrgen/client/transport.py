@@ -166,7 +166,7 @@ class Transport:
         except httpx2.HTTPError as error:
             raise trace.failure(_reason(error), self.clock.monotonic()) from error
         except TimeoutError:
-            raise trace.failure("no complete response in time", self.clock.monotonic()) from None
+            raise trace.failure("no full response in time", self.clock.monotonic()) from None
 
 
 def _reason(error: Exception) -> str:

@@ -131,7 +131,7 @@ def _check_repeatable(context: CallContext, error: UmrgenError, retries: RetryBu
             return
         if not is_transient(reply):
             error.retryable = False
-            error.next = "The job may have been created: check the server's jobs before you submit again."
+            error.next = "The job may have been created: check the server before you submit again."
             raise error
         delay = retries.next_delay(error, retry_after(reply))
 

@@ -149,7 +149,7 @@ class StatusPoller:
                 f"the server has no job {self.job_id}", status=error.status, job_id=self.job_id, next=error.next
             )
         return JobNotFound(
-            f"job {self.job_id} no longer exists: it failed some time ago, or the server was restarted",
+            f"job {self.job_id} no longer exists: it failed earlier, or the server was restarted",
             code="job_gone",
             status=error.status,
             job_id=self.job_id,

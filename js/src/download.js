@@ -1,9 +1,9 @@
-// The rules of a download, without any I/O: where the image is, how to resume, what an answer means.
+// The rules of a download, without I/O: the image's URL, when to resume, which errors to retry.
 import { OutputForbidden, OutputMissing, RateLimited, ServerError } from "./errors.js";
 
 /**
- * The full URL of an image, and whether the server's key may go along. A path is appended to the base URL as it
- * is, never re-encoded. Throws OutputForbidden for a URL of another origin, unless `followForeign`.
+ * Return the full URL of an image, and whether the API key may be sent to it. A path is appended to the base URL
+ * unchanged, never re-encoded. Throws OutputForbidden for a URL of another origin, unless `followForeign`.
  * @param {string} baseUrl
  * @param {string} imageUrl
  * @param {boolean} [followForeign]
@@ -15,71 +15,71 @@ export function resolveOutput(baseUrl, imageUrl, followForeign = false) {
     const withKey = new URL(imageUrl).origin === new URL(baseUrl).origin;
     if (withKey || followForeign) return { url: imageUrl, withKey };
   }
-  throw new OutputForbidden(`the server names an image elsewhere: ${JSON.stringify(imageUrl.slice(0, 200))}`, {
+  throw new OutputForbidden(`the image is on another server: ${JSON.stringify(imageUrl.slice(0, 200))}`, {
     code: "foreign_output",
-    next: "If you trust that address, allow it with followForeign.",
+    next: "If you trust it, set followForeign.",
   });
 }
 
 /**
- * What is there of a file already: `size` bytes of the version that `validator` names.
- * @typedef {{size: number, validator: string}} Have
+ * The part of a file that was received: `size` bytes of the version with this `validator`.
+ * @typedef {{size: number, validator: string}} PartialState
  */
 
 /**
- * The request headers that ask for the rest; identity, because lengths count file bytes.
- * @param {Have} have
+ * Return the request headers for the rest of the file; identity encoding, because lengths count file bytes.
+ * @param {PartialState} partial
  */
 export function rangeHeaders({ size, validator }) {
   /** @type {Record<string, string>} */
   const headers = { Accept: "image/png, image/jpeg, image/webp", "Accept-Encoding": "identity" };
   if (size) headers.Range = `bytes=${size}-`;
-  // A weak validator may not stand in If-Range (RFC 9110).
+  // If-Range does not allow a weak validator (RFC 9110).
   if (size && validator.startsWith('"')) headers["If-Range"] = validator;
   return headers;
 }
 
 /**
- * What tells versions of a file apart: its ETag, else its date, else nothing.
+ * Return the validator of a file's version: its ETag, otherwise its modification date, otherwise nothing.
  * @param {Headers} headers
  */
 export function validatorOf(headers) {
   return headers.get("etag") || headers.get("last-modified") || "";
 }
 
-/** What is there of the file is of no use, and must be asked for anew. */
-export class Stale extends Error {}
+/** The partial file cannot be continued and must be discarded. */
+export class StalePartial extends Error {}
 
 /**
- * Whether an answer's body continues what is there (true), or is the file from its start. Throws Stale,
- * OutputForbidden and OutputMissing for refusals, RateLimited and ServerError for what may pass.
+ * Return whether a response's body continues the partial file (true) or starts the file from its first byte. Throws
+ * StalePartial, RateLimited and ServerError for transient errors, OutputForbidden and OutputMissing for others.
  * @param {number} status
  * @param {Headers} headers
- * @param {Have} have
+ * @param {PartialState} partial
  */
-export function continues(status, headers, { size, validator }) {
+export function isContinuation(status, headers, { size, validator }) {
   if (status === 200) return false;
   if (status === 206) {
     const from = /^bytes (\d+)-/.exec(headers.get("content-range") ?? "")?.[1];
     if (from && Number(from) === size && validator === validatorOf(headers)) return true;
   }
-  if (status === 206 || status === 416) throw new Stale();
+  if (status === 206 || status === 416) throw new StalePartial();
   const http = `(HTTP ${status})`;
   if (status === 410)
     throw new OutputMissing(`the image has expired on the server ${http}`, { code: "output_expired", status });
   if (status === 404)
     throw new OutputMissing(`the server has no such image ${http}`, { code: "output_not_found", status });
-  if (status === 429) throw new RateLimited(`the server is asked too often ${http}`, { status });
+  if (status === 429) throw new RateLimited(`too many requests to the server ${http}`, { status });
   if (status >= 500) throw new ServerError(`the server failed to send the image ${http}`, { status });
-  throw new OutputForbidden(`the server refuses the image ${http}`, { status });
+  throw new OutputForbidden(`the server refused the request for the image ${http}`, { status });
 }
 
 /**
- * The size of the whole file, as far as the headers tell.
+ * Return the size of the whole file by the headers, or null when they do not give it.
  * @param {number} status
  * @param {Headers} headers
  */
-export function announcedSize(status, headers) {
+export function expectedSize(status, headers) {
   const found =
     status === 206
       ? /^bytes \d+-\d+\/(\d+)$/.exec(headers.get("content-range") ?? "")?.[1]

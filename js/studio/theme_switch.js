@@ -1,11 +1,12 @@
-// `<um-theme>`: the system's theme, light or dark.
-import { pieceOf, setIcon } from "./dom.js";
+// `<um-theme-switch>`: a button for the theme: system, light or dark.
+import { cloneElement, setIcon } from "./dom.js";
 
 const NAME = "umrgen-theme";
 const THEMES = ["system", "light", "dark"];
 
+/** A button for the theme. */
 export class ThemeSwitch extends HTMLElement {
-  #button = pieceOf("theme");
+  #button = cloneElement("theme");
 
   connectedCallback() {
     this.#button.addEventListener("click", () => this.#choose(THEMES[(THEMES.indexOf(this.#chosen) + 1) % 3]));
@@ -24,15 +25,15 @@ export class ThemeSwitch extends HTMLElement {
     try {
       localStorage.setItem(NAME, theme);
     } catch {
-      // It holds until the page is left.
+      // Without storage, the choice ends with the page.
     }
     this.#show();
   }
 
   #show() {
-    const words = `Theme: ${this.#chosen}`;
-    this.#button.setAttribute("aria-label", words);
-    this.#button.title = words;
+    const text = `Theme: ${this.#chosen}`;
+    this.#button.setAttribute("aria-label", text);
+    this.#button.title = text;
     setIcon(this.#button, this.#chosen);
   }
 }

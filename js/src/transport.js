@@ -1,14 +1,14 @@
-// One server: its address, the key that goes to its origin only, and requests to it with `fetch`.
-import { within } from "./clock.js";
+// The HTTP transport: a server's address, its API key, which is sent to its origin only, and requests with `fetch`.
+import { withTimeout } from "./clock.js";
 import { UmrgenError } from "./errors.js";
 
 /** @import { Clock } from "./clock.js" */
 
-/** Bytes of an API answer; what is longer is not this API's. */
-const MAX_ANSWER = 32 * 1024 * 1024;
+/** The largest response to an API call, in bytes. */
+const MAX_RESPONSE = 32 * 1024 * 1024;
 
-/** There was no answer. `sent` is false only when the request provably never arrived. */
-export class Failure extends Error {
+/** No response was received. `sent` is false only when the request certainly did not reach the server. */
+export class TransportFailure extends Error {
   /**
    * @param {string} reason
    * @param {boolean} sent
@@ -21,19 +21,20 @@ export class Failure extends Error {
 }
 
 /**
- * An answer. `at` is the clock's time of its end, `elapsed` the seconds from sending to there, `wall` for dates.
+ * A response. `elapsed` is the seconds from sending the request to the end of the response, `wall` the time at that.
  * @typedef {object} Reply
  * @property {number} status
  * @property {Headers} headers
  * @property {string} text
- * @property {Record<string, any> | null} json the JSON object in the body, or null when there is none
+ * @property {Record<string, any> | null} json the JSON object in the body, or null when the body is not one
  * @property {number} elapsed
  * @property {number} wall
  */
 
 /** @typedef {{method?: string, headers?: Record<string, string>, body?: string | FormData}} Request */
 
-export class Server {
+/** Sends requests to one server with one API key. */
+export class Transport {
   /** @type {Record<string, string>} */
   #headers = { Accept: "application/json" };
   #fetch;
@@ -46,21 +47,22 @@ export class Server {
    */
   constructor(baseUrl, apiKey, clock, fetcher) {
     if (!isAddress(baseUrl)) {
-      throw new UmrgenError(`${JSON.stringify(baseUrl)} is no server address`, {
+      throw new UmrgenError(`${JSON.stringify(baseUrl)} is not a server address`, {
         code: "bad_base_url",
         next: "Use the form http://host:port or https://host/prefix.",
       });
     }
     this.baseUrl = baseUrl.replace(/\/+$/, "");
     this.clock = clock;
-    // A browser's own insists on being called as a function, not as somebody's method.
+    // A browser's `fetch` must be called as a function, not as a method of another object.
     this.#fetch = (/** @type {string} */ url, /** @type {RequestInit} */ init) => (fetcher ?? fetch)(url, init);
     if (apiKey) this.#headers.Authorization = `Bearer ${apiKey}`;
     if (new URL(baseUrl).hostname.endsWith(".share.zrok.io")) this.#headers.skip_zrok_interstitial = "1";
   }
 
   /**
-   * One request to the API, its whole answer within `timeout` seconds. Throws Failure, or `signal`'s reason.
+   * Send one API request; the whole response must arrive within `timeout` seconds. Throws TransportFailure, or the
+   * reason of `signal`.
    * @param {string} path
    * @param {Request} request
    * @param {number} timeout
@@ -69,43 +71,44 @@ export class Server {
    */
   async send(path, request, timeout, signal) {
     const started = this.clock.now();
-    const cut = new AbortController();
-    const late = () => cut.abort(new Failure(`no answer within ${timeout.toFixed(1)} s`, true));
-    return within(this.clock, timeout, late, async () => {
-      const { status, headers, body } = await this.open(this.baseUrl + path, true, request, cut, signal);
-      const text = await textOf(body);
+    const controller = new AbortController();
+    const onTimeout = () => controller.abort(new TransportFailure(`no response within ${timeout.toFixed(1)} s`, true));
+    return withTimeout(this.clock, timeout, onTimeout, async () => {
+      const { status, headers, body } = await this.open(this.baseUrl + path, true, request, controller, signal);
+      const text = await readText(body);
       const elapsed = this.clock.now() - started;
-      return { status, headers, text, json: object(text), elapsed, wall: this.clock.wall() };
+      return { status, headers, text, json: parseObject(text), elapsed, wall: this.clock.wall() };
     });
   }
 
   /**
-   * One request, up to its answer's headers; the chunks of `body` follow. Aborting `cut` breaks it off with
-   * that reason. Throws Failure, or `signal`'s reason.
+   * Send one request; return the response's status, headers and `body` chunks. Aborting `controller` ends it with that
+   * reason. Throws TransportFailure, or the reason of `signal`.
    * @param {string} url
    * @param {boolean} withKey
    * @param {Request} request
-   * @param {AbortController} cut
+   * @param {AbortController} controller
    * @param {AbortSignal} [signal]
    */
-  async open(url, withKey, { method = "GET", headers, body }, cut, signal) {
-    const both = signal ? AbortSignal.any([signal, cut.signal]) : cut.signal;
+  async open(url, withKey, { method = "GET", headers, body }, controller, signal) {
+    const combined = signal ? AbortSignal.any([signal, controller.signal]) : controller.signal;
     /** @type {(error: unknown) => never} */
     const fail = (error) => {
       signal?.throwIfAborted();
-      throw cut.signal.aborted ? cut.signal.reason : new Failure(reason(error), !neverArrived(error), error);
+      if (controller.signal.aborted) throw controller.signal.reason;
+      throw new TransportFailure(reason(error), !wasNotSent(error), error);
     };
     const response = await this.#fetch(url, {
       method,
       headers: withKey ? { ...this.#headers, ...headers } : headers,
       body,
-      signal: both,
-      redirect: "manual", // so the key never follows one
+      signal: combined,
+      redirect: "manual", // so that the API key is not sent to its target
       credentials: "omit",
       cache: "no-store",
     }).catch(fail);
     return {
-      // A browser hides where a redirect leads, and even its status.
+      // A browser hides the target and the status of a redirect.
       status: response.type === "opaqueredirect" ? 302 : response.status,
       headers: response.headers,
       body: chunks(response, fail),
@@ -132,26 +135,27 @@ async function* chunks(response, fail) {
 }
 
 /**
- * The whole of an API's answer.
+ * Return the whole body of an API response as text.
  * @param {AsyncIterable<Uint8Array>} body
  */
-export async function textOf(body) {
+export async function readText(body) {
   const decoder = new TextDecoder();
   let text = "";
   let length = 0;
   for await (const part of body) {
     length += part.length;
-    if (length > MAX_ANSWER) throw new Failure("the answer is endless", true);
+    if (length > MAX_RESPONSE) throw new TransportFailure(`a response of over ${MAX_RESPONSE} bytes`, true);
     text += decoder.decode(part, { stream: true });
   }
   return text + decoder.decode();
 }
 
 /**
+ * Return the JSON object in `text`, or null.
  * @param {string} text
  * @returns {Record<string, any> | null}
  */
-export function object(text) {
+export function parseObject(text) {
   try {
     const data = JSON.parse(text);
     return data && typeof data === "object" && !Array.isArray(data) ? data : null;
@@ -176,11 +180,11 @@ function reason(error) {
 }
 
 /**
- * Whether a request failed before there was a connection. Node says so in `cause`, Bun in `code`, Deno in
- * words; a browser never does, and then it may have arrived.
+ * Return whether a request failed before it was connected: Node reports that in `cause`, Bun in `code`, Deno in the
+ * message. A browser does not report it; then the request may have reached the server.
  * @param {any} error
  */
-function neverArrived(error) {
+function wasNotSent(error) {
   const { code = "", syscall = "" } = error?.cause ?? error ?? {};
   return (
     /^(connect|getaddrinfo)$/.test(syscall) ||

@@ -1,34 +1,35 @@
-// A picture's settings as commands for elsewhere. The key is never in them: it comes from the environment.
-import { fileName } from "./save.js";
+// The commands and code for a job. The API key is not part of them: they read it from the environment.
+import { fileName } from "./image_download.js";
 
-/** @import { Entry } from "./jobs.js" */
+/** @import { JobEntry } from "./jobs.js" */
 
-/** As a POSIX shell reads it back. @param {string} text */
+/** Return a text quoted for a POSIX shell. @param {string} text */
 function quoted(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** A string as JSON has it is one in Python, too; all of it in ASCII. @param {string} text */
+/** Return a string literal for Python: JSON in ASCII. @param {string} text */
 function literal(text) {
   const escaped = (/** @type {string} */ unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`;
   return JSON.stringify(text).replace(/[\u007f-\uffff]/g, escaped);
 }
 
-/** @param {Entry} entry */
+/** Return the parameters of a job. @param {JobEntry} entry */
 function settings({ request, status }) {
   const { negative, width, height, steps } = request;
   return { ...(negative && { negative }), width, height, steps, ...(status.seed !== null && { seed: status.seed }) };
 }
 
 /**
+ * Return a command with the CLI.
  * @param {string} baseUrl
- * @param {Entry} entry
+ * @param {JobEntry} entry
  */
 export function cli(baseUrl, entry) {
   const options = Object.entries(settings(entry)).map(
     ([name, value]) => `--${name} ${typeof value === "string" ? quoted(value) : value}`,
   );
-  // A prompt that begins with a dash is no option.
+  // After `--`, a prompt that begins with a dash is not read as an option.
   return `export UMRGEN_BASE_URL=${baseUrl}  # and UMRGEN_API_KEY
 umrgen generate \\
   ${options.join(" ")} \\
@@ -37,8 +38,9 @@ umrgen generate \\
 }
 
 /**
+ * Return a command with curl.
  * @param {string} baseUrl
- * @param {Entry} entry
+ * @param {JobEntry} entry
  */
 export function curl(baseUrl, entry) {
   const body = JSON.stringify({ prompt: entry.request.prompt, ...settings(entry) });
@@ -49,18 +51,19 @@ export function curl(baseUrl, entry) {
 }
 
 /**
+ * Return a Python program.
  * @param {string} baseUrl
- * @param {Entry} entry
+ * @param {JobEntry} entry
  */
 export function python(baseUrl, entry) {
-  const given = Object.entries(settings(entry)).map(
+  const parameters = Object.entries(settings(entry)).map(
     ([name, value]) => `    ${name}=${typeof value === "string" ? literal(value) : value},\n`,
   );
   return `from umrgen import Client  # UMRGEN_API_KEY in the environment
 
 image = Client(${literal(baseUrl)}).generate(
     ${literal(entry.request.prompt)},
-${given.join("")}    to=${literal(fileName(entry))},
+${parameters.join("")}    to=${literal(fileName(entry))},
 )
 print(image.path)`;
 }

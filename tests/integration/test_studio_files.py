@@ -1,4 +1,4 @@
-"""How the studio is served: its files, what a stranger learns from them, and the door that its link opens."""
+"""The files of the studio, their headers, and the one-time link."""
 
 import gzip
 import json
@@ -31,7 +31,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 
 
 def reached(module: Path, found: set[Path]) -> set[Path]:
-    """The module and all that it imports, directly or not."""
+    """Return the module and all that it imports, directly or indirectly."""
     if module not in found:
         found.add(module)
         for name in re.findall(r'^(?:import|export) .*?"(\.[^"]+)"|^} from "(\.[^"]+)"', module.read_text(), re.M):
@@ -54,33 +54,33 @@ class TestFiles:
         assert page.headers["cross-origin-opener-policy"] == "same-origin"
         assert page.headers["x-content-type-options"] == "nosniff"
 
-    def test_every_part_is_there_and_of_its_type(self, running: ServerProcess) -> None:
+    def test_every_file_exists_and_has_its_media_type(self, running: ServerProcess) -> None:
         page = httpx2.get(f"{running.url}/").text
         parts = re.findall(r'(?:href|src)="(studio/[^"]+)"', page)
         assert len(parts) > 30
         types = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
         with httpx2.Client(base_url=running.url) as http:
             for part in parts:
-                answer = http.get(f"/{part}")
-                assert answer.status_code == 200, part
-                assert answer.headers["content-type"] == types[Path(part).suffix]
-                assert answer.headers["content-security-policy"]
+                response = http.get(f"/{part}")
+                assert response.status_code == 200, part
+                assert response.headers["content-type"] == types[Path(part).suffix]
+                assert response.headers["content-security-policy"]
 
-    def test_all_modules_are_fetched_at_once(self) -> None:
-        """Or a browser would learn of each only from the one that imports it, one round after the other."""
+    def test_all_modules_are_preloaded(self) -> None:
+        """Without preloads, a browser would load the imports level by level."""
         page = (PAGE / "index.html").read_text()
-        told = set(re.findall(r'rel="modulepreload" href="studio/([^"]+)"', page))
+        preloaded = set(re.findall(r'rel="modulepreload" href="studio/([^"]+)"', page))
         needed = reached(PAGE / "main.js", set()) - {PAGE / "main.js"}
-        assert told == {f"{'src' if module.parent.name == 'src' else 'page'}/{module.name}" for module in needed}
+        assert preloaded == {f"{'src' if module.parent.name == 'src' else 'page'}/{module.name}" for module in needed}
 
-    def test_nothing_inline_and_nothing_from_elsewhere(self) -> None:
+    def test_there_is_no_inline_code_and_no_external_address(self) -> None:
         page = (PAGE / "index.html").read_text()
         assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]* src=)|javascript:", page)
         for path in PAGE.iterdir():
             addresses = set(re.findall(r"\w+://[\w.]+", path.read_text()))
             assert addresses <= {"http://www.w3.org"}, path.name
 
-    def test_they_are_kept_and_asked_for_again(self, running: ServerProcess) -> None:
+    def test_files_are_cached_and_revalidated(self, running: ServerProcess) -> None:
         with httpx2.Client(base_url=running.url) as http:
             for encoding in ("identity", "gzip"):
                 first = http.get("/studio/page/main.js", headers={"Accept-Encoding": encoding})
@@ -102,35 +102,35 @@ class TestFiles:
             *("/studio/page/tsconfig.json", "/studio//etc/passwd", "/studio/page/main.js%00.css"),
         ],
     )
-    def test_only_what_stands_in_the_table(self, running: ServerProcess, path: str) -> None:
+    def test_other_paths_are_not_found(self, running: ServerProcess, path: str) -> None:
         address = urlsplit(running.url)
-        raw = HTTPConnection(address.hostname or "", address.port)  # it sends a path as it is
+        raw = HTTPConnection(address.hostname or "", address.port)  # it does not normalise the path
         raw.request("GET", path)
         assert (raw.getresponse().status, raw.close()) == (404, None)
 
-    def test_it_cannot_be_written_to(self, running: ServerProcess) -> None:
+    def test_the_page_cannot_be_posted_to(self, running: ServerProcess) -> None:
         problem(httpx2.post(f"{running.url}/"), 405, "method_not_allowed")
 
-    def test_it_tells_a_stranger_nothing_of_this_server(self, running: ServerProcess) -> None:
-        told = httpx2.get(f"{running.url}/").text
-        assert umrgen.__version__ not in told
-        assert str(running.state) not in told
-        assert "sid_" not in told
+    def test_the_page_discloses_nothing_about_the_server(self, running: ServerProcess) -> None:
+        page = httpx2.get(f"{running.url}/").text
+        assert umrgen.__version__ not in page
+        assert str(running.state) not in page
+        assert "sid_" not in page
 
-    def test_it_can_be_turned_off(self, state: Path) -> None:
+    def test_the_studio_can_be_turned_off(self, state: Path) -> None:
         with server(state, "--studio", "off") as started:
             assert started.studio == ""
             for path in ("/", "/studio/page/main.js"):
                 problem(httpx2.get(f"{started.url}{path}"), 404, "not_found")
             problem(httpx2.post(f"{started.url}/studio/session", json={"ticket": "x"}), 404, "not_found")
 
-    def test_under_a_prefix(self, state: Path) -> None:
+    def test_with_a_path_prefix(self, state: Path) -> None:
         with server(state, "--prefix", "/pictures") as started:
-            there = httpx2.get(f"{started.url}/pictures")
-            assert (there.status_code, there.headers["location"]) == (308, "/pictures/")
+            redirect = httpx2.get(f"{started.url}/pictures")
+            assert (redirect.status_code, redirect.headers["location"]) == (308, "/pictures/")
             page = httpx2.get(f"{started.url}/pictures/").text
             assert httpx2.get(f"{started.url}/").text == page, "a proxy may strip it"
-            assert not re.search(r'(?:href|src)="/', page), "its parts are looked for beside it"
+            assert not re.search(r'(?:href|src)="/', page), "the links must be relative"
             assert httpx2.get(f"{started.url}/pictures/studio/page/main.js").status_code == 200
 
     @pytest.mark.slow
@@ -144,15 +144,15 @@ class TestFiles:
             assert not [name for name in archive.namelist() if "node_modules" in name]
             archive.extractall(tmp_path / "there")
         code = "from umrgen.server.http import studio; print(studio.__file__); print(*studio.page_files())"
-        place = clean_environment(PYTHONPATH=str(tmp_path / "there"))
-        told = subprocess.run(
-            [sys.executable, "-c", code], env=place, check=True, capture_output=True, text=True
+        environment = clean_environment(PYTHONPATH=str(tmp_path / "there"))
+        output = subprocess.run(
+            [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
         ).stdout
-        where, files = told.splitlines()
-        assert where.startswith(str(tmp_path))
-        here = {f"page/{path.name}" for path in PAGE.iterdir() if path.suffix != ".json"}
-        here |= {f"src/{path.name}" for path in (ROOT / "js" / "src").iterdir()}
-        assert set(files.split()) == here
+        module, files = output.splitlines()
+        assert module.startswith(str(tmp_path))
+        expected = {f"page/{path.name}" for path in PAGE.iterdir() if path.suffix != ".json"}
+        expected |= {f"src/{path.name}" for path in (ROOT / "js" / "src").iterdir()}
+        assert set(files.split()) == expected
 
 
 class TestLink:
@@ -161,19 +161,19 @@ class TestLink:
         return httpx2.post(f"{running.url}/studio/session", json={"ticket": ticket}, headers=headers)
 
     @pytest.mark.slow
-    def test_it_opens_once(self, state: Path) -> None:
+    def test_the_link_works_once(self, state: Path) -> None:
         with server(state, "--access-log", "all") as started:
             address, ticket = started.studio.split("/#start=")
             assert address == started.url
-            told = self.exchange(started, ticket)
-            assert told.status_code == 200
-            assert told.headers["cache-control"] == "no-store"
-            key, expires = told.json()["key"], told.json()["expires_at"]
+            exchanged = self.exchange(started, ticket)
+            assert exchanged.status_code == 200
+            assert exchanged.headers["cache-control"] == "no-store"
+            key, expires = exchanged.json()["key"], exchanged.json()["expires_at"]
             assert abs(expires / 1000 - time.time() - 12 * 3600) < 60
             with started.http() as http:
                 job_id = http.post("/api/v1/generate", json={"prompt": "a boat"}).json()["job_id"]
             seen = httpx2.get(f"{started.url}/api/v1/status/{job_id}", headers={"Authorization": f"Bearer {key}"})
-            assert seen.status_code == 200, "it is of the first key's session"
+            assert seen.status_code == 200, "the new key must have the session of the first key"
             problem(self.exchange(started, ticket), 410, "link_over")
             log = started.log()
             assert "/studio/session" in log
@@ -185,10 +185,10 @@ class TestLink:
         ]
 
     @pytest.mark.parametrize("ticket", ["", "x" * 43, None, 7, ["x"]])
-    def test_what_is_no_ticket_opens_nothing(self, running: ServerProcess, ticket: object) -> None:
+    def test_an_invalid_ticket_is_refused(self, running: ServerProcess, ticket: object) -> None:
         problem(self.exchange(running, ticket), 410, "link_over")
 
-    def test_only_its_own_page_on_this_machine_may(self, running: ServerProcess) -> None:
+    def test_only_the_page_on_this_machine_may_exchange_a_ticket(self, running: ServerProcess) -> None:
         ticket = running.studio.partition("#start=")[2]
         for headers in (
             {"Origin": "https://evil.example"},
@@ -205,21 +205,21 @@ class TestLink:
         assert self.exchange(running, ticket, Host=name.removeprefix("http://"), Origin=name).status_code == 200
 
     @pytest.mark.slow
-    def test_there_is_none_where_others_can_come_in(self, state: Path) -> None:
+    def test_there_is_no_link_on_a_public_address(self, state: Path) -> None:
         cli("keys", "create", "--state", str(state))
         with server(state, "--host", "0.0.0.0") as started:
             assert started.studio == ""
             url = started.url.replace("0.0.0.0", "127.0.0.1")
             assert httpx2.get(f"{url}/").status_code == 200
-            answer = httpx2.post(f"{url}/studio/session", json={"ticket": "x"}, headers={"Origin": url})
-            problem(answer, 405, "method_not_allowed")
+            response = httpx2.post(f"{url}/studio/session", json={"ticket": "x"}, headers={"Origin": url})
+            problem(response, 405, "method_not_allowed")
 
-    def test_it_is_printed_for_a_person(self, state: Path) -> None:
+    def test_the_link_is_printed(self, state: Path) -> None:
         command = [sys.executable, "-m", "umrgen", "serve", "--state", str(state), "--port", "0", "--until-eof"]
         ended = subprocess.run(command, input="", capture_output=True, text=True, timeout=60, env=clean_environment())
         assert re.search(r"http://127\.0\.0\.1:\d+/#start=[\w-]{43}$", ended.stderr, re.MULTILINE)
 
-    def test_a_ticket_ends(self) -> None:
+    def test_a_ticket_expires(self) -> None:
         from support import Clock
 
         clock = Clock()
@@ -232,17 +232,17 @@ class TestLink:
         assert not tickets.take(second)
 
 
-def test_a_list_tells_what_was_asked_for(running: ServerProcess) -> None:
-    asked = {"negative": "clouds", "width": 640, "height": 512, "steps": 2}
+def test_a_list_has_the_request_of_each_job(running: ServerProcess) -> None:
+    request = {"negative": "clouds", "width": 640, "height": 512, "steps": 2}
     with running.http() as http:
-        http.post("/api/v1/generate", json={"prompt": "a boat", "seed": 5, **asked}).raise_for_status()
+        http.post("/api/v1/generate", json={"prompt": "a boat", "seed": 5, **request}).raise_for_status()
         (job,) = http.get("/api/v1/jobs?limit=1").json()["jobs"]
     rest = {"prompt": "a boat", "seed": 5, "priority": 0, "webhook_url": None, "loras": [], "reference_images": []}
-    assert job["request"] == asked | rest
+    assert job["request"] == request | rest
     assert (job["prompt"], job["seed"]) == ("a boat", 5)
 
 
-def test_a_packed_part_is_the_part() -> None:
+def test_a_compressed_file_has_the_same_content() -> None:
     from umrgen.server.http.studio import page_files
 
     for file in page_files().values():

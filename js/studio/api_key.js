@@ -1,4 +1,4 @@
-// The key: kept for this tab alone, and got from a link where the server has printed one.
+// The API key: stored for this tab only, and exchanged for a one-time link that the server has printed.
 
 const NAME = "umrgen-key";
 
@@ -7,15 +7,15 @@ export const key = {
     return sessionStorage.getItem(NAME);
   },
   /** @param {string} value */
-  keep(value) {
+  store(value) {
     sessionStorage.setItem(NAME, value);
   },
-  forget() {
+  remove() {
     sessionStorage.removeItem(NAME);
   },
 };
 
-/** The ticket in this page's address, which is taken out of it, and of the tab's history, at once. */
+/** Return the ticket of a one-time link in the page's address, and remove it from the address and the history. */
 export function ticketInAddress() {
   const ticket = new URLSearchParams(location.hash.slice(1)).get("start");
   if (ticket) history.replaceState(null, "", location.pathname + location.search);
@@ -23,20 +23,20 @@ export function ticketInAddress() {
 }
 
 /**
- * The key that the server gives for a ticket. This is no call of the API, and there is no key yet: the one
- * request of this page that is not our client's. Throws Error, in the server's words.
+ * Exchange a ticket for an API key. This call is not part of the API and needs no key, so it is the only request of the
+ * page that does not use the client. Throws Error with the server's message.
  * @param {string} baseUrl
  * @param {string} ticket
  * @returns {Promise<string>}
  */
 export async function exchange(baseUrl, ticket) {
-  const answer = await fetch(`${baseUrl}/studio/session`, {
+  const response = await fetch(`${baseUrl}/studio/session`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ ticket }),
     redirect: "error",
   });
-  const told = await answer.json();
-  if (!answer.ok) throw new Error(`${told.error}. ${told.next}`);
-  return told.key;
+  const body = await response.json();
+  if (!response.ok) throw new Error(`${body.error}. ${body.next}`);
+  return body.key;
 }

@@ -1,26 +1,28 @@
-// `<um-snippet>`: the same picture from a terminal or a program.
-import { copyOf, find } from "./dom.js";
-import { say } from "./live.js";
-import { cli, curl, python } from "./snippets.js";
+// `<um-code-sample>`: commands and code that draw the same image.
+import { cloneTemplate, find } from "./dom.js";
+import { announce } from "./live_region.js";
+import { cli, curl, python } from "./code_samples.js";
 
-/** @import { Entry } from "./jobs.js" */
+/** @import { JobEntry } from "./jobs.js" */
 
 const KINDS = { cli, curl, python };
 
-export class Snippet extends HTMLElement {
+/** Commands and code that draw the same image. */
+export class CodeSample extends HTMLElement {
   #baseUrl = "";
-  /** @type {Entry | null} */
+  /** @type {JobEntry | null} */
   #entry = null;
 
   connectedCallback() {
-    this.append(copyOf("snippet"));
+    this.append(cloneTemplate("code-sample"));
     this.addEventListener("change", () => this.#show());
     find(this, ".copy").addEventListener("click", () => this.#copy());
   }
 
   /**
+   * Show the commands for a job.
    * @param {string} baseUrl
-   * @param {Entry} entry
+   * @param {JobEntry} entry
    */
   open(baseUrl, entry) {
     this.#baseUrl = baseUrl;
@@ -39,12 +41,12 @@ export class Snippet extends HTMLElement {
     try {
       await navigator.clipboard.writeText(code.textContent ?? "");
       find(this, ".copy").textContent = "Copied";
-      say("Copied.");
+      announce("Copied.");
     } catch {
-      // A page over plain HTTP may not write to the clipboard: then it is one more keystroke.
+      // A page over plain HTTP may not write to the clipboard: select the text instead.
       getSelection()?.selectAllChildren(code);
       find(this, ".copy").textContent = "Selected: now press Ctrl C";
-      say("Selected. Press Control C to copy.");
+      announce("Selected. Press Control C to copy.");
     }
   }
 }

@@ -1,0 +1,168 @@
+// Submitting a job exactly once, on an unreliable network.
+import { RetryBudget } from "./context.js";
+import { ConcurrencyLimit, RateLimited, UmrgenError, WaitTimeout } from "./errors.js";
+import { API, post, rateLimitDelay } from "./protocol.js";
+import { errorFrom, isTransient, retryAfter, unreachableError } from "./responses.js";
+import { StatusPoller } from "./wait.js";
+
+/** @import { CallContext } from "./context.js" */
+/** @import { Reply } from "./transport.js" */
+
+/**
+ * Create the job; return its id.
+ *
+ * A submit is repeated when it certainly did not reach the server, or was refused before it was processed. When it
+ * may have been processed, it is repeated only to a server that supports idempotency keys; on an older one, a
+ * repetition would create a second job. The property `sent` of an error is true when a job may have been created.
+ * @param {CallContext} context
+ * @param {Record<string, unknown>} data
+ * @param {string} key
+ * @param {boolean} waitForSlot
+ * @returns {Promise<string>}
+ */
+export async function submit(context, data, key, waitForSlot) {
+  const submission = new Submission(context, data, key, waitForSlot);
+  try {
+    return await submission.run();
+  } catch (error) {
+    // After the deadline, the last error is thrown, as the reason for the timeout.
+    const cause = error instanceof WaitTimeout ? (submission.lastError ?? error) : error;
+    if (cause instanceof UmrgenError) cause.sent = submission.maybeCreated;
+    throw cause;
+  }
+}
+
+/** One submit with its retries. */
+class Submission {
+  maybeCreated = false;
+  /** @type {UmrgenError | null} */
+  lastError = null;
+  #context;
+  #request;
+  #waitForSlot;
+  #retries;
+  #limited;
+  /** @type {Set<string>} */
+  #waitedFor = new Set();
+
+  /**
+   * @param {CallContext} context
+   * @param {Record<string, unknown>} data
+   * @param {string} key
+   * @param {boolean} waitForSlot
+   */
+  constructor(context, data, key, waitForSlot) {
+    this.#context = context;
+    this.#request = post(data);
+    this.#request.headers["Idempotency-Key"] = key;
+    this.#waitForSlot = waitForSlot;
+    this.#retries = new RetryBudget(context, context.options.submitPatience);
+    this.#limited = new RetryBudget(context, Infinity);
+  }
+
+  /** Submit until a job is created; return its id. */
+  async run() {
+    const context = this.#context;
+    for (let delay = 0; ;) {
+      let reply;
+      try {
+        reply = await context.request(`${API}/generate`, this.#request, { delay });
+      } catch (failure) {
+        const error = unreachableError(failure);
+        delay = await this.#retryDelay(error, null, error.sent);
+        continue;
+      }
+      const id = reply.json?.job_id;
+      if ([200, 201, 202].includes(reply.status) && typeof id === "string" && id) {
+        context.notify("submitted", id, "", reply.json ?? {});
+        return id;
+      }
+      delay = await this.#handleError(reply);
+    }
+  }
+
+  /**
+   * Return the delay before the retry of a transient error; throw any other.
+   * @param {Reply} reply
+   */
+  async #handleError(reply) {
+    const { status, json } = reply;
+    const error = errorFrom(reply);
+    // Created, but the response cannot be read.
+    if (status === 201 || status === 202) return this.#retryDelay(error, null, true);
+    if (error instanceof ConcurrencyLimit) {
+      if (this.#waitForSlot) return this.#waitForJob(error, reply);
+    } else if (error instanceof RateLimited) {
+      // Refused before it was processed: only the deadline limits the retries.
+      this.lastError = error;
+      return this.#limited.nextDelay(error, rateLimitDelay(this.#context, reply, this.#limited));
+    }
+    if (!isTransient(status)) throw error;
+    // A 503 with a code is UMRGEN's own, sent before the request is processed.
+    const processed = !(status === 503 && json?.code);
+    return this.#retryDelay(error, retryAfter(reply), processed);
+  }
+
+  /**
+   * Wait until the job that occupies the slot is over; return the delay before the next submit.
+   * @param {ConcurrencyLimit} error
+   * @param {Reply} reply
+   */
+  async #waitForJob({ message, jobId, next }, reply) {
+    const context = this.#context;
+    const pause = context.serverDelay(retryAfter(reply) || context.options.queuedInterval);
+    // The id is not known, or the server has not yet released the slot of a finished job.
+    if (!jobId || this.#waitedFor.has(jobId)) return pause;
+    this.#waitedFor.add(jobId);
+    context.notify("slot", jobId, `waiting for job ${jobId} to end`);
+    try {
+      await new StatusPoller(context, jobId, { seen: true }).nextChange(true);
+    } catch (error) {
+      if (error instanceof WaitTimeout) throw new WaitTimeout(message, { next });
+      if (!(error instanceof UmrgenError)) throw error;
+      return pause; // deleted, or another session's job: only a retry shows whether the slot is free
+    }
+    return 0;
+  }
+
+  /**
+   * @param {UmrgenError} error
+   * @param {number | null} requested the delay that the server requested
+   * @param {boolean} maybeCreated whether the server may have created a job
+   */
+  async #retryDelay(error, requested, maybeCreated) {
+    this.lastError = error;
+    if (maybeCreated) {
+      this.maybeCreated = true;
+      await this.#checkRepeatable(error);
+    }
+    return this.#retries.nextDelay(error, requested);
+  }
+
+  /**
+   * Return if this server supports idempotency keys, which it does if it has our `/healthz`. Throw `error` if not:
+   * without them, a repetition could create a second job.
+   * @param {UmrgenError} error
+   */
+  async #checkRepeatable(error) {
+    const context = this.#context;
+    const retries = this.#retries;
+    for (let delay = context.options.firstBackoff; ;) {
+      let reply;
+      try {
+        reply = await context.request("/healthz", {}, { delay });
+      } catch (failure) {
+        unreachableError(failure);
+        delay = retries.nextDelay(error);
+        continue;
+      }
+      if (reply.status === 200 && reply.json?.status === "ok") return;
+      if (!isTransient(reply.status)) {
+        error.retryable = false;
+        error.next = "The job may have been created: check the server before you submit again.";
+        throw error;
+      }
+      delay = retries.nextDelay(error, retryAfter(reply));
+    }
+  }
+}

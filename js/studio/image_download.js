@@ -1,0 +1,27 @@
+// Downloading an image: it is fetched and verified by the client, so that an incomplete one is never saved.
+
+/** @import { Umrgen } from "../src/index.js" */
+/** @import { JobEntry } from "./jobs.js" */
+
+/**
+ * Download the image of a job. Throws UmrgenError.
+ * @param {Umrgen} umrgen
+ * @param {JobEntry} entry
+ */
+export async function downloadImage(umrgen, entry) {
+  const { bytes, mediaType } = await umrgen.job(entry.id).image({ timeout: 120 });
+  const url = URL.createObjectURL(new Blob([bytes], { type: mediaType }));
+  Object.assign(document.createElement("a"), { href: url, download: fileName(entry, mediaType) }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
+
+/**
+ * Return a file name by the prompt and the seed.
+ * @param {JobEntry} entry
+ * @param {string} [mediaType]
+ */
+export function fileName({ request, status }, mediaType = "image/png") {
+  const words = request.prompt.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? ["image"];
+  const extension = mediaType.split("/")[1].replace("jpeg", "jpg");
+  return `${words.slice(0, 6).join("-").slice(0, 60)}-${status.seed ?? status.jobId}.${extension}`;
+}
