@@ -118,7 +118,7 @@ class TestLogs:
         with server(state, "--failed-logins", "5") as running:
             for _ in range(30):
                 httpx2.get(f"{running.url}/api/v1/jobs", headers={"Authorization": "Bearer wrong"})
-        assert running.log().count("an address is slowed: it has made 5 wrong API keys") == 1
+        assert running.log().count("an address is throttled after 5 wrong API keys") == 1
 
 
 class TestSettings:
@@ -306,7 +306,7 @@ class TestLedgerCare:
         assert (sound.returncode, sound.stdout) == (0, "1 completed; 1 images\nsound\n")
         told = json.loads(cli("ledger", "check", "--state", str(state), "--json").stdout)
         assert told == {"jobs": {"completed": 1}, "images": 1, "troubles": [], "sound": True}
-        image = next((state / "outputs").glob("*/*"))
+        image = next((state / "outputs").glob("*/*.png"))
         image.unlink()
         broken = cli("ledger", "check", "--state", str(state))
         assert broken.returncode == 1

@@ -15,6 +15,8 @@ import pytest
 
 from support import SMALL, ServerProcess, finish, server, submit, until
 from umrgen.image_files import verify
+from umrgen.server.domain.job import Job, output_name
+from umrgen.server.domain.request import GenerationRequest
 
 HERE = Path(__file__).parents[1]
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
@@ -162,7 +164,7 @@ class TestDisk:
         ballast = fill(small_disk)
         with failing_server(state) as running, running.http() as http:
             job_id = submit(http)
-            until(lambda: "its image cannot be stored" in running.log())
+            until(lambda: "the image could not be stored" in running.log())
             assert get_status(http, job_id)["state"] == "running"
             ballast.unlink()
             job = finish(http, job_id)
@@ -170,18 +172,26 @@ class TestDisk:
             assert len(list(small_disk.rglob("*.png"))) == 1
 
     @pytest.mark.slow
-    def test_files_without_a_record_are_swept_at_the_start(self, state: Path) -> None:
-        with failing_server(state) as running, running.http() as http:
-            job = finish(http, submit(http))
-        (folder,) = (state / "outputs").iterdir()
-        orphans = [folder / "umrgen_1_0123.png", folder / ".partial-abc"]
-        for orphan in orphans:
-            orphan.write_bytes(b"x")
-            os.utime(orphan, (1, 1))
-        with failing_server(state) as again, again.http(Authorization=f"Bearer {running.key}") as http:
-            until(lambda: "sweep: 2 files without a record were removed" in again.log())
-            assert [path.name for path in folder.iterdir()] == [job["image_url"].split("/")[-1].split("?")[0]]
-            assert http.get(job["image_url"]).status_code == 200
+    def test_a_file_whose_job_was_not_completed_before_a_kill_is_deleted_an_hour_later(self, state: Path) -> None:
+        with failing_server(state) as first, first.http() as http:
+            done = finish(http, submit(http))
+            job_id = submit(http, "hang", seed=7)
+            until(lambda: get_status(http, job_id)["state"] == "running")
+            first.kill_group()
+        with closing(sqlite3.connect(state / "ledger.sqlite3")) as ledger:
+            find = "SELECT session_id, token FROM jobs WHERE id = ?"
+            session_id, token = ledger.execute(find, (job_id,)).fetchone()
+            job = Job(job_id, session_id, GenerationRequest("hang", seed=7), "", created_at=0, token=token)
+            stored = state / "outputs" / session_id / output_name(job, 0, "image/png")
+            stored.write_bytes(b"stored just before the kill")
+            with failing_server(state) as again, again.http(Authorization=f"Bearer {first.key}") as http:
+                http.post(f"/api/v1/cancel/{job_id}").raise_for_status()
+                assert stored.exists(), "its server may have been slow, not dead"
+            ledger.execute("UPDATE obsolete_files SET not_before = 0")  # an hour later
+            ledger.commit()
+            with failing_server(state) as again, again.http(Authorization=f"Bearer {first.key}") as http:
+                until(lambda: not stored.exists())
+                assert http.get(done["image_url"]).status_code == 200
 
 
 @pytest.mark.slow
@@ -241,7 +251,7 @@ def test_a_second_sigterm_stops_the_server_after_the_drain(state: Path) -> None:
         job_id = submit(http, steps=2)
         until(lambda: running_at(http, job_id, 1))
     first.process.send_signal(signal.SIGTERM)
-    until(lambda: "1 job is to go back into the queue" in first.log())
+    until(lambda: "requeuing 1 running jobs" in first.log())
     assert first.stop() == 0
     with server(state) as second, second.http(Authorization=f"Bearer {first.key}") as http:
         job = finish(http, job_id)

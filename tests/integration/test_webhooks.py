@@ -345,7 +345,7 @@ class TestWhereNoneGoes:
                 second.key = first.key
                 with second.http() as http:
                     failed = stands(http, job_id, "failed", 2)
-                    assert failed["last_error"] == "the address must lead to a public address"
+                    assert failed["last_error"] == "the URL must lead to a public address"
             assert len(inbox.letters) == 1
 
     def test_an_operator_who_allows_nonsense_is_told(self, state: Path) -> None:

@@ -20,8 +20,8 @@ INCOMING = ".incoming"
 """The folder of unfinished files, below the root; each server has a folder of its own in it."""
 FREE_KNOWN = 1.0
 """Seconds for which the free space is remembered."""
-PART = 1 << 20
-"""Bytes that are read at a time."""
+PART = 8 << 20
+"""Bytes that are read at a time: most images are one part, which is not copied again."""
 
 
 @contextmanager
