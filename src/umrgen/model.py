@@ -8,7 +8,7 @@ from typing import Any
 
 from umrgen.errors import UmrgenError
 
-__all__ = ["FINAL_STATES", "JOB_ID", "LIMITS", "Limits", "State", "Status", "check_job_id"]
+__all__ = ["FINAL_STATES", "JOB_ID", "LIMITS", "RequestLimits", "State", "Status", "check_job_id"]
 
 JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
 """The pattern of a job id, which is part of paths and file names."""
@@ -43,7 +43,7 @@ FINAL_STATES = (State.COMPLETED, State.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RequestLimits:
     """The limits of a request (contract, section 2)."""
 
     prompt_chars: int = 2000
@@ -59,7 +59,7 @@ class Limits:
     """The largest absolute value of a job's priority."""
 
 
-LIMITS = Limits()
+LIMITS = RequestLimits()
 
 
 @dataclass(frozen=True, slots=True)

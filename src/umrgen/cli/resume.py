@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from umrgen.cli.common import Output, client_arguments, connection_options, exit_on_error, output_options, target_option
+from umrgen.cli.common import (
+    CommandOutput,
+    client_arguments,
+    connection_options,
+    exit_on_error,
+    output_options,
+    target_option,
+)
 from umrgen.errors import UmrgenError
 
 if TYPE_CHECKING:
@@ -25,7 +32,7 @@ __all__ = ["resume"]
 @connection_options
 @output_options
 def resume(
-    job_ids: tuple[str, ...], to: Path | None, base_url: str | None, timeout: float | None, output: Output
+    job_ids: tuple[str, ...], to: Path | None, base_url: str | None, timeout: float | None, output: CommandOutput
 ) -> None:
     """Finish every unfinished job of this machine: wait, download, verify.
 
@@ -48,13 +55,13 @@ def resume(
                 code="not_in_journal",
                 next="See: umrgen jobs --local; `umrgen fetch ID` saves the image of any job.",
             )
-        here, embedded, elsewhere = _by_server(entries, base_url)
-        for entry in elsewhere:
+        resumable, embedded, others = _by_server(entries, base_url)
+        for entry in others:
             if not output.machine_readable:
                 click.echo(f"not resumed: job {entry.job_id or entry.id} is on {entry.server}", err=True)
             results.append({"job_id": entry.job_id, "state": "elsewhere", "path": None})
-        if here:
-            asyncio.run(_finish(here, client_arguments(base_url, timeout)))
+        if resumable:
+            asyncio.run(_finish(resumable, client_arguments(base_url, timeout)))
         for entry in embedded:
             _finish_embedded(entry)
         output.result({"jobs": results}, "\n".join(_line(result) for result in results) or "no unfinished jobs")
@@ -65,7 +72,7 @@ def resume(
         from umrgen.client.async_client import AsyncClient
 
         async with AsyncClient(on_event=printer, follow=printer.follow, journal=journal, **arguments) as client:
-            results.extend([await _one(client, entry, to, errors, printer) for entry in entries])
+            results.extend([await _resume_entry(client, entry, to, errors, printer) for entry in entries])
 
     def _finish_embedded(entry: "JournalEntry") -> None:
         from umrgen.cli.embedded import embedded_server
@@ -84,12 +91,12 @@ def resume(
 def _by_server(entries: Sequence["JournalEntry"], base_url: str | None) -> tuple[list["JournalEntry"], ...]:
     """Return the entries of the configured server, of embedded servers, and of other servers."""
     configured = (base_url or os.environ.get("UMRGEN_BASE_URL") or "").rstrip("/")
-    here = [entry for entry in entries if not entry.embedded and entry.server == configured]
+    resumable = [entry for entry in entries if not entry.embedded and entry.server == configured]
     embedded = [entry for entry in entries if entry.embedded]
-    return here, embedded, [entry for entry in entries if entry not in here and not entry.embedded]
+    return resumable, embedded, [entry for entry in entries if entry not in resumable and not entry.embedded]
 
 
-async def _one(
+async def _resume_entry(
     client: "AsyncClient", entry: "JournalEntry", to: Path | None, errors: list[UmrgenError], printer: "ProgressPrinter"
 ) -> dict[str, Any]:
     from umrgen.errors import JobFailed

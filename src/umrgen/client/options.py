@@ -7,14 +7,14 @@ __all__ = ["CallOptions", "LoraOption", "RequestOptions"]
 
 
 class LoraOption(TypedDict, total=False):
-    """A LoRA by its name, and how strongly it is applied (1.0)."""
+    """A LoRA by its name, and its strength (1.0)."""
 
     name: str
     strength: float
 
 
 class RequestOptions(TypedDict, total=False):
-    """The parameters of a generation beside its prompt; the server's defaults apply to those that are absent or None.
+    """The parameters of a generation except its prompt; the server's defaults apply to those that are absent or None.
 
     A test compares them with the server's `GenerationRequest`.
     """
@@ -35,7 +35,7 @@ class RequestOptions(TypedDict, total=False):
 
 
 class CallOptions(TypedDict, total=False):
-    """Changes of the client's `Options` for one call; `umrgen.Options` says what each means. A test compares them."""
+    """Changes of the client's `Options` for one call; their meanings are in `umrgen.Options`. A test compares them."""
 
     timeout: float | None
     queue_timeout: float | None

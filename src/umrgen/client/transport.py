@@ -15,14 +15,14 @@ import httpx2
 from umrgen.client.address import Server
 from umrgen.client.flow import Options, Reply, Step, TransportFailure
 
-__all__ = ["Clock", "Stream", "SystemClock", "Transport"]
+__all__ = ["ClientClock", "Stream", "SystemClientClock", "Transport"]
 
 MAX_RESPONSE = 32 * 1024 * 1024
 KEEP_ALIVE = 90.0
 """Seconds for which an idle connection is kept: longer than any polling interval, so that it is reused."""
 
 
-class Clock(Protocol):
+class ClientClock(Protocol):
     """The time for the client; `monotonic` and `wall` in seconds."""
 
     def monotonic(self) -> float: ...
@@ -30,7 +30,7 @@ class Clock(Protocol):
     async def sleep(self, seconds: float) -> None: ...
 
 
-class SystemClock:
+class SystemClientClock:
     """The clock of the operating system."""
 
     def monotonic(self) -> float:
@@ -84,9 +84,9 @@ class _RequestTrace:
 class Transport:
     """Sends steps to one server with one key."""
 
-    def __init__(self, server: Server, options: Options, clock: Clock | None = None) -> None:
+    def __init__(self, server: Server, options: Options, clock: ClientClock | None = None) -> None:
         self.base_url = server.base_url
-        self.clock = clock or SystemClock()
+        self.clock = clock or SystemClientClock()
         self._connect_timeout = options.connect_timeout
         self._client = _http_client(self.base_url)
         self._foreign: httpx2.AsyncClient | None = None
