@@ -101,12 +101,15 @@ class Phase(StrEnum):
 
 
 class Report(Protocol):
-    """How an engine reports progress. Each further step, and each phase that is new for a job, is a sign of life."""
+    """How an engine reports progress. Each further step, and each phase that is new since it, is a sign of life.
+
+    An engine is stopped without one for `stall_after` seconds; in a phase of loading or compiling, `load_timeout`.
+    """
 
     def __call__(self, step: int, total: int, preview: "Callable[[], Pixels | EncodedImage] | None" = None, /) -> None:
         """Report a finished step, 0 ≤ step ≤ total. `preview` is called only while a caller watches.
 
-        Raises Cancelled in an `Engine`; in a `RemoteEngine` the awaiting task is cancelled instead.
+        Raises Cancelled when the job was cancelled; the task of a `RemoteEngine` is cancelled as well.
         """
         ...
 
@@ -138,11 +141,14 @@ class RemoteEngine(Protocol):
 
     @property
     def capacity(self) -> int:
-        """How many tasks it draws at a time now."""
+        """How many tasks it draws at a time now; 0 while none of its servers responds."""
         ...
 
-    async def load(self) -> None:
-        """Connect, and find out what the engine can do. Raises EngineFailure and EngineCrashed."""
+    async def load(self, on_capacity: Callable[[], None]) -> None:
+        """Connect, and find out what the engine can do. Call `on_capacity` later whenever the capacity has grown.
+
+        Raises EngineFailure and EngineCrashed.
+        """
         ...
 
     async def draw(self, task: DrawTask, report: Report) -> "Sequence[Pixels | EncodedImage]":
