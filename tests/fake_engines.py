@@ -82,6 +82,8 @@ class FakeRemoteEngine:
     info = INFO
 
     def __init__(self, *, capacity: int = 1, failures: int = 0) -> None:
+        if capacity < 0:
+            raise ValueError(f"capacity must be 0 or more; got {capacity}")
         self.capacity = capacity
         self.loads = 0
         self.closed = False

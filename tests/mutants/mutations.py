@@ -845,7 +845,7 @@ MUTATIONS = (
         "services/admission.py",
         "        if self._executor.trouble:\n",
         "        if False:\n",
-        "tests/integration/test_serve.py::test_an_engine_that_cannot_start_is_said_and_nothing_is_accepted",
+        "tests/integration/test_serve.py::test_while_the_engine_cannot_start_nothing_is_accepted",
     ),
     _server(
         "draining",
