@@ -11,6 +11,7 @@ from importlib import import_module
 from inspect import iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any, Protocol
 
+from umrgen.model import LIMITS
 from umrgen.server.domain.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -53,9 +54,17 @@ class EngineInfo:
     version: str
     size_multiple: int = 1
     """Width and height must be multiples of this."""
-    max_steps: int = 50
+    max_steps: int = LIMITS.steps_max
     features: tuple[str, ...] = ()
     """Of "previews", "references", "negative", "loras"."""
+    min_side: int = LIMITS.side_min
+    """Width and height are at least this."""
+    max_side: int = LIMITS.side_max
+    """Width and height are at most this."""
+    models: tuple[str, ...] = ()
+    """The names of the models that it has loaded or can load."""
+    loras: tuple[str, ...] = ()
+    """The names of the LoRAs that it has; with the feature "loras" and no names, any name is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
