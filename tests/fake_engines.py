@@ -1,13 +1,15 @@
 """Engines for tests: one in a process, one remote, with the same behavior. The prompt says what they do.
 
 `one`, `several` (three images, one of another size and encoded by the engine), `refuse`, `raise`, `phases` (each
-phase takes a third of a second), `same` (one phase again and again), `wait` (for a cancellation).
+phase takes a third of a second), `same` (one phase again and again), `compile` (for a second), `many` (nine images),
+`wait` (for a cancellation), `stubborn` (which the remote engine does not stop when it is cancelled).
 """
 
 import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,11 @@ def _work(task: DrawTask, report: Report) -> Iterator[float]:
         for phase in Phase:
             report.phase(phase)
             yield PAUSE
-    while prompt == "same":
+    if prompt == "compile":
         report.phase(Phase.COMPILING)
+        yield 1.0
+    while prompt == "same":
+        report.phase(Phase.DRAWING)
         yield PAUSE
     for step in range(1, steps + 1):
         report(step, steps, lambda: _pixels(task))
@@ -51,7 +56,7 @@ def _pixels(task: DrawTask, shade: int = 90) -> Any:
 
 def _images(task: DrawTask) -> list[Any]:
     if task.request.prompt != "several":
-        return [_pixels(task)]
+        return [_pixels(task)] * (9 if task.request.prompt == "many" else 1)
     jpeg = BytesIO()
     Image.new("RGB", (640, 400), (9, 9, 9)).save(jpeg, "JPEG")
     return [_pixels(task), EncodedImage(jpeg.getvalue(), "image/jpeg"), _pixels(task, 30)]
@@ -77,19 +82,28 @@ class FakeRemoteEngine:
     info = INFO
 
     def __init__(self, *, capacity: int = 1, failures: int = 0) -> None:
+        if capacity < 0:
+            raise ValueError(f"capacity must be 0 or more; got {capacity}")
         self.capacity = capacity
         self.loads = 0
         self.closed = False
         self._failures = failures
+        self.on_capacity: Callable[[], None] = lambda: None
+        self.released = asyncio.Event()
+        """Ends the drawings of `stubborn`."""
 
-    async def load(self) -> None:
+    async def load(self, on_capacity: Callable[[], None]) -> None:
         self.loads += 1
+        self.on_capacity = on_capacity
         if self.loads <= self._failures:
             raise EngineFailure("the other server does not respond")
 
     async def draw(self, task: DrawTask, report: Report) -> list[Any]:
         for seconds in _work(task, report):
             await asyncio.sleep(seconds)
+        while task.request.prompt == "stubborn" and not self.released.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.released.wait()
         return _images(task)
 
     async def close(self) -> None:

@@ -1,51 +1,88 @@
-"""What every engine must do."""
+"""What every engine must do, in a process or remote."""
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from support import draw_task
-from umrgen.server.engines import ENGINES, Cancelled, Engine, EngineFailure, load_engine
+from umrgen.server.engines import (
+    ENGINES,
+    Cancelled,
+    EncodedImage,
+    EngineFailure,
+    Phase,
+    check_options,
+    is_remote,
+    load_engine,
+)
 
 TASK = draw_task("a lighthouse at dusk", width=576, height=512, steps=3, seed=11)
 
+FAKES = ("fake_engines:FakeEngine", "fake_engines:FakeRemoteEngine")
+"""One of each kind passes the same suite."""
 
-@pytest.fixture(scope="module", params=sorted(ENGINES))
-def engine(request: pytest.FixtureRequest) -> Engine:
+
+class Steps:
+    """Implements `Report`: keeps the steps, and cancels at one of them."""
+
+    def __init__(self, cancel_at: int | None = None) -> None:
+        self.finished: list[tuple[int, int]] = []
+        self._cancel_at = cancel_at
+
+    def __call__(self, step: int, total: int, preview: Callable[[], Any] | None = None, /) -> None:
+        if step == self._cancel_at:
+            raise Cancelled
+        self.finished.append((step, total))
+
+    def phase(self, phase: Phase, /) -> None:
+        assert phase in Phase
+
+
+async def awaited(result: Any) -> Any:
+    """The result of a method, whether it is a coroutine or not."""
+    return await result if inspect.isawaitable(result) else result
+
+
+@pytest.fixture(params=[*sorted(ENGINES), *FAKES])
+async def engine(request: pytest.FixtureRequest) -> Any:
     made = load_engine(request.param, {})
-    made.load()
+    await awaited(made.load(lambda: None) if is_remote(request.param) else made.load())
     return made
 
 
-def quietly(step: int, total: int, preview: object = None) -> None:
-    pass
+async def test_it_draws_the_size_that_was_requested(engine: Any) -> None:
+    for image in await awaited(engine.draw(TASK, Steps())):
+        assert isinstance(image, EncodedImage) or (image.shape, image.dtype) == ((512, 576, 3), np.uint8)
 
 
-def test_it_draws_the_size_that_was_asked_for(engine: Engine) -> None:
-    (pixels,) = engine.draw(TASK, quietly)
-    assert (pixels.shape, pixels.dtype) == ((512, 576, 3), np.uint8)
+async def test_it_reports_every_step_once_and_in_order(engine: Any) -> None:
+    steps = Steps()
+    await awaited(engine.draw(TASK, steps))
+    assert steps.finished == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_it_reports_every_step_once_and_in_order(engine: Engine) -> None:
-    steps = []
-    engine.draw(TASK, lambda step, total, preview=None: steps.append((step, total)))
-    assert steps == [(1, 3), (2, 3), (3, 3)]
-
-
-def test_it_stops_when_the_job_is_no_longer_wanted(engine: Engine) -> None:
-    def report(step: int, total: int, preview: object = None) -> None:
-        if step == 2:
-            raise Cancelled
-
+async def test_it_stops_when_the_job_was_cancelled(engine: Any) -> None:
     with pytest.raises(Cancelled):
-        engine.draw(TASK, report)
+        await awaited(engine.draw(TASK, Steps(cancel_at=2)))
 
 
-def test_it_says_what_it_is(engine: Engine) -> None:
+def test_its_info_is_valid(engine: Any) -> None:
     info = engine.info
     assert info.kind in ("procedural", "model")
-    assert info.name in ENGINES
+    assert info.name in (*ENGINES, "fake")
     assert info.max_steps >= 1
     assert info.size_multiple >= 1
+    assert info.min_side <= info.max_side
+    assert set(info.features) <= {"previews", "references", "negative", "loras"}
+
+
+def test_the_class_says_which_kind_it_is() -> None:
+    assert [is_remote(name) for name in ("procedural", *FAKES)] == [False, False, True]
 
 
 def test_an_unknown_engine_is_named_in_the_error() -> None:
@@ -58,3 +95,16 @@ def test_an_unknown_option_is_named_with_those_there_are() -> None:
         load_engine("procedural", {"stepdelay": 1})
     with pytest.raises(EngineFailure, match="'fake_engines:FakeEngine' has no option 'x'; it has no options"):
         load_engine("fake_engines:FakeEngine", {"x": 1})
+
+
+def test_a_required_option_is_named() -> None:
+    with pytest.raises(EngineFailure, match="'fake_engines:MeetingEngine' needs the option 'folder'"):
+        check_options("fake_engines:MeetingEngine", {"count": 2})
+
+
+@pytest.mark.parametrize("name", sorted(ENGINES))
+def test_importing_an_engine_imports_no_framework(name: str) -> None:
+    """The server's own process imports the class, to read its options."""
+    code = f"import sys; from umrgen.server import engines; engines.check_options({name!r}, {{}}); print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numpy", "torch", "PIL"} & set(run.stdout.split())

@@ -158,6 +158,18 @@ async def test_the_same_phase_again_is_none(make: Make) -> None:
             await executor.run(drawing("same"), ignore)
 
 
+async def test_compiling_may_take_longer_than_a_step(make: Make) -> None:
+    executor = make(WatchdogLimits(stall_after=0.4, cancel_grace=0.2, load_timeout=30))
+    async with asyncio.timeout(30):
+        await executor.ready()
+        assert await executor.run(drawing("compile"), ignore)
+
+
+async def test_more_images_than_a_job_may_have_are_a_crash(executor: Executor) -> None:
+    with pytest.raises(EngineCrashed, match=r"returned (9|more than 8) images"):
+        await executor.run(drawing("many"), ignore)
+
+
 async def test_previews_are_made_while_they_are_wanted(executor: Executor) -> None:
     previews: list[bytes] = []
     executor.show("ext_1", True)
@@ -199,6 +211,43 @@ class TestRemote:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await waiting
+        await executor.stop()
+
+    async def test_capacity_that_grows_by_itself_is_noticed(self) -> None:
+        executor = RemoteExecutor("fake_engines:FakeRemoteEngine", {"capacity": 0})
+        grown = asyncio.Event()
+        executor.watch(grown.set)
+        ready = asyncio.create_task(executor.ready())
+        async with asyncio.timeout(30):
+            await grown.wait()  # it is loaded, and none of its servers responds
+            grown.clear()
+            assert (executor.capacity, executor.trouble is not None, ready.done()) == (0, True, False)
+            engine: Any = executor._engine
+            engine.capacity = 2
+            engine.on_capacity()
+            await ready
+        assert grown.is_set()
+        assert (executor.capacity, executor.trouble) == (2, None)
+        await executor.stop()
+
+    async def test_a_drawing_that_does_not_stop_takes_up_capacity(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.CRITICAL)
+        limits = WatchdogLimits(cancel_grace=0.05)
+        executor = RemoteExecutor("fake_engines:FakeRemoteEngine", {"capacity": 2}, watchdog=limits)
+        begun, grown = asyncio.Event(), asyncio.Event()
+        async with asyncio.timeout(30):
+            await executor.ready()
+            running = asyncio.create_task(executor.run(drawing("stubborn"), lambda step, total: begun.set()))
+            await begun.wait()
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert executor.capacity == 1
+            executor.watch(grown.set)
+            engine: Any = executor._engine
+            engine.released.set()
+            await grown.wait()
+        assert executor.capacity == 2
         await executor.stop()
 
     async def test_an_engine_that_cannot_be_reached_is_tried_again(
@@ -317,7 +366,7 @@ class TestLocal:
             if busy:
                 wait_deafly(process)
             with pytest.raises(EngineCrashed) as crash:
-                await process.draw(TASK, ignore, None, stall_after=600)
+                await process.draw(TASK, ignore, None, WatchdogLimits(stall_after=600))
             assert crash.value.code == "engine_crashed"
             await process.kill()
 

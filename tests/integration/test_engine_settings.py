@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from support import ServerProcess, finish, server, submit, until
+from support import ServerProcess, cli, finish, server, submit, until
 
 TESTS = str(Path(__file__).parents[1])
 
@@ -36,7 +36,7 @@ def test_a_job_of_several_images(state: Path) -> None:
 
 
 def test_a_remote_engine(state: Path) -> None:
-    arguments = ("--engine", "fake_engines:FakeRemoteEngine", "--executor", "remote", "--engine-option", "capacity=2")
+    arguments = ("--engine", "fake_engines:FakeRemoteEngine", "--engine-option", "capacity=2")
     with server(state, *arguments, PYTHONPATH=TESTS) as running, running.http() as http:
         waiting = [submit(http, "wait") for _ in range(2)]
         for job in waiting:
@@ -67,7 +67,28 @@ def test_options_from_the_settings_file(state: Path, tmp_path: Path) -> None:
         assert [finish(http, job)["state"] for job in jobs] == ["completed"] * 2
 
 
-@pytest.mark.parametrize("option", ["colour=red", "step_delay=soon"])
+@pytest.mark.parametrize(
+    ("engine", "option", "words"),
+    [
+        ("nope", "a=1", "there is no engine 'nope'; there are: procedural"),
+        ("no_such_module:Engine", "a=1", "cannot be imported"),
+        ("procedural", "colour=red", "has no option 'colour'; its options: step_delay"),
+        ("fake_engines:FakeEngine", "colour=red", "has no option 'colour'; it has no options"),
+        ("fake_engines:MeetingEngine", "count=2", "needs the option 'folder'"),
+        ("fake_engines:FakeRemoteEngine", "capacity=-1", "refuses its options: capacity must be 0 or more"),
+    ],
+)
+def test_a_wrong_engine_or_option_is_refused_before_the_start(
+    state: Path, engine: str, option: str, words: str
+) -> None:
+    arguments = ("--state", str(state), "--port", "0", "--engine", engine, "--engine-option", option)
+    refused = cli("serve", *arguments, PYTHONPATH=TESTS)
+    assert refused.returncode == 1
+    assert words in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("option", ["step_delay=soon"])
 def test_an_option_that_the_engine_refuses_is_named(state: Path, option: str) -> None:
     running = ServerProcess(state, "--engine-option", option)
     running.launch()

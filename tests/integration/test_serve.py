@@ -135,35 +135,17 @@ def test_what_cannot_be_is_said_in_one_line(state: Path, tmp_path: Path) -> None
         assert "Traceback" not in refused.stderr
 
 
-def test_an_engine_that_cannot_start_is_said_and_nothing_is_accepted(state: Path) -> None:
-    running = ServerProcess(state, "--engine", "nope")
-    command = [
-        sys.executable,
-        "-m",
-        "umrgen",
-        "serve",
-        "--port",
-        "0",
-        "--state",
-        str(state),
-        "--engine",
-        "nope",
-        "--json",
-    ]
-    with subprocess.Popen(
-        tied(*command), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=clean_environment()
-    ) as process:
-        assert process.stdout is not None
-        told = json.loads(process.stdout.readline())
-        running.url, running.key = told["url"], told["key"]
-        with running.http() as http:
-            submitting = lambda: http.post("/api/v1/generate", json={"prompt": "a lighthouse"})  # noqa: E731
-            answer = until(lambda: (refused := submitting()).status_code == 503 and refused)
-            assert answer.json()["code"] == "engine_unavailable"
-            assert http.get("/readyz").status_code == 503
-            assert http.get("/healthz").status_code == 200
-        process.terminate()
-    assert process.returncode == 0
+def test_while_the_engine_cannot_start_nothing_is_accepted(state: Path) -> None:
+    engine = ("--engine", "fake_engines:FakeRemoteEngine", "--engine-option", "failures=1000")
+    running = ServerProcess(state, *engine, PYTHONPATH=str(Path(__file__).parents[1]))
+    running.launch()
+    with running.http() as http:
+        submitting = lambda: http.post("/api/v1/generate", json={"prompt": "a lighthouse"})  # noqa: E731
+        answer = until(lambda: (refused := submitting()).status_code == 503 and refused)
+        assert answer.json()["code"] == "engine_unavailable"
+        assert http.get("/readyz").status_code == 503
+        assert http.get("/healthz").status_code == 200
+    assert running.stop() == 0
 
 
 @pytest.mark.slow

@@ -175,7 +175,7 @@ def test_cancelling_stops_it_at_once() -> None:
 
 def test_step_delay_is_slept_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("umrgen.server.engines.procedural.time.sleep", slept.append)
+    monkeypatch.setattr("umrgen.server.engines.procedural.drawing.time.sleep", slept.append)
     ProceduralEngine(step_delay=0.5).draw(draw_task("the sea", 64, 64, 3, 1), lambda *_: None)
     assert slept == [0.5, 0.5]
 
@@ -221,7 +221,7 @@ def test_a_negative_takes_away_what_was_only_implied() -> None:
 @pytest.mark.parametrize("prompt", ["the sea at noon", "a neon city at night", "hello world"])
 def test_the_signature_stands_in_the_corner(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     signed = draw(prompt)
-    monkeypatch.setattr("umrgen.server.engines.procedural._signed", lambda pixels: pixels)
+    monkeypatch.setattr("umrgen.server.engines.procedural.drawing._signed", lambda pixels: pixels)
     changed = np.argwhere((signed != draw(prompt)).any(2))
     assert 100 < len(changed) < 400
     assert changed[:, 0].min() > 144

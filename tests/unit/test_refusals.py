@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
 from umrgen.server.application import Application
+from umrgen.server.engines import EngineInfo
 from umrgen.server.http.api.status import requested_wait
 from umrgen.server.services.api_keys import NewKey
 from umrgen.server.services.caller import Caller
@@ -53,3 +55,49 @@ async def test_a_call_names_a_thousand_jobs_at_most(caller: httpx2.AsyncClient) 
     ids = [f"ext_{number}" for number in range(1001)]
     for job_ids, status in ((ids[:1000], 200), (ids, 400), ([], 400)):
         assert (await caller.post("/api/v1/status", json={"job_ids": job_ids})).status_code == status
+
+
+LIMITED = EngineInfo(
+    "limited",
+    "model",
+    "1",
+    size_multiple=64,
+    max_steps=8,
+    features=("loras",),
+    min_side=640,
+    max_side=1024,
+    models=("base",),
+    loras=("ink",),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"width": 700}, "width", "must be a multiple of 64"),
+        ({"height": 512}, "height", "must be 640 to 1024 with this engine; got 512"),
+        ({"width": 2048}, "width", "must be 640 to 1024 with this engine; got 2048"),
+        ({"steps": 9}, "steps", "8 at most"),
+        ({"loras": [{"name": "oil"}]}, "loras", "has no LoRA 'oil'"),
+        ({"reference_images": ["ref_1.png"]}, "reference_images", "takes no reference images"),
+    ],
+)
+async def test_what_the_engine_cannot_draw_is_refused(
+    application: Application, caller: httpx2.AsyncClient, changes: dict[str, object], field: str, words: str
+) -> None:
+    executor: Any = application.executor
+    executor.info = LIMITED
+    fits = {"prompt": "a boat", "width": 640, "height": 1024, "steps": 8, "loras": [{"name": "ink"}]}
+    assert (await caller.post("/api/v1/generate", json=fits)).status_code == 202
+    refused = await caller.post("/api/v1/generate", json=fits | changes)
+    assert refused.status_code == 400
+    assert [(error["field"], words in error["error"]) for error in refused.json()["errors"]] == [(field, True)]
+
+
+async def test_capabilities_tell_what_the_engine_can_draw(application: Application, caller: httpx2.AsyncClient) -> None:
+    executor: Any = application.executor
+    executor.info = LIMITED
+    can = (await caller.get("/api/v1/capabilities")).json()
+    assert (can["engine"]["models"], can["engine"]["loras"]) == (["base"], ["ink"])
+    assert (can["sizes"]["min"], can["sizes"]["max"], can["sizes"]["multiple_of"]) == (640, 1024, 64)
+    assert can["steps"]["max"] == 8

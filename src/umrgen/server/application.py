@@ -15,6 +15,7 @@ from umrgen.server.blobs import BLOB_STORES, BlobStore
 from umrgen.server.clock import Clock, SystemClock
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import job_to_wire
+from umrgen.server.engines import EngineFailure, check_options, is_remote
 from umrgen.server.executors import EXECUTORS, Executor, WatchdogLimits
 from umrgen.server.http import Services
 from umrgen.server.http.app import make_app
@@ -41,7 +42,7 @@ from umrgen.server.services.signatures import Signatures
 from umrgen.server.services.submissions import Submissions
 from umrgen.server.services.subscriptions import Subscriptions
 from umrgen.server.services.uploads import Uploads
-from umrgen.server.settings import Settings
+from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.state import worker_id
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.deliverer import WebhookDeliverer
@@ -70,15 +71,15 @@ def _ledger(settings: Settings, observe_commit: Callable[[float], None] = lambda
 
 
 def _executor(settings: Settings) -> Executor:
+    """Return the executor for the engine that the settings name. Raises BadSettings for a wrong engine or option."""
+    engine, options = settings.engine, settings.options_of_engine
     limits = WatchdogLimits(settings.stall_after, settings.cancel_grace, settings.load_timeout, settings.engine_memory)
-    executor: Executor = _make(
-        EXECUTORS,
-        settings.executor,
-        settings.engine,
-        settings.options_of_engine,
-        devices=settings.devices,
-        watchdog=limits,
-    )
+    try:
+        check_options(engine, options)
+        kind = "remote" if is_remote(engine) else "subprocess"
+        executor: Executor = _make(EXECUTORS, kind, engine, options, devices=settings.devices, watchdog=limits)
+    except EngineFailure as failure:
+        raise BadSettings(str(failure), next="See --engine and --engine-option in: umrgen serve --help") from None
     return executor
 
 

@@ -56,11 +56,6 @@ class Settings:
 
     # --- the engine ---
     engine: str = _text("procedural", "what draws the images; one of your own is named module:Class")
-    executor: str = _text(
-        "subprocess",
-        "how the engine runs: in a process for each device, or remote (asyncio code that calls another server)",
-        choices=("subprocess", "remote"),
-    )
     devices: int = _number(1, "devices, each with an engine process of its own", 1, 1024)
     engine_option: tuple[str, ...] = _list("options of the engine, each as NAME=VALUE")
     step_delay: float = _number(0.0, "seconds the procedural engine waits after each step, for demonstrations", 0, 3600)

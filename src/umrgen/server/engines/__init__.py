@@ -1,15 +1,17 @@
 """Engines: what draws. One file per engine, imported on use.
 
-An engine is given a `DrawTask` and returns images. It knows neither the ledger nor HTTP nor file names.
+An engine is given a `DrawTask` and returns images. It knows neither the ledger nor HTTP nor file names. The server
+imports an engine's module to read its class, so the module imports frameworks in `load`, not at its top.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
-from inspect import signature
+from inspect import iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any, Protocol
 
+from umrgen.model import LIMITS
 from umrgen.server.domain.request import GenerationRequest
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ __all__ = [
     "Phase",
     "RemoteEngine",
     "Report",
+    "check_options",
+    "engine_class",
+    "is_remote",
     "load_engine",
 ]
 
@@ -49,9 +54,17 @@ class EngineInfo:
     version: str
     size_multiple: int = 1
     """Width and height must be multiples of this."""
-    max_steps: int = 50
+    max_steps: int = LIMITS.steps_max
     features: tuple[str, ...] = ()
     """Of "previews", "references", "negative", "loras"."""
+    min_side: int = LIMITS.side_min
+    """Width and height are at least this."""
+    max_side: int = LIMITS.side_max
+    """Width and height are at most this."""
+    models: tuple[str, ...] = ()
+    """The names of the models that it has loaded or can load."""
+    loras: tuple[str, ...] = ()
+    """The names of the LoRAs that it has; with the feature "loras" and no names, any name is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +114,15 @@ class Phase(StrEnum):
 
 
 class Report(Protocol):
-    """How an engine reports progress. Each further step, and each phase that is new for a job, is a sign of life."""
+    """How an engine reports progress. Each further step, and each phase that is new since it, is a sign of life.
+
+    An engine is stopped without one for `stall_after` seconds; in a phase of loading or compiling, `load_timeout`.
+    """
 
     def __call__(self, step: int, total: int, preview: "Callable[[], Pixels | EncodedImage] | None" = None, /) -> None:
         """Report a finished step, 0 ≤ step ≤ total. `preview` is called only while a caller watches.
 
-        Raises Cancelled in an `Engine`; in a `RemoteEngine` the awaiting task is cancelled instead.
+        Raises Cancelled when the job was cancelled; the task of a `RemoteEngine` is cancelled as well.
         """
         ...
 
@@ -120,7 +136,7 @@ class Engine(Protocol):
     def info(self) -> EngineInfo: ...
 
     def load(self) -> None:
-        """Load weights and warm up. Raises EngineFailure, which says what the operator should do."""
+        """Import frameworks, load weights and warm up. Raises EngineFailure, which says what the operator should do."""
         ...
 
     def draw(self, task: DrawTask, report: Report) -> "Sequence[Pixels | EncodedImage]":
@@ -138,11 +154,14 @@ class RemoteEngine(Protocol):
 
     @property
     def capacity(self) -> int:
-        """How many tasks it draws at a time now."""
+        """How many tasks it draws at a time now; 0 while none of its servers responds."""
         ...
 
-    async def load(self) -> None:
-        """Connect, and find out what the engine can do. Raises EngineFailure and EngineCrashed."""
+    async def load(self, on_capacity: Callable[[], None]) -> None:
+        """Connect, and find out what the engine can do. Call `on_capacity` later whenever the capacity has grown.
+
+        Raises EngineFailure and EngineCrashed.
+        """
         ...
 
     async def draw(self, task: DrawTask, report: Report) -> "Sequence[Pixels | EncodedImage]":
@@ -155,23 +174,40 @@ class RemoteEngine(Protocol):
     async def close(self) -> None: ...
 
 
-def load_engine(name: str, options: Mapping[str, Any]) -> Any:
-    """Return the engine called `name`, a key of ENGINES or `module:Class`, constructed with `options`.
-
-    It is not loaded yet. Raises EngineFailure for an unknown engine and for an option that its constructor refuses.
-    """
+def engine_class(name: str) -> Any:
+    """Return the class of the engine called `name`, a key of ENGINES or `module:Class`. Raises EngineFailure."""
     module, _, attribute = ENGINES.get(name, name).partition(":")
     if not attribute:
-        raise EngineFailure(f"there is no engine {name!r}; there are: {', '.join(sorted(ENGINES))}")
+        raise EngineFailure(f"there is no engine {name!r}; there are: {', '.join(sorted(ENGINES))}, or module:Class")
     try:
-        make = getattr(import_module(module), attribute)
+        return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise EngineFailure(f"the engine {name!r} cannot be imported: {error}") from None
-    known = [parameter for parameter in signature(make).parameters if parameter not in ("self", "args", "kwargs")]
+
+
+def is_remote(name: str) -> bool:
+    """Return whether the engine is a RemoteEngine. Raises EngineFailure."""
+    return iscoroutinefunction(engine_class(name).draw)
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Compare options with the parameters of the engine's constructor. Raises EngineFailure for the first wrong one."""
+    parameters = signature(engine_class(name)).parameters.values()
+    known = {p.name: p.default is p.empty for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     if unknown := sorted(set(options) - set(known)):
         there = f"its options: {', '.join(known)}" if known else "it has no options"
         raise EngineFailure(f"the engine {name!r} has no option {unknown[0]!r}; {there}")
+    if missing := [option for option, required in known.items() if required and option not in options]:
+        raise EngineFailure(f"the engine {name!r} needs the option {missing[0]!r}")
+
+
+def load_engine(name: str, options: Mapping[str, Any]) -> Any:
+    """Return the engine called `name`, constructed with `options`.
+
+    It is not loaded yet. Raises EngineFailure for an unknown engine and for an option that its constructor refuses.
+    """
+    check_options(name, options)
     try:
-        return make(**options)
+        return engine_class(name)(**options)
     except (TypeError, ValueError) as error:
         raise EngineFailure(f"the engine {name!r} refuses its options: {error}") from None

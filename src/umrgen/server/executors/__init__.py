@@ -33,6 +33,7 @@ class WatchdogLimits:
     cancel_grace: float = 5.0
     """Time to stop by itself when a job is cancelled."""
     load_timeout: float = 600.0
+    """Time to start, and to load or compile for a job."""
     memory: int = 0
     """Memory of an engine process; 0: no limit."""
 

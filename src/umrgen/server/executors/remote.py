@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from umrgen.server.engines import (
+    Cancelled,
     DrawTask,
     EncodedImage,
     EngineCrashed,
@@ -18,6 +19,7 @@ from umrgen.server.engines import (
 )
 from umrgen.server.engines.encoding import encoded, preview_jpeg
 from umrgen.server.executors import OnPreview, OnStep, VerifiedImage, WatchdogLimits, verified
+from umrgen.server.executors.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from umrgen.server.engines import Pixels
@@ -33,28 +35,29 @@ FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
 class _Progress:
     """Implements `Report` for one task."""
 
-    def __init__(self, on_step: OnStep, on_preview: OnPreview | None, alive: Callable[[], None]) -> None:
+    def __init__(self, watchdog: Watchdog, on_step: OnStep, on_preview: OnPreview | None) -> None:
         self.wanted = False
+        self.cancelled = False
+        self._watchdog = watchdog
         self._on_step = on_step
         self._on_preview = on_preview
-        self._alive = alive
-        self._furthest = 0
-        self._phases: set[Phase] = set()
 
     def __call__(self, step: int, total: int, preview: "Callable[[], Pixels | EncodedImage] | None" = None, /) -> None:
+        self._check_cancelled()
         if not 0 <= step <= total:
             raise EngineCrashed("it reported an impossible step")
-        if step > self._furthest:
-            self._furthest = step
-            self._alive()
+        self._watchdog.step(step)
         self._on_step(step, total)
         if preview is not None and self.wanted and self._on_preview is not None:
             self._on_preview(preview_jpeg(preview()))
 
     def phase(self, phase: Phase, /) -> None:
-        if phase not in self._phases:
-            self._phases.add(phase)
-            self._alive()
+        self._check_cancelled()
+        self._watchdog.phase(phase)
+
+    def _check_cancelled(self) -> None:
+        if self.cancelled:
+            raise Cancelled
 
 
 class RemoteExecutor:
@@ -63,49 +66,60 @@ class RemoteExecutor:
     def __init__(
         self, engine: str, options: Mapping[str, Any], *, devices: int = 1, watchdog: WatchdogLimits | None = None
     ) -> None:
-        """`devices` is ignored: the machines are the engine's own."""
+        """`devices` is ignored: the machines are the engine's own. Raises EngineFailure."""
         self.info: EngineInfo | None = None
-        self.trouble: str | None = None
+        self._name = engine
         self._engine: RemoteEngine = load_engine(engine, options)
-        self._watchdog = watchdog or WatchdogLimits()
+        self._limits = watchdog or WatchdogLimits()
+        self._trouble: str | None = None
         self._running: dict[str, _Progress] = {}
+        self._abandoned: set[asyncio.Future[Any]] = set()
+        """Drawings that did not stop when they were cancelled; each takes up capacity until it ends."""
         self._wanted: set[str] = set()
         self._loaded = False
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._on_capacity: Callable[[], None] = lambda: None
 
     @property
     def capacity(self) -> int:
-        return self._engine.capacity if self._loaded else 0
+        return max(0, self._engine.capacity - len(self._abandoned)) if self._loaded else 0
+
+    @property
+    def trouble(self) -> str | None:
+        if not self._loaded or self.capacity:
+            return self._trouble
+        return f"the engine {self._name} cannot draw now"
 
     def watch(self, on_capacity: Callable[[], None]) -> None:
         self._on_capacity = on_capacity
 
+    def _grow(self) -> None:
+        self._changed.set()
+        self._on_capacity()
+
     async def ready(self) -> None:
         delay = FIRST_DELAY
-        while True:
+        while not self._loaded or len(self._running) >= self.capacity:
+            if self._loaded:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
             try:
-                if not self._loaded:
-                    await self._load()
+                await self._load()
             except (EngineFailure, EngineCrashed) as error:
-                self.trouble = str(error)
+                self._trouble = str(error)
                 log.error("%s; trying again in %.0f s", error, delay)
                 await asyncio.sleep(delay)
                 delay = min(LONGEST_DELAY, delay * 2)
-                continue
-            if len(self._running) < self.capacity:
-                return
-            async with self._changed:
-                await self._changed.wait()
 
     async def _load(self) -> None:
         try:
-            async with asyncio.timeout(self._watchdog.load_timeout):
-                await self._engine.load()
+            async with asyncio.timeout(self._limits.load_timeout):
+                await self._engine.load(self._grow)
         except TimeoutError:
-            raise EngineStalled(f"the engine was not reached within {self._watchdog.load_timeout:g} s") from None
-        self.info, self.trouble, self._loaded = self._engine.info, None, True
-        self._on_capacity()
+            raise EngineStalled(f"the engine was not reached within {self._limits.load_timeout:g} s") from None
+        self.info, self._trouble, self._loaded = self._engine.info, None, True
+        self._grow()
 
     async def run(
         self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None = None
@@ -123,8 +137,7 @@ class RemoteExecutor:
             self._loaded = False
             raise EngineCrashed(f"it raised {type(error).__name__}") from None
         finally:
-            async with self._changed:
-                self._changed.notify_all()
+            self._changed.set()
 
     def _encode(self, task: DrawTask, image: "Pixels | EncodedImage") -> EncodedImage:
         assert self.info is not None
@@ -133,24 +146,38 @@ class RemoteExecutor:
     async def _draw(
         self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None
     ) -> "Sequence[Pixels | EncodedImage]":
-        loop, limits = asyncio.get_running_loop(), self._watchdog
-        drawing: asyncio.Task[Sequence[Pixels | EncodedImage]] | None = None
+        watchdog = Watchdog(self._limits)
+        progress = self._running[task.job_id] = _Progress(watchdog, on_step, on_preview)
+        progress.wanted = task.job_id in self._wanted
+        drawing = asyncio.ensure_future(self._engine.draw(task, progress))
         try:
-            async with asyncio.timeout(limits.stall_after) as deadline:
-                progress = _Progress(on_step, on_preview, lambda: deadline.reschedule(loop.time() + limits.stall_after))
-                progress.wanted = task.job_id in self._wanted
-                self._running[task.job_id] = progress
-                drawing = asyncio.ensure_future(self._engine.draw(task, progress))
-                return await asyncio.shield(drawing)
-        except TimeoutError:
-            if drawing is not None and drawing.done():
-                raise  # the engine's own
-            raise EngineStalled(f"it made no progress for {limits.stall_after:g} s") from None
+            async with watchdog:
+                await asyncio.wait({drawing})
         finally:
             self._running.pop(task.job_id, None)
-            if drawing is not None and not drawing.done():
-                drawing.cancel()
-                await asyncio.wait({drawing}, timeout=limits.cancel_grace)
+            if not drawing.done():
+                progress.cancelled = True
+                await asyncio.shield(self._cancel(task.job_id, drawing))
+        if drawing.cancelled():
+            raise EngineCrashed("it cancelled its own drawing")
+        return drawing.result()
+
+    async def _cancel(self, job_id: str, drawing: "asyncio.Future[Any]") -> None:
+        """Cancel a drawing; when it does not end within `cancel_grace` seconds, count it as a part of the capacity."""
+        drawing.cancel()
+        await asyncio.wait({drawing}, timeout=self._limits.cancel_grace)
+        if drawing.done():
+            _ignore_result(drawing)
+            return
+        log.error("job %s: its drawing did not stop; the capacity is one less until it does", job_id)
+        self._abandoned.add(drawing)
+        drawing.add_done_callback(self._forget)
+
+    def _forget(self, drawing: "asyncio.Future[Any]") -> None:
+        """Give back the capacity of a drawing that has ended late."""
+        self._abandoned.discard(drawing)
+        _ignore_result(drawing)
+        self._grow()
 
     def show(self, job_id: str, wanted: bool) -> None:
         (self._wanted.add if wanted else self._wanted.discard)(job_id)
@@ -160,3 +187,8 @@ class RemoteExecutor:
     async def stop(self) -> None:
         await self._engine.close()
         self._loaded = False
+
+
+def _ignore_result(drawing: "asyncio.Future[Any]") -> None:
+    if not drawing.cancelled():
+        drawing.exception()  # retrieved, so asyncio does not log it

@@ -120,19 +120,22 @@ class Submissions:
 
 
 def _beyond_the_engine(executor: Executor, request: GenerationRequest) -> list[FieldError]:
-    """What the engine cannot do exactly. Nothing is rounded silently."""
+    """Return what the engine cannot draw as requested. Nothing is rounded silently."""
     info = executor.info
-    multiple = info.size_multiple if info else 1
-    features = info.features if info else ()
-    errors = [
-        FieldError(side, f"must be a multiple of {multiple} with this engine")
-        for side in ("width", "height")
-        if getattr(request, side) % multiple
-    ]
-    if info and request.steps > info.max_steps:
+    if info is None:
+        return [FieldError("loras", "this engine knows no LoRAs")] if request.loras else []
+    errors = []
+    for field, side in (("width", request.width), ("height", request.height)):
+        if side % info.size_multiple:
+            errors.append(FieldError(field, f"must be a multiple of {info.size_multiple} with this engine"))
+        if not info.min_side <= side <= info.max_side:
+            errors.append(FieldError(field, f"must be {info.min_side} to {info.max_side} with this engine; got {side}"))
+    if request.steps > info.max_steps:
         errors.append(FieldError("steps", f"this engine takes {info.max_steps} at most"))
-    if request.loras and "loras" not in features:
+    if request.loras and "loras" not in info.features:
         errors.append(FieldError("loras", "this engine knows no LoRAs"))
-    if request.reference_images and info and "references" not in features:
+    elif info.loras and (unknown := [lora.name for lora in request.loras if lora.name not in info.loras]):
+        errors.append(FieldError("loras", f"this engine has no LoRA {unknown[0]!r}"))
+    if request.reference_images and "references" not in info.features:
         errors.append(FieldError("reference_images", "this engine takes no reference images"))
     return errors

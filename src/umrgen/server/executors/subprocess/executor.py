@@ -121,12 +121,12 @@ class SubprocessExecutor:
     async def _draw(self, process: EngineProcess, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None) -> Any:
         limits = self._watchdog
         try:
-            return await process.draw(task, on_step, on_preview, limits.stall_after)
+            return await process.draw(task, on_step, on_preview, limits)
         except asyncio.CancelledError:
             await asyncio.shield(process.cancel(task.job_id, limits.cancel_grace))
             raise
-        except EngineStalled:
-            log.warning("job %s: no progress for %g s; the engine is replaced", task.job_id, limits.stall_after)
+        except EngineStalled as stalled:
+            log.warning("job %s: %s; the engine is replaced", task.job_id, stalled)
             await process.cancel(task.job_id, limits.cancel_grace)
             raise
 

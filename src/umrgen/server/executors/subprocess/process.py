@@ -11,9 +11,11 @@ from typing import Any
 
 import msgspec
 
-from umrgen.server.engines import DrawTask, EncodedImage, EngineCrashed, EngineFailure, EngineInfo, EngineStalled
-from umrgen.server.executors import OnPreview, OnStep
+from umrgen.server.domain.job import MAX_IMAGES
+from umrgen.server.engines import DrawTask, EncodedImage, EngineCrashed, EngineFailure, EngineInfo, EngineStalled, Phase
+from umrgen.server.executors import OnPreview, OnStep, WatchdogLimits
 from umrgen.server.executors.subprocess.frames import HEAD, Frame, FrameError, pack, unpack_lengths
+from umrgen.server.executors.watchdog import Watchdog
 
 __all__ = ["EngineProcess"]
 
@@ -27,10 +29,8 @@ GONE = (BrokenPipeError, ConnectionResetError, RuntimeError)
 MOST_STEPS = 1_000_000
 """A bound for what an engine reports; far more than any engine has."""
 
-PROGRESS = ("step", "phase")
+PROGRESS = ("step", "phase", "image")
 """The messages about a job that are not final."""
-
-MOST_PHASES = 16
 
 INBOX = 32
 """Frames that are buffered; an engine that sends more must wait."""
@@ -106,32 +106,30 @@ class EngineProcess:
         return self._process.pid
 
     async def draw(
-        self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None, stall_after: float
+        self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None, limits: WatchdogLimits
     ) -> list[EncodedImage]:
-        """Return the images. Raises EngineFailure, EngineCrashed, and EngineStalled after `stall_after` seconds
-        without a sign of life: a further step, or a phase that is new for this job."""
+        """Return the images. Raises EngineFailure, EngineCrashed and EngineStalled."""
         self.job_id, self.was_used = task.job_id, True
-        loop, furthest, phases = asyncio.get_running_loop(), 0, set[str]()
-        try:
-            async with asyncio.timeout(stall_after) as deadline:
-                await self._send(_draw_head(task), b"".join(task.references))
-                while True:
-                    head, body = await self._next_message(task.job_id)
-                    if head["is"] == "step":
-                        step, total = _step_of(head)
-                        alive, furthest = step > furthest, max(step, furthest)
-                        on_step(step, total)
-                        if body and on_preview is not None:
-                            on_preview(body)
-                    elif head["is"] == "phase":
-                        alive = head.get("phase") not in phases and len(phases) < MOST_PHASES
-                        phases.add(str(head.get("phase")))
-                    else:
-                        return _images(head, body)
-                    if alive:
-                        deadline.reschedule(loop.time() + stall_after)
-        except TimeoutError:
-            raise EngineStalled(f"it made no progress for {stall_after:g} s") from None
+        images: list[EncodedImage] = []
+        async with Watchdog(limits) as watchdog:
+            await self._send(_draw_head(task), b"".join(task.references))
+            while (message := await self._next_message(task.job_id))[0]["is"] in PROGRESS:
+                head, body = message
+                if head["is"] == "phase":
+                    watchdog.phase(_phase_of(head))
+                elif head["is"] == "image" and len(images) < MAX_IMAGES:
+                    images.append(EncodedImage(body, str(head.get("media_type"))))
+                    watchdog.extend()
+                elif head["is"] == "step":
+                    step, total = _step_of(head)
+                    watchdog.step(step)
+                    on_step(step, total)
+                    if body and on_preview is not None:
+                        on_preview(body)
+                else:
+                    raise EngineCrashed(f"it returned more than {MAX_IMAGES} images")
+        _check_done(message[0])
+        return images
 
     async def _next_message(self, job_id: str) -> Frame:
         """Return the next message about this job, and drop those about others. After the final one it is idle."""
@@ -254,27 +252,20 @@ def _step_of(head: Mapping[str, Any]) -> tuple[int, int]:
     return step, total
 
 
-def _images(head: Mapping[str, Any], body: bytes) -> list[EncodedImage]:
-    """Return the images of a final message. Raises EngineFailure and EngineCrashed when it brings none."""
+def _phase_of(head: Mapping[str, Any]) -> Phase:
+    try:
+        return Phase(head["phase"])
+    except (KeyError, ValueError):
+        raise EngineCrashed(INVALID) from None
+
+
+def _check_done(head: Mapping[str, Any]) -> None:
+    """Raise EngineFailure or EngineCrashed unless the final message says that all images were sent."""
     match head["is"]:
         case "done":
-            return _split(head, body)
+            return
         case "failed":
             raise EngineFailure(str(head.get("error")))
         case "broken":
             raise EngineCrashed(str(head.get("error")))
     raise EngineCrashed(INVALID)
-
-
-def _split(head: Mapping[str, Any], body: bytes) -> list[EncodedImage]:
-    try:
-        images = [(int(image["bytes"]), str(image["media_type"])) for image in head["images"]]
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise EngineCrashed(INVALID) from None
-    if any(length < 0 for length, _ in images) or sum(length for length, _ in images) != len(body):
-        raise EngineCrashed(INVALID)
-    found, start = [], 0
-    for length, media_type in images:
-        found.append(EncodedImage(body[start : start + length], media_type))
-        start += length
-    return found

@@ -78,7 +78,7 @@ class Worker:
         self.send({"is": "ready", "info": asdict(self._engine.info)})
         while True:
             head, body = self._tasks.get()
-            self.send(*self._answer(head, body))
+            self.send(self._answer(head, body))
 
     def _listen(self) -> None:
         """Read frames: tasks are queued, a cancellation takes effect immediately."""
@@ -107,31 +107,31 @@ class Worker:
         """Return whether a caller watches the job."""
         return job_id in self._shown
 
-    def _answer(self, head: dict[str, Any], body: bytes) -> Frame:
-        """Draw; return the final message about the job."""
+    def _answer(self, head: dict[str, Any], body: bytes) -> dict[str, Any]:
+        """Draw, and send the images; return the final message about the job."""
         job_id: str = head["job_id"]
         try:
-            return self._draw(_task(head, body))
+            self._draw(_task(head, body))
+            return {"is": "done", "job_id": job_id}
         except Cancelled:
-            return {"is": "cancelled", "job_id": job_id}, b""
+            return {"is": "cancelled", "job_id": job_id}
         except EngineFailure as failure:
-            return {"is": "failed", "job_id": job_id, "error": str(failure)}, b""
+            return {"is": "failed", "job_id": job_id, "error": str(failure)}
         # The state of the process is unknown after any other exception: the server replaces it after "broken".
         except MemoryError:
-            return {"is": "broken", "job_id": job_id, "error": "it ran out of memory"}, b""
+            return {"is": "broken", "job_id": job_id, "error": "it ran out of memory"}
         except Exception as error:
             # A traceback contains paths: it goes to the operator's log, never to the user.
             traceback.print_exc()
-            return {"is": "broken", "job_id": job_id, "error": f"it raised {type(error).__name__}"}, b""
+            return {"is": "broken", "job_id": job_id, "error": f"it raised {type(error).__name__}"}
         finally:
             self._cancelled.discard(job_id)
             self._shown.discard(job_id)
 
-    def _draw(self, task: DrawTask) -> Frame:
-        drawn = self._engine.draw(task, _Report(self, task.job_id))
-        images = [encoded(image, task, self._engine.info) for image in drawn]
-        parts = [{"bytes": len(image.data), "media_type": image.media_type} for image in images]
-        return {"is": "done", "job_id": task.job_id, "images": parts}, b"".join(image.data for image in images)
+    def _draw(self, task: DrawTask) -> None:
+        for drawn in self._engine.draw(task, _Report(self, task.job_id)):
+            image = encoded(drawn, task, self._engine.info)
+            self.send({"is": "image", "job_id": task.job_id, "media_type": image.media_type}, image.data)
 
 
 def _task(head: dict[str, Any], body: bytes) -> DrawTask:

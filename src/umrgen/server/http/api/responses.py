@@ -128,6 +128,8 @@ class EngineAnswer(Struct, frozen=True, kw_only=True):
     kind: str | None
     version: str | None
     features: list[str]
+    models: list[str]
+    loras: list[str]
 
 
 class Sizes(Struct, frozen=True, kw_only=True):
