@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from umrgen.server.settings import Settings
 
 __all__ = [
-    "Output",
+    "CommandOutput",
     "ServerOptions",
     "client_arguments",
     "connection_options",
@@ -66,7 +66,7 @@ def exit_code(error: errors.UmrgenError) -> int:
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
 
 
-class Output:
+class CommandOutput:
     """Writes a command's result to stdout, as text, JSON or events, and everything else to stderr."""
 
     def __init__(self, as_json: bool, as_events: bool) -> None:
@@ -119,13 +119,13 @@ class Output:
 
 
 def output_options(command: F) -> F:
-    """Add --json and --events, and pass an `Output` to the command as `output`."""
+    """Add --json and --events, and pass an `CommandOutput` to the command as `output`."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
     @click.option("--events", "as_events", is_flag=True, help="Print events on stdout, one JSON object per line.")
     @functools.wraps(command)
     def wrapped(*args: Any, as_json: bool, as_events: bool, **kwargs: Any) -> Any:
-        return command(*args, output=Output(as_json, as_events), **kwargs)
+        return command(*args, output=CommandOutput(as_json, as_events), **kwargs)
 
     return wrapped  # type: ignore[return-value]  # click replaces the signature
 
@@ -202,14 +202,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def run(output: Output, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def run(output: CommandOutput, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run asynchronous `work` as `exit_on_error` does."""
     import asyncio  # not needed by the fastest commands
 
     exit_on_error(output, lambda: asyncio.run(work()))
 
 
-def exit_on_error(output: Output, work: Callable[[], None]) -> None:
+def exit_on_error(output: CommandOutput, work: Callable[[], None]) -> None:
     """Run `work`; print its error and exit with the error's exit code."""
     try:
         work()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from umrgen.cli.common import (
+    CommandOutput,
     F,
-    Output,
     client_arguments,
     connection_options,
     exit_on_error,
@@ -59,7 +59,9 @@ def request_options(command: F) -> F:
     return command
 
 
-def _server(base_url: str | None, output: Output, *, webhook: bool) -> AbstractContextManager["EmbeddedServer | None"]:
+def _server(
+    base_url: str | None, output: CommandOutput, *, webhook: bool
+) -> AbstractContextManager["EmbeddedServer | None"]:
     """Return the context of the command's server: None when one is configured, or an embedded one."""
     if base_url or os.environ.get("UMRGEN_BASE_URL"):
         return nullcontext()
@@ -106,7 +108,7 @@ def generate(
     references: tuple[Path, ...],
     base_url: str | None,
     timeout: float | None,
-    output: Output,
+    output: CommandOutput,
     **request: Any,
 ) -> None:
     """Draw PROMPT and save the image: submit, wait, download, verify.
@@ -169,7 +171,7 @@ async def _draw_many(
     requests: list[dict[str, Any]],
     targets: list[Path | None],
     overwrite: bool,
-    output: Output,
+    output: CommandOutput,
     printer: "ProgressPrinter",
 ) -> None:
     images, errors = [], []
@@ -198,7 +200,7 @@ def submit(
     references: tuple[Path, ...],
     base_url: str | None,
     timeout: float | None,
-    output: Output,
+    output: CommandOutput,
     **request: Any,
 ) -> None:
     """Create a job for PROMPT and print its id; `umrgen fetch ID` saves the image."""

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from umrgen.cli.common import (
-    Output,
+    CommandOutput,
     client_arguments,
     connection_options,
     exit_on_error,
@@ -22,7 +22,7 @@ __all__ = ["cancel", "fetch", "status", "wait", "watch"]
 @click.argument("job_id")
 @connection_options
 @output_options
-def status(job_id: str, base_url: str | None, timeout: float | None, output: Output) -> None:
+def status(job_id: str, base_url: str | None, timeout: float | None, output: CommandOutput) -> None:
     """Print the status of job JOB_ID; with --json, the server's response."""
     from umrgen.cli.fast_path import status_once
     from umrgen.cli.progress import describe
@@ -39,7 +39,7 @@ def status(job_id: str, base_url: str | None, timeout: float | None, output: Out
 @click.argument("job_id")
 @connection_options
 @output_options
-def watch(job_id: str, base_url: str | None, timeout: float | None, output: Output) -> None:
+def watch(job_id: str, base_url: str | None, timeout: float | None, output: CommandOutput) -> None:
     """Print each change of job JOB_ID until it is over."""
     from umrgen.cli.progress import describe
     from umrgen.client.async_client import AsyncClient
@@ -66,7 +66,7 @@ def watch(job_id: str, base_url: str | None, timeout: float | None, output: Outp
 @click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...")
 @connection_options
 @output_options
-def wait(job_ids: tuple[str, ...], base_url: str | None, timeout: float | None, output: Output) -> None:
+def wait(job_ids: tuple[str, ...], base_url: str | None, timeout: float | None, output: CommandOutput) -> None:
     """Wait until the jobs are over. Exit code 0: all completed; 5: one failed; 3: one is not over."""
     from umrgen.cli.progress import ProgressPrinter, describe
     from umrgen.client.async_client import AsyncClient
@@ -125,7 +125,7 @@ def fetch(
     follow_foreign: bool,
     base_url: str | None,
     timeout: float | None,
-    output: Output,
+    output: CommandOutput,
 ) -> None:
     """Wait until job JOB_ID is completed, then save its image, verified."""
     from umrgen.cli.progress import ProgressPrinter
@@ -151,7 +151,7 @@ def fetch(
 @click.argument("job_id")
 @connection_options
 @output_options
-def cancel(job_id: str, base_url: str | None, timeout: float | None, output: Output) -> None:
+def cancel(job_id: str, base_url: str | None, timeout: float | None, output: CommandOutput) -> None:
     """Cancel job JOB_ID on the server. A job that is over does not change."""
     from umrgen.cli.progress import describe
     from umrgen.client.async_client import AsyncClient

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import click
 
 from umrgen.cli.common import (
-    Output,
+    CommandOutput,
     ServerOptions,
     exit_on_error,
     json_option,
@@ -45,7 +45,7 @@ def _with_keys(server: ServerOptions, work: Callable[["ApiKeys"], Awaitable[None
         async with open_keys(settings) as keys:
             await work(keys)
 
-    exit_on_error(Output(False, False), lambda: asyncio.run(opened()))
+    exit_on_error(CommandOutput(False, False), lambda: asyncio.run(opened()))
 
 
 def _as_dict(key: "Key") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Unpack
 import click
 
 from umrgen.cli.common import (
-    Output,
+    CommandOutput,
     ServerOptions,
     exit_on_error,
     json_option,
@@ -50,7 +50,7 @@ def check(as_json: bool, **server: Unpack[ServerOptions]) -> None:
         if not report.sound:
             sys.exit(1)
 
-    exit_on_error(Output(False, False), work)
+    exit_on_error(CommandOutput(False, False), work)
 
 
 @ledger.command()
@@ -68,7 +68,7 @@ def backup(target: Path, as_json: bool, **server: Unpack[ServerOptions]) -> None
         data = json.dumps({"path": str(target), "bytes": size})
         click.echo(data if as_json else f"{target}: {human_bytes(size)}")
 
-    exit_on_error(Output(False, False), work)
+    exit_on_error(CommandOutput(False, False), work)
 
 
 @ledger.command()
@@ -88,4 +88,4 @@ def vacuum(as_json: bool, **server: Unpack[ServerOptions]) -> None:
         data = json.dumps({"before": before, "after": after})
         click.echo(data if as_json else f"{human_bytes(before)} before, {human_bytes(after)} after")
 
-    exit_on_error(Output(False, False), work)
+    exit_on_error(CommandOutput(False, False), work)

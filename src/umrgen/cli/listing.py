@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from umrgen.cli.common import Output, client_arguments, connection_options, exit_on_error, output_options, run
+from umrgen.cli.common import CommandOutput, client_arguments, connection_options, exit_on_error, output_options, run
 
 __all__ = ["jobs"]
 
@@ -28,7 +28,7 @@ def _shortened(text: str, width: int = 48) -> str:
 @connection_options
 @output_options
 def jobs(
-    local: bool, state: str | None, limit: int, base_url: str | None, timeout: float | None, output: Output
+    local: bool, state: str | None, limit: int, base_url: str | None, timeout: float | None, output: CommandOutput
 ) -> None:
     """List jobs, newest first: those of this key on the server, or of this machine (--local)."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from umrgen.cli.common import Output
+from umrgen.cli.common import CommandOutput
 from umrgen.client.flow import Event
 from umrgen.model import State, Status
 
@@ -50,7 +50,7 @@ def describe(status: Status) -> str:
 class ProgressPrinter:
     """An `on_event` callback of a client: prints progress on stderr, or events as NDJSON on stdout."""
 
-    def __init__(self, output: Output, *, quiet: bool = False) -> None:
+    def __init__(self, output: CommandOutput, *, quiet: bool = False) -> None:
         self._output = output
         self._quiet = quiet or output.machine_readable
         self._live = sys.stderr.isatty() and not self._quiet

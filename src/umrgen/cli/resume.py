@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from umrgen.cli.common import Output, client_arguments, connection_options, exit_on_error, output_options, target_option
+from umrgen.cli.common import (
+    CommandOutput,
+    client_arguments,
+    connection_options,
+    exit_on_error,
+    output_options,
+    target_option,
+)
 from umrgen.errors import UmrgenError
 
 if TYPE_CHECKING:
@@ -25,7 +32,7 @@ __all__ = ["resume"]
 @connection_options
 @output_options
 def resume(
-    job_ids: tuple[str, ...], to: Path | None, base_url: str | None, timeout: float | None, output: Output
+    job_ids: tuple[str, ...], to: Path | None, base_url: str | None, timeout: float | None, output: CommandOutput
 ) -> None:
     """Finish every unfinished job of this machine: wait, download, verify.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from umrgen.cli.common import Output, exit_on_error, require_server_packages
+from umrgen.cli.common import CommandOutput, exit_on_error, require_server_packages
 
 if TYPE_CHECKING:
     from umrgen.server.serve import Announcement
@@ -115,4 +115,4 @@ def serve(config: Path | None, as_json: bool, until_eof: bool, **flags: Any) -> 
         set_up_logs(settings.log_format)
         serve_forever(settings, lambda announcement: _announce(announcement, as_json), until_eof=until_eof)
 
-    exit_on_error(Output(False, False), work)
+    exit_on_error(CommandOutput(False, False), work)

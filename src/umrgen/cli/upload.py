@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from umrgen.cli.common import Output, client_arguments, connection_options, output_options, run
+from umrgen.cli.common import CommandOutput, client_arguments, connection_options, output_options, run
 
 __all__ = ["upload"]
 
@@ -13,7 +13,7 @@ __all__ = ["upload"]
 @click.argument("image", type=click.Path(path_type=Path))
 @connection_options
 @output_options
-def upload(image: Path, base_url: str | None, timeout: float | None, output: Output) -> None:
+def upload(image: Path, base_url: str | None, timeout: float | None, output: CommandOutput) -> None:
     """Upload the reference image IMAGE and print its name for requests."""
     from umrgen.client.async_client import AsyncClient
 

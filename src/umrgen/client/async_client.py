@@ -17,7 +17,8 @@ from umrgen.client.journal import Journal, JournalEntry
 from umrgen.client.options import CallOptions, RequestOptions
 from umrgen.client.partial import check_target
 from umrgen.client.protocol import API, call_if_supported
-from umrgen.client.transport import Clock, Transport
+from umrgen.client.transport import Transport
+from umrgen.clock import Clock
 from umrgen.errors import ConcurrencyLimit, UmrgenError
 from umrgen.image_files import SavedImage
 

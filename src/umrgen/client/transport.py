@@ -5,42 +5,21 @@ The API key is sent to the base URL's origin only. Redirects are not followed, a
 
 import asyncio
 import ssl
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import httpx2
 
 from umrgen.client.address import Server
 from umrgen.client.flow import Options, Reply, Step, TransportFailure
+from umrgen.clock import Clock, SystemClock
 
-__all__ = ["Clock", "Stream", "SystemClock", "Transport"]
+__all__ = ["Stream", "Transport"]
 
 MAX_RESPONSE = 32 * 1024 * 1024
 KEEP_ALIVE = 90.0
 """Seconds for which an idle connection is kept: longer than any polling interval, so that it is reused."""
-
-
-class Clock(Protocol):
-    """The time for the client; `monotonic` and `wall` in seconds."""
-
-    def monotonic(self) -> float: ...
-    def wall(self) -> float: ...
-    async def sleep(self, seconds: float) -> None: ...
-
-
-class SystemClock:
-    """The clock of the operating system."""
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def wall(self) -> float:
-        return time.time()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 class Stream:
@@ -134,7 +113,7 @@ class Transport:
             bytes(body),
             at=now,
             elapsed=now - started,
-            wall=self.clock.wall(),
+            wall=self.clock.now() / 1000,
         )
 
     @asynccontextmanager
