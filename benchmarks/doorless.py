@@ -30,7 +30,7 @@ async def _straight_in(self: SecurityMiddleware, scope: Any, receive: Any, send:
 
 
 api_keys.ApiKeys.check = _check_once  # type: ignore[method-assign]
-limits.Limits.take = lambda self, key: True  # type: ignore[method-assign]
+limits.RateLimits.take = lambda self, key: True  # type: ignore[method-assign]
 allowed_hosts.AllowedHosts.accept = lambda self, host: True  # type: ignore[method-assign]
 SecurityMiddleware.__call__ = _straight_in  # type: ignore[method-assign]
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
+from umrgen.clock import SystemClock
 from umrgen.image_files import verify
-from umrgen.server.clock import SystemClock
 from umrgen.server.domain.job import Change, Output
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.sqlite.file import SqliteLedger

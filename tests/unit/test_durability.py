@@ -22,11 +22,11 @@ from umrgen import AsyncClient, Client, Event
 from umrgen.cli.embedded import _client_key
 from umrgen.cli.keys import _with_keys
 from umrgen.client.journal import KEEP_ENDED, PRUNE_ABOVE, Journal
+from umrgen.clock import SystemClock
 from umrgen.durable import make_folder
 from umrgen.model import State
 from umrgen.server.application import Application
 from umrgen.server.blobs.local import LocalBlobStore
-from umrgen.server.clock import SystemClock
 from umrgen.server.domain.job import Change, Job
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.executors import VerifiedImage

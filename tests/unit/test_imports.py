@@ -10,7 +10,7 @@ ROOT = Path(umrgen.__file__).parent
 
 # Each layer may import from itself and from those before it in its own line. Names are prefixes.
 CLIENT = [
-    ["errors", "paths", "durable"],
+    ["errors", "paths", "durable", "clock"],
     ["model", "image_files"],
     ["client.address"],
     ["client.flow", "client.options"],
@@ -25,10 +25,9 @@ CLIENT = [
     ["cli", "mcp", "__main__"],
 ]
 SERVER = [
-    ["errors", "paths", "durable"],
+    ["errors", "paths", "durable", "clock"],
     ["model", "image_files"],
     [
-        "server.clock",
         "server.settings",
         "server.deployment",
         "server.state",
@@ -196,3 +195,15 @@ def test_no_import_cycle() -> None:
 
     for name in graph:
         visit(name, ())
+
+
+def test_class_names_are_unique() -> None:
+    """A class name is found by one search: no two modules define the same one."""
+    defined: dict[str, list[str]] = {}
+    for name, path in modules().items():
+        if name.startswith("testing"):
+            continue
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ClassDef):
+                defined.setdefault(node.name, []).append(name)
+    assert {name: places for name, places in defined.items() if len(places) > 1} == {}

@@ -7,7 +7,7 @@ from hypothesis import given
 from support import Clock
 from umrgen.server.http.problems import quota_headers
 from umrgen.server.ledger import Caps, Key
-from umrgen.server.services.limits import FailureThrottle, GcraLimiter, Limits
+from umrgen.server.services.limits import FailureThrottle, GcraLimiter, RateLimits
 from umrgen.server.services.refusal import Quota
 from umrgen.server.settings import Settings
 
@@ -75,14 +75,14 @@ class TestBuckets:
 
 class TestLimits:
     def test_a_keys_own_numbers_come_first(self) -> None:
-        limits = Limits(Settings(rate=5, concurrent=2, daily=0, session_queued=7), Clock())
+        limits = RateLimits(Settings(rate=5, concurrent=2, daily=0, session_queued=7), Clock())
         assert limits.caps(key()) == Caps(queued=7, alive=2, daily=0)
         assert limits.caps(key(concurrent=0, daily=9)) == Caps(queued=7, alive=0, daily=9)
         assert (limits.rate(key()), limits.rate(key(rate=1)), limits.rate(key(rate=0))) == (5, 1, 0)
 
     def test_what_is_left_of_a_quota_and_its_header_fields(self) -> None:
         clock = Clock()
-        limits = Limits(Settings(rate=3), clock)
+        limits = RateLimits(Settings(rate=3), clock)
         assert [limits.take(key()) for _ in range(4)] == [True, True, True, False]
         assert limits.quota(key()) == Quota("minute", 3, window=60, reset=60, remaining=0)
         assert limits.wait(key()) == pytest.approx(20)
@@ -93,7 +93,7 @@ class TestLimits:
         assert quota_headers(Quota("queued", 3)) == {"RateLimit-Policy": '"queued";q=3', "RateLimit": '"queued";r=0'}
 
     def test_without_a_limit_there_is_no_quota(self) -> None:
-        limits = Limits(Settings(rate=0), Clock())
+        limits = RateLimits(Settings(rate=0), Clock())
         assert all(limits.take(key()) for _ in range(10_000))
         assert limits.quota(key()) is None
 

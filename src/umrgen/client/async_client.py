@@ -17,7 +17,8 @@ from umrgen.client.journal import Journal, JournalEntry
 from umrgen.client.options import CallOptions, RequestOptions
 from umrgen.client.partial import check_target
 from umrgen.client.protocol import API, call_if_supported
-from umrgen.client.transport import ClientClock, Transport
+from umrgen.client.transport import Transport
+from umrgen.clock import Clock
 from umrgen.errors import ConcurrencyLimit, UmrgenError
 from umrgen.image_files import SavedImage
 
@@ -41,7 +42,7 @@ class AsyncClient:
         on_event: Callable[[Event], None] | None = None,
         journal: Journal | bool | None = True,
         embedded: Path | None = None,
-        clock: ClientClock | None = None,
+        clock: Clock | None = None,
         random: Callable[[], float] = random.random,
         **options: Unpack[CallOptions],
     ) -> None:
@@ -163,22 +164,22 @@ class AsyncClient:
         jobs: dict[str, tuple[AsyncJob, Target]] = {}
         waiting = list(zip(requests, to, strict=True))
         while waiting:
-            request, target = waiting[0]
+            request, place = waiting[0]
             try:
-                job = await self._submit_to(context, request, target, overwrite=overwrite, wait_for_slot=False)
+                job = await self._submit_to(context, request, place, overwrite=overwrite, wait_for_slot=False)
             except ConcurrencyLimit:
                 break
-            jobs[job.id] = job, target
+            jobs[job.id] = job, place
             del waiting[0]
         poller = BatchPoller(context, list(jobs))
         while poller.pending:
             for job_id, outcome in (await self._driver.run(poller.next_finished())).items():
-                job, target = jobs[job_id]
+                job, place = jobs[job_id]
                 job.outcome = outcome
-                yield await _download_or_error(job, target, overwrite)
-        for request, target in waiting:
-            job = await self._submit_to(context, request, target, overwrite=overwrite, wait_for_slot=True)
-            yield await _download_or_error(job, target, overwrite)
+                yield await _download_or_error(job, place, overwrite)
+        for request, place in waiting:
+            job = await self._submit_to(context, request, place, overwrite=overwrite, wait_for_slot=True)
+            yield await _download_or_error(job, place, overwrite)
 
     async def _submit_to(
         self, context: CallContext, request: Mapping[str, Any], to: Target, *, overwrite: bool, wait_for_slot: bool

@@ -95,7 +95,7 @@ class Download:
         begin, timeout = context.options.request_timeout, max(0.001, context.time_left)
         async with transport.stream(url, headers, with_key=with_key, begin=begin, timeout=timeout) as stream:
             context.now = transport.clock.monotonic()
-            reply = Reply(stream.status, stream.headers, b"", at=context.now, wall=transport.clock.wall())
+            reply = Reply(stream.status, stream.headers, b"", at=context.now, wall=transport.clock.now() / 1000)
             limited = stream.status == 429
             self._requested_delay = rate_limit_delay(context, reply, self._limited) if limited else retry_after(reply)
             if 300 <= stream.status < 400 and (location := stream.headers.get("location")):

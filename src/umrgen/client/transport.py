@@ -5,42 +5,21 @@ The API key is sent to the base URL's origin only. Redirects are not followed, a
 
 import asyncio
 import ssl
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import httpx2
 
 from umrgen.client.address import Server
 from umrgen.client.flow import Options, Reply, Step, TransportFailure
+from umrgen.clock import Clock, SystemClock
 
-__all__ = ["ClientClock", "Stream", "SystemClientClock", "Transport"]
+__all__ = ["Stream", "Transport"]
 
 MAX_RESPONSE = 32 * 1024 * 1024
 KEEP_ALIVE = 90.0
 """Seconds for which an idle connection is kept: longer than any polling interval, so that it is reused."""
-
-
-class ClientClock(Protocol):
-    """The time for the client; `monotonic` and `wall` in seconds."""
-
-    def monotonic(self) -> float: ...
-    def wall(self) -> float: ...
-    async def sleep(self, seconds: float) -> None: ...
-
-
-class SystemClientClock:
-    """The clock of the operating system."""
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def wall(self) -> float:
-        return time.time()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 class Stream:
@@ -84,9 +63,9 @@ class _RequestTrace:
 class Transport:
     """Sends steps to one server with one key."""
 
-    def __init__(self, server: Server, options: Options, clock: ClientClock | None = None) -> None:
+    def __init__(self, server: Server, options: Options, clock: Clock | None = None) -> None:
         self.base_url = server.base_url
-        self.clock = clock or SystemClientClock()
+        self.clock = clock or SystemClock()
         self._connect_timeout = options.connect_timeout
         self._client = _http_client(self.base_url)
         self._foreign: httpx2.AsyncClient | None = None
@@ -134,7 +113,7 @@ class Transport:
             bytes(body),
             at=now,
             elapsed=now - started,
-            wall=self.clock.wall(),
+            wall=self.clock.now() / 1000,
         )
 
     @asynccontextmanager

@@ -10,9 +10,9 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from umrgen.clock import Clock, SystemClock
 from umrgen.server.allowed_hosts import AllowedHosts
 from umrgen.server.blobs import BLOB_STORES, BlobStore
-from umrgen.server.clock import Clock, SystemClock
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import job_to_wire
 from umrgen.server.engines import EngineFailure, check_options, is_remote
@@ -33,7 +33,7 @@ from umrgen.server.services.cancellations import Cancellations
 from umrgen.server.services.content_policy import load_policy
 from umrgen.server.services.image_cache import Images
 from umrgen.server.services.job_waits import JobWaits
-from umrgen.server.services.limits import FailureThrottle, Limits
+from umrgen.server.services.limits import FailureThrottle, RateLimits
 from umrgen.server.services.one_time_links import OneTimeLinks
 from umrgen.server.services.outputs import Outputs
 from umrgen.server.services.retention import Retention, RetentionPolicy
@@ -141,7 +141,7 @@ class Application:
 
     def _make_services(self, clock: Clock) -> Services:
         settings, ledger = self.settings, self.ledger
-        limits = Limits(settings, clock)
+        limits = RateLimits(settings, clock)
         authentication = Authentication(self.keys, limits, FailureThrottle(settings.failed_logins, "API keys", clock))
         uploads = Uploads(ledger.uploads, self.blobs, clock, self.admission, settings.upload_hours)
         return Services(
@@ -182,7 +182,7 @@ class Application:
             guesses=FailureThrottle(self.settings.missed_outputs, "image URLs", clock),
         )
 
-    def _make_submissions(self, limits: Limits, uploads: Uploads, clock: Clock) -> Submissions:
+    def _make_submissions(self, limits: RateLimits, uploads: Uploads, clock: Clock) -> Submissions:
         settings = self.settings
         return Submissions(
             jobs=self.ledger.jobs,
@@ -197,7 +197,7 @@ class Application:
             log_prompts=settings.log_prompts,
         )
 
-    def _make_state(self, limits: Limits) -> ServerState:
+    def _make_state(self, limits: RateLimits) -> ServerState:
         return ServerState(
             jobs=self.ledger.jobs,
             outputs=self.ledger.outputs,

@@ -20,8 +20,8 @@ class FakeClock:
     def monotonic(self) -> float:
         return self._now
 
-    def wall(self) -> float:
-        return self._now + self._wall_ahead
+    def now(self) -> int:
+        return round((self._now + self._wall_ahead) * 1000)
 
     async def sleep(self, seconds: float) -> None:
         self.sleeps.append(seconds)

@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass, field
 
+from umrgen.clock import Clock
 from umrgen.server.allowed_hosts import AllowedHosts
-from umrgen.server.clock import Clock
 from umrgen.server.http.terminal_responses import TerminalResponseCache
 from umrgen.server.metrics import Metrics
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.authentication import Authentication
 from umrgen.server.services.cancellations import Cancellations
 from umrgen.server.services.job_waits import JobWaits
-from umrgen.server.services.limits import Limits
+from umrgen.server.services.limits import RateLimits
 from umrgen.server.services.one_time_links import OneTimeLinks
 from umrgen.server.services.outputs import Outputs
 from umrgen.server.services.server_state import ServerState
@@ -34,7 +34,7 @@ class Services:
     state: ServerState
     submissions: Submissions
     cancellations: Cancellations
-    limits: Limits
+    limits: RateLimits
     tickets: OneTimeLinks
     """Links that open the studio without a key."""
     uploads: Uploads

@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from umrgen.clock import Clock
 from umrgen.server.blobs import BlobStore, BlobStoreUnavailable, read
-from umrgen.server.clock import Clock
 from umrgen.server.domain.job import Change, Conflict, Job, Output, output_name
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure
 from umrgen.server.executors import Executor, VerifiedImage

@@ -4,8 +4,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from statistics import fmean, median
 
+from umrgen.clock import Clock
 from umrgen.model import State
-from umrgen.server.clock import Clock
 from umrgen.server.domain.job import Job
 
 __all__ = ["Estimates"]

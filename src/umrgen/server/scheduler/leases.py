@@ -1,6 +1,6 @@
 """Leases of tasks that only one of the servers of a ledger does at a time."""
 
-from umrgen.server.clock import Clock
+from umrgen.clock import Clock
 from umrgen.server.ledger import CoordinationStore
 
 __all__ = ["TaskLease"]

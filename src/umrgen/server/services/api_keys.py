@@ -6,8 +6,8 @@ import re
 import secrets
 from dataclasses import asdict, dataclass
 
+from umrgen.clock import Clock
 from umrgen.errors import UmrgenError
-from umrgen.server.clock import Clock
 from umrgen.server.ledger import Key, KeyStore, LedgerUnavailable
 
 __all__ = ["ApiKeys", "NewKey", "PublicKey", "UnusableKey", "UnusableNewKey", "check_usable", "hash_key"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from umrgen.server.ledger import Key
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.caller import Caller
-from umrgen.server.services.limits import FailureThrottle, Limits
+from umrgen.server.services.limits import FailureThrottle, RateLimits
 from umrgen.server.services.refusal import Refusal
 
 __all__ = ["Authentication"]
@@ -17,7 +17,7 @@ class Authentication:
     """Accepts callers by their API key, and slows addresses that try wrong ones."""
 
     keys: ApiKeys
-    limits: Limits
+    limits: RateLimits
     failures: FailureThrottle
 
     async def accept(self, secret: str, address: str) -> Caller:

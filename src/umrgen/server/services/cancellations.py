@@ -3,7 +3,7 @@
 from contextlib import suppress
 from dataclasses import dataclass
 
-from umrgen.server.clock import Clock
+from umrgen.clock import Clock
 from umrgen.server.domain.job import Change, Conflict, Job
 from umrgen.server.ledger import JobStore
 from umrgen.server.services.caller import Caller

@@ -16,7 +16,7 @@ from umrgen.server.scheduler.previews import Previews
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.job_lookup import find_job
-from umrgen.server.services.limits import Limits
+from umrgen.server.services.limits import RateLimits
 from umrgen.server.services.refusal import Refusal
 from umrgen.server.services.subscriptions import Subscription, Subscriptions
 
@@ -93,7 +93,7 @@ class JobWaits:
         estimates: Estimates,
         subscriptions: Subscriptions,
         keys: ApiKeys,
-        limits: Limits,
+        limits: RateLimits,
         previews: Previews,
         webhooks: WebhookStore,
         longest_wait: float,

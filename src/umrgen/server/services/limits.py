@@ -5,12 +5,12 @@ import math
 from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from umrgen.server.clock import Clock
+from umrgen.clock import Clock
 from umrgen.server.ledger import Caps, Key
 from umrgen.server.services.refusal import Quota
 from umrgen.server.settings import Settings
 
-__all__ = ["FailureThrottle", "Limits", "client_prefix"]
+__all__ = ["FailureThrottle", "RateLimits", "client_prefix"]
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class GcraLimiter:
             self._full_at.popitem(last=False)
 
 
-class Limits:
+class RateLimits:
     """The limits of each key: its own, or the server's where it has none. 0: no limit."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 
-from umrgen.server.clock import Clock
+from umrgen.clock import Clock
 
 __all__ = ["GOOD_FOR", "OneTimeLinks"]
 

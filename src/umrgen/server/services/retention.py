@@ -8,8 +8,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from umrgen.clock import Clock
 from umrgen.server.blobs import BlobStore, BlobStoreUnavailable
-from umrgen.server.clock import Clock
 from umrgen.server.ledger import LedgerUnavailable, OutputStore, UploadStore
 from umrgen.server.scheduler.leases import TaskLease
 

@@ -9,7 +9,7 @@ from umrgen.server.executors import Executor
 from umrgen.server.ledger import Caps, JobStore, OutputStore
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.caller import Caller
-from umrgen.server.services.limits import Limits
+from umrgen.server.services.limits import RateLimits
 from umrgen.server.services.subscriptions import Subscriptions
 
 __all__ = ["Figures", "ServerCapabilities", "ServerState"]
@@ -54,7 +54,7 @@ class ServerState:
     executor: Executor
     admission: Admission
     subscriptions: Subscriptions
-    limits: Limits
+    limits: RateLimits
     engine: str
     longest_wait: float
     running_cap: int

@@ -6,7 +6,7 @@ import secrets
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
-from umrgen.server.clock import Clock
+from umrgen.clock import Clock
 from umrgen.server.ledger import CoordinationStore
 
 __all__ = ["Signatures"]

@@ -4,7 +4,7 @@ import logging
 import secrets
 from dataclasses import dataclass
 
-from umrgen.server.clock import Clock
+from umrgen.clock import Clock
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.executors import Executor
@@ -12,7 +12,7 @@ from umrgen.server.ledger import DailyLimit, Idempotency, IdempotencyConflict, J
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.content_policy import PolicyFailed, PromptPolicy
-from umrgen.server.services.limits import Limits
+from umrgen.server.services.limits import RateLimits
 from umrgen.server.services.refusal import FieldError, Quota, Refusal, invalid
 from umrgen.server.services.uploads import Uploads
 from umrgen.server.webhooks.address_policy import Allow, check_url
@@ -41,7 +41,7 @@ class Submissions:
     admission: Admission
     executor: Executor
     uploads: Uploads
-    limits: Limits
+    limits: RateLimits
     policy: PromptPolicy | None
     webhooks_allowed: Allow
     engine: str

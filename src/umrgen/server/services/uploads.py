@@ -12,9 +12,9 @@ import sys
 from collections import Counter
 from contextlib import suppress
 
+from umrgen.clock import Clock
 from umrgen.model import LIMITS
 from umrgen.server.blobs import BlobStore, BlobStoreUnavailable
-from umrgen.server.clock import Clock
 from umrgen.server.ledger import LedgerUnavailable, Upload, UploadsFull, UploadStore
 from umrgen.server.reencode import HEAD, REFUSALS
 from umrgen.server.services.admission import Admission

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import msgspec
 
 from umrgen import __version__
-from umrgen.server.clock import Clock
+from umrgen.clock import Clock
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import job_to_wire
 from umrgen.server.ledger import JobStore, Key, KeyStore, LedgerUnavailable, Webhook, WebhookState, WebhookStore

@@ -10,7 +10,7 @@ from umrgen.durable import sync_folder
 from umrgen.errors import UmrgenError
 from umrgen.server.ledger.sqlite.connection import connect, schema_version
 
-__all__ = ["MaintenanceFailed", "Report", "backup", "check", "vacuum"]
+__all__ = ["LedgerReport", "MaintenanceFailed", "backup", "check", "vacuum"]
 
 SHOWN = 20
 """Troubles named; of more, the number is told."""
@@ -23,7 +23,7 @@ class MaintenanceFailed(UmrgenError):
 
 
 @dataclass(slots=True)
-class Report:
+class LedgerReport:
     """What a look at a ledger found."""
 
     jobs: dict[str, int] = field(default_factory=dict)
@@ -43,12 +43,12 @@ def _open(path: Path) -> sqlite3.Connection:
     return connect(path)
 
 
-def check(path: Path, outputs: Path) -> Report:
+def check(path: Path, outputs: Path) -> LedgerReport:
     """Check the ledger's file, its references and counts, and that each image on record exists in `outputs`.
 
     Changes nothing.
     """
-    report = Report()
+    report = LedgerReport()
     try:
         with closing(_open(path)) as connection:
             _check_file(connection, report)
@@ -63,7 +63,7 @@ def check(path: Path, outputs: Path) -> Report:
     return report
 
 
-def _check_file(connection: sqlite3.Connection, report: Report) -> None:
+def _check_file(connection: sqlite3.Connection, report: LedgerReport) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     known = schema_version()
     if version != known:
@@ -76,7 +76,7 @@ def _check_file(connection: sqlite3.Connection, report: Report) -> None:
     ]
 
 
-def _check_counts(connection: sqlite3.Connection, report: Report) -> None:
+def _check_counts(connection: sqlite3.Connection, report: LedgerReport) -> None:
     report.jobs = dict(connection.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
     wrong = connection.execute(
         "SELECT sessions.id FROM sessions LEFT JOIN jobs ON jobs.session_id = sessions.id"
@@ -86,7 +86,7 @@ def _check_counts(connection: sqlite3.Connection, report: Report) -> None:
     report.troubles += [f"the counts of session {session_id} are wrong" for (session_id,) in wrong]
 
 
-def _check_images(connection: sqlite3.Connection, outputs: Path, report: Report) -> None:
+def _check_images(connection: sqlite3.Connection, outputs: Path, report: LedgerReport) -> None:
     rows = connection.execute("SELECT session_id, name, bytes FROM outputs WHERE expired_at IS NULL")
     for session_id, name, size in rows:
         report.images += 1

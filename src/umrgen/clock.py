@@ -1,4 +1,4 @@
-"""The clock as a parameter, so that a test can control time."""
+"""The clock as a parameter of clients and servers, so that a test can control time."""
 
 import asyncio
 import time
@@ -8,23 +8,27 @@ __all__ = ["Clock", "SystemClock"]
 
 
 class Clock(Protocol):
+    """The time of the system, a time for measuring, and a sleep."""
+
     def now(self) -> int:
-        """Milliseconds since the epoch."""
+        """Return the system's time in milliseconds since the epoch."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds since an arbitrary moment; not affected by setting the system clock."""
+        """Return seconds since an arbitrary point; setting the system's time does not affect them."""
         ...
 
     async def sleep(self, seconds: float) -> None: ...
 
 
 class SystemClock:
+    """The clock of the operating system."""
+
     def now(self) -> int:
         return time.time_ns() // 1_000_000
 
     monotonic = staticmethod(time.monotonic)
-    """Without a call in between: it is read several times in each request."""
+    """Without a Python call in between: each request reads it several times."""
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
