@@ -180,9 +180,8 @@ async def test_previews_are_made_while_they_are_wanted(executor: Executor) -> No
     await executor.run(drawing("one", steps=50), on_step, previews.append)
     assert previews
     assert all(verify(preview).media_type == "image/jpeg" for preview in previews)
-    executor.show("ext_1", False)
     previews.clear()
-    await executor.run(drawing("one"), ignore, previews.append)
+    await executor.run(drawing("one", "ext_2"), ignore, previews.append)
     assert previews == []
 
 

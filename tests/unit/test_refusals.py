@@ -86,6 +86,7 @@ async def test_what_the_engine_cannot_draw_is_refused(
     application: Application, caller: httpx2.AsyncClient, changes: dict[str, object], field: str, words: str
 ) -> None:
     executor: Any = application.executor
+    await executor.ready()  # else the engine replaces the information when it is loaded
     executor.info = LIMITED
     fits = {"prompt": "a boat", "width": 640, "height": 1024, "steps": 8, "loras": [{"name": "ink"}]}
     assert (await caller.post("/api/v1/generate", json=fits)).status_code == 202
@@ -96,6 +97,7 @@ async def test_what_the_engine_cannot_draw_is_refused(
 
 async def test_capabilities_tell_what_the_engine_can_draw(application: Application, caller: httpx2.AsyncClient) -> None:
     executor: Any = application.executor
+    await executor.ready()  # else the engine replaces the information when it is loaded
     executor.info = LIMITED
     can = (await caller.get("/api/v1/capabilities")).json()
     assert (can["engine"]["models"], can["engine"]["loras"]) == (["base"], ["ink"])
