@@ -87,7 +87,9 @@ class Witness:
         hold(job.tries <= self.faults[job.id] + 1, "an attempt was counted that nothing went wrong with")
         hold(job.interruptions <= self._policy.max_interruptions, "it was interrupted too often")
         if job.state is State.COMPLETED:
-            hold(len(job.outputs) == 1 and job.outputs[0].name in self._files, "completed without its image")
+            names = {output.name for output in job.outputs}
+            hold(1 <= len(names) == len(job.outputs), "completed without an image")
+            hold(names <= set(self._files), "completed without one of its images")
         if job.state is State.FAILED:
             hold(job.error_code in FAILURES and bool(job.error), f"it failed without a reason: {job.error_code}")
         if before is not None and before.state is State.QUEUED and job.state is State.RUNNING:
@@ -141,7 +143,9 @@ class Life:
     def __init__(self, world: World, witness: Witness, policy: DispatchPolicy, slots: int) -> None:
         self.world = world
         self.dead = False
-        self.capacity = slots
+        self.capacity = 0
+        self._places = slots
+        self._on_capacity: Callable[[], None] = lambda: None
         self.info = EngineInfo("fake", "procedural", "1")
         self.trouble = None
         self.drawing: set[str] = set()
@@ -242,15 +246,24 @@ class Life:
         await self.pause()
 
     def watch(self, on_capacity: Callable[[], None]) -> None:
-        """The capacity never grows."""
+        self._on_capacity = on_capacity
+
+    async def engines(self) -> None:
+        """Engines start, and some end a few times without a job: the capacity changes."""
+        for _ in range(self.world.chance.randint(1, 4)):
+            self.capacity = self.world.chance.randint(0, self._places - 1)
+            await asyncio.sleep(self.world.chance.random() * 20)
+            self.capacity = self._places
+            self._on_capacity()
+            await asyncio.sleep(self.world.chance.random() * 100)
 
     async def run(
         self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None = None
     ) -> tuple[VerifiedImage, ...]:
         job_id, request = task.job_id, task.request
         # Not raised here, where the dispatcher would take it for an engine's failure.
-        if job_id in self.drawing or len(self.drawing) >= self.capacity:
-            self.witness.broken.append(f"{job_id}: drawn beside {self.drawing} on {self.capacity} slots")
+        if job_id in self.drawing or len(self.drawing) >= self._places:
+            self.witness.broken.append(f"{job_id}: drawn beside {self.drawing} in {self._places} places")
         self.drawing.add(job_id)
         try:
             for step in range(1, request.steps + 1):
@@ -260,7 +273,8 @@ class Life:
                 self._break_down(job_id)
                 on_step(step, request.steps)
             data = job_id.encode()
-            return (VerifiedImage(data, hashlib.sha256(data).hexdigest(), 512, 512),)
+            image = VerifiedImage(data, hashlib.sha256(data).hexdigest(), 512, 512)
+            return (image,) * self.world.chance.choice((1, 1, 3))
         finally:
             self.drawing.discard(job_id)
 
@@ -268,7 +282,7 @@ class Life:
         if self.world.troubled and self.world.luck(self.world.frailty):
             self.witness.faults[job_id] += 1
             kinds = [EngineCrashed("it was ended by SIGSEGV"), EngineStalled("no progress"), EngineFailure("refused")]
-            raise self.world.chance.choice([*kinds, ZeroDivisionError("a fault of our own: the slot is lost")])
+            raise self.world.chance.choice([*kinds, ZeroDivisionError("a fault of our own: the attempt is lost")])
 
     # --- callers ---
 
@@ -314,7 +328,7 @@ async def _live(life: Life, callers: int, *, until_all_are_over: bool) -> None:
     world.troubled = callers > 0
     life.dispatcher.start()
     retaining = asyncio.create_task(life.retention.run())
-    jumping = asyncio.create_task(life.jumps())
+    changing = [asyncio.create_task(life.jumps()), asyncio.create_task(life.engines())]
     await asyncio.gather(*(life.caller(world.chance.randint(1, 4)) for _ in range(callers)))
     if not until_all_are_over:
         await asyncio.sleep(world.chance.random() * 30)
@@ -327,7 +341,8 @@ async def _live(life: Life, callers: int, *, until_all_are_over: bool) -> None:
         await life.dispatcher.drain(10)
         world.wall += 4 * 3_600_000  # later than the clock ever was, and than a late file can be
         await asyncio.sleep(2 * INTERVAL)
-    jumping.cancel()
+    for task in changing:
+        task.cancel()
     retaining.cancel()
 
 

@@ -1,6 +1,7 @@
 """An attempt and the dispatcher, where the moment matters."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -255,3 +256,63 @@ async def test_a_picture_is_kept_until_there_is_room_for_it(ledger: MemoryLedger
     job = await ledger.jobs.get("ext_1")
     assert job is not None
     assert (job.state, job.attempt, drawn) == (State.COMPLETED, 1, 1)
+
+
+class Gates(Still):
+    """An executor whose drawings end when the test says so."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.gates: dict[str, asyncio.Event] = {}
+        self.changed = asyncio.Condition()
+        self.on_capacity: Callable[[], None]
+
+    def watch(self, on_capacity: Callable[[], None]) -> None:  # type: ignore[override]
+        self.on_capacity = on_capacity
+
+    def grow(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.on_capacity()
+
+    async def ready(self) -> None:
+        """An engine is idle, as far as the dispatcher asks."""
+
+    async def run(self, task: DrawTask, *_: Any) -> tuple[VerifiedImage, ...]:
+        gate = self.gates[task.job_id] = asyncio.Event()
+        await self._notify()
+        await gate.wait()
+        del self.gates[task.job_id]
+        await self._notify()
+        return (VerifiedImage(b"png", "ab" * 32, 512, 512),)
+
+    async def _notify(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def running(self, *job_ids: str) -> None:
+        """Wait until exactly these jobs run."""
+        async with asyncio.timeout(10), self.changed:
+            await self.changed.wait_for(lambda: sorted(self.gates) == sorted(job_ids))
+
+
+async def test_the_dispatcher_claims_what_there_is_capacity_for_and_more_when_it_grows() -> None:
+    ledger, executor = MemoryLedger(), Gates(capacity=0)
+    previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
+    context = AttemptContext(ledger.jobs, executor, RecordingBlobs(ledger), executor, DispatchPolicy(), previews)  # type: ignore[arg-type]
+    dispatcher = Dispatcher(context, "worker")
+    await ledger.open(dispatcher.notify)
+    for number in (1, 2, 3, 4):
+        await ledger.jobs.submit(f"ext_{number}", "sid_a", SPEC, "procedural", now=1000)
+    dispatcher.start()
+    executor.grow(2)
+    await executor.running("ext_1", "ext_2")
+    assert await ledger.jobs.count() == {State.QUEUED: 2, State.RUNNING: 2}
+    executor.gates["ext_1"].set()
+    await executor.running("ext_2", "ext_3")
+    executor.grow(3)
+    await executor.running("ext_2", "ext_3", "ext_4")
+    async with asyncio.timeout(10):
+        await dispatcher.drain(0)
+    assert await ledger.jobs.count() == {State.QUEUED: 3, State.RUNNING: 0}
+    await ledger.close()

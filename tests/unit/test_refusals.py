@@ -79,7 +79,6 @@ LIMITED = EngineInfo(
         ({"width": 2048}, "width", "must be 640 to 1024 with this engine; got 2048"),
         ({"steps": 9}, "steps", "8 at most"),
         ({"loras": [{"name": "oil"}]}, "loras", "has no LoRA 'oil'"),
-        ({"reference_images": ["ref_1.png"]}, "reference_images", "takes no reference images"),
     ],
 )
 async def test_what_the_engine_cannot_draw_is_refused(

@@ -96,10 +96,15 @@ def new_jobs_unheard(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Dispatcher, "notify", deaf)
 
 
+def capacity_unheard(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lives.Life, "watch", lambda self, on_capacity: None)
+
+
 FAULTS = (
     *(no_turns, no_fence, no_recovery, no_look_after_leases, every_lapsed_lease_a_crash, no_deletion),
     *(late_pictures_stay, restarts_count, restarts_without_end, attempts_without_end, cancels_unheard),
     new_jobs_unheard,
+    capacity_unheard,
 )
 
 

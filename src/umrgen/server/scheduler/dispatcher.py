@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from umrgen.model import State
 from umrgen.server.domain.job import Change, Conflict, Job
 from umrgen.server.ledger import LedgerUnavailable
 from umrgen.server.scheduler.attempt import Attempt, AttemptContext
@@ -75,6 +76,7 @@ class Dispatcher:
 
     async def _requeue_running(self) -> None:
         """Cancel the running attempts, which requeues their jobs."""
+        await asyncio.sleep(0)  # a task that is cancelled before its first step runs nothing, not even the requeuing
         if self._running:
             log.info("requeuing %d running jobs", len(self._running))
         for attempt in self._attempts:
@@ -90,7 +92,8 @@ class Dispatcher:
         for job in jobs:
             if job.over and (attempt := self._running.get(job.id)):
                 attempt.end()
-        self._wake.set()
+            if job.state is not State.RUNNING:  # a step of a running job makes no other job claimable
+                self._wake.set()
 
     # --- dispatching ---
 
