@@ -213,7 +213,7 @@ class TestDrawing:
         studio.get_by_label("Seed", exact=True).fill("40")
         for _ in range(6):
             studio.get_by_role("button", name="One more").click()
-        draw(studio, "a fleet of boats", steps=3)
+        draw(studio, "a fleet of boats", steps=6)
         wait_for_announcement(studio, "7 jobs were sent")
         studio.get_by_text(re.compile("^Next")).wait_for()
         studio.get_by_text(re.compile("^2nd in the queue")).wait_for()

@@ -188,7 +188,7 @@ def connection_options(command: F) -> F:
     """Add --base-url and --timeout."""
     for option in (
         click.option("--base-url", help="The server's address. [UMRGEN_BASE_URL]"),
-        click.option("--timeout", type=float, help="The deadline for the whole command (600).", metavar="SECONDS"),
+        click.option("--timeout", type=float, help="The time limit for the whole command (600).", metavar="SECONDS"),
     ):
         command = option(command)
     return command

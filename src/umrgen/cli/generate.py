@@ -34,7 +34,7 @@ __all__ = ["generate", "submit"]
 def request_options(command: F) -> F:
     """Add the options of a request."""
     for option in (
-        click.option("--wait-for-slot", is_flag=True, help="Wait while another job prevents this one."),
+        click.option("--wait-for-slot", is_flag=True, help="Wait while the key has too many jobs, instead of failing."),
         click.option(
             "--reference",
             "references",
