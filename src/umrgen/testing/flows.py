@@ -1,4 +1,4 @@
-"""A driver for flows without HTTP: a list of answers instead of a server, and time that does not pass."""
+"""A driver for flows without HTTP: a list of replies in place of a server, and simulated time."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -8,7 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from umrgen.client.flow import Flow, Reply, Step, TransportFailure
 from umrgen.errors import UmrgenError
 
-__all__ = ["Played", "Sent", "play", "reply"]
+__all__ = ["FlowRun", "SentStep", "reply", "run_flow"]
 
 WALL = 1_800_000_000.0
 
@@ -16,18 +16,18 @@ R = TypeVar("R")
 Scripted = Reply | TransportFailure | Callable[[Step], Reply | TransportFailure]
 
 
-class Sent(NamedTuple):
-    """A step, and when it was sent: seconds on the clock that `play` started at `start`."""
+class SentStep(NamedTuple):
+    """A step, and when it was sent: seconds on the clock that `run_flow` started at `start`."""
 
     at: float
     step: Step
 
 
-class Played(NamedTuple, Generic[R]):
-    """What became of a flow: its result or the UmrgenError it raised, and every step it sent."""
+class FlowRun(NamedTuple, Generic[R]):
+    """A finished flow: its result or the UmrgenError that it raised, and every step that it sent."""
 
     outcome: R | UmrgenError
-    sent: list[Sent]
+    sent: list[SentStep]
 
 
 def reply(
@@ -37,7 +37,7 @@ def reply(
     *,
     elapsed: float = 0.0,
 ) -> Reply:
-    """An answer for `play`, `elapsed` seconds after it was asked for; a mapping goes as JSON."""
+    """Return a reply for `run_flow`, `elapsed` seconds after its step was sent; a mapping is sent as JSON."""
     if isinstance(body, Mapping):
         body = json.dumps(body)
     data = body.encode() if isinstance(body, str) else body
@@ -45,40 +45,39 @@ def reply(
     return Reply(status, lower, data, at=0.0, elapsed=elapsed)
 
 
-def play(flow: "Flow[R]", answers: Iterable[Scripted], *, start: float = 0.0) -> Played[R]:
-    """Run a flow to its end against `answers`, one for each step; a callable is given the step.
+def run_flow(flow: "Flow[R]", replies: Iterable[Scripted], *, start: float = 0.0) -> FlowRun[R]:
+    """Run a flow to its end against `replies`, one for each step; a callable is given the step.
 
-    The clock is this function's: a reply arrives `elapsed` seconds after its step was sent, a failure
-    its `at` seconds after, and what would take longer than the step's timeout fails at that moment.
-    Raises AssertionError when the flow asks for more answers than there are.
+    Time is simulated: a reply arrives `elapsed` seconds after its step was sent, a failure its `at` seconds after, and
+    what would take longer than the step's timeout fails at that moment. Raises AssertionError when there are fewer
+    replies than steps.
     """
     now = start
-    sent: list[Sent] = []
-    supply = iter(answers)
+    sent: list[SentStep] = []
+    supply = iter(replies)
     try:
         step = next(flow)
         while True:
             now += max(0.0, step.delay)
-            sent.append(Sent(now, step))
-            answer = _next_answer(supply, step, len(sent))
-            if isinstance(answer, Reply):
-                now += answer.elapsed
-                step = flow.send(replace(answer, at=now, wall=answer.wall or WALL + now))
+            sent.append(SentStep(now, step))
+            received = _next_reply(supply, step, len(sent))
+            if isinstance(received, Reply):
+                now += received.elapsed
+                step = flow.send(replace(received, at=now, wall=received.wall or WALL + now))
             else:
-                now += answer.at
-                step = flow.throw(TransportFailure(str(answer), at=now, sent=answer.sent))
+                now += received.at
+                step = flow.throw(TransportFailure(str(received), at=now, sent=received.sent))
     except StopIteration as end:
-        return Played(end.value, sent)
+        return FlowRun(end.value, sent)
     except UmrgenError as error:
-        return Played(error, sent)
+        return FlowRun(error, sent)
 
 
-def _next_answer(supply: "Iterable[Scripted]", step: Step, number: int) -> Reply | TransportFailure:
-    for answer in supply:
-        if not isinstance(answer, Reply | TransportFailure):
-            answer = answer(step)
-        took = answer.elapsed if isinstance(answer, Reply) else answer.at
+def _next_reply(supply: "Iterable[Scripted]", step: Step, number: int) -> Reply | TransportFailure:
+    for scripted in supply:
+        received = scripted if isinstance(scripted, Reply | TransportFailure) else scripted(step)
+        took = received.elapsed if isinstance(received, Reply) else received.at
         if took > step.timeout:
-            return TransportFailure(f"no answer within {step.timeout:.1f} s", at=step.timeout, sent=True)
-        return answer
-    raise AssertionError(f"there is no answer for step {number}: {step.method} {step.path}")
+            return TransportFailure(f"no reply within {step.timeout:.1f} s", at=step.timeout, sent=True)
+        return received
+    raise AssertionError(f"there is no reply for step {number}: {step.method} {step.path}")

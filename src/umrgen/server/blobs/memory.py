@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator
 
+from umrgen.server.blobs import plain
+
 __all__ = ["MemoryBlobStore"]
 
 

@@ -61,12 +61,17 @@ class RemoteExecutor:
     """Implements `Executor` with one `RemoteEngine`, which says itself how many tasks it draws at a time."""
 
     def __init__(
-        self, engine: str, options: Mapping[str, Any], *, devices: int = 1, watchdog: WatchdogLimits | None = None
+        self,
+        engine: str | RemoteEngine,
+        options: Mapping[str, Any],
+        *,
+        devices: int = 1,
+        watchdog: WatchdogLimits | None = None,
     ) -> None:
-        """`devices` is ignored: the machines are the engine's own."""
+        """`engine`: a name, or an engine that is constructed already. `devices` is ignored: the machines are its own."""
         self.info: EngineInfo | None = None
         self.trouble: str | None = None
-        self._engine: RemoteEngine = load_engine(engine, options)
+        self._engine: RemoteEngine = load_engine(engine, options) if isinstance(engine, str) else engine
         self._watchdog = watchdog or WatchdogLimits()
         self._running: dict[str, _Progress] = {}
         self._wanted: set[str] = set()
