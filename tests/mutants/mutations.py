@@ -471,7 +471,7 @@ MUTATIONS = (
         "security: the upload decoder gets no secret of the server's environment",
         "services/uploads.py",
         "env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},",
-        "env=dict(os.environ)",
+        "env=dict(os.environ),",
         "tests/unit/test_upload_decoder.py::test_it_has_nothing_of_the_servers_environment_but_what_it_needs",
     ),
     _server(
