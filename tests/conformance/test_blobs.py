@@ -8,11 +8,12 @@ import pytest
 
 from umrgen.server.blobs import BlobStore, BlobStoreUnavailable, read
 from umrgen.server.blobs.local import INCOMING, PART, LocalBlobStore
+from umrgen.server.blobs.memory import MemoryBlobStore
 
 
-@pytest.fixture(params=["local"])
+@pytest.fixture(params=["local", "memory"])
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    return {"local": lambda: LocalBlobStore(tmp_path / "outputs")}[request.param]()
+    return {"local": lambda: LocalBlobStore(tmp_path / "outputs"), "memory": MemoryBlobStore}[request.param]()
 
 
 async def test_bytes_come_back(blobs: BlobStore) -> None:

@@ -70,6 +70,15 @@ def _ledger(settings: Settings, observe_commit: Callable[[float], None] = lambda
     return ledger
 
 
+def _blobs(settings: Settings, worker: str) -> BlobStore:
+    blobs: BlobStore
+    if settings.blobs == "memory":
+        blobs = _make(BLOB_STORES, "memory")
+    else:
+        blobs = _make(BLOB_STORES, "local", settings.blobs_folder, worker)
+    return blobs
+
+
 def _executor(settings: Settings) -> Executor:
     """Return the executor for the engine that the settings name. Raises BadSettings for a wrong engine or option."""
     engine, options = settings.engine, settings.options_of_engine
@@ -97,15 +106,26 @@ async def open_keys(settings: Settings) -> AsyncIterator[ApiKeys]:
 class Application:
     """One server: its ledger, blob store, engine, dispatcher and HTTP interface, from `open` to `close`."""
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
-        """The caller holds the state folder (`own_state`)."""
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock | None = None,
+        *,
+        ledger: Ledger | None = None,
+        blobs: BlobStore | None = None,
+        executor: Executor | None = None,
+    ) -> None:
+        """The caller holds the state folder (`own_state`).
+
+        `ledger`, `blobs` and `executor` replace those that the settings name: for tests.
+        """
         clock = clock or SystemClock()
         worker = worker_id(settings.state)
         self.settings = settings
         self.metrics = Metrics()
-        self.ledger = _ledger(settings, self.metrics.commits.observe)
-        self.blobs: BlobStore = _make(BLOB_STORES, "local", settings.blobs_folder, worker)
-        self.executor = _executor(settings)
+        self.ledger = ledger or _ledger(settings, self.metrics.commits.observe)
+        self.blobs = blobs or _blobs(settings, worker)
+        self.executor = executor or _executor(settings)
         self.images = Images(self.blobs, settings.cache << 20)
         self.subscriptions = Subscriptions(settings.held)
         self.previews = Previews(self.executor.show, self.subscriptions.wake)

@@ -51,7 +51,9 @@ class Settings:
     ledger: str = _text(
         "sqlite", "where jobs are recorded: sqlite (a file in the state folder), sqlite:FILE, or memory (for tests)"
     )
-    blobs: str = _text("local", "where images are kept: local (a folder in the state folder), or local:FOLDER")
+    blobs: str = _text(
+        "local", "where images are kept: local (a folder in the state folder), local:FOLDER, or memory (for tests)"
+    )
     api_key: str = _text("", "a key of your own to accept beside those of `umrgen keys` (20 characters or more)")
 
     # --- the engine ---
@@ -304,8 +306,8 @@ def _ledger(value: str, source: str) -> str:
 
 
 def _blobs(value: str, source: str) -> str:
-    if not re.fullmatch(r"local(:.+)?", value, re.DOTALL):
-        raise BadSettings(f"{source} must be local or local:FOLDER, not {value!r}")
+    if not re.fullmatch(r"memory|local(:.+)?", value, re.DOTALL):
+        raise BadSettings(f"{source} must be local, local:FOLDER or memory, not {value!r}")
     return value
 
 

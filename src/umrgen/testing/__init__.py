@@ -1,43 +1,59 @@
-"""For your own tests: a server that misbehaves on demand, a clock that never waits, flows without HTTP.
+"""For your own tests: a server with faults, a fake engine, a fake clock, and flows without HTTP.
 
-    with FaultServer("legacy", job_seconds=0.1) as server:
+    with FaultServer() as server:
         server.on("GET /outputs/*", Reset(after_headers=True))
         Client(server.url, server.key).generate("a lighthouse", to="lighthouse.png")
 
-Only the standard library is needed. Nothing here is meant to face a network.
+The mode "modern" runs the server of this package, so it needs `umrgen[server]`; "legacy" and the rest need the standard
+library only. Nothing here is meant to face a network.
 """
 
 from umrgen.testing.clock import FakeClock
-from umrgen.testing.faults import Answer, Cut, Drip, Fault, Own, Page, Redirect, Reset, Silence, Tamper
-from umrgen.testing.play import Played, Sent, play, reply
+from umrgen.testing.engine import FakeEngine
+from umrgen.testing.faults import (
+    Delay,
+    Drip,
+    Fault,
+    HtmlPage,
+    NoResponse,
+    PassThrough,
+    Redirect,
+    Reset,
+    Respond,
+    Tamper,
+    Truncate,
+)
+from umrgen.testing.flows import FlowRun, SentStep, reply, run_flow
+from umrgen.testing.http1 import Exchange, RecordedRequest, Response
+from umrgen.testing.options import FaultServerOptions, ServerJob
 from umrgen.testing.png import png_bytes
-from umrgen.testing.server import FaultServer, Refusal, Script
-from umrgen.testing.wire import Exchange, Recorded, Response
-from umrgen.testing.world import ServerJob, Settings
+from umrgen.testing.server import FaultServer, RefusedConnections, Script
 
 __all__ = [
-    "Answer",
-    "Cut",
+    "Delay",
     "Drip",
     "Exchange",
     "FakeClock",
+    "FakeEngine",
     "Fault",
     "FaultServer",
-    "Own",
-    "Page",
-    "Played",
-    "Recorded",
+    "FaultServerOptions",
+    "FlowRun",
+    "HtmlPage",
+    "NoResponse",
+    "PassThrough",
+    "RecordedRequest",
     "Redirect",
-    "Refusal",
+    "RefusedConnections",
     "Reset",
+    "Respond",
     "Response",
     "Script",
-    "Sent",
+    "SentStep",
     "ServerJob",
-    "Settings",
-    "Silence",
     "Tamper",
-    "play",
+    "Truncate",
     "png_bytes",
     "reply",
+    "run_flow",
 ]

@@ -1,37 +1,83 @@
-"""A clock that tests move."""
+"""Clocks for tests: one that tests move, and the one by which a server under test runs."""
 
 import asyncio
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
 
-__all__ = ["FakeClock"]
+__all__ = ["FakeClock", "ServerClock"]
 
 
 class FakeClock:
-    """A client's `Clock` whose `sleep` takes no time and moves the clock instead.
+    """A client's clock whose `sleep` returns at once and advances the clock instead.
 
-    Give `clock.monotonic` to a FaultServer as its `clock` too, and an hour of both passes in a moment.
+    Give its `monotonic` to a FaultServer as `clock`, and both sides run in simulated time.
     """
 
     def __init__(self, start: float = 0.0, wall: float = 1_800_000_000.0) -> None:
+        """`start`: the first value of `monotonic`; `wall`: the first value of `wall`, seconds since the epoch."""
         self.sleeps: list[float] = []
         """Every sleep so far, in seconds."""
         self._now = start
-        self._wall_ahead = wall - start
+        self._wall_offset = wall - start
 
     def monotonic(self) -> float:
+        """Return seconds on the monotonic clock."""
         return self._now
 
+<<<<<<< HEAD
     def now(self) -> int:
         return round((self._now + self._wall_ahead) * 1000)
+=======
+    def wall(self) -> float:
+        """Return seconds since the epoch."""
+        return self._now + self._wall_offset
+>>>>>>> 0daaba3172e342a7f0a4584100a84536c4737631
 
     async def sleep(self, seconds: float) -> None:
+        """Record the sleep and advance the clock by it."""
         self.sleeps.append(seconds)
         self.advance(seconds)
         await asyncio.sleep(0)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Move both clocks forward."""
         self._now += max(0.0, seconds)
 
     def jump_wall(self, seconds: float) -> None:
-        """Set the wall clock forward (or back); the monotonic one does not notice."""
-        self._wall_ahead += seconds
+        """Set the wall clock forward, or back; the monotonic clock is not affected."""
+        self._wall_offset += seconds
+
+
+class ServerClock:
+    """A server's clock over any source of seconds. Implements `umrgen.server.clock.Clock`.
+
+    A source that a test moves does not report its changes: `wake` makes each sleep compare its end with the source.
+    """
+
+    def __init__(self, source: Callable[[], float] = time.monotonic) -> None:
+        self.monotonic = source
+        self._wall_offset = time.time() - source()
+        self._woken = asyncio.Event()
+
+    def wall(self, moment: float) -> float:
+        """Return the wall-clock time, in seconds since the epoch, of a moment of the source."""
+        return moment + self._wall_offset
+
+    def now(self) -> int:
+        """Return milliseconds since the epoch."""
+        return int(self.wall(self.monotonic()) * 1000)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until the source has advanced by `seconds`; `math.inf`: until the task is cancelled."""
+        end = self.monotonic() + seconds
+        while (left := end - self.monotonic()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left if math.isfinite(left) else None):
+                    await self._woken.wait()
+
+    def wake(self) -> None:
+        """Let every sleep that has ended by the source return."""
+        self._woken.set()
+        self._woken = asyncio.Event()

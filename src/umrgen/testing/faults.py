@@ -1,40 +1,53 @@
-"""What a FaultServer can be told to answer in its mode's place, or to do to its mode's own answer."""
+"""The faults of a FaultServer: responses in the server's place, and alterations of its own responses."""
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from umrgen.testing.wire import Exchange, Response, html
+from umrgen.testing.http1 import Exchange, Response, html
 
-__all__ = ["INTERSTITIAL", "Answer", "Cut", "Drip", "Fault", "Own", "Page", "Redirect", "Reset", "Silence", "Tamper"]
+__all__ = [
+    "INTERSTITIAL",
+    "Delay",
+    "Drip",
+    "Fault",
+    "HtmlPage",
+    "NoResponse",
+    "PassThrough",
+    "Redirect",
+    "Reset",
+    "Respond",
+    "Tamper",
+    "Truncate",
+]
 
 INTERSTITIAL = """<!DOCTYPE html>
 <html><head><title>You are about to visit a shared address</title></head>
-<body><p>Continue only if you trust whoever sent you here.</p><button>Visit</button></body></html>
+<body><p>Continue only if you trust the sender of this link.</p><button>Visit</button></body></html>
 """
 
 
 class Fault(Protocol):
-    """How one request is answered. `keep_alive` of the exchange is False once the connection is of no use."""
+    """How one request is answered. After `apply`, the exchange's `keep_alive` says whether the connection stays open."""
 
-    async def play(self, exchange: Exchange) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Own:
-    """The mode's own answer, untouched: to let some requests pass before a fault."""
-
-    async def play(self, exchange: Exchange) -> None:
-        await exchange.send(await exchange.own())
+    async def apply(self, exchange: Exchange) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """This answer, `delay` seconds after the request; the mode never sees it.
+class PassThrough:
+    """The server's own response, without a fault: for requests before one with a fault."""
 
-    A dict or list goes as JSON, a str as UTF-8, bytes as they are. Headers given here win over
-    those that are implied; a `Content-Length` given here is announced, true or not.
+    async def apply(self, exchange: Exchange) -> None:
+        await exchange.pass_through()
+
+
+@dataclass(frozen=True, slots=True)
+class Respond:
+    """This response, after `delay` seconds. The server does not receive the request: a gateway's 502, a 429.
+
+    A dict or list is sent as JSON, a str as UTF-8, bytes as they are. `headers` replace those that are implied; a
+    `Content-Length` among them is sent as it is, even when it is wrong.
     """
 
     status: int = 200
@@ -42,12 +55,12 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     delay: float = 0.0
 
-    async def play(self, exchange: Exchange) -> None:
+    async def apply(self, exchange: Exchange) -> None:
         if self.delay:
             await exchange.pause(self.delay)
         response = self._response().with_headers(self.headers)
         await exchange.send(response)
-        _close_if_out_of_step(exchange, response)
+        _close_unless_framed(exchange, response)
 
     def _response(self) -> Response:
         if isinstance(self.body, bytes):
@@ -57,27 +70,58 @@ class Answer:
         return Response(self.status, {"Content-Type": "application/json"}, json.dumps(self.body).encode())
 
 
-def _close_if_out_of_step(exchange: Exchange, response: Response) -> None:
-    """Close after a body whose length is not the announced one: nobody could tell where the next answer begins."""
+def _close_unless_framed(exchange: Exchange, response: Response) -> None:
+    """Close the connection after a body of another length than its header says: the next response has no start."""
     announced = {name.lower(): value for name, value in response.headers.items()}.get("content-length")
     if announced is not None and announced != str(len(response.body)):
         exchange.close()
 
 
 @dataclass(frozen=True, slots=True)
-class Reset:
-    """A TCP RST: in the middle of the mode's own headers, or `after_headers` and a `share` of the body.
+class Delay:
+    """The server's own response, `seconds` late. With `handled` the request takes effect before the delay."""
 
-    With `handled=False` the request is thrown away first: nothing of it takes effect, nothing is answered.
+    seconds: float
+    handled: bool = False
+
+    async def apply(self, exchange: Exchange) -> None:
+        response = await exchange.response() if self.handled else None
+        if await exchange.pause(self.seconds):
+            await exchange.send(response or await exchange.response())
+        else:
+            exchange.close()
+
+
+@dataclass(frozen=True, slots=True)
+class NoResponse:
+    """No byte, until the client disconnects or the server stops.
+
+    With `handled` the request takes effect: only its response is lost.
+    """
+
+    handled: bool = False
+
+    async def apply(self, exchange: Exchange) -> None:
+        if self.handled:
+            await exchange.response()
+        await exchange.pause(None)
+        exchange.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """A TCP reset: within the headers of the server's response, or `after_headers` and a `share` of the body.
+
+    With `handled=False` the server does not receive the request, and no byte is sent.
     """
 
     after_headers: bool = False
     share: float = 0.5
     handled: bool = True
 
-    async def play(self, exchange: Exchange) -> None:
+    async def apply(self, exchange: Exchange) -> None:
         if self.handled:
-            response = await exchange.own()
+            response = await exchange.response()
             head = exchange.head(response)
             if self.after_headers:
                 await exchange.write(head + _part(exchange.body(response), self.share))
@@ -91,27 +135,27 @@ def _part(data: bytes, share: float) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """The mode's own headers and a `share` of the body they announce, then a clean end of the connection."""
+class Truncate:
+    """The headers of the server's response and a `share` of its body, then a clean end of the connection."""
 
     share: float = 0.5
 
-    async def play(self, exchange: Exchange) -> None:
-        response = await exchange.own()
+    async def apply(self, exchange: Exchange) -> None:
+        response = await exchange.response()
         await exchange.write(exchange.head(response) + _part(exchange.body(response), self.share))
         exchange.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Drip:
-    """The mode's own answer, `bytes_per_chunk` every `interval` seconds; its headers too if `headers`."""
+    """The server's own response, `bytes_per_chunk` every `interval` seconds; with `headers`, its headers as well."""
 
     bytes_per_chunk: int = 1
     interval: float = 0.01
     headers: bool = False
 
-    async def play(self, exchange: Exchange) -> None:
-        response = await exchange.own()
+    async def apply(self, exchange: Exchange) -> None:
+        response = await exchange.response()
         head, body = exchange.head(response), exchange.body(response)
         if not self.headers:
             await exchange.write(head)
@@ -124,29 +168,11 @@ class Drip:
 
 
 @dataclass(frozen=True, slots=True)
-class Silence:
-    """Not a byte, until the client hangs up or the server stops; or for `seconds`, then the mode's own answer.
-
-    With `handled` the request takes effect at once, and only its answer is kept back.
-    """
-
-    seconds: float | None = None
-    handled: bool = False
-
-    async def play(self, exchange: Exchange) -> None:
-        response = await exchange.own() if self.handled else None
-        if await exchange.pause(self.seconds):
-            await exchange.send(response or await exchange.own())
-        else:
-            exchange.close()
-
-
-@dataclass(frozen=True, slots=True)
 class Tamper:
-    """The mode's own answer with its body passed through `change`.
+    """The server's own response, its body passed through `change`.
 
-    `headers` are set over the mode's own (None takes one away), so a digest can lie. The length announced is the
-    changed body's, or with `keep_length` still that of the true one.
+    `headers` replace those of the response; None removes one. The announced length is that of the changed body, with
+    `keep_length` that of the original.
     """
 
     change: Callable[[bytes], bytes] = bytes
@@ -154,33 +180,32 @@ class Tamper:
     status: int | None = None
     keep_length: bool = False
 
-    async def play(self, exchange: Exchange) -> None:
-        own = await exchange.own()
-        response = replace(own, body=self.change(own.body), status=self.status or own.status)
-        if self.keep_length:
-            response = response.with_headers({"Content-Length": str(len(own.body))})
-        response = response.with_headers(self.headers)
+    async def apply(self, exchange: Exchange) -> None:
+        original = await exchange.response()
+        response = replace(original, body=self.change(original.body), status=self.status or original.status)
+        length = len(original.body if self.keep_length else response.body)
+        response = response.with_headers({"Content-Length": str(length)}).with_headers(self.headers)
         await exchange.send(response)
-        _close_if_out_of_step(exchange, response)
+        _close_unless_framed(exchange, response)
 
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """To `location`, as it is."""
+    """A redirect to `location`, which is sent as it is."""
 
     location: str
     status: int = 302
 
-    async def play(self, exchange: Exchange) -> None:
+    async def apply(self, exchange: Exchange) -> None:
         await exchange.send(Response(self.status, {"Location": self.location}))
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """An HTML page where something else was due, as a tunnel's interstitial is."""
+class HtmlPage:
+    """An HTML page in place of a response, as gateways and tunnels send it."""
 
     page: str = INTERSTITIAL
     status: int = 200
 
-    async def play(self, exchange: Exchange) -> None:
+    async def apply(self, exchange: Exchange) -> None:
         await exchange.send(html(self.status, self.page))

@@ -1,13 +1,26 @@
 """Blob stores: where the bytes of images are kept. One file per alternative."""
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 from umrgen.errors import UmrgenError
 
-__all__ = ["BLOB_STORES", "BlobStore", "BlobStoreUnavailable", "read"]
+__all__ = ["BLOB_STORES", "BlobStore", "BlobStoreUnavailable", "plain", "read"]
 
-BLOB_STORES: Mapping[str, str] = {"local": "umrgen.server.blobs.local:LocalBlobStore"}
+BLOB_STORES: Mapping[str, str] = {
+    "local": "umrgen.server.blobs.local:LocalBlobStore",
+    "memory": "umrgen.server.blobs.memory:MemoryBlobStore",
+}
+
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+
+
+def plain(name: str) -> str:
+    """Return the name of a session or a blob. Raises ValueError unless it is plain: letters, digits, `_`, `-`, `.`."""
+    if not _PLAIN.fullmatch(name):
+        raise ValueError("not a plain name")
+    return name
 
 
 class BlobStoreUnavailable(UmrgenError):

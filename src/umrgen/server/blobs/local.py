@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import secrets
 import shutil
 import time
@@ -11,11 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from umrgen.durable import make_folder, sync_folder
-from umrgen.server.blobs import BlobStoreUnavailable
+from umrgen.server.blobs import BlobStoreUnavailable, plain
 
 __all__ = ["LocalBlobStore"]
 
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 INCOMING = ".incoming"
 """The folder of unfinished files, below the root; each server has a folder of its own in it."""
 FREE_KNOWN = 1.0
@@ -47,10 +45,7 @@ class LocalBlobStore:
         shutil.rmtree(self._incoming, ignore_errors=True)
 
     def _path(self, session_id: str, name: str) -> Path:
-        for part in (session_id, name):
-            if not _PLAIN.fullmatch(part):
-                raise ValueError("not a plain name")
-        return self._root / session_id / name
+        return self._root / plain(session_id) / plain(name)
 
     async def put(self, session_id: str, name: str, data: bytes) -> None:
         path = self._path(session_id, name)

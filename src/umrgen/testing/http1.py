@@ -1,4 +1,4 @@
-"""HTTP/1.1 as bytes: just enough to serve it truly, and to break it on purpose."""
+"""HTTP/1.1 as bytes: requests are parsed and responses are written here, so that a fault can alter each byte."""
 
 import asyncio
 import fcntl
@@ -6,7 +6,7 @@ import json
 import socket
 import struct
 import termios
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
@@ -14,28 +14,37 @@ from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["BadRequest", "Connection", "Exchange", "Recorded", "Response", "html", "json_response", "read_request"]
+__all__ = [
+    "BadRequest",
+    "Connection",
+    "Exchange",
+    "RecordedRequest",
+    "Response",
+    "html",
+    "json_response",
+    "read_request",
+]
 
 HEAD_LIMIT = 64 * 1024
 
 
 class BadRequest(Exception):
-    """What came is not HTTP/1.1."""
+    """The bytes of a connection are not an HTTP/1.1 request."""
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedRequest:
     """A request as it arrived. Header names are lower-case."""
 
     method: str
     path: str
-    """The request target, exactly as it stood on the wire."""
+    """The request target, exactly as it was sent."""
     headers: Mapping[str, str]
     body: bytes
     at: float
-    """When it was complete, on the server's clock (by default time.monotonic), in seconds."""
+    """When it was complete, in seconds on the server's clock (by default time.monotonic)."""
     connection: int
-    """Which of the server's connections brought it; the first is 1."""
+    """The number of its connection; the server's first is 1."""
     version: str = "HTTP/1.1"
 
     @property
@@ -45,6 +54,7 @@ class Recorded:
 
     @property
     def query(self) -> dict[str, list[str]]:
+        """The parameters of the query string."""
         return parse_qs(self.path.partition("?")[2], keep_blank_values=True)
 
     @property
@@ -53,11 +63,11 @@ class Recorded:
         return self.version == "HTTP/1.1" and "close" not in self.headers.get("connection", "").lower()
 
     def json(self) -> Any:
-        """The decoded body. Raises ValueError."""
+        """Return the decoded body. Raises ValueError."""
         return json.loads(self.body)
 
-    def without(self, prefix: str) -> "Recorded | None":
-        """The request as a server behind `prefix` sees it, or None when it is not for that server."""
+    def without(self, prefix: str) -> "RecordedRequest | None":
+        """Return the request as a server behind `prefix` receives it; None when it is not for that server."""
         if not prefix:
             return self
         inside = self.path.startswith((f"{prefix}/", f"{prefix}?")) or self.path == prefix
@@ -66,27 +76,36 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer before it is put on the wire; `Content-Length` and `Date` are added there."""
+    """A response before it is encoded; `Content-Length` and `Date` are added then."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    stream: AsyncIterator[bytes] | None = None
+    """The parts of the body after `body`, of a response without a known length."""
 
     def with_headers(self, changes: Mapping[str, str | None]) -> "Response":
-        """With `changes`, whatever the case of the names; None removes a header."""
-        gone = {name.lower() for name in changes}
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in gone}
+        """Return the response with these headers, whatever the case of their names; None removes a header."""
+        changed = {name.lower() for name in changes}
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in changed}
         return replace(self, headers=headers | {name: value for name, value in changes.items() if value is not None})
 
     def has(self, name: str) -> bool:
+        """Return whether there is a header of this (lower-case) name."""
         return any(own.lower() == name for own in self.headers)
 
+    async def whole(self) -> "Response":
+        """Return the response with its whole body; waits until its stream has ended."""
+        if self.stream is None:
+            return self
+        return replace(self, body=self.body + b"".join([part async for part in self.stream]), stream=None)
+
     def head(self, *, keep_alive: bool = True) -> bytes:
-        """Status line and headers, up to the empty line."""
+        """Return the status line and the headers, up to the empty line."""
         headers = dict(self.headers)
         if not self.has("date"):
             headers["Date"] = formatdate(usegmt=True)
-        if not self.has("content-length") and not self.has("transfer-encoding") and self.status not in (204, 304):
+        if self.stream is None and not self.has("content-length") and self.status not in (204, 304):
             headers["Content-Length"] = str(len(self.body))
         if not keep_alive:
             headers["Connection"] = "close"
@@ -99,18 +118,20 @@ class Response:
 def json_response(
     status: int, data: Any, headers: Mapping[str, str] | None = None, *, media_type: str = "application/json"
 ) -> Response:
+    """Return a response with `data` as JSON."""
     return Response(status, {"Content-Type": media_type} | dict(headers or {}), json.dumps(data).encode())
 
 
 def html(status: int, page: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a response with an HTML page."""
     return Response(status, {"Content-Type": "text/html; charset=utf-8"} | dict(headers or {}), page.encode())
 
 
 # --- reading -----------------------------------------------------------------------------------------
 
 
-async def read_request(connection: "Connection", clock: Callable[[], float]) -> Recorded | None:
-    """The next request; None when the client has no more. Raises BadRequest."""
+async def read_request(connection: "Connection", clock: Callable[[], float]) -> RecordedRequest | None:
+    """Return the next request; None when the client has closed the connection. Raises BadRequest."""
     reader = connection.reader
     try:
         lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -121,7 +142,7 @@ async def read_request(connection: "Connection", clock: Callable[[], float]) -> 
         return None
     except (ValueError, asyncio.LimitOverrunError) as error:
         raise BadRequest(str(error)) from error
-    return Recorded(method, target, headers, body, clock(), connection.number, version)
+    return RecordedRequest(method, target, headers, body, clock(), connection.number, version)
 
 
 def _headers(lines: list[str]) -> dict[str, str]:
@@ -129,7 +150,7 @@ def _headers(lines: list[str]) -> dict[str, str]:
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon:
-            raise ValueError(f"no header: {line[:80]!r}")
+            raise ValueError(f"not a header: {line[:80]!r}")
         name = name.lower()
         headers[name] = f"{headers[name]}, {value.strip()}" if name in headers else value.strip()
     return headers
@@ -150,106 +171,121 @@ async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> byt
 
 
 class Connection(asyncio.StreamReaderProtocol):
-    """One client's connection; `gone` is set as soon as the client hangs up."""
+    """A client's connection; `disconnected` is set as soon as the client closes it."""
 
     def __init__(
         self,
-        opened: Callable[["Connection"], int],
+        on_open: Callable[["Connection"], int],
         serve: Callable[["Connection"], Coroutine[Any, Any, None]],
-        left: Callable[["Connection"], None],
+        on_close: Callable[["Connection"], None],
     ) -> None:
+        """`on_open` returns the number of the connection; `on_close` is called when its socket is closed."""
         super().__init__(asyncio.StreamReader(limit=HEAD_LIMIT), self._begin)
         self.number = 0
-        self.gone = asyncio.Event()
-        self.over = asyncio.Event()
+        self.disconnected = asyncio.Event()
+        self.closed = asyncio.Event()
         """Set when the socket is closed."""
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter
-        self._opened = opened
+        self._on_open = on_open
         self._serve = serve
-        self._left = left
+        self._on_close = on_close
 
     async def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # So that `drain` returns only when all is with the kernel.
+        # With this limit, `drain` returns only when the kernel has all bytes.
         writer.transport.set_write_buffer_limits(0)
         self.reader, self.writer = reader, writer
         await self._serve(self)
 
     @property
     def address(self) -> str:
+        """The client's IP address."""
         return str(self.writer.get_extra_info("peername")[0])
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._wire = cast("asyncio.Transport", transport)
-        self.number = self._opened(self)
+        self._transport_of_client = cast("asyncio.Transport", transport)
+        self.number = self._on_open(self)
         super().connection_made(transport)
 
     def eof_received(self) -> bool:
         super().eof_received()
-        self._hung_up()
+        self.disconnected.set()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.over.set()
+        self.closed.set()
         super().connection_lost(exc)
-        self._hung_up()
-
-    def _hung_up(self) -> None:
-        self.gone.set()
-        self._left(self)
+        self.disconnected.set()
+        self._on_close(self)
 
     def abort(self) -> None:
-        """End it at once, whatever is still to be sent."""
-        self._wire.abort()
+        """Close the connection at once; bytes that were not sent yet are lost."""
+        self._transport_of_client.abort()
 
 
 class Exchange:
-    """One request and the means to answer it, well or badly."""
+    """One request, and the means by which a fault responds to it."""
 
-    def __init__(self, request: Recorded, connection: Connection, own: Callable[[], Awaitable[Response]]) -> None:
+    def __init__(
+        self, request: RecordedRequest, connection: Connection, respond: Callable[[], Awaitable[Response]]
+    ) -> None:
+        """`respond` passes the request to the server."""
         self.request = request
         self.keep_alive = request.keep_alive
-        """Whether the connection goes on after this exchange."""
-        self._own = own
+        """Whether the connection stays open after this exchange."""
+        self._respond = respond
         self._writer = connection.writer
-        self._gone = connection.gone
+        self._disconnected = connection.disconnected
 
-    async def own(self) -> Response:
-        """What the server's mode answers; the request takes effect (a job is made, say)."""
-        return await self._own()
+    async def response(self) -> Response:
+        """Pass the request to the server, so that it takes effect; return the server's whole response."""
+        return await (await self._respond()).whole()
 
     def head(self, response: Response) -> bytes:
+        """Return the response's head for this connection."""
         return response.head(keep_alive=self.keep_alive)
 
     def body(self, response: Response) -> bytes:
+        """Return the response's body; no bytes for a HEAD request."""
         return b"" if self.request.method == "HEAD" else response.body
 
+    async def pass_through(self) -> None:
+        """Pass the request to the server, and its response to the client; a stream as its parts come."""
+        response = await self._respond()
+        if response.stream is None:
+            await self.send(response)
+            return
+        self.keep_alive = False  # the end of the connection is the end of the stream
+        await self.send(response)
+        async for part in response.stream:
+            await self.write(part)
+
     async def send(self, response: Response) -> None:
-        """The whole answer, as it should be."""
+        """Write a response without any fault."""
         await self.write(self.head(response) + self.body(response))
 
     async def write(self, data: bytes) -> None:
-        """Put bytes on the wire; returns when the kernel has them. Raises ConnectionError."""
+        """Write bytes; return when the kernel has them. Raises ConnectionError."""
         self._writer.write(data)
         await self._writer.drain()
 
     async def pause(self, seconds: float | None) -> bool:
-        """Wait (None: for ever), but not for a client that hangs up; whether it is still there."""
+        """Wait (None: without a limit) unless the client disconnects; return whether it is still connected."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._gone.wait()
-        return not self._gone.is_set()
+                await self._disconnected.wait()
+        return not self._disconnected.is_set()
 
     def close(self) -> None:
-        """End the connection cleanly, after what was written."""
+        """Close the connection cleanly, after what was written."""
         self.keep_alive = False
         self._writer.close()
 
     async def reset(self) -> None:
-        """End the connection with a TCP RST, once the client's side has what was written."""
+        """Close the connection with a TCP RST, after the client's side has received what was written."""
         self.keep_alive = False
         sock = self._writer.get_extra_info("socket")
-        while _unacknowledged(sock) and not self._gone.is_set():  # noqa: ASYNC110  the kernel has no event for it
+        while _unacknowledged(sock) and not self._disconnected.is_set():  # noqa: ASYNC110  the kernel has no event for it
             await asyncio.sleep(0.001)
         # Closing a socket that lingers for 0 seconds sends RST in place of FIN.
         with suppress(OSError):
@@ -258,7 +294,7 @@ class Exchange:
 
 
 def _unacknowledged(sock: socket.socket) -> int:
-    """Bytes the other side has not got yet, which a RST would take back; 0 where the system does not tell."""
+    """Return the number of bytes that the other side has not received, which a RST would discard; 0 if unknown."""
     with suppress(OSError, ValueError):  # ValueError: it is closed already
         (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))
         return int(count)
