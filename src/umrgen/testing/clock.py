@@ -26,14 +26,9 @@ class FakeClock:
         """Return seconds on the monotonic clock."""
         return self._now
 
-<<<<<<< HEAD
     def now(self) -> int:
-        return round((self._now + self._wall_ahead) * 1000)
-=======
-    def wall(self) -> float:
-        """Return seconds since the epoch."""
-        return self._now + self._wall_offset
->>>>>>> 0daaba3172e342a7f0a4584100a84536c4737631
+        """Return milliseconds since the epoch."""
+        return round((self._now + self._wall_offset) * 1000)
 
     async def sleep(self, seconds: float) -> None:
         """Record the sleep and advance the clock by it."""
@@ -51,7 +46,7 @@ class FakeClock:
 
 
 class ServerClock:
-    """A server's clock over any source of seconds. Implements `umrgen.server.clock.Clock`.
+    """A server's clock over any source of seconds. Implements `umrgen.clock.Clock`.
 
     A source that a test moves does not report its changes: `wake` makes each sleep compare its end with the source.
     """

@@ -76,7 +76,7 @@ class FakeEngine:
 
         return EngineInfo("fake", "procedural", "1", features=("references", "negative", "loras"))
 
-    async def load(self) -> None:
+    async def load(self, on_capacity: Callable[[], None]) -> None:
         self._clock = self._clock or ServerClock()
 
     async def draw(self, task: "DrawTask", report: "Report") -> "list[EncodedImage]":

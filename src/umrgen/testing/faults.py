@@ -29,7 +29,7 @@ INTERSTITIAL = """<!DOCTYPE html>
 
 
 class Fault(Protocol):
-    """How one request is answered. After `apply`, the exchange's `keep_alive` says whether the connection stays open."""
+    """How one request is answered. `keep_alive` of the exchange says then whether the connection stays open."""
 
     async def apply(self, exchange: Exchange) -> None: ...
 

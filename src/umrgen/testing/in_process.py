@@ -141,7 +141,7 @@ class _Call:
 
     async def _run(self, app: "ASGIApp", scope: dict[str, Any]) -> None:
         try:
-            await app(scope, self._receive, self._messages.put)  # type: ignore[arg-type]
+            await app(scope, self._receive, self._messages.put)
         finally:
             self._messages.put_nowait(None)
 

@@ -16,7 +16,7 @@ from umrgen.testing.http1 import RecordedRequest, Response, html, json_response
 from umrgen.testing.legacy_jobs import LegacyJob, LegacyJobs, LegacyOutput
 from umrgen.testing.options import FaultServerOptions, ServerJob
 
-__all__ = ["CONCURRENT_LIMIT", "JOB_NOT_FOUND", "LegacyServer", "RATE_LIMITED", "job_body", "receipt_body"]
+__all__ = ["CONCURRENT_LIMIT", "JOB_NOT_FOUND", "RATE_LIMITED", "LegacyServer", "job_body", "receipt_body"]
 
 API = "/api/v1/"
 SESSION_ID = "sid_ext_gen"

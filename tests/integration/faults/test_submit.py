@@ -1,7 +1,6 @@
 """Faults while a job is submitted."""
 
 import pytest
-
 from fault_cases import (
     SAVES,
     SHORT,
@@ -20,6 +19,7 @@ from fault_cases import (
     self_signed_server,
     with_members,
 )
+
 from umrgen import ConnectionFailed, RateLimited, ServerError, UmrgenError
 from umrgen.errors import NotUmrgen
 from umrgen.testing import Drip, Fault, HtmlPage, NoResponse, Redirect, Respond, Tamper

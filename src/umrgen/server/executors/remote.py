@@ -71,20 +71,15 @@ class RemoteExecutor:
         devices: int = 1,
         watchdog: WatchdogLimits | None = None,
     ) -> None:
-<<<<<<< HEAD
-        """`devices` is ignored: the machines are the engine's own. Raises EngineFailure."""
+        """`engine`: its name, or an engine that is constructed already. `devices` is ignored: the machines are its own.
+
+        Raises EngineFailure.
+        """
         self.info: EngineInfo | None = None
-        self._name = engine
-        self._engine: RemoteEngine = load_engine(engine, options)
+        self._name = engine if isinstance(engine, str) else type(engine).__name__
+        self._engine: RemoteEngine = load_engine(engine, options) if isinstance(engine, str) else engine
         self._limits = watchdog or WatchdogLimits()
         self._trouble: str | None = None
-=======
-        """`engine`: a name, or an engine that is constructed already. `devices` is ignored: the machines are its own."""
-        self.info: EngineInfo | None = None
-        self.trouble: str | None = None
-        self._engine: RemoteEngine = load_engine(engine, options) if isinstance(engine, str) else engine
-        self._watchdog = watchdog or WatchdogLimits()
->>>>>>> 0daaba3172e342a7f0a4584100a84536c4737631
         self._running: dict[str, _Progress] = {}
         self._abandoned: set[asyncio.Future[Any]] = set()
         """Drawings that did not stop when they were cancelled; each takes up capacity until it ends."""
