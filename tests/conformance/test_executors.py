@@ -1,4 +1,4 @@
-"""What every executor must do, with a real engine process behind it."""
+"""What every executor must do, with an engine in a real process and with a remote one."""
 
 import asyncio
 import logging
@@ -263,8 +263,8 @@ class TestRemote:
         assert executor._engine.closed  # type: ignore[attr-defined]
 
 
-def wait_deafly(process: EngineProcess) -> None:
-    """Let it come to its end while the event loop hears nothing."""
+def block_until_it_ends(process: EngineProcess) -> None:
+    """Wait for the process's end without running the event loop."""
     stat = Path(f"/proc/{process.pid}/stat")
     with suppress(FileNotFoundError, ProcessLookupError):  # it was reaped already, before or while we read
         while stat.read_text().split()[2] != "Z":
@@ -303,7 +303,7 @@ class TestLocal:
         assert not before.alive
         await executor.stop()
 
-    async def test_a_crash_is_told_and_the_next_job_gets_a_new_process(self) -> None:
+    async def test_a_crash_is_reported_and_the_next_job_gets_a_new_process(self) -> None:
         executor = SubprocessExecutor("procedural", {"step_delay": 0.2})
         await executor.ready()
 
@@ -316,7 +316,7 @@ class TestLocal:
         assert await executor.run(draw_task("a lighthouse", job_id="ext_2"), ignore)
         await executor.stop()
 
-    async def test_one_that_does_not_even_listen_is_not_waited_for(self) -> None:
+    async def test_one_that_does_not_read_its_pipe_is_replaced(self) -> None:
         executor = SubprocessExecutor("procedural", {}, watchdog=WatchdogLimits(stall_after=0.3, cancel_grace=0.05))
         await executor.ready()
         (process,) = executor._processes
@@ -329,7 +329,7 @@ class TestLocal:
             assert await executor.run(draw_task("a lighthouse", job_id="ext_2"), ignore)
         await executor.stop()
 
-    async def test_one_that_hangs_is_given_to_nobody_when_its_job_is_cancelled_meanwhile(self) -> None:
+    async def test_one_that_hangs_gets_no_other_job_when_its_job_is_cancelled_meanwhile(self) -> None:
         executor = SubprocessExecutor(
             "procedural", {"step_delay": 600}, watchdog=WatchdogLimits(stall_after=0.5, cancel_grace=600)
         )
@@ -339,13 +339,13 @@ class TestLocal:
         asked = asyncio.Event()
         cancel = process.cancel
 
-        async def told(job_id: str, grace: float) -> None:
+        async def observed(job_id: str, grace: float) -> None:
             asked.set()
             await cancel(job_id, grace)
 
-        process.cancel = told  # type: ignore[method-assign]
+        process.cancel = observed  # type: ignore[method-assign]
         async with asyncio.timeout(20):
-            await asked.wait()  # it hangs, and is being asked to stop
+            await asked.wait()  # it hangs, and is being told to stop
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
@@ -356,14 +356,14 @@ class TestLocal:
 
     @pytest.mark.parametrize("loop", LOOPS)
     @pytest.mark.parametrize("busy", [False, True])
-    def test_one_that_babbles_and_is_gone_has_crashed(self, loop: Loop, busy: bool) -> None:
-        """Whether its end or its words are seen first; the two loops say it in different ways."""
+    def test_one_that_sends_no_frames_and_ends_has_crashed(self, loop: Loop, busy: bool) -> None:
+        """Whether its end or its output is seen first; the two event loops report it in different ways."""
 
         async def draw() -> None:
             pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
             process = EngineProcess(await asyncio.create_subprocess_exec("printf", "z" * 32, **pipes))
             if busy:
-                wait_deafly(process)
+                block_until_it_ends(process)
             with pytest.raises(EngineCrashed) as crash:
                 await process.draw(TASK, ignore, None, WatchdogLimits(stall_after=600))
             assert crash.value.code == "engine_crashed"
@@ -375,7 +375,7 @@ class TestLocal:
     async def test_an_engine_that_cannot_start_says_why(self) -> None:
         executor = SubprocessExecutor("nope", {})
         starting = asyncio.create_task(executor.ready())
-        while executor.trouble is None:  # noqa: ASYNC110 - the executor's own word, not an event
+        while executor.trouble is None:  # noqa: ASYNC110 - a value, not an event
             await asyncio.sleep(0.01)
         assert "no engine 'nope'" in executor.trouble
         assert not starting.done()
@@ -390,7 +390,7 @@ class TestLocal:
         assert b"secret" not in environment
         await executor.stop()
 
-    async def test_one_that_says_the_same_step_again_makes_no_progress(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_one_that_repeats_a_step_makes_no_progress(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its steps come every 0.3 s, for ever; each would give it another second if it counted as progress."""
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
         executor = SubprocessExecutor(

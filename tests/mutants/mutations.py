@@ -139,7 +139,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         "{drawing, heartbeat, over}, return_when",
         "{drawing, heartbeat}, return_when",
-        f"{ATTEMPTS}::test_a_cancel_reaches_the_engine_while_progress_rests",
+        f"{ATTEMPTS}::test_a_cancel_reaches_the_engine_while_no_progress_is_written",
     ),
     _server(
         "three-attempts",
@@ -147,7 +147,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         "if self.job.tries >= self._context.policy.max_attempts:",
         "if self.job.tries > self._context.policy.max_attempts:",
-        f"{ATTEMPTS}::test_a_worker_that_fell_silent_is_a_crash_and_three_are_the_end",
+        f"{ATTEMPTS}::test_a_worker_whose_lease_ends_has_crashed_and_the_third_time_fails_the_job",
     ),
     _server(
         "spoken-up-since",
@@ -155,7 +155,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         '        self._guard["version"] = self.job.version\n',
         "",
-        f"{ATTEMPTS}::test_a_worker_that_spoke_up_meanwhile_keeps_its_job",
+        f"{ATTEMPTS}::test_a_worker_that_renews_its_lease_in_time_keeps_its_job",
     ),
     _server(
         "interruptions-do-not-count",
@@ -171,7 +171,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         '            await self._retry("engine_crashed", f"the attempt failed: {type(error).__name__}")\n',
         "",
-        f"{ATTEMPTS}::test_what_nobody_thought_of_is_no_job_without_an_owner",
+        f"{ATTEMPTS}::test_after_an_unexpected_failure_the_job_is_queued_again",
     ),
     _server(
         "same-step",
@@ -179,7 +179,7 @@ MUTATIONS = (
         "executors/watchdog.py",
         "if step > self._furthest:",
         "if step >= self._furthest:",
-        "tests/conformance/test_executors.py::TestLocal::test_one_that_says_the_same_step_again_makes_no_progress",
+        "tests/conformance/test_executors.py::TestLocal::test_one_that_repeats_a_step_makes_no_progress",
     ),
     _server(
         "engine-verified",
@@ -797,7 +797,7 @@ MUTATIONS = (
         "executors/watchdog.py",
         "self._timeout = asyncio.timeout(limits.stall_after)",
         "self._timeout = asyncio.timeout(None)",
-        "tests/conformance/test_executors.py::TestLocal::test_one_that_does_not_even_listen_is_not_waited_for",
+        "tests/conformance/test_executors.py::TestLocal::test_one_that_does_not_read_its_pipe_is_replaced",
     ),
     _server(
         "phases-are-signs-of-life",
@@ -837,7 +837,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         "                if waited >= self._context.policy.storage_patience:\n",
         "                if True:\n",
-        f"{ATTEMPTS}::test_a_picture_is_kept_until_there_is_room_for_it",
+        f"{ATTEMPTS}::test_an_image_is_kept_until_it_can_be_stored",
     ),
     _server(
         "engine-unavailable",

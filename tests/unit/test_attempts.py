@@ -1,4 +1,4 @@
-"""An attempt and the dispatcher, where the moment matters."""
+"""Attempts and the dispatcher, in chosen orders of events."""
 
 import asyncio
 from collections.abc import Callable
@@ -23,7 +23,7 @@ SPEC = GenerationRequest("a boat", seed=1, width=512, height=512, steps=9)
 
 
 class Still:
-    """A clock that stands, and an engine that makes one step and no more."""
+    """A clock that stands still, and an executor whose engine makes one step and no more."""
 
     capacity = 1
 
@@ -69,7 +69,7 @@ async def claimed(ledger: MemoryLedger, lease_until: int) -> Job:
     return job
 
 
-async def test_a_cancel_reaches_the_engine_while_progress_rests(ledger: MemoryLedger) -> None:
+async def test_a_cancel_reaches_the_engine_while_no_progress_is_written(ledger: MemoryLedger) -> None:
     still = Still()
     attempt = Attempt(await claimed(ledger, 9000), attempt_context(still, ledger))
     carrying = asyncio.create_task(attempt.carry_out())
@@ -81,7 +81,7 @@ async def test_a_cancel_reaches_the_engine_while_progress_rests(ledger: MemoryLe
 
 
 @pytest.mark.parametrize("where", ["run", "beat"])
-async def test_what_nobody_thought_of_is_no_job_without_an_owner(
+async def test_after_an_unexpected_failure_the_job_is_queued_again(
     ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     async def surprise(*_: object) -> None:
@@ -116,14 +116,14 @@ async def test_a_start_requeues_the_jobs_of_its_own_worker_whatever_the_clock_sa
     assert (job.state, job.interruptions, job.tries) == (State.QUEUED, 1, 0)
 
 
-async def test_a_worker_that_fell_silent_is_a_crash_and_three_are_the_end(ledger: MemoryLedger) -> None:
+async def test_a_worker_whose_lease_ends_has_crashed_and_the_third_time_fails_the_job(ledger: MemoryLedger) -> None:
     still = Still()
     dispatcher = Dispatcher(attempt_context(still, ledger), "worker")
     job = await claimed(ledger, lease_until=2000)
     for attempt in (1, 2, 3):
         still.moment += 5000
         (expired_leases,) = await ledger.jobs.expired_leases(now=still.moment)
-        await dispatcher._look_after(expired_leases)
+        await dispatcher._check_lease(expired_leases)
         late = ledger.jobs.change("ext_1", Change.COMPLETE, now=still.moment, token=job.token)
         with pytest.raises(Exception, match=r"holds this job|cannot complete"):
             await late
@@ -135,19 +135,19 @@ async def test_a_worker_that_fell_silent_is_a_crash_and_three_are_the_end(ledger
     assert end.error == "its worker did not renew the lease (in attempt 3, the last)"
 
 
-async def test_a_worker_that_spoke_up_meanwhile_keeps_its_job(ledger: MemoryLedger) -> None:
+async def test_a_worker_that_renews_its_lease_in_time_keeps_its_job(ledger: MemoryLedger) -> None:
     still = Still()
     job = await claimed(ledger, lease_until=2000)
     (expired_leases,) = await ledger.jobs.expired_leases(now=5000)
     await ledger.jobs.change("ext_1", Change.PROGRESS, now=5000, token=job.token, lease_until=9000)
-    await Dispatcher(attempt_context(still, ledger), "worker")._look_after(expired_leases)
+    await Dispatcher(attempt_context(still, ledger), "worker")._check_lease(expired_leases)
     now = await ledger.jobs.get("ext_1")
     assert now is not None
     assert (now.state, now.token) == (State.RUNNING, job.token)
 
 
 class Painter(Still):
-    """An engine that has its images ready."""
+    """An executor whose engine has its images at once."""
 
     images = 1
 
@@ -232,7 +232,7 @@ async def test_a_job_whose_engine_fails_is_queued_again(ledger: MemoryLedger, fa
     assert (job.state, job.tries) == (State.QUEUED, 1)
 
 
-async def test_a_picture_is_kept_until_there_is_room_for_it(ledger: MemoryLedger) -> None:
+async def test_an_image_is_kept_until_it_can_be_stored(ledger: MemoryLedger) -> None:
     stored, context = recording(ledger)
     put, drawn = stored.put, 0
 

@@ -51,12 +51,12 @@ def no_recovery(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Dispatcher, "recover", nothing)
 
 
-def no_look_after_leases(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Dispatcher, "_look_after", nothing)
+def no_check_of_leases(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Dispatcher, "_check_lease", nothing)
 
 
-def every_lapsed_lease_a_crash(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Dispatcher, "_look_after", lambda self, job: Attempt(job, self._context).lease_expired())
+def every_ended_lease_a_crash(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Dispatcher, "_check_lease", lambda self, job: Attempt(job, self._context).lease_expired())
 
 
 def no_deletion(patch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def capacity_unheard(patch: pytest.MonkeyPatch) -> None:
 
 
 FAULTS = (
-    *(no_turns, no_fence, no_recovery, no_look_after_leases, every_lapsed_lease_a_crash, no_deletion),
+    *(no_turns, no_fence, no_recovery, no_check_of_leases, every_ended_lease_a_crash, no_deletion),
     *(late_pictures_stay, restarts_count, restarts_without_end, attempts_without_end, cancels_unheard),
     new_jobs_unheard,
     capacity_unheard,

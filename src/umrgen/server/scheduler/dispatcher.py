@@ -16,7 +16,7 @@ __all__ = ["Dispatcher"]
 
 log = logging.getLogger(__name__)
 
-AFTER_TROUBLE = 1.0
+AFTER_FAILURE = 1.0
 """Seconds until the dispatcher tries again after a failure."""
 
 
@@ -104,11 +104,11 @@ class Dispatcher:
                     self._start_attempt(job)
             except LedgerUnavailable as error:
                 log.error("no job can be claimed: %s", error)
-                await self._pause(AFTER_TROUBLE)
+                await self._pause(AFTER_FAILURE)
             except Exception:
                 # A job that was leased is requeued when its lease ends.
                 log.exception("the dispatcher failed")
-                await self._pause(AFTER_TROUBLE)
+                await self._pause(AFTER_FAILURE)
 
     async def _pause(self, seconds: float) -> None:
         self._waiting = True
@@ -170,11 +170,11 @@ class Dispatcher:
             await context.clock.sleep(context.policy.lease / 3)
             try:
                 for job in await context.jobs.expired_leases(now=context.clock.now()):
-                    await self._look_after(job)
+                    await self._check_lease(job)
             except Exception:
                 log.exception("the leases could not be checked")
 
-    async def _look_after(self, job: Job) -> None:
+    async def _check_lease(self, job: Job) -> None:
         attempt = self._running.get(job.id)
         if attempt is None and job.worker == self._worker and self._claiming:
             return  # the claim in flight may have leased it
