@@ -12,8 +12,8 @@ class Mutation:
 
     name: str
     promise: str
-    """What is promised, in short; the first word names the document: README, reliability, security, webhooks,
-    contract."""
+    """The promise, in short; the first word names the document: README, architecture, reliability, security,
+    webhooks, contract."""
     file: str
     old: str
     """Stands in the file exactly once."""
@@ -702,6 +702,14 @@ MUTATIONS = (
         "    if not settings.loopback:\n",
         "    if False:\n",
         "tests/unit/test_server_opening.py::test_without_a_key_it_listens_on_loopback_alone",
+    ),
+    _server(
+        "public-asgi",
+        "architecture: the ASGI application is public, and runs jobs under any ASGI server",
+        "asgi.py",
+        "            self._app = application.app()\n",
+        "            application.app()\n",
+        "tests/integration/test_asgi.py::test_it_serves_requests_and_runs_jobs",
     ),
     _server(
         "short-key",
