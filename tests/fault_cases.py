@@ -548,10 +548,7 @@ def common_cases(phase: str) -> list[FaultCase]:
         FaultCase("response lost", (NoResponse(handled=True),), lost),
         FaultCase("DNS failure without end", dns_failure(10**6), unreachable, options=short),
         FaultCase("DNS failure at first", dns_failure(2)),
-        *(
-            FaultCase(f"{n} for 30 s", burst(n), failing, simulated=True, options=patient)
-            for n in (500, 502, 503, 504)
-        ),
+        *(FaultCase(f"{n} for 30 s", burst(n), failing, simulated=True, options=patient) for n in (500, 502, 503, 504)),
         *(
             FaultCase(f"429 {how}", (Respond(429, {"error": "Too many"}, headers),), simulated=True, check=check)
             for how, (headers, check) in RETRY_AFTER.items()
@@ -601,4 +598,3 @@ def foreign_server() -> Iterator[FaultServer]:
 
 RunCase = Callable[[str, FaultCase, str, str], None]
 """Runs a case: phase, case, mode, driver."""
-

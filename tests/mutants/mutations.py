@@ -324,8 +324,8 @@ MUTATIONS = (
         "revoked-within-a-second",
         "security: revoked means refused within a second",
         "services/api_keys.py",
-        "TRUSTED_SECONDS = 0.5",
-        "TRUSTED_SECONDS = 5.0",
+        "CACHE_SECONDS = 0.5",
+        "CACHE_SECONDS = 5.0",
         f"{KEYS}::test_what_another_process_revokes_is_believed_for_half_a_second",
     ),
     _server(
@@ -755,8 +755,8 @@ MUTATIONS = (
         "log-query",
         "security: a log has no query string",
         "http/middleware.py",
-        '"path": _told_path(scope["path"]),',
-        '"path": _told_path(scope["path"] + "?" + scope["query_string"].decode()),',
+        '"path": _loggable_path(scope["path"]),',
+        '"path": _loggable_path(scope["path"] + "?" + scope["query_string"].decode()),',
         LOGS,
     ),
     _server(

@@ -204,18 +204,14 @@ CASES = [
         options=ANY_ORIGIN,
         check=no_foreign_request,
     ),
-    FaultCase(
-        "TLS failure: a self-signed certificate", self_signed_image, Fails(ConnectionFailed), options=ANY_ORIGIN
-    ),
+    FaultCase("TLS failure: a self-signed certificate", self_signed_image, Fails(ConnectionFailed), options=ANY_ORIGIN),
     *(
         FaultCase(f"resumed after a reset at {share:.0%}", (Reset(after_headers=True, share=share),), check=resumed)
         for share in SHARES
     ),
     FaultCase("body drips", (Drip(100, 0.02),), options={"drip_rate": 1e6}, check=resumed),
     FaultCase("no more bytes in the body", (HalfBody(end=True),), check=resumed),
-    FaultCase(
-        "no response without end", (NoResponse(),), Fails(WaitTimeout), times=None, options={"timeout": 0.5}
-    ),
+    FaultCase("no response without end", (NoResponse(),), Fails(WaitTimeout), times=None, options={"timeout": 0.5}),
     FaultCase("no response beyond patience", (NoResponse(),), Fails(ConnectionFailed), times=None, options=SHORT),
     FaultCase(
         "drips without end",
@@ -243,9 +239,7 @@ CASES = [
         simulated=True,
     ),
     *(
-        FaultCase(
-            f"redirect ({n}) to another host", redirect(foreign_url, n), FOREIGN_OUTPUT, check=no_foreign_request
-        )
+        FaultCase(f"redirect ({n}) to another host", redirect(foreign_url, n), FOREIGN_OUTPUT, check=no_foreign_request)
         for n in (302, 307, 308)
     ),
     FaultCase("redirect to //foreign/x", redirect(protocol_relative_url), FOREIGN_OUTPUT, check=no_foreign_request),
@@ -290,9 +284,7 @@ CASES = [
         "another version when it is resumed",
         (Truncate(0.5), Respond(206, IMAGE[-100:], {"Content-Range": "bytes 59900-59999/60000", "ETag": '"other"'})),
     ),
-    *(
-        FaultCase(f"{n}, then a fresh URL", fresh_url_after(n), check=status_requested_twice) for n in (403, 404, 410)
-    ),
+    *(FaultCase(f"{n}, then a fresh URL", fresh_url_after(n), check=status_requested_twice) for n in (403, 404, 410)),
     *(
         FaultCase(f"{n} without end", (Respond(n),), expected, times=None, check=status_requested_twice)
         for n, expected in {
@@ -313,9 +305,7 @@ CASES = [
         Fails(TargetUnusable, "target_exists"),
         options=PATIENT,
     ),
-    FaultCase(
-        "another process finishes first, overwriting", other_process_finishes, overwrite=True, options=PATIENT
-    ),
+    FaultCase("another process finishes first, overwriting", other_process_finishes, overwrite=True, options=PATIENT),
     FaultCase("another process holds the partial file", other_process_holds, keeps_parts=True),
     FaultCase("the server restarts in the body", restart_in_the_body, check=resumed),
     FaultCase("the server restarts and refuses connections", restart_and_refuse, check=resumed),

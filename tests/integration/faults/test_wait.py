@@ -125,9 +125,7 @@ CASES = [
         for how, fault in {"plain HTTP": plain_http_as_tls, "a self-signed certificate": self_signed}.items()
     ),
     FaultCase("body drips", (Drip(1, 0.02),)),
-    FaultCase(
-        "no response without end", (NoResponse(),), Fails(WaitTimeout), times=None, options={"timeout": 0.5}
-    ),
+    FaultCase("no response without end", (NoResponse(),), Fails(WaitTimeout), times=None, options={"timeout": 0.5}),
     FaultCase("no response beyond patience", (NoResponse(),), Fails(ConnectionFailed), times=None, options=SHORT),
     FaultCase("drips without end", (Drip(1, 0.05),), Fails(WaitTimeout), times=None, options={"timeout": 0.5}),
     *(
@@ -175,9 +173,7 @@ CASES = [
         "running, then queued again",
         (job_in_state("running"), job_in_state("queued", queue_position=2), job_in_state("running")),
     ),
-    FaultCase(
-        "completed, then running again", (completed(None), job_in_state("running"), job_in_state("queued"))
-    ),
+    FaultCase("completed, then running again", (completed(None), job_in_state("running"), job_in_state("queued"))),
     *(FaultCase(f"completed with {what}, once", (fault,)) for what, fault in NO_URL.items()),
     FaultCase(
         "completed with an empty list of results, once",
