@@ -161,7 +161,7 @@ class TestKey:
         assert page.url == f"{running.url}/", "the ticket must be removed from the address"
         other = new_page()
         other.goto(running.studio)
-        other.get_by_text("This link is over").wait_for()
+        other.get_by_text("The link has expired or was used").wait_for()
         page.goto(f"{running.url}/")
         page.reload()
         page.get_by_label("Prompt", exact=True).wait_for()

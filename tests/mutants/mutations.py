@@ -12,8 +12,8 @@ class Mutation:
 
     name: str
     promise: str
-    """What is promised, in short; the first word names the document: README, reliability, security, webhooks,
-    contract."""
+    """The promise, in short; the first word names the document: README, architecture, reliability, security,
+    webhooks, contract."""
     file: str
     old: str
     """Stands in the file exactly once."""
@@ -324,8 +324,8 @@ MUTATIONS = (
         "revoked-within-a-second",
         "security: revoked means refused within a second",
         "services/api_keys.py",
-        "TRUSTED_SECONDS = 0.5",
-        "TRUSTED_SECONDS = 5.0",
+        "CACHE_SECONDS = 0.5",
+        "CACHE_SECONDS = 5.0",
         f"{KEYS}::test_what_another_process_revokes_is_believed_for_half_a_second",
     ),
     _server(
@@ -704,6 +704,14 @@ MUTATIONS = (
         "tests/unit/test_server_opening.py::test_without_a_key_it_listens_on_loopback_alone",
     ),
     _server(
+        "public-asgi",
+        "architecture: the ASGI application is public, and runs jobs under any ASGI server",
+        "asgi.py",
+        "            self._app = application.app()\n",
+        "            application.app()\n",
+        "tests/integration/test_asgi.py::test_it_serves_requests_and_runs_jobs",
+    ),
+    _server(
         "short-key",
         "security: a server does not start with a short key",
         "services/api_keys.py",
@@ -747,8 +755,8 @@ MUTATIONS = (
         "log-query",
         "security: a log has no query string",
         "http/middleware.py",
-        '"path": _told_path(scope["path"]),',
-        '"path": _told_path(scope["path"] + "?" + scope["query_string"].decode()),',
+        '"path": _loggable_path(scope["path"]),',
+        '"path": _loggable_path(scope["path"] + "?" + scope["query_string"].decode()),',
         LOGS,
     ),
     _server(

@@ -25,21 +25,21 @@ __all__ = [
 
 
 MAX_IMAGES = 8
-"""Images that one job may have."""
+"""The largest number of images of a job."""
 
 
 class Change(StrEnum):
-    """What can happen to a job."""
+    """A kind of change of a job's record."""
 
     CLAIM = "claim"
-    """A worker takes a lease on it."""
+    """A worker takes a lease on the job."""
     PROGRESS = "progress"
-    """Its worker got further (or only says that it is alive)."""
+    """The worker reports a step, or renews its lease."""
     COMPLETE = "complete"
-    """Its images are in storage, synced."""
+    """The images are in storage, synced."""
     FAIL = "fail"
     RELEASE = "release"
-    """Its worker gave it back, or lost its lease."""
+    """The worker releases the job, or its lease expired."""
     CANCEL = "cancel"
 
 
@@ -56,14 +56,14 @@ TRANSITIONS: Mapping[tuple[State, Change], State] = {
 
 
 class Conflict(UmrgenError):
-    """The job is not in a state for this, or is held by another worker."""
+    """The job's state forbids the change, or another worker has the lease."""
 
     code = "conflict"
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One image of a job, as it lies in storage."""
+    """The record of one stored image of a job."""
 
     name: str
     session_id: str
@@ -78,40 +78,40 @@ class Output:
         return f"/outputs/{self.session_id}/{self.name}?session_id={self.session_id}"
 
 
-class Job(NamedTuple):  # no dataclass: a frozen one of so many fields takes six times as long to make
+class Job(NamedTuple):  # a frozen dataclass with these fields takes six times as long to create
     """A job's record. Times are milliseconds since the epoch; `version` grows with every change."""
 
     id: str
     session_id: str
     request: GenerationRequest
-    """Its seed is chosen already: never -1."""
+    """Its seed is never -1: a random seed is chosen before the job is stored."""
     engine: str
     created_at: int
     priority: int = 0
-    """Among its own session's jobs: the higher is drawn first."""
+    """Among the jobs of its session; the highest runs first."""
     state: State = State.QUEUED
     version: int = 1
     attempt: int = 0
-    """How many times a worker has taken it."""
+    """The number of claims."""
     interruptions: int = 0
-    """How many of those attempts a restart of the server itself cut short."""
+    """The number of attempts that a restart of the server ended."""
     token: int = 0
-    """The fencing token: grows with every lease, so that a late worker can change nothing."""
+    """The fencing token. It grows with every lease, so that a worker without the lease can change nothing."""
     worker: str | None = None
     lease_until: int | None = None
     step: int = 0
     started_at: int | None = None
-    """When it was taken for the first time."""
+    """The time of the first claim."""
     claimed_at: int | None = None
-    """When it was taken last."""
+    """The time of the last claim."""
     completed_at: int | None = None
     outputs: tuple[Output, ...] = ()
     error: str | None = None
     error_code: str | None = None
     changed: int = 0
-    """The ledger's count of all changes of state when this job's last one was written."""
+    """The change number of the job's last change of state."""
     key_id: str = ""
-    """The API key that made it: its webhook is signed with this key's secret."""
+    """The API key that submitted the job; the job's webhook is signed with this key's secret."""
 
     @property
     def over(self) -> bool:
@@ -119,7 +119,7 @@ class Job(NamedTuple):  # no dataclass: a frozen one of so many fields takes six
 
     @property
     def tries(self) -> int:
-        """The attempts that count: those that no restart of the server cut short."""
+        """The attempts that count against the limit: those that no restart of the server ended."""
         return self.attempt - self.interruptions
 
 
@@ -134,27 +134,26 @@ def output_name(job: Job, index: int, media_type: str) -> str:
 
 
 def possible_outputs(job: Job) -> list[str]:
-    """Return every file name that the job's present attempt may have used."""
+    """Return every file name that the job's present attempt may use."""
     return [output_name(job, index, media_type) for index in range(MAX_IMAGES) for media_type in EXTENSIONS]
 
 
 def advance(
     job: Job, change: Change, *, now: int, token: int | None = None, version: int | None = None, **values: Any
 ) -> Job:
-    """The job after `change`. Raises Conflict when its state forbids it or `token` is not its lease's.
+    """Return the job after `change`. Raises Conflict when its state forbids the change, or `token` is not its lease's.
 
-    With `version`, also when anything at all has changed since that version was read. `values` are the
-    fields that the change sets: `worker`, `lease_until`, `step`, `outputs`, `error`, `error_code`,
-    `interruptions`.
+    With `version`, raises Conflict also when the job has changed since that version was read. `values` are the fields
+    that the change sets: `worker`, `lease_until`, `step`, `outputs`, `error`, `error_code`, `interruptions`.
     """
     state = TRANSITIONS.get((job.state, change))
     if state is None:
         raise Conflict(f"a job that is {job.state} cannot {change}", job_id=job.id)
     if token is not None and (token != job.token or job.state is not State.RUNNING):
-        # A token is that of a lease: once the job is back in the queue, nobody holds one.
+        # A job that was queued again has no lease, so its last token is no longer valid.
         raise Conflict("another worker holds this job now", job_id=job.id)
     if version is not None and version != job.version:
-        raise Conflict("the job changed in the meantime", job_id=job.id)
+        raise Conflict("the job has changed since it was read", job_id=job.id)
     match change:
         case Change.CLAIM:
             values |= {
@@ -169,7 +168,7 @@ def advance(
         case _:
             values |= {"worker": None, "lease_until": None}
     if state.over:
-        # A clock that was set back does not let a job end before it began.
+        # After the clock was set back, a job still does not end before its claim.
         values["completed_at"] = max(now, job.created_at, job.claimed_at or 0)
     if state is State.QUEUED:
         values["step"] = 0

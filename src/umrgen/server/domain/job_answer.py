@@ -1,4 +1,4 @@
-"""A job as the API answers it (contract, section 2)."""
+"""The API's representation of a job (contract, section 2)."""
 
 from collections.abc import Callable
 from typing import Literal, TypedDict
@@ -10,7 +10,7 @@ __all__ = ["JobAnswer", "job_to_wire", "retry_after_ms"]
 
 
 def retry_after_ms(job: Job, eta_seconds: float | None) -> int | None:
-    """When to ask again, in milliseconds; None when there is nothing left to ask for."""
+    """Return the milliseconds until the next poll; None when the job is over."""
     if job.over:
         return None
     default = 3000 if job.state is State.QUEUED else 2000
@@ -26,7 +26,7 @@ def _next(job: Job) -> str:
         case _:
             return (
                 f"Not ready yet. GET /api/v1/status/{job.id} again after retry_after_ms, "
-                "or at once with the header Prefer: wait=25, which answers when the job is over."
+                "or now with the header Prefer: wait=25, a long poll that is answered when the job is over."
             )
 
 
@@ -52,7 +52,7 @@ class ProgressAnswer(TypedDict):
 
 
 class JobAnswer(TypedDict):
-    """A job as `GET /api/v1/status/{job_id}` answers it (contract, section 2). Times in ms since the epoch."""
+    """A job, as in the response of `GET /api/v1/status/{job_id}` (contract, section 2). Times in ms since the epoch."""
 
     success: bool
     job_id: str
@@ -82,7 +82,7 @@ def job_to_wire(
     eta_seconds: float | None = None,
     sign: Callable[[str], str] = str,
 ) -> JobAnswer:
-    """The job as it is answered, each URL as `sign` makes it."""
+    """Return the API's representation of the job; `sign` signs each URL."""
     urls = [sign(output.url) for output in job.outputs]
     return {
         "success": True,

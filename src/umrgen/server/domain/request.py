@@ -1,4 +1,4 @@
-"""The request for a generation: the one declaration of its parameters on the server.
+"""The request of a generation: the only declaration of its parameters on the server.
 
 It is decoded from what the caller sends, stored with the job, sent to the engine, and echoed in lists, whole each time.
 A new parameter is a field here.

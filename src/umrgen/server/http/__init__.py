@@ -24,7 +24,7 @@ __all__ = ["Services"]
 
 @dataclass(slots=True)
 class Services:
-    """What the handlers may use; composed in `umrgen.server.application`."""
+    """The services and values that the handlers use; composed in `umrgen.server.application`."""
 
     settings: Settings
     clock: Clock

@@ -30,7 +30,7 @@ AHEAD = (
 
 
 def make_app(services: Services) -> ASGIApp:
-    """Return the application with its middleware, as the settings want it."""
+    """Return the application with the middleware that the settings require."""
     settings = services.settings
     app: ASGIApp = SecurityMiddleware(_calls(services), settings, services.hosts, services.metrics)
     if settings.allowed_origins:
@@ -92,7 +92,7 @@ def _for_browsers(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
-    """Starlette's own refusals, in the API's one shape."""
+    """Return the problem response for an error that Starlette raises itself."""
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(error.status_code, "invalid_request")
     return Problem(code, headers=error.headers).response()

@@ -38,5 +38,5 @@ class CancelledOnDisconnect:
 
 
 def was_disconnected(scope: Scope) -> bool:
-    """Whether the client of this request disconnected while its handler waited."""
+    """Return whether the client of this request disconnected while its handler waited."""
     return _DISCONNECTED in scope["state"]

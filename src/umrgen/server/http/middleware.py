@@ -1,7 +1,7 @@
 """The middleware in front of every handler: Host and Origin checks, no keys in URLs, metrics, the access log.
 
-A page in a browser can be made to call this server under a host name of its own (DNS rebinding), or from its own
-origin; a key in a URL is written into every log on the way. Such requests are refused here.
+A malicious web page can make a browser call this server under the page's host name (DNS rebinding), or from another
+origin (CSRF); proxies write the key of a URL into their logs. This middleware refuses such requests.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ __all__ = ["SecurityMiddleware"]
 
 access = logging.getLogger("umrgen.access")
 
-_LOOKS = ("/healthz", "/readyz", "/api/v1/status")
-"""What balancers and waiting clients ask for all the time, and what changes nothing."""
-_READING = ("GET", "HEAD", "OPTIONS")
+_POLLED = ("/healthz", "/readyz", "/api/v1/status")
+"""Paths that load balancers and waiting clients request all the time, and that change nothing."""
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _HEADERS = ((b"x-content-type-options", b"nosniff"), (b"server", b"http"))
-"""Headers of every response. Without the second, granian would name itself."""
+"""Headers of every response. Without the second, granian would disclose its name."""
 _KEY = re.compile(r"umr_[\w-]+")
 _KEY_NAMES = frozenset(("api_key", "apikey", "api-key", "key", "token", "access_token", "authorization", "bearer"))
 
@@ -49,27 +49,27 @@ class SecurityMiddleware:
         if scope["type"] != "http":
             return
         state = scope.setdefault("state", {})
-        answered = _Answered(send, state)
+        observed = _ObservedSend(send, state)
         begun = time.perf_counter()
         try:
             self._check(scope)
-            await self._app(self._inside(scope), receive, answered)
+            await self._app(self._without_prefix(scope), receive, observed)
         except Problem as problem:
-            await problem.response()(scope, receive, answered)
+            await problem.response()(scope, receive, observed)
         except asyncio.CancelledError:
             if not was_disconnected(scope):
                 raise
         finally:
             self._metrics.answered(state["status"])
-            self._tell(scope, state, time.perf_counter() - begun)
+            self._write_log(scope, state, time.perf_counter() - begun)
 
     def _check(self, scope: Scope) -> None:
-        """Raises Problem."""
+        """Raise Problem for a request that fails a check."""
         hosts = [value for name, value in scope["headers"] if name == b"host"]
-        # Without one, as in HTTP/1.0, the client is no browser. granian adds an empty one then.
+        # A client that sends no Host header (HTTP/1.0) is not a browser. granian adds an empty header then.
         if hosts and hosts != [b""] and (len(hosts) > 1 or not self._hosts.accept(hosts[0])):
             raise Problem("forbidden_host")
-        if scope["method"] not in _READING:
+        if scope["method"] not in _SAFE_METHODS:
             for origin in (value for name, value in scope["headers"] if name == b"origin"):
                 self._check_origin(origin.decode("latin-1").lower(), b"".join(hosts).decode("latin-1").lower())
         if scope["query_string"]:
@@ -81,42 +81,42 @@ class SecurityMiddleware:
         if origin not in (f"http://{host}", f"https://{host}"):
             raise Problem("forbidden_origin")
 
-    def _inside(self, scope: Scope) -> Scope:
-        """The scope as the handlers see it: without the prefix that a proxy has left in the path."""
+    def _without_prefix(self, scope: Scope) -> Scope:
+        """Return the scope without the prefix that a proxy left in the path."""
         path: str = scope["path"]
         if self._prefix and (path == self._prefix or path.startswith(f"{self._prefix}/")):
             return dict(scope) | {"path": path[len(self._prefix) :] or "/"}
         return scope
 
-    def _tell(self, scope: Scope, state: Mapping[str, Any], seconds: float) -> None:
-        """One line about the request: never its query, its key or its body."""
+    def _write_log(self, scope: Scope, state: Mapping[str, Any], seconds: float) -> None:
+        """Write one line about the request, without its query, key and body."""
         status: int = state["status"]
-        notable = status >= 400 or status == 0 or scope["method"] not in _READING
-        # Whoever asks too often must not fill the log as well; the metrics count him.
-        notable = notable and status != 429 and scope["path"] not in _LOOKS
+        notable = status >= 400 or status == 0 or scope["method"] not in _SAFE_METHODS
+        # A client above its rate limit must not fill the log; the metrics count its requests.
+        notable = notable and status != 429 and scope["path"] not in _POLLED
         if self._log == "none" or (self._log == "notable" and not notable):
             return
-        told: Mapping[str, Any] = {
+        fields: Mapping[str, Any] = {
             "method": scope["method"],
-            "path": _told_path(scope["path"]),
+            "path": _loggable_path(scope["path"]),
             "status": status,
             "ms": round(seconds * 1000, 1),
             "address": address_of(scope),
             "key_id": state.get("key_id"),
             "job_id": state.get("job_id"),
         }
-        access.info("request", extra=told)
+        access.info("request", extra=fields)
 
 
-def _told_path(path: str) -> str:
-    """A path for the log: without what opens a door."""
+def _loggable_path(path: str) -> str:
+    """Return a path for the log, without keys and without the URLs of images, which give access to them."""
     if path.startswith("/outputs/"):
-        return "/outputs/…"  # the rest is the image's whole address
+        return "/outputs/…"
     return _KEY.sub("umr_…", path[:200])
 
 
-class _Answered:
-    """`send`, writing the status into the request's state; 0 until there is one."""
+class _ObservedSend:
+    """An ASGI `send` that notes the response's status in the request's state; it is 0 before the response."""
 
     __slots__ = ("_send", "_state")
 

@@ -1,4 +1,4 @@
-"""`GET /openapi.json`: the API in OpenAPI 3.1, from the types that its handlers read and answer with."""
+"""`GET /openapi.json`: the API in OpenAPI 3.1, from the types that its handlers decode and encode."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ _WRITING = ("forbidden_origin", "request_timeout", "too_large", "ledger_unavaila
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One call."""
+    """One operation of the API."""
 
     method: str
     path: str
@@ -37,15 +37,16 @@ class Operation:
     summary: str
     status: int
     answer: Any
-    """The type of its body in JSON, or a media type."""
+    """The type of the response's JSON body, or its media type."""
     problems: Sequence[str] = ()
-    """What may go wrong beside what may always."""
+    """Error codes of this operation, in addition to those of every operation."""
     takes: Any = None
     parameters: Sequence[Schema] = ()
     headers: Sequence[str] = ()
     more: Mapping[int, str] = field(default_factory=dict)
-    """Further answers, without a body."""
+    """Descriptions of further responses, by status."""
     keyed: bool = True
+    """Whether it needs an API key."""
 
 
 def _parameter(name: str, place: str, schema: Schema, description: str, example: Any = None) -> Schema:
@@ -55,12 +56,16 @@ def _parameter(name: str, place: str, schema: Schema, description: str, example:
 
 _STRING = {"type": "string"}
 _JOB_ID = _parameter(
-    "job_id", "path", _STRING | {"pattern": f"^{JOB_ID.pattern}$"}, "as the submit gave it", "ext_3b5d5c3712955042"
+    "job_id", "path", _STRING | {"pattern": f"^{JOB_ID.pattern}$"}, "from the submit's response", "ext_3b5d5c3712955042"
 )
 _PREFER = _parameter(
-    "Prefer", "header", _STRING, "wait=N holds the call until the job is over, N seconds at most", "wait=25"
+    "Prefer",
+    "header",
+    _STRING,
+    "wait=N: a long poll, answered when the job is over, or after N s",
+    "wait=25",
 )
-_IF_NONE_MATCH = _parameter("If-None-Match", "header", _STRING, "an ETag that is known already")
+_IF_NONE_MATCH = _parameter("If-None-Match", "header", _STRING, "the ETag of a response that the client has")
 _SESSION = _parameter("session_id", "path", _STRING, "the session that the image belongs to", SESSION)
 _FILE = _parameter("filename", "path", _STRING, "the image's name", IMAGE)
 _UPLOAD = {
@@ -89,20 +94,20 @@ OPERATIONS = (
         "get",
         "/api/v1/status/{job_id}",
         "status",
-        "How a job stands; with Prefer: wait=N, when it is over",
+        "The state of a job; with Prefer: wait=N, as soon as it is over",
         200,
         JobAnswer,
         ("job_not_found", "ledger_unavailable"),
         None,
         (_JOB_ID, _PREFER, _IF_NONE_MATCH, _parameter("wait", "query", _STRING, "as Prefer: wait", "25")),
         ("ETag", "Retry-After", "Preference-Applied"),
-        {304: "it has not changed"},
+        {304: "the job has not changed"},
     ),
     Operation(
         "post",
         "/api/v1/status",
         "statuses",
-        "Which of many jobs have changed",
+        "The jobs that changed, of up to 1,000",
         200,
         responses.Changes,
         _WRITING,
@@ -121,17 +126,17 @@ OPERATIONS = (
         None,
         (
             _JOB_ID,
-            _parameter("Last-Event-ID", "header", _STRING, "the last event that was seen"),
-            _parameter("preview", "query", {"enum": ["0", "1"]}, "1: small JPEGs of how far the picture is, too"),
+            _parameter("Last-Event-ID", "header", _STRING, "the id of the last event that the client received"),
+            _parameter("preview", "query", {"enum": ["0", "1"]}, "1: also small JPEGs of the unfinished image"),
         ),
         (),
-        {204: "the last event has been seen already"},
+        {204: "the client has the final event"},
     ),
     Operation(
         "post",
         "/api/v1/cancel/{job_id}",
         "cancel",
-        "End a job",
+        "Cancel a job",
         200,
         JobAnswer,
         ("job_not_found", *_WRITING),
@@ -148,9 +153,9 @@ OPERATIONS = (
         ("ledger_unavailable",),
         None,
         (
-            _parameter("state", "query", {"enum": [*State]}, "only those in this state"),
-            _parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}, "how many", 50),
-            _parameter("cursor", "query", _STRING | {"pattern": "^[0-9]{1,18}$"}, "next_cursor of the page before"),
+            _parameter("state", "query", {"enum": [*State]}, "only jobs in this state"),
+            _parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}, "jobs of a page", 50),
+            _parameter("cursor", "query", _STRING | {"pattern": "^[0-9]{1,18}$"}, "next_cursor of the previous page"),
         ),
     ),
     Operation(
@@ -183,47 +188,47 @@ OPERATIONS = (
         None,
         (_FILE,),
     ),
-    Operation("get", "/api/v1/capabilities", "capabilities", "What this server can do", 200, responses.Capabilities),
+    Operation("get", "/api/v1/capabilities", "capabilities", "Features and limits", 200, responses.Capabilities),
     Operation(
         "get",
         "/outputs/{session_id}/{filename}",
         "output",
-        "An image; its URL, as the status gives it, is all that is needed",
+        "An image; the URL of the job's status gives access, without a key",
         200,
         "image/png",
         ("forbidden_output", "output_not_found", "output_expired", "range_not_satisfiable", "ledger_unavailable"),
         None,
         (
             *(_SESSION, _FILE, _IF_NONE_MATCH),
-            _parameter("session_id", "query", _STRING, "the same again", SESSION),
-            _parameter("expires", "query", _STRING, "where URLs are signed: until when"),
-            _parameter("signature", "query", _STRING, "where URLs are signed: by this server"),
-            _parameter("Range", "header", _STRING, "a part of it", "bytes=0-1023"),
-            _parameter("If-Range", "header", _STRING, "the part only of this ETag, otherwise all of it"),
+            _parameter("session_id", "query", _STRING, "the session of the path again", SESSION),
+            _parameter("expires", "query", _STRING, "of a signed URL: its expiry, in seconds since the epoch"),
+            _parameter("signature", "query", _STRING, "of a signed URL: the server's signature"),
+            _parameter("Range", "header", _STRING, "a byte range", "bytes=0-1023"),
+            _parameter("If-Range", "header", _STRING, "an ETag: the range of this version, else the whole image"),
         ),
         ("ETag", "Repr-Digest", "Content-Digest", "Accept-Ranges", "Cache-Control"),
-        {206: "the part that was asked for", 304: "it has not changed"},
+        {206: "the requested range", 304: "the image has not changed"},
         keyed=False,
     ),
-    Operation("get", "/healthz", "healthz", "The process answers", 200, responses.Health, keyed=False),
+    Operation("get", "/healthz", "healthz", "Liveness probe", 200, responses.Health, keyed=False),
     Operation(
         "get",
         "/readyz",
         "readyz",
-        "Ready to take jobs and to run them",
+        "Readiness probe: the server accepts jobs and can run them",
         200,
         responses.Health,
         more={503: "not ready"},
         keyed=False,
     ),
-    Operation("get", "/metrics", "metrics", "Figures for Prometheus", 200, "text/plain"),
+    Operation("get", "/metrics", "metrics", "Metrics for Prometheus", 200, "text/plain"),
     Operation("get", "/openapi.json", "openapi", "This document", 200, "application/json"),
 )
 
 
 def routes(services: Services) -> list[Route]:
     async def endpoint(request: Request) -> Response:
-        """The description of the API, for callers with a key."""
+        """Return the description of the API to callers with a key."""
         await open_for_operator(services, request.scope, dict(request.headers.raw))
         return responses.json_response(document(services.settings.prefix))
 
@@ -232,7 +237,7 @@ def routes(services: Services) -> list[Route]:
 
 @cache
 def document(prefix: str = "") -> dict[str, Any]:
-    """The whole description, for a server whose paths are under `prefix`."""
+    """Return the OpenAPI document of a server whose paths begin with `prefix`."""
     types = {
         kind for operation in OPERATIONS for kind in (operation.answer, operation.takes) if isinstance(kind, type)
     } | {responses.ProblemAnswer}
@@ -285,7 +290,7 @@ def _responses(operation: Operation) -> dict[str, Any]:
     media = {"application/json": {"schema": _ref(operation.answer)}} if isinstance(operation.answer, type) else {}
     if isinstance(operation.answer, str):
         media = {operation.answer: {}}
-    answer: dict[str, Any] = {"description": "as it should be", "content": media}
+    answer: dict[str, Any] = {"description": "success", "content": media}
     if operation.headers:
         answer["headers"] = {name: {"schema": _STRING} for name in operation.headers}
     by_status: dict[str, Any] = {str(operation.status): answer}

@@ -18,7 +18,7 @@ def routes(services: Services) -> list[Route]:
         return _json("ok")
 
     async def metrics(request: Request) -> Response:
-        """The server's metrics, for Prometheus."""
+        """Return the server's metrics for Prometheus."""
         await open_for_operator(services, request.scope, dict(request.headers.raw))
         text = services.metrics.text(await _gauges(services))
         return Response(text, headers={"Cache-Control": "no-store", "Content-Type": CONTENT_TYPE})

@@ -1,6 +1,6 @@
-"""Errors as answers: RFC 9457 problem details, with the guide's `success: false` and `error`.
+"""Error responses: RFC 9457 problem details, with the guide's `success: false` and `error`.
 
-What stands here is written for a stranger: no path, no key, no stack trace.
+Their texts are sent to unauthenticated clients, so they contain no path, no key and no stack trace.
 """
 
 import logging
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from umrgen.errors import UmrgenError
-from umrgen.server.http.api.responses import Answer, ProblemAnswer
+from umrgen.server.http.api.responses import ProblemAnswer, RawResponse
 from umrgen.server.services.refusal import Quota, Refusal
 
 __all__ = ["PROBLEMS", "Problem", "on_error", "quota_headers", "to_problem"]
@@ -21,61 +21,65 @@ log = logging.getLogger(__name__)
 
 PROBLEMS: Mapping[str, tuple[int, str, str]] = {
     "invalid_request": (400, "The request is not valid", "Correct the fields named here, then send it again."),
-    "content_policy": (400, "The prompt is refused", "Say it in other words."),
+    "content_policy": (400, "The content policy refused the prompt", "Change the prompt."),
     "key_in_url": (
         400,
-        "An API key does not belong in a URL",
-        "Send it as the header Authorization: Bearer KEY. A key that stood in a URL stands in logs: have it revoked.",
+        "The URL contains an API key",
+        "Send it as the header Authorization: Bearer KEY. Have this key revoked: proxies log URLs.",
     ),
     "unauthorized": (401, "No valid API key", "Send the header Authorization: Bearer KEY with a key of this server."),
     "forbidden_output": (
         403,
-        "Not your output",
-        "Use the exact image_url that the status gave you, with its session_id.",
+        "The URL gives no access to this output",
+        "Use the exact image_url of the job's status, with its session_id.",
     ),
     "forbidden_origin": (
         403,
         "A page of another origin may not call this server",
         "Call it from a program, or have the operator add the page's origin to allowed_origins.",
     ),
-    "not_found": (404, "There is nothing here", "See the paths of the API: /api/v1/generate, /api/v1/status/{job_id}."),
+    "not_found": (404, "The path is unknown", "See the paths of the API: /api/v1/generate, /api/v1/status/{job_id}."),
     "job_not_found": (404, "No such job", "Check the job id; a job belongs to the key that made it."),
-    "output_not_found": (404, "No such output", "Ask the job's status for its image_url."),
+    "output_not_found": (404, "No such output", "Request the job's status for its image_url."),
     "reference_not_found": (404, "No such reference image", "Upload it again; see GET /api/v1/upload-reference."),
-    "method_not_allowed": (405, "The method is not allowed here", "See the header Allow."),
-    "request_timeout": (408, "The request came too slowly", "Send it again, faster."),
+    "method_not_allowed": (405, "The path does not allow this method", "Use a method of the header Allow."),
+    "request_timeout": (408, "The body arrived too slowly", "Send the request again over a faster connection."),
     "too_many_references": (
         409,
-        "You have as many reference images as you may",
-        "Delete one: DELETE /api/v1/upload-reference/NAME. Or wait: they go after a while.",
+        "The key has as many reference images as it may",
+        "Delete one: DELETE /api/v1/upload-reference/NAME. Or wait until the server deletes one: see its expires_at.",
     ),
     "link_over": (
         410,
-        "This link is over",
-        "Each opens the studio once, within ten minutes: restart the server for a new one, or give an API key.",
+        "The link has expired or was used",
+        "Each link opens the studio once, within ten minutes: restart the server for a new one, or enter an API key.",
     ),
-    "output_expired": (410, "The output has expired", "Ask the job's status for a fresh URL, or submit the job again."),
-    "too_large": (413, "The request is too large", "Send less."),
-    "unsupported_media_type": (415, "This kind of file is not taken", "Send a PNG, JPEG or WebP image."),
+    "output_expired": (
+        410,
+        "The output has expired",
+        "Request the job's status for a new URL, or submit the job again.",
+    ),
+    "too_large": (413, "The request is too large", "Send a smaller body."),
+    "unsupported_media_type": (415, "The file type is not supported", "Send a PNG, JPEG or WebP image."),
     "range_not_satisfiable": (
         416,
         "The range is outside the file",
-        "Ask for a range inside Content-Range, or for all.",
+        "Request a range inside Content-Range, or the whole file.",
     ),
     "forbidden_host": (
         421,
-        "This server does not go by that name",
-        "Use its own address, or have the operator add the name to allowed_hosts.",
+        "The Host header names another server",
+        "Use the server's address, or have the operator add the name to allowed_hosts.",
     ),
     "idempotency_conflict": (
         422,
         "The Idempotency-Key was used for another request",
         "Use a new Idempotency-Key for a new request.",
     ),
-    "rate_limited": (429, "Too many requests", "Wait as long as Retry-After says."),
-    "concurrent_limit": (429, "Too many jobs at once", "Wait for the job in job_id to end."),
-    "queue_full": (429, "The queue is full", "Wait as long as Retry-After says."),
-    "internal": (500, "The server failed", "Try again; if it stays so, tell the operator."),
+    "rate_limited": (429, "Too many requests", "Send the request again after Retry-After."),
+    "concurrent_limit": (429, "Too many concurrent jobs", "Wait until the job in job_id is over."),
+    "queue_full": (429, "The queue is full", "Send the request again after Retry-After."),
+    "internal": (500, "The server failed", "Try again; if it fails again, report it to the operator."),
     "draining": (503, "The server is stopping", "Try again after Retry-After; jobs already accepted are kept."),
     "engine_unavailable": (503, "The engine is not available", "Try again after Retry-After."),
     "storage_full": (503, "The disk is nearly full", "Try again after Retry-After; jobs already accepted are drawn."),
@@ -86,7 +90,7 @@ _RETRYABLE = {code for code, (status, *_) in PROBLEMS.items() if status in (408,
 
 
 class Problem(Exception):
-    """An error answer. `error` is a sentence for people; the title stands in when there is none."""
+    """An error response. `error` is a sentence for people; without it, the code's title is used."""
 
     def __init__(
         self,
@@ -120,7 +124,7 @@ class Problem(Exception):
 
     @classmethod
     def of(cls, refusal: Refusal) -> "Problem":
-        """The refusal of a service as a response."""
+        """Return the problem for a service's refusal."""
         members = {"job_id": refusal.job_id, "field": refusal.field, "errors": list(refusal.errors)}
         return cls(
             refusal.code,
@@ -134,8 +138,8 @@ class Problem(Exception):
         body = msgspec.json.encode(self.body)
         return Response(body, self.status, self.headers, media_type="application/problem+json")
 
-    def answer(self) -> Answer:
-        """The response, for those who send it themselves."""
+    def raw_response(self) -> RawResponse:
+        """Return the response for a plain ASGI handler."""
         response = self.response()
         return response.status_code, response.raw_headers, bytes(response.body)
 

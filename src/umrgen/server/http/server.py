@@ -24,16 +24,16 @@ __all__ = ["Address", "HttpServer", "reserve"]
 BACKLOG = 2048
 """Connections that the kernel accepts ahead of the server."""
 BUFFER_BYTES = 128 << 10
-"""What granian buffers of a connection, in each direction."""
+"""Bytes that granian buffers per connection, in each direction."""
 START_SECONDS = 10.0
-"""How long the listening socket may take to appear."""
+"""Seconds within which the server must accept connections."""
 _RETRY_SECONDS = 0.005
 _LOGGING: dict[str, Any] = {
     "handlers": {},
     "formatters": {},
     "loggers": {"_granian": {"propagate": True}, "granian.access": {"propagate": False}},
 }
-"""granian logs errors only, through the handlers of the process."""
+"""granian logs only errors, through the handlers of the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Address:
 
 
 def reserve(host: str, port: int) -> Address:
-    """Reserve an address; port 0 takes a free one. Raises BadSettings when it cannot be had.
+    """Reserve an address; port 0 takes a free one. Raises BadSettings when it is not available.
 
     granian listens with SO_REUSEPORT, with which a second server on the same port would start without an error. So
     the port is bound exclusively first. The reservation itself is bound, and never listens.
@@ -109,13 +109,15 @@ class HttpServer:
         self._serving = asyncio.create_task(self._server.serve())
         try:
             async with asyncio.timeout(START_SECONDS):
-                while not await self._accepts():  # noqa: ASYNC110  # granian tells of its start in no other way
+                while not await self._accepts():  # noqa: ASYNC110  # granian has no event for its start
                     await asyncio.sleep(_RETRY_SECONDS)
         except TimeoutError:
-            raise BadSettings(f"cannot listen on {self._address.url}: the HTTP server does not start") from None
+            raise BadSettings(
+                f"cannot listen on {self._address.url}: the HTTP server did not start within {START_SECONDS:g} s"
+            ) from None
 
     async def _accepts(self) -> bool:
-        """Whether a connection is accepted now. Raises BadSettings when the server has ended."""
+        """Return whether the server accepts a connection now. Raises BadSettings when it has ended."""
         assert self._serving is not None
         if self._serving.done():
             raise BadSettings(f"cannot listen on {self._address.url}: the HTTP server has ended")
@@ -128,13 +130,13 @@ class HttpServer:
         return True
 
     async def ended(self) -> None:
-        """Return when the HTTP server has ended without `stop`, which is a failure. Raises what ended it."""
+        """Wait until the HTTP server ends without `stop`, which is a failure: raise its exception, or BadSettings."""
         assert self._serving is not None
         await asyncio.shield(self._serving)
         raise BadSettings(f"the HTTP server on {self._address.url} has ended")
 
     async def stop(self, limit: float) -> None:
-        """Accept no more connections, and let requests in flight finish within `limit` seconds."""
+        """Refuse new connections, and let requests in flight finish within `limit` seconds."""
         if self._serving is None:
             return
         self._server.stop()  # type: ignore[no-untyped-call]  # granian has no types for it

@@ -1,6 +1,6 @@
-"""The studio, a page for people: `/`, its files under `/studio/`, and the door that its link opens.
+"""The studio, the server's web page: `/`, its files under `/studio/`, and the exchange of a one-time link for a key.
 
-The files are read once, at start, into a table; a request's path is looked up in it and never joined to another.
+The files are read once, at start, into a table. A request's path is a key of this table and never a path on disk.
 """
 
 import gzip
@@ -30,7 +30,7 @@ from umrgen.server.services.api_keys import NewKey
 __all__ = ["routes"]
 
 KEY_LASTS = 12 * 3600
-"""Seconds for which the key is good that a link is exchanged for: a day's work."""
+"""Seconds for which the key of a one-time link is valid: a working day."""
 
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -39,7 +39,7 @@ MEDIA_TYPES = {
     ".svg": "image/svg+xml",
 }
 
-# `data:` is for previews, which come as text over a stream of events; everything else is the server's own.
+# `data:` is for previews, which an event stream carries as base64; everything else is from this server.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -49,33 +49,34 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-cache",  # kept, and asked for again by its ETag: a page and its parts are of one age
+    "Cache-Control": "no-cache",  # revalidated by ETag, so that all files of the page are of one version
     "Vary": "Accept-Encoding",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class PageFile:
-    """A file of the page, as it is sent."""
+    """A file of the page, plain and compressed."""
 
     media_type: str
     body: bytes
-    packed: bytes
+    gzipped: bytes
     digest: str
 
-    def answer(self, request: Request) -> Response:
-        packs = "gzip" in request.headers.get("accept-encoding", "")
-        etag = f'"{self.digest}{"-gzip" if packs else ""}"'
+    def response(self, request: Request) -> Response:
+        """Return the file, compressed if the client accepts gzip, or 304 if the client has it."""
+        gzips = "gzip" in request.headers.get("accept-encoding", "")
+        etag = f'"{self.digest}{"-gzip" if gzips else ""}"'
         headers = _HEADERS | {"ETag": etag}
         if etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        if packs:
+        if gzips:
             headers["Content-Encoding"] = "gzip"
-        return Response(self.packed if packs else self.body, headers=headers, media_type=self.media_type)
+        return Response(self.gzipped if gzips else self.body, headers=headers, media_type=self.media_type)
 
 
 class SessionAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a link is exchanged for."""
+    """The API key that a one-time link was exchanged for."""
 
     success: bool = True
     key: str
@@ -90,15 +91,15 @@ def routes(services: Services) -> list[Route]:
     async def page(request: Request) -> Response:
         prefix = services.settings.prefix
         if prefix and request.scope.get("raw_path", b"").decode("latin-1") == prefix:
-            # The page names its parts relative to itself: without the slash they would be looked for beside it.
+            # The page's relative URLs resolve to its files only with the slash.
             return Response(status_code=308, headers={"Location": f"{prefix}/"})
-        return files["page/index.html"].answer(request)
+        return files["page/index.html"].response(request)
 
     async def part(request: Request) -> Response:
         file = files.get(request.path_params["name"])
         if file is None:
             raise Problem("not_found")
-        return file.answer(request)
+        return file.response(request)
 
     async def session(request: Request) -> Response:
         return await open_session(services, request)
@@ -110,12 +111,12 @@ def routes(services: Services) -> list[Route]:
 
 
 async def open_session(services: Services, request: Request) -> Response:
-    """Exchange a link's ticket for a key that ends tonight. Only for our own page, at this very machine.
+    """Exchange a link's ticket for a key that is valid for KEY_LASTS. Only for the studio's page, on this machine.
 
-    The key is of the first key's session, so the page shows what its operator draws from the command line too.
+    The key belongs to the first key's session, so the page also shows the jobs of the operator's command line.
     """
-    if not _at_home(request):
-        raise Problem("forbidden_origin", "only the studio itself, opened on this machine, may do this")
+    if not _from_local_studio(request):
+        raise Problem("forbidden_origin", "only the studio, opened on the server's machine, may exchange a link")
     ticket = decode_object(await read_body(request, 4096)).get("ticket")
     if not isinstance(ticket, str) or not services.tickets.take(ticket):
         services.authentication.failures.record_failure(address_of(request.scope))
@@ -126,8 +127,8 @@ async def open_session(services: Services, request: Request) -> Response:
     return json_response(SessionAnswer(key=secret, expires_at=expires_at))
 
 
-def _at_home(request: Request) -> bool:
-    """Whether a page of ours calls, under a name that only this machine has. A browser always sends the origin."""
+def _from_local_studio(request: Request) -> bool:
+    """Return whether the studio's page calls under a loopback name. A browser always sends the origin."""
     host = request.headers.get("host", "")
     if request.headers.get("origin", "").lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
         return False
@@ -140,7 +141,7 @@ def _at_home(request: Request) -> bool:
 
 @cache
 def page_files() -> Mapping[str, PageFile]:
-    """The page's files by the path they have under `/studio/`: the same as relative to each other in `js/`."""
+    """Return the page's files by their path under `/studio/`, which is relative to each other as in `js/`."""
     return dict(_read())
 
 
@@ -154,7 +155,7 @@ def _read() -> Iterator[tuple[str, PageFile]]:
 
 
 def _folders() -> Mapping[str, Path]:
-    """Where page and client lie: inside the installed package, or in the checkout that it is run from."""
+    """Return the folders of the page and of the JavaScript client, in the installed package or in the checkout."""
     installed = Path(__file__).parents[1] / "studio"
     if installed.is_dir():
         return {"page": installed / "page", "src": installed / "src"}

@@ -1,4 +1,4 @@
-"""Whether the server takes new work now."""
+"""Admission control: when the server accepts new jobs and uploads."""
 
 from umrgen.server.blobs import BlobStore
 from umrgen.server.executors import Executor
@@ -8,10 +8,10 @@ __all__ = ["Admission"]
 
 
 class Admission:
-    """Refuses new work while the server stops, cannot draw, or has no room to store."""
+    """Refuses new work while the server stops, the engine is not available, or the storage is nearly full."""
 
     def __init__(self, executor: Executor, blobs: BlobStore, disk_reserve: int) -> None:
-        """`disk_reserve`: bytes that must stay free for the images of accepted jobs."""
+        """`disk_reserve`: free bytes to reserve for the images of accepted jobs."""
         self._executor = executor
         self._blobs = blobs
         self._disk_reserve = disk_reserve

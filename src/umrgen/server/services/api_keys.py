@@ -1,4 +1,4 @@
-"""API keys: made here, shown once, kept as a hash."""
+"""API keys: created, checked and revoked. Only their hashes are stored."""
 
 import hashlib
 import hmac
@@ -14,12 +14,12 @@ __all__ = ["ApiKeys", "NewKey", "PublicKey", "UnusableKey", "UnusableNewKey", "c
 
 _PRINTED_IN_THE_GUIDE = bytes.fromhex("edb0f035bd0f9fb4d3e310827546f39f27c8f404bf4f338ccdad5914c0388fa8")
 MIN_LENGTH = 20
-TRUSTED_SECONDS = 0.5
-"""How long a key is believed without asking the ledger again: it may be revoked by another process."""
+CACHE_SECONDS = 0.5
+"""Seconds for which an accepted key is cached; within them, a revocation by another process has no effect."""
 USES_WRITTEN_EVERY = 60.0
-"""Seconds between two writings of when keys were last used."""
+"""Seconds between two writes of the times at which keys were last used."""
 ADOPTED = "from the settings"
-"""The name of a key that the setting `api_key` has brought in."""
+"""The name of a key that comes from the setting `api_key`."""
 _SESSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{7,63}")
 
 
@@ -31,25 +31,25 @@ class UnusableKey(UmrgenError):
 
 
 class PublicKey(UnusableKey):
-    """This API key is printed in the public guide: everybody has it."""
+    """This API key is printed in the public guide, so it is not secret."""
 
     code = "public_key"
-    next = "Unset UMRGEN_API_KEY here, or make a key of your own with `umrgen keys create`."
+    next = "Unset UMRGEN_API_KEY here, or create another key with `umrgen keys create`."
 
 
 class UnusableNewKey(UmrgenError):
-    """A key cannot be made like that."""
+    """A key cannot be created with these properties."""
 
     code = "bad_grant"
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """What a new key may. Times in milliseconds; a limit of None is the server's own, 0 is none."""
+    """The properties of a new key. Times in milliseconds; a limit of None is the server's default, 0 is no limit."""
 
     name: str = ""
     session_id: str | None = None
-    """An earlier key's session, for one that takes its place; None: a new one."""
+    """The session of an earlier key that this one replaces; None: a new session."""
     expires_at: int | None = None
     rate: int | None = None
     concurrent: int | None = None
@@ -57,7 +57,10 @@ class NewKey:
 
 
 def hash_key(key: str) -> bytes:
-    """A key has 256 random bits, so a plain hash cannot be run backwards; no salt, no stretching."""
+    """Return the hash under which a key is stored.
+
+    A key has 256 random bits, so neither a salt nor a slow hash adds security.
+    """
     return hashlib.sha256(key.encode()).digest()
 
 
@@ -70,25 +73,28 @@ def check_usable(key: str) -> None:
 
 
 class ApiKeys:
-    """Creates, checks and revokes keys. Each has a session of its own."""
+    """Creates, checks and revokes keys. Each key belongs to one session."""
 
     def __init__(self, keys: KeyStore, clock: Clock) -> None:
         self._keys = keys
         self._clock = clock
-        self._trusted: dict[str, Key] = {}
-        """Keys that were accepted a moment ago. Emptied every TRUSTED_SECONDS: no secret stays here for longer."""
-        self._trusted_until = 0.0
+        self._cached: dict[str, Key] = {}
+        """Recently accepted keys by their secret; emptied every CACHE_SECONDS, so that no secret stays longer."""
+        self._cached_until = 0.0
         self._uses: dict[str, int] = {}
 
     async def create(self, grant: NewKey) -> tuple[str, Key]:
-        """A new key: the secret itself, to be shown once, and its record. Raises UnusableNewKey."""
+        """Create a key; return its secret, which is shown once, and its record. Raises UnusableNewKey."""
         if grant.session_id is not None and not _SESSION.fullmatch(grant.session_id):
-            raise UnusableNewKey("a session's name has 8 to 64 letters, digits, - and _", next="See: umrgen keys list")
+            raise UnusableNewKey(
+                f"a session must have 8 to 64 letters, digits, - and _; got {grant.session_id!r}",
+                next="See the sessions: umrgen keys list",
+            )
         secret = f"umr_{secrets.token_urlsafe(32)}"
         return secret, await self._add(secret, grant)
 
     async def adopt(self, secret: str) -> None:
-        """Accept the key that the settings name, and of those they named before none. "" names none.
+        """Accept the key of the settings, and revoke the keys of earlier settings. "" is no key.
 
         Raises UnusableKey.
         """
@@ -115,47 +121,47 @@ class ApiKeys:
         return key
 
     async def check(self, secret: str) -> Key | None:
-        """The key's record, or None when it is unknown or revoked."""
-        if key := self._trusted_key(secret):
+        """Return the key's record; None when it is unknown, expired or revoked."""
+        if key := self._cached_key(secret):
             return key
         hashed = hash_key(secret)
-        return self._admit(secret, hashed, await self._keys.find(hashed))
+        return self._accept(secret, hashed, await self._keys.find(hashed))
 
-    def _trusted_key(self, secret: str) -> Key | None:
-        """The key's record if it was accepted a moment ago."""
-        if self._clock.monotonic() >= self._trusted_until:
-            self._trusted.clear()
+    def _cached_key(self, secret: str) -> Key | None:
+        if self._clock.monotonic() >= self._cached_until:
+            self._cached.clear()
             return None
-        # A dict compares whole hashes, salted ones, before it compares anything else: no near miss takes longer.
-        return self._trusted.get(secret)
+        # A dict compares salted hashes before the strings, so the lookup's duration discloses nothing of a secret.
+        return self._cached.get(secret)
 
-    def _admit(self, secret: str, hashed: bytes, key: Key | None) -> Key | None:
-        """The key that the ledger has under this hash, if it opens the door."""
-        if key is None or not self._opens(key) or not hmac.compare_digest(key.hash, hashed):
+    def _accept(self, secret: str, hashed: bytes, key: Key | None) -> Key | None:
+        """Return the key that the ledger has under this hash, if it is valid, and cache it."""
+        if key is None or not self._is_valid(key) or not hmac.compare_digest(key.hash, hashed):
             return None
         if hmac.compare_digest(hashed, _PRINTED_IN_THE_GUIDE):
             return None
-        if not self._trusted:
-            self._trusted_until = self._clock.monotonic() + TRUSTED_SECONDS
-        self._trusted[secret] = key
+        if not self._cached:
+            self._cached_until = self._clock.monotonic() + CACHE_SECONDS
+        self._cached[secret] = key
         self._uses[key.id] = self._clock.now()
         return key
 
-    async def still_opens(self, key: Key) -> bool:
-        """Whether a key that was accepted once, maybe long ago, would be accepted now."""
+    async def is_still_valid(self, key: Key) -> bool:
+        """Return whether a key that was accepted earlier is neither revoked nor expired now."""
         now = await self._keys.get(key.id)
-        return now is not None and self._opens(now)
+        return now is not None and self._is_valid(now)
 
-    def _opens(self, key: Key) -> bool:
+    def _is_valid(self, key: Key) -> bool:
         return key.revoked_at is None and (key.expires_at is None or self._clock.now() < key.expires_at)
 
     async def keep_uses(self) -> None:
-        """Write down, now and then, when keys were last used: for ever."""
+        """Write every USES_WRITTEN_EVERY seconds when keys were last used, until the task is cancelled."""
         while True:
             await self._clock.sleep(USES_WRITTEN_EVERY)
             await self.write_uses()
 
     async def write_uses(self) -> None:
+        """Write when keys were last used; after a failure of the ledger, the next call writes it."""
         uses, self._uses = self._uses, {}
         if uses:
             try:
@@ -164,17 +170,17 @@ class ApiKeys:
                 self._uses = uses | self._uses
 
     async def usable(self) -> list[Key]:
-        """The keys that open the door now."""
-        return [key for key in await self._keys.all() if self._opens(key)]
+        """Return the keys that are neither revoked nor expired."""
+        return [key for key in await self._keys.all() if self._is_valid(key)]
 
     async def all(self) -> list[Key]:
         return await self._keys.all()
 
     async def first_session(self) -> str | None:
-        """Return the session of the first key ever made here, revoked or not: the operator's own."""
+        """Return the session of the oldest key, revoked or not: the operator's session. None without a key."""
         keys = await self._keys.all()
         return min(keys, key=lambda key: key.created_at).session_id if keys else None
 
     async def revoke(self, key_id: str) -> bool:
-        self._trusted.clear()
+        self._cached.clear()
         return await self._keys.revoke(key_id, now=self._clock.now())

@@ -14,7 +14,7 @@ __all__ = ["Authentication"]
 
 @dataclass(frozen=True, slots=True)
 class Authentication:
-    """Accepts callers by their API key, and slows addresses that try wrong ones."""
+    """Accepts callers by their API key, and throttles addresses that send wrong keys."""
 
     keys: ApiKeys
     limits: RateLimits
@@ -29,17 +29,15 @@ class Authentication:
         return Caller(key)
 
     def _failed(self, address: str) -> Refusal:
-        """Count a wrong key against its address; a caller with a key is never slowed by it."""
+        """Count a wrong key against its address. This does not affect callers with a valid key."""
         wait = self.failures.wait(address)
         self.failures.record_failure(address)
         if wait:
-            return Refusal(
-                "rate_limited", "too many wrong API keys came from this address", retry_after=math.ceil(wait)
-            )
+            return Refusal("rate_limited", "this address has sent too many wrong API keys", retry_after=math.ceil(wait))
         return Refusal("unauthorized", "this API key is not accepted")
 
     def count_request(self, key: Key) -> None:
-        """Count a request of this key. Raises Refusal `rate_limited` when it has none left."""
+        """Count a request of this key. Raises Refusal `rate_limited` if that exceeds its limit."""
         if self.limits.take(key):
             return
         raise Refusal(

@@ -1,4 +1,4 @@
-"""Who makes a request."""
+"""The caller of a service."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ __all__ = ["Caller"]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated caller: its API key, whose session bounds what it can see."""
+    """An authenticated caller: its API key. It can access the data of the key's session only."""
 
     key: Key
 

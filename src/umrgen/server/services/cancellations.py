@@ -20,7 +20,10 @@ class Cancellations:
     clock: Clock
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
-        """End the job as `failed` / `cancelled`; one that is over stays as it is. Raises Refusal, LedgerUnavailable."""
+        """End the job as `failed` with `cancelled`; a job that is over does not change.
+
+        Raises Refusal and LedgerUnavailable.
+        """
         job = await find_job(self.jobs, caller.session_id, job_id)
         with suppress(Conflict):
             return await self.jobs.change(

@@ -1,4 +1,4 @@
-"""Finished images in memory: most are fetched once, a moment after they were drawn."""
+"""A cache of finished images in memory: clients fetch most images once, right after the job's end."""
 
 import asyncio
 from collections import OrderedDict
@@ -9,7 +9,7 @@ __all__ = ["Images"]
 
 
 class Images:
-    """The images read last, up to a number of bytes: most are fetched at once, then never again."""
+    """An LRU cache in front of the blob store, limited by its size in bytes."""
 
     def __init__(self, blobs: BlobStore, limit: int) -> None:
         self._blobs = blobs
@@ -17,7 +17,7 @@ class Images:
         self._size = 0
         self._held: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._reads: dict[tuple[str, str], asyncio.Task[bytes | None]] = {}
-        """Reads under way: clients that ask for an image at the same time share one."""
+        """Reads in progress: concurrent requests for one image share a read."""
 
     def forget(self, session_id: str, name: str) -> None:
         """Drop an image that was deleted."""
@@ -25,6 +25,7 @@ class Images:
             self._size -= len(data)
 
     async def get(self, session_id: str, name: str) -> bytes | None:
+        """Return the image; None when the blob store does not have it. Raises BlobStoreUnavailable."""
         place = (session_id, name)
         if (data := self._held.get(place)) is not None:
             self._held.move_to_end(place)
@@ -42,4 +43,4 @@ class Images:
         if reading is None:
             reading = self._reads[place] = asyncio.create_task(read(self._blobs, *place))
             reading.add_done_callback(lambda _: self._reads.pop(place))
-        return await asyncio.shield(reading)  # a client that disconnects does not end it for the others
+        return await asyncio.shield(reading)  # one client's disconnect does not cancel it for the others

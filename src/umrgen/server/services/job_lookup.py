@@ -1,4 +1,4 @@
-"""Finding a caller's job: the one place that says whose it is."""
+"""Finding a caller's job: the one place that checks its session."""
 
 from umrgen.model import JOB_ID
 from umrgen.server.domain.job import Job
@@ -12,5 +12,5 @@ async def find_job(jobs: JobStore, session_id: str, job_id: str) -> Job:
     """Return the session's job. Raises Refusal `job_not_found`, for another session's job too."""
     job = await jobs.get(job_id) if JOB_ID.fullmatch(job_id) else None
     if job is None or job.session_id != session_id:
-        raise Refusal("job_not_found", "there is no such job, or it is not yours")
+        raise Refusal("job_not_found", "the job does not exist, or belongs to another session")
     return job

@@ -25,7 +25,7 @@ __all__ = ["MAX_JOBS", "SLICE", "JobChanges", "JobEvent", "JobListing", "JobView
 MAX_JOBS = 1000
 """Jobs that one call may name."""
 SLICE = 50
-"""Jobs that are read in one turn of the event loop: a few milliseconds. Other calls run in between."""
+"""Jobs that are read in one iteration of the event loop: a few milliseconds. Other calls run in between."""
 JOBS_A_REQUEST = 50
 """A response with more jobs is charged as a further request for each of these."""
 KEEP_ALIVE = 15.0
@@ -34,17 +34,17 @@ KEEP_ALIVE = 15.0
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job as it is now: its record, and what depends on other jobs."""
+    """The present state of a job: its record, and the values that depend on other jobs."""
 
     job: Job
     position: int | None
-    """1 for the job that is next; None when it is not queued."""
+    """The queue position, from 1; None when the job is not queued."""
     eta: float | None
     """Seconds until its end; None when there is no estimate, or it is over."""
 
     @property
     def version(self) -> str:
-        """A string that changes whenever the view does, except for the estimate."""
+        """A string that changes with every part of the view except the estimate."""
         return f"{self.job.state.value}.{self.job.attempt}.{self.job.step}.{self.position or 0}"
 
     def is_known(self, versions: Collection[str]) -> bool:
@@ -53,7 +53,7 @@ class JobView:
 
     @property
     def stage(self) -> tuple[State, int, int | None]:
-        """State, attempt and position: what a `status` event reports. A mere step is a `progress` event."""
+        """State, attempt and position: a change of these is a `status` event, of the step alone a `progress` event."""
         return (self.job.state, self.job.attempt, self.position)
 
 
@@ -122,7 +122,7 @@ class JobWaits:
     def check_stream(self, caller: Caller) -> None:
         """Raise Refusal `rate_limited` if the caller's key has as many waiting calls as it may."""
         if self._subscriptions.full(caller.key.id):
-            raise Refusal("rate_limited", f"{self._subscriptions.limit} calls of this key are waiting already")
+            raise Refusal("rate_limited", f"{self._subscriptions.limit} calls of this key are waiting, its limit")
 
     # --- one job ---
 
@@ -237,7 +237,7 @@ class JobWaits:
                     return
                 async for event in self._next_change(caller, view, subscription):
                     yield event
-                if subscription.closed or not await self._keys.still_opens(caller.key):
+                if subscription.closed or not await self._keys.is_still_valid(caller.key):
                     return
 
     async def _next_change(
@@ -249,6 +249,6 @@ class JobWaits:
             if subscription.closed:
                 yield JobEvent("stopping", view)
                 return
-            if not await self._keys.still_opens(caller.key):
+            if not await self._keys.is_still_valid(caller.key):
                 return
             yield JobEvent("alive", view)

@@ -61,7 +61,7 @@ class GcraLimiter:
 
 
 class RateLimits:
-    """The limits of each key: its own, or the server's where it has none. 0: no limit."""
+    """The limits of each key: those of the key, or else the server's defaults. 0: no limit."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._settings = settings
@@ -95,6 +95,7 @@ class RateLimits:
         return self._limiter.wait(key.id, rate) if rate else 0.0
 
     def caps(self, key: Key) -> Caps:
+        """Return the key's limits on jobs, which the job store enforces."""
         settings = self._settings
         return Caps(
             queued=settings.session_queued,
@@ -106,9 +107,9 @@ class RateLimits:
 class FailureThrottle:
     """A limit on failed attempts per client address: wrong API keys, or wrong image URLs."""
 
-    def __init__(self, per_minute: int, of_what: str, clock: Clock) -> None:
-        """`of_what`: what is attempted, for the log."""
-        self._of_what = of_what
+    def __init__(self, per_minute: int, attempts: str, clock: Clock) -> None:
+        """`attempts`: the kind of the failed attempts, for the log: `API keys` or `image URLs`."""
+        self._attempts = attempts
         self._per_minute = per_minute
         self._limiter = GcraLimiter(clock)
 
@@ -123,14 +124,14 @@ class FailureThrottle:
             log.warning(
                 "an address is throttled after %d wrong %s in a minute",
                 self._per_minute,
-                self._of_what,
+                self._attempts,
                 extra={"address": address},
             )
         self._limiter.keep(name, ADDRESSES)
 
 
 def client_prefix(address: str) -> str:
-    """Return the address, or for IPv6 its /64: one subscriber has all addresses in it."""
+    """Return the address; for IPv6 its /64 network, because one subscriber has all addresses in it."""
     try:
         parsed = ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Serving images: found by their record, for any client that knows the URL."""
+"""Images: found by their record, for any client that has the URL."""
 
 import math
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ __all__ = ["OutputLink", "Outputs"]
 
 @dataclass(frozen=True, slots=True)
 class OutputLink:
-    """What the URL of an image consists of. No part of it becomes a path."""
+    """The parts of an image's URL. They are looked up in the ledger and never used as a path."""
 
     session_id: str
     name: str
     shown_session_id: str
-    """The session as the query repeats it: the guide's URLs carry it twice."""
+    """The session in the query, which repeats that of the path (as the guide requires)."""
     expires: str = ""
     signature: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Gives out finished images and reference images. The URL is the capability; a key is not needed."""
+    """Returns finished images and reference images. The URL is the capability; a key is not needed."""
 
     outputs: OutputStore
     uploads: UploadStore
@@ -38,17 +38,17 @@ class Outputs:
     signatures: Signatures
     authentication: Authentication
     guesses: FailureThrottle
-    """Of addresses that try image URLs."""
+    """Counts wrong image URLs by client address."""
 
     async def fetch(self, link: OutputLink, *, secret: str | None, address: str) -> tuple[Output, bytes]:
         """Return the record of an image and its bytes. Raises Refusal.
 
-        `secret` is the API key that the client shows, if any. Wrong URLs count against the address, or are requests of
-        the key.
+        `secret` is the API key of the request, if any. A wrong URL counts as a request of the key, or without a key
+        against the address.
         """
         key = None if secret is None else await self._key(secret, address)
         if key is None and (wait := self.guesses.wait(address)):
-            detail = "too many wrong image URLs came from this address; with an API key you are let in"
+            detail = "this address has requested too many wrong image URLs; send an API key to request more"
             raise Refusal("rate_limited", detail, retry_after=math.ceil(wait))
         try:
             return await self._find(link)
@@ -77,7 +77,7 @@ class Outputs:
             if not self.signatures.genuine(path, link.expires, link.signature):
                 raise Refusal("forbidden_output", "the signature is missing or wrong")
             if self.signatures.over(link.expires):
-                raise Refusal("output_expired", "this URL is past its time; the job's status has a fresh one")
+                raise Refusal("output_expired", "this URL has expired; the job's status has a new one")
         output = await self._record(link.session_id, link.name)
         data = None if output is None else await self.images.get(output.session_id, output.name)
         if output is None or data is None:
@@ -85,11 +85,11 @@ class Outputs:
         return output, data
 
     async def _record(self, session_id: str, name: str) -> Output | None:
-        """The record of an image, or of a reference image as one."""
+        """Return the record of an image, or that of a reference image in the same form; None without one."""
         try:
             output = await self.outputs.get(session_id, name)
         except OutputExpired:
-            raise Refusal("output_expired", "this image was kept as long as images are kept here") from None
+            raise Refusal("output_expired", "the server's retention policy has deleted this image") from None
         if output is not None:
             return output
         upload = await self.uploads.get(session_id, name)

@@ -1,4 +1,4 @@
-"""How a service refuses a request: one exception, which each transport maps to its own form."""
+"""The exception with which a service refuses a request; each transport maps it to its own form."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,22 +18,22 @@ class FieldError:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """A limit of the caller, and what is left of it."""
+    """A limit of the caller, and the remaining amount."""
 
     name: str
     limit: int
     window: int | None = None
-    """Seconds over which the limit is counted; None for a limit on what exists at one time."""
+    """Seconds over which the limit is counted; None for a limit on concurrent jobs."""
     reset: int | None = None
-    """Seconds until all of it is available again."""
+    """Seconds until the whole limit is available again."""
     remaining: int = 0
 
 
 class Refusal(UmrgenError):
     """The request is refused; nothing was changed.
 
-    `code` is one of the contract's error codes (section 2). `detail` is a sentence for the caller, where the code alone
-    is not specific enough.
+    `code` is one of the contract's error codes (section 2). `detail` is a sentence for the caller, in addition to the
+    code's general text.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""What is kept, and for how long: images by age and by their total size, reference images by age.
+"""Retention: images are deleted by age and by total size, reference images by age.
 
-The transaction that expires a record also writes that its file is obsolete; files are deleted by these notes, so a
-crash in between loses none.
+The transaction that expires a record also lists its file as obsolete. The files of this list are deleted next, so a
+crash in between leaves no file without a record.
 """
 
 import logging
@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 60.0
 BATCH = 200
-"""Images in one transaction: others want to write, too."""
+"""Images in one transaction: a longer one would delay other writes."""
 HOUR = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """How long, in hours, and how much, in bytes; 0: for ever, and any amount."""
+    """Limits on the age, in hours, and the total size, in bytes; 0: no limit."""
 
     outputs: float
     output_bytes: int
@@ -33,7 +33,7 @@ class RetentionPolicy:
 
 
 class Retention:
-    """Takes away what is too old or too much, now and then."""
+    """Deletes images and reference images beyond the policy's limits, every INTERVAL seconds."""
 
     def __init__(
         self,
@@ -56,12 +56,12 @@ class Retention:
         self._forget = forget
 
     async def run(self) -> None:
-        """Look after what is kept, for ever."""
+        """Apply the policy every INTERVAL seconds, until the task is cancelled."""
         while True:
             try:
                 await self.once()
             except LedgerUnavailable as error:
-                log.warning("retention was broken off: %s", error)
+                log.warning("retention failed, and is tried again in %g s: %s", INTERVAL, error)
             await self._clock.sleep(INTERVAL)
 
     async def once(self) -> int:

@@ -1,4 +1,4 @@
-"""What the server is and how it does: readiness, figures for operators, capabilities for callers."""
+"""The server's readiness, its figures for operators, and its capabilities for callers."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ __all__ = ["Figures", "ServerCapabilities", "ServerState"]
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Values at this moment."""
+    """Present values for the metrics; sizes in bytes."""
 
     queued: int
     running: int
@@ -29,7 +29,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class ServerCapabilities:
-    """What the server can do for one caller."""
+    """The server's features and limits for one caller."""
 
     engine: str
     info: EngineInfo | None
@@ -39,7 +39,7 @@ class ServerCapabilities:
     longest_wait: int
     """Seconds of a long poll."""
     rate: int
-    """The caller's requests a minute; 0: no limit, as in `caps`."""
+    """The caller's requests per minute; 0: no limit, as in `caps`."""
     caps: Caps
     running_cap: int
 
@@ -64,7 +64,7 @@ class ServerState:
         return not self.admission.draining and self.executor.info is not None and not self.executor.trouble
 
     async def figures(self) -> Figures:
-        """Return the figures of now. Raises LedgerUnavailable and BlobStoreUnavailable."""
+        """Return the present figures. Raises LedgerUnavailable and BlobStoreUnavailable."""
         counts = await self.jobs.count()
         return Figures(
             queued=counts[State.QUEUED],
@@ -76,6 +76,7 @@ class ServerState:
         )
 
     def capabilities(self, caller: Caller) -> ServerCapabilities:
+        """Return the features and limits for this caller."""
         info = self.executor.info
         return ServerCapabilities(
             engine=self.engine,

@@ -13,7 +13,7 @@ __all__ = ["Signatures"]
 
 
 class Signatures:
-    """Signs the URLs of outputs for `ttl` seconds; with 0, URLs stay as they are and need no signature."""
+    """Signs the URLs of outputs for `ttl` seconds; with 0, URLs have and need no signature."""
 
     def __init__(self, ttl: int, clock: Clock) -> None:
         self._ttl = ttl
@@ -23,13 +23,14 @@ class Signatures:
     async def load(self, store: CoordinationStore, earlier: Path) -> None:
         """Load the secret that all servers of the ledger share; make it at the first start.
 
-        `earlier`: the file in which the first version kept it. URLs that were signed with it stay valid.
+        `earlier`: the secret's file of the first version, whose signed URLs stay valid.
         """
         proposal = earlier.read_bytes() if earlier.is_file() else secrets.token_bytes(32)
         self._secret = await store.secret("image-urls", proposal)
 
     @property
     def wanted(self) -> bool:
+        """Whether URLs are signed."""
         return self._ttl > 0
 
     def sign(self, url: str) -> str:
@@ -47,6 +48,7 @@ class Signatures:
         return hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace"))
 
     def over(self, expires: str) -> bool:
+        """Return whether the expiry time has passed."""
         return int(expires) < self._clock.now() // 1000
 
     def _signature(self, path: str, expires: int) -> str:

@@ -1,4 +1,4 @@
-"""Submitting a job: a request that is allowed, and that the engine can fulfil, becomes a durable job."""
+"""Submission of jobs: checks whether a request is allowed, and makes it a durable job."""
 
 import logging
 import secrets
@@ -34,7 +34,7 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Submissions:
-    """Accepts jobs. Every rule about what may be submitted is here, for all transports."""
+    """Accepts jobs, for all transports. Every rule about submissions is here."""
 
     jobs: JobStore
     clock: Clock
@@ -51,9 +51,9 @@ class Submissions:
     async def submit(
         self, caller: Caller, request: GenerationRequest, idempotency: Idempotency | None = None
     ) -> Submitted:
-        """Make a job, durable when this returns. Raises Refusal, and LedgerUnavailable.
+        """Create a job, which is durable when this returns. Raises Refusal and LedgerUnavailable.
 
-        An equal request under the same idempotency key gets the job that was made before, whatever the rules say today.
+        An equal request with the same idempotency key returns the earlier job, without checking the rules again.
         """
         try:
             if idempotency is not None:
@@ -66,10 +66,10 @@ class Submissions:
             raise Refusal("idempotency_conflict", job_id=conflict.job_id) from None
 
     async def _check(self, caller: Caller, request: GenerationRequest) -> None:
-        errors = _beyond_the_engine(self.executor, request)
+        errors = _unsupported(self.executor, request)
         missing = await self.uploads.missing(caller, request.reference_images)
         if missing:
-            errors.append(FieldError("reference_images", f"no such reference image was uploaded: {missing[0][:60]!r}"))
+            errors.append(FieldError("reference_images", f"{missing[0][:60]!r} is not an uploaded reference image"))
         if request.webhook_url is not None and (reason := check_url(request.webhook_url, self.webhooks_allowed)):
             errors.append(FieldError("webhook_url", reason))
         if errors:
@@ -83,7 +83,7 @@ class Submissions:
         try:
             reason = await self.policy.refusal(prompt)
         except PolicyFailed:
-            raise Refusal("internal", "the server cannot say whether it may draw this") from None
+            raise Refusal("internal", "the server's content policy failed") from None
         if reason is not None:
             log.info("the content policy refused a prompt", extra={"key_id": caller.key.id})
             raise Refusal("content_policy", reason, field="prompt")
@@ -103,15 +103,15 @@ class Submissions:
                 key_id=caller.key.id,
             )
         except TooManyJobs as full:
-            detail = f"{caps.alive} of your jobs are queued or running already"
+            detail = f"{caps.alive} jobs of this key are queued or running, its limit"
             quota = Quota("concurrent", caps.alive)
             raise Refusal("concurrent_limit", detail, quota=quota, job_id=full.job_id) from None
         except QueueFull:
-            detail = f"{caps.queued} of your jobs wait already"
+            detail = f"{caps.queued} jobs of this session are queued, its limit"
             raise Refusal("queue_full", detail, quota=Quota("queued", caps.queued)) from None
         except DailyLimit as limit:
             seconds = (limit.until - now) // 1000 + 1
-            detail = f"this key may make {caps.daily} jobs a day"
+            detail = f"this key may submit {caps.daily} jobs a day"
             quota = Quota("day", caps.daily, DAY_SECONDS, seconds)
             raise Refusal("rate_limited", detail, quota=quota, retry_after=seconds) from None
         if new and self.log_prompts:
@@ -119,23 +119,23 @@ class Submissions:
         return Submitted(job, new)
 
 
-def _beyond_the_engine(executor: Executor, request: GenerationRequest) -> list[FieldError]:
-    """Return what the engine cannot draw as requested. Nothing is rounded silently."""
+def _unsupported(executor: Executor, request: GenerationRequest) -> list[FieldError]:
+    """Return the parameters that the engine does not support exactly: the server rounds and drops no value."""
     info = executor.info
     if info is None:
-        return [FieldError("loras", "this engine knows no LoRAs")] if request.loras else []
+        return [FieldError("loras", "this engine does not support LoRAs")] if request.loras else []
     errors = []
     for field, side in (("width", request.width), ("height", request.height)):
         if side % info.size_multiple:
-            errors.append(FieldError(field, f"must be a multiple of {info.size_multiple} with this engine"))
+            errors.append(FieldError(field, f"must be a multiple of {info.size_multiple} with this engine; got {side}"))
         if not info.min_side <= side <= info.max_side:
             errors.append(FieldError(field, f"must be {info.min_side} to {info.max_side} with this engine; got {side}"))
     if request.steps > info.max_steps:
-        errors.append(FieldError("steps", f"this engine takes {info.max_steps} at most"))
+        errors.append(FieldError("steps", f"must be {info.max_steps} or less with this engine; got {request.steps}"))
     if request.loras and "loras" not in info.features:
-        errors.append(FieldError("loras", "this engine knows no LoRAs"))
+        errors.append(FieldError("loras", "this engine does not support LoRAs"))
     elif info.loras and (unknown := [lora.name for lora in request.loras if lora.name not in info.loras]):
         errors.append(FieldError("loras", f"this engine has no LoRA {unknown[0]!r}"))
     if request.reference_images and "references" not in info.features:
-        errors.append(FieldError("reference_images", "this engine takes no reference images"))
+        errors.append(FieldError("reference_images", "this engine does not support reference images"))
     return errors

@@ -31,13 +31,13 @@ class Subscriptions:
         self._of_job: dict[str, set[Subscription]] = {}
         self._queue_timer: asyncio.TimerHandle | None = None
         self.closed = False
-        """True once the server stops: no call waits any longer."""
+        """True after `close`: no call waits any longer."""
 
     def __len__(self) -> int:
         return self._of_owner.total()
 
     def full(self, owner: str) -> bool:
-        """Whether this owner has as many subscriptions as it may."""
+        """Return whether this owner has as many subscriptions as it may."""
         return self._of_owner[owner] >= self.limit
 
     def subscribe(self, job_ids: Sequence[str], *, owner: str, queue: bool = False) -> "Subscription":
@@ -62,7 +62,7 @@ class Subscriptions:
         self.wake(QUEUE)
 
     def close(self) -> None:
-        """End every wait, now and from now on."""
+        """End every wait, because the server stops. Later waits return immediately."""
         self.closed = True
         for subscriptions in self._of_job.values():
             for subscription in subscriptions:
@@ -106,7 +106,7 @@ class Subscription:
 
     @property
     def closed(self) -> bool:
-        """Whether waiting has no use any more: the server stops."""
+        """Whether the server stops, so that waiting is useless."""
         return self._all.closed
 
     def wake(self, job_id: str) -> None:

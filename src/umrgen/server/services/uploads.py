@@ -1,7 +1,7 @@
-"""Reference images: what comes in is decoded far from here and encoded anew, so that only pixels remain.
+"""Reference images: decoded in a separate process and encoded again, so that only pixels remain.
 
-Decoders of images have had holes. The one here runs in a process of its own, for one image, with little
-memory and little time; what it cannot read is refused, whatever it calls itself.
+Image decoders have had vulnerabilities. So each image is decoded in its own process, with limits on memory and time.
+The file type follows from the content, not from the name or the Content-Type.
 """
 
 import asyncio
@@ -25,17 +25,18 @@ __all__ = ["MAX_BYTES", "Reservation", "Upload", "Uploads"]
 
 MAX_BYTES = 10 << 20
 SECONDS = 20.0
+"""The timeout of a decoder process."""
 ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")
 """The variables that the decoder process gets; others contain keys."""
 DECODERS = 2
-"""Images that are decoded at a time: each decoder may use all memory that its limit allows."""
+"""Images that are decoded concurrently: each decoder may use all memory that its limit allows."""
 PER_SESSION, IN_ALL = 2, 16
-"""Uploads that are received at a time; more are refused with Retry-After."""
+"""Uploads that are received concurrently; more are refused with Retry-After."""
 HOUR = 3_600_000
 
 
 class Uploads:
-    """A session's reference images."""
+    """Stores, lists and deletes reference images."""
 
     def __init__(
         self, uploads: UploadStore, blobs: BlobStore, clock: Clock, admission: Admission, hours: float
@@ -50,19 +51,19 @@ class Uploads:
         self._receiving: Counter[str] = Counter()
 
     async def admit(self, caller: Caller) -> "Reservation":
-        """Reserve room for one image, before anything of it is read. Raises Refusal."""
+        """Return a reservation for one image, before its body is read. Raises Refusal."""
         await self._admission.check_upload()
         if len(await self._uploads.of_session(caller.session_id)) >= LIMITS.references:
             raise Refusal("too_many_references")
         return Reservation(self, caller.session_id, self._receiving)
 
     async def add(self, session_id: str, data: bytes) -> Upload:
-        """Decode an image, encode its pixels again, and store it. Raises Refusal; then nothing of it is left.
+        """Decode an image, encode its pixels again, and store it. Raises Refusal; then nothing was stored.
 
         The record is written before the file, so that no crash leaves a file without a record.
         """
         async with self._decoders:
-            width, height, png = await _encode_anew(data)
+            width, height, png = await _reencode(data)
         upload = Upload(
             name=f"ref_{secrets.token_hex(16)}.png",
             session_id=session_id,
@@ -87,13 +88,13 @@ class Uploads:
         return upload
 
     async def _undo(self, upload: Upload) -> None:
-        """Delete the file, then its record. What cannot be deleted now is deleted by retention."""
+        """Delete the file, then its record. Retention deletes a file that this cannot delete."""
         with suppress(BlobStoreUnavailable, LedgerUnavailable):
             await self._blobs.delete(upload.session_id, upload.name)
             await self._uploads.remove(upload.session_id, upload.name)
 
     async def all(self, caller: Caller) -> list[Upload]:
-        """The caller's reference images, the oldest first."""
+        """Return the caller's reference images, oldest first."""
         return await self._uploads.of_session(caller.session_id)
 
     def expires_at(self, upload: Upload) -> int:
@@ -101,11 +102,11 @@ class Uploads:
         return upload.created_at + self._lifetime
 
     async def missing(self, caller: Caller, names: tuple[str, ...]) -> list[str]:
-        """Those of `names` that are no reference images of the caller."""
+        """Return those of `names` that are not reference images of the caller."""
         return [name for name in names if await self._uploads.get(caller.session_id, name) is None]
 
     async def remove(self, caller: Caller, name: str) -> None:
-        """Remove one. Raises Refusal `reference_not_found`."""
+        """Delete a reference image. Raises Refusal `reference_not_found`."""
         if not await self._uploads.remove(caller.session_id, name):
             raise Refusal("reference_not_found")
         with suppress(BlobStoreUnavailable):  # else retention deletes it
@@ -113,15 +114,16 @@ class Uploads:
 
 
 class Reservation:
-    """Room for one image while it is received, as a context manager."""
+    """A reservation for one upload while it is received, as a context manager."""
 
-    def __init__(self, uploads: Uploads, session_id: str, under_way: Counter[str]) -> None:
+    def __init__(self, uploads: Uploads, session_id: str, receiving: Counter[str]) -> None:
+        """`receiving`: the uploads that are being received, by session."""
         self._uploads = uploads
         self._session_id = session_id
-        self._receiving = under_way
+        self._receiving = receiving
 
     def __enter__(self) -> "Reservation":
-        """Raises Refusal `rate_limited` when as many images come in as may."""
+        """Count the upload. Raises Refusal `rate_limited` at the limit of concurrent uploads."""
         if self._receiving[self._session_id] >= PER_SESSION or self._receiving.total() >= IN_ALL:
             raise _busy()
         self._receiving[self._session_id] += 1
@@ -133,29 +135,29 @@ class Reservation:
             del self._receiving[self._session_id]
 
     async def add(self, data: bytes) -> Upload:
-        """Take the image. Raises Refusal; then nothing of it is left."""
+        """Store the image. Raises Refusal; then nothing was stored."""
         return await self._uploads.add(self._session_id, data)
 
 
 def _busy() -> Refusal:
-    return Refusal("rate_limited", "too many images are being taken at the moment", retry_after=2)
+    return Refusal("rate_limited", "too many images are being uploaded", retry_after=2)
 
 
 def _unusable(detail: str) -> Refusal:
     return Refusal("unsupported_media_type", detail, field="file")
 
 
-async def _encode_anew(data: bytes) -> tuple[int, int, bytes]:
-    """Width, height and PNG of the image in `data`. Raises Refusal."""
+async def _reencode(data: bytes) -> tuple[int, int, bytes]:
+    """Return width, height and PNG of the image in `data`. Raises Refusal."""
     try:
         process = await _decoder()
     except OSError:
-        raise _busy() from None  # no process or no file is to be had
+        raise _busy() from None  # the limit of processes or open files is reached
     try:
         async with asyncio.timeout(SECONDS):
             out, _ = await process.communicate(data)
     except TimeoutError:
-        raise _unusable("the image takes too long to decode") from None
+        raise _unusable(f"the image was not decoded within {SECONDS:g} s") from None
     finally:
         if process.returncode is None:
             process.kill()
@@ -171,7 +173,7 @@ async def _encode_anew(data: bytes) -> tuple[int, int, bytes]:
 async def _decoder() -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        "-P",  # what lies in the working folder is not ours
+        "-P",  # do not import modules from the working folder
         "-m",
         "umrgen.server.reencode",
         env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},

@@ -12,7 +12,7 @@ from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import JobAnswer
 from umrgen.server.http import Services
 from umrgen.server.http.api.responses import Changes, JobsPage, ListedJob, WebhookAnswer, json_response
-from umrgen.server.http.api.schemas import decode_object
+from umrgen.server.http.api.schemas import decode_object, short
 from umrgen.server.http.api.status import requested_wait, wire
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.disconnect import CancelledOnDisconnect
@@ -46,9 +46,10 @@ def _wire(services: Services, job: Job) -> JobAnswer:
 def _job_ids(data: dict[str, Any]) -> list[str]:
     job_ids = data.get("job_ids")
     if not isinstance(job_ids, list) or not all(isinstance(job_id, str) for job_id in job_ids):
-        raise Problem("invalid_request", "job_ids: must be a list of strings", field="job_ids")
+        raise Problem("invalid_request", "job_ids must be a list of strings", field="job_ids")
     if not 1 <= len(job_ids) <= MAX_JOBS:
-        raise Problem("invalid_request", f"job_ids: must name 1 to {MAX_JOBS} jobs", field="job_ids")
+        error = f"job_ids must name 1 to {MAX_JOBS} jobs; got {len(job_ids)}"
+        raise Problem("invalid_request", error, field="job_ids")
     return list(dict.fromkeys(job_ids))
 
 
@@ -56,7 +57,7 @@ def _cursor(value: Any, field: str) -> int:
     if value is None or value == "":
         return 0
     if not isinstance(value, str) or not value.isascii() or not value.isdigit() or len(value) > 18:
-        raise Problem("invalid_request", f"{field}: must be a cursor that this server gave", field=field)
+        raise Problem("invalid_request", f"{field} must be a cursor from a response of this server", field=field)
     return int(value)
 
 
@@ -65,10 +66,10 @@ async def jobs(services: Services, request: Request, caller: Caller) -> Response
     query = request.query_params
     state = query.get("state") or None
     if state is not None and state not in tuple(State):
-        raise Problem("invalid_request", f"state: must be one of {', '.join(State)}", field="state")
+        raise Problem("invalid_request", f"state must be one of {', '.join(State)}; got {short(state)}", field="state")
     limit = query.get("limit", "50")
     if not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= MAX_PAGE:
-        raise Problem("invalid_request", f"limit: must be 1 to {MAX_PAGE}", field="limit")
+        raise Problem("invalid_request", f"limit must be 1 to {MAX_PAGE}; got {short(limit)}", field="limit")
     found, cursor = await services.job_waits.page(
         caller,
         state=State(state) if state else None,

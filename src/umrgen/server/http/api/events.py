@@ -79,7 +79,7 @@ def _encode(services: Services, each: JobEvent) -> bytes:
         case "stopping":
             return b"retry: %d\n: the server is stopping; reconnect with Last-Event-ID\n\n" % RECONNECT_MS
         case _:
-            return b": still here\n\n"
+            return b": keep-alive\n\n"
 
 
 def _progress(view: JobView) -> dict[str, Any]:

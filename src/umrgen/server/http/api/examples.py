@@ -1,4 +1,4 @@
-"""Requests and answers as they look, for the API's description. A test holds each against its type."""
+"""Examples of requests and responses for the OpenAPI document. A test decodes each by its type."""
 
 from typing import Any
 
@@ -53,9 +53,9 @@ EXAMPLES: dict[str, Any] = {
         "type": "about:blank",
         "title": "No such job",
         "status": 404,
-        "detail": "there is no such job, or it is not yours",
+        "detail": "the job does not exist, or belongs to another session",
         "success": False,
-        "error": "there is no such job, or it is not yours",
+        "error": "the job does not exist, or belongs to another session",
         "code": "job_not_found",
         "retryable": False,
         "next": "Check the job id; a job belongs to the key that made it.",

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from umrgen.server.http import Services
 from umrgen.server.http.api.responses import Receipt, json_response
-from umrgen.server.http.api.schemas import decode_object, read_generate
+from umrgen.server.http.api.schemas import decode_generate, decode_object
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem, quota_headers
 from umrgen.server.services.caller import Caller
@@ -25,8 +25,8 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 async def generate(services: Services, request: Request, caller: Caller) -> Response:
     with span("POST /api/v1/generate", headers=request.headers) as current:
         data = decode_object(await read_body(request, MAX_BODY))
-        wanted, warnings = read_generate(data)
-        submitted = await services.submissions.submit(caller, wanted, _idempotency(request, data))
+        generation, warnings = decode_generate(data)
+        submitted = await services.submissions.submit(caller, generation, _idempotency(request, data))
         job = submitted.job
         current.set_attribute("umrgen.job_id", job.id)
     request.scope["state"]["job_id"] = job.id  # for the log
@@ -47,7 +47,7 @@ def _idempotency(request: Request, data: dict[str, object]) -> Idempotency | Non
             "Idempotency-Key must have 1 to 255 visible ASCII characters",
             field="Idempotency-Key",
         )
-    # Equal for the same JSON value, whatever its spaces and order.
+    # Independent of the order and spacing of the JSON text.
     return Idempotency(key, hashlib.sha256(msgspec.json.encode(data, order="sorted")).digest())
 
 

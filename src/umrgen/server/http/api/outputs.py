@@ -18,12 +18,12 @@ __all__ = ["PATH", "outputs"]
 PATH = "/outputs/"
 
 PART = 64 << 10
-"""Bytes of an image that are handed to the HTTP server at a time."""
+"""Bytes of an image that are passed to the HTTP server at a time."""
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 async def outputs(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
-    """A plain handler ahead of the router: what it sends is large, so little else should take time."""
+    """Send an image: a plain ASGI handler ahead of the router, because images are the largest responses."""
     request = Request(scope)
     try:
         link = _link(request)
@@ -48,7 +48,7 @@ def _link(request: Request) -> OutputLink:
 
 
 def _secret(request: Request) -> str | None:
-    """The caller's key, which need not be shown."""
+    """Return the API key of the request, which is optional here."""
     headers = dict(request.headers.raw)
     if b"authorization" not in headers:
         return None
@@ -71,7 +71,7 @@ def _respond(request: Request, output: Output, data: bytes) -> Response:
     }
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    if (part := _asked_range(request, etag, len(data))) is not None:
+    if (part := _requested_range(request, etag, len(data))) is not None:
         start, end = part
         headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
         return ImageResponse(memoryview(data)[start : end + 1], 206, headers, media_type=output.media_type)
@@ -80,7 +80,7 @@ def _respond(request: Request, output: Output, data: bytes) -> Response:
 
 
 class ImageResponse(Response):
-    """A response whose body is sent in parts: a client that reads slowly holds one of them, not a copy of all."""
+    """A response whose body is sent in parts: for a slow client, granian buffers one part instead of the image."""
 
     body: memoryview
 
@@ -101,8 +101,8 @@ def _matches(field: str | None, etag: str) -> bool:
     return field is not None and any(tag.strip().removeprefix("W/") in (etag, "*") for tag in field.split(","))
 
 
-def _asked_range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
-    """First and last byte asked for (RFC 9110, section 14), or None for the whole file."""
+def _requested_range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
+    """Return the first and last byte of the requested range (RFC 9110, section 14); None for the whole file."""
     match = _RANGE.fullmatch(request.headers.get("range", "").strip())
     if_range = request.headers.get("if-range")
     if match is None or not any(match.groups()) or (if_range is not None and if_range.strip() != etag):
@@ -114,6 +114,6 @@ def _asked_range(request: Request, etag: str, size: int) -> tuple[int, int] | No
         start, end = max(0, size - int(last)), size - 1
     if start > end or start >= size:
         if first and last and int(last) < int(first):
-            return None  # not a valid range at all: to be ignored
+            return None  # an invalid range, which is ignored
         raise Problem("range_not_satisfiable", headers={"Content-Range": f"bytes */{size}"})
     return start, end

@@ -20,7 +20,7 @@ ENVELOPE = 64 << 10
 
 
 async def add(services: Services, request: Request, caller: Caller) -> Response:
-    """Store the form's one file, in the field `file`. The upload is refused, if at all, before the file is read."""
+    """Store the form's one file, in the field `file`. Limits are checked before the file is read."""
     boundary = _boundary(request)
     with await services.uploads.admit(caller) as reserved:
         data = _file_of(await read_body(request, MAX_BYTES + ENVELOPE), boundary)
@@ -58,7 +58,7 @@ def _boundary(request: Request) -> bytes:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary or len(boundary) > 200:
-        raise Problem("unsupported_media_type", "send multipart/form-data with one file in the field: file")
+        raise Problem("unsupported_media_type", "the body must be multipart/form-data with a file in the field `file`")
     return boundary
 
 
@@ -86,7 +86,7 @@ def _file_of(body: bytes, boundary: bytes) -> bytes:
     except FormParserError:
         raise Problem("invalid_request", "the body is not a multipart form") from None
     if len(files) != 1:
-        error = "send one file at a time" if files else "there is no file in the field: file"
+        error = f"the form must have one file in the field `file`; got {len(files)}"
         raise Problem("invalid_request", error, field="file")
     if len(files[0]) > MAX_BYTES:
         raise Problem("too_large", f"the image must have {MAX_BYTES} bytes or fewer; got {len(files[0])}", field="file")

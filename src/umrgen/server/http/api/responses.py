@@ -1,4 +1,4 @@
-"""Answers in JSON, and the types they are made of; `http.openapi` describes the API by the same types."""
+"""Responses in JSON, and their types; `http.openapi` describes the API by the same types."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -12,7 +12,6 @@ from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.services.refusal import FieldError
 
 __all__ = [
-    "Answer",
     "Capabilities",
     "Changes",
     "Deleted",
@@ -22,6 +21,7 @@ __all__ = [
     "KeyLimits",
     "ListedJob",
     "ProblemAnswer",
+    "RawResponse",
     "Receipt",
     "Reference",
     "References",
@@ -31,14 +31,14 @@ __all__ = [
     "json_response",
 ]
 
-Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+RawResponse = tuple[int, list[tuple[bytes, bytes]], bytes]
 """Status, headers and body."""
 
 Milliseconds = Annotated[int, Meta(description="milliseconds since the epoch")]
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer that is true now and need not be later: never cached."""
+    """Return a JSON response that is not cached, because it describes the present state."""
     return Response(
         msgspec.json.encode(body),
         status,
@@ -48,7 +48,7 @@ def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | Non
 
 
 class Receipt(Struct, frozen=True, kw_only=True):
-    """A job was accepted; it is on disk."""
+    """The job was accepted; it is durable."""
 
     success: bool = True
     job_id: str
@@ -56,12 +56,12 @@ class Receipt(Struct, frozen=True, kw_only=True):
     message: str = "Job accepted."
     status_url: Annotated[str, Meta(description="append it to the base URL")]
     retry_after_ms: int = 3000
-    next: Annotated[str, Meta(description="what to do now, in words")]
+    next: Annotated[str, Meta(description="the next step, as a sentence")]
     warnings: list[str] = []
 
 
 class WebhookAnswer(Struct, frozen=True):
-    """How the message of a job's end stands."""
+    """The delivery of a job's webhook."""
 
     state: Literal["pending", "delivered", "failed"]
     attempts: int
@@ -82,23 +82,23 @@ class Changes(Struct, frozen=True, kw_only=True):
 
     success: bool = True
     jobs: list[JobAnswer]
-    unknown: Annotated[list[str], Meta(description="ids that are no jobs of this key")]
-    cursor: Annotated[str, Meta(description="give it as `since` next time")]
+    unknown: Annotated[list[str], Meta(description="ids that are not jobs of this key")]
+    cursor: Annotated[str, Meta(description="`since` of the next request")]
 
 
 class JobsPage(Struct, frozen=True, kw_only=True):
-    """Jobs, the newest first."""
+    """A page of jobs, newest first."""
 
     success: bool = True
     jobs: list[ListedJob]
-    next_cursor: Annotated[str, Meta(description="give it as `cursor` for the next page")] | None
+    next_cursor: Annotated[str, Meta(description="`cursor` of the next page's request")] | None
 
 
 class Reference(Struct, frozen=True, kw_only=True):
     """A reference image."""
 
     success: bool = True
-    filename: Annotated[str, Meta(description="name it in reference_images")]
+    filename: Annotated[str, Meta(description="an element of reference_images")]
     url: str
     bytes: int
     width: int
@@ -108,21 +108,21 @@ class Reference(Struct, frozen=True, kw_only=True):
 
 
 class References(Struct, frozen=True, kw_only=True):
-    """The session's reference images, the oldest first."""
+    """The session's reference images, oldest first."""
 
     success: bool = True
     references: list[Reference]
 
 
 class Deleted(Struct, frozen=True, kw_only=True):
-    """It is gone."""
+    """The reference image was deleted."""
 
     success: bool = True
     filename: str
 
 
 class EngineAnswer(Struct, frozen=True, kw_only=True):
-    """What draws. `kind` is procedural or model; null until the engine is up."""
+    """The engine. `kind` is `procedural` or `model`; null until the engine is loaded."""
 
     name: str
     kind: str | None
@@ -147,17 +147,17 @@ class Steps(Struct, frozen=True, kw_only=True):
 
 
 class KeyLimits(Struct, frozen=True, kw_only=True):
-    """What this key may; null: no limit."""
+    """The limits of this key; null: no limit."""
 
     requests_per_minute: int | None
-    concurrent: Annotated[int, Meta(description="jobs queued or running at once")] | None
-    daily: Annotated[int, Meta(description="jobs a day, UTC")] | None
+    concurrent: Annotated[int, Meta(description="jobs that are queued or running")] | None
+    daily: Annotated[int, Meta(description="jobs per day (UTC)")] | None
     queued: int | None
     running: int | None
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
-    """What this server can do, for this key."""
+    """The server's features and limits, for this key."""
 
     success: bool = True
     version: str
@@ -166,7 +166,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     steps: Steps
     prompt_chars: int
     calls: list[str]
-    max_wait: Annotated[int, Meta(description="seconds a call is held at most")]
+    max_wait: Annotated[int, Meta(description="the longest long poll, in seconds")]
     batch_max: int
     limits: KeyLimits
 
@@ -176,17 +176,17 @@ class Health(Struct, frozen=True):
 
 
 class ProblemAnswer(Struct, frozen=True, kw_only=True):
-    """An error: RFC 9457 problem details, with what the guide's readers look for."""
+    """An error: RFC 9457 problem details, with the fields of the guide's error responses."""
 
     type: str = "about:blank"
     title: str
     status: int
     detail: str
     success: bool = False
-    error: Annotated[str, Meta(description="what went wrong, in words")]
-    code: Annotated[str, Meta(description="what went wrong, for programs")]
+    error: Annotated[str, Meta(description="the error, as a sentence")]
+    code: Annotated[str, Meta(description="the error code, for programs")]
     retryable: bool
-    next: Annotated[str, Meta(description="what to do now, in words")]
+    next: Annotated[str, Meta(description="the next step, as a sentence")]
     job_id: str | UnsetType = UNSET
     field: str | UnsetType = UNSET
     errors: list[FieldError] | UnsetType = UNSET

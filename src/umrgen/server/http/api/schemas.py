@@ -1,29 +1,32 @@
-"""What requests must look like: msgspec types, and a reading that names every offending field."""
+"""Decoding of requests: msgspec types, and errors that name every invalid field."""
 
+import re
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
+from msgspec.inspect import IntType, Metadata, StrType, type_info
+from msgspec.structs import FieldInfo
 
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.http.problems import Problem
 from umrgen.server.services.refusal import FieldError, invalid
 
-__all__ = ["GenerationRequest", "StatusRequest", "decode_object", "read_generate"]
+__all__ = ["GenerationRequest", "StatusRequest", "decode_generate", "decode_object", "short"]
 
 
 class StatusRequest(msgspec.Struct, frozen=True):
     """The body of `POST /api/v1/status`."""
 
     job_ids: Annotated[list[str], Meta(min_length=1, max_length=1000)]
-    since: Annotated[str, Meta(description="the cursor of an earlier answer")] | None = None
+    since: Annotated[str, Meta(description="the cursor of an earlier response")] | None = None
 
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(GenerationRequest)}
 
 
 def decode_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in `body`. Raises Problem."""
+    """Return the JSON object in `body`. Raises Problem `invalid_request`."""
     try:
         data = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -33,42 +36,64 @@ def decode_object(body: bytes) -> dict[str, Any]:
     return data
 
 
-def read_generate(data: dict[str, Any]) -> tuple[GenerationRequest, list[str]]:
-    """The request in `data`, and a warning for each field that is ignored. Raises Refusal."""
+def decode_generate(data: dict[str, Any]) -> tuple[GenerationRequest, list[str]]:
+    """Return the request in `data`, and a warning for each unknown field. Raises Refusal `invalid_request`."""
     try:
-        wanted = msgspec.convert(data, GenerationRequest)
+        request = msgspec.convert(data, GenerationRequest)
     except msgspec.ValidationError:
-        raise invalid(_all_wrong(data)) from None
-    if not wanted.prompt.strip():
-        raise invalid(_all_wrong(data))
-    warnings = [f"the field {_short(name)} is unknown and was ignored" for name in data if name not in _FIELDS]
-    return wanted, warnings[:20]
+        raise invalid(_field_errors(data)) from None
+    if not request.prompt.strip():
+        raise invalid(_field_errors(data))
+    warnings = [f"the field {short(name)} is unknown and was ignored" for name in data if name not in _FIELDS]
+    return request, warnings[:20]
 
 
-def _all_wrong(data: dict[str, Any]) -> list[FieldError]:
-    """What is wrong with a request, field by field; msgspec itself stops at the first."""
-    values, wrong = {}, []
+def _field_errors(data: dict[str, Any]) -> list[FieldError]:
+    """Return the errors of all fields; msgspec itself reports only the first."""
+    values, errors = {}, []
     for name, field in _FIELDS.items():
         if name not in data:
             if field.required:
-                wrong.append(FieldError(name, "is required"))
+                errors.append(FieldError(name, "is required"))
             continue
         try:
             values[name] = msgspec.convert(data[name], field.type)
         except msgspec.ValidationError as error:
-            wrong.append(FieldError(name, _plain(str(error))))
+            errors.append(FieldError(name, _error_text(field, data[name], str(error))))
     prompt = values.get("prompt")
     if isinstance(prompt, str) and not prompt.strip():
-        wrong.append(FieldError("prompt", "must say something"))
-    return wrong
+        errors.append(FieldError("prompt", "must not be blank"))
+    return errors
 
 
-def _plain(error: str) -> str:
-    """msgspec's words, from a capital and back-quotes to the middle of a sentence."""
-    error = error.replace("`", "")
-    return error[:1].lower() + error[1:]
+_PREDICATES = (
+    (r"Expected (.*), got (.*)", r"must be of type \1; got \2"),
+    (r"Expected \w+ of length >= (.*)", r"must have a length of \1 or more"),
+    (r"Expected \w+ of length <= (.*)", r"must have a length of \1 or less"),
+    (r"Expected \w+ >= (.*)", r"must be \1 or more"),
+    (r"Expected \w+ <= (.*)", r"must be \1 or less"),
+    (r"Object missing required field (.*)", r"must have a field \1"),
+)
+"""msgspec's messages, and the form in which they are sent."""
 
 
-def _short(name: str) -> str:
-    """A caller's word, for an answer: quoted, and not too long."""
-    return repr(name if len(name) <= 60 else name[:60] + "…")
+def _error_text(field: FieldInfo, value: Any, message: str) -> str:
+    """Return the error of a field's value as a predicate, from its type and msgspec's message."""
+    kind = type_info(field.type)
+    if isinstance(kind, Metadata):
+        kind = kind.type
+    match kind, value:
+        case IntType(), int():
+            return f"must be {kind.ge} to {kind.le}; got {short(value)}"
+        case StrType(), str():
+            return f"must have {kind.min_length or 0} to {kind.max_length} characters; got {len(value)}"
+    message, _, place = message.replace("`", "").partition(" - at $")
+    for pattern, predicate in _PREDICATES:
+        message = re.sub(pattern, predicate, message)
+    return f"{place} {message}".strip()
+
+
+def short(value: str | int) -> str:
+    """Return a caller's value for an error text: a string in quotes, and at most 60 characters."""
+    text = repr(value) if isinstance(value, str) or abs(value) < 10**20 else "a longer number"
+    return text if len(text) <= 62 else f"{text[:60]}…"

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import JobAnswer, job_to_wire, retry_after_ms
 from umrgen.server.http import Services
-from umrgen.server.http.api.responses import Answer
+from umrgen.server.http.api.responses import RawResponse
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.disconnect import CancelledOnDisconnect
 from umrgen.server.http.problems import to_problem
@@ -57,7 +57,7 @@ async def status(services: Services, scope: Scope, receive: Receive, send: Send)
         try:
             answer = await _answer(services, scope)
         except Exception as error:
-            answer = to_problem(error).answer()
+            answer = to_problem(error).raw_response()
         code, fields, body = answer
         await send({"type": "http.response.start", "status": code, "headers": fields})
         await send({"type": "http.response.body", "body": body})
@@ -68,7 +68,7 @@ def _may_wait(scope: Scope) -> bool:
     return bool(scope["query_string"]) or any(name == b"prefer" for name, _ in scope["headers"])
 
 
-async def _answer(services: Services, scope: Scope) -> Answer:
+async def _answer(services: Services, scope: Scope) -> RawResponse:
     """Authenticate, wait if the caller prefers it, and return the response. Raises Problem and UmrgenError."""
     headers = dict(scope["headers"])
     caller = await authenticate(services, scope, headers)
@@ -81,7 +81,7 @@ async def _answer(services: Services, scope: Scope) -> Answer:
     return await _answer_about(services, job, wait, known)
 
 
-async def _answer_about(services: Services, job: Job, wait: int | None, known: frozenset[str] | None) -> Answer:
+async def _answer_about(services: Services, job: Job, wait: int | None, known: frozenset[str] | None) -> RawResponse:
     """Return the response; `wait`: the seconds of its long poll, if any; `known`: the versions that the client has."""
     cached = job.over and known is None and not services.signatures.wanted  # a signed URL is new in each answer
     answer = services.terminal_responses.get(job, wait) if cached else None
@@ -92,7 +92,7 @@ async def _answer_about(services: Services, job: Job, wait: int | None, known: f
     return answer
 
 
-def _encode(services: Services, view: JobView, wait: int | None, known: frozenset[str] | None) -> Answer:
+def _encode(services: Services, view: JobView, wait: int | None, known: frozenset[str] | None) -> RawResponse:
     headers = [(b"etag", etag(view)), *_FIXED]
     if (delay := retry_after_ms(view.job, view.eta)) is not None:
         headers.append((b"retry-after", b"%d" % math.ceil(delay / 1000)))

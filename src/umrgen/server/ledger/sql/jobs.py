@@ -129,7 +129,7 @@ def _store(transaction: Transaction, job: Job, change: Change, **values: Any) ->
         if job.state is State.RUNNING and change is not Change.COMPLETE:
             _discard_outputs(connection, job, values["now"])
     if connection.run("update_job", values_of(changed)) != 1:
-        raise Conflict("the job changed in the meantime", job_id=job.id)
+        raise Conflict("the job has changed since it was read", job_id=job.id)
     if change is Change.COMPLETE:
         for output in changed.outputs:
             row = asdict(output) | {"job_id": job.id, "created_at": changed.completed_at}
