@@ -246,4 +246,4 @@ def test_a_compressed_file_has_the_same_content() -> None:
     from umrgen.server.http.studio import page_files
 
     for file in page_files().values():
-        assert gzip.decompress(file.packed) == file.body
+        assert gzip.decompress(file.gzipped) == file.body
