@@ -1,8 +1,8 @@
-"""A server that holds every caller and answers all of them at once when one says anything: the least that it can cost.
+"""A server that holds every connection and answers all of them when one sends data: the minimum cost.
 
     python benchmarks/bare.py BYTES
 
-Prints its port. `server.py waiters` runs it beside the real one, to tell what of the time is the system's own.
+Prints its port. `server.py waiters` runs it in turns with the real one: its time is the system's share.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""An engine that hardly works, so that the server around it can be measured."""
+"""An engine that does almost no work, to measure the server around it."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class BlankEngine:
-    """One grey picture, whatever is asked for."""
+    """Draws a grey image for every request."""
 
     info = EngineInfo("blank", "procedural", "1")
 

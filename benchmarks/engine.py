@@ -1,4 +1,4 @@
-"""Benchmarks of the procedural engine: seconds for one picture of 1024 x 1024 in 4 steps.
+"""Benchmarks of the procedural engine: seconds for one image of 1024 x 1024 in 4 steps.
 
 Run it with `python benchmarks/engine.py`.
 """
@@ -23,7 +23,7 @@ ROUNDS = 5
 
 
 def warm(prompt: str) -> float:
-    """The median over a few pictures in a process that has drawn one before."""
+    """Return the median over several images in a process that has drawn one before."""
     engine = load_engine("procedural", {})
     taken = []
     for seed in range(ROUNDS + 1):
@@ -50,7 +50,7 @@ def whole_command() -> float:
 def main() -> None:
     for prompt in PROMPTS:
         print(f"| {prompt!r}, warm process | {warm(prompt):.2f} s |")
-    print(f"| `umrgen generate` with a server of its own, the first prompt, in all | {whole_command():.1f} s |")
+    print(f"| `umrgen generate` that starts its own server, the first prompt, in total | {whole_command():.1f} s |")
 
 
 if __name__ == "__main__":

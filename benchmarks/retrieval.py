@@ -1,4 +1,4 @@
-"""Benchmarks of the client: how soon an image is there, with how many requests.
+"""Benchmarks of the client: the delay of an image, and the number of requests.
 
     python benchmarks/retrieval.py [latency | legacy | requests | thousand | budget | startup]
 
@@ -38,7 +38,7 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def guides_loop(base_url: str, key: str, job_id: str, target: Path, sleep: Callable[[float], None] = time.sleep) -> int:
-    """The guide's loop, written in its manner; gives the number of its requests."""
+    """Run the guide's loop; return the number of its requests."""
     headers = {"Authorization": f"Bearer {key}"}
     count = 0
     while True:
@@ -84,7 +84,7 @@ def latency(folder: Path, jobs: int = 100) -> None:
 
 
 def legacy(folder: Path, jobs: int = 227) -> None:
-    """The same on the older server: run times as in its own log, time as told by a clock of this script."""
+    """The same on the older server: run times as in its own log, in simulated time."""
     chance = random.Random(227)
     times = [min(445.0, chance.lognormvariate(3.09, 0.504)) for _ in range(jobs)]  # median 22 s, p90 42 s
     image = png_bytes(1_500_000)
@@ -191,7 +191,7 @@ async def work(count):
         jobs = [await client.submit(f"boat {n}", width=512, height=512, steps=1) for n in range(count)]
         begun = time.time()
         async for job in client.as_completed(jobs):
-            # Some are over before anybody waits: for them the wait begins the count.
+            # Some are over before the wait starts: for these the wait starts the count.
             late.append(time.time() - max(begun, job.outcome.raw["completed_at"] / 1000))
             if len(late) % 25 == 0:  # counting takes longer than the result itself
                 most = max(most, connections())
@@ -204,11 +204,11 @@ asyncio.run(work(int(sys.argv[1])))
 
 
 def thousand(folder: Path, jobs: int = 1000) -> None:
-    """A thousand jobs waited on at once, by a process of their own."""
+    """Wait for a thousand jobs at a time, in another process."""
     with server(folder / "thousand") as running:
         told = json.loads(_run_with(running, [sys.executable, "-c", _THOUSAND, str(jobs)]))
     print(
-        f"| {jobs} jobs waited on at once | {told['connections']} connection(s), {told['mb']:.0f} MB, "
+        f"| {jobs} jobs waited for at a time | {told['connections']} connection(s), {told['mb']:.0f} MB, "
         f"results known {told['p50'] * 1000:.0f} ms after completion (p50), {told['max'] * 1000:.0f} ms at most |"
     )
 
@@ -254,7 +254,7 @@ def budget(folder: Path, jobs: int = 20) -> None:
 
 
 def startup(folder: Path, rounds: int = 25) -> None:
-    """What the command line takes over a bare interpreter, in turns."""
+    """Measure the time of the command line over a bare interpreter, in turns."""
     commands = {
         "bare": [sys.executable, "-c", "pass"],
         "version": [sys.executable, "-m", "umrgen", "--version"],

@@ -1,4 +1,4 @@
-"""What the benchmarks of the server share: a server on a core of its own, a ledger to fill, and a load to put on it."""
+"""Shared parts of the server's benchmarks: a server pinned to a core, a filled ledger, and the load."""
 
 import argparse
 import asyncio
@@ -44,7 +44,7 @@ SPEC = GenerationRequest("a lighthouse on a cliff at dusk, storm over the sea", 
 
 
 class PinnedServer(ServerProcess):
-    """A server on a core of its own; its engine shares it. Its limit of requests is counted, and out of reach."""
+    """A server pinned to one core, with its engine. Its rate limit is active but not reached."""
 
     def __init__(self, state: Path, *arguments: str, **environment: str) -> None:
         super().__init__(state, "--rate", "9999999", *arguments, **environment)
@@ -55,12 +55,12 @@ class PinnedServer(ServerProcess):
         return self
 
     def memory(self) -> int:
-        """Bytes of the server process that are its own, in memory now."""
+        """Return the private memory of the server process, in bytes."""
         rollup = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
         return sum(int(found) for found in re.findall(r"^(?:Private_Clean|Private_Dirty):\s+(\d+)", rollup, re.M)) << 10
 
     def has_taken(self, connections: int) -> None:
-        """Return once so many connections are accepted, and what they asked for first has been read."""
+        """Return when this number of connections is accepted, and their first requests have been read."""
         until(lambda: len(list(Path(f"/proc/{self.process.pid}/fd").iterdir())) > connections)
         httpx2.get(f"{self.url}/healthz")
 
@@ -84,7 +84,7 @@ def new_key(state: Path) -> dict[str, str]:
 
 
 async def fill(state: Path, session_id: str, count: int) -> list[str]:
-    """Write `count` completed jobs, each through every change that a real one goes through."""
+    """Write `count` completed jobs, each through every change of a real one."""
     ledger = SqliteLedger(state / "ledger.sqlite3")
     await ledger.open()
     names = [f"ext_{number:032x}" for number in range(count)]
@@ -107,7 +107,7 @@ async def fill(state: Path, session_id: str, count: int) -> list[str]:
 
 
 def wrk(url: str, script: str, *, seconds: int = 8, connections: int = 64) -> dict[str, float]:
-    """Requests a second and latencies in milliseconds, as wrk measured them from the client's core."""
+    """Return requests a second and latencies in milliseconds, as wrk measures them on the client's core."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)
         file.flush()
@@ -123,7 +123,7 @@ def wrk(url: str, script: str, *, seconds: int = 8, connections: int = 64) -> di
 
 
 def asking(paths: Path, key: str) -> str:
-    """A script for wrk that asks for each path of a file in turn."""
+    """Return a script for wrk that requests each path of a file in turn."""
     return f"""
     local requests, n = {{}}, 0
     init = function()
@@ -135,11 +135,11 @@ def asking(paths: Path, key: str) -> str:
 
 
 def run(description: str | None, *benchmarks: Callable[..., None]) -> None:
-    """Run the benchmark that the command line names, or all of them, each in a folder of its own."""
+    """Run the benchmark that the command line names, or all of them, each in a new folder."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     by_name = {each.__name__: each for each in benchmarks}
     parser.add_argument("name", nargs="?", choices=by_name, help="the one to run; without it, all")
-    parser.add_argument("number", nargs="*", type=int, help="how many of what it counts")
+    parser.add_argument("number", nargs="*", type=int, help="the number of items")
     options = parser.parse_args()
     for each in [by_name[options.name]] if options.name else benchmarks:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,9 @@
-"""Benchmarks of the server: what it answers, holds, takes in and remembers.
+"""Benchmarks of the server: status calls, long polls, submits, a million jobs, memory.
 
     python benchmarks/server.py [status | waiters | submits | dispatch | million | memory]
 
 Without a name, all of them. Each prints rows for docs/benchmarks.md. The server runs on the first core
-of the machine, what asks it on the second. `status` needs wrk and Node, and `npm ci --prefix
+of the machine, the load on the second. `status` needs wrk and Node, and `npm ci --prefix
 benchmarks/express` once. `memory` plays 100,000 jobs and takes some 15 minutes; a number after the name makes it fewer.
 """
 
@@ -44,7 +44,7 @@ from rig import (
 from support import submit, until
 
 ANSWER_BYTES = 1000
-"""Of an answer about a cancelled job, with its headers."""
+"""The size of a response about a cancelled job, with its headers."""
 
 
 # --- status against Express 4 ----------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def express(key: str, jobs: dict[str, Any], folder: Path) -> Iterator[str]:
 
 
 def status(folder: Path, jobs: int = 100_000, rounds: int = 3) -> None:
-    """GET status: our server with `jobs` rows, and a minimal handler of Express 4 over a Map, turn about."""
+    """Measure GET status: our server with `jobs` rows, and a minimal handler of Express 4 over a Map, in turns."""
     state = folder / "state"
     made = new_key(state)
     names = asyncio.run(fill(state, made["session_id"], jobs))
@@ -92,16 +92,16 @@ def status(folder: Path, jobs: int = 100_000, rounds: int = 3) -> None:
         rate = statistics.median(each["rate"] for each in figures)
         p99 = statistics.median(each["p99"] for each in figures)
         print(
-            f"| status GET, our server, {jobs:,} rows, asked for {kind} "
+            f"| status GET, our server, {jobs:,} rows, requests for {kind} "
             f"| {rate:,.0f}/s, p99 {p99:.1f} ms: {rate / base:.1f} × Express |"
         )
 
 
-# --- callers that are held -------------------------------------------------------------------------------
+# --- long polls -------------------------------------------------------------------------------
 
 
 class Held(asyncio.Protocol):
-    """A caller at its least: it sends one request and notes when the answer came."""
+    """A minimal caller: it sends one request and records the time of the response."""
 
     def __init__(self, request: bytes, told: "asyncio.Queue[float]") -> None:
         self._request = request
@@ -116,7 +116,7 @@ class Held(asyncio.Protocol):
 
 
 async def _hold(running: PinnedServer, http: httpx2.Client, count: int) -> tuple[float, list[float]]:
-    """Bytes of the server's memory for each held call, and after how many seconds each of half of them was told."""
+    """Return the bytes of server memory per long poll, and the seconds until each of half of them was answered."""
     address = running.url.removeprefix("http://").split(":")
     loop = asyncio.get_running_loop()
     first = submit(http, steps=2)
@@ -139,7 +139,7 @@ async def _hold(running: PinnedServer, http: httpx2.Client, count: int) -> tuple
 
 
 async def _hold_bare(port: int, count: int) -> list[float]:
-    """The same of a server that does nothing else."""
+    """Measure a bare server in the same way."""
     loop = asyncio.get_running_loop()
     told: asyncio.Queue[float] = asyncio.Queue()
     for _ in range(count):
@@ -151,7 +151,7 @@ async def _hold_bare(port: int, count: int) -> list[float]:
 
 
 def waiters(folder: Path, count: int = 10_000, rounds: int = 7) -> None:
-    """Memory of a held call, and how soon many are told; turn about with a server that does nothing else."""
+    """Measure the memory of a long poll, and the time to answer many; in turns with a bare server."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     bare_command = ["taskset", "-c", SERVER_CORE, sys.executable, str(HERE / "bare.py"), str(ANSWER_BYTES)]
@@ -169,11 +169,11 @@ def waiters(folder: Path, count: int = 10_000, rounds: int = 7) -> None:
             bare.terminate()
         os.sched_setaffinity(0, {int(SERVER_CORE), int(CLIENT_CORE)})
     print(
-        f"| {count:,} held status calls in one process | {max(sizes):.1f} KiB each; {count // 2:,} of them answered "
+        f"| {count:,} long polls in one process | {max(sizes):.1f} KiB each; {count // 2:,} of them answered "
         f"{statistics.median(lasts):.0f} ms after one call cancelled their job, half of them after "
         f"{statistics.median(halves):.0f} ms (medians of {rounds} rounds; the last in {min(lasts):.0f} to "
         f"{max(lasts):.0f} ms) |\n"
-        f"| {count // 2:,} connections written to by a bare uvloop server, turn about | "
+        f"| {count // 2:,} connections written to by a bare uvloop server, in turns | "
         f"{statistics.median(bare_lasts):.0f} ms ({min(bare_lasts):.0f} to {max(bare_lasts):.0f} ms) |"
     )
 
@@ -182,7 +182,7 @@ def waiters(folder: Path, count: int = 10_000, rounds: int = 7) -> None:
 
 
 def submits(folder: Path) -> None:
-    """POST generate, each synced before its 202; the engine is held by one long job meanwhile."""
+    """Measure POST generate, each synced before its 202, while the engine is busy with one long job."""
     with pinned(folder / "state", *HELD_BY_ONE_JOB, "--session-queued", "0") as running, running.http() as http:
         first = submit(http, steps=2)
         until(lambda: http.get(f"/api/v1/status/{first}").json()["state"] == "running")
@@ -204,13 +204,13 @@ def submits(folder: Path) -> None:
 
 
 def dispatch(folder: Path, jobs: int = 200) -> None:
-    """On an idle server: from the caller's 202 to the job being `running`, as a caller who is told at once sees it."""
+    """Measure the time from the 202 to `running` on an idle server, as a caller with a long poll sees it."""
     delays = []
     with pinned(folder / "state") as running, running.http() as http:
         for number in range(jobs):
             job_id = submit(http, seed=number)
             accepted = time.perf_counter()
-            etag = '"queued.0.0.1"'  # as the server says of a job that is next
+            etag = '"queued.0.0.1"'  # the version of a job that is next
             while True:
                 headers = {"Prefer": "wait=10", "If-None-Match": etag}
                 answer = http.get(f"/api/v1/status/{job_id}", headers=headers)
@@ -230,7 +230,7 @@ def dispatch(folder: Path, jobs: int = 200) -> None:
 
 
 def _latency(http: httpx2.Client, path: str, count: int = 2000) -> float:
-    """The median of a call, in milliseconds."""
+    """Return the median of a call, in milliseconds."""
     taken = []
     for _ in range(count):
         begun = time.perf_counter()
@@ -240,7 +240,7 @@ def _latency(http: httpx2.Client, path: str, count: int = 2000) -> float:
 
 
 def _cold(http: httpx2.Client, names: list[str]) -> list[float]:
-    """What each status by id took that was asked for the first time, in milliseconds."""
+    """Return the time of the first status call for each id, in milliseconds."""
     taken = []
     for name in names:
         begun = time.perf_counter()
@@ -250,7 +250,7 @@ def _cold(http: httpx2.Client, names: list[str]) -> list[float]:
 
 
 def million(folder: Path, jobs: int = 1_000_000) -> None:
-    """Status by id, start-up and a page of jobs with many finished jobs, against a ledger with a few, turn about."""
+    """Measure status by id, start-up and a page of jobs with many finished jobs, against a ledger with a few, in turns."""
     chance = random.Random(5)
     started, pages = {}, {}
     asked: dict[int, list[str]] = {}
@@ -272,7 +272,7 @@ def million(folder: Path, jobs: int = 1_000_000) -> None:
             kinds = ("", "&state=completed", "&state=failed")
             pages[count] = max(_latency(http, f"/api/v1/jobs?limit=50{kind}", 200) for kind in kinds)
     few, many = (statistics.median(each) for each in taken.values())
-    print(f"| status by id, first asked, {jobs:,} finished jobs | {many / few:.2f} × of a ledger with 3,000 |")
+    print(f"| status by id, first request, {jobs:,} finished jobs | {many / few:.2f} × of a ledger with 3,000 |")
     for what, figures, unit in (
         ("start-up, engine and all", started, "s"),
         ("a page of /jobs, any state", pages, "ms"),
@@ -286,7 +286,7 @@ def million(folder: Path, jobs: int = 1_000_000) -> None:
 
 
 def memory(folder: Path, jobs: int = 100_000) -> None:
-    """The server's memory over many jobs, from submit to download, with an engine that hardly works."""
+    """Measure the server's memory over many jobs, from submit to download, with an engine that does almost no work."""
     environment = {"PYTHONPATH": str(HERE)}
     running = PinnedServer(folder / "state", "--engine", "blank_engine:BlankEngine", **environment)
     running.start()

@@ -1,4 +1,4 @@
-"""Benchmark of the studio: a gallery of 500 pictures in a real Chromium, from the first paint to the last row.
+"""Benchmark of the studio: a gallery of 500 images in a real Chromium, from the first paint to the last row.
 
     python benchmarks/studio.py
 
@@ -21,7 +21,7 @@ PICTURES = 500
 ROUNDS = 3
 FRAME = 1000 / 60
 PACES = (20, 60)
-"""Pixels scrolled with each frame: 1,200 a second, as one looks at pictures, and 3,600, as one looks for the end."""
+"""Pixels per frame: 1,200 a second, a pace for viewing, and 3,600, a pace for reaching the end."""
 
 SHOWN = """
 async () => {
@@ -49,7 +49,7 @@ def main() -> None:
             version = chrome.version
     size = f"{PICTURES} pictures of {len(picture) / 1e3:.0f} kB"
     print(f"Chromium {version}, {size}, 1920 × 1080, {ROUNDS} rounds for each pace\n")
-    for name, words in (("paint", "first paint, with a key"), ("shown", "every picture in sight is there")):
+    for name, words in (("paint", "first paint, with a key"), ("shown", "every visible image is loaded")):
         print(f"| {words} | {statistics.median(each[name] for each in rounds):.0f} ms | |")
     for pace in PACES:
         print(scrolled(pace, [gap for each in rounds for gap in each["gaps"] if each["pace"] == pace]))
@@ -68,7 +68,7 @@ def scrolled(pace: int, gaps: list[float]) -> str:
 def one_round(chrome: Any, url: str, key: str, pace: int) -> dict[str, Any]:
     context = chrome.new_context(viewport={"width": 1920, "height": 1080})
     page = open_studio(context.new_page(), url, key)
-    page.reload()  # as somebody comes back who has the page, and the key
+    page.reload()  # as for a returning user, with the page and the key
     paint, shown, tiles = page.evaluate(SHOWN)
     assert tiles < PICTURES
     gaps = page.evaluate(MEASURE_FRAMES, pace)

@@ -179,7 +179,7 @@ class TestLimits:
             assert good.get("/api/v1/jobs").status_code == 200
 
     def test_twenty_that_hammer_do_not_slow_the_twenty_first(self, guarded: ServerProcess) -> None:
-        """The bar itself is in benchmarks/doors.py; here: refused calls cost so little that others are served."""
+        """The bar itself is in benchmarks/checks.py; here: refused calls cost so little that others are served."""
         noisy = [new_key(guarded, "--rate", "60")["key"] for _ in range(3)]
         quiet = new_key(guarded)
         with httpx2.Client(base_url=guarded.url) as http:

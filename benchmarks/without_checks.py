@@ -1,6 +1,6 @@
-"""`umrgen` without its checks: what they cost is the difference.
+"""`umrgen` without its checks: the difference is their cost.
 
-    python benchmarks/doorless.py serve ...
+    python benchmarks/without_checks.py serve ...
 
 No key is hashed or looked up, no limit counted, no name checked, no header added, nothing logged. Never
 run it for anything else.

@@ -1,9 +1,9 @@
-"""Benchmarks of the doors: what they cost, what they hold out, and images against nginx.
+"""Benchmarks of the checks and limits of the server: their cost, their effect, and images against nginx.
 
-    python benchmarks/doors.py [cost | images | idle | hammer | guess | near_miss | schema]
+    python benchmarks/checks.py [cost | images | idle | hammer | guess | near_miss | schema]
 
 Without a name, all of them. Each prints rows for docs/benchmarks.md. The server runs on the first core of
-the machine, what asks it on the second. `cost` and `images` need wrk, `images` nginx too. A guess of a
+the machine, the load on the second. `cost` and `images` need wrk, `images` nginx too. A guess of a
 million names takes some minutes; a number after the name makes it fewer.
 """
 
@@ -37,13 +37,13 @@ HERE = Path(__file__).parent
 
 
 class Doorless(PinnedServer):
-    """The same server without its doors."""
+    """The same server without its checks."""
 
-    command: ClassVar = (sys.executable, str(HERE / "doorless.py"))
+    command: ClassVar = (sys.executable, str(HERE / "without_checks.py"))
 
 
 def cost(folder: Path, jobs: int = 1000, rounds: int = 25) -> None:
-    """Status GET with all doors and with none, turn about, a second each: the machine's own moods are longer."""
+    """Measure status calls with all checks and with none, in turns of a second: the noise of the machine is slower."""
     rates: dict[type[PinnedServer], list[float]] = {PinnedServer: [], Doorless: []}
     with ExitStack() as stack:
         asked = {}
@@ -60,11 +60,11 @@ def cost(folder: Path, jobs: int = 1000, rounds: int = 25) -> None:
         for _ in range(rounds):
             for kind, figures in rates.items():
                 figures.append(wrk(*asked[kind], seconds=1)["rate"])
-    with_doors, without = (statistics.median(figures) for figures in rates.values())
+    with_checks, without = (statistics.median(figures) for figures in rates.values())
     shares = sorted(1 - each / other for each, other in zip(*rates.values(), strict=True))
     print(
-        f"| status GET with all doors, over none at all | {with_doors:,.0f}/s of {without:,.0f}/s; {rounds} times in "
-        f"turn, the doors cost {statistics.median(shares):.0%} (half of the times {shares[rounds // 4]:.0%} to "
+        f"| status GET with all checks, over none | {with_checks:,.0f}/s of {without:,.0f}/s; {rounds} times in "
+        f"turn, the checks cost {statistics.median(shares):.0%} (half of the times {shares[rounds // 4]:.0%} to "
         f"{shares[3 * rounds // 4]:.0%}) of the requests/s |"
     )
 
@@ -74,7 +74,7 @@ def cost(folder: Path, jobs: int = 1000, rounds: int = 25) -> None:
 
 @contextlib.contextmanager
 def nginx(folder: Path) -> Iterator[str]:
-    """nginx with one worker on the server's core, serving the files in `folder`."""
+    """Run nginx with one worker on the server's core, serving the files in `folder`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -91,7 +91,7 @@ def nginx(folder: Path) -> Iterator[str]:
           server {{ listen 127.0.0.1:{port}; root {folder}; }}
         }}"""
     )
-    # Where nginx may lie beside what a plain user finds.
+    # nginx may be in a folder that is not on a user's PATH.
     program = next(path for path in ("/usr/sbin/nginx", "nginx") if Path(path).exists() or path == "nginx")
     with subprocess.Popen(["taskset", "-c", SERVER_CORE, program, "-c", str(config), "-p", str(folder)]) as process:
         try:
@@ -102,7 +102,7 @@ def nginx(folder: Path) -> Iterator[str]:
 
 
 def images(folder: Path, readers: int = 8, rounds: int = 5) -> None:
-    """One image of 1.5 MB to 8 readers: ours, and nginx with sendfile, turn about."""
+    """Send one image of 1.5 MB to 8 readers: our server and nginx with sendfile, in turns."""
     with pinned(folder / "state") as running, running.http() as http:
         done = finish(http, submit(http, width=1024, height=1024, steps=4, prompt="a neon city at night in the rain"))
         data = http.get(done["image_url"]).content
@@ -124,11 +124,11 @@ def images(folder: Path, readers: int = 8, rounds: int = 5) -> None:
     )
 
 
-# --- callers that ask for nothing, or for too much -------------------------------------------------------
+# --- idle connections, and too many requests -------------------------------------------------------
 
 
 def idle(folder: Path, count: int = 10_000) -> None:
-    """Connections that are opened and left: their memory, and how a new caller is served meanwhile."""
+    """Measure the memory of idle connections, and the latency of a new caller."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 2 * count + 1000), hard))
     with pinned(folder / "state", "--header-timeout", "600") as running, ExitStack() as opened:
@@ -155,7 +155,7 @@ def idle(folder: Path, count: int = 10_000) -> None:
 
 
 async def _pester(url: str, key: str, path: str, rate: float, until_when: float) -> int:
-    """Ask `rate` times a second, whatever the answer; how often it was 429."""
+    """Send `rate` requests a second; return the number of 429 responses."""
     where = urlsplit(url)
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
     head = f" HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n"
@@ -175,7 +175,7 @@ async def _pester(url: str, key: str, path: str, rate: float, until_when: float)
 
 
 def hammer(folder: Path, keys: int = 20, seconds: float = 20.0) -> None:
-    """Keys at ten times their limit (600 a minute), and the latency of one more key that behaves."""
+    """Run keys at ten times their limit (600 a minute), and measure the latency of one more key within its limit."""
     with pinned(folder / "state", "--rate", "600") as running:
         noisy = [new_key(running.state)["key"] for _ in range(keys)]
         quiet = new_key(running.state)["key"]
@@ -207,7 +207,7 @@ def hammer(folder: Path, keys: int = 20, seconds: float = 20.0) -> None:
     ratios = [loud[int(len(loud) * share)] / calm[int(len(calm) * share)] for share in (0.5, 0.95)]
     print(
         f"| {keys} keys, each at ten times its 600 a minute ({refused:,} × 429 in {seconds:.0f} s), and one more "
-        f"| its p50 is {ratios[0]:.2f} × that of quiet ({calm[len(calm) // 2]:.2f} ms), its p95 {ratios[1]:.2f} × |"
+        f"| its p50 is {ratios[0]:.2f} × that without load ({calm[len(calm) // 2]:.2f} ms), its p95 {ratios[1]:.2f} × |"
     )
 
 
@@ -223,7 +223,7 @@ def _noise(url: str, path: str, seconds: str, *keys: str) -> None:
 
 
 def guess(folder: Path, tries: int = 1_000_000) -> None:
-    """Names like one that is there, pipelined over four connections from one address."""
+    """Request names similar to an existing one, pipelined over four connections from one address."""
     with pinned(folder / "state") as running, running.http() as http:
         done = finish(http, submit(http))
         url = urlsplit(done["image_url"])
@@ -233,7 +233,7 @@ def guess(folder: Path, tries: int = 1_000_000) -> None:
         seconds = time.perf_counter() - begun
         assert http.get(done["image_url"]).status_code == 200
     told = ", ".join(f"{count:,} × {status}" for status, count in sorted(counts.items()))
-    print(f"| {tries:,} guesses of image names next to one that is there, in {seconds:.0f} s | {told} |")
+    print(f"| {tries:,} guesses of image names similar to an existing one, in {seconds:.0f} s | {told} |")
 
 
 async def _guess(base: str, near: str, query: str, right: str, tries: int) -> dict[int, int]:
@@ -261,11 +261,11 @@ async def _guess(base: str, near: str, query: str, right: str, tries: int) -> di
     return counts
 
 
-# --- does a wrong key's answer tell how wrong it is -----------------------------------------------------
+# --- does the time of a 401 depend on the key -----------------------------------------------------
 
 
 def near_miss(folder: Path, rounds: int = 300) -> None:
-    """The medians of interleaved calls with a key that differs in its last character, and with an unrelated one."""
+    """Print the medians of interleaved calls with an almost correct key, and with an unrelated one."""
     with pinned(folder / "state", "--failed-logins", "1000000") as running:
         near, far = running.key[:-1] + ("A" if running.key[-1] != "A" else "B"), "umr_" + "x" * 43
         taken: dict[str, list[float]] = {near: [], far: []}
@@ -283,7 +283,7 @@ def near_miss(folder: Path, rounds: int = 300) -> None:
 
 
 def schema(folder: Path, examples: int = 200) -> None:
-    """schemathesis over the whole OpenAPI: its examples, edges, random cases, and chains of calls."""
+    """Run schemathesis over the whole OpenAPI description: examples, edge cases, random cases, and chains of calls."""
     tests = HERE.parent / "tests"
     few = ("--concurrent", "2", "--max-wait", "1", "--engine", "engines_that_fail:Obedient")
     with pinned(folder / "state", *few, environment={"PYTHONPATH": str(tests)}) as running:
@@ -304,7 +304,7 @@ def schema(folder: Path, examples: int = 200) -> None:
     calls = re.search(r"Tested: (\d+)", told)
     assert cases, told[-3000:]
     assert calls
-    print(f"| schemathesis over {calls[1]} calls | {cases[1]}: no 5xx, no answer off its schema |")
+    print(f"| schemathesis over {calls[1]} calls | {cases[1]}: no 5xx, no response outside its schema |")
 
 
 if __name__ == "__main__":
