@@ -444,9 +444,9 @@ MUTATIONS = (
     _server(
         "plain-names",
         "security: no path is made of what a caller names",
-        "blobs/local.py",
-        '                raise ValueError("not a plain name")\n',
-        "                pass\n",
+        "blobs/__init__.py",
+        '        raise ValueError("not a plain name")\n',
+        "        pass\n",
         "tests/conformance/test_blobs.py::test_only_plain_names_are_accepted",
     ),
     _server(
