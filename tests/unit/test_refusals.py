@@ -77,7 +77,7 @@ LIMITED = EngineInfo(
         ({"width": 700}, "width", "must be a multiple of 64"),
         ({"height": 512}, "height", "must be 640 to 1024 with this engine; got 512"),
         ({"width": 2048}, "width", "must be 640 to 1024 with this engine; got 2048"),
-        ({"steps": 9}, "steps", "must be 8 or less"),
+        ({"steps": 9}, "steps", "must be 8 or less with this engine; got 9"),
         ({"loras": [{"name": "oil"}]}, "loras", "has no LoRA 'oil'"),
     ],
 )

@@ -59,10 +59,12 @@ class Settings:
     # --- the engine ---
     engine: str = _text("procedural", "what draws the images; one of your own is named module:Class")
     devices: int = _number(1, "devices, each with an engine process of its own", 1, 1024)
-    engine_option: tuple[str, ...] = _list("options of the engine, each as NAME=VALUE")
+    engine_option: tuple[str, ...] = _list("options of the engine, each as NAME=VALUE; a value is JSON, or else text")
     step_delay: float = _number(0.0, "seconds the procedural engine waits after each step, for demonstrations", 0, 3600)
-    stall_after: float = _number(60.0, "seconds without a step after which an engine is replaced", 1, 86400)
-    load_timeout: float = _number(600.0, "seconds an engine has to load", 1, 86400)
+    stall_after: float = _number(
+        60.0, "seconds without a step or a new phase after which an engine is stopped", 1, 86400
+    )
+    load_timeout: float = _number(600.0, "seconds an engine has to start, and to load or compile for a job", 1, 86400)
     cancel_grace: float = _number(5.0, "seconds an engine has to stop before it is killed", 0, 3600)
     engine_memory: int = _number(0, "MiB that an engine may take, beside its GPU's; 0: no limit", 0, 1 << 24)
 
@@ -77,7 +79,7 @@ class Settings:
     rate: int = _number(600, "requests a key may make in a minute; 0: no limit", 0, 10_000_000)
     concurrent: int = _number(0, "jobs of a key that may be queued or running at once; 0: no limit", 0, 10_000_000)
     daily: int = _number(0, "jobs a key may submit in a day (UTC); 0: no limit", 0, 1_000_000_000)
-    session_running: int = _number(0, "jobs of one session that run at once; 0: as many as there are slots", 0, 100_000)
+    session_running: int = _number(0, "jobs of one session that run at once; 0: no limit", 0, 100_000)
     session_queued: int = _number(10_000, "jobs of one session that may wait in the queue; 0: no limit", 0, 10_000_000)
 
     # --- the doors ---
