@@ -34,7 +34,7 @@ LIMITS = {
     "examples": 4.0,
     "scripts": 4.0,
     "js": 4.0,
-    "documents": 18.0,
+    "documents": 8.0,
 }
 
 # Words and phrases of a literary voice, as regular expressions on lower-case text.
