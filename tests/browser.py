@@ -1,4 +1,4 @@
-"""A real Chromium for the tests of the studio: Debian's, driven by Playwright."""
+"""A real Chromium for the tests of the studio: that of the system, driven by Playwright."""
 
 import asyncio
 import shutil
@@ -31,7 +31,7 @@ ARGUMENTS = (
 
 
 def chromium() -> str:
-    """Where Chromium is, or a skip that says what is missing."""
+    """Return the path of Chromium, or skip the test when it or Playwright is not installed."""
     if find_spec("playwright") is None:
         pytest.skip("playwright is not installed")
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -52,26 +52,26 @@ def browser() -> "Iterator[Browser]":
 
 
 @dataclass
-class Complaints:
-    """What a page's console and its policy have complained of."""
+class ConsoleErrors:
+    """The errors in the console of a page, including violations of its Content-Security-Policy."""
 
     found: list[str] = field(default_factory=list)
 
     def listen(self, page: "Page") -> None:
-        page.on("console", lambda said: said.type in ("error", "warning") and self.found.append(said.text))
+        page.on("console", lambda message: message.type in ("error", "warning") and self.found.append(message.text))
         page.on("pageerror", lambda error: self.found.append(str(error)))
         page.add_init_script(
             "document.addEventListener('securitypolicyviolation',"
             " (event) => console.error(`CSP: ${event.violatedDirective} ${event.blockedURI}`))"
         )
 
-    def beside(self, *expected: str) -> list[str]:
-        """Those in which none of the words that were to be expected stands."""
-        return [words for words in self.found if not any(part in words for part in expected)]
+    def unexpected(self, *expected: str) -> list[str]:
+        """Return the errors that contain none of the expected parts."""
+        return [text for text in self.found if not any(part in text for part in expected)]
 
 
 def open_studio(page: "Page", url: str, key: str) -> Any:
-    """Come in with a key, as one who has it in his clipboard."""
+    """Sign in with a key."""
     page.goto(f"{url}/")
     page.get_by_label("API key").fill(key)
     page.get_by_role("button", name="Open the studio").click()
@@ -80,13 +80,13 @@ def open_studio(page: "Page", url: str, key: str) -> Any:
 
 
 def in_thread(work: Coroutine[Any, Any, R]) -> R:
-    """Run it to its end on an event loop of its own; this thread has one already: Playwright's."""
+    """Run `work` on an event loop in another thread, because this one has Playwright's."""
     with ThreadPoolExecutor() as threads:
         return threads.submit(asyncio.run, work).result()
 
 
 def new_session(state: Path) -> tuple[str, str]:
-    """A key of a running server, and its session: as `umrgen keys create` makes them, without a process for each."""
+    """Create a key of a running server, without a process as `umrgen keys create` needs; return it and its session."""
 
     async def make() -> tuple[str, str]:
         ledger = SqliteLedger(state / "ledger.sqlite3")
@@ -98,16 +98,16 @@ def new_session(state: Path) -> tuple[str, str]:
     return in_thread(make())
 
 
-async def fill_gallery(state: Path, session_id: str, picture: bytes, count: int) -> None:
-    """Write `count` completed jobs of one picture into a server's ledger and storage."""
+async def fill_gallery(state: Path, session_id: str, image: bytes, count: int) -> None:
+    """Write `count` completed jobs with the same image to a server's ledger and storage."""
     ledger = SqliteLedger(state / "ledger.sqlite3")
     await ledger.open()
     folder = state / "outputs" / session_id
     folder.mkdir(parents=True, exist_ok=True)
     first = folder / "first.png"
-    first.write_bytes(picture)
-    facts = verify(picture)
-    now = SystemClock().now() - 3_600_000  # young enough to be kept
+    first.write_bytes(image)
+    facts = verify(image)
+    now = SystemClock().now() - 3_600_000  # not yet expired
     jobs = [f"ext_{number:032x}" for number in range(count)]
     spec = GenerationRequest("a lighthouse on a cliff at dusk", 7, width=facts.width, height=facts.height)
     await asyncio.gather(
@@ -118,9 +118,9 @@ async def fill_gallery(state: Path, session_id: str, picture: bytes, count: int)
     for job in claimed:
         name = f"umrgen_7_{job.id}.png"
         (folder / name).hardlink_to(first)
-        image = Output(name, session_id, len(picture), facts.sha256, facts.width, facts.height)
+        output = Output(name, session_id, len(image), facts.sha256, facts.width, facts.height)
         done.append(
-            ledger.jobs.change(job.id, Change.COMPLETE, now=now + count, token=job.token, outputs=(image,), step=4)
+            ledger.jobs.change(job.id, Change.COMPLETE, now=now + count, token=job.token, outputs=(output,), step=4)
         )
     await asyncio.gather(*done)
     first.unlink()
@@ -133,7 +133,7 @@ async (pixels) => {
   const gaps = [];
   let before = await frame();
   let still = 0;
-  // To the end, however often there turns out to be more; a frame in which nothing could be scrolled waits for it.
+  // Scroll to the end; pages are loaded on the way, so stop only after 30 frames without a change.
   while (still < 30) {
     const top = scrollY;
     scrollBy(0, pixels);

@@ -28,7 +28,7 @@ from umrgen import (
 )
 from umrgen.client.journal import Journal
 from umrgen.image_files import verify
-from umrgen.testing import Answer, FakeClock, FaultServer
+from umrgen.testing import FakeClock, FaultServer, Respond
 
 SMALL = {"width": 512, "height": 512, "steps": 1}
 
@@ -164,7 +164,7 @@ async def test_a_failed_job_stays_failed_when_an_older_server_has_deleted_it() -
             job = await client.submit("a boat", **SMALL)
             async for _ in job.watch():
                 pass
-            running.on("GET /api/v1/status/*", Answer(404, {"error": "Job not found"}), times=None)
+            running.on("GET /api/v1/status/*", Respond(404, {"error": "Job not found"}), times=None)
             with pytest.raises(JobFailed):
                 await job.wait()
 
@@ -175,7 +175,7 @@ async def test_a_404_of_a_known_job_has_the_code_job_gone() -> None:
             job_id = (await client.submit("a boat", **SMALL)).id
             job = client.job(job_id)
             await job.status()
-            running.on("GET /api/v1/status/*", Answer(404, {"error": "Job not found"}), times=None)
+            running.on("GET /api/v1/status/*", Respond(404, {"error": "Job not found"}), times=None)
             with pytest.raises(JobNotFound) as gone:
                 await job.wait()
     assert gone.value.code == "job_gone"
@@ -274,7 +274,7 @@ async def test_a_cancelled_task_ends_a_backoff() -> None:
             backing_off.set()
 
     with FaultServer(job_seconds=60) as server:
-        server.on("GET /api/v1/status/*", Answer(503, {"error": "busy"}, {"Retry-After": "60"}), times=None)
+        server.on("GET /api/v1/status/*", Respond(503, {"error": "busy"}, {"Retry-After": "60"}), times=None)
         async with AsyncClient(server.url, server.key, journal=None, on_event=on_event) as client:
             job = await client.submit("a boat")
             waiting = asyncio.create_task(job.wait())
@@ -286,7 +286,7 @@ async def test_a_cancelled_task_ends_a_backoff() -> None:
 
 def test_ctrl_c_ends_a_backoff() -> None:
     with FaultServer(job_seconds=60) as server:
-        server.on("GET /api/v1/status/*", Answer(503, {"error": "busy"}, {"Retry-After": "60"}), times=None)
+        server.on("GET /api/v1/status/*", Respond(503, {"error": "busy"}, {"Retry-After": "60"}), times=None)
         environment = clean_environment(UMRGEN_BASE_URL=server.url, UMRGEN_API_KEY=server.key)
         command = [sys.executable, "-m", "umrgen", "wait", "ext_1"]
         with subprocess.Popen(tied(*command), stderr=subprocess.PIPE, text=True, env=environment) as process:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support import ServerProcess, cli
-from umrgen.testing import Answer, FaultServer, Page
+from umrgen.testing import FaultServer, HtmlPage, Respond
 
 
 def doctor(url: str, key: str, *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:
@@ -52,7 +52,7 @@ def test_an_older_server_passes(tmp_path: Path) -> None:
 
 def test_an_html_page_of_a_tunnel_is_reported() -> None:
     with FaultServer() as server:
-        server.on("GET /api/v1/status/*", Page(), times=None)
+        server.on("GET /api/v1/status/*", HtmlPage(), times=None)
         code, checks = doctor(server.url, server.key)
     assert code == 1
     assert "HTML" in checks["api"]["words"]
@@ -82,7 +82,7 @@ def test_an_unreachable_or_invalid_address_is_reported() -> None:
 def test_a_wrong_clock_is_noted() -> None:
     with FaultServer() as server:
         past = {"Date": "Tue, 24 Nov 2020 08:00:00 GMT"}
-        server.on("GET /api/v1/status/*", Answer(404, {"error": "Job not found"}, past), times=None)
+        server.on("GET /api/v1/status/*", Respond(404, {"error": "Job not found"}, past), times=None)
         _, checks = doctor(server.url, server.key)
     assert checks["clock"]["verdict"] == "note"
     assert "ahead of" in checks["clock"]["words"]

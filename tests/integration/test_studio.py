@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from browser import MEASURE_FRAMES, Complaints, browser, fill_gallery, in_thread, new_session, open_studio
+from browser import MEASURE_FRAMES, ConsoleErrors, browser, fill_gallery, in_thread, new_session, open_studio
 from support import PATIENT, SMALL, ServerProcess, clean_environment, cli, finish, server, submit, until
 from umrgen.image_files import verify
 
@@ -51,12 +51,12 @@ def key(running: ServerProcess) -> str:
 
 
 @pytest.fixture
-def complaints() -> Complaints:
-    return Complaints()
+def console_errors() -> ConsoleErrors:
+    return ConsoleErrors()
 
 
 @pytest.fixture
-def new_page(chrome: "Browser", complaints: Complaints) -> "Iterator[Callable[..., Page]]":
+def new_page(chrome: "Browser", console_errors: ConsoleErrors) -> "Iterator[Callable[..., Page]]":
     """Yield a function that opens pages, each in a new browser profile; errors of the console are recorded."""
     contexts = []
 
@@ -65,7 +65,7 @@ def new_page(chrome: "Browser", complaints: Complaints) -> "Iterator[Callable[..
         contexts.append(context)
         context.set_default_timeout(20_000)
         page = context.new_page()
-        complaints.listen(page)
+        console_errors.listen(page)
         return page
 
     yield make
@@ -116,7 +116,7 @@ def wait_for_announcement(page: "Page", text: str) -> None:
 
 class TestKey:
     def test_a_wrong_key_is_refused_and_a_valid_one_is_stored(
-        self, new_page: "Callable[..., Page]", running: ServerProcess, key: str, complaints: Complaints
+        self, new_page: "Callable[..., Page]", running: ServerProcess, key: str, console_errors: ConsoleErrors
     ) -> None:
         page = new_page()
         page.goto(f"{running.url}/")
@@ -138,20 +138,20 @@ class TestKey:
         page.get_by_role("button", name="Sign out").click()
         page.get_by_label("API key").wait_for()
         assert page.evaluate("sessionStorage.length") == 0
-        assert complaints.beside("401 (Unauthorized)") == []
+        assert console_errors.unexpected("401 (Unauthorized)") == []
 
     def test_after_a_revocation_the_key_form_is_shown(
-        self, new_page: "Callable[..., Page]", running: ServerProcess, complaints: Complaints
+        self, new_page: "Callable[..., Page]", running: ServerProcess, console_errors: ConsoleErrors
     ) -> None:
         made = json.loads(cli("keys", "create", "--state", str(running.state), "--json").stdout)
         page = open_studio(new_page(), running.url, made["key"])
         cli("keys", "revoke", made["id"], "--state", str(running.state))
         draw(page, "a boat that never sails")
         page.get_by_text("The server no longer accepts your key").wait_for()
-        assert complaints.beside("401 (Unauthorized)") == []
+        assert console_errors.unexpected("401 (Unauthorized)") == []
 
     def test_the_printed_link_works_once(
-        self, new_page: "Callable[..., Page]", running: ServerProcess, complaints: Complaints
+        self, new_page: "Callable[..., Page]", running: ServerProcess, console_errors: ConsoleErrors
     ) -> None:
         with running.http() as http:
             submit(http, "a boat of the operator's")
@@ -165,11 +165,11 @@ class TestKey:
         page.goto(f"{running.url}/")
         page.reload()
         page.get_by_label("Prompt", exact=True).wait_for()
-        assert complaints.beside("410 (Gone)") == []
+        assert console_errors.unexpected("410 (Gone)") == []
 
 
 class TestDrawing:
-    def test_drawing_an_image(self, studio: "Page", complaints: Complaints) -> None:
+    def test_drawing_an_image(self, studio: "Page", console_errors: ConsoleErrors) -> None:
         draw(studio, "a lighthouse at dusk", steps=8)
         wait_for_announcement(studio, "The job was sent.")
         wait_for_image(row(studio, "a lighthouse").locator("img"))  # a preview
@@ -177,9 +177,9 @@ class TestDrawing:
         wait_for_image(tile(studio, "a lighthouse").locator("img"))
         wait_for_announcement(studio, "Finished: a lighthouse at dusk")
         assert not studio.locator("um-queue").is_visible()
-        assert complaints.found == []
+        assert console_errors.found == []
 
-    def test_a_cancelled_job_can_be_drawn_again(self, studio: "Page", complaints: Complaints) -> None:
+    def test_a_cancelled_job_can_be_drawn_again(self, studio: "Page", console_errors: ConsoleErrors) -> None:
         draw(studio, "a boat to be stopped", steps=50)
         row(studio, "a boat").get_by_role("button", name="Cancel").click()
         stopped = tile(studio, "a boat to be stopped")
@@ -193,10 +193,10 @@ class TestDrawing:
         again.get_by_text(re.compile(r"Step \d+ of 50")).wait_for()
         again.get_by_role("button", name="Cancel").click()
         studio.wait_for_function("() => document.querySelectorAll('.tile').length === 2")
-        assert complaints.found == []
+        assert console_errors.found == []
 
     def test_several_jobs_with_queue_positions_over_few_connections(
-        self, studio: "Page", complaints: Complaints
+        self, studio: "Page", console_errors: ConsoleErrors
     ) -> None:
         open_requests: set[Any] = set()
         most = 0
@@ -220,11 +220,11 @@ class TestDrawing:
         studio.get_by_text(re.compile(r"^Next · about .* left$")).wait_for()  # now the duration of a job is known
         studio.wait_for_function("() => document.querySelectorAll('.tile').length === 7")
         assert 1 <= most <= 4, "two, and two that are being closed; a browser opens six connections to one server"
-        assert complaints.found == []
+        assert console_errors.found == []
         tile(studio, "a fleet").first.click()
         assert studio.locator(".facts").get_by_text("46", exact=True).is_visible(), "each job must have another seed"
 
-    def test_errors_are_shown_at_their_fields(self, studio: "Page", complaints: Complaints) -> None:
+    def test_errors_are_shown_at_their_fields(self, studio: "Page", console_errors: ConsoleErrors) -> None:
         draw(studio, " ")
         assert studio.get_by_text("Enter a prompt.").is_visible()
         prompt = studio.get_by_label("Prompt", exact=True)
@@ -240,10 +240,10 @@ class TestDrawing:
         draw(studio, "a dragon")
         studio.locator("#prompt-error", has_text=re.compile(".")).wait_for()  # an error of the server
         assert prompt.get_attribute("aria-invalid") == "true"
-        assert complaints.beside("400 (Bad Request)") == []
+        assert console_errors.unexpected("400 (Bad Request)") == []
 
     def test_a_reference_by_file_drop_and_paste(
-        self, studio: "Page", running: ServerProcess, key: str, tmp_path: Path, complaints: Complaints
+        self, studio: "Page", running: ServerProcess, key: str, tmp_path: Path, console_errors: ConsoleErrors
     ) -> None:
         draw(studio, "a small boat", steps=1)
         wait_for_image(tile(studio, "a small boat").locator("img"))
@@ -281,11 +281,11 @@ class TestDrawing:
         with running.http(Authorization=f"Bearer {key}") as http:
             (job,) = http.get("/api/v1/jobs?limit=1").json()["jobs"]
         assert len(job["request"]["reference_images"]) == 2
-        assert complaints.beside("415 (Unsupported Media Type)") == []
+        assert console_errors.unexpected("415 (Unsupported Media Type)") == []
 
 
 class TestFailures:
-    def test_a_reload_keeps_jobs_and_the_draft(self, studio: "Page", complaints: Complaints) -> None:
+    def test_a_reload_keeps_jobs_and_the_draft(self, studio: "Page", console_errors: ConsoleErrors) -> None:
         draw(studio, "a slow boat", steps=12)
         row(studio, "a slow boat").get_by_text(re.compile("Step")).wait_for()
         studio.get_by_label("Prompt", exact=True).fill("half a thought")
@@ -293,10 +293,10 @@ class TestFailures:
         wait_for_image(row(studio, "a slow boat").locator("img"))
         wait_for_image(tile(studio, "a slow boat").locator("img"))
         assert studio.get_by_label("Prompt", exact=True).input_value() == "half a thought"
-        assert complaints.found == []
+        assert console_errors.found == []
 
     def test_a_hidden_tab_sends_no_requests(
-        self, studio: "Page", running: ServerProcess, key: str, complaints: Complaints
+        self, studio: "Page", running: ServerProcess, key: str, console_errors: ConsoleErrors
     ) -> None:
         draw(studio, "a boat unseen", steps=50)
         row(studio, "a boat").get_by_text(re.compile("Step")).wait_for()
@@ -319,10 +319,10 @@ class TestFailures:
         row(studio, "a boat").get_by_text(re.compile(f"^(?!{before})Step")).wait_for()
         row(studio, "a boat").get_by_role("button", name="Cancel").click()
         tile(studio, "a boat unseen").wait_for()
-        assert complaints.found == []
+        assert console_errors.found == []
 
     def test_the_page_recovers_after_a_restart_of_the_server(
-        self, new_page: "Callable[..., Page]", state: Path, complaints: Complaints
+        self, new_page: "Callable[..., Page]", state: Path, console_errors: ConsoleErrors
     ) -> None:
         first = ServerProcess(state, *PATIENT, "--step-delay", "0.3").start()
         page = open_studio(new_page(), first.url, first.key)
@@ -335,9 +335,9 @@ class TestFailures:
             page.wait_for_function("() => !document.querySelector('um-connection').textContent")
             wait_for_image(tile(page, "a boat through the storm").locator("img"))
             assert not row(page, "a boat").is_visible()
-        assert complaints.beside("ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY", "503") == []
+        assert console_errors.unexpected("ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY", "503") == []
 
-    def test_the_page_recovers_after_a_network_failure(self, studio: "Page", complaints: Complaints) -> None:
+    def test_the_page_recovers_after_a_network_failure(self, studio: "Page", console_errors: ConsoleErrors) -> None:
         draw(studio, "a boat beyond the horizon", steps=10)
         row(studio, "a boat").get_by_text(re.compile("Step")).wait_for()
         studio.context.set_offline(True)
@@ -345,16 +345,16 @@ class TestFailures:
         studio.locator("um-connection.lost").wait_for()
         studio.context.set_offline(False)
         wait_for_image(tile(studio, "a boat beyond").locator("img"))
-        assert complaints.beside("ERR_INTERNET_DISCONNECTED") == []
+        assert console_errors.unexpected("ERR_INTERNET_DISCONNECTED") == []
 
     def test_jobs_of_other_clients_are_shown(
-        self, studio: "Page", running: ServerProcess, key: str, complaints: Complaints
+        self, studio: "Page", running: ServerProcess, key: str, console_errors: ConsoleErrors
     ) -> None:
         with running.http(Authorization=f"Bearer {key}") as http:
             finish(http, submit(http, "a boat from the command line"))
         studio.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
         wait_for_image(tile(studio, "a boat from the command line").locator("img"))
-        assert complaints.found == []
+        assert console_errors.found == []
 
 
 class TestViewer:
@@ -365,7 +365,7 @@ class TestViewer:
             wait_for_image(tile(studio, prompt).locator("img"))
         return studio
 
-    def test_the_viewer_and_its_navigation(self, three: "Page", complaints: Complaints) -> None:
+    def test_the_viewer_and_its_navigation(self, three: "Page", console_errors: ConsoleErrors) -> None:
         tile(three, "a lighthouse").click()
         dialog = three.get_by_role("dialog", name="a lighthouse")
         wait_for_image(dialog.locator(".viewer-stage img"))
@@ -393,10 +393,10 @@ class TestViewer:
         assert prompt.input_value() == "a castle in winter"
         assert prompt.evaluate("field => field === document.activeElement")
         assert three.get_by_label("Width").input_value() == "512"
-        assert complaints.found == []
+        assert console_errors.found == []
 
     def test_the_code_samples_draw_the_same_image(
-        self, three: "Page", running: ServerProcess, key: str, tmp_path: Path, complaints: Complaints
+        self, three: "Page", running: ServerProcess, key: str, tmp_path: Path, console_errors: ConsoleErrors
     ) -> None:
         three.context.grant_permissions(["clipboard-read", "clipboard-write"])
         tile(three, "boat").click()
@@ -425,12 +425,12 @@ class TestViewer:
             job_id = json.loads(done.stdout)["job_id"]
             with running.http(Authorization=f"Bearer {key}") as http:
                 assert pixels(http.get(finish(http, job_id)["image_url"]).content) == drawn
-        assert complaints.found == []
+        assert console_errors.found == []
 
 
 class TestAccess:
     def test_the_page_works_with_the_keyboard(
-        self, new_page: "Callable[..., Page]", running: ServerProcess, key: str, complaints: Complaints
+        self, new_page: "Callable[..., Page]", running: ServerProcess, key: str, console_errors: ConsoleErrors
     ) -> None:
         page = new_page()
         page.goto(f"{running.url}/")
@@ -454,7 +454,7 @@ class TestAccess:
         press("Enter")
         assert page.get_by_label("Prompt", exact=True).evaluate("field => field === document.activeElement")
         assert page.locator("input[name=size]:checked").get_attribute("value") == "1216x832"
-        assert complaints.found == []
+        assert console_errors.found == []
 
     def tab_to(self, page: "Page", name: str) -> None:
         """Press Tab until an element with this name, id or class has the focus."""
@@ -516,16 +516,20 @@ class TestAccess:
         studio.reload()
         assert background() == dark
 
-    def test_with_a_path_prefix(self, new_page: "Callable[..., Page]", state: Path, complaints: Complaints) -> None:
+    def test_with_a_path_prefix(
+        self, new_page: "Callable[..., Page]", state: Path, console_errors: ConsoleErrors
+    ) -> None:
         with server(state, *PATIENT, "--prefix", "/pictures") as started:
             page = open_studio(new_page(), f"{started.url}/pictures", started.key)
             draw(page, "a boat", steps=1)
             wait_for_image(tile(page, "a boat").locator("img"))
             assert page.locator(".tile img").get_attribute("src").startswith(f"{started.url}/pictures/outputs/")
-        assert complaints.beside("ERR_") == []
+        assert console_errors.unexpected("ERR_") == []
 
 
-def test_five_hundred_images(new_page: "Callable[..., Page]", running: ServerProcess, complaints: Complaints) -> None:
+def test_five_hundred_images(
+    new_page: "Callable[..., Page]", running: ServerProcess, console_errors: ConsoleErrors
+) -> None:
     """The gallery loads by pages; benchmarks/studio.py measures how fast."""
     key, session_id = new_session(running.state)
     with running.http(Authorization=f"Bearer {key}") as http:
@@ -539,4 +543,4 @@ def test_five_hundred_images(new_page: "Callable[..., Page]", running: ServerPro
     wait_for_image(page.locator(".tile img").last)
     page.locator(".tile-open").last.click()
     page.locator(".next:disabled").wait_for(state="attached")
-    assert complaints.found == []
+    assert console_errors.found == []

@@ -12,7 +12,7 @@ from umrgen.client.flows.submit import submit
 from umrgen.client.flows.wait import StatusPoller
 from umrgen.client.flows.wait_many import BatchPoller
 from umrgen.model import Status
-from umrgen.testing import Played, play, reply
+from umrgen.testing import FlowRun, reply, run_flow
 
 IMAGE = "/outputs/s/a.png?session_id=s"
 DONE = {"state": "completed", "image_url": IMAGE}
@@ -33,11 +33,11 @@ def status(
     return reply({"state": state} | more, 200, headers, elapsed=elapsed)
 
 
-def wait(answers: Any, events: list[Event] | None = None, **options: Any) -> Played[Status]:
-    return play(StatusPoller(new_context(events, **options), "ext_1").result(), answers)
+def wait(answers: Any, events: list[Event] | None = None, **options: Any) -> FlowRun[Status]:
+    return run_flow(StatusPoller(new_context(events, **options), "ext_1").result(), answers)
 
 
-def gaps(played: Played[Any]) -> list[float]:
+def gaps(played: FlowRun[Any]) -> list[float]:
     return [round(later.at - earlier.at, 3) for earlier, later in pairwise(played.sent)]
 
 
@@ -50,7 +50,7 @@ class TestInterval:
     @pytest.mark.parametrize("random", [0.0, 0.999])
     def test_both_intervals_have_a_jitter_of_ten_percent(self, random: float) -> None:
         context = CallContext(Options(), 0.0, random=lambda: random)
-        played = play(StatusPoller(context, "ext_1").result(), [status("queued"), status(), reply(DONE)])
+        played = run_flow(StatusPoller(context, "ext_1").result(), [status("queued"), status(), reply(DONE)])
         expected = [3.0 * (0.9 + 0.2 * random), 2.0 * (0.9 + 0.2 * random)]
         assert gaps(played) == [pytest.approx(gap, abs=0.001) for gap in expected]
 
@@ -89,18 +89,18 @@ class TestInterval:
 
     def test_a_long_poll_for_any_change_sends_the_etag(self) -> None:
         tagged = {"ETag": '"1"'}
-        played = play(StatusPoller(new_context(), "ext_1").next_change(), [status("queued", tagged)])
+        played = run_flow(StatusPoller(new_context(), "ext_1").next_change(), [status("queued", tagged)])
         assert "Prefer" not in played.sent[0].step.headers, "the first status call is not a long poll"
         poller = StatusPoller(new_context(), "ext_1")
-        play(poller.next_change(), [status("queued", tagged)])
-        second = play(poller.next_change(), [status("running", {"ETag": '"2"'}, 4.0)])
+        run_flow(poller.next_change(), [status("queued", tagged)])
+        second = run_flow(poller.next_change(), [status("running", {"ETag": '"2"'}, 4.0)])
         assert second.sent[0].step.headers == {"Prefer": "wait=25", "If-None-Match": '"1"'}
 
     def test_a_304_is_not_a_change(self) -> None:
         poller = StatusPoller(new_context(), "ext_1")
-        play(poller.next_change(), [status("queued", {"ETag": '"1"'})])
+        run_flow(poller.next_change(), [status("queued", {"ETag": '"1"'})])
         held = {"Preference-Applied": "wait=25", "ETag": '"1"'}
-        played = play(poller.next_change(), [reply(b"", 304, held, elapsed=25.0), status("running")])
+        played = run_flow(poller.next_change(), [reply(b"", 304, held, elapsed=25.0), status("running")])
         assert played.outcome == Status("ext_1", "running")
         assert gaps(played) == [25.0]
 
@@ -238,8 +238,10 @@ HEALTHY = reply({"status": "ok"})
 OLD = reply("<html>Cannot GET /healthz</html>", 404)
 
 
-def make(answers: Any, events: list[Event] | None = None, wait_for_slot: bool = False, **options: Any) -> Played[Any]:
-    return play(submit(new_context(events, **options), {"prompt": "x"}, "key-1", wait_for_slot=wait_for_slot), answers)
+def make(answers: Any, events: list[Event] | None = None, wait_for_slot: bool = False, **options: Any) -> FlowRun[Any]:
+    return run_flow(
+        submit(new_context(events, **options), {"prompt": "x"}, "key-1", wait_for_slot=wait_for_slot), answers
+    )
 
 
 class TestSubmitting:
@@ -301,11 +303,11 @@ def batch(jobs: list[dict[str, Any]], cursor: str = "1", unknown: list[str] | No
 
 
 class TestBatchPoller:
-    def all(self, job_ids: list[str], answers: Any, **options: Any) -> tuple[dict[str, Any], list[Played[Any]]]:
+    def all(self, job_ids: list[str], answers: Any, **options: Any) -> tuple[dict[str, Any], list[FlowRun[Any]]]:
         poller, plays, outcomes = BatchPoller(new_context(**options), job_ids), [], {}
         responses = iter(answers)
         while poller.pending:
-            played = play(poller.next_finished(), responses, start=poller.context.now)
+            played = run_flow(poller.next_finished(), responses, start=poller.context.now)
             plays.append(played)
             if isinstance(played.outcome, errors.UmrgenError):
                 raise played.outcome
@@ -334,7 +336,7 @@ class TestBatchPoller:
             return reply(DONE) if step.path.endswith("ext_0") and number > 20 else status()
 
         poller = BatchPoller(new_context(), ["ext_0", "ext_1", "ext_2"])
-        played = play(poller.next_finished(), repeat(answer))
+        played = run_flow(poller.next_finished(), repeat(answer))
         polled = [sent.step.path[-5:] for sent in played.sent[1:]]
         assert polled.count("ext_0") > polled.count("ext_1") > polled.count("ext_2") > 0
         assert list(played.outcome) == ["ext_0"]
@@ -342,7 +344,7 @@ class TestBatchPoller:
     def test_single_calls_share_one_request_budget(self) -> None:
         answer = lambda step: reply("<html>", 404) if step.method == "POST" else status()  # noqa: E731
         poller = BatchPoller(new_context(timeout=300, requests_a_minute=20), [f"ext_{n}" for n in range(40)])
-        played = play(poller.next_finished(), repeat(answer))
+        played = run_flow(poller.next_finished(), repeat(answer))
         assert isinstance(played.outcome, errors.WaitTimeout)
         times = [sent.at for sent in played.sent]
         assert all(later - earlier >= 59.9 for earlier, later in zip(times[1:], times[21:], strict=False))

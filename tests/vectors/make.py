@@ -24,7 +24,7 @@ from umrgen.client.flows.wait_many import BatchPoller
 from umrgen.errors import UmrgenError
 from umrgen.image_files import digest_from_headers, verify
 from umrgen.model import Status
-from umrgen.testing import play, png_bytes, reply
+from umrgen.testing import png_bytes, reply, run_flow
 
 FOLDER = Path(__file__).parent
 JOB = "ext_1"
@@ -139,7 +139,7 @@ def vector(case: Json) -> Json:
     """Return `case` with the requests, events and outcome of the Python flow."""
     events: list[Event] = []
     context = CallContext(Options(**case.get("options", {})), 0.0, notify=events.append, random=lambda: 0.5)
-    done = play(FLOWS[case["flow"]](context), replies(case))
+    done = run_flow(FLOWS[case["flow"]](context), replies(case))
     outcome = done.outcome if isinstance(done.outcome, list) else outcome_of(done.outcome)
     return case | {
         "requests": [request(sent.at, sent.step) for sent in done.sent],
