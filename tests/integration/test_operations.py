@@ -155,7 +155,7 @@ class TestSettings:
         file.write_text("dayly = 1\n")
         refused = cli("serve", "--config", str(file), "--state", str(state), "--port", "0")
         assert refused.returncode == 1
-        assert "a setting that there is not: dayly" in refused.stderr
+        assert "unknown settings: dayly" in refused.stderr
         assert not state.exists()
 
     def test_the_file_in_deploy_is_right(self) -> None:
@@ -305,12 +305,12 @@ class TestLedgerCare:
         sound = cli("ledger", "check", "--state", str(state))
         assert (sound.returncode, sound.stdout) == (0, "1 completed; 1 images\nsound\n")
         told = json.loads(cli("ledger", "check", "--state", str(state), "--json").stdout)
-        assert told == {"jobs": {"completed": 1}, "images": 1, "troubles": [], "sound": True}
+        assert told == {"jobs": {"completed": 1}, "images": 1, "errors": [], "sound": True}
         image = next((state / "outputs").glob("*/*.png"))
         image.unlink()
         broken = cli("ledger", "check", "--state", str(state))
         assert broken.returncode == 1
-        assert f"the image {image.name} is on record and not there" in broken.stdout
+        assert f"the image {image.name} has a record but no file" in broken.stdout
         with sqlite3.connect(state / "ledger.sqlite3") as connection:
             connection.execute("UPDATE sessions SET queued = 7")
         assert "the counts of session" in cli("ledger", "check", "--state", str(state)).stdout
