@@ -250,7 +250,7 @@ def _cold(http: httpx2.Client, names: list[str]) -> list[float]:
 
 
 def million(folder: Path, jobs: int = 1_000_000) -> None:
-    """Measure status by id, start-up and a page of jobs with many finished jobs, against a ledger with a few, in turns."""
+    """Measure status by id, start-up and a page of jobs with many finished jobs, and with few, in turns."""
     chance = random.Random(5)
     started, pages = {}, {}
     asked: dict[int, list[str]] = {}

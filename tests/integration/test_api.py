@@ -1,4 +1,4 @@
-"""The API against the running server: the contract's answers, good and bad, over real HTTP."""
+"""The API of a running server over HTTP: the responses of the contract, successes and errors."""
 
 import json
 import socket
@@ -14,7 +14,7 @@ PROMPT = "a lighthouse"
 
 
 class TestSubmitting:
-    def test_the_receipt(self, http: httpx2.Client) -> None:
+    def test_a_submit_returns_a_receipt(self, http: httpx2.Client) -> None:
         answer = http.post("/api/v1/generate", json={"prompt": PROMPT} | SMALL)
         assert answer.status_code == 202
         receipt = answer.json()
@@ -25,7 +25,7 @@ class TestSubmitting:
         assert int(answer.headers["retry-after"]) > 0
         finish(http, receipt["job_id"])
 
-    def test_an_unknown_field_is_ignored_and_named(self, http: httpx2.Client) -> None:
+    def test_an_unknown_field_is_ignored_with_a_warning(self, http: httpx2.Client) -> None:
         answer = http.post("/api/v1/generate", json={"prompt": PROMPT, "cfg_scale": 7} | SMALL)
         assert answer.status_code == 202
         assert "cfg_scale" in answer.json()["warnings"][0]
@@ -56,11 +56,11 @@ class TestSubmitting:
             ({"prompt": PROMPT, "webhook_url": 5}, "webhook_url"),
         ],
     )
-    def test_a_bad_field_is_named(self, http: httpx2.Client, body: dict[str, object], field: str) -> None:
+    def test_an_invalid_field_is_named(self, http: httpx2.Client, body: dict[str, object], field: str) -> None:
         told = problem(http.post("/api/v1/generate", json=body), 400, "invalid_request")
         assert told["field"] == field
 
-    def test_every_bad_field_is_named(self, http: httpx2.Client) -> None:
+    def test_every_invalid_field_is_named(self, http: httpx2.Client) -> None:
         body = {"prompt": 5, "width": 1, "steps": "many"}
         told = problem(http.post("/api/v1/generate", json=body), 400, "invalid_request")
         assert [item["field"] for item in told["errors"]] == ["prompt", "width", "steps"]  # type: ignore[attr-defined]
@@ -79,33 +79,33 @@ class TestSubmitting:
             b'{"a":' * 10_000,
         ],
     )
-    def test_a_body_that_is_no_object(self, http: httpx2.Client, body: bytes) -> None:
+    def test_a_body_that_is_not_an_object_is_refused(self, http: httpx2.Client, body: bytes) -> None:
         problem(http.post("/api/v1/generate", content=body), 400, "invalid_request")
 
     @pytest.mark.parametrize("announced", [True, False])
-    def test_a_body_of_100_mb(self, http: httpx2.Client, announced: bool) -> None:
+    def test_a_body_of_100_mb_is_refused(self, http: httpx2.Client, announced: bool) -> None:
         chunks = (b"x" * 1_000_000 for _ in range(100))
         headers = {"Content-Length": "100000000"} if announced else {}
         problem(http.post("/api/v1/generate", content=chunks, headers=headers), 413, "too_large")
 
-    def test_the_longest_prompt_in_any_script(self, http: httpx2.Client) -> None:
+    def test_prompts_of_maximum_length_and_in_any_script_are_accepted(self, http: httpx2.Client) -> None:
         for prompt in ("x" * 2000, "灯台と嵐の海 \U0001f5fc", "a\0b\x1b[31m\r\nInjected: yes"):
             job = finish(http, submit(http, prompt))
             assert job["state"] == "completed", job
 
-    def test_a_random_seed_is_reported_and_repeats_the_picture(self, http: httpx2.Client) -> None:
+    def test_a_random_seed_is_reported_and_reproduces_the_image(self, http: httpx2.Client) -> None:
         first = finish(http, submit(http))
         again = finish(http, submit(http, seed=first["seed"]))
         other = finish(http, submit(http, seed=-1))
-        pictures = [http.get(job["image_url"]).content for job in (first, again, other)]
+        images = [http.get(job["image_url"]).content for job in (first, again, other)]
         assert first["seed"] == again["seed"] != other["seed"]
-        # The job's id stands in the file, so the bytes differ; the picture's own data does not.
-        data = [picture[picture.index(b"IDAT") :] for picture in pictures]
+        # The provenance has the job's id, so only the image data is equal.
+        data = [image[image.index(b"IDAT") :] for image in images]
         assert data[0] == data[1] != data[2]
 
 
 class TestIdempotency:
-    def test_the_same_key_and_body_give_the_same_receipt(self, http: httpx2.Client) -> None:
+    def test_the_same_key_and_body_return_the_same_receipt(self, http: httpx2.Client) -> None:
         body = {"prompt": PROMPT, "seed": 1} | SMALL
         with ThreadPoolExecutor(16) as pool:
             post = lambda _: http.post("/api/v1/generate", json=body, headers={"Idempotency-Key": "same-1"})  # noqa: E731
@@ -126,13 +126,13 @@ class TestIdempotency:
         assert told["job_id"] == first.json()["job_id"]
 
     @pytest.mark.parametrize("key", ["", "x" * 256, "with space", "tab\there"])
-    def test_an_odd_key_is_refused(self, http: httpx2.Client, key: str) -> None:
+    def test_an_invalid_key_is_refused(self, http: httpx2.Client, key: str) -> None:
         answer = http.post("/api/v1/generate", json={"prompt": PROMPT} | SMALL, headers={"Idempotency-Key": key})
         problem(answer, 400, "invalid_request")
 
 
 class TestStatus:
-    def test_a_finished_job(self, http: httpx2.Client) -> None:
+    def test_the_status_of_a_completed_job(self, http: httpx2.Client) -> None:
         job_id = submit(http)
         job = finish(http, job_id)
         assert job["state"] == "completed"
@@ -143,7 +143,7 @@ class TestStatus:
         answer = http.get(f"/api/v1/status/{job_id}")
         assert "retry-after" not in answer.headers
 
-    def test_it_is_held_until_the_job_is_over(self, http: httpx2.Client) -> None:
+    def test_a_long_poll_is_answered_when_the_job_is_over(self, http: httpx2.Client) -> None:
         job_id = submit(http, steps=4, width=1024, height=1024)
         answer = http.get(f"/api/v1/status/{job_id}", headers={"Prefer": "respond-async, wait=30"})
         assert answer.headers["preference-applied"] == "wait=30"
@@ -151,7 +151,7 @@ class TestStatus:
         again = http.get(f"/api/v1/status/{job_id}?wait=30")
         assert again.headers["preference-applied"] == "wait=30"
 
-    def test_a_version_that_is_known_is_not_sent_again(self, http: httpx2.Client) -> None:
+    def test_a_matching_etag_is_answered_304(self, http: httpx2.Client) -> None:
         job_id = submit(http)
         finish(http, job_id)
         etag = http.get(f"/api/v1/status/{job_id}").headers["etag"]
@@ -161,10 +161,10 @@ class TestStatus:
         assert changed.status_code == 200
 
     @pytest.mark.parametrize("job_id", ["ext_unknown", "..%2f..%2fetc", "%00", "a" * 5000, "'; DROP TABLE jobs;--", ""])
-    def test_an_unknown_job(self, http: httpx2.Client, job_id: str) -> None:
+    def test_an_unknown_job_is_404(self, http: httpx2.Client, job_id: str) -> None:
         problem(http.get(f"/api/v1/status/{job_id}"), 404, "job_not_found")
 
-    def test_another_keys_job_is_unknown(
+    def test_a_job_of_another_key_is_404(
         self, shared_server: ServerProcess, http: httpx2.Client, other_key: str
     ) -> None:
         job_id = submit(http)
@@ -174,16 +174,16 @@ class TestStatus:
         problem(answer, 404, "job_not_found")
 
     @pytest.mark.parametrize("prefer", ["wait=x", "wait=-1", "wait=99999999999", "wait", "wait=0"])
-    def test_an_odd_preference_does_not_hold(self, http: httpx2.Client, prefer: str) -> None:
+    def test_an_invalid_preference_does_not_wait(self, http: httpx2.Client, prefer: str) -> None:
         job_id = submit(http)
         finish(http, job_id)
         assert http.get(f"/api/v1/status/{job_id}", headers={"Prefer": prefer}).status_code == 200
 
 
 class TestWatching:
-    """On a server whose engine is slow enough to be looked at."""
+    """On a server with a slow engine, so that a running job can be observed."""
 
-    def test_progress_wakes_a_waiter_that_knows_the_version(self, slow_server: ServerProcess) -> None:
+    def test_progress_answers_a_long_poll_with_an_etag(self, slow_server: ServerProcess) -> None:
         with slow_server.http() as http:
             job_id = submit(http, steps=4)
             seen, etag = [], '"0"'
@@ -196,11 +196,11 @@ class TestWatching:
                     assert answer.headers["retry-after"] == "2"
             steps = [job["progress"]["step"] for job in seen]
             assert steps == sorted(steps)
-            assert {1, 2, 3} & set(steps), "no step was seen between the ends"
+            assert {1, 2, 3} & set(steps), "no step between the first and the last was reported"
             assert all(job["image_url"] is None for job in seen[:-1])
 
     @pytest.mark.slow
-    def test_a_hold_that_ends_gives_the_state_as_it_is(self, slow_server: ServerProcess) -> None:
+    def test_a_long_poll_that_times_out_returns_the_present_state(self, slow_server: ServerProcess) -> None:
         with slow_server.http() as http:
             job_id = submit(http, steps=4)
             answer = http.get(f"/api/v1/status/{job_id}", headers={"Prefer": "wait=1"})
@@ -209,7 +209,7 @@ class TestWatching:
             finish(http, job_id)
 
     @pytest.mark.slow
-    def test_places_in_the_queue(self, slow_server: ServerProcess) -> None:
+    def test_queue_positions(self, slow_server: ServerProcess) -> None:
         with slow_server.http() as http:
             ids = [submit(http, steps=2) for _ in range(3)]
             last = http.get(f"/api/v1/status/{ids[2]}").json()
@@ -221,7 +221,9 @@ class TestKeys:
     @pytest.mark.parametrize(
         "authorization", [None, "", "Bearer", "Bearer wrong", "Basic dTpw", "umr_x", "Bearer \xe9\xe9"]
     )
-    def test_without_a_good_key_nobody_comes_in(self, shared_server: ServerProcess, authorization: str | None) -> None:
+    def test_requests_without_a_valid_key_are_401(
+        self, shared_server: ServerProcess, authorization: str | None
+    ) -> None:
         headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
         for method, path in (("POST", "generate"), ("GET", "status/ext_1"), ("GET", "nothing"), ("DELETE", "status/x")):
             answer = httpx2.request(method, f"{shared_server.url}/api/v1/{path}", headers=headers)
@@ -242,7 +244,7 @@ class TestOtherPaths:
         for path in ("/healthz", "/readyz"):
             assert httpx2.get(shared_server.url + path).status_code == 200
 
-    def test_what_is_not_there(self, http: httpx2.Client) -> None:
+    def test_unknown_paths_are_404(self, http: httpx2.Client) -> None:
         problem(http.get("/nothing"), 404, "not_found")
         problem(http.get("/api/v1/nothing"), 404, "not_found")
         answer = http.put("/api/v1/generate")
@@ -261,7 +263,7 @@ class TestOtherPaths:
             b"NONSENSE",
         ],
     )
-    def test_odd_request_lines_are_never_a_500(self, shared_server: ServerProcess, line: bytes) -> None:
+    def test_invalid_request_lines_are_never_a_500(self, shared_server: ServerProcess, line: bytes) -> None:
         host, port = shared_server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), 10) as connection:
             connection.sendall(line + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -271,7 +273,7 @@ class TestOtherPaths:
         assert answer.split(b" ")[1][:1] in (b"2", b"4")
 
 
-def test_a_caller_that_hangs_up_cancels_nothing(slow_server: ServerProcess) -> None:
+def test_a_disconnect_does_not_cancel_the_job(slow_server: ServerProcess) -> None:
     with slow_server.http() as http:
         job_id = submit(http, steps=3)
         with pytest.raises(httpx2.ReadTimeout):
@@ -279,25 +281,25 @@ def test_a_caller_that_hangs_up_cancels_nothing(slow_server: ServerProcess) -> N
         assert finish(http, job_id)["state"] == "completed"
 
 
-def test_many_waiters_are_all_told(slow_server: ServerProcess) -> None:
+def test_the_end_of_a_job_answers_all_long_polls(slow_server: ServerProcess) -> None:
     with slow_server.http() as http:
         job_id = submit(http, steps=3)
         with ThreadPoolExecutor(20) as pool:
-            told = list(pool.map(lambda _: finish(http, job_id)["state"], range(20)))
-    assert told == ["completed"] * 20
+            states = list(pool.map(lambda _: finish(http, job_id)["state"], range(20)))
+    assert states == ["completed"] * 20
 
 
-def test_a_slow_body_does_not_hold_up_others(shared_server: ServerProcess, http: httpx2.Client) -> None:
+def test_a_slow_body_does_not_delay_other_requests(shared_server: ServerProcess, http: httpx2.Client) -> None:
     host, port = shared_server.url.removeprefix("http://").split(":")
     opened, done = threading.Event(), threading.Event()
 
-    def dawdle() -> None:
+    def send_slowly() -> None:
         with socket.create_connection((host, int(port)), 10) as connection:
             connection.sendall(b"POST /api/v1/generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
             opened.set()
             done.wait(30)
 
-    thread = threading.Thread(target=dawdle)
+    thread = threading.Thread(target=send_slowly)
     thread.start()
     opened.wait()
     assert finish(http, submit(http))["state"] == "completed"

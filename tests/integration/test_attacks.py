@@ -1,4 +1,4 @@
-"""What a stranger on the internet tries: each against a running server, which must stay what it is."""
+"""Attacks by unauthenticated and authenticated clients, against a running server that must stay available."""
 
 import json
 import resource
@@ -30,7 +30,7 @@ def connection(running: ServerProcess) -> Iterator[socket.socket]:
 
 
 def raw(running: ServerProcess, request: bytes, *, whole: bool = True) -> bytes:
-    """Send bytes, and read until the server closes. Unless they are `whole` requests, say that no more will come."""
+    """Send bytes, and read until the server closes. If they are no `whole` request, close the sending side."""
     with connection(running) as opened:
         with suppress(OSError):  # the server may have closed already
             opened.sendall(request)
@@ -43,7 +43,7 @@ def raw(running: ServerProcess, request: bytes, *, whole: bool = True) -> bytes:
         return answer
 
 
-def still_well(running: ServerProcess) -> None:
+def check_healthy(running: ServerProcess) -> None:
     with running.http() as http:
         assert http.get("/readyz").json() == {"status": "ready"}
         assert http.get("/api/v1/jobs").status_code == 200
@@ -51,7 +51,7 @@ def still_well(running: ServerProcess) -> None:
 
 class TestConnections:
     @pytest.mark.slow
-    def test_ten_thousand_opened_and_left(self, state: Path) -> None:
+    def test_ten_thousand_idle_connections(self, state: Path) -> None:
         count = 10_000
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20_000), hard))
@@ -70,11 +70,11 @@ class TestConnections:
         assert each <= 20 << 10, f"{each:.0f} bytes each"
 
     @pytest.mark.slow
-    def test_idle_ones_are_closed(self, target: ServerProcess) -> None:
+    def test_idle_connections_are_closed(self, target: ServerProcess) -> None:
         with connection(target) as opened:
-            assert opened.recv(100) == b"", "closed by the server, in its time"
+            assert opened.recv(100) == b"", "closed by the server after header_timeout"
 
-    def test_one_too_many_waits_until_another_is_closed(self, state: Path) -> None:
+    def test_a_connection_above_the_limit_waits_until_another_closes(self, state: Path) -> None:
         with server(state, "--max-connections", "3") as running, ExitStack() as held:
             first = [held.enter_context(connection(running)) for _ in range(3)]
             for opened in first:  # each is accepted
@@ -93,7 +93,7 @@ class TestConnections:
                 assert fourth.recv(100).startswith(b"HTTP/1.1 200 ")
 
     @pytest.mark.slow
-    def test_a_head_that_comes_too_slowly(self, target: ServerProcess) -> None:
+    def test_a_slow_head_is_closed(self, target: ServerProcess) -> None:
         with connection(target) as opened:
             opened.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
             closed = False
@@ -106,7 +106,7 @@ class TestConnections:
                     opened.sendall(b"X-Slow: 1\r\n")
 
     @pytest.mark.slow
-    def test_a_second_head_that_comes_too_slowly(self, target: ServerProcess) -> None:
+    def test_a_slow_second_head_is_closed(self, target: ServerProcess) -> None:
         with connection(target) as opened:
             opened.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = b""
@@ -114,10 +114,10 @@ class TestConnections:
                 answer += opened.recv(1000)
             assert answer.startswith(b"HTTP/1.1 200 ")
             opened.sendall(b"GET /healthz HTT")
-            assert opened.recv(1000) == b"", "closed by the server, in its time"
+            assert opened.recv(1000) == b"", "closed by the server after header_timeout"
 
     @pytest.mark.slow
-    def test_a_body_that_never_comes(self, state: Path) -> None:
+    def test_an_incomplete_body_is_408(self, state: Path) -> None:
         with server(state) as running, connection(running) as opened:
             opened.settimeout(30)
             head = f"POST /api/v1/generate HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {running.key}\r\n"
@@ -136,8 +136,8 @@ class TestConnections:
         ],
         ids=["blank lines", "an unwanted body", "a chunk"],
     )
-    @pytest.mark.timeout(60)  # a connection at rest is kept for 75 s: these bytes are judged as a head, in 2 s
-    def test_bytes_that_are_no_request_hold_nothing_open(
+    @pytest.mark.timeout(60)  # an idle connection stays open for 75 s, an incomplete head for 2 s
+    def test_bytes_that_are_no_request_do_not_keep_a_connection_open(
         self, target: ServerProcess, request_and_then: tuple[bytes, bytes]
     ) -> None:
         request, more = request_and_then
@@ -158,7 +158,7 @@ class TestConnections:
 
 class TestSizes:
     @pytest.mark.slow
-    def test_requests_do_not_pile_up(self, target: ServerProcess) -> None:
+    def test_pipelined_requests_do_not_accumulate_in_memory(self, target: ServerProcess) -> None:
         before = memory(target)
         count = 20_000
         with connection(target) as opened:
@@ -172,13 +172,13 @@ class TestSizes:
                     answered += b"HTTP/1.1 200 " in stream.readline()
             sender.join()
         assert memory(target) - before < 30 << 20
-        still_well(target)
+        check_healthy(target)
 
-    def test_a_few_are_answered_in_order(self, target: ServerProcess) -> None:
+    def test_pipelined_requests_are_answered_in_order(self, target: ServerProcess) -> None:
         codes = pipelined(target, ["GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"] * 500)
         assert codes == [200] * 500
 
-    def test_trailers_without_an_end(self, target: ServerProcess) -> None:
+    def test_endless_trailers_are_refused(self, target: ServerProcess) -> None:
         before = memory(target)
         head = b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
         with connection(target) as opened, suppress(OSError):
@@ -186,17 +186,17 @@ class TestSizes:
             for _ in range(100):
                 opened.sendall(b"a:b\r\n" * 20_000)
         assert memory(target) - before < 50 << 20
-        still_well(target)
+        check_healthy(target)
 
     @pytest.mark.parametrize("head", [b"X-Long: " + b"x" * 1_000_000, b"X-Many: 1\r\n" * 100_000], ids=["long", "many"])
-    def test_a_head_without_an_end(self, target: ServerProcess, head: bytes) -> None:
+    def test_an_endless_head_is_refused(self, target: ServerProcess, head: bytes) -> None:
         answer = raw(target, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + head)
         assert answer.startswith(b"HTTP/1.1 431 ") or answer == b""
-        still_well(target)
+        check_healthy(target)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("announced", [True, False])
-    def test_100_mb_into_every_call_that_reads(self, target: ServerProcess, announced: bool) -> None:
+    def test_every_call_with_a_body_refuses_100_mb(self, target: ServerProcess, announced: bool) -> None:
         for path in ("/api/v1/generate", "/api/v1/status", "/api/v1/upload-reference"):
             headers = {"Content-Type": "multipart/form-data; boundary=x"}
             headers |= {"Content-Length": "100000000"} if announced else {}
@@ -206,7 +206,7 @@ class TestSizes:
         assert memory(target) < 400 << 20
 
     @pytest.mark.parametrize("body", [b"[" * 10_000, b'{"a":' * 10_000, b'{"prompt":' + b"[" * 100_000])
-    def test_json_that_is_deep(self, target: ServerProcess, body: bytes) -> None:
+    def test_deeply_nested_json_is_refused(self, target: ServerProcess, body: bytes) -> None:
         with target.http() as http:
             for path in ("/api/v1/generate", "/api/v1/status"):
                 problem(http.post(path, content=body), 400, "invalid_request")
@@ -235,7 +235,7 @@ class TestPaths:
             "/api/v1/jobs?limit=%00&state=%ff",
         ],
     )
-    def test_odd_ones_find_nothing(self, target: ServerProcess, path: str) -> None:
+    def test_malicious_paths_disclose_nothing(self, target: ServerProcess, path: str) -> None:
         lines = (
             f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {target.key}\r\nConnection: close\r\n\r\n"
         )
@@ -265,19 +265,19 @@ class TestPaths:
             b"PRI * HTTP/2.0",
         ],
     )
-    def test_odd_requests_are_refused(self, target: ServerProcess, request_line: bytes) -> None:
+    def test_malformed_requests_are_refused(self, target: ServerProcess, request_line: bytes) -> None:
         answer = raw(target, request_line + b"\r\nConnection: close\r\n\r\n")
         assert answer == b"" or answer.split()[1][:1] == b"4", answer[:200]
         assert b"Traceback" not in answer
-        still_well(target)
+        check_healthy(target)
 
-    def test_an_absolute_target_of_our_own_is_a_path(self, target: ServerProcess) -> None:
+    def test_an_absolute_target_with_the_own_host_is_accepted(self, target: ServerProcess) -> None:
         answer = raw(target, b"GET http://localhost/healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 class TestGuessing:
-    def test_image_names_cannot_be_guessed_and_guessers_are_slowed(self, state: Path) -> None:
+    def test_guessing_image_names_is_throttled(self, state: Path) -> None:
         with server(state, "--missed-outputs", "50") as running, running.http() as http:
             done = finish(http, submit(http))
             url = urlsplit(done["image_url"])
@@ -288,11 +288,11 @@ class TestGuessing:
             paths = [f"{near}{number:05x}.png?{url.query}" for number in range(2000)]
             codes = pipelined(running, [f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n" for path in paths])
             assert set(codes) <= {404, 429}
-            assert codes.count(404) < 100, "all but the first fifty are not even looked for"
-            assert httpx2.get(f"{running.url}{done['image_url']}").status_code == 429, "nor for this one, from here"
-            assert http.get(done["image_url"]).status_code == 200, "but for whoever shows a key"
+            assert codes.count(404) < 100, "after the limit, no name is looked up"
+            assert httpx2.get(f"{running.url}{done['image_url']}").status_code == 429, "also for a correct URL"
+            assert http.get(done["image_url"]).status_code == 200, "a request with a key is not throttled"
 
-    def test_job_ids_have_as_many_bits(self, target: ServerProcess) -> None:
+    def test_job_ids_have_128_random_bits(self, target: ServerProcess) -> None:
         with target.http() as http:
             names = {submit(http) for _ in range(3)}
             for name in names:
@@ -302,7 +302,7 @@ class TestGuessing:
 
 class TestHeavyCalls:
     @pytest.mark.slow
-    def test_a_thousand_jobs_at_a_time_keep_nobody_waiting(self, state: Path) -> None:
+    def test_large_batch_calls_do_not_delay_other_calls(self, state: Path) -> None:
         with server(state, "--rate", "0") as running, running.http() as http:
             names = [submit(http) for _ in range(300)]
             body = json.dumps({"job_ids": names}).encode()
@@ -316,9 +316,9 @@ class TestHeavyCalls:
                 light.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert light.recv(1000).startswith(b"HTTP/1.1 200 ")
                 answered = select.select(heavy, [], [], 0)[0]
-                assert len(answered) < len(heavy), "the light call was answered after all that came before it"
+                assert len(answered) < len(heavy), "the light call was answered after all heavy ones"
 
-    def test_a_long_answer_costs_more_than_one_request(self, state: Path) -> None:
+    def test_a_large_response_counts_as_several_requests(self, state: Path) -> None:
         with server(state) as running, running.http() as http:
             for _ in range(101):
                 submit(http)
@@ -328,7 +328,7 @@ class TestHeavyCalls:
             after = left(http.post("/api/v1/generate", json={"prompt": "a boat"} | SMALL))
         assert before - after >= 3, "1 for the submit, 1 for the call, 2 for its hundred jobs"
 
-    def test_held_calls_of_one_key(self, state: Path) -> None:
+    def test_the_limit_of_waiting_calls_of_a_key(self, state: Path) -> None:
         with server(state, "--held", "2", "--step-delay", "1") as running, running.http() as http, ExitStack() as held:
             job_id = submit(http, steps=50)
             for _ in range(2):
@@ -336,7 +336,7 @@ class TestHeavyCalls:
             problem(http.get(f"/api/v1/events/{job_id}"), 429, "rate_limited")
             answer = http.get(f"/api/v1/status/{job_id}", headers={"Prefer": "wait=60"})
             assert answer.status_code == 200
-            assert "preference-applied" not in answer.headers, "it is not held, and told so"
+            assert "preference-applied" not in answer.headers, "the response says that it did not wait"
             many = http.post(
                 "/api/v1/status", json={"job_ids": [job_id], "since": "999"}, headers={"Prefer": "wait=60"}
             )
@@ -344,23 +344,23 @@ class TestHeavyCalls:
             http.post(f"/api/v1/cancel/{job_id}")
 
     @pytest.mark.parametrize("limit", ["0000010000", "0000011111111111111111111111111", "1e3", "٣", "-1", "201", "0"])
-    def test_a_page_has_its_limit(self, target: ServerProcess, limit: str) -> None:
+    def test_an_invalid_page_limit_is_refused(self, target: ServerProcess, limit: str) -> None:
         with target.http() as http:
             problem(http.get(f"/api/v1/jobs?limit={limit}"), 400, "invalid_request")
 
     @pytest.mark.parametrize("range_", ["bytes=0-" + "9" * 5000, "bytes=-" + "9" * 5000, "bytes=" + "9" * 5000 + "-"])
-    def test_a_range_of_five_thousand_digits(self, target: ServerProcess, range_: str) -> None:
+    def test_a_range_of_five_thousand_digits_is_ignored(self, target: ServerProcess, range_: str) -> None:
         with target.http() as http:
             done = finish(http, submit(http))
             assert http.get(done["image_url"], headers={"Range": range_}).status_code == 200
 
-    def test_uploads_of_one_key_leave_room_for_others(self, state: Path, tmp_path: Path) -> None:
+    def test_the_limit_of_concurrent_uploads_of_a_key(self, state: Path, tmp_path: Path) -> None:
         with server(state) as running, ExitStack() as held:
             head = (
                 f"POST /api/v1/upload-reference HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {running.key}\r\n"
             )
             head += "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 100000\r\n\r\n--x"
-            for _ in range(2):  # two come in, slowly
+            for _ in range(2):  # two uploads that do not end
                 held.enter_context(connection(running)).sendall(head.encode())
             with running.http() as http:
                 refused = until(lambda: (answer := upload_nothing(http)).status_code == 429 and answer)
@@ -376,7 +376,7 @@ def upload_nothing(http: httpx2.Client) -> httpx2.Response:
 
 class TestLoad:
     @pytest.mark.slow
-    def test_readers_of_parts_share_the_bytes_and_are_let_go(self, state: Path) -> None:
+    def test_range_requests_share_the_image_in_memory(self, state: Path) -> None:
         with server(state) as running, running.http() as http, ExitStack() as held:
             done = finish(http, submit(http, width=2048, height=2048))
             before = memory(running)
@@ -387,7 +387,7 @@ class TestLoad:
             assert http.get(done["image_url"]).status_code == 200
             assert memory(running) - before < 10 * size
 
-    def test_readers_that_do_not_read(self, state: Path) -> None:
+    def test_clients_that_do_not_read_share_the_image_in_memory(self, state: Path) -> None:
         with server(state) as running, running.http() as http, ExitStack() as held:
             done = finish(http, submit(http, width=1024, height=1024))
             before = memory(running)
@@ -395,21 +395,21 @@ class TestLoad:
             for _ in range(300):
                 held.enter_context(connection(running)).sendall(request * 3)
             assert http.get(done["image_url"]).status_code == 200
-            assert memory(running) - before < 200 << 20, "they share the bytes"
+            assert memory(running) - before < 200 << 20, "the responses share the image's bytes"
 
-    def test_many_at_once_with_every_kind_of_nonsense(self, target: ServerProcess) -> None:
+    def test_concurrent_invalid_requests(self, target: ServerProcess) -> None:
         kinds = [
             b"\0" * 100,
             b"GET / HTTP/1.1\r\n\r\n",
             b"POST /api/v1/generate HTTP/1.1\r\nContent-Length: 9\r\n\r\n{}",
         ]
 
-        def pester(seed: int) -> None:
+        def send_all(seed: int) -> None:
             for number in range(30):
                 with suppress(OSError), connection(target) as opened:
                     opened.sendall(kinds[(seed + number) % 3])
 
-        threads = [threading.Thread(target=pester, args=(seed,)) for seed in range(8)]
+        threads = [threading.Thread(target=send_all, args=(seed,)) for seed in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -419,13 +419,13 @@ class TestLoad:
 
 
 def memory(running: ServerProcess) -> int:
-    """Bytes that the server's own process has to itself."""
+    """Return the private memory of the server's process in bytes."""
     text = Path(f"/proc/{running.process.pid}/smaps_rollup").read_text()
     return sum(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith(("Private", "Swap:")))
 
 
 def pipelined(running: ServerProcess, requests: list[str]) -> list[int]:
-    """The status of each of many requests on one connection."""
+    """Send many requests on one connection; return the status of each response."""
     codes: list[int] = []
     with connection(running) as opened, opened.makefile("rb") as stream:
         for start in range(0, len(requests), 50):

@@ -1,4 +1,4 @@
-"""Turns, places, priorities, caps and estimates, as callers with keys of their own see them."""
+"""Fairness between sessions: turns, queue positions, priorities, limits and estimates."""
 
 import json
 from pathlib import Path
@@ -9,65 +9,65 @@ import pytest
 
 from support import SMALL, ServerProcess, cli, finish, problem, server, submit, until
 
-HELD = ("--step-delay", "60", "--cancel-grace", "0.1", "--drain", "0")
-"""A job of two steps holds the engine until it is cancelled; jobs of one step take no time."""
+BLOCKING = ("--step-delay", "60", "--cancel-grace", "0.1", "--drain", "0")
+"""A job of two steps occupies the engine until it is cancelled; jobs of one step take no time."""
 
 
-def another(running: ServerProcess) -> httpx2.Client:
-    """A caller with a new key, so a session of its own."""
+def client_of_new_key(running: ServerProcess) -> httpx2.Client:
+    """Return an HTTP client with a new key, and so with a new session."""
     made = json.loads(cli("keys", "create", "--state", str(running.state), "--json").stdout)
     return running.http(Authorization=f"Bearer {made['key']}")
 
 
-def look(http: httpx2.Client, job_id: str) -> dict[str, Any]:
+def get_job(http: httpx2.Client, job_id: str) -> dict[str, Any]:
     job: dict[str, Any] = http.get(f"/api/v1/status/{job_id}").json()
     return job
 
 
-def test_sessions_take_turns_and_places_come_true(state: Path) -> None:
+def test_sessions_take_turns_in_the_order_of_their_queue_positions(state: Path) -> None:
     with (
-        server(state, *HELD) as running,
+        server(state, *BLOCKING) as running,
         running.http() as a,
-        another(running) as b,
-        another(running) as c,
+        client_of_new_key(running) as b,
+        client_of_new_key(running) as c,
     ):
         busy = submit(a, steps=2)
-        until(lambda: look(a, busy)["state"] == "running")
+        until(lambda: get_job(a, busy)["state"] == "running")
         jobs = {name: (a, submit(a)) for name in ("a1", "a2", "a3")}
         jobs |= {name: (b, submit(b)) for name in ("b1", "b2")}
         jobs |= {"c1": (c, submit(c))}
-        places = {name: look(http, job_id)["queue_position"] for name, (http, job_id) in jobs.items()}
+        positions = {name: get_job(http, job_id)["queue_position"] for name, (http, job_id) in jobs.items()}
         a.post(f"/api/v1/cancel/{busy}")
         started = {name: finish(http, job_id)["started_at"] for name, (http, job_id) in jobs.items()}
     order = sorted(jobs, key=lambda name: started[name])
-    assert order == sorted(jobs, key=lambda name: places[name]), "places came true"
-    assert sorted(places.values()) == [1, 2, 3, 4, 5, 6]
-    assert {name[0] for name in order[:2]} == {"b", "c"}, "newcomers go before the rest of a backlog"
+    assert order == sorted(jobs, key=lambda name: positions[name]), "the jobs ran in the order of their positions"
+    assert sorted(positions.values()) == [1, 2, 3, 4, 5, 6]
+    assert {name[0] for name in order[:2]} == {"b", "c"}, "the other sessions precede the rest of the backlog"
     assert order[2:4] in (["a1", "b2"], ["b2", "a1"])
     assert [name for name in order if name[0] == "a"] == ["a1", "a2", "a3"]
 
 
 @pytest.mark.slow
-def test_a_priority_moves_only_ones_own(state: Path) -> None:
-    with server(state, *HELD) as running, running.http() as a, another(running) as b:
+def test_a_priority_reorders_only_the_jobs_of_its_session(state: Path) -> None:
+    with server(state, *BLOCKING) as running, running.http() as a, client_of_new_key(running) as b:
         busy = submit(a, steps=2)
-        until(lambda: look(a, busy)["state"] == "running")
+        until(lambda: get_job(a, busy)["state"] == "running")
         late, other, soon = submit(a, priority=-1), submit(b, priority=-10), submit(a, priority=10)
         jobs = ((b, other), (a, soon), (a, late))
-        assert [look(http, job_id)["queue_position"] for http, job_id in jobs] == [1, 2, 3]
-        assert look(a, soon)["priority"] == 10
+        assert [get_job(http, job_id)["queue_position"] for http, job_id in jobs] == [1, 2, 3]
+        assert get_job(a, soon)["priority"] == 10
         answer = a.post("/api/v1/generate", json={"prompt": "a boat", "priority": 11})
         assert problem(answer, 400, "invalid_request")["field"] == "priority"
 
 
-def test_a_full_queue_is_said_and_replays_are_not_refused(state: Path) -> None:
+def test_a_full_queue_refuses_new_jobs_and_accepts_replays(state: Path) -> None:
     with (
-        server(state, *HELD, "--session-queued", "2") as running,
+        server(state, *BLOCKING, "--session-queued", "2") as running,
         running.http() as a,
-        another(running) as b,
+        client_of_new_key(running) as b,
     ):
         busy = submit(a, steps=2)
-        until(lambda: look(a, busy)["state"] == "running")
+        until(lambda: get_job(a, busy)["state"] == "running")
         body, headers = {"prompt": "a boat", "seed": 1} | SMALL, {"Idempotency-Key": "one"}
         first = a.post("/api/v1/generate", json=body, headers=headers)
         submit(a)
@@ -83,19 +83,19 @@ def test_a_full_queue_is_said_and_replays_are_not_refused(state: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_estimate_comes_from_what_was_seen_and_outlasts_a_restart(state: Path) -> None:
+def test_estimates_use_earlier_runs_and_survive_a_restart(state: Path) -> None:
     shape = {"steps": 8, "width": 576}
     with server(state, "--step-delay", "0.3") as running, running.http() as http:
         first = submit(http, **shape)
-        until(lambda: look(http, first)["state"] == "running")
-        assert look(http, first)["eta_seconds"] is None, "nothing like it was drawn yet"
+        until(lambda: get_job(http, first)["state"] == "running")
+        assert get_job(http, first)["eta_seconds"] is None, "no job of this shape has run yet"
         assert finish(http, first)["eta_seconds"] is None
     with server(state, "--step-delay", "0.3") as again, again.http(Authorization=f"Bearer {running.key}") as http:
         busy, queued, other = submit(http, **shape), submit(http, **shape), submit(http)
-        until(lambda: look(http, busy)["state"] == "running")
-        left, after = look(http, busy)["eta_seconds"], look(http, queued)["eta_seconds"]
+        until(lambda: get_job(http, busy)["state"] == "running")
+        left, after = get_job(http, busy)["eta_seconds"], get_job(http, queued)["eta_seconds"]
         assert 1 <= left < 20
         assert left < after < 60
-        assert look(http, other)["eta_seconds"] is None, "a size that was never drawn"
+        assert get_job(http, other)["eta_seconds"] is None, "no job of this size has run"
         for job_id in (busy, queued, other):
             finish(http, job_id)

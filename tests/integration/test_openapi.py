@@ -1,4 +1,4 @@
-"""The API's description: complete, true, and tried by schemathesis against a running server."""
+"""The OpenAPI document: complete, correct, and checked by schemathesis against a running server."""
 
 import json
 from collections.abc import Iterator
@@ -24,33 +24,33 @@ from umrgen.server.http.api import responses, schemas
 from umrgen.server.http.api.examples import EXAMPLES
 from umrgen.server.http.openapi import OPERATIONS, document
 
-WHOLE = document()
+DOCUMENT = document()
 ENGINES = {"PYTHONPATH": str(Path(__file__).parents[1])}
-ALL_TRUE = [
+CONFORMANCE_CHECKS = [
     not_a_server_error,
     status_code_conformance,
     content_type_conformance,
     response_headers_conformance,
     response_schema_conformance,
 ]
-schema = schemathesis.openapi.from_dict(WHOLE)
+schema = schemathesis.openapi.from_dict(DOCUMENT)
 
 
 @pytest.fixture(scope="module")
-def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server that is asked for anything at all, one job at a time."""
-    state = tmp_path_factory.mktemp("tried") / "state"
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """The server that schemathesis sends requests to."""
+    state = tmp_path_factory.mktemp("fuzzed") / "state"
     with server(
         state, *PATIENT, "--concurrent", "2", "--max-wait", "1", "--engine", "engines_that_fail:Obedient", **ENGINES
     ) as running:
         yield running
 
 
-def test_it_is_what_the_server_says(tried: ServerProcess) -> None:
-    with tried.http() as http:
+def test_the_server_sends_the_document(fuzzed: ServerProcess) -> None:
+    with fuzzed.http() as http:
         answer = http.get("/openapi.json")
         assert answer.headers["content-type"] == "application/json"
-        assert answer.json() == json.loads(json.dumps(WHOLE))
+        assert answer.json() == json.loads(json.dumps(DOCUMENT))
         assert answer.json()["openapi"].startswith("3.1")
 
 
@@ -73,19 +73,19 @@ def test_every_route_is_described(state: Path) -> None:
     assert served | ahead == described | page
 
 
-def test_examples_are_of_their_types() -> None:
+def test_examples_match_their_types() -> None:
     types: dict[str, Any] = {"JobAnswer": JobAnswer} | vars(schemas) | vars(responses)
     for name, example in EXAMPLES.items():
         msgspec.convert(example, types[name])
-        assert WHOLE["components"]["schemas"][name]["examples"] == [example]
+        assert DOCUMENT["components"]["schemas"][name]["examples"] == [example]
 
 
-def test_a_real_answer_has_no_more_and_no_less_than_is_described(tried: ServerProcess) -> None:
-    with tried.http() as http:
+def test_real_responses_have_the_described_properties(fuzzed: ServerProcess) -> None:
+    with fuzzed.http() as http:
         done = finish(http, submit(http))
-        assert set(done) == set(WHOLE["components"]["schemas"]["JobAnswer"]["properties"])
+        assert set(done) == set(DOCUMENT["components"]["schemas"]["JobAnswer"]["properties"])
         for path, name in (("/api/v1/capabilities", "Capabilities"), ("/api/v1/jobs", "JobsPage")):
-            assert set(http.get(path).json()) == set(WHOLE["components"]["schemas"][name]["properties"])
+            assert set(http.get(path).json()) == set(DOCUMENT["components"]["schemas"][name]["properties"])
 
 
 @pytest.mark.slow
@@ -97,12 +97,12 @@ def test_a_real_answer_has_no_more_and_no_less_than_is_described(tried: ServerPr
     suppress_health_check=list(HealthCheck),
     derandomize=True,
 )
-def test_nothing_that_is_sent_is_answered_otherwise(tried: ServerProcess, case: schemathesis.Case) -> None:
-    """No 5xx; and status, media type, headers and body of each answer are as described."""
-    case.headers["Authorization"] = f"Bearer {tried.key}"
-    response = case.call(base_url=tried.url, timeout=20)
-    case.validate_response(response, checks=ALL_TRUE)
+def test_responses_conform_to_the_document(fuzzed: ServerProcess, case: schemathesis.Case) -> None:
+    """No response is a 5xx; status, media type, headers and body are as described."""
+    case.headers["Authorization"] = f"Bearer {fuzzed.key}"
+    response = case.call(base_url=fuzzed.url, timeout=20)
+    case.validate_response(response, checks=CONFORMANCE_CHECKS)
 
 
-def test_it_is_not_for_strangers(tried: ServerProcess) -> None:
-    assert httpx2.get(f"{tried.url}/openapi.json").status_code == 401
+def test_the_document_needs_a_key(fuzzed: ServerProcess) -> None:
+    assert httpx2.get(f"{fuzzed.url}/openapi.json").status_code == 401

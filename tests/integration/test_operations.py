@@ -1,4 +1,4 @@
-"""What an operator sees and does: settings, metrics, logs, policies, retention, proxies, the ledger's watchdog."""
+"""Operation of a server: settings, metrics, logs, content policy, retention, proxies, maintenance of the ledger."""
 
 import json
 import os
@@ -20,7 +20,7 @@ HERE = Path(__file__).parents[1]
 
 
 def metrics(text: str) -> dict[str, float]:
-    """The samples by name and labels, read as Prometheus would."""
+    """Parse the metrics as Prometheus does; return the samples by name and labels."""
     found = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -31,38 +31,38 @@ def metrics(text: str) -> dict[str, float]:
 
 class TestMetrics:
     @pytest.mark.slow
-    def test_they_say_what_happened(self, state: Path) -> None:
+    def test_metrics_count_jobs_and_requests(self, state: Path) -> None:
         with server(state, "--step-delay", "0.3") as running, running.http() as http:
             finish(http, submit(http))
             slow, waiting = submit(http, steps=50), submit(http)
             until(lambda: http.get(f"/api/v1/status/{slow}").json()["state"] == "running")
             http.get("/api/v1/nothing")
-            told = metrics(http.get("/metrics").text)
-            assert told["umrgen_jobs_queued"] == 1
-            assert told["umrgen_jobs_running"] == 1
-            assert told["umrgen_jobs_ended_total{state=completed}"] == 1
-            assert told["umrgen_job_run_seconds_count{engine=procedural}"] == 1
-            assert told["umrgen_job_wait_seconds_count"] == 2
-            assert told["umrgen_ledger_commit_seconds_count"] >= 6
-            assert told["umrgen_requests_total{status=202}"] == 3
-            assert told["umrgen_requests_total{status=404}"] == 1
-            assert told["umrgen_requests_total{status=200}"] >= 2
-            assert told["umrgen_images_bytes"] > 1000
-            assert told["umrgen_disk_free_bytes"] > 0
-            assert told["umrgen_engine_up"] == 1
+            values = metrics(http.get("/metrics").text)
+            assert values["umrgen_jobs_queued"] == 1
+            assert values["umrgen_jobs_running"] == 1
+            assert values["umrgen_jobs_ended_total{state=completed}"] == 1
+            assert values["umrgen_job_run_seconds_count{engine=procedural}"] == 1
+            assert values["umrgen_job_wait_seconds_count"] == 2
+            assert values["umrgen_ledger_commit_seconds_count"] >= 6
+            assert values["umrgen_requests_total{status=202}"] == 3
+            assert values["umrgen_requests_total{status=404}"] == 1
+            assert values["umrgen_requests_total{status=200}"] >= 2
+            assert values["umrgen_images_bytes"] > 1000
+            assert values["umrgen_disk_free_bytes"] > 0
+            assert values["umrgen_engine_up"] == 1
             for job_id in (waiting, slow):
                 http.post(f"/api/v1/cancel/{job_id}")
-            told = metrics(http.get("/metrics").text)
-            assert told["umrgen_jobs_ended_total{error_code=cancelled,state=failed}"] == 2
+            values = metrics(http.get("/metrics").text)
+            assert values["umrgen_jobs_ended_total{error_code=cancelled,state=failed}"] == 2
 
-    def test_every_one_is_documented(self, http: httpx2.Client) -> None:
+    def test_every_metric_is_documented(self, http: httpx2.Client) -> None:
         page = (HERE.parent / "docs" / "operations.md").read_text()
         families = text_string_to_metric_families(http.get("/metrics").text)
         names = {family.name for family in families if not family.name.endswith("_created")}
         assert len(names) >= 10
         assert {name for name in names if name not in page} == set()
 
-    def test_a_token_of_their_own(self, state: Path) -> None:
+    def test_the_metrics_token_opens_only_the_metrics(self, state: Path) -> None:
         with server(state, "--metrics-token", "for-the-scraper-alone-x") as running, running.http() as http:
             problem(http.get("/metrics"), 401, "unauthorized")
             scraper = {"Authorization": "Bearer for-the-scraper-alone-x"}
@@ -71,7 +71,7 @@ class TestMetrics:
 
 
 class TestLogs:
-    def test_json_and_nothing_that_is_nobodys_business(self, state: Path) -> None:
+    def test_json_lines_have_no_prompts_keys_or_queries(self, state: Path) -> None:
         with server(state, "--log-format", "json") as running, running.http() as http:
             job_id = submit(http, "a secret garden\n{}")
             finish(http, job_id)
@@ -89,7 +89,7 @@ class TestLogs:
             assert hidden not in running.log()
         assert job_id in running.log()
 
-    def test_prompts_only_when_asked_for(self, state: Path) -> None:
+    def test_prompts_are_logged_only_when_enabled(self, state: Path) -> None:
         asked = ("--log-prompts", "yes", "--access-log", "none")
         with server(state, *asked) as running, running.http() as http:
             finish(http, submit(http, "a secret\ngarden"))
@@ -97,7 +97,7 @@ class TestLogs:
         assert "request method" not in running.log()
 
     @pytest.mark.slow
-    def test_what_opens_a_door_is_not_in_them(self, state: Path) -> None:
+    def test_keys_and_image_urls_are_not_logged(self, state: Path) -> None:
         with server(state, "--access-log", "all") as running, running.http() as http:
             job_id = submit(http)
             done = finish(http, job_id)
@@ -107,14 +107,14 @@ class TestLogs:
             httpx2.get(f"{running.url}/{running.key}")
             httpx2.get(f"{running.url}/x%20status=200%20key_id=key_admin")
         log = running.log()
-        assert log.count(f"path=/api/v1/status/{job_id}") == 4, "all means all"
+        assert log.count(f"path=/api/v1/status/{job_id}") == 4, "status calls too"
         assert "path=/outputs/…" in log
         assert done["results"]["images"][0]["filename"] not in log
         assert running.key not in log
         assert 'path="/x status=200 key_id=key_admin"' in log
 
     @pytest.mark.slow
-    def test_a_guesser_is_named_once(self, state: Path) -> None:
+    def test_a_throttled_address_is_logged_once(self, state: Path) -> None:
         with server(state, "--failed-logins", "5") as running:
             for _ in range(30):
                 httpx2.get(f"{running.url}/api/v1/jobs", headers={"Authorization": "Bearer wrong"})
@@ -123,7 +123,7 @@ class TestLogs:
 
 class TestSettings:
     @pytest.mark.slow
-    def test_a_key_of_the_settings_ends_with_them(self, state: Path) -> None:
+    def test_a_key_of_the_settings_is_revoked_when_they_change(self, state: Path) -> None:
         old, new = "a" * 30, "b" * 30
 
         def opens(running: ServerProcess, key: str) -> bool:
@@ -140,7 +140,7 @@ class TestSettings:
             assert (opens(running, old), opens(running, new)) == (False, False)
 
     @pytest.mark.slow
-    def test_a_file(self, state: Path, tmp_path: Path) -> None:
+    def test_settings_from_a_file(self, state: Path, tmp_path: Path) -> None:
         file = tmp_path / "umrgen.toml"
         file.write_text('daily = 1\nlog_format = "json"\nstep-delay = 0.0\n')
         with server(state, "--config", str(file)) as running, running.http() as http:
@@ -150,15 +150,15 @@ class TestSettings:
             with again.http() as http:
                 assert http.get("/api/v1/capabilities").json()["limits"]["daily"] == 2
 
-    def test_a_file_that_is_wrong_stops_the_start(self, state: Path, tmp_path: Path) -> None:
+    def test_an_invalid_settings_file_prevents_the_start(self, state: Path, tmp_path: Path) -> None:
         file = tmp_path / "umrgen.toml"
         file.write_text("dayly = 1\n")
         refused = cli("serve", "--config", str(file), "--state", str(state), "--port", "0")
         assert refused.returncode == 1
-        assert "a setting that there is not: dayly" in refused.stderr
+        assert "unknown settings: dayly" in refused.stderr
         assert not state.exists()
 
-    def test_the_file_in_deploy_is_right(self) -> None:
+    def test_the_settings_file_in_deploy_is_valid(self) -> None:
         from umrgen.server.settings import Settings
 
         settings = Settings.load({}, {}, HERE.parent / "deploy" / "umrgen.toml")
@@ -166,7 +166,7 @@ class TestSettings:
 
 
 class TestPolicy:
-    def test_a_list_of_words(self, state: Path, tmp_path: Path) -> None:
+    def test_a_list_of_terms(self, state: Path, tmp_path: Path) -> None:
         words = tmp_path / "words.txt"
         words.write_text("# not here\nkid\nbad idea\n")
         with server(state, "--policy", str(words)) as running, running.http() as http:
@@ -177,19 +177,19 @@ class TestPolicy:
         assert "on a hill" not in running.log()
 
     @pytest.mark.slow
-    def test_one_that_sleeps_keeps_nobody_elses_work_waiting(self, state: Path, tmp_path: Path) -> None:
+    def test_a_policy_that_blocks_does_not_delay_other_requests(self, state: Path, tmp_path: Path) -> None:
         (tmp_path / "policies.py").write_text(
             "import time\ndef check(prompt):\n    time.sleep(60 if 'sleep' in prompt else 0)\n"
         )
         with server(state, "--policy", "policies:check", PYTHONPATH=str(tmp_path)) as running, running.http() as http:
             done = finish(http, submit(http))
             refused = http.post("/api/v1/generate", json={"prompt": "sleep"} | SMALL)
-            assert refused.status_code == 500, "it has not answered"
+            assert refused.status_code == 500, "the policy timed out"
             assert http.get(done["image_url"]).status_code == 200
             running.kill()
 
     @pytest.mark.slow
-    def test_a_function(self, state: Path, tmp_path: Path) -> None:
+    def test_a_policy_function(self, state: Path, tmp_path: Path) -> None:
         (tmp_path / "policies.py").write_text(
             "async def check(prompt):\n    if 'crash' in prompt: raise ValueError(prompt)\n"
             "    return 'no dragons' if 'dragon' in prompt else None\n"
@@ -199,7 +199,7 @@ class TestPolicy:
             refused = http.post("/api/v1/generate", json={"prompt": "a dragon"} | SMALL)
             assert problem(refused, 400, "content_policy")["error"] == "no dragons"
             assert http.post("/api/v1/generate", json={"prompt": "crash"} | SMALL).status_code == 500
-            assert http.get("/api/v1/jobs").json()["jobs"] == [], "what fails to answer refuses"
+            assert http.get("/api/v1/jobs").json()["jobs"] == [], "a policy that fails accepts nothing"
             finish(http, submit(http))
         assert "the policy failed: ValueError" in running.log()
         missing = cli("serve", "--policy", "policies:nothing", "--state", str(state), "--port", "0", **path)
@@ -209,7 +209,7 @@ class TestPolicy:
 
 class TestRetention:
     @pytest.mark.slow
-    def test_by_size_the_record_stays(self, state: Path) -> None:
+    def test_retention_by_size_keeps_the_records(self, state: Path) -> None:
         with server(state) as running, running.http() as http:
             jobs = [finish(http, submit(http, seed=seed)) for seed in range(3)]
             sizes = [job["results"]["images"][0]["bytes"] for job in jobs]
@@ -226,7 +226,7 @@ class TestRetention:
         assert cli("ledger", "check", "--state", str(state)).returncode == 0
 
     @pytest.mark.slow
-    def test_a_disk_that_is_nearly_full_refuses_new_jobs(self, state: Path) -> None:
+    def test_a_nearly_full_disk_refuses_new_jobs(self, state: Path) -> None:
         with server(state, "--disk-reserve", str(1 << 23)) as running, running.http() as http:  # 8 TiB
             refused = http.post("/api/v1/generate", json={"prompt": "a boat"} | SMALL)
             problem(refused, 503, "storage_full")
@@ -235,7 +235,7 @@ class TestRetention:
 
 class TestSignedURLs:
     @pytest.mark.slow
-    def test_they_end_and_cannot_be_changed(self, state: Path) -> None:
+    def test_signed_urls_expire_and_cannot_be_altered(self, state: Path) -> None:
         with server(state, "--url-ttl", "1") as running, running.http() as http:
             done = finish(http, submit(http))
             url = done["image_url"]
@@ -250,12 +250,12 @@ class TestSignedURLs:
             fresh = http.get(f"/api/v1/status/{done['job_id']}").json()["image_url"]
             assert http.get(fresh).status_code == 200
         with server(state, "--url-ttl", "3600") as again:
-            assert httpx2.get(f"{again.url}{fresh}").status_code in (200, 410), "the secret outlives a restart"
+            assert httpx2.get(f"{again.url}{fresh}").status_code in (200, 410), "the secret is the same after a restart"
 
 
 class TestProxies:
     @pytest.mark.slow
-    def test_the_callers_address_from_a_trusted_one_alone(self, state: Path) -> None:
+    def test_only_a_trusted_proxy_can_forward_an_address(self, state: Path) -> None:
         forwarded = {"X-Forwarded-For": "203.0.113.9"}
         with server(state / "a", "--trusted-proxies", "127.0.0.0/8") as trusting, trusting.http() as http:
             http.get("/api/v1/nothing", headers=forwarded)
@@ -268,17 +268,17 @@ class TestProxies:
     def test_wrong_keys_are_counted_by_the_callers_address(self, state: Path) -> None:
         with server(state, "--trusted-proxies", "127.0.0.1", "--failed-logins", "3") as running:
 
-            def knock(address: str) -> int:
+            def send_wrong_key(address: str) -> int:
                 headers = {"X-Forwarded-For": address, "Authorization": "Bearer wrong"}
                 return httpx2.get(f"{running.url}/api/v1/jobs", headers=headers).status_code
 
-            assert [knock("203.0.113.9") for _ in range(4)] == [401, 401, 401, 429]
-            assert knock("203.0.113.10") == 401
-            # A house has as many addresses in its /64 as it likes.
-            assert [knock(f"2001:db8::{number}") for number in range(1, 5)] == [401, 401, 401, 429]
+            assert [send_wrong_key("203.0.113.9") for _ in range(4)] == [401, 401, 401, 429]
+            assert send_wrong_key("203.0.113.10") == 401
+            # One subscriber has all addresses of a /64 network.
+            assert [send_wrong_key(f"2001:db8::{number}") for number in range(1, 5)] == [401, 401, 401, 429]
 
     @pytest.mark.slow
-    def test_a_prefix(self, state: Path) -> None:
+    def test_a_path_prefix(self, state: Path) -> None:
         with server(state, "--prefix", "/umrgen") as running, running.http() as http:
             for base in ("/umrgen", ""):
                 receipt = http.post(f"{base}/api/v1/generate", json={"prompt": "a boat"} | SMALL)
@@ -292,7 +292,7 @@ class TestProxies:
             assert http.get("/umrgen/openapi.json").json()["servers"] == [{"url": "/umrgen"}]
 
 
-class TestLedgerCare:
+class TestLedgerMaintenance:
     @pytest.fixture
     def used(self, state: Path) -> ServerProcess:
         with server(state) as running, running.http() as http:
@@ -300,17 +300,17 @@ class TestLedgerCare:
         return running
 
     @pytest.mark.slow
-    def test_check(self, used: ServerProcess) -> None:
+    def test_check_finds_missing_images_and_wrong_counts(self, used: ServerProcess) -> None:
         state = used.state
         sound = cli("ledger", "check", "--state", str(state))
         assert (sound.returncode, sound.stdout) == (0, "1 completed; 1 images\nsound\n")
-        told = json.loads(cli("ledger", "check", "--state", str(state), "--json").stdout)
-        assert told == {"jobs": {"completed": 1}, "images": 1, "troubles": [], "sound": True}
+        values = json.loads(cli("ledger", "check", "--state", str(state), "--json").stdout)
+        assert values == {"jobs": {"completed": 1}, "images": 1, "errors": [], "sound": True}
         image = next((state / "outputs").glob("*/*.png"))
         image.unlink()
         broken = cli("ledger", "check", "--state", str(state))
         assert broken.returncode == 1
-        assert f"the image {image.name} is on record and not there" in broken.stdout
+        assert f"the image {image.name} has a record but no file" in broken.stdout
         with sqlite3.connect(state / "ledger.sqlite3") as connection:
             connection.execute("UPDATE sessions SET queued = 7")
         assert "the counts of session" in cli("ledger", "check", "--state", str(state)).stdout
@@ -336,7 +336,7 @@ class TestLedgerCare:
                 assert http.get(done["image_url"]).status_code == 200
 
     @pytest.mark.slow
-    def test_vacuum(self, used: ServerProcess) -> None:
+    def test_vacuum_needs_a_stopped_server(self, used: ServerProcess) -> None:
         compacted = cli("ledger", "vacuum", "--state", str(used.state), "--json")
         assert set(json.loads(compacted.stdout)) == {"before", "after"}
         assert cli("ledger", "check", "--state", str(used.state)).returncode == 0
@@ -346,7 +346,7 @@ class TestLedgerCare:
         assert "another server already runs" in refused.stderr
 
     @pytest.mark.slow
-    def test_a_folder_without_one(self, tmp_path: Path) -> None:
+    def test_a_folder_without_a_ledger_is_refused(self, tmp_path: Path) -> None:
         for command in (("check",), ("vacuum",), ("backup", str(tmp_path / "x"))):
             refused = cli("ledger", *command, "--state", str(tmp_path))
             assert refused.returncode == 1
@@ -370,7 +370,7 @@ main()
 
 
 @pytest.mark.slow
-def test_spans_go_where_the_operator_sends_them(state: Path, tmp_path: Path) -> None:
+def test_spans_are_exported(state: Path, tmp_path: Path) -> None:
     script = tmp_path / "traced.py"
     script.write_text(SPANS)
     running = ServerProcess(state)
@@ -400,27 +400,27 @@ def test_the_example_of_settings_is_printed_and_can_be_loaded(tmp_path: Path) ->
     assert (settings.port, settings.log_format) == (3088, "json")
 
 
-def test_the_unit_of_systemd_is_understood(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     printed = cli("serve", "--print-unit")
     assert printed.returncode == 0
     text, unit = printed.stdout, tmp_path / "umrgen.service"
     unit.write_text(text)
     (program,) = re.findall(r"^ExecStart=(\S+) serve", text, re.MULTILINE)
-    assert os.access(program, os.X_OK), "it names the program that printed it"
+    assert os.access(program, os.X_OK), "the unit starts the program that printed it"
     assert "umrgen serve --config /etc/umrgen/umrgen.toml" in text
     analyze = subprocess.run(["which", "systemd-analyze"], capture_output=True, text=True)
     if analyze.returncode != 0:
         pytest.skip("systemd-analyze is not installed")
-    said = subprocess.run(
+    verified = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, env=clean_environment()
     )
-    about_us = [line for line in said.stderr.splitlines() if unit.name in line and "not executable" not in line]
-    assert about_us == []
+    complaints = [line for line in verified.stderr.splitlines() if unit.name in line and "not executable" not in line]
+    assert complaints == []
 
 
 @pytest.mark.slow
-def test_a_url_of_an_expired_image_is_no_miss_of_manners(state: Path) -> None:
-    """410 is the answer to a URL that was right once; it does not slow anybody."""
+def test_an_expired_url_does_not_count_as_a_wrong_url(state: Path) -> None:
+    """410 is the response to a URL that was valid; it does not throttle the address."""
     with server(state, "--missed-outputs", "2", "--url-ttl", "1") as running, running.http() as http:
         url = finish(http, submit(http))["image_url"]
         until(lambda: http.get(url).status_code == 410)

@@ -1,4 +1,4 @@
-"""Finished images over HTTP: who may have them, whole, in parts, or not again."""
+"""Finished images over HTTP: access, integrity, ranges and conditional requests."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ def url(shared_server: ServerProcess, job: dict[str, object]) -> str:
     return f"{shared_server.url}{job['image_url']}"
 
 
-def test_the_image_needs_no_key_and_is_what_was_promised(url: str, job: dict[str, object]) -> None:
+def test_an_image_needs_no_key_and_matches_its_digest(url: str, job: dict[str, object]) -> None:
     answer = httpx2.get(url)
     assert answer.status_code == 200
     digest = hashlib.sha256(answer.content).digest()
@@ -43,7 +43,7 @@ def test_the_image_needs_no_key_and_is_what_was_promised(url: str, job: dict[str
     assert (listed["sha256"], listed["bytes"]) == (digest.hex(), len(answer.content))
 
 
-def test_the_file_says_how_it_was_made(url: str, job: dict[str, object]) -> None:
+def test_the_file_contains_its_provenance(url: str, job: dict[str, object]) -> None:
     with Image.open(io.BytesIO(httpx2.get(url).content)) as image:
         image.load()
         texts, xmp = image.text, image.info["xmp"]
@@ -61,7 +61,7 @@ def test_the_file_says_how_it_was_made(url: str, job: dict[str, object]) -> None
     assert np.array_equal(pixels, drawn)
 
 
-def test_head(url: str) -> None:
+def test_head_has_the_headers_without_the_body(url: str) -> None:
     whole, head = httpx2.get(url), httpx2.head(url)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-length"] == str(len(whole.content))
@@ -70,23 +70,23 @@ def test_head(url: str) -> None:
 def test_ranges(url: str) -> None:
     whole = httpx2.get(url).content
     size = len(whole)
-    for asked, expected in (
+    for field_value, expected in (
         ("bytes=0-99", whole[:100]),
         ("bytes=100-", whole[100:]),
         ("bytes=-10", whole[-10:]),
         (f"bytes={size - 1}-{size + 50}", whole[-1:]),
     ):
-        answer = httpx2.get(url, headers={"Range": asked})
+        answer = httpx2.get(url, headers={"Range": field_value})
         assert (answer.status_code, answer.content) == (206, expected)
         assert answer.headers["content-range"].endswith(f"/{size}")
         assert "content-digest" not in answer.headers
     past = httpx2.get(url, headers={"Range": f"bytes={size}-"})
     assert (past.status_code, past.headers["content-range"]) == (416, f"bytes */{size}")
-    for odd in ("bytes=", "bytes=9-1", "lines=1-2", "bytes=0-1,5-6", "bytes=a-b"):
-        assert httpx2.get(url, headers={"Range": odd}).status_code == 200, odd
+    for invalid in ("bytes=", "bytes=9-1", "lines=1-2", "bytes=0-1,5-6", "bytes=a-b"):
+        assert httpx2.get(url, headers={"Range": invalid}).status_code == 200, invalid
 
 
-def test_conditions(url: str) -> None:
+def test_conditional_requests(url: str) -> None:
     etag = httpx2.head(url).headers["etag"]
     for field in (etag, f'"other", {etag}', f"W/{etag}", "*"):
         assert httpx2.get(url, headers={"If-None-Match": field}).status_code == 304
@@ -104,20 +104,20 @@ def test_a_missing_or_wrong_session_is_forbidden(url: str) -> None:
 @pytest.mark.parametrize(
     "name", ["nothing.png", "..%2f..%2fledger.sqlite3", "%2e%2e", ".partial-x", "a%00.png", "%5c..%5cx"]
 )
-def test_what_is_not_there(shared_server: ServerProcess, job: dict[str, object], name: str) -> None:
+def test_unknown_names_are_404(shared_server: ServerProcess, job: dict[str, object], name: str) -> None:
     session = urlsplit(str(job["image_url"])).path.split("/")[2]
     answer = httpx2.get(f"{shared_server.url}/outputs/{session}/{name}?session_id={session}")
     assert answer.status_code in (403, 404)
     assert answer.json()["code"] in ("output_not_found", "forbidden_output")
 
 
-def test_a_path_in_a_session_id(shared_server: ServerProcess) -> None:
+def test_a_path_as_session_id_is_refused(shared_server: ServerProcess) -> None:
     for session in ("../../etc", "%2e%2e%2f%2e%2e", "sid%00", "..\\..", "/etc"):
         answer = httpx2.get(f"{shared_server.url}/outputs/{session}/passwd", params={"session_id": session})
         assert answer.status_code in (403, 404), session
         assert answer.json()["success"] is False
 
 
-def test_a_name_cannot_be_guessed(job: dict[str, object]) -> None:
+def test_names_have_128_random_bits(job: dict[str, object]) -> None:
     name = urlsplit(str(job["image_url"])).path.rsplit("/", 1)[1]
     assert len(name.removesuffix(".png").rsplit("_", 1)[1]) >= 32  # hex digits: 128 bits

@@ -1,4 +1,4 @@
-"""What a restart finds: every acknowledged job, and every image that was called completed."""
+"""Recovery after a restart: every acknowledged job, and every image of a completed job."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from umrgen.image_files import verify
 
 
 @pytest.mark.slow
-def test_after_kill_9_queued_jobs_run_and_running_ones_run_again(state: Path) -> None:
+def test_after_sigkill_queued_jobs_run_and_interrupted_jobs_run_again(state: Path) -> None:
     first = ServerProcess(state, "--step-delay", "30").start()
     engines = first.engine_pids()
     with first.http() as http:
@@ -19,7 +19,7 @@ def test_after_kill_9_queued_jobs_run_and_running_ones_run_again(state: Path) ->
         until(lambda: http.get(f"/api/v1/status/{ids[0]}").json()["progress"]["step"] == 1)
     first.kill()
     for pid in engines:
-        until(lambda pid=pid: not Path(f"/proc/{pid}").exists())  # its input ended with the server
+        until(lambda pid=pid: not Path(f"/proc/{pid}").exists())  # the end of its standard input ends the engine
 
     with server(state) as second:
         second.key = first.key
@@ -32,19 +32,19 @@ def test_after_kill_9_queued_jobs_run_and_running_ones_run_again(state: Path) ->
     assert second.log().count("queued again") == 1
 
 
-def test_a_completed_job_and_its_image_outlast_kill_9(state: Path) -> None:
+def test_a_completed_job_and_its_image_survive_sigkill(state: Path) -> None:
     first = ServerProcess(state).start()
     with first.http() as http:
         job = finish(http, submit(http))
-        picture = http.get(job["image_url"]).content
+        image = http.get(job["image_url"]).content
     first.kill()
     with server(state) as second, second.http(Authorization=f"Bearer {first.key}") as http:
         assert http.get(f"/api/v1/status/{job['job_id']}").json() == job
-        assert http.get(job["image_url"]).content == picture
+        assert http.get(job["image_url"]).content == image
 
 
 @pytest.mark.slow
-def test_an_engine_that_dies_is_replaced_and_its_job_tried_again(state: Path) -> None:
+def test_a_crashed_engine_is_replaced_and_its_job_retried(state: Path) -> None:
     with server(state, "--step-delay", "0.5") as running, running.http() as http:
         job_id = submit(http, steps=3)
         until(lambda: http.get(f"/api/v1/status/{job_id}").json()["progress"]["step"] == 1)
@@ -56,7 +56,7 @@ def test_an_engine_that_dies_is_replaced_and_its_job_tried_again(state: Path) ->
 
 
 @pytest.mark.slow
-def test_a_job_that_always_kills_its_engine_fails_in_the_end(state: Path) -> None:
+def test_a_job_that_crashes_every_engine_fails(state: Path) -> None:
     with server(state, "--step-delay", "0.3", "--max-attempts", "2") as running, running.http() as http:
         job_id = submit(http, steps=50)
         for attempt in (1, 2):
@@ -75,7 +75,7 @@ def test_a_job_that_always_kills_its_engine_fails_in_the_end(state: Path) -> Non
 
 
 @pytest.mark.slow
-def test_sigterm_gives_a_running_job_back(state: Path) -> None:
+def test_sigterm_requeues_a_running_job(state: Path) -> None:
     first = ServerProcess(state, "--step-delay", "30", "--drain", "0.1").start()
     with first.http() as http:
         job_id = submit(http, steps=2)
@@ -86,7 +86,7 @@ def test_sigterm_gives_a_running_job_back(state: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_lets_a_short_job_finish_and_answers_who_waits(state: Path) -> None:
+def test_sigterm_lets_a_short_job_finish_and_answers_long_polls(state: Path) -> None:
     running = ServerProcess(state, "--step-delay", "0.3").start()
     with running.http() as http:
         job_id = submit(http, steps=3)

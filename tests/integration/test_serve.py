@@ -1,4 +1,4 @@
-"""`umrgen serve` and `umrgen keys`, as an operator meets them."""
+"""`umrgen serve` and `umrgen keys` as processes."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from umrgen.server.services import api_keys
 from umrgen.server.services.api_keys import PublicKey, check_usable, hash_key
 
 
-def test_the_first_start_makes_everything_and_shows_the_key_once(state: Path) -> None:
+def test_the_first_start_creates_a_key_and_prints_it_once(state: Path) -> None:
     command = [sys.executable, "-m", "umrgen", "serve", "--port", "0", "--state", str(state / "deep")]
     with subprocess.Popen(tied(*command), stderr=subprocess.PIPE, text=True, env=clean_environment()) as process:
         assert process.stderr is not None
@@ -31,12 +31,12 @@ def test_the_first_start_makes_everything_and_shows_the_key_once(state: Path) ->
     key = next(word for word in banner.split() if word.startswith("umr_"))
     for file in (state / "deep").rglob("*"):
         if file.is_file():
-            assert key.encode() not in file.read_bytes(), f"{file.name} holds the key"
+            assert key.encode() not in file.read_bytes(), f"{file.name} contains the key"
     listed = json.loads(cli("keys", "list", "--state", str(state / "deep"), "--json").stdout)["keys"]
     assert [found["name"] for found in listed] == ["first"]
 
     with server(state / "deep") as again:
-        assert again.key == "", "a second start makes no second key"
+        assert again.key == "", "a second start creates no second key"
         answer = httpx2.get(f"{again.url}/api/v1/status/x", headers={"Authorization": f"Bearer {key}"})
         assert answer.status_code == 404
     assert (state / "deep").stat().st_mode & 0o077 == 0
@@ -48,8 +48,8 @@ def test_a_short_key_is_refused(state: Path) -> None:
     assert not state.exists(), "nothing was made"
 
 
-def test_a_key_that_everybody_can_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in: the real one is printed in the founding guide, and in no file of this repository."""
+def test_a_published_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a substitute: the real key is printed in the guide, and in no file of this repository."""
     printed = "a-secret-key-printed-in-a-guide"
     check_usable(printed)
     monkeypatch.setattr(api_keys, "_PRINTED_IN_THE_GUIDE", hash_key(printed))
@@ -71,7 +71,7 @@ if GUIDE.is_file():
 
 
 @pytest.mark.slow
-def test_a_key_of_ones_own_from_the_environment(state: Path) -> None:
+def test_a_key_from_the_environment(state: Path) -> None:
     own = hashlib.sha256(b"any").hexdigest()
     with server(state, UMRGEN_API_KEY=own) as running:
         assert running.key == ""
@@ -98,7 +98,7 @@ def test_two_servers_do_not_share_a_state_folder(state: Path) -> None:
 
 @pytest.mark.slow
 def test_a_port_that_is_taken_is_refused(state: Path, tmp_path: Path) -> None:
-    """By another server of ours, whose HTTP server would share its port with a second one."""
+    """The HTTP server listens with SO_REUSEPORT, so a second one could share the port without an error."""
     with server(state) as running:
         port = running.url.rpartition(":")[2]
         second = cli("serve", "--port", port, "--state", str(tmp_path / "other"))
@@ -115,7 +115,7 @@ def test_ipv6(state: Path) -> None:
             assert http.get("/api/v1/jobs").status_code == 200
 
 
-def test_what_cannot_be_is_said_in_one_line(state: Path, tmp_path: Path) -> None:
+def test_a_start_that_fails_prints_one_line(state: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         occupied = cli("serve", "--port", port, "--state", str(state))
@@ -130,12 +130,12 @@ def test_what_cannot_be_is_said_in_one_line(state: Path, tmp_path: Path) -> None
         cli("serve", "--max-attempts", "0", "--state", str(state)),
     ):
         assert refused.returncode == 1, refused
-        words = [line for line in refused.stderr.splitlines() if line.startswith("umrgen: ")]
-        assert len(words) == 1, refused.stderr
+        messages = [line for line in refused.stderr.splitlines() if line.startswith("umrgen: ")]
+        assert len(messages) == 1, refused.stderr
         assert "Traceback" not in refused.stderr
 
 
-def test_while_the_engine_cannot_start_nothing_is_accepted(state: Path) -> None:
+def test_no_job_is_accepted_while_the_engine_cannot_start(state: Path) -> None:
     engine = ("--engine", "fake_engines:FakeRemoteEngine", "--engine-option", "failures=1000")
     running = ServerProcess(state, *engine, PYTHONPATH=str(Path(__file__).parents[1]))
     running.launch()
@@ -149,7 +149,7 @@ def test_while_the_engine_cannot_start_nothing_is_accepted(state: Path) -> None:
 
 
 @pytest.mark.slow
-def test_keys_are_made_listed_and_revoked(state: Path) -> None:
+def test_keys_are_created_listed_and_revoked(state: Path) -> None:
     made = json.loads(cli("keys", "create", "--name", "mine", "--state", str(state), "--json").stdout)
     assert set(made) >= {"key", "id", "session_id", "name"}
     assert len(made["key"]) >= 43

@@ -14,19 +14,19 @@ import pytest
 
 from support import SMALL, ServerProcess, cli, finish, server, submit, until
 
-Answer = tuple[int, dict[str, str], bytes]
+HttpResponse = tuple[int, dict[str, str], bytes]
 
 
-def exchange(running: ServerProcess, *requests: bytes) -> list[Answer]:
-    """Send all requests in one packet, and read an answer for each."""
+def exchange(running: ServerProcess, *requests: bytes) -> list[HttpResponse]:
+    """Send all requests in one packet, and read the response to each."""
     host, port = running.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), 20) as connection:
         connection.sendall(b"".join(requests))
         with connection.makefile("rb") as stream:
-            return [read_answer(stream, request) for request in requests]
+            return [read_response(stream, request) for request in requests]
 
 
-def read_answer(stream: Any, request: bytes) -> Answer:
+def read_response(stream: Any, request: bytes) -> HttpResponse:
     code = int(stream.readline().split()[1])
     headers: dict[str, str] = {}
     while (line := stream.readline().strip()) != b"":
@@ -36,7 +36,7 @@ def read_answer(stream: Any, request: bytes) -> Answer:
     return code, headers, stream.read(length)
 
 
-def ask(key: str, path: str, *lines: str, method: str = "GET", version: str = "1.1") -> bytes:
+def encode_request(key: str, path: str, *lines: str, method: str = "GET", version: str = "1.1") -> bytes:
     head = [f"{method} {path} HTTP/{version}", "Host: localhost", f"Authorization: Bearer {key}", *lines]
     return "\r\n".join([*head, "", ""]).encode()
 
@@ -48,9 +48,9 @@ def done(shared_server: ServerProcess, http: httpx2.Client) -> str:
     return job_id
 
 
-def test_a_job_that_is_over(shared_server: ServerProcess, done: str) -> None:
-    """The second response comes from a cache, and is the same."""
-    first, second = exchange(shared_server, *[ask(shared_server.key, f"/api/v1/status/{done}")] * 2)
+def test_a_cached_response_equals_the_first(shared_server: ServerProcess, done: str) -> None:
+    """The second response is from the cache."""
+    first, second = exchange(shared_server, *[encode_request(shared_server.key, f"/api/v1/status/{done}")] * 2)
     for answer in (first, second):
         answer[1].pop("date", None)
     code, headers, body = first
@@ -59,20 +59,22 @@ def test_a_job_that_is_over(shared_server: ServerProcess, done: str) -> None:
     assert first == second
 
 
-def test_a_cached_response_is_of_its_own_wait(shared_server: ServerProcess, done: str) -> None:
+def test_responses_are_cached_by_wait(shared_server: ServerProcess, done: str) -> None:
     path = f"/api/v1/status/{done}"
     waits = [(), ("Prefer: wait=9",), ("Prefer: wait=8",), (), ("Prefer: wait=9",)]
-    answers = exchange(shared_server, *(ask(shared_server.key, path, *lines) for lines in waits))
+    answers = exchange(shared_server, *(encode_request(shared_server.key, path, *lines) for lines in waits))
     applied = [headers.get("preference-applied") for _, headers, _ in answers]
     assert applied == [None, "wait=9", "wait=8", None, "wait=9"]
 
 
-def test_if_none_match_takes_lists_and_any(shared_server: ServerProcess, done: str) -> None:
+def test_if_none_match_accepts_lists_and_any(shared_server: ServerProcess, done: str) -> None:
     path = f"/api/v1/status/{done}"
-    ((_, headers, _),) = exchange(shared_server, ask(shared_server.key, path))
+    ((_, headers, _),) = exchange(shared_server, encode_request(shared_server.key, path))
     tag = headers["etag"]
     fields = [tag, f"W/{tag}", f'"x", {tag}', f'{tag},"y"', "*", '"x", "y"', '"x"']
-    answers = exchange(shared_server, *(ask(shared_server.key, path, f"If-None-Match: {field}") for field in fields))
+    answers = exchange(
+        shared_server, *(encode_request(shared_server.key, path, f"If-None-Match: {field}") for field in fields)
+    )
     assert [code for code, _, _ in answers] == [304, 304, 304, 304, 304, 200, 200]
     assert answers[0][1]["etag"] == tag
 
@@ -85,7 +87,7 @@ def test_a_long_poll_with_a_list_waits_for_another_version(slow_server: ServerPr
         tag = http.get(path).headers["etag"]
         with ThreadPoolExecutor(1) as threads:
             lines = ("Prefer: wait=60", f'If-None-Match: "x", {tag}')
-            call = threads.submit(exchange, slow_server, ask(slow_server.key, path, *lines))
+            call = threads.submit(exchange, slow_server, encode_request(slow_server.key, path, *lines))
             until(lambda: waiting(http) == 1)
             http.post(f"/api/v1/cancel/{job_id}")
             ((code, _, body),) = call.result()
@@ -94,36 +96,38 @@ def test_a_long_poll_with_a_list_waits_for_another_version(slow_server: ServerPr
 
 
 @pytest.mark.parametrize("path", ["%65xt{}", "{}/", "{}%00", "", "../status/{}", "ext_unknown"])
-def test_odd_paths(shared_server: ServerProcess, done: str, path: str) -> None:
-    ((code, _, body),) = exchange(shared_server, ask(shared_server.key, "/api/v1/status/" + path.format(done)))
+def test_invalid_job_ids_are_404(shared_server: ServerProcess, done: str, path: str) -> None:
+    ((code, _, body),) = exchange(
+        shared_server, encode_request(shared_server.key, "/api/v1/status/" + path.format(done))
+    )
     assert (code, json.loads(body)["code"]) == (404, "job_not_found")
 
 
-def test_who_may_not_ask(shared_server: ServerProcess, done: str, other_key: str) -> None:
+def test_status_calls_check_the_key(shared_server: ServerProcess, done: str, other_key: str) -> None:
     path = f"/api/v1/status/{done}"
     for key, code in ((shared_server.key, 200), (other_key, 404), ("wrong", 401), ("", 401), (other_key, 404)):
-        assert exchange(shared_server, ask(key, path))[0][0] == code
+        assert exchange(shared_server, encode_request(key, path))[0][0] == code
 
 
 @pytest.mark.slow
-def test_a_key_over_its_rate(state: Path) -> None:
+def test_a_key_above_its_rate_limit_is_429(state: Path) -> None:
     with server(state) as running, running.http() as http:
         job_id = submit(http)
         finish(http, job_id)
         made = cli("keys", "create", "--state", str(state), "--json", "--rate", "2")
         key = json.loads(made.stdout)["key"]
-        *_, (code, headers, _) = exchange(running, *[ask(key, f"/api/v1/status/{job_id}")] * 3)
+        *_, (code, headers, _) = exchange(running, *[encode_request(key, f"/api/v1/status/{job_id}")] * 3)
         assert code == 429
         assert {"retry-after", "ratelimit", "ratelimit-policy", "content-type"} <= set(headers)
 
 
-def test_connections_end_as_asked(shared_server: ServerProcess, done: str) -> None:
+def test_connections_close_on_request(shared_server: ServerProcess, done: str) -> None:
     path = f"/api/v1/status/{done}"
-    ((code, headers, _),) = exchange(shared_server, ask(shared_server.key, path, "Connection: close"))
+    ((code, headers, _),) = exchange(shared_server, encode_request(shared_server.key, path, "Connection: close"))
     assert (code, headers["connection"].lower()) == (200, "close")
-    ((code, headers, _),) = exchange(shared_server, ask(shared_server.key, path, version="1.0"))
+    ((code, headers, _),) = exchange(shared_server, encode_request(shared_server.key, path, version="1.0"))
     assert (code, headers.get("connection", "close")) == (200, "close")
-    ((code, headers, body),) = exchange(shared_server, ask(shared_server.key, path, method="HEAD"))
+    ((code, headers, body),) = exchange(shared_server, encode_request(shared_server.key, path, method="HEAD"))
     assert code in (404, 405)
     assert body == b""
 
@@ -135,20 +139,20 @@ def test_pipelined_requests_are_answered_in_order(slow_server: ServerProcess) ->
         key = slow_server.key
         answers = exchange(
             slow_server,
-            ask(key, f"/api/v1/status/{over}"),
-            ask(key, f"/api/v1/status/{running}", "Prefer: wait=1"),
-            ask(key, f"/api/v1/status/{over}"),
-            ask(key, "/healthz"),
+            encode_request(key, f"/api/v1/status/{over}"),
+            encode_request(key, f"/api/v1/status/{running}", "Prefer: wait=1"),
+            encode_request(key, f"/api/v1/status/{over}"),
+            encode_request(key, "/healthz"),
         )
         http.post(f"/api/v1/cancel/{running}")
     names = [json.loads(body).get("job_id") for _, _, body in answers]
     assert names == [over, running, over, None]
 
 
-def long_poll(running: ServerProcess, job_id: str, then: Callable[[], object]) -> Answer:
-    """The response to a long poll, after `then` was called while it waited."""
+def long_poll(running: ServerProcess, job_id: str, then: Callable[[], object]) -> HttpResponse:
+    """Call `then` while a long poll waits, and return its response."""
     with ThreadPoolExecutor(1) as threads, running.http() as http:
-        request = ask(running.key, f"/api/v1/status/{job_id}", "Prefer: wait=2")
+        request = encode_request(running.key, f"/api/v1/status/{job_id}", "Prefer: wait=2")
         call = threads.submit(exchange, running, request)
         until(lambda: waiting(http) == 1)
         then()
@@ -165,7 +169,7 @@ def waiting(http: httpx2.Client) -> float:
 
 
 @pytest.mark.slow
-def test_a_long_poll_ends_with_its_time_or_its_job(slow_server: ServerProcess) -> None:
+def test_a_long_poll_ends_at_its_timeout_or_with_the_job(slow_server: ServerProcess) -> None:
     with slow_server.http() as http:
         first, second = submit(http, steps=9, width=520), submit(http, steps=9, width=520)
         until(lambda: http.get(f"/api/v1/status/{first}").json()["state"] == "running")
@@ -183,10 +187,10 @@ def test_a_disconnect_ends_a_long_poll(slow_server: ServerProcess) -> None:
         host, port = slow_server.url.removeprefix("http://").split(":")
         path = f"/api/v1/status/{job_id}"
         with socket.create_connection((host, int(port)), 20) as connection:
-            connection.sendall(ask(slow_server.key, path, "Prefer: wait=60"))
+            connection.sendall(encode_request(slow_server.key, path, "Prefer: wait=60"))
             until(lambda: waiting(http) == 1)
         until(lambda: waiting(http) == 0)
-        assert http.post(f"/api/v1/cancel/{job_id}").json()["error_code"] == "cancelled", "its time was not over"
+        assert http.post(f"/api/v1/cancel/{job_id}").json()["error_code"] == "cancelled", "the job still ran"
 
 
 @pytest.mark.slow
@@ -196,7 +200,7 @@ def test_a_long_poll_is_answered_when_the_server_stops(state: Path) -> None:
         path = f"/api/v1/status/{job_id}"
         until(lambda: http.get(path).json()["state"] == "running")
         with ThreadPoolExecutor(1) as threads:
-            call = threads.submit(exchange, running, ask(running.key, path, "Prefer: wait=60"))
+            call = threads.submit(exchange, running, encode_request(running.key, path, "Prefer: wait=60"))
             until(lambda: waiting(http) == 1)
             running.process.send_signal(signal.SIGTERM)
             ((code, headers, body),) = call.result()
@@ -204,24 +208,24 @@ def test_a_long_poll_is_answered_when_the_server_stops(state: Path) -> None:
         assert "retry-after" in headers
 
 
-def test_a_caller_that_reads_late_gets_everything(shared_server: ServerProcess, done: str) -> None:
-    answers = exchange(shared_server, *[ask(shared_server.key, f"/api/v1/status/{done}")] * 5000)
+def test_a_client_that_reads_late_receives_every_response(shared_server: ServerProcess, done: str) -> None:
+    answers = exchange(shared_server, *[encode_request(shared_server.key, f"/api/v1/status/{done}")] * 5000)
     assert {(code, json.loads(body)["job_id"]) for code, _, body in answers} == {(200, done)}
 
 
-@pytest.mark.parametrize("wish", ["Upgrade: h2c", "upgrade:h2c", "Upgrade: H2C ", "Upgrade: websocket"])
-def test_a_wish_for_an_upgrade_is_ignored(shared_server: ServerProcess, wish: str) -> None:
-    """Java's own client sends one with every request. The body of a request is never lost, nor taken for a request."""
+@pytest.mark.parametrize("header", ["Upgrade: h2c", "upgrade:h2c", "Upgrade: H2C ", "Upgrade: websocket"])
+def test_upgrade_headers_are_ignored(shared_server: ServerProcess, header: str) -> None:
+    """Java's HttpClient sends them with every request. The body is neither lost nor executed as a request."""
     body = json.dumps({"prompt": "a boat\r\nUpgrade: h2c\r\n", **SMALL})
-    wishes = ("Connection: Upgrade, HTTP2-Settings", wish, "HTTP2-Settings: AAMAAABkAAQCAAAA", "X-Last: 1")
+    headers = ("Connection: Upgrade, HTTP2-Settings", header, "HTTP2-Settings: AAMAAABkAAQCAAAA", "X-Last: 1")
     requests = (
-        ask(shared_server.key, "/healthz", *wishes),
-        ask(shared_server.key, "/api/v1/generate", *wishes, f"Content-Length: {len(body)}", method="POST")
+        encode_request(shared_server.key, "/healthz", *headers),
+        encode_request(shared_server.key, "/api/v1/generate", *headers, f"Content-Length: {len(body)}", method="POST")
         + body.encode(),
-        ask(shared_server.key, "/healthz", *wishes),
+        encode_request(shared_server.key, "/healthz", *headers),
     )
     host, port = shared_server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), 20) as connection, connection.makefile("rb") as stream:
         for request, code in zip(requests, (200, 202, 200), strict=True):
             connection.sendall(request)
-            assert read_answer(stream, request)[0] == code
+            assert read_response(stream, request)[0] == code

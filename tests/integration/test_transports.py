@@ -34,7 +34,7 @@ async def transport(request: pytest.FixtureRequest) -> type[Http] | type[Direct]
 
 
 async def connect(transport: type[Http] | type[Direct], application: Application, **limits: int) -> Transport:
-    """A caller with a key of its own."""
+    """Return a caller with a new key."""
     secret, _ = await application.keys.create(NewKey("test", **limits))
     return transport(application, secret)
 
@@ -77,7 +77,7 @@ async def test_limits_of_a_key(transport: type[Http] | type[Direct], application
         await caller.cancel("ext_none")
 
 
-async def test_what_may_not_be_drawn(transport: type[Http] | type[Direct], application: Application) -> None:
+async def test_invalid_requests_are_refused(transport: type[Http] | type[Direct], application: Application) -> None:
     caller = await connect(transport, application)
     with pytest.raises(Refused, match="content_policy"):
         await caller.submit("a Weapon", **SMALL)
@@ -89,7 +89,7 @@ async def test_what_may_not_be_drawn(transport: type[Http] | type[Direct], appli
         await caller.upload(b"no image")
 
 
-async def test_sessions_are_walls(transport: type[Http] | type[Direct], application: Application) -> None:
+async def test_sessions_are_isolated(transport: type[Http] | type[Direct], application: Application) -> None:
     mine, other = await connect(transport, application), await connect(transport, application)
     job_id = await mine.submit("a boat", **SMALL)
     await mine.wait(job_id)
@@ -110,12 +110,14 @@ async def test_cancelling(transport: type[Http] | type[Direct], application: App
     assert await caller.cancel(job_ids[1]) == "cancelled"
 
 
-async def test_a_wrong_key(transport: type[Http] | type[Direct], application: Application) -> None:
+async def test_a_wrong_key_is_refused(transport: type[Http] | type[Direct], application: Application) -> None:
     with pytest.raises(Refused, match="unauthorized"):
         await transport(application, "umr_wrong").submit("a boat", **SMALL)
 
 
-async def test_a_server_that_stops(transport: type[Http] | type[Direct], application: Application) -> None:
+async def test_a_draining_server_accepts_nothing(
+    transport: type[Http] | type[Direct], application: Application
+) -> None:
     caller = await connect(transport, application)
     application.admission.draining = True
     for act in (caller.submit("a boat", **SMALL), caller.upload(b"")):

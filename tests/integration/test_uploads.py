@@ -1,4 +1,4 @@
-"""Reference images: what is taken, what is refused, and what is left of them."""
+"""Reference images: accepted and refused files, and the stored result."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ UPLOAD = "/api/v1/upload-reference"
 MIB = 1 << 20
 
 
-def picture(kind: str, size: tuple[int, int] = (64, 48), **options: object) -> bytes:
+def encoded_image(kind: str, size: tuple[int, int] = (64, 48), **options: object) -> bytes:
     pixels = np.random.default_rng(1).integers(0, 255, (*size[::-1], 3), np.uint8)
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, kind, **options)
@@ -26,7 +26,7 @@ def picture(kind: str, size: tuple[int, int] = (64, 48), **options: object) -> b
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A small file that says it is huge, and is: its rows are all zero, deflated."""
+    """Return a small PNG file of a large image, whose rows are all zero."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -48,64 +48,66 @@ def running(state: Path):  # type: ignore[no-untyped-def]
         yield started
 
 
-class TestTaken:
+class TestAccepted:
     @pytest.mark.slow
     @pytest.mark.parametrize(
         ("kind", "name"), [("PNG", "portrait.png"), ("JPEG", "notes.txt"), ("WEBP", "../../evil.php")]
     )
-    def test_by_content_whatever_the_name(self, running: ServerProcess, kind: str, name: str) -> None:
+    def test_the_content_and_not_the_name_determines_the_type(
+        self, running: ServerProcess, kind: str, name: str
+    ) -> None:
         with running.http() as http:
-            taken = send(http, picture(kind), name).json()
-            assert (taken["success"], taken["width"], taken["height"]) == (True, 64, 48)
-            assert taken["filename"].startswith("ref_")
-            assert name not in taken["filename"]
-            back = http.get(taken["url"])
+            upload = send(http, encoded_image(kind), name).json()
+            assert (upload["success"], upload["width"], upload["height"]) == (True, 64, 48)
+            assert upload["filename"].startswith("ref_")
+            assert name not in upload["filename"]
+            back = http.get(upload["url"])
             assert back.headers["content-type"] == "image/png"
             assert verify(back.content).width == 64
 
-    def test_nothing_but_pixels_is_kept(self, running: ServerProcess) -> None:
+    def test_only_pixels_are_kept(self, running: ServerProcess) -> None:
         exif = Image.Exif()
-        exif[0x0112] = 6  # lying on its side
+        exif[0x0112] = 6  # orientation: rotated by 90 degrees
         exif.get_ifd(0x8825)[1] = "N"
-        exif.get_ifd(0x8825)[2] = (52.0, 31.0, 12.0)  # a place
+        exif.get_ifd(0x8825)[2] = (52.0, 31.0, 12.0)  # GPS latitude
         exif[0x010E] = "SECRET-PLACE"
-        data = picture("JPEG", exif=exif) + b"<?php polyglot ?><script>alert(1)</script>"
+        data = encoded_image("JPEG", exif=exif) + b"<?php polyglot ?><script>alert(1)</script>"
         with running.http() as http:
-            taken = send(http, data).json()
-            assert (taken["width"], taken["height"]) == (48, 64), "it stands upright now"
-            back = http.get(taken["url"]).content
+            upload = send(http, data).json()
+            assert (upload["width"], upload["height"]) == (48, 64), "the orientation is applied"
+            back = http.get(upload["url"]).content
         assert not Image.open(io.BytesIO(back)).getexif()
         for hidden in (b"SECRET-PLACE", b"polyglot", b"<script", b"Exif"):
             assert hidden not in back
 
     @pytest.mark.slow
-    def test_a_large_one_is_scaled_down(self, running: ServerProcess) -> None:
+    def test_a_large_image_is_scaled_down(self, running: ServerProcess) -> None:
         with running.http() as http:
-            taken = send(http, picture("JPEG", (4000, 1000))).json()
-        assert (taken["width"], taken["height"]) == (2048, 512)
+            upload = send(http, encoded_image("JPEG", (4000, 1000))).json()
+        assert (upload["width"], upload["height"]) == (2048, 512)
 
     @pytest.mark.slow
-    def test_ten_mebibytes_are_taken(self, running: ServerProcess) -> None:
-        data = picture("PNG")
+    def test_ten_mebibytes_are_accepted(self, running: ServerProcess) -> None:
+        data = encoded_image("PNG")
         padded = data + bytes(10 * MIB - len(data))
         with running.http() as http:
             assert send(http, padded).status_code == 200
             problem(send(http, padded + b"\0"), 413, "too_large")
 
     @pytest.mark.slow
-    def test_ten_of_them_and_no_eleventh(self, running: ServerProcess) -> None:
+    def test_an_eleventh_image_is_refused(self, running: ServerProcess) -> None:
         with running.http() as http:
-            names = [send(http, picture("PNG")).json()["filename"] for _ in range(10)]
-            refused = send(http, picture("PNG"))
+            names = [send(http, encoded_image("PNG")).json()["filename"] for _ in range(10)]
+            refused = send(http, encoded_image("PNG"))
             problem(refused, 409, "too_many_references")
             with Client(running.url, running.key, journal=False) as client, pytest.raises(InvalidRequest):
-                client.upload(picture("PNG"))  # at once: waiting does not help
+                client.upload(encoded_image("PNG"))  # without retries, because waiting does not help
             folder = next((running.state / "outputs").iterdir())
-            assert len(list(folder.iterdir())) == 10, "nothing of the eleventh is left"
+            assert len(list(folder.iterdir())) == 10, "no file of the eleventh is stored"
             assert [each["filename"] for each in http.get(UPLOAD).json()["references"]] == names
             assert http.delete(f"{UPLOAD}/{names[0]}").json()["filename"] == names[0]
             problem(http.delete(f"{UPLOAD}/{names[0]}"), 404, "reference_not_found")
-            assert send(http, picture("PNG")).status_code == 200
+            assert send(http, encoded_image("PNG")).status_code == 200
             assert len(list(folder.iterdir())) == 10
 
     @pytest.mark.slow
@@ -113,15 +115,15 @@ class TestTaken:
         encoded = io.BytesIO()
         Image.fromarray(np.full((32, 32), 20_000, np.uint16)).save(encoded, "PNG")
         with running.http() as http:
-            taken = send(http, encoded.getvalue()).json()
-            back = np.asarray(Image.open(io.BytesIO(http.get(taken["url"]).content)))
+            upload = send(http, encoded.getvalue()).json()
+            back = np.asarray(Image.open(io.BytesIO(http.get(upload["url"]).content)))
         assert back.shape == (32, 32, 3)
         assert set(back.ravel()) == {20_000 >> 8}
 
 
 class TestRefused:
     @pytest.mark.slow
-    def test_a_jpeg_of_thousands_of_scans(self, running: ServerProcess) -> None:
+    def test_a_jpeg_with_thousands_of_scans_is_refused(self, running: ServerProcess) -> None:
         encoded = io.BytesIO()
         Image.new("RGB", (2000, 2000), (200, 30, 30)).save(encoded, "JPEG", progressive=True)
         data = encoded.getvalue()
@@ -141,19 +143,19 @@ class TestRefused:
             b"\x89PNG\r\n\x1a\n" + bytes(100),
             b"\xff\xd8\xff\xe0" + bytes(1000),
             b"RIFF\x10\0\0\0WEBPVP8 " + bytes(100),
-            picture("PNG")[:-40],
-            picture("BMP"),
-            picture("TIFF"),
+            encoded_image("PNG")[:-40],
+            encoded_image("BMP"),
+            encoded_image("TIFF"),
         ],
         ids=["empty", "svg", "gif", "pdf", "png head", "jpeg head", "webp head", "cut off", "bmp", "tiff"],
     )
-    def test_what_is_no_image_of_the_three_kinds(self, running: ServerProcess, data: bytes) -> None:
+    def test_other_file_types_are_refused(self, running: ServerProcess, data: bytes) -> None:
         with running.http() as http:
             problem(send(http, data), 415, "unsupported_media_type")
         assert not (running.state / "outputs").exists()
 
     @pytest.mark.slow
-    def test_a_decompression_bomb(self, running: ServerProcess) -> None:
+    def test_a_decompression_bomb_is_refused(self, running: ServerProcess) -> None:
         bomb = png_of_size(30_000, 3_000)
         assert len(bomb) < MIB
         with running.http() as http:
@@ -162,8 +164,8 @@ class TestRefused:
             assert http.get("/healthz").status_code == 200
 
     @pytest.mark.slow
-    def test_forms_that_are_none(self, running: ServerProcess) -> None:
-        data = picture("PNG")
+    def test_invalid_forms_are_refused(self, running: ServerProcess) -> None:
+        data = encoded_image("PNG")
         with running.http() as http:
             problem(
                 http.post(UPLOAD, content=data, headers={"Content-Type": "image/png"}), 415, "unsupported_media_type"
@@ -177,7 +179,7 @@ class TestRefused:
 
 
 class TestUsed:
-    def test_a_reference_changes_the_picture(self, running: ServerProcess) -> None:
+    def test_a_reference_image_changes_the_image(self, running: ServerProcess) -> None:
         red = io.BytesIO()
         Image.new("RGB", (64, 64), (255, 0, 0)).save(red, "PNG")
         with running.http() as http:
@@ -188,12 +190,12 @@ class TestUsed:
                 np.asarray(Image.open(io.BytesIO(http.get(job["image_url"]).content))).mean((0, 1))
                 for job in (plain, guided)
             ]
-        assert means[1][0] - means[1][2] > means[0][0] - means[0][2] + 10, "it has become redder"
+        assert means[1][0] - means[1][2] > means[0][0] - means[0][2] + 10, "the red reference image makes it redder"
 
     @pytest.mark.slow
-    def test_one_that_is_gone_fails_the_job_and_says_so(self, state: Path) -> None:
+    def test_a_deleted_reference_image_fails_the_job(self, state: Path) -> None:
         with server(state, "--step-delay", "0.5") as running, running.http() as http:
-            name = send(http, picture("PNG")).json()["filename"]
+            name = send(http, encoded_image("PNG")).json()["filename"]
             first = submit(http, steps=50)
             waiting = submit(http, reference_images=[name])
             http.delete(f"{UPLOAD}/{name}").raise_for_status()
@@ -202,9 +204,9 @@ class TestUsed:
         assert (job["state"], job["error_code"]) == ("failed", "reference_gone")
 
     @pytest.mark.slow
-    def test_from_the_client_and_the_command_line(self, running: ServerProcess, tmp_path: Path) -> None:
+    def test_uploads_by_the_client_and_the_command_line(self, running: ServerProcess, tmp_path: Path) -> None:
         image = tmp_path / "mine.jpg"
-        image.write_bytes(picture("JPEG"))
+        image.write_bytes(encoded_image("JPEG"))
         environment = {"UMRGEN_BASE_URL": running.url, "UMRGEN_API_KEY": running.key}
         with Client(running.url, running.key, journal=False) as client:
             name = client.upload(image)

@@ -37,15 +37,15 @@ ATTEMPTS = "tests/unit/test_attempts.py"
 ADDRESSES = "tests/unit/test_webhook_addresses.py"
 COURIER = "tests/unit/test_webhook_deliverer.py"
 OUTPUTS = "tests/integration/test_outputs.py"
-DOORS = "tests/integration/test_doors.py"
+SECURITY = "tests/integration/test_security.py"
 WAITING = "tests/unit/test_waiting_rules.py"
 IMAGES = "tests/unit/test_images.py"
 VECTORS = "tests/unit/test_vectors.py"
 DURABLE = "tests/unit/test_durability.py"
 FAULTS = "tests/integration/test_faults.py"
-WALLS = f"{DOORS}::TestWalls::test_nothing_of_another_session_can_be_seen"
+ISOLATION = f"{SECURITY}::TestSessionIsolation::test_no_call_discloses_data_of_another_session"
 REFUSALS = "tests/unit/test_refusals.py"
-LOGS = "tests/integration/test_operations.py::TestLogs::test_json_and_nothing_that_is_nobodys_business"
+LOGS = "tests/integration/test_operations.py::TestLogs::test_json_lines_have_no_prompts_keys_or_queries"
 
 MUTATIONS = (
     # --- the life of a job ---
@@ -310,7 +310,7 @@ MUTATIONS = (
         "services/api_keys.py",
         "return key.revoked_at is None and (key.expires_at is None or self._clock.now() < key.expires_at)",
         "return key.revoked_at is None",
-        f"{KEYS}::test_a_key_is_refused_from_its_end_on",
+        f"{KEYS}::test_an_expired_key_is_refused",
     ),
     _server(
         "revoked-key",
@@ -318,7 +318,7 @@ MUTATIONS = (
         "services/api_keys.py",
         "return key.revoked_at is None and (",
         "return (",
-        f"{KEYS}::test_what_this_process_revokes_is_refused_at_once",
+        f"{KEYS}::test_a_revocation_by_this_process_takes_effect_immediately",
     ),
     _server(
         "revoked-within-a-second",
@@ -326,7 +326,7 @@ MUTATIONS = (
         "services/api_keys.py",
         "CACHE_SECONDS = 0.5",
         "CACHE_SECONDS = 5.0",
-        f"{KEYS}::test_what_another_process_revokes_is_believed_for_half_a_second",
+        f"{KEYS}::test_a_revocation_by_another_process_takes_effect_within_a_second",
     ),
     _server(
         "guide-key",
@@ -334,7 +334,7 @@ MUTATIONS = (
         "services/api_keys.py",
         "        raise PublicKey\n",
         "        pass\n",
-        "tests/integration/test_serve.py::test_a_key_that_everybody_can_read_is_refused",
+        "tests/integration/test_serve.py::test_a_published_key_is_refused",
     ),
     _server(
         "guide-key-on-record",
@@ -342,7 +342,7 @@ MUTATIONS = (
         "services/api_keys.py",
         "        if hmac.compare_digest(hashed, _PRINTED_IN_THE_GUIDE):\n            return None\n",
         "",
-        f"{KEYS}::test_a_key_that_is_printed_in_the_guide_is_refused_even_when_it_is_on_record",
+        f"{KEYS}::test_the_published_key_is_refused_even_with_a_record",
     ),
     _server(
         "key-of-the-settings",
@@ -350,7 +350,7 @@ MUTATIONS = (
         "services/api_keys.py",
         "                await self._keys.revoke(key.id, now=self._clock.now())\n",
         "                pass\n",
-        f"{KEYS}::test_a_key_of_the_settings_ends_with_them",
+        f"{KEYS}::test_a_key_of_the_settings_is_revoked_when_they_change",
     ),
     _server(
         "host",
@@ -358,8 +358,8 @@ MUTATIONS = (
         "http/middleware.py",
         '            raise Problem("forbidden_host")\n',
         "            pass\n",
-        f"{DOORS}::TestNames::test_a_foreign_host_is_refused_on_every_call",
-        f"{DOORS}::TestNames::test_a_foreign_host_learns_nothing_of_a_job",
+        f"{SECURITY}::TestHostsAndOrigins::test_a_foreign_host_is_refused_on_every_call",
+        f"{SECURITY}::TestHostsAndOrigins::test_a_foreign_host_receives_no_job_data",
     ),
     _server(
         "disconnect-ends-a-wait",
@@ -375,7 +375,7 @@ MUTATIONS = (
         "http/terminal_responses.py",
         "        self._kept[job.id, wait] = (job, answer)\n",
         "        self._kept.update({(job.id, w): (job, answer) for w in (None, *range(61))})\n",
-        "tests/integration/test_status.py::test_a_cached_response_is_of_its_own_wait",
+        "tests/integration/test_status.py::test_responses_are_cached_by_wait",
     ),
     _server(
         "one-server-a-port",
@@ -391,7 +391,7 @@ MUTATIONS = (
         "http/middleware.py",
         '            raise Problem("forbidden_origin")\n',
         "            pass\n",
-        f"{DOORS}::TestNames::test_a_foreign_origin_changes_nothing",
+        f"{SECURITY}::TestHostsAndOrigins::test_a_foreign_origin_is_refused_on_every_change",
     ),
     _server(
         "key-in-url",
@@ -399,7 +399,7 @@ MUTATIONS = (
         "http/middleware.py",
         '            raise Problem("key_in_url")\n',
         "            pass\n",
-        f"{DOORS}::TestOutsiders::test_a_key_in_a_query_is_refused_and_not_logged",
+        f"{SECURITY}::TestUnauthenticatedClients::test_a_key_in_a_query_is_refused_and_not_logged",
     ),
     _server(
         "addresses-are-bounded",
@@ -415,7 +415,7 @@ MUTATIONS = (
         "services/limits.py",
         "        if full_at - now > MINUTE + 1e-6:\n            return False\n",
         "",
-        "tests/unit/test_limits.py::TestBuckets::test_a_minutes_worth_at_once_and_no_more",
+        "tests/unit/test_limits.py::TestGcraLimiter::test_the_burst_is_the_requests_of_one_minute",
     ),
     _server(
         "output-session",
@@ -431,7 +431,7 @@ MUTATIONS = (
         "domain/job.py",
         ".hexdigest()[:32]",
         ".hexdigest()[:8]",
-        f"{OUTPUTS}::test_a_name_cannot_be_guessed",
+        f"{OUTPUTS}::test_names_have_128_random_bits",
     ),
     _server(
         "signed-urls",
@@ -439,7 +439,7 @@ MUTATIONS = (
         "services/signatures.py",
         'return hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace"))',
         "return bool(expected)",
-        "tests/unit/test_signatures.py::test_nothing_else_is",
+        "tests/unit/test_signatures.py::test_any_other_signature_is_invalid",
     ),
     _server(
         "plain-names",
@@ -455,7 +455,7 @@ MUTATIONS = (
         "services/one_time_links.py",
         "until = self._until.pop(_hash(ticket), None)",
         "until = self._until.get(_hash(ticket))",
-        "tests/unit/test_one_time_links.py::test_a_ticket_is_taken_once",
+        "tests/unit/test_one_time_links.py::test_a_ticket_is_valid_once",
     ),
     _server(
         "ticket-ends",
@@ -463,7 +463,7 @@ MUTATIONS = (
         "services/one_time_links.py",
         "return until is not None and self._clock.monotonic() < until",
         "return until is not None",
-        "tests/unit/test_one_time_links.py::test_a_ticket_ends_after_ten_minutes",
+        "tests/unit/test_one_time_links.py::test_a_ticket_expires_after_ten_minutes",
     ),
     # --- uploads and engines ---
     _server(
@@ -632,44 +632,44 @@ MUTATIONS = (
         f"{DURABLE}::test_a_202_is_sent_after_the_commit",
     ),
     _server(
-        "wall-jobs",
+        "isolation-jobs",
         "security: a job of another session is 404",
         "services/job_lookup.py",
         "if job is None or job.session_id != session_id:",
         "if job is None:",
-        WALLS,
+        ISOLATION,
     ),
     _server(
-        "wall-batch",
+        "isolation-batch",
         "security: a call about many jobs tells nothing of another session",
         "services/job_waits.py",
         "changes.items() if session_id == caller.session_id}",
         "changes.items()}",
-        WALLS,
+        ISOLATION,
     ),
     _server(
-        "wall-list",
+        "isolation-list",
         "security: a list has the jobs of its own session alone",
         "ledger/sql/statements.sql",
         "SELECT {job}, seq FROM jobs WHERE session_id = :session_id AND seq < :before ORDER BY",
         "SELECT {job}, seq FROM jobs WHERE seq < :before ORDER BY",
-        WALLS,
+        ISOLATION,
     ),
     _server(
-        "wall-references",
+        "isolation-references",
         "security: a list of reference images has those of its own session alone",
         "ledger/sql/statements.sql",
         "WHERE session_id = :session_id AND stored = 1 ORDER BY created_at, name;",
         "WHERE stored = 1 ORDER BY created_at, name;",
-        WALLS,
+        ISOLATION,
     ),
     _server(
-        "wall-outputs",
+        "isolation-outputs",
         "security: an image of another session is 404",
         "ledger/sql/statements.sql",
         "expired_at FROM outputs\nWHERE name = :name AND session_id = :session_id;",
         "expired_at FROM outputs\nWHERE name = :name;",
-        WALLS,
+        ISOLATION,
     ),
     _server(
         "key-hash",
@@ -677,7 +677,7 @@ MUTATIONS = (
         "services/api_keys.py",
         "    return hashlib.sha256(key.encode()).digest()",
         "    return key.encode()",
-        f"{KEYS}::test_the_ledger_knows_a_key_by_its_hash_alone",
+        f"{KEYS}::test_the_ledger_stores_only_the_hash_of_a_key",
     ),
     _server(
         "wrong-keys",
@@ -685,7 +685,7 @@ MUTATIONS = (
         "services/authentication.py",
         "        self.failures.record_failure(address)\n",
         "",
-        f"{DOORS}::TestLimits::test_failed_logins_are_slowed_and_a_good_key_is_not",
+        f"{SECURITY}::TestLimits::test_failed_logins_are_throttled_and_a_valid_key_is_not",
     ),
     _server(
         "guesses",
@@ -693,7 +693,7 @@ MUTATIONS = (
         "services/outputs.py",
         "            self.guesses.record_failure(address)\n",
         "            pass\n",
-        "tests/integration/test_attacks.py::TestGuessing::test_image_names_cannot_be_guessed_and_guessers_are_slowed",
+        "tests/integration/test_attacks.py::TestGuessing::test_guessing_image_names_is_throttled",
     ),
     _server(
         "loopback",
@@ -701,7 +701,7 @@ MUTATIONS = (
         "serve.py",
         "    if not settings.loopback:\n",
         "    if False:\n",
-        "tests/unit/test_server_opening.py::test_without_a_key_it_listens_on_loopback_alone",
+        "tests/unit/test_server_opening.py::test_without_a_key_it_listens_only_on_loopback",
     ),
     _server(
         "public-asgi",
@@ -725,7 +725,7 @@ MUTATIONS = (
         "reencode.py",
         "HEAD.pack(*plain.size) + encoded)",
         "HEAD.pack(*plain.size) + data)",
-        "tests/integration/test_uploads.py::TestTaken::test_nothing_but_pixels_is_kept",
+        "tests/integration/test_uploads.py::TestAccepted::test_only_pixels_are_kept",
     ),
     _server(
         "upload-pixels",
@@ -781,7 +781,7 @@ MUTATIONS = (
         "http/api/outputs.py",
         '        "Content-Security-Policy": "default-src \'none\'; sandbox",\n',
         "",
-        f"{OUTPUTS}::test_the_image_needs_no_key_and_is_what_was_promised",
+        f"{OUTPUTS}::test_an_image_needs_no_key_and_matches_its_digest",
     ),
     _server(
         "nosniff",
@@ -789,7 +789,7 @@ MUTATIONS = (
         "http/middleware.py",
         '(b"x-content-type-options", b"nosniff"), ',
         "",
-        f"{OUTPUTS}::test_the_image_needs_no_key_and_is_what_was_promised",
+        f"{OUTPUTS}::test_an_image_needs_no_key_and_matches_its_digest",
     ),
     _server(
         "range",
@@ -853,7 +853,7 @@ MUTATIONS = (
         "services/admission.py",
         "        if self._executor.trouble:\n",
         "        if False:\n",
-        "tests/integration/test_serve.py::test_while_the_engine_cannot_start_nothing_is_accepted",
+        "tests/integration/test_serve.py::test_no_job_is_accepted_while_the_engine_cannot_start",
     ),
     _server(
         "draining",
@@ -877,7 +877,7 @@ MUTATIONS = (
         "http/api/status.py",
         "    if known is not None and view.is_known(known):\n",
         "    if False:\n",
-        "tests/integration/test_api.py::TestStatus::test_a_version_that_is_known_is_not_sent_again",
+        "tests/integration/test_api.py::TestStatus::test_a_matching_etag_is_answered_304",
     ),
     _server(
         "longest-wait",

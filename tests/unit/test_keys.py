@@ -1,4 +1,4 @@
-"""API keys over a ledger in memory, on a clock of the test's own."""
+"""API keys over a ledger in memory, on a clock that the test moves."""
 
 from collections.abc import AsyncIterator
 
@@ -26,72 +26,72 @@ async def ledger() -> AsyncIterator[MemoryLedger]:
     await ledger.close()
 
 
-async def accepted(checking: ApiKeys, secret: str) -> bool:
-    return await checking.check(secret) is not None
+async def accepted(keys: ApiKeys, secret: str) -> bool:
+    return await keys.check(secret) is not None
 
 
-async def test_the_ledger_knows_a_key_by_its_hash_alone(ledger: MemoryLedger) -> None:
+async def test_the_ledger_stores_only_the_hash_of_a_key(ledger: MemoryLedger) -> None:
     secret, key = await ApiKeys(ledger.keys, Clock()).create(NewKey())
     assert key.hash == hash_key(secret)
     assert secret not in repr(await ledger.keys.all())
     assert len(secret) >= len("umr_") + 43, "256 random bits"
 
 
-async def test_a_key_is_refused_from_its_end_on(ledger: MemoryLedger) -> None:
+async def test_an_expired_key_is_refused(ledger: MemoryLedger) -> None:
     clock = Clock()
-    checking = ApiKeys(ledger.keys, clock)
-    secret, key = await checking.create(NewKey(expires_at=clock.now() + 1000))
-    assert await accepted(checking, secret)
-    assert await checking.is_still_valid(key)
+    keys = ApiKeys(ledger.keys, clock)
+    secret, key = await keys.create(NewKey(expires_at=clock.now() + 1000))
+    assert await accepted(keys, secret)
+    assert await keys.is_still_valid(key)
     clock.at += 1.0
-    assert not await accepted(checking, secret)
-    assert not await checking.is_still_valid(key)
-    assert await checking.usable() == []
+    assert not await accepted(keys, secret)
+    assert not await keys.is_still_valid(key)
+    assert await keys.usable() == []
 
 
-async def test_what_another_process_revokes_is_believed_for_half_a_second(ledger: MemoryLedger) -> None:
+async def test_a_revocation_by_another_process_takes_effect_within_a_second(ledger: MemoryLedger) -> None:
     clock = Clock()
-    checking, elsewhere = ApiKeys(ledger.keys, clock), ApiKeys(ledger.keys, clock)
-    secret, key = await checking.create(NewKey())
-    assert await accepted(checking, secret)
-    assert await elsewhere.revoke(key.id)
+    keys, other_process = ApiKeys(ledger.keys, clock), ApiKeys(ledger.keys, clock)
+    secret, key = await keys.create(NewKey())
+    assert await accepted(keys, secret)
+    assert await other_process.revoke(key.id)
     clock.at += CACHE_SECONDS
-    assert not await accepted(checking, secret)
-    assert CACHE_SECONDS < 1, "the documents say: within a second"
+    assert not await accepted(keys, secret)
+    assert CACHE_SECONDS < 1, "the documentation promises: within a second"
 
 
-async def test_what_this_process_revokes_is_refused_at_once(ledger: MemoryLedger) -> None:
-    checking = ApiKeys(ledger.keys, Clock())
-    secret, key = await checking.create(NewKey())
-    assert await accepted(checking, secret)
-    await checking.revoke(key.id)
-    assert not await accepted(checking, secret)
+async def test_a_revocation_by_this_process_takes_effect_immediately(ledger: MemoryLedger) -> None:
+    keys = ApiKeys(ledger.keys, Clock())
+    secret, key = await keys.create(NewKey())
+    assert await accepted(keys, secret)
+    await keys.revoke(key.id)
+    assert not await accepted(keys, secret)
 
 
-async def test_a_key_that_is_printed_in_the_guide_is_refused_even_when_it_is_on_record(
+async def test_the_published_key_is_refused_even_with_a_record(
     ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checking = ApiKeys(ledger.keys, Clock())
-    secret, _ = await checking.create(NewKey())
+    keys = ApiKeys(ledger.keys, Clock())
+    secret, _ = await keys.create(NewKey())
     monkeypatch.setattr(api_keys, "_PRINTED_IN_THE_GUIDE", hash_key(secret))
-    assert not await accepted(checking, secret)
+    assert not await accepted(keys, secret)
 
 
-async def test_a_key_of_the_settings_ends_with_them(ledger: MemoryLedger) -> None:
-    checking, first = ApiKeys(ledger.keys, Clock()), "a-first-key-of-the-settings"
-    await checking.adopt(first)
-    assert await accepted(checking, first)
+async def test_a_key_of_the_settings_is_revoked_when_they_change(ledger: MemoryLedger) -> None:
+    keys, first = ApiKeys(ledger.keys, Clock()), "a-first-key-of-the-settings"
+    await keys.adopt(first)
+    assert await accepted(keys, first)
     again = ApiKeys(ledger.keys, Clock())
     await again.adopt("")
     assert not await accepted(again, first)
 
 
-async def test_each_key_has_a_session_of_its_own(ledger: MemoryLedger) -> None:
-    checking = ApiKeys(ledger.keys, Clock())
-    sessions = {(await checking.create(NewKey()))[1].session_id for _ in range(5)}
+async def test_each_key_has_a_separate_session(ledger: MemoryLedger) -> None:
+    keys = ApiKeys(ledger.keys, Clock())
+    sessions = {(await keys.create(NewKey()))[1].session_id for _ in range(5)}
     assert len(sessions) == 5
     with pytest.raises(UnusableNewKey):
-        await checking.create(NewKey(session_id="../x"))
+        await keys.create(NewKey(session_id="../x"))
 
 
 @pytest.mark.parametrize("key", ["", "short", "x" * 19, "a key with spaces that is long", "a-long-key-with-\x00-in-it"])

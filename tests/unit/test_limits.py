@@ -16,12 +16,12 @@ def key(**limits: int) -> Key:
     return Key("key_1", b"hash", "sid_1", "", 0, **limits)
 
 
-class TestBuckets:
+class TestGcraLimiter:
     @given(
         st.integers(1, 500),
         st.lists(st.tuples(st.floats(0, 40), st.integers(1, 60)), min_size=1, max_size=30),
     )
-    def test_never_more_than_was_earned(self, rate: int, bursts: list[tuple[float, int]]) -> None:
+    def test_never_more_than_the_burst_and_the_rate_allow(self, rate: int, bursts: list[tuple[float, int]]) -> None:
         clock = Clock()
         limiter, begun, taken = GcraLimiter(clock), clock.at, 0
         for pause, tries in bursts:
@@ -34,7 +34,7 @@ class TestBuckets:
             assert taken <= rate + (clock.at - begun) * rate / 60 + 1e-6
 
     @given(st.integers(1, 500))
-    def test_a_minutes_worth_at_once_and_no_more(self, rate: int) -> None:
+    def test_the_burst_is_the_requests_of_one_minute(self, rate: int) -> None:
         clock = Clock()
         limiter = GcraLimiter(clock)
         assert sum(limiter.take("a", rate) for _ in range(rate + 5)) == rate
@@ -45,24 +45,24 @@ class TestBuckets:
         clock.at += 61
         assert limiter.left("a", rate) == (rate, 0)
 
-    def test_refusals_cost_nothing(self) -> None:
+    def test_refused_requests_do_not_count(self) -> None:
         clock = Clock()
         limiter = GcraLimiter(clock)
         for _ in range(1000):
             limiter.take("a", 10)
         clock.at += 6.001
-        assert limiter.take("a", 10), "whoever hammers on is let in as soon as one who waits"
+        assert limiter.take("a", 10), "a caller that retries early is accepted as soon as one that waits"
 
-    def test_names_are_apart_and_can_be_forgotten(self) -> None:
+    def test_names_have_separate_limits_and_can_be_dropped(self) -> None:
         limiter = GcraLimiter(Clock())
         assert all(limiter.take(name, 1) for name in "abc")
         assert not limiter.take("a", 1)
         limiter.keep("a", 2)
-        assert limiter.take("b", 1), "forgotten: it was heard of longest ago"
+        assert limiter.take("b", 1), "dropped: it was the least recently used name"
         assert not limiter.take("a", 1)
         assert not limiter.take("c", 1)
 
-    def test_what_is_owed_is_paid_back(self) -> None:
+    def test_charged_requests_delay_later_ones(self) -> None:
         clock = Clock()
         limiter = GcraLimiter(clock)
         limiter.charge("a", 60, 90)
@@ -73,14 +73,14 @@ class TestBuckets:
         assert limiter.take("a", 60)
 
 
-class TestLimits:
-    def test_a_keys_own_numbers_come_first(self) -> None:
+class TestRateLimits:
+    def test_limits_of_the_key_override_the_defaults(self) -> None:
         limits = RateLimits(Settings(rate=5, concurrent=2, daily=0, session_queued=7), Clock())
         assert limits.caps(key()) == Caps(queued=7, alive=2, daily=0)
         assert limits.caps(key(concurrent=0, daily=9)) == Caps(queued=7, alive=0, daily=9)
         assert (limits.rate(key()), limits.rate(key(rate=1)), limits.rate(key(rate=0))) == (5, 1, 0)
 
-    def test_what_is_left_of_a_quota_and_its_header_fields(self) -> None:
+    def test_a_quota_and_its_header_fields(self) -> None:
         clock = Clock()
         limits = RateLimits(Settings(rate=3), clock)
         assert [limits.take(key()) for _ in range(4)] == [True, True, True, False]

@@ -2,7 +2,7 @@ from support import Clock
 from umrgen.server.services.one_time_links import GOOD_FOR, OneTimeLinks
 
 
-def test_a_ticket_is_taken_once() -> None:
+def test_a_ticket_is_valid_once() -> None:
     tickets = OneTimeLinks(Clock())  # type: ignore[arg-type]
     ticket, other = tickets.issue(), tickets.issue()
     assert ticket != other
@@ -11,7 +11,7 @@ def test_a_ticket_is_taken_once() -> None:
     assert tickets.take(other)
 
 
-def test_a_ticket_ends_after_ten_minutes() -> None:
+def test_a_ticket_expires_after_ten_minutes() -> None:
     clock = Clock()
     tickets = OneTimeLinks(clock)  # type: ignore[arg-type]
     early, late = tickets.issue(), tickets.issue()

@@ -1,12 +1,12 @@
-"""Word lists: whole words, in any dress, and nothing else."""
+"""Lists of forbidden terms: they match as a whole, in every spelling."""
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from umrgen.server.services.content_policy import WordList
+from umrgen.server.services.content_policy import TermList
 
-LIST = WordList(["# a comment", "", "kid", "minor", "bad idea", "Straße", "c++"])
+LIST = TermList(["# a comment", "", "kid", "minor", "bad idea", "Straße", "c++"])
 
 
 @pytest.mark.parametrize(
@@ -41,19 +41,19 @@ def test_refused(prompt: str) -> None:
     "prompt",
     ["a kidney", "a minority", "skid", "minors", "bad ideas", "a comment", "akid b", "c+", "", "灯台"],
 )
-def test_passed(prompt: str) -> None:
+def test_accepted(prompt: str) -> None:
     assert LIST(prompt) is None
 
 
-def test_the_reason_does_not_repeat_the_word() -> None:
+def test_the_reason_does_not_repeat_the_term() -> None:
     assert "kid" not in str(LIST("a kid"))
 
 
 def test_an_empty_list_refuses_nothing() -> None:
-    assert WordList(["# nothing", "  "])("a kid") is None
+    assert TermList(["# nothing", "  "])("a kid") is None
 
 
 @given(st.text())
-def test_any_text_is_read(prompt: str) -> None:
+def test_any_text_is_checked(prompt: str) -> None:
     LIST(prompt)
     assert LIST(f"{prompt} kid") is not None

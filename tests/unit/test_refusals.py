@@ -1,4 +1,4 @@
-"""What a server refuses, and where it bounds what a caller asks for; the app without a socket."""
+"""Refused requests and limits on parameters, through the ASGI application without a socket."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -38,7 +38,7 @@ async def test_a_server_that_drains_accepts_no_job(application: Application, cal
     refused = await caller.post("/api/v1/generate", json={"prompt": "a boat"})
     assert (refused.status_code, refused.json()["code"]) == (503, "draining")
     assert "retry-after" in refused.headers
-    assert (await caller.get("/api/v1/jobs")).status_code == 200, "what only reads is still answered"
+    assert (await caller.get("/api/v1/jobs")).status_code == 200, "calls that only read are still answered"
 
 
 @pytest.mark.parametrize(("headers", "query"), [({b"prefer": b"wait=300"}, b""), ({}, b"wait=300")])
@@ -72,17 +72,17 @@ LIMITED = EngineInfo(
 
 
 @pytest.mark.parametrize(
-    ("changes", "field", "words"),
+    ("changes", "field", "text"),
     [
-        ({"width": 700}, "width", "must be a multiple of 64"),
+        ({"width": 700}, "width", "must be a multiple of 64 with this engine; got 700"),
         ({"height": 512}, "height", "must be 640 to 1024 with this engine; got 512"),
         ({"width": 2048}, "width", "must be 640 to 1024 with this engine; got 2048"),
         ({"steps": 9}, "steps", "must be 8 or less with this engine; got 9"),
         ({"loras": [{"name": "oil"}]}, "loras", "has no LoRA 'oil'"),
     ],
 )
-async def test_what_the_engine_cannot_draw_is_refused(
-    application: Application, caller: httpx2.AsyncClient, changes: dict[str, object], field: str, words: str
+async def test_parameters_beyond_the_limits_of_the_engine_are_refused(
+    application: Application, caller: httpx2.AsyncClient, changes: dict[str, object], field: str, text: str
 ) -> None:
     executor: Any = application.executor
     await executor.ready()  # else the engine replaces the information when it is loaded
@@ -92,10 +92,12 @@ async def test_what_the_engine_cannot_draw_is_refused(
     refused = await caller.post("/api/v1/generate", json=fits | changes)
     assert refused.status_code == 400
     error = refused.json()["errors"][0]
-    assert (error["field"], words in error["error"]) == (field, True)
+    assert (error["field"], text in error["error"]) == (field, True)
 
 
-async def test_capabilities_tell_what_the_engine_can_draw(application: Application, caller: httpx2.AsyncClient) -> None:
+async def test_capabilities_report_the_limits_of_the_engine(
+    application: Application, caller: httpx2.AsyncClient
+) -> None:
     executor: Any = application.executor
     await executor.ready()  # else the engine replaces the information when it is loaded
     executor.info = LIMITED

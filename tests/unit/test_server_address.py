@@ -16,7 +16,7 @@ def test_the_key_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "pictures", "ftp://x", "http://", "http://x?y=1", "http://u:p@x", "http://x:0"])
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_an_invalid_base_url_is_refused(url: str) -> None:
     with pytest.raises(UmrgenError) as refused:
         Server(url, SECRET)
     assert refused.value.code == "bad_base_url"

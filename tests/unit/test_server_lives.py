@@ -1,4 +1,4 @@
-"""Whole lives of a server, in a short form of `make simulate`: see tests/simulation/lives.py."""
+"""Simulated histories of a server, fewer than in `make simulate`: see tests/simulation/lives.py."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 def test_every_acknowledged_job_ends_once(hundred: int) -> None:
     seeds = range(100 * hundred, 100 * hundred + (100 if hundred else 40))  # the first is in the quick run
     ends = sum(sum(play(seed).values()) for seed in seeds)
-    assert ends > 5 * len(seeds), "hardly anything happened"
+    assert ends > 5 * len(seeds), "the histories have too few jobs"
 
 
 def test_a_seed_plays_the_same_history_again() -> None:
@@ -35,7 +35,7 @@ def test_a_seed_plays_the_same_history_again() -> None:
 
 
 async def nothing(*_: Any, **__: Any) -> None:
-    """What a part does that was taken out."""
+    """Replaces a part that a fault removes."""
 
 
 def no_turns(patch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ FAULTS = (
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_server_with_a_fault_is_caught(fault: Callable[[pytest.MonkeyPatch], None]) -> None:
-    """What the invariants are worth: each of these parts, taken out, is missed in some history."""
+    """Some history violates an invariant for each of these faults, so the invariants detect them."""
     with pytest.MonkeyPatch.context() as patch:
         fault(patch)
         with pytest.raises((AssertionError, TimeoutError, Stuck)):

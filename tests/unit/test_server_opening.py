@@ -17,9 +17,9 @@ from umrgen.server.scheduler.dispatcher import Dispatcher
 from umrgen.server.settings import BadSettings, Settings
 
 
-@pytest.mark.parametrize(("part", "step"), [(SqlJobStore, "recent_runs"), (Dispatcher, "recover")])
+@pytest.mark.parametrize(("component", "step"), [(SqlJobStore, "recent_runs"), (Dispatcher, "recover")])
 async def test_a_failure_after_the_ledger_was_opened_closes_it(
-    part: type, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    component: type, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
 
@@ -27,7 +27,7 @@ async def test_a_failure_after_the_ledger_was_opened_closes_it(
         opened.extend(open_descriptors(tmp_path))
         raise LedgerUnavailable("the ledger cannot be read: disk I/O error")
 
-    monkeypatch.setattr(part, step, fails)
+    monkeypatch.setattr(component, step, fails)
     with pytest.raises(LedgerUnavailable):
         await Application(Settings(state=tmp_path)).open()
     assert str(tmp_path / "ledger.sqlite3") in opened
@@ -69,7 +69,7 @@ async def test_a_close_that_fails_closes_the_reader(tmp_path: Path, monkeypatch:
     assert open_descriptors(tmp_path) == []
 
 
-async def test_without_a_key_it_listens_on_loopback_alone(tmp_path: Path) -> None:
+async def test_without_a_key_it_listens_only_on_loopback(tmp_path: Path) -> None:
     application = Application(Settings(state=tmp_path, host="0.0.0.0"))
     await application.open()
     try:

@@ -1,4 +1,4 @@
-"""Signed URLs: what was signed is genuine, what was changed is not."""
+"""Signed URLs: a signature is valid for one path and expiry time."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -45,7 +45,7 @@ async def test_a_signed_url_is_valid_until_it_expires_on_every_server_of_the_led
     assert (await loaded(ledger, 60, clock)).genuine(path, expires, signature)
 
 
-async def test_the_secret_of_the_first_version_is_taken_over(ledger: MemoryLedger, tmp_path: Path) -> None:
+async def test_the_secret_of_the_first_version_is_kept(ledger: MemoryLedger, tmp_path: Path) -> None:
     clock = Clock()
     (tmp_path / "url-secret").write_bytes(b"s" * 32)
     path, expires, signature = parts((await loaded(ledger, 60, clock, tmp_path / "url-secret")).sign(URL))
@@ -65,7 +65,7 @@ def test_without_a_time_to_live_urls_are_not_signed() -> None:
 
 
 @given(st.text(), st.text(), st.text())
-def test_nothing_else_is(path: str, expires: str, signature: str) -> None:
+def test_any_other_signature_is_invalid(path: str, expires: str, signature: str) -> None:
     signatures = Signatures(60, Clock())
     signatures.__dict__["_secret"] = b"x" * 32
     assert not signatures.genuine(path, expires, signature)

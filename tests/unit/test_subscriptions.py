@@ -21,7 +21,7 @@ def deadline() -> float:
 
 
 async def changed(act: Callable[[Subscriptions], None], *, queue: bool = False) -> set[str]:
-    """What a subscriber to ext_1 is told after `act`."""
+    """Return the changes that a subscriber to ext_1 receives after `act`."""
     waits = Subscriptions(10)
 
     async def wait() -> set[str]:
@@ -32,9 +32,9 @@ async def changed(act: Callable[[Subscriptions], None], *, queue: bool = False) 
     await asyncio.sleep(0)
     assert len(waits) == 1
     act(waits)
-    told = await waiting
+    changes = await waiting
     assert len(waits) == 0
-    return told
+    return changes
 
 
 async def test_a_change_wakes_its_subscribers() -> None:

@@ -44,8 +44,8 @@ def check(as_json: bool, **server: Unpack[ServerOptions]) -> None:
         else:
             jobs = ", ".join(f"{count:,} {name}" for name, count in sorted(report.jobs.items())) or "no jobs"
             click.echo(f"{jobs}; {report.images:,} images")
-            for problem in report.troubles:
-                click.echo(f"trouble: {problem}")
+            for error in report.errors:
+                click.echo(f"error: {error}")
             click.echo("sound" if report.sound else "NOT SOUND", err=not report.sound)
         if not report.sound:
             sys.exit(1)

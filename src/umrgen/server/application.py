@@ -253,7 +253,7 @@ class Application:
         self.deliverer.start()
 
     async def drain(self, limit: float) -> None:
-        """Accept no more jobs, let running jobs finish within `limit` seconds, and answer the waiting calls."""
+        """Refuse new jobs, let running jobs finish within `limit` seconds, and answer the waiting calls."""
         self.admission.draining = True
         log.info("stopping: running jobs have %g s to finish", limit)
         await self.dispatcher.drain(limit)

@@ -1,4 +1,4 @@
-"""The server as an ASGI application, for an ASGI server of your own: `create_app`.
+"""The server as an ASGI application, for another ASGI server: `create_app`.
 
     uvicorn --factory umrgen.server.asgi:create_app
 
@@ -21,10 +21,10 @@ __all__ = ["create_app"]
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
-    """Return the application; without `settings`, as the environment (`UMRGEN_…`, `UMRGEN_CONFIG`) says.
+    """Return the application; without `settings`, its settings come from the environment (`UMRGEN_…`, `UMRGEN_CONFIG`).
 
-    At its startup it opens the state folder, which must have an API key already: make one with `umrgen keys create`,
-    or set UMRGEN_API_KEY. Raises BadSettings and UnusableKey.
+    Its startup opens the state folder, which must have an API key already: create one with `umrgen keys create`, or set
+    UMRGEN_API_KEY. Raises BadSettings and UnusableKey.
     """
     if settings is None:
         config = os.environ.get("UMRGEN_CONFIG")

@@ -13,7 +13,7 @@ __all__ = ["encode_png"]
 
 
 def _deflate_rle(raw: bytes) -> bytes:
-    """zlib with run lengths only: on Up-filtered rows as small as level 1, at a fraction of its time."""
+    """Compress with run lengths only: Up-filtered rows become as small as with level 1, in a fraction of the time."""
     packer = zlib.compressobj(level=1, strategy=zlib.Z_RLE)
     return packer.compress(raw) + packer.flush()
 
@@ -23,15 +23,12 @@ def _chunk(name: bytes, body: bytes) -> bytes:
 
 
 def _text_chunk(key: str, value: str) -> bytes:
-    """iTXt, uncompressed: UTF-8, so that a prompt in any language stays readable.
-
-    Keys and values come from us; NUL, which would end the text early, is dropped from values.
-    """
+    """Return an uncompressed iTXt chunk: UTF-8, for prompts in any language. NUL, which ends a text, is removed."""
     return _chunk(b"iTXt", key.encode("latin-1") + b"\0\0\0\0\0" + value.replace("\0", "").encode())
 
 
 def _xmp(source_type: str) -> str:
-    """An XMP packet that states how the picture came about (IPTC Photo Metadata 2025.1)."""
+    """Return an XMP packet that states how the image was created (IPTC Photo Metadata 2025.1)."""
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -44,15 +41,14 @@ def _xmp(source_type: str) -> str:
 def encode_png(
     pixels: NDArray[np.uint8], texts: Mapping[str, str] | None = None, *, source_type: str | None = None
 ) -> bytes:
-    """A PNG of RGB `pixels`, shape (height, width, 3).
+    """Return a PNG of RGB `pixels` of shape (height, width, 3). Raises ValueError for another shape or type.
 
     `texts` become text chunks, `source_type` (a term of IPTC's digitalsourcetype list, for example
-    `trainedAlgorithmicMedia`) an XMP packet. Every row uses the Up filter: the difference to the row
-    above is one numpy subtraction, and leaves runs that run-length deflate takes quickly.
-    Raises ValueError for another shape or type.
+    `trainedAlgorithmicMedia`) becomes an XMP packet. Every row uses the Up filter: the difference from the row above
+    is one numpy subtraction, and results in runs that run-length deflate compresses fast.
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise ValueError(f"pixels must be uint8 of shape (height, width, 3), not {pixels.dtype} {pixels.shape}")
+        raise ValueError(f"pixels must be uint8 of shape (height, width, 3); got {pixels.dtype} {pixels.shape}")
     height, width, _ = pixels.shape
     flat = np.ascontiguousarray(pixels).reshape(height, width * 3)
     rows = np.empty((height, 1 + width * 3), np.uint8)

@@ -28,7 +28,7 @@ OTHER_FILES = 256
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a started server prints: its URL, the first key if it has just made one, and on loopback a one-time link to
+    """The output of a started server: its URL, the first key if it was created now, and on loopback a one-time link to
     the studio."""
 
     url: str
@@ -42,27 +42,27 @@ def _open_many_files(settings: Settings) -> Settings:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1 << 20)), hard))
-    room = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_FILES)
-    return replace(settings, max_connections=min(settings.max_connections, room))
+    available = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_FILES)
+    return replace(settings, max_connections=min(settings.max_connections, available))
 
 
 class _Stop:
-    """The request to stop, by a signal or the end of standard input; a second one means at once."""
+    """A stop request, by a signal or the end of standard input; a second request stops without draining."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
-        self.asked = asyncio.Event()
-        self.at_once = asyncio.Event()
+        self.requested = asyncio.Event()
+        self.immediately = asyncio.Event()
 
     def __call__(self) -> None:
-        if self.asked.is_set():
-            self.at_once.set()
+        if self.requested.is_set():
+            self.immediately.set()
             self._application.stop_now()
-        self.asked.set()
+        self.requested.set()
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Ask to stop on SIGINT and SIGTERM."""
+        """Request a stop on SIGINT and SIGTERM."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self)
@@ -74,15 +74,15 @@ class _Stop:
 
 
 async def _first_key(application: Application) -> str | None:
-    """Make sure that there is a usable key; return the secret if one had to be made."""
+    """Create an API key if there is no valid one; return its secret, or None."""
     settings = application.settings
     await application.keys.adopt(settings.api_key)
     if await application.keys.usable():
         return None
     if not settings.loopback:
         raise BadSettings(
-            f"there is no API key yet, and {settings.host} can be reached by others",
-            next="Make one first: umrgen keys create --state DIR",
+            f"there is no API key yet, and other machines can reach {settings.host}",
+            next="Create a key first: umrgen keys create --state DIR",
         )
     secret, _ = await application.keys.create(NewKey("first"))
     return secret
@@ -95,7 +95,7 @@ def _studio(application: Application, url: str) -> str | None:
     return f"{url}/#start={application.services.tickets.issue()}"
 
 
-def _collect_garbage_seldom() -> None:
+def _collect_garbage_rarely() -> None:
     """Collect the oldest generation rarely.
 
     A full collection visits all objects of thousands of waiting calls, and blocks the loop for longer than it takes to
@@ -121,20 +121,20 @@ async def _serve_on(
         max_connections=settings.max_connections,
     )
     application.start()
-    _collect_garbage_seldom()
+    _collect_garbage_rarely()
     stop = _Stop(application)
     with stop.on_signals():
         await http.start()
         if until_eof:
             _stop_at_eof(stop)
         announce(Announcement(address.url, key, settings, _studio(application, address.url)))
-        await _first(stop.asked.wait(), http.ended())
+        await _first(stop.requested.wait(), http.ended())
         await application.drain(settings.drain)
-        await _first(http.stop(LAST_RESPONSES), stop.at_once.wait())
+        await _first(http.stop(LAST_RESPONSES), stop.immediately.wait())
 
 
 async def _first(*awaitables: Coroutine[Any, Any, Any]) -> None:
-    """Wait until one of these is done; cancel the others. Raises what it raised."""
+    """Wait until one of these is done, cancel the others, and raise its exception if it has one."""
     tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Every setting of the server: one frozen value, from flags, then environment, then a file, then defaults."""
+"""The settings of the server: one frozen value, from flags, the environment, a file and defaults, in this order."""
 
 import json
 import logging
@@ -42,10 +42,10 @@ def _list(help: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of one server; each is a flag `--name`, a variable `UMRGEN_NAME`, and a line of the file too."""
+    """The settings of one server; each is also a flag `--name`, a variable `UMRGEN_NAME`, and a key of the file."""
 
-    # --- where ---
-    host: str = _text("127.0.0.1", "address to listen on; anything but loopback needs a key first")
+    # --- addresses and storage ---
+    host: str = _text("127.0.0.1", "address to listen on; other addresses than loopback need an API key first")
     port: int = _number(3088, "port to listen on; 0 takes a free one", 0, 65535)
     state: Path = field(default_factory=data_home, metadata={"help": "folder of the ledger, the keys and the images"})
     ledger: str = _text(
@@ -54,11 +54,11 @@ class Settings:
     blobs: str = _text(
         "local", "where images are kept: local (a folder in the state folder), local:FOLDER, or memory (for tests)"
     )
-    api_key: str = _text("", "a key of your own to accept beside those of `umrgen keys` (20 characters or more)")
+    api_key: str = _text("", "an API key to accept in addition to those of `umrgen keys` (20 characters or more)")
 
     # --- the engine ---
-    engine: str = _text("procedural", "what draws the images; one of your own is named module:Class")
-    devices: int = _number(1, "devices, each with an engine process of its own", 1, 1024)
+    engine: str = _text("procedural", "the engine that draws the images: its name, or module:Class")
+    devices: int = _number(1, "devices, each with its own engine process", 1, 1024)
     engine_option: tuple[str, ...] = _list("options of the engine, each as NAME=VALUE; a value is JSON, or else text")
     step_delay: float = _number(0.0, "seconds the procedural engine waits after each step, for demonstrations", 0, 3600)
     stall_after: float = _number(
@@ -66,66 +66,67 @@ class Settings:
     )
     load_timeout: float = _number(600.0, "seconds an engine has to start, and to load or compile for a job", 1, 86400)
     cancel_grace: float = _number(5.0, "seconds an engine has to stop before it is killed", 0, 3600)
-    engine_memory: int = _number(0, "MiB that an engine may take, beside its GPU's; 0: no limit", 0, 1 << 24)
+    engine_memory: int = _number(0, "MiB of main memory that an engine may use; 0: no limit", 0, 1 << 24)
 
     # --- jobs ---
-    lease: float = _number(30.0, "seconds a job stays with a worker that no longer says it is alive", 1, 3600)
-    max_attempts: int = _number(3, "how often a job is tried when its engine crashes", 1, 100)
-    max_interruptions: int = _number(20, "how often a job is run again after restarts of the server", 0, 1000)
-    drain: float = _number(20.0, "seconds running jobs have to finish when the server is told to stop", 0, 86400)
-    max_wait: float = _number(60.0, "longest time, in seconds, that one call is held by Prefer: wait", 0, 600)
+    lease: float = _number(30.0, "seconds of a job's lease, which its worker must renew", 1, 3600)
+    max_attempts: int = _number(3, "attempts at a job whose engine crashes", 1, 100)
+    max_interruptions: int = _number(20, "restarts of the server after which an interrupted job runs again", 0, 1000)
+    drain: float = _number(20.0, "seconds that running jobs have to finish when the server stops", 0, 86400)
+    max_wait: float = _number(60.0, "seconds of the longest long poll (Prefer: wait)", 0, 600)
 
-    # --- limits of each key, unless it was made with its own ---
-    rate: int = _number(600, "requests a key may make in a minute; 0: no limit", 0, 10_000_000)
-    concurrent: int = _number(0, "jobs of a key that may be queued or running at once; 0: no limit", 0, 10_000_000)
+    # --- limits of each key that has none of its own ---
+    rate: int = _number(600, "requests of a key per minute; 0: no limit", 0, 10_000_000)
+    concurrent: int = _number(0, "jobs of a key that may be queued or running; 0: no limit", 0, 10_000_000)
     daily: int = _number(0, "jobs a key may submit in a day (UTC); 0: no limit", 0, 1_000_000_000)
-    session_running: int = _number(0, "jobs of one session that run at once; 0: no limit", 0, 100_000)
-    session_queued: int = _number(10_000, "jobs of one session that may wait in the queue; 0: no limit", 0, 10_000_000)
+    session_running: int = _number(0, "running jobs of a session; 0: no limit", 0, 100_000)
+    session_queued: int = _number(10_000, "queued jobs of a session; 0: no limit", 0, 10_000_000)
 
-    # --- the doors ---
+    # --- HTTP and security ---
     allowed_hosts: tuple[str, ...] = _list(
-        "names this server is called by, such as umrgen.example.org; *: any. Addresses and localhost need no mention"
+        "host names of this server, such as umrgen.example.org; *: any. Addresses and localhost are always allowed"
     )
     allowed_origins: tuple[str, ...] = _list(
-        "web pages of other origins that may call from a browser, such as https://studio.example.org"
+        "origins of other web pages that may call from a browser, such as https://studio.example.org"
     )
     trusted_proxies: tuple[str, ...] = _list(
-        "addresses or networks of proxies and tunnels whose X-Forwarded-For and -Proto are believed"
+        "addresses or networks of proxies and tunnels whose X-Forwarded-For and -Proto headers are trusted"
     )
-    prefix: str = _text("", "path prefix under which a proxy shows this server, such as /umrgen")
-    failed_logins: int = _number(20, "wrong keys an address may try in a minute before it is slowed", 1, 1_000_000)
-    missed_outputs: int = _number(
-        60, "wrong image URLs an address may try in a minute before it is slowed", 1, 1_000_000
-    )
-    studio: bool = _switch("show the studio, a page for people, at /", default=True)
+    prefix: str = _text("", "path prefix under which a proxy serves this server, such as /umrgen")
+    failed_logins: int = _number(20, "wrong keys of an address per minute before it is throttled", 1, 1_000_000)
+    missed_outputs: int = _number(60, "wrong image URLs of an address per minute before it is throttled", 1, 1_000_000)
+    studio: bool = _switch("serve the studio, the server's web page, at /", default=True)
     header_timeout: float = _number(
-        75.0, "seconds a connection has to send the head of a request, and may be idle between two", 1, 600
+        75.0, "seconds within which a connection must send a request's head, and may be idle between two", 1, 600
     )
-    max_connections: int = _number(20_000, "connections held at once; further ones wait to be accepted", 1, 1_000_000)
-    held: int = _number(200, "calls of one key that are held by Prefer: wait, or as events, at once", 1, 1_000_000)
+    max_connections: int = _number(20_000, "concurrent connections; further ones wait to be accepted", 1, 1_000_000)
+    held: int = _number(200, "concurrent long polls and event streams of a key", 1, 1_000_000)
 
     # --- images ---
-    retain_days: float = _number(30.0, "days an image is kept; 0: for ever", 0, 36_500)
-    retain_gib: float = _number(0.0, "GiB of images kept, the newest; 0: no limit", 0, 1 << 20)
-    disk_reserve: int = _number(512, "MiB of free disk below which no new job is taken", 0, 1 << 24)
-    upload_hours: float = _number(24.0, "hours a reference image is kept", 0.01, 8760)
-    url_ttl: int = _number(0, "seconds an image URL is good for, then it is signed; 0: for ever", 0, 366 * 86400)
-    cache: int = _number(64, "MiB of finished images kept in memory", 0, 65536)
+    retain_days: float = _number(30.0, "days after which an image is deleted; 0: never", 0, 36_500)
+    retain_gib: float = _number(0.0, "GiB of images above which the oldest are deleted; 0: no limit", 0, 1 << 20)
+    disk_reserve: int = _number(512, "MiB of free disk space below which no job is accepted", 0, 1 << 24)
+    upload_hours: float = _number(24.0, "hours after which a reference image is deleted", 0.01, 8760)
+    url_ttl: int = _number(0, "seconds for which a signed image URL is valid; 0: URLs are not signed", 0, 366 * 86400)
+    cache: int = _number(64, "MiB of finished images cached in memory", 0, 65536)
 
-    # --- what is said and seen ---
-    webhook_allow: tuple[str, ...] = _list("names, addresses and networks that webhooks may go to beside public ones")
-    policy: str = _text("", "who may refuse a prompt: module:function, or a file of words, one a line")
-    metrics_token: str = _text("", "a key for /metrics alone; without it any API key opens it")
-    log_format: str = _text("text", "form of the log lines on stderr", choices=("text", "json"))
+    # --- webhooks, content policy and logs ---
+    webhook_allow: tuple[str, ...] = _list(
+        "host names, addresses and networks allowed for webhooks, in addition to public ones"
+    )
+    policy: str = _text("", "content policy: module:function, or a file with one forbidden term a line")
+    metrics_token: str = _text("", "a key for /metrics; without it, /metrics accepts every API key")
+    log_format: str = _text("text", "format of the log lines on stderr", choices=("text", "json"))
     access_log: str = _text(
         "notable",
-        "requests in the log: those that change or refuse something, all, or none",
+        "logged requests: those that change or refuse something (notable), all, or none",
         choices=("notable", "all", "none"),
     )
-    log_prompts: bool = _switch("write prompts into the log")
+    log_prompts: bool = _switch("log prompts")
 
     @property
     def loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
         if self.host == "localhost":
             return True
         try:
@@ -160,12 +161,15 @@ class Settings:
 
     @classmethod
     def load(cls, flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None = None) -> "Settings":
-        """Flags win over the environment, that over the file. Raises BadSettings naming the one that is wrong."""
+        """Load the settings. Raises BadSettings, which names the invalid one and its source.
+
+        A flag takes precedence over the environment, and the environment over the file.
+        """
         written, engine_tables = ({}, {}) if file is None else _read(file)
         values: dict[str, Any] = {}
         for name, advice in RETIRED.items():
             if name in written or f"UMRGEN_{name.upper()}" in environment:
-                log.warning("the setting %s has no effect any more: %s", name, advice)
+                log.warning("the setting %s no longer has an effect: %s", name, advice)
         for setting in settings_table():
             given = (
                 (setting.flag, flags.get(setting.name)),
@@ -202,7 +206,7 @@ class Setting:
 
     @property
     def written_default(self) -> str:
-        """The default as it stands in the documentation's table."""
+        """The default as in the documentation's table."""
         if self.name == "state":
             return "the user's data folder"
         if self.kind is bool:
@@ -216,16 +220,16 @@ class Setting:
         return "A,B,…" if self.kind == tuple[str, ...] else str(self.kind.__name__).upper()
 
     def convert(self, value: Any, source: str) -> Any:
-        """The value as the setting's type. Raises BadSettings, naming where it came from."""
+        """Return the value in the setting's type. Raises BadSettings, which names `source`."""
         try:
             converted = self._typed(value)
         except (TypeError, ValueError):
-            raise BadSettings(f"{source} must be {_TYPE_WORDS[self.kind]}, not {value!r}") from None
+            raise BadSettings(f"{source} must be {_TYPE_NAMES[self.kind]}; got {value!r}") from None
         if self.range and not self.range[0] <= converted <= self.range[1]:
-            raise BadSettings(f"{source} must lie between {self.range[0]} and {self.range[1]}, not {value}")
+            raise BadSettings(f"{source} must be {self.range[0]} to {self.range[1]}; got {value}")
         if self.choices and converted not in self.choices:
-            raise BadSettings(f"{source} must be one of {', '.join(self.choices)}, not {value!r}")
-        return _SEEN_TO[self.name](converted, source) if self.name in _SEEN_TO else converted
+            raise BadSettings(f"{source} must be one of {', '.join(self.choices)}; got {value!r}")
+        return _NORMALIZERS[self.name](converted, source) if self.name in _NORMALIZERS else converted
 
     def _typed(self, value: Any) -> Any:
         if self.kind is bool:
@@ -246,15 +250,15 @@ class Setting:
 
 
 _LIST_SEPARATOR = (re.compile(","), re.compile(r",(?=\s*[A-Za-z_][\w-]*\s*=)"))
-"""Between the parts of a list, and between options: the value of an option may contain commas."""
+"""The separators of a list and of options: the value of an option may contain commas."""
 
-_TYPE_WORDS: Mapping[Any, str] = {
+_TYPE_NAMES: Mapping[Any, str] = {
     str: "text",
-    int: "a whole number",
+    int: "an integer",
     float: "a number",
     bool: "true or false",
     Path: "a path",
-    tuple[str, ...]: "a list, in one string with commas between",
+    tuple[str, ...]: "a list, or a string with commas between its parts",
 }
 
 
@@ -277,7 +281,7 @@ def _networks(value: tuple[str, ...], source: str) -> tuple[str, ...]:
 def _hosts(value: tuple[str, ...], source: str) -> tuple[str, ...]:
     for part in value:
         if re.search(r"[/\s]|:\d+$", part):
-            raise BadSettings(f"{source} must be bare names, without scheme and port; not {part!r}")
+            raise BadSettings(f"{source} must be host names without scheme and port; got {part!r}")
     return tuple(part.lower().rstrip(".") for part in value)
 
 
@@ -285,42 +289,42 @@ def _origins(value: tuple[str, ...], source: str) -> tuple[str, ...]:
     origins = tuple(part.lower().rstrip("/") for part in value)
     for origin in origins:
         if not re.fullmatch(r"https?://[^/\s]+", origin):
-            raise BadSettings(f"{source} must be origins such as https://studio.example.org, not {origin!r}")
+            raise BadSettings(f"{source} must be origins such as https://studio.example.org; got {origin!r}")
     return origins
 
 
 def _prefix(value: str, source: str) -> str:
     if value and (not value.startswith("/") or value.endswith("/")):
-        raise BadSettings(f"{source} must begin with a slash and end without one, like /umrgen; not {value!r}")
+        raise BadSettings(f"{source} must begin with a slash and end without one, like /umrgen; got {value!r}")
     return value
 
 
 def _secret(value: str, source: str) -> str:
     if value and len(value) < 20:
-        raise BadSettings(f"{source} must have 20 characters or more: it can be guessed otherwise")
+        raise BadSettings(f"{source} must have 20 characters or more, so that it cannot be guessed")
     return value
 
 
 def _ledger(value: str, source: str) -> str:
     if not re.fullmatch(r"memory|sqlite(:.+)?", value, re.DOTALL):
-        raise BadSettings(f"{source} must be sqlite, sqlite:FILE or memory, not {value!r}")
+        raise BadSettings(f"{source} must be sqlite, sqlite:FILE or memory; got {value!r}")
     return value
 
 
 def _blobs(value: str, source: str) -> str:
     if not re.fullmatch(r"memory|local(:.+)?", value, re.DOTALL):
-        raise BadSettings(f"{source} must be local, local:FOLDER or memory, not {value!r}")
+        raise BadSettings(f"{source} must be local, local:FOLDER or memory; got {value!r}")
     return value
 
 
 def _options(value: tuple[str, ...], source: str) -> tuple[str, ...]:
     for option in value:
         if not re.match(r"\s*[A-Za-z_][A-Za-z0-9_-]*\s*=", option):
-            raise BadSettings(f"{source} must be options as NAME=VALUE, not {option!r}")
+            raise BadSettings(f"{source} must be options as NAME=VALUE; got {option!r}")
     return value
 
 
-_SEEN_TO: Mapping[str, Any] = {
+_NORMALIZERS: Mapping[str, Any] = {
     "blobs": _blobs,
     "engine_option": _options,
     "ledger": _ledger,
@@ -330,17 +334,17 @@ _SEEN_TO: Mapping[str, Any] = {
     "prefix": _prefix,
     "metrics_token": _secret,
 }
-"""What makes a setting's value plain, or refuses it."""
+"""Functions that normalize a setting's value, or raise BadSettings, by the setting's name."""
 
 
 RETIRED: Mapping[str, str] = {
     "address_connections": "let the proxy in front of the server bound connections per address (docs/security.md)",
 }
-"""Settings of earlier versions that have no effect any more, and what to do in their place. They are no error."""
+"""Settings of earlier versions that have no effect, with their replacements. They cause a warning, not an error."""
 
 
 def settings_table() -> Iterator[Setting]:
-    """Every setting, for the CLI, the documentation and its test."""
+    """Yield every setting, for the CLI, the documentation and its test."""
     for spec in fields(Settings):
         default = None if spec.name == "state" else spec.default
         yield Setting(spec.name, spec.type, default, **spec.metadata)
@@ -373,7 +377,7 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     unknown = set(named) - {setting.name for setting in settings_table()} - set(RETIRED)
     if unknown:
         raise BadSettings(
-            f"the file {file} has a setting that there is not: {', '.join(sorted(unknown))}",
+            f"the file {file} has unknown settings: {', '.join(sorted(unknown))}",
             next="See docs/settings.md, or: umrgen serve --help",
         )
     return named, tables

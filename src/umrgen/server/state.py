@@ -1,4 +1,4 @@
-"""The state folder: one server's alone, and the server's name among those that share a ledger."""
+"""The state folder of one server: its lock, and the server's id among those that share a ledger."""
 
 import fcntl
 import os
@@ -16,9 +16,9 @@ __all__ = ["own_state", "worker_id"]
 
 @contextmanager
 def own_state(state: Path) -> Iterator[IO[str]]:
-    """Hold the state folder for this process alone. The lock ends with the process, however it ends.
+    """Lock the state folder for this process. The system releases the lock when the process ends.
 
-    Raises BadSettings when it cannot be written, or another server has it.
+    Raises BadSettings when the folder is not writable, or another server has locked it.
     """
     try:
         make_folder(state, mode=0o700)
@@ -42,7 +42,7 @@ def own_state(state: Path) -> Iterator[IO[str]]:
 def worker_id(state: Path) -> str:
     """Return the id under which the server of this state folder leases jobs; the same after a restart.
 
-    So a start can tell its own interrupted jobs from the running jobs of other servers. Raises OSError.
+    By it, a start finds the jobs that this server was running, among those of other servers. Raises OSError.
     """
     path = state / "worker-id"
     make_folder(path.parent, mode=0o700)

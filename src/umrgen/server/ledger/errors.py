@@ -1,4 +1,4 @@
-"""What a ledger raises."""
+"""The errors of a ledger."""
 
 from umrgen.errors import UmrgenError
 
@@ -51,7 +51,7 @@ class TooManyJobs(UmrgenError):
 
 
 class DailyLimit(UmrgenError):
-    """The session has made as many jobs today as it may; it may make more at `until` (ms since the epoch)."""
+    """The session has submitted its daily limit of jobs; the next one is accepted at `until` (ms since the epoch)."""
 
     code = "rate_limited"
     retryable = True

@@ -1,7 +1,7 @@
 """The interfaces of the ledger: five stores of records, and one for the coordination of servers.
 
 A method that changes something returns after the change is on disk. Every method raises LedgerUnavailable when the
-ledger cannot be reached; then nothing was changed. All times are milliseconds since the epoch and come from the caller.
+ledger cannot be reached; then nothing was changed. All times are milliseconds since the epoch, passed by the caller.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -26,7 +26,7 @@ __all__ = ["CoordinationStore", "JobStore", "KeyStore", "Ledger", "OutputStore",
 
 
 class JobStore(Protocol):
-    """Jobs. Every change of a state goes through `umrgen.server.domain.job.advance`, inside one transaction."""
+    """Jobs. Only `umrgen.server.domain.job.advance` changes a job's state, inside one transaction."""
 
     async def submit(
         self,
@@ -100,7 +100,7 @@ class JobStore(Protocol):
 
         For each of them, the next session is the one served longest ago, of those with fewer than `running_cap` running
         jobs (0: no cap); within it the highest priority is next, then the oldest job. With `batch_key`, the claim ends
-        before the first job whose key differs from the first one's: no job is overtaken.
+        before the first job whose key differs from that of the first job: no job is overtaken.
         """
         ...
 
@@ -116,7 +116,7 @@ class JobStore(Protocol):
     ) -> Job:
         """Apply `advance` to the stored job. Raises Conflict; KeyError when there is no such job.
 
-        The end of a job that has a `webhook_url` also writes its webhook, due at once.
+        The end of a job that has a `webhook_url` also writes its webhook, which is due immediately.
         """
         ...
 
@@ -240,7 +240,7 @@ class KeyStore(Protocol):
 
 
 class CoordinationStore(Protocol):
-    """What the servers of one ledger share: who does which task, and secrets."""
+    """The leases of tasks and the secrets that the servers of one ledger share."""
 
     async def acquire(self, task: str, holder: str, *, now: int, until: int) -> bool:
         """Give `holder` the lease of `task` until `until`, unless another holder's lease has not ended yet."""
@@ -251,7 +251,7 @@ class CoordinationStore(Protocol):
         ...
 
     async def secret(self, name: str, proposal: bytes) -> bytes:
-        """Return the secret called `name`; the first `proposal` ever made for it becomes the secret."""
+        """Return the secret `name`; the first `proposal` for it becomes the secret."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The ledger's values beside jobs. All times are milliseconds since the epoch."""
+"""The ledger's values other than jobs. All times are milliseconds since the epoch."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -30,13 +30,13 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """How many jobs a session may have; 0: any number."""
+    """Limits on the jobs of a session; 0: no limit."""
 
     queued: int = 0
     alive: int = 0
     """Queued or running."""
     daily: int = 0
-    """Made on one day, UTC."""
+    """Submitted on one day (UTC)."""
 
 
 NO_CAPS = Caps()
@@ -44,7 +44,7 @@ NO_CAPS = Caps()
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The record of an API key, which holds the key's hash only. A limit of None is the server's own."""
+    """The record of an API key, with the key's hash only. A limit of None is the server's default."""
 
     id: str
     hash: bytes

@@ -1,1 +1,1 @@
-"""Which job runs when, and one attempt to run it."""
+"""The dispatcher, which claims jobs, and the attempts that run them."""

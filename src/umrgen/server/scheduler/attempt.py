@@ -1,6 +1,6 @@
 """One attempt at one job: draw it, store its images, and write its end into the ledger, in this order.
 
-Whatever fails in between, the job's lease ends and the job is queued again.
+After any failure in between, the job's lease ends and the job is queued again.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class DispatchPolicy:
 
 @dataclass(frozen=True, slots=True)
 class AttemptContext:
-    """What an attempt works with."""
+    """The services and values that every attempt uses."""
 
     jobs: JobStore
     executor: Executor
@@ -196,7 +196,7 @@ class Attempt:
                 await self._context.blobs.delete(output.session_id, output.name)
 
     async def _store(self, output: Output, data: bytes) -> None:
-        """Store a file; wait a while if the disk is full. Raises BlobStoreUnavailable; Conflict if the job is over."""
+        """Store a file, retrying for `storage_patience`. Raises BlobStoreUnavailable; Conflict if the job is over."""
         waited = 0.0
         while True:
             try:
@@ -232,7 +232,7 @@ class Attempt:
             await self._release(reason, interruptions)
 
     async def lease_expired(self) -> None:
-        """Requeue or fail a job whose worker did not renew its lease, unless it was renewed meanwhile."""
+        """Requeue or fail a job whose worker did not renew its lease, unless it was renewed since it was read."""
         self._guard["version"] = self.job.version
         await self._retry("engine_crashed", "its worker did not renew the lease")
 

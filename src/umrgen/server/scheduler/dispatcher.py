@@ -51,7 +51,7 @@ class Dispatcher:
         self._tasks = [asyncio.create_task(self._dispatch()), asyncio.create_task(self._check_leases())]
 
     async def drain(self, limit: float) -> None:
-        """Claim no more jobs; let the running ones finish within `limit` seconds, and requeue the rest."""
+        """Stop claiming jobs; let the running ones finish within `limit` seconds, and requeue the rest."""
         self._stopping = True
         dispatching, checking = self._tasks or (None, None)
         if self._waiting and dispatching is not None:
@@ -120,15 +120,15 @@ class Dispatcher:
         await self._context.executor.ready()
         self._wake.clear()
         jobs: list[Job] = []
-        room = self._context.executor.capacity - len(self._attempts)
-        if room > 0:
+        free = self._context.executor.capacity - len(self._attempts)
+        if free > 0:
             self._waiting, self._claiming = False, True  # cancelling a claim would leave leases without an attempt
             try:
                 jobs = await self._context.jobs.claim(
                     self._worker,
                     now=self._context.clock.now(),
                     lease_until=self._context.lease_until(),
-                    limit=room,
+                    limit=free,
                     running_cap=self._context.policy.running_cap,
                 )
             finally:
@@ -158,7 +158,7 @@ class Dispatcher:
         finally:
             if self._running.get(job_id) is attempt:
                 del self._running[job_id]
-            # There is room for a further job. The task itself counts until it has ended.
+            # The executor has capacity again. Wake later: this task counts as running until it has ended.
             asyncio.get_running_loop().call_soon(self._wake.set)
 
     # --- leases ---

@@ -1,4 +1,4 @@
-"""How long a job will take, from how long those like it took last."""
+"""Estimates of run times, from the last runs of jobs with the same engine, size and steps."""
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
@@ -11,13 +11,14 @@ from umrgen.server.domain.job import Job
 __all__ = ["Estimates"]
 
 LAST = 10
-"""Runs that count: the engine's speed of today, not of last week."""
+"""Runs per shape that count: the recent ones, because an engine's speed changes."""
 SHAPES = 500
-"""Kinds of jobs remembered; of more, those that ran longest ago are forgotten."""
+"""Shapes to keep; the least recently run ones are dropped."""
 OVERDUE = 1.0
-"""What is said to be left, in seconds, of a job that has taken longer than it should have."""
+"""The estimate, in seconds, for a job that has run longer than the estimated time."""
 
 Shape = tuple[str, int, int, int]
+"""Engine, width, height and steps of a job."""
 
 
 def _shape(job: Job) -> Shape:
@@ -25,7 +26,7 @@ def _shape(job: Job) -> Shape:
 
 
 class Estimates:
-    """Run times by engine, size and step count. What was never seen is not guessed."""
+    """Run times by shape. There is no estimate for a shape that has not run yet."""
 
     def __init__(self, clock: Clock, capacity: Callable[[], int]) -> None:
         self._clock = clock
@@ -34,7 +35,7 @@ class Estimates:
         self._all: deque[float] = deque(maxlen=LAST)
 
     def observe(self, jobs: Iterable[Job]) -> None:
-        """Take in the run times of those of `jobs` that are completed."""
+        """Record the run times of the completed ones among `jobs`."""
         for job in jobs:
             if job.state is State.COMPLETED and job.completed_at is not None and job.claimed_at is not None:
                 seconds = (job.completed_at - job.claimed_at) / 1000
@@ -46,7 +47,7 @@ class Estimates:
                 self._all.append(seconds)
 
     def seconds_left(self, job: Job, position: int | None = None) -> float | None:
-        """Until this job's end; None when nothing like it has been seen, or it is over."""
+        """Return the seconds until the job's end; None without runs of its shape, or when it is over."""
         runs = self._runs.get(_shape(job))
         if job.over or not runs:
             return None

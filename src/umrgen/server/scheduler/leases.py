@@ -1,4 +1,4 @@
-"""Leases of tasks that only one of the servers of a ledger does at a time."""
+"""Leases of tasks that only one of the servers of a ledger runs at a time."""
 
 from umrgen.clock import Clock
 from umrgen.server.ledger import CoordinationStore
@@ -6,11 +6,11 @@ from umrgen.server.ledger import CoordinationStore
 __all__ = ["TaskLease"]
 
 SECONDS = 60.0
-"""How long a server that died keeps the task from the others."""
+"""The duration of a lease: the time until another server takes the task of one that ended without releasing it."""
 
 
 class TaskLease:
-    """The right to do one task. A server that holds it renews it as long as it asks."""
+    """The right to run one task. Each call of `held` renews it when half of its time has passed."""
 
     def __init__(self, store: CoordinationStore, task: str, holder: str, clock: Clock) -> None:
         self._store = store
@@ -20,9 +20,9 @@ class TaskLease:
         self._until = 0
 
     async def held(self) -> bool:
-        """Return whether this server may do the task now; acquire or renew the lease if needed.
+        """Return whether this server may run the task now; acquire or renew the lease if needed.
 
-        A lease that still has half its time is not renewed, so that asking costs nothing. Raises LedgerUnavailable.
+        A lease with half of its time left is not renewed, so most calls do not write. Raises LedgerUnavailable.
         """
         now, duration = self._clock.now(), int(SECONDS * 1000)
         if now < self._until - duration / 2 <= now + duration:
@@ -32,6 +32,6 @@ class TaskLease:
         return acquired
 
     async def release(self) -> None:
-        """Let another server do the task at once. Raises LedgerUnavailable."""
+        """End the lease, so that another server can acquire it immediately. Raises LedgerUnavailable."""
         self._until = 0
         await self._store.release(self._task, self._holder)

@@ -1,4 +1,4 @@
-"""Previews: made only while a caller watches a job, kept only until the next one."""
+"""Previews: made only while a caller watches a job; the last one of each job is kept."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ class Previews:
 
     @contextmanager
     def watch(self, job_id: str) -> Iterator[None]:
-        """Have previews of this job made for as long as the context lasts."""
+        """Enable previews of this job inside the context."""
         self._watchers[job_id] += 1
         if self._watchers[job_id] == 1:
             self._show(job_id, True)
@@ -32,15 +32,16 @@ class Previews:
                 self._show(job_id, False)
 
     def begun(self, job_id: str) -> None:
-        """Ask for previews of a job that is being drawn from now on, if it is watched."""
+        """Enable previews of a job whose attempt begins, if it is watched."""
         if job_id in self._watchers:
             self._show(job_id, True)
 
     def put(self, job_id: str, image: bytes) -> None:
-        """Keep a new preview, a JPEG, if anybody still watches."""
+        """Keep a new preview, a JPEG, if the job is still watched, and wake its watchers."""
         if job_id in self._watchers:
             self._last[job_id] = image
             self._wake(job_id)
 
     def last(self, job_id: str) -> bytes | None:
+        """Return the job's last preview, a JPEG."""
         return self._last.get(job_id)

@@ -56,7 +56,7 @@ class PromptPolicy:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._check, prompt)
 
 
-class WordList:
+class TermList:
     """A policy that refuses prompts with a forbidden term. Terms match as a whole, in upper or lower case."""
 
     def __init__(self, lines: list[str]) -> None:
@@ -92,7 +92,7 @@ def load_policy(setting: str) -> PromptPolicy | None:
     path = Path(setting).expanduser()
     if path.is_file():
         try:
-            return PromptPolicy(WordList(path.read_text().splitlines()))
+            return PromptPolicy(TermList(path.read_text().splitlines()))
         except (OSError, UnicodeDecodeError) as error:
             raise BadSettings(f"the word list {path} cannot be read: {error}") from None
     module, _, name = setting.partition(":")

@@ -1,1 +1,1 @@
-"""What every SQL database shares: the stores' rules, their statements, and the writer with group commit."""
+"""The parts that all SQL databases share: the stores' rules, their statements, and the writer with group commit."""

@@ -51,12 +51,12 @@ class WriteConnection(Connection, Protocol):
 
 @dataclass(slots=True)
 class Transaction:
-    """What an operation that writes is given."""
+    """The argument of an operation that writes."""
 
     connection: Connection
     change_numbers: Iterator[int]
-    """A number for each change of a job's state, larger than all before it. An operation may take as many as it asked
-    for when it was handed over."""
+    """A number for each change of a job's state, larger than all earlier ones. An operation may take as many as it
+    announced in `Database.write`."""
     changed: list[Job] = field(default_factory=list)
     """The jobs that the operations changed, as they are now."""
 

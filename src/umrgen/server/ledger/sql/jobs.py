@@ -17,12 +17,12 @@ from umrgen.server.ledger.values import DAY, NO_CAPS, BatchKey, Caps, Idempotenc
 
 __all__ = ["SqlJobStore"]
 
-REMEMBERED = 4096
-"""Finished jobs kept in memory. Only finished ones: no server changes them any more."""
+CACHED = 4096
+"""Finished jobs that are cached in memory. No server changes a finished job, so the cache is never stale."""
 LATE_FILES = 3_600_000
 """Milliseconds in which an attempt that lost its lease may still store a file."""
 ALL = 2**62
-"""Above every cursor."""
+"""A number above every cursor."""
 
 
 # --- rules ---
@@ -120,7 +120,7 @@ def _change(transaction: Transaction, job_id: str, change: Change, **values: Any
 
 
 def _store(transaction: Transaction, job: Job, change: Change, **values: Any) -> Job:
-    """Advance the job, and write what follows from it: counts, images and the webhook."""
+    """Advance the job, and write the counts, image records and webhook that the change implies."""
     connection = transaction.connection
     changed = advance(job, change, **values)
     if changed.state is not job.state:
@@ -163,19 +163,19 @@ class SqlJobStore:
         self._finished: OrderedDict[str, Job] = OrderedDict()
 
     def observe(self, jobs: Sequence[Job]) -> None:
-        """Remember those of `jobs` that are over."""
+        """Cache those of `jobs` that are over."""
         for job in jobs:
-            self._remember(job)
+            self._cache(job)
 
-    def forget(self) -> None:
-        """Drop what is remembered of an earlier opening."""
+    def clear_cache(self) -> None:
+        """Empty the cache, when the ledger is opened again."""
         self._finished.clear()
 
-    def _remember(self, job: Job | None) -> Job | None:
+    def _cache(self, job: Job | None) -> Job | None:
         if job is not None and job.over:
             self._finished[job.id] = job
             self._finished.move_to_end(job.id)
-            if len(self._finished) > REMEMBERED:
+            if len(self._finished) > CACHED:
                 self._finished.popitem(last=False)
         return job
 
@@ -201,12 +201,12 @@ class SqlJobStore:
         return await self._database.read(lambda connection: _earlier(connection, session_id, idempotency, now))
 
     def peek(self, job_id: str) -> Job | None:
-        return self._finished.get(job_id) or self._remember(
+        return self._finished.get(job_id) or self._cache(
             self._database.peek(lambda connection: _get(connection, job_id))
         )
 
     async def get(self, job_id: str) -> Job | None:
-        return self._finished.get(job_id) or self._remember(
+        return self._finished.get(job_id) or self._cache(
             await self._database.read(lambda connection: _get(connection, job_id))
         )
 

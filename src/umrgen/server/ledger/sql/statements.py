@@ -25,7 +25,7 @@ _IN = re.compile(r"\{in (\w+)\}")
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a database writes what standard SQL leaves open."""
+    """The differences of a database's SQL from the statements."""
 
     contains: Callable[[str], str]
     """The test that a column is in the list parameter of this name, to follow the column."""
@@ -37,8 +37,9 @@ class Dialect:
 def load_statements(dialect: Dialect) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
     """Return the statements by name, and the list parameters of those that have any.
 
-    `{job}` stands for the columns of a job's record, `{:job}` for a parameter for each of them; `output`, `upload`,
-    `webhook` and `key` likewise; `{in ids}` for the test that the column before it is in the list `:ids`.
+    `{job}` is replaced by the columns of a job's record, `{:job}` by a parameter for each of them, and in the same way
+    `output`, `upload`, `webhook` and `key`. `{in ids}` becomes the test whether the column before it is in the
+    list `:ids`.
     """
     _, *parts = _NAME.split(files(__package__).joinpath("statements.sql").read_text())
     statements: dict[str, str] = {}

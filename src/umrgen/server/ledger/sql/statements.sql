@@ -22,7 +22,7 @@ SELECT {job} FROM jobs WHERE id {in ids};
 SELECT id, session_id, changed FROM jobs WHERE id {in ids};
 
 -- name: changed_after
--- What other servers changed since this one last looked.
+-- The jobs that any server changed after this number.
 SELECT id, changed FROM jobs WHERE changed > :after ORDER BY changed;
 
 -- name: advance_clock
@@ -38,7 +38,7 @@ WHERE queued > 0 AND (:running_cap = 0 OR running < :running_cap)
 ORDER BY served, id LIMIT 1;
 
 -- name: count_new_job
--- `day` is the day (since the epoch, UTC) of a session's last job, `made` how many jobs it made on that day.
+-- `day` is the day (since the epoch, UTC) of a session's last submission, `made` the number of submissions on that day.
 INSERT INTO sessions (id, queued, running, served, day, made) VALUES (:session_id, 1, 0, 0, :day, 1)
 ON CONFLICT (id) DO UPDATE
 SET queued = sessions.queued + 1,
@@ -61,7 +61,7 @@ SELECT queued, running, CASE WHEN day = :day THEN made ELSE 0 END FROM sessions 
 SELECT id FROM jobs WHERE session_id = :session_id AND state IN ('queued', 'running') ORDER BY state DESC, seq LIMIT 1;
 
 -- name: rank_in_session
--- How many jobs of its own session come before it: two ranges of one index.
+-- The number of jobs of the session that precede it: two ranges of one index.
 SELECT (SELECT count(*) FROM jobs
         WHERE session_id = own.session_id AND state = 'queued' AND priority > own.priority)
      + (SELECT count(*) FROM jobs
@@ -69,8 +69,8 @@ SELECT (SELECT count(*) FROM jobs
 FROM jobs AS own WHERE own.id = :id;
 
 -- name: ahead_of_session
--- How many jobs of other sessions are served before the job of that rank: one in each round, and one more
--- from the sessions that come first in a round.
+-- The number of jobs of other sessions that are served before the job of that rank: one in each round, and one more
+-- of each session that precedes this one in a round.
 SELECT coalesce(sum(CASE WHEN queued < turns THEN queued ELSE turns END), 0)
 FROM (SELECT other.queued AS queued,
              :rank + CASE WHEN (other.served, other.id) < (own.served, own.id) THEN 1 ELSE 0 END AS turns
@@ -89,7 +89,7 @@ SELECT coalesce(sum(queued), 0), coalesce(sum(running), 0) FROM sessions
 WHERE queued > 0 OR running > 0;
 
 -- name: recent_runs
--- The completed ones among the jobs made last.
+-- The completed jobs among the last ones submitted.
 SELECT {job} FROM jobs
 WHERE seq > (SELECT coalesce(max(seq), 0) FROM jobs) - :among AND state = 'completed'
 ORDER BY completed_at;
@@ -124,7 +124,7 @@ INSERT INTO uploads ({upload}, stored) VALUES ({:upload}, 0);
 UPDATE uploads SET stored = 1 WHERE name = :name AND session_id = :session_id;
 
 -- name: count_uploads
--- Without those whose upload was broken off long ago.
+-- Uploads that were interrupted long ago are not counted.
 SELECT count(*) FROM uploads WHERE session_id = :session_id AND (stored = 1 OR created_at >= :since);
 
 -- name: uploads_of_session
@@ -177,7 +177,7 @@ ON CONFLICT (session_id, key) DO UPDATE
 SET digest = excluded.digest, job_id = excluded.job_id, expires_at = excluded.expires_at;
 
 -- name: expire_idempotency
--- A few with each new one: the table stays as small as a day's traffic.
+-- Each new key deletes a few expired ones, so the table has about a day's keys.
 DELETE FROM idempotency WHERE (session_id, key) IN
     (SELECT session_id, key FROM idempotency WHERE expires_at <= :now LIMIT 4);
 

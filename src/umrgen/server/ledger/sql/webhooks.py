@@ -32,7 +32,7 @@ def enter_webhook(connection: Connection, job: Job, *, now: int) -> None:
 
 
 def _host(url: str) -> str:
-    """Return the host. Never fails: a job must be able to end, whatever its URL is."""
+    """Return the host; "" for an invalid URL, which must not prevent the end of a job."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:

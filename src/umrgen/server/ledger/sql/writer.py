@@ -1,7 +1,7 @@
-"""Group commit: one writer owns the writing connection and commits the operations of many callers at once.
+"""Group commit: one writer owns the writing connection and commits the operations of many callers together.
 
-The sync is the expensive part of a durable write; it happens once per batch. A batch is what was handed over in one
-turn of the event loop, and what arrived while the previous batch was being synced.
+The sync is the expensive part of a durable write; it happens once per batch. A batch has the operations of one
+iteration of the event loop, and those that arrived while the previous batch was being synced.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ class GroupWriter:
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._arrived: list[_Waiting] = []
-        """The operations of this turn of the loop."""
+        """The operations of this iteration of the loop."""
 
     async def write(self, operation: Callable[[Transaction], T], changes: int) -> T:
         """Run `operation` in a transaction; return its result once that is on disk."""
@@ -107,7 +107,7 @@ class GroupWriter:
             self._take(arrived[start : start + self.BATCH])
 
     def _take(self, batch: list[_Waiting]) -> None:
-        """Arrange that `_commit` is called with this batch, and `_settle`, on the loop, with what it returns."""
+        """Arrange a call of `_commit` with this batch, and then of `_settle` with its result, on the loop."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -160,7 +160,7 @@ class GroupWriter:
 
 
 class ThreadWriter(GroupWriter):
-    """Writes on a thread of its own: the loop continues while the disk syncs."""
+    """Writes on a separate thread: the loop continues while the disk syncs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -185,7 +185,7 @@ class ThreadWriter(GroupWriter):
             self._connection.close()
 
     def _gather(self) -> list[_Waiting] | None:
-        """Wait for a batch and join what else has arrived to it. None: no more will come."""
+        """Wait for a batch, and add the batches that have arrived since. None after `close`."""
         batch = self._queue.get()
         while batch is not None and len(batch) < self.BATCH:
             try:
@@ -200,7 +200,7 @@ class ThreadWriter(GroupWriter):
 
 
 class InlineWriter(GroupWriter):
-    """Writes on the loop's own thread, one turn later, so that the order of events is always the same."""
+    """Writes on the loop's thread, in its next iteration, so that the order of events is always the same."""
 
     def _take(self, batch: list[_Waiting]) -> None:
         self._loop.call_soon(self._write, batch)
@@ -211,4 +211,4 @@ class InlineWriter(GroupWriter):
     async def close(self) -> None:
         await super().close()
         for _ in range(2):
-            await asyncio.sleep(0)  # one turn for the write, one for its results
+            await asyncio.sleep(0)  # one iteration for the write, one for its results

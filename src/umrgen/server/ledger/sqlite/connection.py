@@ -13,13 +13,13 @@ from umrgen.server.ledger.sql.statements import Dialect, load_migrations, load_s
 __all__ = ["DIALECT", "SqliteConnection", "connect", "migrate", "schema_version"]
 
 BUSY_SECONDS = 5.0
-"""How long a write waits for another program that locks the file. A read never waits: it would block the event loop."""
+"""Seconds that a write waits for another program's lock. A read does not wait: it would block the event loop."""
 
 DIALECT = Dialect(contains=lambda name: f"IN (SELECT value FROM json_each(:{name}))")  # noqa: S608
 
 
 def connect(path: Path | str, *, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
-    """Return a connection in autocommit mode. Raises sqlite3.Error when the file cannot be read or is no database."""
+    """Return a connection in autocommit mode. Raises sqlite3.Error when the file is unreadable or not a database."""
     connection = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, timeout=busy_seconds, cached_statements=64
     )
@@ -39,7 +39,7 @@ def schema_version() -> int:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the database to the newest schema. Other processes may do so at the same time.
+    """Migrate the database to the newest schema. Concurrent calls in other processes are safe.
 
     Raises LedgerTooNew when a newer program wrote it.
     """

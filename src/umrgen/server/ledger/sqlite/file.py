@@ -21,7 +21,7 @@ __all__ = ["SqliteLedger"]
 T = TypeVar("T")
 
 POLL_INTERVAL = 0.25
-"""Seconds between two looks for changes that other servers made."""
+"""Seconds between two polls for changes by other servers."""
 
 
 class SqliteLedger(SqlStores):
@@ -72,7 +72,7 @@ class SqliteLedger(SqlStores):
     async def _poll(self, feed: ChangeFeed, on_change: OnChange) -> None:
         while True:
             await asyncio.sleep(POLL_INTERVAL)
-            with suppress(LedgerUnavailable):  # the next look finds what this one missed
+            with suppress(LedgerUnavailable):  # the next poll reads from the same change number
                 if jobs := await self.jobs.get_many(feed.read(self._reader)):
                     on_change(jobs)
 

@@ -1,4 +1,4 @@
-"""What an operator does with a ledger's file: look whether it is sound, copy it, make it small."""
+"""Maintenance of a ledger's file: check its integrity, copy it, and compact it."""
 
 import os
 import sqlite3
@@ -13,26 +13,26 @@ from umrgen.server.ledger.sqlite.connection import connect, schema_version
 __all__ = ["LedgerReport", "MaintenanceFailed", "backup", "check", "vacuum"]
 
 SHOWN = 20
-"""Troubles named; of more, the number is told."""
+"""Errors that a report lists; it counts the others."""
 
 
 class MaintenanceFailed(UmrgenError):
-    """This could not be done with the ledger; it is as it was."""
+    """The maintenance failed; the ledger was not changed."""
 
     code = "upkeep_failed"
 
 
 @dataclass(slots=True)
 class LedgerReport:
-    """What a look at a ledger found."""
+    """The result of a check: the number of jobs by state, of images, and the errors."""
 
     jobs: dict[str, int] = field(default_factory=dict)
     images: int = 0
-    troubles: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     @property
     def sound(self) -> bool:
-        return not self.troubles
+        return not self.errors
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -56,10 +56,10 @@ def check(path: Path, outputs: Path) -> LedgerReport:
                 _check_counts(connection, report)
                 _check_images(connection, outputs, report)
     except sqlite3.DatabaseError as error:
-        report.troubles.append(f"the file cannot be read: {error}")
-    if len(report.troubles) > SHOWN:
-        more = len(report.troubles) - SHOWN
-        report.troubles = [*report.troubles[:SHOWN], f"and {more} more"]
+        report.errors.append(f"the file cannot be read: {error}")
+    if len(report.errors) > SHOWN:
+        more = len(report.errors) - SHOWN
+        report.errors = [*report.errors[:SHOWN], f"and {more} more"]
     return report
 
 
@@ -67,10 +67,10 @@ def _check_file(connection: sqlite3.Connection, report: LedgerReport) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     known = schema_version()
     if version != known:
-        report.troubles.append(f"its schema is number {version}, this program's {known}: start the server once")
+        report.errors.append(f"its schema has version {version}, this program's {known}: start the server once")
         return
-    report.troubles += [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
-    report.troubles += [
+    report.errors += [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
+    report.errors += [
         f"a row of {table} refers to a row of {parent} that does not exist"
         for table, _, parent, _ in connection.execute("PRAGMA foreign_key_check")
     ]
@@ -83,7 +83,7 @@ def _check_counts(connection: sqlite3.Connection, report: LedgerReport) -> None:
         " AND jobs.state IN ('queued', 'running') GROUP BY sessions.id"
         " HAVING queued <> total(jobs.state = 'queued') OR running <> total(jobs.state = 'running')"
     )
-    report.troubles += [f"the counts of session {session_id} are wrong" for (session_id,) in wrong]
+    report.errors += [f"the counts of session {session_id} are wrong" for (session_id,) in wrong]
 
 
 def _check_images(connection: sqlite3.Connection, outputs: Path, report: LedgerReport) -> None:
@@ -93,16 +93,16 @@ def _check_images(connection: sqlite3.Connection, outputs: Path, report: LedgerR
         try:
             found = (outputs / session_id / name).stat().st_size
         except OSError:
-            report.troubles.append(f"the image {name} is on record and not there")
+            report.errors.append(f"the image {name} has a record but no file")
             continue
         if found != size:
-            report.troubles.append(f"the image {name} has {found} bytes, on record are {size}")
+            report.errors.append(f"the image {name} has {found} bytes; its record has {size}")
 
 
 def backup(path: Path, target: Path) -> int:
-    """Copy the ledger to a new file, also while a server writes to it; how many bytes that are.
+    """Copy the ledger to a new file, also while a server writes to it; return the copy's size in bytes.
 
-    The copy is one moment's ledger, whole and synced, or it is not there. Raises MaintenanceFailed.
+    The copy is a consistent snapshot, complete and synced. Raises MaintenanceFailed; then there is no copy.
     """
     if target.exists():
         raise MaintenanceFailed(f"{target} exists already", next="Name a new file.")
@@ -122,12 +122,15 @@ def backup(path: Path, target: Path) -> int:
 
 
 def vacuum(path: Path) -> tuple[int, int]:
-    """Write the ledger's file anew without its holes; its bytes before and after. Only while no server runs."""
+    """Rewrite the ledger's file without free pages; return its size in bytes before and after.
+
+    No server may use the ledger. Raises MaintenanceFailed.
+    """
     with closing(_open(path)) as connection:
         before = path.stat().st_size
         try:
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
-            raise MaintenanceFailed(f"the ledger could not be written anew: {error}") from None
+            raise MaintenanceFailed(f"the ledger could not be compacted: {error}") from None
     return before, path.stat().st_size

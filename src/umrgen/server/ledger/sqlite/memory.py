@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class MemoryLedger(SqlStores):
-    """Implements `Ledger` and its `Database`. To close it and open it again is a restart: the content stays."""
+    """Implements `Ledger` and its `Database`. Its content survives `close` and the next `open`, as after a restart."""
 
     def __init__(self) -> None:
         super().__init__(self)
@@ -28,7 +28,7 @@ class MemoryLedger(SqlStores):
         """The database between a `close` and the next `open`."""
 
     async def open(self, on_change: OnChange = lambda jobs: None, on_foreign_change: OnChange | None = None) -> None:
-        self.jobs.forget()
+        self.jobs.clear_cache()
         if self._raw is None:
             self._raw = self._connect()
         self._connection = SqliteConnection(self._raw)
@@ -57,7 +57,7 @@ class MemoryLedger(SqlStores):
             self.discard()
 
     def discard(self) -> None:
-        """Close the connection at once, without finishing what was handed over: the end of a simulated process."""
+        """Close the connection without finishing pending operations, as the end of a process would."""
         if self._raw is not None:
             self._raw.close()
             self._raw = None

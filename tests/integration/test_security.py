@@ -1,4 +1,4 @@
-"""Who may come in, and how much they may ask: keys, limits, walls, names and origins, on a running server."""
+"""Security of a running server: keys, limits, isolation of sessions, Host and Origin checks, disclosure."""
 
 import json
 import re
@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[2] / "js" / "studio"
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with its default doors, and one more name."""
+    """A server with the default security settings, and one more host name."""
     state = tmp_path_factory.mktemp("guarded") / "state"
     with server(state, "--allowed-hosts", "pictures.example", "--step-delay", "0.3", "--access-log", "all") as running:
         yield running
@@ -36,7 +36,7 @@ def bearer(key: str) -> dict[str, str]:
 
 class TestKeys:
     @pytest.mark.slow
-    def test_a_key_ends_when_it_says(self, state: Path) -> None:
+    def test_a_key_expires(self, state: Path) -> None:
         with server(state) as running:
             soon = "2026-01-01"
             assert cli("keys", "create", "--state", str(state), "--expires", soon).returncode == 2
@@ -49,10 +49,10 @@ class TestKeys:
     @pytest.mark.slow
     def test_a_revoked_key_is_refused_within_a_second(self, guarded: ServerProcess) -> None:
         made = new_key(guarded)
-        asking = lambda: httpx2.get(f"{guarded.url}/api/v1/jobs", headers=bearer(made["key"]))  # noqa: E731
-        assert asking().status_code == 200
+        request_jobs = lambda: httpx2.get(f"{guarded.url}/api/v1/jobs", headers=bearer(made["key"]))  # noqa: E731
+        assert request_jobs().status_code == 200
         cli("keys", "revoke", made["id"], "--state", str(guarded.state))
-        refused = until(lambda: (answer := asking()).status_code == 401 and answer, 5)
+        refused = until(lambda: (answer := request_jobs()).status_code == 401 and answer, 5)
         problem(refused, 401, "unauthorized")
 
     def test_events_end_when_their_key_is_revoked(self, guarded: ServerProcess) -> None:
@@ -64,7 +64,7 @@ class TestKeys:
                 assert next(lines) == "event: status"
                 cli("keys", "revoke", made["id"], "--state", str(guarded.state))
                 seen = [line for line in lines if line.startswith("event:")]
-            assert len(seen) < 50, "it ended before its job did"
+            assert len(seen) < 50, "the stream ended before the job"
         another = new_key(guarded, "--session", made["session_id"])
         with httpx2.Client(base_url=guarded.url, headers=bearer(another["key"])) as http:
             assert http.post(f"/api/v1/cancel/{job_id}").json()["progress"]["step"] < 50
@@ -80,7 +80,7 @@ class TestKeys:
         assert "LAST USED" in words
         assert re.search(r"first +20\d\d-\d\d-\d\d \d\d:\d\d +20\d\d-", words)
 
-    def test_a_key_may_take_the_place_of_another(self, guarded: ServerProcess) -> None:
+    def test_a_key_can_replace_another_of_the_same_session(self, guarded: ServerProcess) -> None:
         first = new_key(guarded)
         second = new_key(guarded, "--session", first["session_id"])
         with httpx2.Client(base_url=guarded.url) as http:
@@ -92,8 +92,8 @@ class TestKeys:
         assert "8 to 64 letters" in bad.stderr
 
 
-class TestWalls:
-    def test_nothing_of_another_session_can_be_seen(self, guarded: ServerProcess) -> None:
+class TestSessionIsolation:
+    def test_no_call_discloses_data_of_another_session(self, guarded: ServerProcess) -> None:
         mine, other = new_key(guarded), new_key(guarded)
         with httpx2.Client(base_url=guarded.url, headers=bearer(mine["key"]), timeout=70) as http:
             job_id = submit(http)
@@ -120,14 +120,14 @@ class TestWalls:
 
 
 class TestLimits:
-    def test_requests_a_minute(self, guarded: ServerProcess) -> None:
+    def test_the_rate_limit_of_a_key(self, guarded: ServerProcess) -> None:
         made = new_key(guarded, "--rate", "5")
         with httpx2.Client(base_url=guarded.url, headers=bearer(made["key"])) as http:
             receipt = http.post("/api/v1/generate", json={"prompt": "a boat"} | SMALL)
             assert receipt.headers["ratelimit-policy"] == '"minute";q=5;w=60'
             assert receipt.headers["ratelimit"].startswith('"minute";r=4;t=')
             job_id = receipt.json()["job_id"]
-            # A held call is one call, however long it takes.
+            # A long poll counts as one request.
             assert finish(http, job_id)["state"] == "completed"
             codes = [http.get(f"/api/v1/status/{job_id}").status_code for _ in range(4)]
             assert codes == [200, 200, 200, 429]
@@ -138,7 +138,7 @@ class TestLimits:
             assert refused.headers["ratelimit"].startswith('"minute";r=0;t=')
             problem(http.get("/api/v1/jobs"), 429, "rate_limited")
 
-    def test_jobs_at_once(self, guarded: ServerProcess) -> None:
+    def test_the_limit_of_concurrent_jobs(self, guarded: ServerProcess) -> None:
         made = new_key(guarded, "--concurrent", "1")
         with httpx2.Client(base_url=guarded.url, headers=bearer(made["key"]), timeout=70) as http:
             first = submit(http, steps=50)
@@ -148,7 +148,7 @@ class TestLimits:
             http.post(f"/api/v1/cancel/{first}")
             assert finish(http, submit(http))["state"] == "completed"
 
-    def test_jobs_a_day(self, guarded: ServerProcess) -> None:
+    def test_the_daily_limit_of_jobs(self, guarded: ServerProcess) -> None:
         made = new_key(guarded, "--daily", "2")
         with httpx2.Client(base_url=guarded.url, headers=bearer(made["key"]), timeout=70) as http:
             used = {"Idempotency-Key": "today-1"}
@@ -159,15 +159,15 @@ class TestLimits:
             problem(refused, 429, "rate_limited")
             assert 1 <= int(refused.headers["retry-after"]) <= 86_400
             again = http.post("/api/v1/generate", json=body, headers=used)
-            assert again.content == first.content, "a repeated submit asks for nothing new"
+            assert again.content == first.content, "a repeated submit makes no new job"
 
-    def test_capabilities_say_what_this_key_may(self, guarded: ServerProcess) -> None:
+    def test_capabilities_report_the_limits_of_the_key(self, guarded: ServerProcess) -> None:
         made = new_key(guarded, "--rate", "0", "--concurrent", "3", "--daily", "70")
         limits = httpx2.get(f"{guarded.url}/api/v1/capabilities", headers=bearer(made["key"])).json()["limits"]
         assert limits["requests_per_minute"] is None
         assert (limits["concurrent"], limits["daily"]) == (3, 70)
 
-    def test_failed_logins_are_slowed_and_a_good_key_is_not(self, state: Path) -> None:
+    def test_failed_logins_are_throttled_and_a_valid_key_is_not(self, state: Path) -> None:
         with server(state, "--failed-logins", "5") as running, running.http() as good:
             with httpx2.Client(base_url=running.url, headers=bearer("umr_wrong")) as http:
                 codes = [http.get("/api/v1/jobs").status_code for _ in range(6)]
@@ -178,8 +178,8 @@ class TestLimits:
                 assert refused.headers["connection"] == "close"
             assert good.get("/api/v1/jobs").status_code == 200
 
-    def test_twenty_that_hammer_do_not_slow_the_twenty_first(self, guarded: ServerProcess) -> None:
-        """The bar itself is in benchmarks/checks.py; here: refused calls cost so little that others are served."""
+    def test_keys_above_their_limit_do_not_affect_other_keys(self, guarded: ServerProcess) -> None:
+        """Refused calls cost little, so others are served; benchmarks/checks.py measures how little."""
         noisy = [new_key(guarded, "--rate", "60")["key"] for _ in range(3)]
         quiet = new_key(guarded)
         with httpx2.Client(base_url=guarded.url) as http:
@@ -189,7 +189,7 @@ class TestLimits:
             assert http.get("/api/v1/jobs", headers=bearer(quiet["key"])).status_code == 200
 
 
-class TestNames:
+class TestHostsAndOrigins:
     CALLS = (
         ("POST", "/api/v1/generate"),
         ("POST", "/api/v1/status"),
@@ -211,8 +211,8 @@ class TestNames:
                 problem(answer, 421, "forbidden_host")
 
     @pytest.mark.parametrize("wait", [{}, {"Prefer": "wait=5"}])
-    def test_a_foreign_host_learns_nothing_of_a_job(self, slow_server: ServerProcess, wait: dict[str, str]) -> None:
-        """Status calls are answered ahead of the router, on a server that does not log every request."""
+    def test_a_foreign_host_receives_no_job_data(self, slow_server: ServerProcess, wait: dict[str, str]) -> None:
+        """Status calls are handled ahead of the router, on a server that does not log every request."""
         where = urlsplit(slow_server.url)
         with slow_server.http() as http:
             done = finish(http, submit(http))
@@ -230,12 +230,12 @@ class TestNames:
     @pytest.mark.parametrize(
         "host", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:80", "192.168.1.5", "pictures.example"]
     )
-    def test_own_names_and_addresses_are_not(self, guarded: ServerProcess, host: str) -> None:
+    def test_own_names_and_addresses_are_accepted(self, guarded: ServerProcess, host: str) -> None:
         with guarded.http() as http:
             assert http.get("/api/v1/jobs", headers={"Host": host}).status_code == 200
 
     @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", "https://localhost.evil"])
-    def test_a_foreign_origin_changes_nothing(self, guarded: ServerProcess, origin: str) -> None:
+    def test_a_foreign_origin_is_refused_on_every_change(self, guarded: ServerProcess, origin: str) -> None:
         with guarded.http(Origin=origin) as http:
             before = len(http.get("/api/v1/jobs").json()["jobs"])
             for method, path in self.CALLS:
@@ -244,7 +244,7 @@ class TestNames:
                     problem(http.request(method, path, json=body), 403, "forbidden_origin")
             assert len(http.get("/api/v1/jobs").json()["jobs"]) == before
 
-    def test_its_own_page_may_call(self, guarded: ServerProcess) -> None:
+    def test_a_page_of_the_own_origin_may_call(self, guarded: ServerProcess) -> None:
         with guarded.http(Origin=guarded.url) as http:
             assert finish(http, submit(http))["state"] == "completed"
 
@@ -263,18 +263,18 @@ class TestNames:
             assert "access-control-allow-origin" not in foreign.headers
 
 
-class TestOutsiders:
+class TestUnauthenticatedClients:
     @pytest.mark.parametrize("query", ["api_key={}", "key={}", "x={}", "token=abc", "Authorization=Bearer%20{}"])
     def test_a_key_in_a_query_is_refused_and_not_logged(self, guarded: ServerProcess, query: str) -> None:
         answer = httpx2.get(f"{guarded.url}/api/v1/jobs?{query.format(guarded.key)}", headers=bearer(guarded.key))
         problem(answer, 400, "key_in_url")
         assert guarded.key not in guarded.log()
 
-    def test_without_a_key_there_is_nothing_to_learn(self, guarded: ServerProcess) -> None:
+    def test_unauthenticated_calls_disclose_nothing(self, guarded: ServerProcess) -> None:
         with httpx2.Client(base_url=guarded.url) as http:
             assert http.get("/healthz").json() == {"status": "ok"}
             assert http.get("/readyz").json() == {"status": "ready"}
-            assert http.get("/").text == (PAGE / "index.html").read_text(), "the studio is the same for everybody"
+            assert http.get("/").text == (PAGE / "index.html").read_text(), "the studio's page has no data"
             for path in ("/docs", "/api", "/admin", "/outputs", "/.env", "/server.lock", "/x"):
                 answer = http.get(path)
                 assert answer.status_code in (401, 404), path
@@ -292,5 +292,5 @@ class TestOutsiders:
         assert job_id in log
         assert "forged \x1b" not in log
         assert not [line for line in log.splitlines() if line.startswith("forged") or "INFO umrgen: forged" in line]
-        assert "a boat" not in log, "prompts are logged only when asked for"
+        assert "a boat" not in log, "prompts are logged only when enabled"
         assert "\x1b" not in log
