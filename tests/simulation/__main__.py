@@ -1,4 +1,4 @@
-"""Play random histories: `python tests/simulation --histories 100000 --jobs 2`, or one: `--seed N`."""
+"""Run random histories: `python tests/simulation --histories 100000 --jobs 2`, or one: `--seed N`."""
 
 import argparse
 import multiprocessing
@@ -10,15 +10,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from simulation.choices import Choices, shrink
-from simulation.history import Failure, play_choices, play_history
+from simulation.history import Failure, run_choices, run_history
 
 
-def _play_range(span: tuple[int, int]) -> tuple[Counter[str], int, list[tuple[int, str]]]:
+def _run_range(span: tuple[int, int]) -> tuple[Counter[str], int, list[tuple[int, str]]]:
     outcomes: Counter[str] = Counter()
     requests, failures = 0, []
     for seed in range(*span):
         try:
-            history = play_history(seed)
+            history = run_history(seed)
         except Failure as failure:
             failures.append((seed, str(failure).splitlines()[0]))
             if len(failures) >= 5:
@@ -30,28 +30,28 @@ def _play_range(span: tuple[int, int]) -> tuple[Counter[str], int, list[tuple[in
 
 
 def shortest(seed: int, seconds: float = 10.0) -> str:
-    """The transcript of the plainest history that fails as the one of `seed` does."""
+    """Return the transcript of the simplest history that fails as the one of this seed does."""
     choices = Choices(seed)
     try:
-        play_choices(choices)
+        run_choices(choices)
     except Failure as failure:
         words = str(failure).splitlines()[0].split(":")[:2]
     else:
-        return f"history {seed} ends well"
+        return f"history {seed} has no violation"
 
     def fails(draws: list[int]) -> bool:
         try:
-            play_choices(Choices(given=draws))
+            run_choices(Choices(given=draws))
         except Failure as failure:
             return str(failure).splitlines()[0].split(":")[:2] == words
         return False
 
     best = shrink(choices.taken, fails, seconds=seconds)
     try:
-        play_choices(Choices(given=best))
+        run_choices(Choices(given=best))
     except Failure as failure:
         return f"{len(best)} draws (of {len(choices.taken)}):\n{failure}"
-    return "it could not be replayed"
+    return "it could not be repeated"
 
 
 def main() -> None:
@@ -59,11 +59,11 @@ def main() -> None:
     parser.add_argument("--histories", type=int, default=100_000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--start-seed", type=int, default=0)
-    parser.add_argument("--seed", type=int, help="replay one history, shrink it if it fails")
+    parser.add_argument("--seed", type=int, help="repeat one history, and shrink it if it fails")
     arguments = parser.parse_args()
     if arguments.seed is not None:
         try:
-            print(play_history(arguments.seed).transcript())
+            print(run_history(arguments.seed).transcript())
         except Failure as failure:
             print(failure)
             print("\nshrunk:", shortest(arguments.seed))
@@ -77,7 +77,7 @@ def main() -> None:
     outcomes: Counter[str] = Counter()
     requests, failures = 0, []
     with multiprocessing.Pool(arguments.jobs) as pool:
-        for some, count, failed in pool.imap_unordered(_play_range, spans):
+        for some, count, failed in pool.imap_unordered(_run_range, spans):
             outcomes += some
             requests += count
             failures += failed
@@ -86,7 +86,7 @@ def main() -> None:
     seconds = time.monotonic() - started
     print(f"{sum(outcomes.values())} histories, {requests} requests, {seconds:.0f} s, {len(failures)} failed")
     for seed, words in sorted(failures)[:5]:
-        print(f"\nseed {seed}: {words}\nreplay it: python tests/simulation --seed {seed}")
+        print(f"\nseed {seed}: {words}\nrepeat it: python tests/simulation --seed {seed}")
     if failures:
         print("\nshrunk:", shortest(min(failures)[0]))
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""One request, what came of it, and what it truly meant."""
+"""One request, its response, and what the response means."""
 
 from umrgen.client.flow import Step
 
@@ -8,7 +8,7 @@ Place = tuple[str, int | None, int | None]
 
 
 class Exchange:
-    """Filled in by the world and its faults; the judge never reads an answer's bytes.
+    """Filled in by the simulated server and the faults: checks do not parse a response.
 
     `kind`: lost, status, same, gone, limited, transient, garbage, refused, receipt, batch, data, healthy.
     """
@@ -16,18 +16,18 @@ class Exchange:
     __slots__ = (
         "actor",
         "ambiguous",
-        "asked",
         "at",
+        "blocking",
         "body",
-        "busy",
         "etag",
+        "fault",
         "headers",
-        "held",
         "images",
         "jobs",
         "kind",
-        "note",
+        "long_poll",
         "place",
+        "requested_delay",
         "sent",
         "sent_at",
         "status",
@@ -42,40 +42,41 @@ class Exchange:
         self.at = at
         self.wall = 0.0
         self.kind = kind
-        self.note = ""
-        """The fault, if this is one."""
+        self.fault = ""
+        """The name of the fault, if there is one."""
         self.status: int = 0
-        """0: no answer at all."""
+        """0: no response."""
         self.headers: dict[str, str] = {}
         self.body = b""
         self.sent = True
-        """Of a lost request: whether it may have arrived."""
+        """Whether a request without a response may have arrived."""
         self.ambiguous = False
-        """Of a submit: whether, for all the client can know, a job was made."""
-        self.asked: float | None = None
-        """Seconds the server asks to wait; -1 when only its clock knows."""
-        self.held = False
+        """Whether the client cannot exclude that a submit created a job."""
+        self.requested_delay: float | None = None
+        """The requested delay in seconds; -1 for a date without a Date header."""
+        self.long_poll = False
         self.etag = False
         self.place: Place | None = None
         self.images: tuple[str, ...] = ()
-        self.busy: str | None = None
-        """The job that is in the way."""
+        self.blocking: str | None = None
+        """The id of the job because of which another one was refused."""
         self.jobs: tuple[tuple[str, str], ...] = ()
-        """Of an answer for many: ids and states ('unknown' for those not known)."""
+        """Ids and states in a response about several jobs ('unknown' for unknown ids)."""
 
     def line(self) -> str:
+        """Return the exchange as two lines of a transcript."""
         step = self.step
-        asked = " ".join(
+        preferences = " ".join(
             f"{name}: {value}" for name, value in step.headers.items() if name in ("Prefer", "If-None-Match")
         )
-        request = f"{step.method} {step.path} {asked}".strip()
+        request = f"{step.method} {step.path} {preferences}".strip()
         if not self.status:
-            answer = f"no answer ({'may have arrived' if self.sent else 'never arrived'})"
+            response = f"no response ({'may have arrived' if self.sent else 'did not arrive'})"
         else:
-            told = " ".join(f"{name}: {value}" for name, value in self.headers.items() if name != "content-type")
-            answer = f"{self.status} {told} {self.body[:160].decode(errors='replace')}"
-        fault = f" [{self.note}]" if self.note else ""
+            headers = " ".join(f"{name}: {value}" for name, value in self.headers.items() if name != "content-type")
+            response = f"{self.status} {headers} {self.body[:160].decode(errors='replace')}"
+        fault = f" [{self.fault}]" if self.fault else ""
         return (
             f"  #{self.actor} {self.sent_at:9.3f} {request} (timeout {step.timeout:.1f})\n"
-            f"     {self.at:9.3f} {self.kind}{fault}: {answer}"
+            f"     {self.at:9.3f} {self.kind}{fault}: {response}"
         )

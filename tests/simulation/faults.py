@@ -1,4 +1,4 @@
-"""What may happen between a true answer and the client."""
+"""The network between the simulated server and the client, with random faults."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 from simulation.choices import Choices
 from simulation.exchange import Exchange
-from simulation.world import STATUS, World, lost, reply
+from simulation.server import STATUS, SimulatedServer, exchange_for, lost_exchange
 from umrgen.client.flow import Step
 
 __all__ = ["Network"]
@@ -16,120 +16,120 @@ EPOCH = 1_800_000_000.0
 
 
 class Network:
-    """Passes steps to the world and answers back, faithfully or not; the share of faults is the history's."""
+    """Passes steps to the server and its responses to the client, some of them with faults."""
 
-    def __init__(self, choices: Choices, world: World) -> None:
+    def __init__(self, choices: Choices, server: SimulatedServer) -> None:
         self._choices = choices
-        self._world = world
+        self._world = server
         self._share = choices.pick((0.0, 0.05, 0.2, 0.5))
         self._burst: tuple[float, float, int] = (0.0, 0.0, 500)
         if choices.chance(0.3):
             start = choices.between(0.0, 60.0)
             self._burst = (start, start + choices.between(1.0, 120.0), choices.pick((503, 500, 502, 504)))
         self.ahead = 0.0
-        """How far the client's wall clock is ahead of the server's, in seconds."""
+        """Seconds by which the client's wall clock is ahead of the server's."""
 
     def send(self, step: Step, at: float) -> Exchange:
         choices = self._choices
         start, end, status = self._burst
         if start <= at < end:
-            answer = reply(step, at, status, None, "transient")
-            answer.at, answer.ambiguous, answer.note = at + 0.01, True, "burst"
+            exchange = exchange_for(step, at, status, None, "transient")
+            exchange.at, exchange.ambiguous, exchange.fault = at + 0.01, True, "burst"
         elif self._share and choices.chance(self._share):
             fault = choices.pick(FAULTS)
-            answer = fault(self, step, at)
-            answer.note = answer.note or fault.__name__.strip("_")
+            exchange = fault(self, step, at)
+            exchange.fault = exchange.fault or fault.__name__.strip("_")
         else:
-            answer = self._world.handle(step, at)
-        answer.at = min(max(answer.at, at + 0.001), at + step.timeout)
+            exchange = self._world.handle(step, at)
+        exchange.at = min(max(exchange.at, at + 0.001), at + step.timeout)
         if choices.chance(0.02):
             self.ahead = choices.between(-3600.0, 3600.0)
-        answer.wall = EPOCH + answer.at + self.ahead
-        return answer
+        exchange.wall = EPOCH + exchange.at + self.ahead
+        return exchange
 
-    def _passed_on(self, step: Step, at: float) -> Exchange:
+    def _server_response(self, step: Step, at: float) -> Exchange:
         return self._world.handle(step, at)
 
 
 def _refused(network: Network, step: Step, at: float) -> Exchange:
-    return lost(step, at, at + 0.01, sent=False)
+    return lost_exchange(step, at, at + 0.01, sent=False)
 
 
 def _broken_off(network: Network, step: Step, at: float) -> Exchange:
-    true = network._passed_on(step, at) if network._choices.chance(0.5) else None
-    return lost(step, at, min(true.at if true else at + 0.05, at + step.timeout))
+    original = network._server_response(step, at) if network._choices.chance(0.5) else None
+    return lost_exchange(step, at, min(original.at if original else at + 0.05, at + step.timeout))
 
 
 def _silence(network: Network, step: Step, at: float) -> Exchange:
     if network._choices.chance(0.5):
-        network._passed_on(step, at)
-    return lost(step, at, at + step.timeout)
+        network._server_response(step, at)
+    return lost_exchange(step, at, at + step.timeout)
 
 
 def _server_error(network: Network, step: Step, at: float) -> Exchange:
     if network._choices.chance(0.3):
-        network._passed_on(step, at)
-    answer = reply(step, at, network._choices.pick((503, 500, 502, 504, 408)), None, "transient")
-    answer.ambiguous = True
+        network._server_response(step, at)
+    exchange = exchange_for(step, at, network._choices.pick((503, 500, 502, 504, 408)), None, "transient")
+    exchange.ambiguous = True
     if network._choices.chance(0.3):
-        answer.asked = network._choices.pick((5.0, 0.0, 86400.0))
-        answer.headers = {"retry-after": str(int(answer.asked))}
-    return answer
+        exchange.requested_delay = network._choices.pick((5.0, 0.0, 86400.0))
+        exchange.headers = {"retry-after": str(int(exchange.requested_delay))}
+    return exchange
 
 
 def _limited(network: Network, step: Step, at: float) -> Exchange:
     choices = network._choices
-    answer = reply(step, at, 429, {"error": "slow down"}, "limited")
+    exchange = exchange_for(step, at, 429, {"error": "slow down"}, "limited")
     kind = choices.pick(("none", "seconds", "date", "a day", "nonsense", "a past date", "a date alone"))
     if kind == "seconds":
-        answer.asked = 7.0
-        answer.headers = {"retry-after": "7"}
+        exchange.requested_delay = 7.0
+        exchange.headers = {"retry-after": "7"}
     elif kind == "a day":
-        answer.asked = 86400.0
-        answer.headers = {"retry-after": "86400"}
+        exchange.requested_delay = 86400.0
+        exchange.headers = {"retry-after": "86400"}
     elif kind == "date":
-        answer.asked = 9.0
+        exchange.requested_delay = 9.0
         now = EPOCH + at
-        answer.headers = {"retry-after": formatdate(now + 9, usegmt=True), "date": formatdate(now, usegmt=True)}
+        exchange.headers = {"retry-after": formatdate(now + 9, usegmt=True), "date": formatdate(now, usegmt=True)}
     elif kind == "a past date":
-        answer.asked = 0.0
+        exchange.requested_delay = 0.0
         now = EPOCH + at
-        answer.headers = {"retry-after": formatdate(now - 60, usegmt=True), "date": formatdate(now, usegmt=True)}
+        exchange.headers = {"retry-after": formatdate(now - 60, usegmt=True), "date": formatdate(now, usegmt=True)}
     elif kind == "a date alone":
-        answer.asked = -1.0  # what that means hangs on the client's clock
-        answer.headers = {"retry-after": formatdate(EPOCH + at + 9, usegmt=True)}
+        exchange.requested_delay = -1.0  # its length depends on the client's clock
+        exchange.headers = {"retry-after": formatdate(EPOCH + at + 9, usegmt=True)}
     elif kind == "nonsense":
-        answer.headers = {"retry-after": "in a while"}
-    return answer
+        exchange.headers = {"retry-after": "in a while"}
+    return exchange
 
 
 def _garbled(network: Network, step: Step, at: float) -> Exchange:
-    answer = network._passed_on(step, at)
-    if answer.kind in ("status", "receipt", "batch", "data") and answer.body:
-        body = network._choices.pick((b"<html>You are about to visit</html>", b"", answer.body[:-5], b"[]", b"5"))
-        answer.body, answer.kind, answer.ambiguous = body, "garbage", answer.kind == "receipt"
-    return answer
+    exchange = network._server_response(step, at)
+    if exchange.kind in ("status", "receipt", "batch", "data") and exchange.body:
+        body = network._choices.pick((b"<html>You are about to visit</html>", b"", exchange.body[:-5], b"[]", b"5"))
+        exchange.body, exchange.kind, exchange.ambiguous = body, "garbage", exchange.kind == "receipt"
+    return exchange
 
 
 def _strange_state(network: Network, step: Step, at: float) -> Exchange:
-    answer = network._passed_on(step, at)
-    if answer.kind == "status" and step.path.startswith(STATUS) and answer.place and answer.place[0] == "running":
-        told = json.loads(answer.body) | {"state": network._choices.pick(("paused", "queued"))}
-        answer.body = json.dumps(told).encode()
-        answer.place = (told["state"], *answer.place[1:])
-    return answer
+    exchange = network._server_response(step, at)
+    if exchange.kind == "status" and step.path.startswith(STATUS) and exchange.place and exchange.place[0] == "running":
+        body = json.loads(exchange.body) | {"state": network._choices.pick(("paused", "queued"))}
+        exchange.body = json.dumps(body).encode()
+        exchange.place = (body["state"], *exchange.place[1:])
+    return exchange
 
 
 def _backwards(network: Network, step: Step, at: float) -> Exchange:
-    """A replica that lags behind: the job's own state of a while ago."""
-    answer = network._passed_on(step, at)
-    if answer.kind == "status" and answer.place and answer.place[0] == "completed":
-        told = json.loads(answer.body) | {"state": network._choices.pick(("running", "queued"))}
-        told = {name: told[name] for name in ("success", "job_id", "state")}
-        answer.body, answer.images = json.dumps(told).encode(), ()
-        answer.place, answer.asked = (told["state"], None, None), None
-        answer.headers = {name: value for name, value in answer.headers.items() if name != "retry-after"}
-    return answer
+    """A replica that lags behind: an earlier state of the job."""
+    exchange = network._server_response(step, at)
+    if exchange.kind == "status" and exchange.place and exchange.place[0] == "completed":
+        body = json.loads(exchange.body) | {"state": network._choices.pick(("running", "queued"))}
+        body = {name: body[name] for name in ("success", "job_id", "state")}
+        exchange.body, exchange.images = json.dumps(body).encode(), ()
+        exchange.place, exchange.requested_delay = (body["state"], None, None), None
+        exchange.headers = {name: value for name, value in exchange.headers.items() if name != "retry-after"}
+    return exchange
 
 
 NO_IMAGES: tuple[dict[str, Any], ...] = (
@@ -141,12 +141,12 @@ NO_IMAGES: tuple[dict[str, Any], ...] = (
 
 
 def _imageless(network: Network, step: Step, at: float) -> Exchange:
-    """Completed, and the file is not there yet."""
-    answer = network._passed_on(step, at)
-    if answer.kind == "status" and answer.place and answer.place[0] == "completed":
-        told = {"success": True, "state": "completed"} | network._choices.pick(NO_IMAGES)
-        answer.body, answer.images = json.dumps(told).encode(), ()
-    return answer
+    """Completed, without an image yet."""
+    exchange = network._server_response(step, at)
+    if exchange.kind == "status" and exchange.place and exchange.place[0] == "completed":
+        body = {"success": True, "state": "completed"} | network._choices.pick(NO_IMAGES)
+        exchange.body, exchange.images = json.dumps(body).encode(), ()
+    return exchange
 
 
 WRONG_TYPES: tuple[dict[str, Any], ...] = (
@@ -160,19 +160,19 @@ WRONG_TYPES: tuple[dict[str, Any], ...] = (
 
 
 def _wrong_types(network: Network, step: Step, at: float) -> Exchange:
-    answer = network._passed_on(step, at)
-    if answer.kind == "status" and answer.place and answer.place[0] in ("queued", "running"):
+    exchange = network._server_response(step, at)
+    if exchange.kind == "status" and exchange.place and exchange.place[0] in ("queued", "running"):
         wrong = network._choices.pick(WRONG_TYPES)
-        answer.body = json.dumps(json.loads(answer.body) | wrong).encode()
-        answer.place = (answer.place[0], None, None)
+        exchange.body = json.dumps(json.loads(exchange.body) | wrong).encode()
+        exchange.place = (exchange.place[0], None, None)
         if "state" in wrong:
-            answer.kind, answer.place = "garbage", None
-    return answer
+            exchange.kind, exchange.place = "garbage", None
+    return exchange
 
 
 def _elsewhere(network: Network, step: Step, at: float) -> Exchange:
-    answer = reply(step, at, 302, None, "refused", {"location": "https://evil.example/x"})
-    return answer if network._choices.chance(0.1) else network._passed_on(step, at)
+    exchange = exchange_for(step, at, 302, None, "refused", {"location": "https://evil.example/x"})
+    return exchange if network._choices.chance(0.1) else network._server_response(step, at)
 
 
 FAULTS: tuple[Callable[[Network, Step, float], Exchange], ...] = (

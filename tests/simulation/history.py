@@ -1,4 +1,4 @@
-"""One random history, played against one flow, and judged."""
+"""One random history: a flow of the client against a simulated server and network, with checks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,9 +7,9 @@ from typing import Any
 from simulation.choices import Choices
 from simulation.exchange import Exchange
 from simulation.faults import Network
-from simulation.judge import Book, Violation, demand, judge_step, note
-from simulation.verdict import judge_end
-from simulation.world import World
+from simulation.request_checks import CallRecord, Violation, check_request, record_exchange, require
+from simulation.result_checks import check_result
+from simulation.server import SimulatedServer
 from umrgen.client.flow import CallContext, Flow, Options, Reply, Step, TransportFailure
 from umrgen.client.flows.submit import check_idempotency_support, submit
 from umrgen.client.flows.wait import StatusPoller
@@ -17,7 +17,7 @@ from umrgen.client.flows.wait_many import BatchPoller
 from umrgen.client.protocol import API, call_if_supported
 from umrgen.errors import UmrgenError
 
-__all__ = ["SCENARIOS", "Failure", "History", "play_choices", "play_history"]
+__all__ = ["SCENARIOS", "Failure", "History", "run_choices", "run_history"]
 
 MOST_STEPS = 5000
 
@@ -25,22 +25,22 @@ Drive = Callable[["History", Flow[Any]], Any]
 
 
 class Failure(AssertionError):
-    """A history that ended wrong, with its transcript."""
+    """A history with a violation; the message has its transcript."""
 
 
 @dataclass
 class History:
-    """What is going on, for the flow's driver, the judge and the transcript."""
+    """The state of a history, for the driver, the checks and the transcript."""
 
     choices: Choices
-    world: World
+    server: SimulatedServer
     network: Network
-    run: CallContext
+    context: CallContext
     exchanges: list[Exchange] = field(default_factory=list)
-    books: dict[tuple[str, str], Book] = field(default_factory=dict)
+    records: dict[tuple[str, str], CallRecord] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
-    told_over: set[str] = field(default_factory=set)
-    """Of jobs that are waited for in one call: those whose end was told."""
+    reported_over: set[str] = field(default_factory=set)
+    """The jobs of a batch whose end was reported."""
     job_ids: list[str] = field(default_factory=list)
     limited_at: float | None = None
     scenario: str = ""
@@ -48,39 +48,41 @@ class History:
 
     @property
     def submitting(self) -> bool:
-        """Whether it is (or ended) before there was a job to wait for."""
+        """True until a job is accepted."""
         return self.scenario == "submit and wait" and not self.job_ids
 
-    def book(self, step: Step) -> Book:
-        book = self.books.get((step.method, step.path))
-        if book is None:
-            book = self.books[step.method, step.path] = Book(self.run.now)
-        return book
+    def record(self, step: Step) -> CallRecord:
+        """Return the record for the step's method and path."""
+        record = self.records.get((step.method, step.path))
+        if record is None:
+            record = self.records[step.method, step.path] = CallRecord(self.context.now)
+        return record
 
     def transcript(self) -> str:
-        kind = "legacy" if self.world.legacy else "modern"
-        lines = [f"{self.scenario} on a {kind} server; {self.run.options}"]
+        """Return the jobs and the last exchanges as text."""
+        kind = "legacy" if self.server.legacy else "modern"
+        lines = [f"{self.scenario} on a {kind} server; {self.context.options}"]
         lines += [
-            f"  job {job.id}: runs {job.runs}, over at {job.over_at:.2f} {job.fate}, gone at {job.gone_at:.3g}"
-            for job in self.world.made
+            f"  job {job.id}: runs {job.runs}, ends at {job.ended_at:.2f} {job.end_state}, lost at {job.lost_at:.3g}"
+            for job in self.server.created
         ]
         lines += [exchange.line() for exchange in self.exchanges[-60:]]
-        return "\n".join([*lines, f"  → {self.outcome!r} at {self.run.now:.3f}"])
+        return "\n".join([*lines, f"  → {self.outcome!r} at {self.context.now:.3f}"])
 
 
 def drive(history: History, flow: "Flow[Any]") -> Any:
-    """The simulated driver: time passes by what the flow and the network say."""
-    run = history.run
+    """Run a flow in simulated time: the delays of its steps and the latency of the network."""
+    context = history.context
     try:
         step = next(flow)
         while True:
-            sent_at = run.now + step.delay
+            sent_at = context.now + step.delay
             exchange = history.network.send(step, sent_at)
-            judge_step(history, exchange)
+            check_request(history, exchange)
             history.exchanges.append(exchange)
-            note(history, exchange)
+            record_exchange(history, exchange)
             if len(history.exchanges) > MOST_STEPS:
-                raise Violation("the flow never ends")
+                raise Violation(f"the flow sent more than {MOST_STEPS} requests")
             if exchange.status == 0:
                 step = flow.throw(TransportFailure(exchange.kind, at=exchange.at, sent=exchange.sent))
             else:
@@ -93,8 +95,8 @@ def drive(history: History, flow: "Flow[Any]") -> Any:
                     wall=exchange.wall,
                 )
                 step = flow.send(reply)
-            if run.budget.limited and history.limited_at is None:
-                history.limited_at = run.now
+            if context.budget.limited and history.limited_at is None:
+                history.limited_at = context.now
     except StopIteration as end:
         return end.value
 
@@ -116,21 +118,21 @@ def _options(choices: Choices) -> Options:
 
 def _submit_and_wait(history: History, drive: Drive) -> Any:
     slot = history.choices.chance(0.4)
-    if history.world.one_at_a_time and history.choices.chance(0.5):
-        history.world.submit(0.0, "")  # somebody else's job is there first
-    receipt = drive(history, submit(history.run, {"prompt": "x"}, "key-1", wait_for_slot=slot))
+    if history.server.one_at_a_time and history.choices.chance(0.5):
+        history.server.submit(0.0, "")  # a job of another client
+    receipt = drive(history, submit(history.context, {"prompt": "x"}, "key-1", wait_for_slot=slot))
     history.job_ids = [receipt["job_id"]]
-    return drive(history, StatusPoller(history.run, receipt["job_id"], seen=True).result())
+    return drive(history, StatusPoller(history.context, receipt["job_id"], seen=True).result())
 
 
 def _wait(history: History, drive: Drive) -> Any:
-    history.job_ids = [history.world.submit(0.0, "").id if history.choices.chance(0.9) else "ext_none"]
-    return drive(history, StatusPoller(history.run, history.job_ids[0]).result())
+    history.job_ids = [history.server.submit(0.0, "").id if history.choices.chance(0.9) else "ext_none"]
+    return drive(history, StatusPoller(history.context, history.job_ids[0]).result())
 
 
 def _watch(history: History, drive: Drive) -> Any:
-    history.job_ids = [history.world.submit(0.0, "").id]
-    watch = StatusPoller(history.run, history.job_ids[0])
+    history.job_ids = [history.server.submit(0.0, "").id]
+    watch = StatusPoller(history.context, history.job_ids[0])
     while not (status := drive(history, watch.next_change())).over:
         pass
     return status
@@ -138,30 +140,30 @@ def _watch(history: History, drive: Drive) -> Any:
 
 def _many(history: History, drive: Drive) -> Any:
     count = 1 + history.choices.below(6)
-    history.job_ids = [history.world.submit(0.0, "").id for _ in range(count)]
+    history.job_ids = [history.server.submit(0.0, "").id for _ in range(count)]
     if history.choices.chance(0.2):
         history.job_ids.append("ext_none")
-    many = BatchPoller(history.run, history.job_ids)
-    over: dict[str, Any] = {}
+    many = BatchPoller(history.context, history.job_ids)
+    finished: dict[str, Any] = {}
     while many.pending:
-        over |= drive(history, many.next_finished())
-    return over
+        finished |= drive(history, many.next_finished())
+    return finished
 
 
 def _cancel(history: History, drive: Drive) -> Any:
-    job = history.world.submit(0.0, "")
+    job = history.server.submit(0.0, "")
     path = f"{API}/cancel/{job.id}" if job.id.isalnum() or "/" not in job.id else f"{API}/cancel/ext_none"
-    return drive(history, call_if_supported(history.run, "POST", path, job_id=job.id))
+    return drive(history, call_if_supported(history.context, "POST", path, job_id=job.id))
 
 
 def _capabilities(history: History, drive: Drive) -> Any:
-    return drive(history, call_if_supported(history.run, "GET", f"{API}/capabilities"))
+    return drive(history, call_if_supported(history.context, "GET", f"{API}/capabilities"))
 
 
-def _keeps_keys(history: History, drive: Drive) -> Any:
-    """What `resume` asks before it submits again."""
-    drive(history, check_idempotency_support(history.run))
-    demand(not history.world.legacy, "a server that keeps no keys was taken for one that does")
+def _idempotency_support(history: History, drive: Drive) -> Any:
+    """The check that `resume` makes before it repeats a submit."""
+    drive(history, check_idempotency_support(history.context))
+    require(not history.server.legacy, "a server without idempotency keys was taken for one with them")
     return True
 
 
@@ -173,27 +175,28 @@ SCENARIOS: Sequence[tuple[str, Callable[[History, Drive], Any]]] = (
     ("many", _many),
     ("cancel", _cancel),
     ("capabilities", _capabilities),
-    ("keeps keys", _keeps_keys),
+    ("idempotency support", _idempotency_support),
 )
 
 
-def play_choices(choices: Choices, driver: Drive = drive) -> History:
-    """Play the history that `choices` tells. Raises Failure with a transcript."""
-    world = World(choices)
-    network = Network(choices, world)
-    run = CallContext(_options(choices), 0.0, random=choices.real)
-    history = History(choices, world, network, run)
+def run_choices(choices: Choices, driver: Drive = drive) -> History:
+    """Run the history of these random choices. Raises Failure."""
+    server = SimulatedServer(choices)
+    network = Network(choices, server)
+    context = CallContext(_options(choices), 0.0, random=choices.real)
+    history = History(choices, server, network, context)
     history.scenario, scenario = choices.pick(SCENARIOS)
     try:
         try:
             history.outcome = scenario(history, driver)
         except UmrgenError as error:
             history.outcome = error
-        judge_end(history)
-    except Exception as wrong:
-        raise Failure(f"{type(wrong).__name__}: {wrong}\n{history.transcript()}") from wrong
+        check_result(history)
+    except Exception as error:
+        raise Failure(f"{type(error).__name__}: {error}\n{history.transcript()}") from error
     return history
 
 
-def play_history(seed: int, driver: Drive = drive) -> History:
-    return play_choices(Choices(seed), driver)
+def run_history(seed: int, driver: Drive = drive) -> History:
+    """Run the history of a seed. Raises Failure."""
+    return run_choices(Choices(seed), driver)

@@ -1,4 +1,4 @@
-"""An event loop without a real clock: when nothing is left to do, time leaps to the next timer."""
+"""An event loop in simulated time: when no callback is ready, time advances to the next timer."""
 
 import asyncio
 import selectors
@@ -9,7 +9,7 @@ __all__ = ["LeapingLoop", "Stuck"]
 
 
 class Stuck(Exception):
-    """Everybody waits, and no timer will ever wake anybody."""
+    """Every task waits, and there is no timer."""
 
 
 class _Selector(selectors.DefaultSelector):
@@ -23,7 +23,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 class LeapingLoop(asyncio.SelectorEventLoop):
-    """Deterministic: one thread, no sockets, no clock. `at` is called before the step of that number."""
+    """Deterministic: one thread, no sockets, no clock. `at` registers a call before a step."""
 
     def __init__(self) -> None:
         self._now = 0.0
@@ -40,7 +40,7 @@ class LeapingLoop(asyncio.SelectorEventLoop):
         self._now += seconds
 
     def at(self, step: int, happens: Callable[[], None]) -> None:
-        """Have something happen just before any task's or callback's `step`-th turn is put in line."""
+        """Call `happens` before the `step`-th callback from now is scheduled."""
         self._at[self._steps + step] = happens
 
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:

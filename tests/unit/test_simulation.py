@@ -1,4 +1,4 @@
-"""A short run of the simulator, and proof that its judge can say no."""
+"""A short run of the simulation, and its checks against clients that are broken on purpose."""
 
 import re
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from simulation.__main__ import shortest
 from simulation.choices import Choices, shrink
-from simulation.history import Failure, History, drive, play_choices, play_history
+from simulation.history import Failure, History, drive, run_choices, run_history
 
 from umrgen.client.flow import Flow, Step
 from umrgen.client.flows import submit as submission
@@ -17,23 +17,23 @@ from umrgen.client.flows import wait as watch
 from umrgen.client.flows.wait import StatusPoller
 
 
-def test_two_thousand_histories_end_well() -> None:
-    outcomes = Counter(type(play_history(seed).outcome).__name__ for seed in range(2000))
+def test_two_thousand_histories_without_a_violation() -> None:
+    outcomes = Counter(type(run_history(seed).outcome).__name__ for seed in range(2000))
     assert {"Status", "WaitTimeout", "JobFailed", "JobNotFound", "OutputMissing", "ConcurrencyLimit"} <= set(outcomes)
 
 
-def test_a_seed_replays() -> None:
+def test_a_seed_repeats_its_history() -> None:
     for seed in (1, 7, 42):
-        played = play_history(seed)
-        assert played.transcript() == play_history(seed).transcript()
-        assert played.transcript() == play_choices(Choices(given=played.choices.taken)).transcript()
+        history = run_history(seed)
+        assert history.transcript() == run_history(seed).transcript()
+        assert history.transcript() == run_choices(Choices(given=history.choices.taken)).transcript()
 
 
-# --- clients that were broken on purpose ---------------------------------------------------------------
+# --- clients that are broken on purpose ----------------------------------------------------------------
 
 
 def mutated(change: Callable[[Step, list[Step]], Step]) -> Any:
-    """The driver, between the network and a flow whose steps are changed; `change` knows those before."""
+    """Return a driver that changes each step of a flow; `change` receives the step and those before it."""
 
     def driver(history: History, flow: "Flow[Any]") -> Any:
         before = [exchange.step for exchange in history.exchanges]
@@ -59,10 +59,10 @@ def mutated(change: Callable[[Step, list[Step]], Step]) -> Any:
 
 
 def _violations(histories: int, driver: Any = drive) -> Iterator[str]:
-    """What the judge says of the first histories, where it says no."""
+    """Yield the violations of the first histories."""
     for seed in range(histories):
         try:
-            play_history(seed, driver)
+            run_history(seed, driver)
         except Failure as failure:
             yield str(failure).splitlines()[0]
 
@@ -79,11 +79,11 @@ def _half(step: Step, before: list[Step]) -> Step:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda step, before: replace(step, delay=0.0), "asked again after"),
-        (_half, "asked again after"),
+        (lambda step, before: replace(step, delay=0.0), "requested again after"),
+        (_half, "requested again after"),
         (lambda step, before: replace(step, timeout=step.timeout + 500), "outlast the deadline"),
-        (lambda step, before: replace(step, path=f"https://evil.example{step.path}"), "left its origin"),
-        (lambda step, before: replace(step, path=f"//evil.example{step.path}"), "left its origin"),
+        (lambda step, before: replace(step, path=f"https://evil.example{step.path}"), "another origin"),
+        (lambda step, before: replace(step, path=f"//evil.example{step.path}"), "another origin"),
         (lambda step, before: replace(step, headers={}), "without a key"),
         (_new_key, "another key or body"),
         (lambda step, before: replace(step, delay=step.delay + 700), "after the deadline"),
@@ -115,26 +115,26 @@ def _passes_another_kind_on(self: StatusPoller, error: Exception) -> Exception:
     ("owner", "name", "value", "words"),
     [
         (submission, "_check_repeatable", _repeats_anything, "may have arrived was repeated"),
-        (submission._Submission, "maybe_created", property(lambda self: False, lambda self, value: None), "none was"),
+        (submission._Submission, "maybe_created", property(lambda self: False, lambda self, value: None), "denies it"),
         (StatusPoller, "_not_found_error", _passes_another_kind_on, "ValueError"),
-        (StatusPoller, "_is_progress", lambda self, status: True, "asked again after 0.250"),
-        (watch, "retry_after", lambda reply: None, "asked again after"),
-        (watch.RetryBudget, "reset", lambda self: None, "lost patience too soon"),
+        (StatusPoller, "_is_progress", lambda self, status: True, "requested again after 0.250"),
+        (watch, "retry_after", lambda reply: None, "requested again after"),
+        (watch.RetryBudget, "reset", lambda self: None, "gave up before its patience ended"),
         (
             watch.RetryBudget,
             "next_delay",
             lambda self, error, requested=None, *, job_id=None: 15.0,
-            "patience has no end",
+            "beyond its patience",
         ),
-        (watch, "is_transient", lambda reply: False, "lost patience too soon"),
+        (watch, "is_transient", lambda reply: False, "gave up before its patience ended"),
     ],
     ids=[
         "resubmits to servers without keys",
-        "says that nothing was made",
+        "reports that no job was created",
         "another kind of error",
         "always news",
-        "deaf to Retry-After",
-        "forgives nothing",
+        "ignores Retry-After",
+        "never resets its budget",
         "endless patience",
         "no patience",
     ],
@@ -146,7 +146,7 @@ def test_a_broken_rule_is_caught(
     assert any(words in violation for violation in _violations(2500))
 
 
-# --- making a failing history short --------------------------------------------------------------------
+# --- shrinking a failing history -----------------------------------------------------------------------
 
 
 def test_a_failing_list_of_draws_gets_shorter() -> None:
@@ -164,20 +164,20 @@ def test_a_failing_list_of_draws_gets_shorter() -> None:
 def test_a_failing_history_gets_shorter_and_prints_what_replays_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StatusPoller, "_is_progress", lambda self, status: True)
     failing = next(seed for seed in range(500) if _fails(seed))
-    told = shortest(failing, seconds=2.0)
-    found, drawn = re.match(r"(\d+) draws \(of (\d+)\)", told).groups()  # type: ignore[union-attr]
+    text = shortest(failing, seconds=2.0)
+    found, drawn = re.match(r"(\d+) draws \(of (\d+)\)", text).groups()  # type: ignore[union-attr]
     assert 0 < int(found) < int(drawn)
-    assert "Violation: asked again after" in told
-    assert "GET /api/v1/status/ext_1" in told
+    assert "Violation: requested again after" in text
+    assert "GET /api/v1/status/ext_1" in text
 
 
 def _fails(seed: int) -> bool:
     try:
-        play_history(seed)
+        run_history(seed)
     except Failure:
         return True
     return False
 
 
-def test_a_history_that_ends_well_is_not_shrunk() -> None:
-    assert shortest(1) == "history 1 ends well"
+def test_a_history_without_a_violation_is_not_shrunk() -> None:
+    assert shortest(1) == "history 1 has no violation"

@@ -20,7 +20,7 @@ from umrgen.server.http.problems import Problem
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.job_waits import MAX_JOBS, JobListing
 
-__all__ = ["jobs", "statuses"]
+__all__ = ["changes_response", "jobs", "statuses"]
 
 MAX_BODY = 1 << 20
 MAX_PAGE = 200
@@ -35,8 +35,13 @@ async def statuses(services: Services, request: Request, caller: Caller) -> Resp
     with CancelledOnDisconnect(request.scope, request.receive) if wait else nullcontext():
         changes = await services.job_waits.changes(caller, job_ids, since=since, seconds=wait or 0)
     jobs = [_wire(services, job) for job in changes.jobs]
+    return changes_response(jobs, changes.unknown, changes.cursor, wait)
+
+
+def changes_response(jobs: list[JobAnswer], unknown: list[str], cursor: int, wait: int | None) -> Response:
+    """Return the response with the jobs that changed; `wait`: the seconds of the call's long poll, if any."""
     headers = {"Retry-After": "2"} | ({} if wait is None else {"Preference-Applied": f"wait={wait}"})
-    return json_response(Changes(jobs=jobs, unknown=changes.unknown, cursor=str(changes.cursor)), headers=headers)
+    return json_response(Changes(jobs=jobs, unknown=unknown, cursor=str(cursor)), headers=headers)
 
 
 def _wire(services: Services, job: Job) -> JobAnswer:

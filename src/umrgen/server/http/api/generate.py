@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 
 import msgspec
 from starlette.requests import Request
@@ -16,7 +17,7 @@ from umrgen.server.services.caller import Caller
 from umrgen.server.services.submissions import Idempotency, Submitted
 from umrgen.server.tracing import span
 
-__all__ = ["generate"]
+__all__ = ["generate", "receipt_response"]
 
 MAX_BODY = 1 << 20
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -34,7 +35,7 @@ async def generate(services: Services, request: Request, caller: Caller) -> Resp
     headers = {} if quota is None else quota_headers(quota)
     # A Location is relative to the host, `status_url` to the base URL, which has the prefix already.
     headers["Location"] = f"{services.settings.prefix}/api/v1/status/{job.id}"
-    return _receipt(submitted, warnings, headers)
+    return receipt_response(submitted, warnings, headers)
 
 
 def _idempotency(request: Request, data: dict[str, object]) -> Idempotency | None:
@@ -51,8 +52,8 @@ def _idempotency(request: Request, data: dict[str, object]) -> Idempotency | Non
     return Idempotency(key, hashlib.sha256(msgspec.json.encode(data, order="sorted")).digest())
 
 
-def _receipt(submitted: Submitted, warnings: list[str], more: dict[str, str]) -> Response:
-    """Encode the receipt; a repeated submit gets an equal one."""
+def receipt_response(submitted: Submitted, warnings: list[str], more: Mapping[str, str]) -> Response:
+    """Return the response for an accepted submit; a repeated submit gets an equal one."""
     path = f"/api/v1/status/{submitted.job.id}"
     receipt = Receipt(
         job_id=submitted.job.id,
@@ -61,7 +62,7 @@ def _receipt(submitted: Submitted, warnings: list[str], more: dict[str, str]) ->
         "or with the header Prefer: wait=25.",
         warnings=warnings,
     )
-    headers = {"Retry-After": "3"} | more
+    headers = {"Retry-After": "3"} | dict(more)
     if not submitted.new:
         headers["Idempotent-Replayed"] = "true"
     return json_response(receipt, 202, headers)

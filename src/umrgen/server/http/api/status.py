@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from urllib.parse import parse_qs, unquote
 
@@ -18,7 +18,7 @@ from umrgen.server.http.disconnect import CancelledOnDisconnect
 from umrgen.server.http.problems import to_problem
 from umrgen.server.services.job_waits import JobView
 
-__all__ = ["PATH", "etag", "requested_wait", "status", "wire"]
+__all__ = ["PATH", "etag", "requested_wait", "status", "status_response", "wire"]
 
 PATH = "/api/v1/status/"
 _WAIT = re.compile(rb"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", re.IGNORECASE)
@@ -86,13 +86,16 @@ async def _answer_about(services: Services, job: Job, wait: int | None, known: f
     cached = job.over and known is None and not services.signatures.wanted  # a signed URL is new in each answer
     answer = services.terminal_responses.get(job, wait) if cached else None
     if answer is None:
-        answer = _encode(services, await services.job_waits.view(job), wait, known)
+        answer = status_response(await services.job_waits.view(job), wait, known, sign=services.signatures.sign)
         if cached:
             services.terminal_responses.put(job, wait, answer)
     return answer
 
 
-def _encode(services: Services, view: JobView, wait: int | None, known: frozenset[str] | None) -> RawResponse:
+def status_response(
+    view: JobView, wait: int | None, known: frozenset[str] | None, *, sign: Callable[[str], str] = str
+) -> RawResponse:
+    """Return the response for a job: 304 without a body if the client has this version."""
     headers = [(b"etag", etag(view)), *_FIXED]
     if (delay := retry_after_ms(view.job, view.eta)) is not None:
         headers.append((b"retry-after", b"%d" % math.ceil(delay / 1000)))
@@ -100,6 +103,6 @@ def _encode(services: Services, view: JobView, wait: int | None, known: frozense
         headers.append((b"preference-applied", b"wait=%d" % wait))
     if known is not None and view.is_known(known):
         return 304, headers, b""
-    body = msgspec.json.encode(wire(services, view))
+    body = msgspec.json.encode(job_to_wire(view.job, queue_position=view.position, eta_seconds=view.eta, sign=sign))
     headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     return 200, headers, body

@@ -19,8 +19,9 @@ from umrgen.server.http.auth import authenticate
 from umrgen.server.http.problems import Problem, to_problem
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.job_waits import MAX_JOBS
+from umrgen.server.services.server_state import ServerCapabilities
 
-__all__ = ["SUBMIT", "routes", "submit"]
+__all__ = ["SUBMIT", "capabilities_response", "routes", "submit"]
 
 SUBMIT = "/api/v1/generate"
 
@@ -75,7 +76,11 @@ async def cancel(services: Services, request: Request, caller: Caller) -> Respon
 
 async def capabilities(services: Services, request: Request, caller: Caller) -> Response:
     """Return what this server can do for this key."""
-    can = services.state.capabilities(caller)
+    return capabilities_response(services.state.capabilities(caller))
+
+
+def capabilities_response(can: ServerCapabilities) -> Response:
+    """Return the response with these capabilities."""
     info, caps = can.info, can.caps
     return json_response(
         Capabilities(
