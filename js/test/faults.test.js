@@ -6,10 +6,10 @@ import { beforeEach, describe, it } from "node:test";
 import { inspect } from "node:util";
 import * as errors from "../src/index.js";
 import { pollAndDownload, saveImage } from "../src/node.js";
-import { folder, openStage } from "./support/servers.js";
+import { folder, openFaultServers } from "./support/servers.js";
 
 const { Umrgen } = errors;
-const start = openStage();
+const start = openFaultServers();
 
 /** Short intervals, so that faults pass quickly; the rules are tested separately, with a virtual clock. */
 const QUICK = {
@@ -63,17 +63,15 @@ for (const mode of ["modern", "legacy"]) {
   describe(`${mode}: from a prompt to a file`, () => {
     it("in memory", async () => {
       const server = await start(mode);
-      const image = await client(server).generate("a boat", {
-        width: 512,
-        negative: "fog",
-        referenceImages: ["a.png"],
-      });
+      const image = await client(server).generate("a boat", { width: 512, negative: "fog" });
       assert.equal(image.mediaType, "image/png");
       assert.equal((await errors.verify(image.bytes)).sha256, image.sha256);
-      const { jobs, requests } = await server.seen();
-      const request = { prompt: "a boat", width: 512, negative: "fog", reference_images: ["a.png"] };
-      assert.deepEqual(jobs[0].request, request);
-      assert.match(sentTo(requests, "POST", "/api/v1/generate")[0].headers["idempotency-key"], /^[0-9a-f]{32}$/);
+      const { jobs, requests } = await server.state();
+      const [submit] = sentTo(requests, "POST", "/api/v1/generate");
+      const request = JSON.parse(Buffer.from(submit.body, "base64"));
+      assert.deepEqual(request, { prompt: "a boat", width: 512, negative: "fog" });
+      assert.equal(jobs.length, 1);
+      assert.match(submit.headers["idempotency-key"], /^[0-9a-f]{32}$/);
     });
 
     it("on disk, by pollAndDownload", async () => {
@@ -108,6 +106,7 @@ for (const mode of ["modern", "legacy"]) {
       const failing = await start(mode, { fail: "engine_failed" });
       const code = modern ? "engine_failed" : "job_failed";
       await assert.rejects(client(failing).generate("a boat"), like(errors.JobFailed, code));
+      if (modern) return; // a server of today completes no job without an image
       const empty = await start(mode, { images: 0 });
       await assert.rejects(client(empty).generate("a boat"), like(errors.OutputMissing, "output_missing"));
     });
@@ -115,7 +114,7 @@ for (const mode of ["modern", "legacy"]) {
 
   describe(`${mode}: the download`, () => {
     for (const [name, fault] of [
-      ["a truncated body", ["Cut", { share: 0.4 }]],
+      ["a truncated body", ["Truncate", { share: 0.4 }]],
       ["a reset", ["Reset", { after_headers: true, share: 0.4 }]],
       ["a slow body", ["Drip", { bytes_per_chunk: 2000, interval: 0.01 }]],
     ]) {
@@ -128,7 +127,7 @@ for (const mode of ["modern", "legacy"]) {
         const saved = await saveImage(job, join(directory, "boat.png"), { dripWindow: 0.1, dripRate: 1e6 });
         assert.equal(saved.sha256, whole.sha256);
         assert.deepEqual(readdirSync(directory), ["boat.png"]);
-        const ranges = sentTo((await server.seen()).requests, "GET", "/outputs/").map(({ headers }) => !!headers.range);
+        const ranges = sentTo((await server.state()).requests, "GET", "/outputs/").map(({ headers }) => !!headers.range);
         assert.deepEqual(ranges, [false, false, true]);
       });
     }
@@ -136,9 +135,9 @@ for (const mode of ["modern", "legacy"]) {
     it("sends Range and If-Range when it is resumed", async () => {
       const server = await start(mode, { image: LARGE });
       const job = await client(server).submit("a boat");
-      await server.on(IMAGES, [["Cut", { share: 0.5 }]]);
+      await server.on(IMAGES, [["Truncate", { share: 0.5 }]]);
       await saveImage(job, join(directory, "boat.png"));
-      const [first, second] = sentTo((await server.seen()).requests, "GET", "/outputs/");
+      const [first, second] = sentTo((await server.state()).requests, "GET", "/outputs/");
       assert.equal(first.headers.range, undefined);
       assert.match(second.headers.range, /^bytes=[1-9]\d*-$/);
       assert.match(second.headers["accept-encoding"], /^identity(, identity)?$/); // fetch adds its own value with a range
@@ -150,12 +149,12 @@ for (const mode of ["modern", "legacy"]) {
       const job = await client(server).submit("a boat");
       const other = { "Content-Range": "bytes 0-9/10", ETag: '"other"' };
       await server.on(IMAGES, [
-        ["Cut", {}],
-        ["Answer", { status: 206, body: "0123456789", headers: other }],
+        ["Truncate", {}],
+        ["Respond", { status: 206, body: "0123456789", headers: other }],
       ]);
       const image = await job.image();
       assert.equal((await errors.verify(image.bytes)).sha256, image.sha256);
-      const ranges = sentTo((await server.seen()).requests, "GET", "/outputs/").map(({ headers }) => !!headers.range);
+      const ranges = sentTo((await server.state()).requests, "GET", "/outputs/").map(({ headers }) => !!headers.range);
       assert.deepEqual(ranges, [false, true, false]);
     });
 
@@ -173,8 +172,8 @@ for (const mode of ["modern", "legacy"]) {
     });
 
     for (const [name, fault] of [
-      ["an HTML page", ["Page", {}]],
-      ["JSON", ["Answer", { body: { error: "gone" } }]],
+      ["an HTML page", ["HtmlPage", {}]],
+      ["JSON", ["Respond", { body: { error: "gone" } }]],
       ["a wrong digest", ["Tamper", { headers: { "Repr-Digest": `sha-256=:${"A".repeat(43)}=:` } }]],
     ]) {
       it(`${name} instead of the image is an error`, async () => {
@@ -194,14 +193,14 @@ for (const mode of ["modern", "legacy"]) {
     ]) {
       it(`${status} is followed by one new status call`, async () => {
         const server = await start(mode);
-        await server.on(IMAGES, [["Answer", { status }]]);
+        await server.on(IMAGES, [["Respond", { status }]]);
         const image = await client(server).generate("a boat");
         assert.ok(image.bytes.length > 100);
-        await server.on(IMAGES, [["Answer", { status }]], null);
-        const before = (await server.seen()).requests.length;
+        await server.on(IMAGES, [["Respond", { status }]], null);
+        const before = (await server.state()).requests.length;
         const umrgen = client(server);
         await assert.rejects(umrgen.job(image.jobId).image(), like(Kind, code, { jobId: image.jobId }));
-        const { requests } = await server.seen();
+        const { requests } = await server.state();
         assert.deepEqual(
           requests.slice(before).map(({ path }) => path.split("/")[1]),
           ["api", "outputs", "api", "outputs"],
@@ -212,8 +211,8 @@ for (const mode of ["modern", "legacy"]) {
     it("is retried after 503 and 429", async () => {
       const server = await start(mode);
       await server.on(IMAGES, [
-        ["Answer", { status: 503 }],
-        ["Answer", { status: 429, headers: { "Retry-After": "0" } }],
+        ["Respond", { status: 503 }],
+        ["Respond", { status: 429, headers: { "Retry-After": "0" } }],
       ]);
       assert.ok((await client(server).generate("a boat")).bytes.length > 100);
     });
@@ -241,7 +240,7 @@ for (const mode of ["modern", "legacy"]) {
       }
       await server.on(IMAGES, [["Redirect", { location: `${evil.url}/outputs/x.png` }]]);
       await assert.rejects(job.image(), like(errors.OutputForbidden, "foreign_output"));
-      assert.deepEqual((await evil.seen()).requests, []);
+      assert.deepEqual((await evil.state()).requests, []);
     });
 
     it("is sent to a redirect of an image within the origin", async () => {
@@ -257,19 +256,20 @@ for (const mode of ["modern", "legacy"]) {
     it("is not sent for an image on another server, which needs followForeign", async () => {
       const evil = await start("modern");
       const original = await client(evil).generate("a boat");
-      const { path } = sentTo((await evil.seen()).requests, "GET", "/outputs/")[0];
-      const server = await start(mode, { image_url: evil.url + path });
+      const { path } = sentTo((await evil.state()).requests, "GET", "/outputs/")[0];
+      const server = await start(mode);
+      await server.on(STATUS, [["Tamper", { image_url: evil.url + path }]], null);
       const job = await client(server).submit("a boat");
       await assert.rejects(job.image(), like(errors.OutputForbidden, "foreign_output", { jobId: job.id }));
       const image = await job.image({ followForeign: true });
       assert.equal(image.sha256, original.sha256);
-      const seen = sentTo((await evil.seen()).requests, "GET", "/outputs/");
+      const seen = sentTo((await evil.state()).requests, "GET", "/outputs/");
       assert.equal(seen.length, 2);
       assert.equal(seen[1].headers.authorization, undefined);
     });
 
     it("is not part of errors or inspected objects", async () => {
-      const server = await start(mode, { key: "another-key" });
+      const server = await start(mode, { key: "another-key-of-the-server" });
       const umrgen = client({ url: server.url, key: "the-secret-key" });
       const error = await umrgen.generate("a boat").catch((thrown) => thrown);
       like(errors.Unauthorized, "unauthorized")(error);
@@ -289,7 +289,7 @@ for (const mode of ["modern", "legacy"]) {
       const result = await client(server)
         .submit("a boat")
         .catch((error) => error);
-      const { jobs, requests } = await server.seen();
+      const { jobs, requests } = await server.state();
       assert.equal(jobs.length, 1);
       const submits = sentTo(requests, "POST", "/api/v1/generate");
       if (modern) {
@@ -305,7 +305,7 @@ for (const mode of ["modern", "legacy"]) {
       const server = await start(mode);
       await server.refuse(0.3);
       assert.match((await client(server).submit("a boat")).id, /^ext_/);
-      assert.equal((await server.seen()).jobs.length, 1);
+      assert.equal((await server.state()).jobs.length, 1);
     });
 
     it("to an unreachable server ends early, and reports that no job was created", async () => {
@@ -332,10 +332,10 @@ for (const mode of ["modern", "legacy"]) {
       const job = await client(server).submit("a boat");
       await server.on(STATUS, [
         ["Reset", {}],
-        ["Page", {}],
-        ["Cut", {}],
-        ["Answer", { status: 502 }],
-        ["Silence", {}],
+        ["HtmlPage", {}],
+        ["Truncate", {}],
+        ["Respond", { status: 502 }],
+        ["NoResponse", {}],
       ]);
       await server.refuse(0.2);
       assert.equal((await job.wait()).state, "completed");
@@ -348,13 +348,13 @@ for (const mode of ["modern", "legacy"]) {
       const timeout = like(errors.WaitTimeout, "wait_timeout", { jobId: job.id, retryable: true });
       await assert.rejects(job.wait(), timeout);
       assert.equal((await job.status()).state, "running", "the next call must have a new deadline");
-      await server.on(STATUS, [["Silence", {}]], null);
+      await server.on(STATUS, [["NoResponse", {}]], null);
       await assert.rejects(job.wait(), timeout);
     });
 
     it("has one deadline for submit, wait and download", async () => {
       const server = await start(mode);
-      await server.on(IMAGES, [["Silence", {}]], null);
+      await server.on(IMAGES, [["NoResponse", {}]], null);
       const begun = performance.now();
       const options = { timeout: 0.6, requestTimeout: 30, dripWindow: 30 };
       await assert.rejects(client(server, options).generate("a boat"), like(errors.WaitTimeout, "wait_timeout"));
@@ -365,7 +365,7 @@ for (const mode of ["modern", "legacy"]) {
       const server = await start(mode);
       const controller = new AbortController();
       const job = await client(server).submit("a boat", { signal: controller.signal });
-      await server.on(STATUS, [["Answer", { status: 503, headers: { "Retry-After": "5" } }]], null);
+      await server.on(STATUS, [["Respond", { status: 503, headers: { "Retry-After": "5" } }]], null);
       const reason = new Error("enough");
       const onEvent = ({ kind }) => kind === "retrying" && controller.abort(reason);
       const begun = performance.now();
@@ -377,7 +377,7 @@ for (const mode of ["modern", "legacy"]) {
     it("ends a long poll and a download when it is aborted", async () => {
       const server = await start(mode, { job_seconds: 3600 });
       const job = await client(server, { requestTimeout: 60, timeout: 60 }).submit("a boat");
-      await server.on(STATUS, [["Silence", {}]]);
+      await server.on(STATUS, [["NoResponse", {}]]);
       const kinds = [];
       const call = { signal: AbortSignal.timeout(50), onEvent: ({ kind }) => kinds.push(kind) };
       await assert.rejects(job.wait(call), { name: "TimeoutError" });
@@ -398,7 +398,7 @@ for (const mode of ["modern", "legacy"]) {
       const [polled, watched] = [umrgen.job(job.id), umrgen.job(job.id)];
       await polled.status();
       for await (const status of watched) if (status) break;
-      await server.on(STATUS, [["Answer", { status: 404, body: { error: "Job not found" } }]], null);
+      await server.on(STATUS, [["Respond", { status: 404, body: { error: "Job not found" } }]], null);
       for (const seen of [job, polled, watched]) {
         await assert.rejects(seen.wait(), like(errors.JobNotFound, "job_gone", { jobId: job.id }));
       }
@@ -421,7 +421,7 @@ for (const mode of ["modern", "legacy"]) {
       );
       assert.ok((await jobs[2].image()).bytes.length > 100);
       await assert.rejects(jobs[1].image(), like(errors.JobFailed, modern ? "engine_failed" : "job_failed"));
-      const waits = sentTo((await server.seen()).requests, "GET", "/api/v1/status/");
+      const waits = sentTo((await server.state()).requests, "GET", "/api/v1/status/");
       assert.equal(waits.length > 0, !modern, "batch calls must be used when supported");
     });
   });
@@ -432,10 +432,10 @@ for (const mode of ["modern", "legacy"]) {
       const job = await client(server).submit("a boat");
       const target = join(directory, "boat.png");
       writeFileSync(target, "other");
-      const before = (await server.seen()).requests.length;
+      const before = (await server.state()).requests.length;
       const exists = like(errors.TargetUnusable, "target_exists");
       await assert.rejects(saveImage(job, target), exists);
-      assert.equal((await server.seen()).requests.length, before, "no request must be sent");
+      assert.equal((await server.state()).requests.length, before, "no request must be sent");
       assert.equal(readFileSync(target, "utf8"), "other");
       await saveImage(job, target, { overwrite: true });
       assert.notEqual(readFileSync(target, "utf8"), "other");
@@ -476,7 +476,7 @@ for (const mode of ["modern", "legacy"]) {
         );
       }
       assert.equal(existsSync(join(directory, "no")), false);
-      assert.deepEqual((await server.seen()).requests, []);
+      assert.deepEqual((await server.state()).requests, []);
     });
 
     it("has the extension of its actual type when it is named after the job", async () => {
@@ -521,14 +521,14 @@ describe("a reference image", () => {
     const server = await start("modern");
     const uploaded = { success: true, filename: "ref_1.png", url: "/references/ref_1.png" };
     await server.on("POST /api/v1/upload-reference", [
-      ["Answer", { body: uploaded }],
-      ["Silence", { handled: false }],
+      ["Respond", { body: uploaded }],
+      ["NoResponse", {}],
     ]);
     const umrgen = client(server);
     const file = new File(["content"], "file.png", { type: "image/png" });
     assert.deepEqual(await umrgen.uploadReference(file), uploaded);
     await assert.rejects(umrgen.uploadReference(file), like(errors.ConnectionFailed, "connection_failed"));
-    const uploads = sentTo((await server.seen()).requests, "POST", "/api/v1/upload-reference");
+    const uploads = sentTo((await server.state()).requests, "POST", "/api/v1/upload-reference");
     assert.equal(uploads.length, 2, "a request that may have been processed must not be repeated");
     const [{ headers, body }] = uploads;
     assert.match(headers["content-type"], /^multipart\/form-data; boundary=/);

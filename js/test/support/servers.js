@@ -43,9 +43,9 @@ export async function realServer(...args) {
   return { url, key };
 }
 
-/** Return a function that starts servers with faults; see tests/stage.py. */
-export function openStage() {
-  const { child, line, ended } = python(fileURLToPath(new URL("../../../tests/stage.py", import.meta.url)));
+/** Return a function that starts servers with faults; see tests/fault_servers.py. */
+export function openFaultServers() {
+  const { child, line, ended } = python(fileURLToPath(new URL("../../../tests/fault_servers.py", import.meta.url)));
   after(async () => {
     child.stdin.end();
     await ended;
@@ -66,10 +66,10 @@ export function openStage() {
     return {
       url,
       key,
-      on: (pattern, answers, times = 1) => command({ server, on: pattern, answers, times }),
+      on: (pattern, faults, times = 1) => command({ server, on: pattern, faults, times }),
       refuse: (seconds) => command({ server, refuse: seconds }),
       restart: () => command({ server, restart: true }),
-      seen: () => command({ server, seen: true }),
+      state: () => command({ server, state: true }),
     };
   };
 }
