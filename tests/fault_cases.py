@@ -1,9 +1,9 @@
 """Test cases of faults between a client and its image, each run with both clients against both kinds of server.
 
-A case says what fails, in which phase, and how the call must end: with the image, or with one exact error.
-`CaseRun.check_invariants` then checks what must hold after every case: no unverified file under the final name, no
-other file beside it but partial files that can be resumed, no key sent to another origin, the deadline kept, and one
-job at most.
+A case has a fault, a phase, and an expected end of the call: the image, or one exact error. After every case,
+`CaseRun.check_invariants` checks that no unverified file has the final name, that all other files are partial files
+which can be resumed, that no key was sent to another origin, that the deadline was kept, and that there is one job at
+most.
 """
 
 import asyncio
@@ -91,7 +91,7 @@ class Fails:
     kind: type[UmrgenError]
     code: str = ""
     sent: bool | None = None
-    """Whether the error says that a submit may have arrived; None: not checked."""
+    """Whether the error reports that a submit may have arrived; None: not checked."""
 
 
 Expected = Saves | Fails
@@ -126,7 +126,7 @@ class FaultCase:
     keeps_parts: bool = False
     """Whether a partial file that another process holds remains."""
     check: Callable[["CaseRun"], None] = lambda run: None
-    """What else holds after this case."""
+    """A check after this case."""
 
 
 class CaseRun:
@@ -230,15 +230,15 @@ class CaseRun:
     def _check_error(self, expected: Fails, error: UmrgenError) -> None:
         assert (type(error), error.code) == (expected.kind, expected.code or expected.kind.code), error
         assert str(error)
-        assert error.next, "an error says what to do"
+        assert error.next, "an error has a remedy"
         if expected.sent is not None:
             assert error.sent is expected.sent
         if self.phase != "submit":
             assert error.job_id == (self.case.job or self.server.jobs[0].id)
 
     def check_invariants(self) -> None:
-        """Check what must hold however the call ended."""
-        # Under the final name: nothing, or the whole image. Beside it: nothing, or what can be resumed.
+        """Check the rules that hold for every end of the call."""
+        # The final name has no file, or the whole image. Other files are partial files for a later attempt.
         assert not self.unverified
         if self.target.exists():
             assert self.target.read_bytes() == IMAGE
@@ -421,7 +421,7 @@ def without_images(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def completed(url: Any) -> Tamper:
-    """Return a fault that gives a completed job this `image_url`, and no `results`."""
+    """Return a fault that sets the `image_url` of a completed job, and removes `results`."""
     return of_json(lambda data: {**without_images(data), "image_url": url})
 
 
@@ -439,7 +439,7 @@ def restart(run: CaseRun) -> tuple[Fault, ...]:
 
 
 def restart_and_refuse(run: CaseRun) -> tuple[Fault, ...]:
-    """The server restarts in the middle of a response, and refuses connections for a while."""
+    """The server restarts in the middle of a response, and refuses connections for 0.1 s."""
 
     def action() -> None:
         run.server.restart()
@@ -448,11 +448,11 @@ def restart_and_refuse(run: CaseRun) -> tuple[Fault, ...]:
     return (HalfBody(action),)
 
 
-# --- what cases check besides --------------------------------------------------------------------------
+# --- checks of single cases ----------------------------------------------------------------------------
 
 
 def longest_sleep(least: float, most: float) -> Callable[[CaseRun], None]:
-    """Check that the longest sleep in simulated time lies between these."""
+    """Check that the longest sleep in simulated time is between these."""
 
     def check(run: CaseRun) -> None:
         assert run.clock

@@ -42,7 +42,7 @@ WAITING = "tests/unit/test_waiting_rules.py"
 IMAGES = "tests/unit/test_images.py"
 VECTORS = "tests/unit/test_vectors.py"
 DURABLE = "tests/unit/test_durability.py"
-FAULTS = "tests/integration/test_faults.py"
+FAULTS = "tests/integration/faults/test_download.py"
 ISOLATION = f"{SECURITY}::TestSessionIsolation::test_no_call_discloses_data_of_another_session"
 REFUSALS = "tests/unit/test_refusals.py"
 LOGS = "tests/integration/test_operations.py::TestLogs::test_json_lines_have_no_prompts_keys_or_queries"
@@ -586,7 +586,7 @@ MUTATIONS = (
         "client/partial.py",
         "            _rename_without_replacing(self._path, target)\n",
         "            os.replace(self._path, target)\n",
-        FAULTS + "::test_while_downloading",
+        FAULTS + "::test_a_fault_while_downloading",
     ),
     _client(
         "key-not-shown",

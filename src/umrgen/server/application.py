@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -70,6 +71,11 @@ def _ledger(settings: Settings, observe_commit: Callable[[float], None] = lambda
     return ledger
 
 
+def _worker(settings: Settings) -> str:
+    """Return the id under which this server leases jobs. A ledger in memory has no other server, and no folder."""
+    return f"worker_{secrets.token_hex(8)}" if settings.ledger == "memory" else worker_id(settings.state)
+
+
 def _blobs(settings: Settings, worker: str) -> BlobStore:
     blobs: BlobStore
     if settings.blobs == "memory":
@@ -120,7 +126,7 @@ class Application:
         `ledger`, `blobs` and `executor` replace those that the settings name: for tests.
         """
         clock = clock or SystemClock()
-        worker = worker_id(settings.state)
+        worker = _worker(settings)
         self.settings = settings
         self.metrics = Metrics()
         self.ledger = ledger or _ledger(settings, self.metrics.commits.observe)

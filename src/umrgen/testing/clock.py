@@ -10,13 +10,13 @@ __all__ = ["FakeClock", "ServerClock"]
 
 
 class FakeClock:
-    """A client's clock whose `sleep` returns at once and advances the clock instead.
+    """A clock whose `sleep` advances the clock and returns immediately. Implements `umrgen.clock.Clock`.
 
     Give its `monotonic` to a FaultServer as `clock`, and both sides run in simulated time.
     """
 
     def __init__(self, start: float = 0.0, wall: float = 1_800_000_000.0) -> None:
-        """`start`: the first value of `monotonic`; `wall`: the first value of `wall`, seconds since the epoch."""
+        """`start`: the first value of `monotonic`; `wall`: the system's time then, in seconds since the epoch."""
         self.sleeps: list[float] = []
         """Every sleep so far, in seconds."""
         self._now = start
@@ -41,7 +41,7 @@ class FakeClock:
         self._now += max(0.0, seconds)
 
     def jump_wall(self, seconds: float) -> None:
-        """Set the wall clock forward, or back; the monotonic clock is not affected."""
+        """Set the system's time forward, or back; the monotonic clock is not affected."""
         self._wall_offset += seconds
 
 
@@ -56,9 +56,9 @@ class ServerClock:
         self._wall_offset = time.time() - source()
         self._woken = asyncio.Event()
 
-    def wall(self, moment: float) -> float:
-        """Return the wall-clock time, in seconds since the epoch, of a moment of the source."""
-        return moment + self._wall_offset
+    def wall(self, time_of_source: float) -> float:
+        """Return the wall-clock time, in seconds since the epoch, of a time of the source."""
+        return time_of_source + self._wall_offset
 
     def now(self) -> int:
         """Return milliseconds since the epoch."""

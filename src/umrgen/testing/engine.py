@@ -110,7 +110,7 @@ class FakeEngine:
 
     @property
     def running(self) -> int:
-        """How many jobs run whose end is still to come."""
+        """The number of running jobs that are not due to end yet."""
         return 0 if self._clock is None else sum(end > self._clock.monotonic() for end in self._ends.values())
 
 

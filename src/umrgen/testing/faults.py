@@ -1,4 +1,4 @@
-"""The faults of a FaultServer: responses in the server's place, and alterations of its own responses."""
+"""The faults of a FaultServer: responses in place of the server's, and changes of its responses."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ INTERSTITIAL = """<!DOCTYPE html>
 
 
 class Fault(Protocol):
-    """How one request is answered. `keep_alive` of the exchange says then whether the connection stays open."""
+    """A response to one request. The exchange's `keep_alive` is False afterwards if the connection must be closed."""
 
     async def apply(self, exchange: Exchange) -> None: ...
 
@@ -71,7 +71,7 @@ class Respond:
 
 
 def _close_unless_framed(exchange: Exchange, response: Response) -> None:
-    """Close the connection after a body of another length than its header says: the next response has no start."""
+    """Close the connection if the body's length differs from its header: the next response has no start."""
     announced = {name.lower(): value for name, value in response.headers.items()}.get("content-length")
     if announced is not None and announced != str(len(response.body)):
         exchange.close()

@@ -49,7 +49,7 @@ def run_flow(flow: "Flow[R]", replies: Iterable[Scripted], *, start: float = 0.0
     """Run a flow to its end against `replies`, one for each step; a callable is given the step.
 
     Time is simulated: a reply arrives `elapsed` seconds after its step was sent, a failure its `at` seconds after, and
-    what would take longer than the step's timeout fails at that moment. Raises AssertionError when there are fewer
+    one that takes longer than the step's timeout fails then. Raises AssertionError when there are fewer
     replies than steps.
     """
     now = start

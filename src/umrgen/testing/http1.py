@@ -59,7 +59,7 @@ class RecordedRequest:
 
     @property
     def keep_alive(self) -> bool:
-        """Whether the client wants to use the connection again."""
+        """True if the client may use the connection again."""
         return self.version == "HTTP/1.1" and "close" not in self.headers.get("connection", "").lower()
 
     def json(self) -> Any:
@@ -85,7 +85,7 @@ class Response:
     """The parts of the body after `body`, of a response without a known length."""
 
     def with_headers(self, changes: Mapping[str, str | None]) -> "Response":
-        """Return the response with these headers, whatever the case of their names; None removes a header."""
+        """Return the response with these headers (names in any case); None removes a header."""
         changed = {name.lower() for name in changes}
         headers = {name: value for name, value in self.headers.items() if name.lower() not in changed}
         return replace(self, headers=headers | {name: value for name, value in changes.items() if value is not None})
@@ -219,7 +219,7 @@ class Connection(asyncio.StreamReaderProtocol):
         self._on_close(self)
 
     def abort(self) -> None:
-        """Close the connection at once; bytes that were not sent yet are lost."""
+        """Close the connection immediately; bytes that were not sent yet are lost."""
         self._transport_of_client.abort()
 
 
@@ -250,7 +250,7 @@ class Exchange:
         return b"" if self.request.method == "HEAD" else response.body
 
     async def pass_through(self) -> None:
-        """Pass the request to the server, and its response to the client; a stream as its parts come."""
+        """Pass the request to the server, and its response to the client; a stream part by part."""
         response = await self._respond()
         if response.stream is None:
             await self.send(response)
@@ -277,12 +277,12 @@ class Exchange:
         return not self._disconnected.is_set()
 
     def close(self) -> None:
-        """Close the connection cleanly, after what was written."""
+        """Close the connection cleanly, after the bytes that were written."""
         self.keep_alive = False
         self._writer.close()
 
     async def reset(self) -> None:
-        """Close the connection with a TCP RST, after the client's side has received what was written."""
+        """Close the connection with a TCP RST, after the client's side has received all bytes."""
         self.keep_alive = False
         sock = self._writer.get_extra_info("socket")
         while _unacknowledged(sock) and not self._disconnected.is_set():  # noqa: ASYNC110  the kernel has no event for it

@@ -4,8 +4,8 @@
 """
 
 import asyncio
-import tempfile
-from collections.abc import AsyncIterator, Mapping
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,12 @@ from umrgen.testing.http1 import RecordedRequest, Response
 from umrgen.testing.options import FaultServerOptions, ServerJob
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
     from umrgen.server.application import Application
+    from umrgen.server.domain.job import Job
 
 __all__ = ["InProcessServer"]
 
+AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 Message = Mapping[str, Any]
 
 NEVER_STALLED = 1e9
@@ -38,15 +38,18 @@ class InProcessServer:
         self._options = options
         self._engine = engine
         self._clock = clock
-        self._state: tempfile.TemporaryDirectory[str]
         self._application: Application
-        self._app: ASGIApp
+        self._app: AsgiApp
         self._restarting = asyncio.Lock()
 
     async def start(self) -> None:
-        """Open the application. Raises UnusableKey."""
-        self._state = tempfile.TemporaryDirectory(prefix="umrgen-fault-server-")
-        await self._open()
+        """Open the application. Raises UnusableKey, and ImportError without the extra `server`."""
+        try:
+            await self._open()
+        except ModuleNotFoundError as missing:
+            raise ImportError(
+                f"FaultServer in the mode modern needs {missing.name}: pip install 'umrgen[server]'"
+            ) from missing
 
     async def _open(self, **stores: Any) -> None:
         from umrgen.server.application import Application
@@ -56,7 +59,7 @@ class InProcessServer:
 
         options = self._options
         settings = Settings(
-            state=Path(self._state.name),
+            state=Path(os.devnull),  # nothing is written
             ledger="memory",
             blobs="memory",
             engine="fake",
@@ -75,10 +78,9 @@ class InProcessServer:
         self._app = self._application.app()
 
     async def stop(self) -> None:
-        """Stop the application, and delete its state folder."""
+        """Stop the application."""
         await self._application.drain(0)
         await self._application.close()
-        self._state.cleanup()
 
     async def restart(self) -> None:
         """Stop the application and start another on the same ledger and blob store: running jobs run again."""
@@ -89,10 +91,10 @@ class InProcessServer:
             await self._open(ledger=before.ledger, blobs=before.blobs)
 
     async def catch_up(self) -> None:
-        """Wait until the jobs that are due by the clock have started or ended."""
+        """Wait until the jobs that are due by the clock have started or ended, and until a restart has ended."""
         self._clock.wake()
         with suppress(TimeoutError):
-            async with asyncio.timeout(CATCH_UP_SECONDS):
+            async with self._restarting, asyncio.timeout(CATCH_UP_SECONDS):
                 while not await self._caught_up():  # noqa: ASYNC110  commits are reported to the application only
                     await asyncio.sleep(0.0005)
 
@@ -105,43 +107,38 @@ class InProcessServer:
         return running == self._engine.running and (idle <= 0 or not active.get(State.QUEUED, 0))
 
     async def jobs(self) -> list[ServerJob]:
-        """Return every job ever made, the oldest first."""
-        from msgspec.structs import asdict
-
+        """Return all jobs, oldest first."""
         (key,) = await self._application.keys.usable()
         jobs, _ = await self._application.ledger.jobs.page(key.session_id, state=None, limit=1_000_000, before=None)
-        return [
-            ServerJob(
-                job.id,
-                asdict(job.request),
-                job.state,
-                tuple(output.url for output in job.outputs),
-                job.error,
-                job.error_code,
-            )
-            for job in reversed(jobs)
-        ]
+        return [_snapshot(job) for job in reversed(jobs)]
 
     async def respond(self, request: RecordedRequest, address: str, disconnected: asyncio.Event) -> Response:
         """Return the response to a request. Raises ConnectionResetError when the client disconnects before it."""
-        async with self._restarting:
-            app = self._app
         await self.catch_up()
-        return await _Call(app, request, address, disconnected).response()
+        return await _Call(self._app, request, address, disconnected).response()
+
+
+def _snapshot(job: "Job") -> ServerJob:
+    request = {name: getattr(job.request, name) for name in job.request.__struct_fields__}
+    urls = tuple(output.url for output in job.outputs)
+    return ServerJob(job.id, request, job.state, urls, job.error, job.error_code)
 
 
 class _Call:
     """One request to an ASGI application."""
 
-    def __init__(self, app: "ASGIApp", request: RecordedRequest, address: str, disconnected: asyncio.Event) -> None:
+    def __init__(self, app: AsgiApp, request: RecordedRequest, address: str, disconnected: asyncio.Event) -> None:
         self._body: bytes | None = request.body
         self._disconnected = disconnected
         self._messages: asyncio.Queue[Message | None] = asyncio.Queue()
         self._task = asyncio.create_task(self._run(app, _scope(request, address)))
 
-    async def _run(self, app: "ASGIApp", scope: dict[str, Any]) -> None:
+    async def _run(self, app: AsgiApp, scope: dict[str, Any]) -> None:
         try:
             await app(scope, self._receive, self._messages.put)
+        except Exception:
+            if not self._disconnected.is_set():  # a restart ends the connection, then the ledger
+                raise
         finally:
             self._messages.put_nowait(None)
 
@@ -155,7 +152,7 @@ class _Call:
     async def response(self) -> Response:
         start = await self._messages.get()
         if start is None:
-            await self._task  # raises the application's exception, if that is why there is no response
+            await self._task  # raises the exception of an application that has not responded
             raise ConnectionResetError("the client disconnected")
         headers: dict[str, str] = {}
         for name, value in start["headers"]:

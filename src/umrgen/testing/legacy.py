@@ -81,7 +81,7 @@ class LegacyServer:
         """Nothing to do: jobs are computed when they are read."""
 
     async def jobs(self) -> list[ServerJob]:
-        """Return every job ever made."""
+        """Return all jobs, the lost ones too."""
         return [job.snapshot() for job in self._jobs.all()]
 
     async def respond(self, request: RecordedRequest, address: str, disconnected: asyncio.Event) -> Response:

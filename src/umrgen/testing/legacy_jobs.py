@@ -18,7 +18,7 @@ __all__ = ["LegacyJob", "LegacyJobs", "LegacyOutput"]
 
 @dataclass(slots=True, eq=False)
 class LegacyJob:
-    """A job's record. Moments in seconds on the server's clock."""
+    """A job's record. Times in seconds on the server's clock."""
 
     id: str
     index: int
@@ -37,7 +37,7 @@ class LegacyJob:
 
     @property
     def end(self) -> float:
-        """When it is due to end, while it runs."""
+        """The time at which a running job is due to end."""
         return self.started + self.seconds
 
     def snapshot(self) -> ServerJob:
@@ -91,7 +91,7 @@ class LegacyJobs:
         return self._by_id.get(job_id)
 
     def all(self) -> list[LegacyJob]:
-        """Return every job ever made, as it is now."""
+        """Return all jobs as they are now, the lost ones too."""
         self.advance()
         return list(self._all)
 
@@ -102,7 +102,7 @@ class LegacyJobs:
         return active[0] if limit is not None and active and len(active) >= limit else None
 
     def queue_index(self, job: LegacyJob) -> int:
-        """Return how many queued jobs and it come up to it: 1 for the next one, 0 when it is not queued."""
+        """Return the position in the queue, from 1; 0 when the job is not queued."""
         return self._queue.index(job) + 1 if job.state is State.QUEUED else 0
 
     def forget(self) -> None:

@@ -1,4 +1,4 @@
-"""What a FaultServer is constructed with, and what it reports of its jobs."""
+"""The options of a FaultServer, and its report of a job."""
 
 import time
 from collections.abc import Callable, Mapping

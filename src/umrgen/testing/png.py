@@ -13,7 +13,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def png_bytes(size: int = 400, *, seed: int = 0) -> bytes:
-    """A valid PNG of about `size` bytes of noise, which no compression makes smaller; a seed, a picture."""
+    """A valid PNG of about `size` bytes of noise, which cannot be compressed. Seeds differ in their images."""
     width = max(1, math.isqrt(size // 3))
     height = max(1, (size - 80) // (3 * width + 1))
     noise = random.Random(seed)

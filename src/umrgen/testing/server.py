@@ -38,7 +38,7 @@ class Server(Protocol):
         ...
 
     async def jobs(self) -> list[ServerJob]:
-        """Return every job ever made, the oldest first."""
+        """Return all jobs, oldest first, the lost ones too."""
         ...
 
     async def respond(self, request: RecordedRequest, address: str, disconnected: asyncio.Event) -> Response:
@@ -59,7 +59,7 @@ class Script:
 
     @property
     def exhausted(self) -> bool:
-        """Whether every fault has been used."""
+        """True when every fault has been used."""
         return self._count is not None and len(self.requests) >= self._count
 
     def stop(self) -> None:
@@ -137,7 +137,7 @@ class FaultServer:
 
     @property
     def jobs(self) -> list[ServerJob]:
-        """Every job ever made here, in order, as it is now; forgotten ones too."""
+        """All jobs in order, as they are now; lost ones too."""
         if self._loop is not None:
             self._do(self._read_jobs)
         return list(self._jobs)
@@ -158,7 +158,7 @@ class FaultServer:
         return script
 
     def restart(self) -> None:
-        """Break all connections, and lose what is in memory only (legacy: the jobs; modern: running jobs run again)."""
+        """Break all connections and restart: legacy servers lose their jobs, modern ones run unfinished jobs again."""
         self._do(self._restart)
 
     def refuse(self, seconds: float | None = None, *, drop: bool = True) -> RefusedConnections:
@@ -174,7 +174,7 @@ class FaultServer:
         self._do_now(self._listen)
 
     def catch_up(self) -> None:
-        """Start and finish the jobs that are due, after you advanced a clock of your own; answers long polls."""
+        """Start and finish the jobs that are due, after you advanced the clock; answers long polls."""
         self._do(self._server.catch_up)
 
     def start(self) -> Self:
@@ -203,7 +203,7 @@ class FaultServer:
         try:
             self.stop()
         except Exception:
-            if kind is None:  # otherwise the test's own exception says more
+            if kind is None:  # the exception of the test is more specific
                 raise
 
     # --- the server's thread ---

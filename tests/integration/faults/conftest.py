@@ -2,8 +2,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_cases import CaseRun, FaultCase, RunCase, foreign_server
 
+from fault_cases import CaseRun, FaultCase, RunCase, foreign_server
 from umrgen.testing import FaultServer
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fault_cases import (
     FOREIGN_OUTPUT,
     IMAGE,
@@ -32,7 +33,6 @@ from fault_cases import (
     resumed,
     self_signed_server,
 )
-
 from support import until
 from umrgen import ConnectionFailed, OutputCorrupt, OutputForbidden, OutputMissing, ServerError, WaitTimeout
 from umrgen.errors import TargetUnusable
@@ -64,7 +64,7 @@ with Client(url, key, journal=None) as client:
 
 
 class FullDisk(io.FileIO):
-    """A file on a disk with space for so many more bytes."""
+    """A file on a disk with this much space, in bytes."""
 
     space = 0
 
@@ -91,7 +91,7 @@ def fresh_url_after(status: int) -> Faults:
 
 
 def status_requested_twice(run: CaseRun) -> None:
-    """Check that the client asked for a fresh URL once."""
+    """Check that the client requested a fresh URL once."""
     assert len(run.status_requests) == 2
 
 
@@ -210,7 +210,7 @@ CASES = [
         for share in SHARES
     ),
     FaultCase("body drips", (Drip(100, 0.02),), options={"drip_rate": 1e6}, check=resumed),
-    FaultCase("no more bytes in the body", (HalfBody(end=True),), check=resumed),
+    FaultCase("the body stops", (HalfBody(end=True),), check=resumed),
     FaultCase("no response without end", (NoResponse(),), Fails(WaitTimeout), times=None, options={"timeout": 0.5}),
     FaultCase("no response beyond patience", (NoResponse(),), Fails(ConnectionFailed), times=None, options=SHORT),
     FaultCase(

@@ -1,6 +1,7 @@
 """Faults while a job is submitted."""
 
 import pytest
+
 from fault_cases import (
     SAVES,
     SHORT,
@@ -19,7 +20,6 @@ from fault_cases import (
     self_signed_server,
     with_members,
 )
-
 from umrgen import ConnectionFailed, RateLimited, ServerError, UmrgenError
 from umrgen.errors import NotUmrgen
 from umrgen.testing import Drip, Fault, HtmlPage, NoResponse, Redirect, Respond, Tamper
@@ -38,7 +38,7 @@ def self_signed(run: CaseRun) -> tuple[Fault, ...]:
 
 
 ACCEPTED = {"modern": SAVES, "legacy": Fails(NotUmrgen, sent=True)}
-"""A 202 that cannot be read: the job was made, and only a server with idempotency keys can be asked for it again."""
+"""A 202 that cannot be read: the job was made, and only a server with idempotency keys returns it again."""
 LOST = {"modern": SAVES, "legacy": Fails(ConnectionFailed, sent=True)}
 NOT_SENT = Fails(ConnectionFailed, sent=False)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+
 from fault_cases import (
     FOREIGN_OUTPUT,
     IMAGE,
@@ -29,7 +30,6 @@ from fault_cases import (
     with_members,
     without_images,
 )
-
 from umrgen import ConnectionFailed, JobNotFound, OutputMissing, ServerError, WaitTimeout
 from umrgen.errors import NotUmrgen
 from umrgen.testing import Drip, Fault, HtmlPage, NoResponse, Redirect, Respond, Tamper
@@ -65,7 +65,7 @@ def absolute_url(run: CaseRun) -> tuple[Fault, ...]:
 
 
 def unusual_path(path: str) -> Faults:
-    """Report this path as the image's, and serve the image whatever path is requested."""
+    """Report this path as the image's, and serve the image under every path."""
 
     def prepare(run: CaseRun) -> tuple[Fault, ...]:
         run.on_phase(Respond(200, IMAGE, {"Content-Type": "image/png"}), phase="download")
