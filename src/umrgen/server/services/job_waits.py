@@ -77,7 +77,7 @@ class JobChanges:
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """An event of a job's stream: `status`, `progress`, `preview` (a JPEG), `keep_alive`, or the server's `stopping`."""
+    """An event of a job's stream: `status`, `progress`, `preview` (a JPEG), `keep_alive`, or `stopping`."""
 
     kind: str
     view: JobView
