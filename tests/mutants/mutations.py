@@ -843,7 +843,7 @@ MUTATIONS = (
         "picture-kept",
         "reliability: a picture that cannot be stored is kept and stored later",
         "scheduler/attempt.py",
-        "                if waited >= self._context.policy.storage_patience:\n",
+        "                if waited >= self._context.policy.storage_timeout:\n",
         "                if True:\n",
         f"{ATTEMPTS}::test_an_image_is_kept_until_it_can_be_stored",
     ),
