@@ -1,4 +1,4 @@
-"""What the tests share: a real server process on a free port, stopped by its own process id."""
+"""Helpers of the tests: a real server process on a free port, and functions for requests to it."""
 
 import json
 import os
@@ -17,27 +17,29 @@ from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.engines import DrawTask
 
 SMALL = {"width": 512, "height": 512, "steps": 1}
-"""The quickest picture the contract allows."""
+"""Parameters of the fastest image that the contract allows."""
 
 
-PATIENT = ("--rate", "0", "--failed-logins", "100000", "--missed-outputs", "100000")
-"""For a server that many tests share: nobody's manners are looked at."""
+UNLIMITED = ("--rate", "0", "--failed-logins", "100000", "--missed-outputs", "100000")
+"""Options of a server without rate limits and throttles, which many tests share."""
 
 
 GUIDE = Path(__file__).parents[2] / "shared" / "guide" / "image-retrieval-guide.md"
-"""The founding document. It lies beside some checkouts, never in the repository: no test needs it."""
+"""The founding document. Some checkouts have it next to them; it is not in the repository, and no test needs it."""
 
 TIED = (sys.executable, "-I", "-S", str(Path(__file__).with_name("tied.py")))
 
 
 def tied(*command: str) -> list[str]:
-    """The command so that it ends with this process, and handles signals by default. Its process id stays that of
-    the Popen: tied.py replaces itself."""
+    """Return a command that ends with this process, and handles signals by default.
+
+    tied.py replaces itself with the command, so the process id is that of the Popen.
+    """
     return [*TIED, *command]
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
-    """This process's environment without the variables that would configure UMRGEN."""
+    """Return this process's environment without the variables that configure UMRGEN."""
     return {name: value for name, value in os.environ.items() if not name.startswith("UMRGEN_")} | changes
 
 
@@ -65,7 +67,7 @@ class ServerProcess:
         return self
 
     def launch(self) -> None:
-        """Start it; return when it listens, ready or not."""
+        """Start the server; return when it listens, ready or not."""
         self.state.mkdir(parents=True, exist_ok=True)
         with (self.state / "test.log").open("a") as log:
             self.process = subprocess.Popen(
@@ -74,7 +76,7 @@ class ServerProcess:
                 stderr=log,
                 env=clean_environment(**self._environment),
                 text=True,
-                start_new_session=True,  # a process group of its own, to be killed whole
+                start_new_session=True,  # a new process group, for kill_group
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -92,22 +94,22 @@ class ServerProcess:
         return (self.state / "test.log").read_text()
 
     def stop(self) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM; return the exit code."""
         self.process.terminate()
         return self.ended()
 
     def kill(self) -> None:
-        """SIGKILL, as a power cut would."""
+        """Send SIGKILL to the server, which then cannot clean up."""
         self.process.kill()
         self.ended()
 
     def kill_group(self) -> None:
-        """SIGKILL for the server and its engine at once."""
+        """Send SIGKILL to the server and its engine together."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.ended()
 
     def ended(self) -> int:
-        """The exit code, when it has one."""
+        """Wait for the end of the process; return its exit code."""
         code = self.process.wait(30)
         if self.process.stdout is not None:
             self.process.stdout.close()
@@ -122,7 +124,7 @@ class ServerProcess:
 
 
 def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """The first true value of `condition`; fails when it stays false for `seconds`."""
+    """Return the first true value of `condition`; fail when it stays false for `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -173,7 +175,7 @@ def submit(http: httpx2.Client, prompt: str = "a lighthouse", **fields: Any) -> 
 
 
 def finish(http: httpx2.Client, job_id: str) -> dict[str, Any]:
-    """The job once it is over, by holding the status call."""
+    """Wait until the job is over, by long polls, and return it."""
     for _ in range(10):
         job: dict[str, Any] = http.get(f"/api/v1/status/{job_id}", headers={"Prefer": "wait=60"}).json()
         if job["state"] in ("completed", "failed"):
@@ -182,7 +184,7 @@ def finish(http: httpx2.Client, job_id: str) -> dict[str, Any]:
 
 
 def problem(answer: httpx2.Response, status: int, code: str) -> dict[str, object]:
-    """Check that an answer is a problem of the contract's shape, and tells nothing it should not."""
+    """Check that a response is a problem of the contract's shape, and discloses no paths and keys; return its body."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     body: dict[str, object] = answer.json()
@@ -197,7 +199,7 @@ def problem(answer: httpx2.Response, status: int, code: str) -> dict[str, object
 
 
 class Clock:
-    """Seconds that pass when the test says so."""
+    """A clock that the test advances, in seconds."""
 
     def __init__(self) -> None:
         self.at = 1000.0
@@ -213,7 +215,7 @@ class Clock:
 
 
 def open_descriptors(folder: Path) -> list[str]:
-    """The files in `folder` that this process has open."""
+    """Return the files in `folder` that this process has open."""
     opened = []
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):  # the one that lists them

@@ -17,7 +17,7 @@ class Refused(Exception):
 
 
 class Transport(Protocol):
-    """What a caller can do over any transport. Every method raises Refused."""
+    """The operations of a caller over any transport. Every method raises Refused."""
 
     async def submit(self, prompt: str, *, key: str | None = None, **parameters: Any) -> str: ...
     async def wait(self, job_id: str) -> tuple[str, str | None]: ...

@@ -522,7 +522,7 @@ def test_every_statement_is_used() -> None:
 
 
 async def test_a_session_may_have_so_many_alive_and_so_many_a_day(bench: Bench) -> None:
-    caps = Caps(alive=2, daily=3)
+    caps = Caps(active=2, daily=3)
     first = await bench.submit("a1", now=DAY, caps=caps)
     await bench.submit("a2", now=DAY, caps=caps)
     await bench.claim(now=DAY + 1)
@@ -540,10 +540,10 @@ async def test_a_session_may_have_so_many_alive_and_so_many_a_day(bench: Bench) 
 
 
 async def test_a_refused_submit_leaves_nothing(bench: Bench) -> None:
-    await bench.submit("a1", caps=Caps(alive=1))
+    await bench.submit("a1", caps=Caps(active=1))
     with pytest.raises(TooManyJobs):
         used = Idempotency("k", b"1" * 32)
-        await bench.ledger.jobs.submit("a2", "sid_a", SPEC, "procedural", now=1, idempotency=used, caps=Caps(alive=1))
+        await bench.ledger.jobs.submit("a2", "sid_a", SPEC, "procedural", now=1, idempotency=used, caps=Caps(active=1))
     assert await bench.ledger.jobs.get("a2") is None
     assert await bench.ledger.jobs.earlier("sid_a", Idempotency("k", b"2" * 32), now=2) is None
 

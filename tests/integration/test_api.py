@@ -57,13 +57,13 @@ class TestSubmitting:
         ],
     )
     def test_an_invalid_field_is_named(self, http: httpx2.Client, body: dict[str, object], field: str) -> None:
-        told = problem(http.post("/api/v1/generate", json=body), 400, "invalid_request")
-        assert told["field"] == field
+        error = problem(http.post("/api/v1/generate", json=body), 400, "invalid_request")
+        assert error["field"] == field
 
     def test_every_invalid_field_is_named(self, http: httpx2.Client) -> None:
         body = {"prompt": 5, "width": 1, "steps": "many"}
-        told = problem(http.post("/api/v1/generate", json=body), 400, "invalid_request")
-        assert [item["field"] for item in told["errors"]] == ["prompt", "width", "steps"]  # type: ignore[attr-defined]
+        error = problem(http.post("/api/v1/generate", json=body), 400, "invalid_request")
+        assert [item["field"] for item in error["errors"]] == ["prompt", "width", "steps"]  # type: ignore[attr-defined]
 
     @pytest.mark.parametrize(
         "body",
@@ -122,8 +122,8 @@ class TestIdempotency:
         headers = {"Idempotency-Key": "same-2"}
         first = http.post("/api/v1/generate", json={"prompt": "one"} | SMALL, headers=headers)
         answer = http.post("/api/v1/generate", json={"prompt": "two"} | SMALL, headers=headers)
-        told = problem(answer, 422, "idempotency_conflict")
-        assert told["job_id"] == first.json()["job_id"]
+        error = problem(answer, 422, "idempotency_conflict")
+        assert error["job_id"] == first.json()["job_id"]
 
     @pytest.mark.parametrize("key", ["", "x" * 256, "with space", "tab\there"])
     def test_an_invalid_key_is_refused(self, http: httpx2.Client, key: str) -> None:

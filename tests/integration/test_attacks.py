@@ -75,8 +75,8 @@ class TestConnections:
             assert opened.recv(100) == b"", "closed by the server after header_timeout"
 
     def test_a_connection_above_the_limit_waits_until_another_closes(self, state: Path) -> None:
-        with server(state, "--max-connections", "3") as running, ExitStack() as held:
-            first = [held.enter_context(connection(running)) for _ in range(3)]
+        with server(state, "--max-connections", "3") as running, ExitStack() as connections:
+            first = [connections.enter_context(connection(running)) for _ in range(3)]
             for opened in first:  # each is accepted
                 opened.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert opened.recv(1000).startswith(b"HTTP/1.1 200 ")
@@ -329,10 +329,14 @@ class TestHeavyCalls:
         assert before - after >= 3, "1 for the submit, 1 for the call, 2 for its hundred jobs"
 
     def test_the_limit_of_waiting_calls_of_a_key(self, state: Path) -> None:
-        with server(state, "--held", "2", "--step-delay", "1") as running, running.http() as http, ExitStack() as held:
+        with (
+            server(state, "--held", "2", "--step-delay", "1") as running,
+            running.http() as http,
+            ExitStack() as connections,
+        ):
             job_id = submit(http, steps=50)
             for _ in range(2):
-                held.enter_context(http.stream("GET", f"/api/v1/events/{job_id}"))
+                connections.enter_context(http.stream("GET", f"/api/v1/events/{job_id}"))
             problem(http.get(f"/api/v1/events/{job_id}"), 429, "rate_limited")
             answer = http.get(f"/api/v1/status/{job_id}", headers={"Prefer": "wait=60"})
             assert answer.status_code == 200
@@ -355,13 +359,13 @@ class TestHeavyCalls:
             assert http.get(done["image_url"], headers={"Range": range_}).status_code == 200
 
     def test_the_limit_of_concurrent_uploads_of_a_key(self, state: Path, tmp_path: Path) -> None:
-        with server(state) as running, ExitStack() as held:
+        with server(state) as running, ExitStack() as connections:
             head = (
                 f"POST /api/v1/upload-reference HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {running.key}\r\n"
             )
             head += "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 100000\r\n\r\n--x"
             for _ in range(2):  # two uploads that do not end
-                held.enter_context(connection(running)).sendall(head.encode())
+                connections.enter_context(connection(running)).sendall(head.encode())
             with running.http() as http:
                 refused = until(lambda: (answer := upload_nothing(http)).status_code == 429 and answer)
                 problem(refused, 429, "rate_limited")
@@ -377,23 +381,23 @@ def upload_nothing(http: httpx2.Client) -> httpx2.Response:
 class TestLoad:
     @pytest.mark.slow
     def test_range_requests_share_the_image_in_memory(self, state: Path) -> None:
-        with server(state) as running, running.http() as http, ExitStack() as held:
+        with server(state) as running, running.http() as http, ExitStack() as connections:
             done = finish(http, submit(http, width=2048, height=2048))
             before = memory(running)
             request = f"GET {done['image_url']} HTTP/1.1\r\nHost: localhost\r\nRange: bytes=1-\r\n\r\n".encode()
             size = done["results"]["images"][0]["bytes"]
             for _ in range(60):
-                held.enter_context(connection(running)).sendall(request)
+                connections.enter_context(connection(running)).sendall(request)
             assert http.get(done["image_url"]).status_code == 200
             assert memory(running) - before < 10 * size
 
     def test_clients_that_do_not_read_share_the_image_in_memory(self, state: Path) -> None:
-        with server(state) as running, running.http() as http, ExitStack() as held:
+        with server(state) as running, running.http() as http, ExitStack() as connections:
             done = finish(http, submit(http, width=1024, height=1024))
             before = memory(running)
             request = f"GET {done['image_url']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
             for _ in range(300):
-                held.enter_context(connection(running)).sendall(request * 3)
+                connections.enter_context(connection(running)).sendall(request * 3)
             assert http.get(done["image_url"]).status_code == 200
             assert memory(running) - before < 200 << 20, "the responses share the image's bytes"
 

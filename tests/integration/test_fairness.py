@@ -77,9 +77,9 @@ def test_a_full_queue_refuses_new_jobs_and_accepts_replays(state: Path) -> None:
         again = a.post("/api/v1/generate", json=body, headers=headers)
         assert (again.status_code, again.content) == (202, first.content)
         submit(b)
-        told = a.get("/api/v1/capabilities").json()
-        assert told["limits"] | {"queued": 2, "running": None} == told["limits"]
-        assert "events" in told["calls"]
+        capabilities = a.get("/api/v1/capabilities").json()
+        assert capabilities["limits"] | {"queued": 2, "running": None} == capabilities["limits"]
+        assert "events" in capabilities["calls"]
 
 
 @pytest.mark.slow

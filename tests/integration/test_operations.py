@@ -90,8 +90,8 @@ class TestLogs:
         assert job_id in running.log()
 
     def test_prompts_are_logged_only_when_enabled(self, state: Path) -> None:
-        asked = ("--log-prompts", "yes", "--access-log", "none")
-        with server(state, *asked) as running, running.http() as http:
+        options = ("--log-prompts", "yes", "--access-log", "none")
+        with server(state, *options) as running, running.http() as http:
             finish(http, submit(http, "a secret\ngarden"))
         assert 'prompt="a secret\\ngarden"' in running.log()
         assert "request method" not in running.log()
@@ -167,9 +167,9 @@ class TestSettings:
 
 class TestPolicy:
     def test_a_list_of_terms(self, state: Path, tmp_path: Path) -> None:
-        words = tmp_path / "words.txt"
-        words.write_text("# not here\nkid\nbad idea\n")
-        with server(state, "--policy", str(words)) as running, running.http() as http:
+        terms = tmp_path / "words.txt"
+        terms.write_text("# not here\nkid\nbad idea\n")
+        with server(state, "--policy", str(terms)) as running, running.http() as http:
             body = {"prompt": "a bad  IDEA on a hill"} | SMALL
             problem(http.post("/api/v1/generate", json=body), 400, "content_policy")
             finish(http, submit(http, "a kidney of a minority"))

@@ -76,9 +76,9 @@ class TestKeys:
         listed = json.loads(cli("keys", "list", "--state", str(state), "--json").stdout)["keys"]
         assert time.time() * 1000 - listed[0]["last_used_at"] < 60_000
         assert "hash" not in listed[0]
-        words = cli("keys", "list", "--state", str(state)).stdout
-        assert "LAST USED" in words
-        assert re.search(r"first +20\d\d-\d\d-\d\d \d\d:\d\d +20\d\d-", words)
+        table = cli("keys", "list", "--state", str(state)).stdout
+        assert "LAST USED" in table
+        assert re.search(r"first +20\d\d-\d\d-\d\d \d\d:\d\d +20\d\d-", table)
 
     def test_a_key_can_replace_another_of_the_same_session(self, guarded: ServerProcess) -> None:
         first = new_key(guarded)
@@ -98,8 +98,8 @@ class TestSessionIsolation:
         with httpx2.Client(base_url=guarded.url, headers=bearer(mine["key"]), timeout=70) as http:
             job_id = submit(http)
             done = finish(http, job_id)
-            picture = http.get(done["image_url"]).content
-            name = http.post("/api/v1/upload-reference", files={"file": picture}).json()["filename"]
+            image = http.get(done["image_url"]).content
+            name = http.post("/api/v1/upload-reference", files={"file": image}).json()["filename"]
             running = submit(http, steps=50)
         with httpx2.Client(base_url=guarded.url, headers=bearer(other["key"]), timeout=70) as http:
             problem(http.get(f"/api/v1/status/{job_id}"), 404, "job_not_found")
@@ -132,8 +132,8 @@ class TestLimits:
             codes = [http.get(f"/api/v1/status/{job_id}").status_code for _ in range(4)]
             assert codes == [200, 200, 200, 429]
             refused = http.get(f"/api/v1/status/{job_id}")
-            told = problem(refused, 429, "rate_limited")
-            assert told["retryable"] is True
+            error = problem(refused, 429, "rate_limited")
+            assert error["retryable"] is True
             assert 1 <= int(refused.headers["retry-after"]) <= 12
             assert refused.headers["ratelimit"].startswith('"minute";r=0;t=')
             problem(http.get("/api/v1/jobs"), 429, "rate_limited")
@@ -251,8 +251,11 @@ class TestHostsAndOrigins:
     def test_a_page_of_an_allowed_origin_may_call(self, state: Path) -> None:
         page = {"Origin": "https://studio.example"}
         with server(state, "--allowed-origins", "https://studio.example") as running, running.http(**page) as http:
-            asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
-            preflight = http.options("/api/v1/generate", headers=page | asked)
+            preflight_headers = {
+                "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": "authorization",
+            }
+            preflight = http.options("/api/v1/generate", headers=page | preflight_headers)
             assert preflight.status_code == 200
             assert preflight.headers["access-control-allow-origin"] == page["Origin"]
             job_id = submit(http)
@@ -280,9 +283,15 @@ class TestUnauthenticatedClients:
                 assert answer.status_code in (401, 404), path
             for path in ("/metrics", "/openapi.json", "/api/v1/capabilities", "/api/v1/jobs", "/api/v1/nothing"):
                 problem(http.get(path), 401, "unauthorized")
-            told = {name: value for name, value in http.get("/healthz").headers.items() if name != "date"}
-            assert set(told) == {"content-length", "content-type", "cache-control", "x-content-type-options", "server"}
-            assert told["server"] == "http", "neither a product nor a version"
+            headers = {name: value for name, value in http.get("/healthz").headers.items() if name != "date"}
+            assert set(headers) == {
+                "content-length",
+                "content-type",
+                "cache-control",
+                "x-content-type-options",
+                "server",
+            }
+            assert headers["server"] == "http", "neither a product nor a version"
 
     def test_a_log_line_cannot_be_forged(self, guarded: ServerProcess) -> None:
         with guarded.http() as http:

@@ -16,9 +16,9 @@ SMALL = {"width": 512, "height": 512, "steps": 1}
 
 @pytest.fixture
 async def application(tmp_path: Path) -> AsyncIterator[Application]:
-    words = tmp_path / "words"
-    words.write_text("weapon\n")
-    application = Application(Settings(state=tmp_path / "state", policy=str(words)))
+    terms = tmp_path / "terms"
+    terms.write_text("weapon\n")
+    application = Application(Settings(state=tmp_path / "state", policy=str(terms)))
     await application.open()
     application.start()
     await application.executor.ready()

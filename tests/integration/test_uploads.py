@@ -159,8 +159,8 @@ class TestRefused:
         bomb = png_of_size(30_000, 3_000)
         assert len(bomb) < MIB
         with running.http() as http:
-            told = problem(send(http, bomb), 415, "unsupported_media_type")
-            assert "32 million pixels" in str(told["error"])
+            error = problem(send(http, bomb), 415, "unsupported_media_type")
+            assert "32 million pixels" in str(error["error"])
             assert http.get("/healthz").status_code == 200
 
     @pytest.mark.slow

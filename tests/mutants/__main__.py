@@ -1,9 +1,9 @@
-"""Break each line that keeps a promise, and see a test fail: `make mutants`, or
+"""Break each line that implements a guarantee, and check that a test fails: `make mutants`, or
 
     python tests/mutants [--only NAME,NAME] [--table]
 
-Each mutation of mutations.py is made in a copy of src/ of its own, which the tests named beside it then import. It is
-caught when these tests fail, and they pass on an unchanged copy. --table prints the table of docs/reliability.md.
+Each mutation of mutations.py is made in a separate copy of src/, from which its tests import. It is caught when these
+tests fail, and they pass with an unchanged copy. --table prints the table of docs/reliability.md.
 """
 
 import argparse
@@ -31,10 +31,10 @@ BASELINE_SECONDS = 900.0
 
 
 def copy_of_sources(folder: Path, mutation: Mutation | None = None) -> Path:
-    """A copy of src/, with the mutation made in it. Raises ValueError when its line is not there exactly once."""
+    """Copy src/ and make the mutation in it. Raises ValueError when its line does not occur exactly once."""
     sources = folder / "src"
     shutil.copytree(ROOT / "src", sources, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "js").symlink_to(ROOT / "js")  # the studio's files are looked for beside src/
+    (folder / "js").symlink_to(ROOT / "js")  # the server reads the studio's files from here
     (folder / "deploy").symlink_to(ROOT / "deploy")
     if mutation is not None:
         file = folder / mutation.file
@@ -91,7 +91,7 @@ def baseline(mutations: Iterable[Mutation]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="names of mutations, separated by commas")
-    parser.add_argument("--table", action="store_true", help="print the table of promises and their tests")
+    parser.add_argument("--table", action="store_true", help="print the table of guarantees and their tests")
     options = parser.parse_args()
     if options.table:
         print(table())

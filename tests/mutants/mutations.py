@@ -1,4 +1,4 @@
-"""The promises of the documents, the line that keeps each of them, and the test that fails when it is broken."""
+"""Guarantees of the documentation: for each, a line of code that implements it, and tests that fail without it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ __all__ = ["MUTATIONS", "Mutation", "table"]
 
 @dataclass(frozen=True)
 class Mutation:
-    """One line of the sources, broken."""
+    """A change of one line, which breaks a guarantee."""
 
     name: str
     promise: str
-    """The promise, in short; the first word names the document: README, architecture, reliability, security,
-    webhooks, contract."""
+    """The guarantee, in short, after the name of its document: README, architecture, reliability, security,
+    webhooks, extending or contract."""
     file: str
     old: str
-    """Stands in the file exactly once."""
+    """A part of the file that occurs once."""
     new: str
     tests: tuple[str, ...]
-    """Ids of tests of which one fails at least."""
+    """Ids of tests; at least one of them must fail."""
 
 
 def _server(name: str, promise: str, file: str, old: str, new: str, *tests: str) -> Mutation:
@@ -115,7 +115,7 @@ MUTATIONS = (
     ),
     _server(
         "own-jobs-only",
-        "reliability: a start requeues the jobs of its own worker, and leaves those of other servers",
+        "reliability: a start requeues the interrupted jobs of this server, and not those of other servers",
         "ledger/sql/statements.sql",
         "(lease_until < :now OR worker = :worker);",
         "(lease_until < :now OR worker = :worker OR true);",
@@ -151,7 +151,7 @@ MUTATIONS = (
     ),
     _server(
         "spoken-up-since",
-        "reliability: a worker whose lease was renewed meanwhile keeps its job",
+        "reliability: a worker that renewed its lease keeps its job",
         "scheduler/attempt.py",
         '        self._guard["version"] = self.job.version\n',
         "",
@@ -167,7 +167,7 @@ MUTATIONS = (
     ),
     _server(
         "nobody-elses-lease",
-        "reliability: whatever an attempt meets, its job has an owner or is queued",
+        "reliability: after any failure of an attempt, its job is running under a lease, queued again, or over",
         "scheduler/attempt.py",
         '            await self._retry("engine_crashed", f"the attempt failed: {type(error).__name__}")\n',
         "",
@@ -175,7 +175,7 @@ MUTATIONS = (
     ),
     _server(
         "same-step",
-        "reliability: an engine that repeats a step gets no further",
+        "reliability: a repeated step is not progress",
         "executors/watchdog.py",
         "if step > self._furthest:",
         "if step >= self._furthest:",
@@ -183,7 +183,7 @@ MUTATIONS = (
     ),
     _server(
         "engine-verified",
-        "README: what an engine gives is verified; nonsense is no picture",
+        "README: the output of an engine is verified before it counts as an image",
         "executors/__init__.py",
         "        facts = verify(data)\n",
         "        from umrgen.image_files import ImageFacts\n\n"
@@ -192,7 +192,7 @@ MUTATIONS = (
     ),
     _server(
         "turns",
-        "README: every key gets its turn",
+        "README: sessions take turns",
         "ledger/sql/statements.sql",
         "ORDER BY served, id LIMIT 1;",
         "ORDER BY id LIMIT 1;",
@@ -273,7 +273,7 @@ MUTATIONS = (
     ),
     _server(
         "image-name-synced",
-        "README: so is its name in its folder",
+        "README: the name of an image is synced in its folder",
         "blobs/local.py",
         "        sync_folder(path.parent)\n",
         "",
@@ -281,7 +281,7 @@ MUTATIONS = (
     ),
     _client(
         "saved-synced",
-        "README: a file under its final name is whole, also after a power cut",
+        "README: a file under its final name is complete, also after a power cut",
         "client/partial.py",
         "        os.fsync(self._file.fileno())\n",
         "",
@@ -306,7 +306,7 @@ MUTATIONS = (
     # --- keys, sessions, names ---
     _server(
         "expired-key",
-        "security: a key is refused from its end on",
+        "security: an expired key is refused",
         "services/api_keys.py",
         "return key.revoked_at is None and (key.expires_at is None or self._clock.now() < key.expires_at)",
         "return key.revoked_at is None",
@@ -322,7 +322,7 @@ MUTATIONS = (
     ),
     _server(
         "revoked-within-a-second",
-        "security: revoked means refused within a second",
+        "security: a revoked key is refused within a second",
         "services/api_keys.py",
         "CACHE_SECONDS = 0.5",
         "CACHE_SECONDS = 5.0",
@@ -346,7 +346,7 @@ MUTATIONS = (
     ),
     _server(
         "key-of-the-settings",
-        "security: a key of the settings ends with them",
+        "security: a key of the settings is revoked when they change",
         "services/api_keys.py",
         "                await self._keys.revoke(key.id, now=self._clock.now())\n",
         "                pass\n",
@@ -371,7 +371,7 @@ MUTATIONS = (
     ),
     _server(
         "cached-response-of-its-wait",
-        "contract: Preference-Applied names the wait that was asked for",
+        "contract: Preference-Applied names the requested wait",
         "http/terminal_responses.py",
         "        self._kept[job.id, wait] = (job, answer)\n",
         "        self._kept.update({(job.id, w): (job, answer) for w in (None, *range(61))})\n",
@@ -387,7 +387,7 @@ MUTATIONS = (
     ),
     _server(
         "origin",
-        "security: a page of another origin changes nothing",
+        "security: a page of another origin can change nothing",
         "http/middleware.py",
         '            raise Problem("forbidden_origin")\n',
         "            pass\n",
@@ -411,7 +411,7 @@ MUTATIONS = (
     ),
     _server(
         "rate",
-        "security: a key makes no more requests than it may",
+        "security: a key cannot exceed its rate limit",
         "services/limits.py",
         "        if full_at - now > MINUTE + 1e-6:\n            return False\n",
         "",
@@ -435,7 +435,7 @@ MUTATIONS = (
     ),
     _server(
         "signed-urls",
-        "security: a signed URL cannot be changed",
+        "security: a signed URL cannot be altered",
         "services/signatures.py",
         'return hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace"))',
         "return bool(expected)",
@@ -443,7 +443,7 @@ MUTATIONS = (
     ),
     _server(
         "plain-names",
-        "security: no path is made of what a caller names",
+        "security: a caller's text never becomes a path",
         "blobs/__init__.py",
         '        raise ValueError("not a plain name")\n',
         "        pass\n",
@@ -459,7 +459,7 @@ MUTATIONS = (
     ),
     _server(
         "ticket-ends",
-        "security: a studio link is taken within ten minutes",
+        "security: a studio link is valid for ten minutes",
         "services/one_time_links.py",
         "return until is not None and self._clock.monotonic() < until",
         "return until is not None",
@@ -468,7 +468,7 @@ MUTATIONS = (
     # --- uploads and engines ---
     _server(
         "decoder-environment",
-        "security: the upload decoder gets no secret of the server's environment",
+        "security: the upload decoder's environment has no secrets",
         "services/uploads.py",
         "env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},",
         "env=dict(os.environ),",
@@ -476,7 +476,7 @@ MUTATIONS = (
     ),
     _server(
         "decoder-memory",
-        "security: an upload is decoded with a limit of memory",
+        "security: the decoding of an upload has a memory limit",
         "reencode.py",
         "    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))\n",
         "",
@@ -484,7 +484,7 @@ MUTATIONS = (
     ),
     _server(
         "decoder-time",
-        "security: an upload is decoded with a limit of time",
+        "security: the decoding of an upload has a time limit",
         "reencode.py",
         "    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))\n",
         "",
@@ -492,7 +492,7 @@ MUTATIONS = (
     ),
     _server(
         "engine-environment",
-        "security: an engine gets no key",
+        "security: an engine's environment has no keys",
         "executors/subprocess/process.py",
         "env={name: value for name, value in os.environ.items() if name not in SECRETS}",
         "env=dict(os.environ)",
@@ -541,7 +541,7 @@ MUTATIONS = (
     ),
     _server(
         "mapped-address",
-        "security: an IPv4-mapped address is judged as the IPv4 address it is",
+        "security: an IPv4-mapped IPv6 address is checked as IPv4",
         "webhooks/address_policy.py",
         'return getattr(address, "ipv4_mapped", None) or address',
         "return address",
@@ -550,7 +550,7 @@ MUTATIONS = (
     # --- the client ---
     _client(
         "key-to-its-origin",
-        "README: the API key goes to the server's origin only",
+        "README: the API key is sent only to the server's origin",
         "client/flows/download.py",
         "            return image_url, False\n",
         "            return image_url, True\n",
@@ -558,7 +558,7 @@ MUTATIONS = (
     ),
     _client(
         "foreign-outputs",
-        "contract: an image elsewhere is followed only when it is allowed",
+        "contract: an image of another origin is downloaded only when that is allowed",
         "client/flows/download.py",
         "        if follow_foreign:\n",
         "        if True:\n",
@@ -574,7 +574,7 @@ MUTATIONS = (
     ),
     _client(
         "promised-digest",
-        "contract: a digest that the server promises is checked",
+        "contract: the server's digest of an image is checked",
         "image_files.py",
         "    if sha256 is not None and sha256 != actual:",
         "    if False:",
@@ -582,7 +582,7 @@ MUTATIONS = (
     ),
     _client(
         "never-overwritten",
-        "README: a file is never replaced unless that is allowed",
+        "README: a file is not replaced unless that is allowed",
         "client/partial.py",
         "            _rename_without_replacing(self._path, target)\n",
         "            os.replace(self._path, target)\n",
@@ -590,7 +590,7 @@ MUTATIONS = (
     ),
     _client(
         "key-not-shown",
-        "README: the API key goes into no error: it is not part of what is shown of a server",
+        "README: no error contains the API key",
         "client/address.py",
         "key: str | None = field(default=None, repr=False)",
         "key: str | None = field(default=None)",
@@ -606,7 +606,7 @@ MUTATIONS = (
     ),
     _client(
         "unclear-submit",
-        "contract: a submit that may have arrived is not repeated where keys are not kept",
+        "contract: a submit that may have arrived is not repeated on a server without idempotency",
         "client/flows/submit.py",
         "            yield from _check_repeatable(self._context, error, self._retries)\n",
         "            yield from ()\n",
@@ -614,7 +614,7 @@ MUTATIONS = (
     ),
     _client(
         "one-more-look",
-        "contract: completed without an image gets one more look",
+        "contract: a completed job without an image is polled once again",
         "client/flows/wait.py",
         "        if status.state == State.COMPLETED and not status.images:\n",
         "        if False:\n",
@@ -641,7 +641,7 @@ MUTATIONS = (
     ),
     _server(
         "isolation-batch",
-        "security: a call about many jobs tells nothing of another session",
+        "security: a batch call returns no job of another session",
         "services/job_waits.py",
         "changes.items() if session_id == caller.session_id}",
         "changes.items()}",
@@ -649,7 +649,7 @@ MUTATIONS = (
     ),
     _server(
         "isolation-list",
-        "security: a list has the jobs of its own session alone",
+        "security: a list has only jobs of the caller's session",
         "ledger/sql/statements.sql",
         "SELECT {job}, seq FROM jobs WHERE session_id = :session_id AND seq < :before ORDER BY",
         "SELECT {job}, seq FROM jobs WHERE seq < :before ORDER BY",
@@ -657,7 +657,7 @@ MUTATIONS = (
     ),
     _server(
         "isolation-references",
-        "security: a list of reference images has those of its own session alone",
+        "security: a list has only reference images of the caller's session",
         "ledger/sql/statements.sql",
         "WHERE session_id = :session_id AND stored = 1 ORDER BY created_at, name;",
         "WHERE stored = 1 ORDER BY created_at, name;",
@@ -681,7 +681,7 @@ MUTATIONS = (
     ),
     _server(
         "wrong-keys",
-        "security: wrong keys are slowed by address",
+        "security: wrong keys are throttled by address",
         "services/authentication.py",
         "        self.failures.record_failure(address)\n",
         "",
@@ -689,7 +689,7 @@ MUTATIONS = (
     ),
     _server(
         "guesses",
-        "security: guesses of image names are slowed by address",
+        "security: guesses of image names are throttled by address",
         "services/outputs.py",
         "            self.guesses.record_failure(address)\n",
         "            pass\n",
@@ -697,7 +697,7 @@ MUTATIONS = (
     ),
     _server(
         "loopback",
-        "security: a server without a key listens on loopback alone",
+        "security: a server without a key listens only on loopback",
         "serve.py",
         "    if not settings.loopback:\n",
         "    if False:\n",
@@ -721,7 +721,7 @@ MUTATIONS = (
     ),
     _server(
         "upload-encoded-anew",
-        "security: of an upload only pixels are kept: no EXIF",
+        "security: only the pixels of an upload are kept: no EXIF",
         "reencode.py",
         "HEAD.pack(*plain.size) + encoded)",
         "HEAD.pack(*plain.size) + data)",
@@ -745,7 +745,7 @@ MUTATIONS = (
     ),
     _server(
         "webhook-answers",
-        "security: the answer to a webhook is read to 64 KiB",
+        "security: at most 64 KiB of a webhook's response are read",
         "webhooks/sender.py",
         "                if taken >= self._response_bytes:\n",
         "                if False:\n",
@@ -761,7 +761,7 @@ MUTATIONS = (
     ),
     _server(
         "log-prompt",
-        "security: a log has no prompt unless asked for",
+        "security: prompts are logged only when enabled",
         "services/submissions.py",
         "        if new and self.log_prompts:\n",
         "        if new:\n",
@@ -769,7 +769,7 @@ MUTATIONS = (
     ),
     _server(
         "log-lines",
-        "security: what comes from a caller begins no line of the log",
+        "security: a caller's text cannot start a log line",
         "logs.py",
         "return _printable(line) + trace",
         "return line + trace",
@@ -777,7 +777,7 @@ MUTATIONS = (
     ),
     _server(
         "output-sandbox",
-        "security: an image is answered with a sandbox policy",
+        "security: the response of an image has a sandbox policy",
         "http/api/outputs.py",
         '        "Content-Security-Policy": "default-src \'none\'; sandbox",\n',
         "",
@@ -785,7 +785,7 @@ MUTATIONS = (
     ),
     _server(
         "nosniff",
-        "security: an image is answered with nosniff",
+        "security: the response of an image has nosniff",
         "http/middleware.py",
         '(b"x-content-type-options", b"nosniff"), ',
         "",
@@ -793,7 +793,7 @@ MUTATIONS = (
     ),
     _server(
         "range",
-        "contract: a part of an image can be asked for",
+        "contract: a range of an image can be requested",
         "http/api/outputs.py",
         "memoryview(data)[start : end + 1]",
         "memoryview(data)[start:]",
@@ -801,7 +801,7 @@ MUTATIONS = (
     ),
     _server(
         "stall-after",
-        "reliability: an engine that gets no step further for stall_after is replaced",
+        "reliability: an engine without a step for stall_after is replaced",
         "executors/watchdog.py",
         "self._timeout = asyncio.timeout(limits.stall_after)",
         "self._timeout = asyncio.timeout(None)",
@@ -809,7 +809,7 @@ MUTATIONS = (
     ),
     _server(
         "phases-are-signs-of-life",
-        "extending: an engine that compiles is not stopped for want of a step",
+        "extending: an engine that compiles is not stopped while it reports no step",
         "executors/watchdog.py",
         "self.extend(self._limits.load_timeout if slow else self._limits.stall_after)",
         "pass",
@@ -817,7 +817,7 @@ MUTATIONS = (
     ),
     _server(
         "abandoned-drawings",
-        "extending: a drawing that does not stop takes up capacity",
+        "extending: a drawing that does not stop uses capacity",
         "executors/remote.py",
         "        self._abandoned.add(drawing)\n",
         "",
@@ -825,7 +825,7 @@ MUTATIONS = (
     ),
     _server(
         "capacity-grows",
-        "extending: a remote engine whose capacity grows gets jobs at once",
+        "extending: a remote engine whose capacity grows gets jobs immediately",
         "executors/remote.py",
         "await self._engine.load(self._grow)",
         "await self._engine.load(lambda: None)",
@@ -833,7 +833,7 @@ MUTATIONS = (
     ),
     _server(
         "crash-tried-again",
-        "README: the job of an engine that crashes is tried again",
+        "README: the job of a crashed engine is retried",
         "scheduler/attempt.py",
         'await self._retry(crash.code, f"the engine failed: {crash}")',
         'await self._fail(crash.code, f"the engine failed: {crash}")',
@@ -841,9 +841,9 @@ MUTATIONS = (
     ),
     _server(
         "picture-kept",
-        "reliability: a picture that cannot be stored is kept and stored later",
+        "reliability: the storing of an image is retried",
         "scheduler/attempt.py",
-        "                if waited >= self._context.policy.storage_patience:\n",
+        "                if waited >= self._context.policy.storage_timeout:\n",
         "                if True:\n",
         f"{ATTEMPTS}::test_an_image_is_kept_until_it_can_be_stored",
     ),
@@ -857,7 +857,7 @@ MUTATIONS = (
     ),
     _server(
         "draining",
-        "reliability: a server that drains accepts no job",
+        "reliability: a draining server accepts no job",
         "services/admission.py",
         "        if self.draining:\n",
         "        if False:\n",
@@ -873,7 +873,7 @@ MUTATIONS = (
     ),
     _server(
         "not-modified",
-        "contract: a version that the caller knows is 304",
+        "contract: a matching ETag is answered 304",
         "http/api/status.py",
         "    if known is not None and view.is_known(known):\n",
         "    if False:\n",
@@ -881,7 +881,7 @@ MUTATIONS = (
     ),
     _server(
         "longest-wait",
-        "contract: a call is held for 60 s at most",
+        "contract: a long poll takes 60 s at most",
         "services/job_waits.py",
         "        return min(seconds, int(self._longest_wait))",
         "        return seconds",
@@ -897,7 +897,7 @@ MUTATIONS = (
     ),
     _client(
         "one-deadline",
-        "contract: the time-out of each request is cut to what is left of the deadline",
+        "contract: the timeout of each request ends with the deadline",
         "client/flow.py",
         "timeout = min(left, self.options.request_timeout + long_poll)",
         "timeout = self.options.request_timeout + long_poll",
@@ -905,7 +905,7 @@ MUTATIONS = (
     ),
     _client(
         "longest-delay",
-        "contract: a delay that a server asks for is capped at 60 s",
+        "contract: Retry-After is capped at 60 s",
         "client/flow.py",
         "return min(seconds, self.options.longest_delay) * (",
         "return seconds * (",
@@ -913,7 +913,7 @@ MUTATIONS = (
     ),
     _client(
         "retry-after",
-        "contract: a delay that a server asks for is kept",
+        "contract: Retry-After is respected",
         "client/flows/wait.py",
         "        requested = retry_after(reply)\n",
         "        requested = None\n",
@@ -921,7 +921,7 @@ MUTATIONS = (
     ),
     _client(
         "stall-reported",
-        "contract: a stall is reported and ends nothing",
+        "contract: a stall is reported, and the wait continues",
         "client/flows/wait.py",
         '        if self.context.options.on_stall == "raise":\n',
         "        if True:\n",
@@ -937,7 +937,7 @@ MUTATIONS = (
     ),
     _client(
         "no-redirects",
-        "README: the API key goes never across a redirect",
+        "README: the API key is not sent to the target of a redirect",
         "client/transport.py",
         "follow_redirects=False",
         "follow_redirects=True",
@@ -953,7 +953,7 @@ MUTATIONS = (
     ),
     _client(
         "exit-codes",
-        "contract: the exit code of a wait that was too short is 3",
+        "contract: the exit code of a wait that timed out is 3",
         "cli/common.py",
         "    (errors.WaitTimeout, 3),",
         "    (errors.WaitTimeout, 7),",

@@ -392,7 +392,7 @@ def _play(world: World) -> Counter[str]:
         max_attempts=3,
         max_interruptions=world.chance.choice((20, 20, 1)),
         running_cap=cap,
-        storage_patience=5,
+        storage_timeout=5,
     )
     witness = Witness(world.files, policy)
     lives, slots = world.chance.randint(1, 5), world.chance.randint(1, 3)

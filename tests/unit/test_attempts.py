@@ -72,7 +72,7 @@ async def claimed(ledger: MemoryLedger, lease_until: int) -> Job:
 async def test_a_cancel_reaches_the_engine_while_no_progress_is_written(ledger: MemoryLedger) -> None:
     still = Still()
     attempt = Attempt(await claimed(ledger, 9000), attempt_context(still, ledger))
-    carrying = asyncio.create_task(attempt.carry_out())
+    carrying = asyncio.create_task(attempt.run())
     async with asyncio.timeout(10):
         await still.resting.wait()  # its step is written; no other is for a while
         attempt.end()
@@ -93,7 +93,7 @@ async def test_after_an_unexpected_failure_the_job_is_queued_again(
     else:
         monkeypatch.setattr(Attempt, "_heartbeat", surprise)
     async with asyncio.timeout(10):
-        await Attempt(await claimed(ledger, 9000), attempt_context(still, ledger)).carry_out()
+        await Attempt(await claimed(ledger, 9000), attempt_context(still, ledger)).run()
     job = await ledger.jobs.get("ext_1")
     assert job is not None
     assert (job.state, job.tries) == (State.QUEUED, 1)
@@ -185,7 +185,7 @@ def recording(ledger: MemoryLedger, images: int = 1) -> tuple[RecordingBlobs, At
 async def test_images_are_stored_before_their_job_is_completed(ledger: MemoryLedger, images: int) -> None:
     blobs, context = recording(ledger, images)
     async with asyncio.timeout(10):
-        await Attempt(await claimed(ledger, 9000), context).carry_out()
+        await Attempt(await claimed(ledger, 9000), context).run()
     assert blobs.states == [State.RUNNING] * images
     job = await ledger.jobs.get("ext_1")
     assert job is not None
@@ -200,7 +200,7 @@ async def test_the_images_of_a_job_that_was_cancelled_meanwhile_are_deleted(ledg
     attempt = Attempt(await claimed(ledger, 9000), context)
     await ledger.jobs.change("ext_1", Change.CANCEL, now=1000, error_code="cancelled")
     async with asyncio.timeout(10):
-        await attempt.carry_out()
+        await attempt.run()
     assert blobs.files == set()
     job = await ledger.jobs.get("ext_1")
     assert job is not None
@@ -226,7 +226,7 @@ async def test_a_job_whose_engine_fails_is_queued_again(ledger: MemoryLedger, fa
             raise failure
 
     async with asyncio.timeout(10):
-        await Attempt(await claimed(ledger, 9000), attempt_context(Failing(), ledger)).carry_out()
+        await Attempt(await claimed(ledger, 9000), attempt_context(Failing(), ledger)).run()
     job = await ledger.jobs.get("ext_1")
     assert job is not None
     assert (job.state, job.tries) == (State.QUEUED, 1)
@@ -252,7 +252,7 @@ async def test_an_image_is_kept_until_it_can_be_stored(ledger: MemoryLedger) -> 
     once = Once()
     context = replace(context, executor=once, clock=once)  # type: ignore[arg-type]
     async with asyncio.timeout(10):
-        await Attempt(await claimed(ledger, 9000), context).carry_out()
+        await Attempt(await claimed(ledger, 9000), context).run()
     job = await ledger.jobs.get("ext_1")
     assert job is not None
     assert (job.state, job.attempt, drawn) == (State.COMPLETED, 1, 1)

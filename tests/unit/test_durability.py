@@ -197,7 +197,7 @@ async def test_an_image_is_stored_before_its_job_is_completed(disk: Disk) -> Non
         previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
         storage: Any = LocalBlobStore(state / "outputs")
         drawn: Any = Drawn()
-        await Attempt(job, AttemptContext(jobs, drawn, storage, SystemClock(), DispatchPolicy(), previews)).carry_out()
+        await Attempt(job, AttemptContext(jobs, drawn, storage, SystemClock(), DispatchPolicy(), previews)).run()
         over = await ledger.jobs.get("ext_1")
         assert over is not None
         assert over.state is State.COMPLETED

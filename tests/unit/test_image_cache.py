@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from umrgen.server.services.image_cache import Images
+from umrgen.server.services.image_cache import ImageCache
 
 
 class SlowBlobStore:
@@ -25,7 +25,7 @@ class SlowBlobStore:
 
 async def test_clients_that_read_at_the_same_time_share_a_read() -> None:
     blobs = SlowBlobStore()
-    images = Images(blobs, 100)  # type: ignore[arg-type]  # it only reads
+    images = ImageCache(blobs, 100)  # type: ignore[arg-type]  # it only reads
     reading = [asyncio.create_task(images.get("sid", "a.png")) for _ in range(60)]
     await asyncio.sleep(0)
     reading[0].cancel()  # a client that disconnects does not end the read for the others
@@ -39,6 +39,6 @@ async def test_clients_that_read_at_the_same_time_share_a_read() -> None:
 async def test_a_missing_image_is_not_cached() -> None:
     blobs = SlowBlobStore()
     blobs.released.set()
-    images = Images(blobs, 100)  # type: ignore[arg-type]  # it only reads
+    images = ImageCache(blobs, 100)  # type: ignore[arg-type]  # it only reads
     assert [await images.get("sid", "b.png") for _ in range(2)] == [None, None]
     assert blobs.reads == 2

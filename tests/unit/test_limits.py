@@ -76,8 +76,8 @@ class TestGcraLimiter:
 class TestRateLimits:
     def test_limits_of_the_key_override_the_defaults(self) -> None:
         limits = RateLimits(Settings(rate=5, concurrent=2, daily=0, session_queued=7), Clock())
-        assert limits.caps(key()) == Caps(queued=7, alive=2, daily=0)
-        assert limits.caps(key(concurrent=0, daily=9)) == Caps(queued=7, alive=0, daily=9)
+        assert limits.caps(key()) == Caps(queued=7, active=2, daily=0)
+        assert limits.caps(key(concurrent=0, daily=9)) == Caps(queued=7, active=0, daily=9)
         assert (limits.rate(key()), limits.rate(key(rate=1)), limits.rate(key(rate=0))) == (5, 1, 0)
 
     def test_a_quota_and_its_header_fields(self) -> None:

@@ -38,25 +38,25 @@ async def test_a_signed_url_is_valid_until_it_expires_on_every_server_of_the_led
     clock = Clock()
     signatures = await loaded(ledger, 60, clock)
     path, expires, signature = parts(signatures.sign(URL))
-    assert signatures.genuine(path, expires, signature)
-    assert not signatures.over(expires)
+    assert signatures.is_valid(path, expires, signature)
+    assert not signatures.is_expired(expires)
     clock.at += 61
-    assert signatures.over(expires)
-    assert (await loaded(ledger, 60, clock)).genuine(path, expires, signature)
+    assert signatures.is_expired(expires)
+    assert (await loaded(ledger, 60, clock)).is_valid(path, expires, signature)
 
 
 async def test_the_secret_of_the_first_version_is_kept(ledger: MemoryLedger, tmp_path: Path) -> None:
     clock = Clock()
     (tmp_path / "url-secret").write_bytes(b"s" * 32)
     path, expires, signature = parts((await loaded(ledger, 60, clock, tmp_path / "url-secret")).sign(URL))
-    assert (await loaded(ledger, 60, clock)).genuine(path, expires, signature)
+    assert (await loaded(ledger, 60, clock)).is_valid(path, expires, signature)
 
 
 async def test_two_ledgers_have_two_secrets(ledger: MemoryLedger) -> None:
     path, expires, signature = parts((await loaded(ledger, 60, Clock())).sign(URL))
     other = MemoryLedger()
     await other.open()
-    assert not (await loaded(other, 60, Clock())).genuine(path, expires, signature)
+    assert not (await loaded(other, 60, Clock())).is_valid(path, expires, signature)
     await other.close()
 
 
@@ -68,8 +68,8 @@ def test_without_a_time_to_live_urls_are_not_signed() -> None:
 def test_any_other_signature_is_invalid(path: str, expires: str, signature: str) -> None:
     signatures = Signatures(60, Clock())
     signatures.__dict__["_secret"] = b"x" * 32
-    assert not signatures.genuine(path, expires, signature)
+    assert not signatures.is_valid(path, expires, signature)
     right, when, genuine = parts(signatures.sign(URL))
-    assert signatures.genuine(right, when, genuine)
-    assert not signatures.genuine(path, when, genuine) or path == right
-    assert not signatures.genuine(right, expires, genuine) or expires == when
+    assert signatures.is_valid(right, when, genuine)
+    assert not signatures.is_valid(path, when, genuine) or path == right
+    assert not signatures.is_valid(right, expires, genuine) or expires == when

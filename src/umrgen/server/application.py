@@ -32,7 +32,7 @@ from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.authentication import Authentication
 from umrgen.server.services.cancellations import Cancellations
 from umrgen.server.services.content_policy import load_policy
-from umrgen.server.services.image_cache import Images
+from umrgen.server.services.image_cache import ImageCache
 from umrgen.server.services.job_waits import JobWaits
 from umrgen.server.services.limits import FailureThrottle, RateLimits
 from umrgen.server.services.one_time_links import OneTimeLinks
@@ -132,7 +132,7 @@ class Application:
         self.ledger = ledger or _ledger(settings, self.metrics.commits.observe)
         self.blobs = blobs or _blobs(settings, worker)
         self.executor = executor or _executor(settings)
-        self.images = Images(self.blobs, settings.cache << 20)
+        self.images = ImageCache(self.blobs, settings.cache << 20)
         self.subscriptions = Subscriptions(settings.held)
         self.previews = Previews(self.executor.show, self.subscriptions.wake)
         self.estimates = Estimates(clock, lambda: self.executor.capacity)

@@ -22,7 +22,7 @@ BACKLOG = 1024
 PASS_THROUGH = PassThrough()
 
 
-class Server(Protocol):
+class Backend(Protocol):
     """The server behind the faults."""
 
     async def start(self) -> None: ...
@@ -107,7 +107,7 @@ class FaultServer:
         """TCP connections accepted so far."""
         clock = ServerClock(self.options.clock)
         self._engine = self.options.engine(clock)
-        self._server: Server = (LegacyServer if mode == "legacy" else InProcessServer)(
+        self._server: Backend = (LegacyServer if mode == "legacy" else InProcessServer)(
             self.options, self._engine, clock
         )
         self._scripts: list[Script] = []

@@ -191,7 +191,7 @@ INVALID_FILES: Mapping[str, tuple[Fault, Fails]] = {
     "too long": (Tamper(lambda body: body + b"junk", headers=NO_DIGESTS), Fails(OutputCorrupt)),
 }
 ANY_ORIGIN = {"follow_foreign": True}
-PATIENT = {"drip_window": 15, "timeout": 25}
+UNLIMITED = {"drip_window": 15, "timeout": 25}
 """Client options for cases in which another process starts and ends in the middle of the body."""
 NO_LEGACY_DIGESTS = "legacy servers send no digests"
 
@@ -303,9 +303,9 @@ CASES = [
         "another process finishes first",
         other_process_finishes,
         Fails(TargetUnusable, "target_exists"),
-        options=PATIENT,
+        options=UNLIMITED,
     ),
-    FaultCase("another process finishes first, overwriting", other_process_finishes, overwrite=True, options=PATIENT),
+    FaultCase("another process finishes first, overwriting", other_process_finishes, overwrite=True, options=UNLIMITED),
     FaultCase("another process holds the partial file", other_process_holds, keeps_parts=True),
     FaultCase("the server restarts in the body", restart_in_the_body, check=resumed),
     FaultCase("the server restarts and refuses connections", restart_and_refuse, check=resumed),

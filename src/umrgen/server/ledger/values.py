@@ -33,7 +33,7 @@ class Caps:
     """Limits on the jobs of a session; 0: no limit."""
 
     queued: int = 0
-    alive: int = 0
+    active: int = 0
     """Queued or running."""
     daily: int = 0
     """Submitted on one day (UTC)."""

@@ -30,15 +30,15 @@ RETRY_INTERVAL = 1.0
 
 @dataclass(frozen=True, slots=True)
 class DispatchPolicy:
-    """The numbers of dispatching: seconds, and counts."""
+    """The limits of dispatching: times in seconds, and counts."""
 
     lease: float = 30.0
     max_attempts: int = 3
     max_interruptions: int = 20
     running_cap: int = 0
-    """Jobs of one session that run at a time; 0: no bound."""
-    storage_patience: float = 60.0
-    """How long an image that was drawn waits for the blob store to accept it."""
+    """Running jobs of a session; 0: no limit."""
+    storage_timeout: float = 60.0
+    """Seconds for which the storing of an image is retried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Attempt:
         self.job = job
         self._context = attempt_context
         self._guard: dict[str, int] = {"token": job.token}
-        self._patient = True
+        self._retries_writes = True
         """Whether a write waits until the ledger is available again."""
         self._step = 0
         self._progressed = asyncio.Event()
@@ -77,7 +77,7 @@ class Attempt:
         """Note that the job is over: through this attempt, or because it was cancelled."""
         self._over.set()
 
-    async def carry_out(self) -> None:
+    async def run(self) -> None:
         """Run the job to an end, or requeue it."""
         job = self.job
         log.info("job %s: attempt %d", job.id, job.attempt)
@@ -133,7 +133,7 @@ class Attempt:
         found = [await read(self._context.blobs, self.job.session_id, name) for name in names]
         references = tuple(image for image in found if image is not None)
         if len(references) < len(found):
-            raise ReferenceGone("a reference image was deleted before it was needed")
+            raise ReferenceGone("a reference image was deleted before the job ran")
         return references
 
     def _on_step(self, step: int, total: int) -> None:
@@ -196,14 +196,14 @@ class Attempt:
                 await self._context.blobs.delete(output.session_id, output.name)
 
     async def _store(self, output: Output, data: bytes) -> None:
-        """Store a file, retrying for `storage_patience`. Raises BlobStoreUnavailable; Conflict if the job is over."""
+        """Store a file, retrying for `storage_timeout`. Raises BlobStoreUnavailable; Conflict if the job is over."""
         waited = 0.0
         while True:
             try:
                 return await self._context.blobs.put(output.session_id, output.name, data)
             except BlobStoreUnavailable as error:
                 log.error("job %s: %s", self.job.id, error)
-                if waited >= self._context.policy.storage_patience:
+                if waited >= self._context.policy.storage_timeout:
                     raise
             await self._context.clock.sleep(RETRY_INTERVAL)
             waited += RETRY_INTERVAL
@@ -224,7 +224,7 @@ class Attempt:
 
     async def interrupted(self) -> None:
         """Requeue the job because the server stops; this does not count as an attempt. Raises LedgerUnavailable."""
-        self._patient = False
+        self._retries_writes = False
         reason, interruptions = "the server was stopped while the job ran", self.job.interruptions + 1
         if interruptions > self._context.policy.max_interruptions:
             await self._fail("interrupted", f"{reason}, {interruptions} times")
@@ -256,7 +256,7 @@ class Attempt:
                 return
             except LedgerUnavailable as error:
                 log.error("job %s: its end cannot be written yet: %s", self.job.id, error)
-                if not self._patient:
+                if not self._retries_writes:
                     raise
             await self._context.clock.sleep(RETRY_INTERVAL)
 

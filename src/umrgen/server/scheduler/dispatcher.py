@@ -150,7 +150,7 @@ class Dispatcher:
             # The job may have been cancelled in the same commit that leased it.
             now = self._context.jobs.peek(job_id)
             if now is None or not now.over:
-                await attempt.carry_out()
+                await attempt.run()
         except LedgerUnavailable as error:
             log.error("job %s: %s", job_id, error)
         except Exception:

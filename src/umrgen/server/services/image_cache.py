@@ -5,10 +5,10 @@ from collections import OrderedDict
 
 from umrgen.server.blobs import BlobStore, read
 
-__all__ = ["Images"]
+__all__ = ["ImageCache"]
 
 
-class Images:
+class ImageCache:
     """An LRU cache in front of the blob store, limited by its size in bytes."""
 
     def __init__(self, blobs: BlobStore, limit: int) -> None:

@@ -77,7 +77,7 @@ class JobChanges:
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """An event of a job's stream: `status`, `progress`, `preview` (a JPEG), `alive`, or `stopping` (of the server)."""
+    """An event of a job's stream: `status`, `progress`, `preview` (a JPEG), `keep_alive`, or `stopping`."""
 
     kind: str
     view: JobView
@@ -243,7 +243,7 @@ class JobWaits:
     async def _next_change(
         self, caller: Caller, view: JobView, subscription: Subscription
     ) -> AsyncGenerator[JobEvent, None]:
-        """Yield `alive` events until there is a change, or the stream must end."""
+        """Yield `keep_alive` events until there is a change, or the stream must end."""
         loop = asyncio.get_running_loop()
         while not await subscription.wait(loop.time() + KEEP_ALIVE):
             if subscription.closed:
@@ -251,4 +251,4 @@ class JobWaits:
                 return
             if not await self._keys.is_still_valid(caller.key):
                 return
-            yield JobEvent("alive", view)
+            yield JobEvent("keep_alive", view)

@@ -99,7 +99,7 @@ class RateLimits:
         settings = self._settings
         return Caps(
             queued=settings.session_queued,
-            alive=settings.concurrent if key.concurrent is None else key.concurrent,
+            active=settings.concurrent if key.concurrent is None else key.concurrent,
             daily=settings.daily if key.daily is None else key.daily,
         )
 

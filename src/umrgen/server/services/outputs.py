@@ -7,7 +7,7 @@ from umrgen.server.domain.job import Output
 from umrgen.server.ledger import Key, OutputExpired, OutputStore, UploadStore
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.authentication import Authentication
-from umrgen.server.services.image_cache import Images
+from umrgen.server.services.image_cache import ImageCache
 from umrgen.server.services.limits import FailureThrottle
 from umrgen.server.services.refusal import Refusal
 from umrgen.server.services.signatures import Signatures
@@ -33,7 +33,7 @@ class Outputs:
 
     outputs: OutputStore
     uploads: UploadStore
-    images: Images
+    images: ImageCache
     keys: ApiKeys
     signatures: Signatures
     authentication: Authentication
@@ -72,11 +72,11 @@ class Outputs:
     async def _find(self, link: OutputLink) -> tuple[Output, bytes]:
         if link.shown_session_id != link.session_id:
             raise Refusal("forbidden_output", "session_id is missing or wrong")
-        if self.signatures.wanted:
+        if self.signatures.enabled:
             path = f"/outputs/{link.session_id}/{link.name}"
-            if not self.signatures.genuine(path, link.expires, link.signature):
+            if not self.signatures.is_valid(path, link.expires, link.signature):
                 raise Refusal("forbidden_output", "the signature is missing or wrong")
-            if self.signatures.over(link.expires):
+            if self.signatures.is_expired(link.expires):
                 raise Refusal("output_expired", "this URL has expired; the job's status has a new one")
         output = await self._record(link.session_id, link.name)
         data = None if output is None else await self.images.get(output.session_id, output.name)

@@ -1,7 +1,7 @@
 """Retention: images are deleted by age and by total size, reference images by age.
 
-The transaction that expires a record also lists its file as obsolete. The files of this list are deleted next, so a
-crash in between leaves no file without a record.
+The transaction that expires a record also lists its file as obsolete. The files of this list are deleted next, or after
+a restart.
 """
 
 import logging

@@ -29,25 +29,25 @@ class Signatures:
         self._secret = await store.secret("image-urls", proposal)
 
     @property
-    def wanted(self) -> bool:
+    def enabled(self) -> bool:
         """Whether URLs are signed."""
         return self._ttl > 0
 
     def sign(self, url: str) -> str:
         """Return the URL of an output (which has a query already) with expiry time and signature."""
-        if not self.wanted:
+        if not self.enabled:
             return url
         expires = self._clock.now() // 1000 + self._ttl
         return f"{url}&expires={expires}&signature={self._signature(url.partition('?')[0], expires)}"
 
-    def genuine(self, path: str, expires: str, signature: str) -> bool:
+    def is_valid(self, path: str, expires: str, signature: str) -> bool:
         """Return whether a server of this ledger signed this path with this expiry time."""
         if not (expires.isascii() and expires.isdigit() and len(expires) < 15):
             return False
         expected = self._signature(path, int(expires))
         return hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace"))
 
-    def over(self, expires: str) -> bool:
+    def is_expired(self, expires: str) -> bool:
         """Return whether the expiry time has passed."""
         return int(expires) < self._clock.now() // 1000
 

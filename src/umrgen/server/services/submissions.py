@@ -103,8 +103,8 @@ class Submissions:
                 key_id=caller.key.id,
             )
         except TooManyJobs as full:
-            detail = f"{caps.alive} jobs of this key are queued or running, its limit"
-            quota = Quota("concurrent", caps.alive)
+            detail = f"{caps.active} jobs of this key are queued or running, its limit"
+            quota = Quota("concurrent", caps.active)
             raise Refusal("concurrent_limit", detail, quota=quota, job_id=full.job_id) from None
         except QueueFull:
             detail = f"{caps.queued} jobs of this session are queued, its limit"

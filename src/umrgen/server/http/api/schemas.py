@@ -95,5 +95,5 @@ def _error_text(field: FieldInfo, value: Any, message: str) -> str:
 
 def short(value: str | int) -> str:
     """Return a caller's value for an error text: a string in quotes, and at most 60 characters."""
-    text = repr(value) if isinstance(value, str) or abs(value) < 10**20 else "a longer number"
+    text = repr(value) if isinstance(value, str) or abs(value) < 10**20 else "a number of more than 20 digits"
     return text if len(text) <= 62 else f"{text[:60]}…"

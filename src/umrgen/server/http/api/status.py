@@ -83,7 +83,7 @@ async def _answer(services: Services, scope: Scope) -> RawResponse:
 
 async def _answer_about(services: Services, job: Job, wait: int | None, known: frozenset[str] | None) -> RawResponse:
     """Return the response; `wait`: the seconds of its long poll, if any; `known`: the versions that the client has."""
-    cached = job.over and known is None and not services.signatures.wanted  # a signed URL is new in each answer
+    cached = job.over and known is None and not services.signatures.enabled  # a signed URL is new in each answer
     answer = services.terminal_responses.get(job, wait) if cached else None
     if answer is None:
         answer = status_response(await services.job_waits.view(job), wait, known, sign=services.signatures.sign)

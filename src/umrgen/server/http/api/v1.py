@@ -106,7 +106,7 @@ def capabilities_response(can: ServerCapabilities) -> Response:
             batch_max=MAX_JOBS,
             limits=KeyLimits(
                 requests_per_minute=can.rate or None,
-                concurrent=caps.alive or None,
+                concurrent=caps.active or None,
                 daily=caps.daily or None,
                 queued=caps.queued or None,
                 running=can.running_cap or None,

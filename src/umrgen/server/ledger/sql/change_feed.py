@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections import deque
 
-from umrgen.server.ledger.sql.database import Connection
+from umrgen.server.ledger.sql.database import SqlConnection
 
 __all__ = ["ChangeFeed"]
 
@@ -27,7 +27,7 @@ class ChangeFeed:
     def undo(self) -> None:
         self._own.pop()
 
-    def read(self, connection: Connection) -> list[str]:
+    def read(self, connection: SqlConnection) -> list[str]:
         """Return the ids of the jobs that other servers changed since the last call."""
         rows = connection.all("changed_after", {"after": self._position})
         if not rows:

@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 from umrgen.server.domain.job import Job
 
-__all__ = ["NO_VALUES", "Connection", "Database", "Row", "Transaction", "WriteConnection"]
+__all__ = ["NO_VALUES", "Database", "Row", "SqlConnection", "Transaction", "WriteConnection"]
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ Row = Sequence[Any]
 NO_VALUES: Mapping[str, Any] = {}
 
 
-class Connection(Protocol):
+class SqlConnection(Protocol):
     """Runs named statements of `statements.sql`. Raises LedgerUnavailable when the database cannot be used."""
 
     def run(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> int:
@@ -27,7 +27,7 @@ class Connection(Protocol):
     def all(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Sequence[Row]: ...
 
 
-class WriteConnection(Connection, Protocol):
+class WriteConnection(SqlConnection, Protocol):
     """A connection with transactions. `begin` excludes other writers, `commit` returns when the change is on disk."""
 
     def begin(self) -> None: ...
@@ -53,7 +53,7 @@ class WriteConnection(Connection, Protocol):
 class Transaction:
     """The argument of an operation that writes."""
 
-    connection: Connection
+    connection: SqlConnection
     change_numbers: Iterator[int]
     """A number for each change of a job's state, larger than all earlier ones. An operation may take as many as it
     announced in `Database.write`."""
@@ -64,9 +64,9 @@ class Transaction:
 class Database(Protocol):
     """Reads, and writes in transactions with group commit."""
 
-    async def read(self, query: Callable[[Connection], T]) -> T: ...
+    async def read(self, query: Callable[[SqlConnection], T]) -> T: ...
 
-    def peek(self, query: Callable[[Connection], T]) -> T | None:
+    def peek(self, query: Callable[[SqlConnection], T]) -> T | None:
         """Read without waiting; None where that is not possible."""
         ...
 

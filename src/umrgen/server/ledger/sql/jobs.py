@@ -9,7 +9,7 @@ from umrgen.model import State
 from umrgen.server.domain.job import Change, Conflict, Job, advance, possible_outputs
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.errors import DailyLimit, IdempotencyConflict, QueueFull, TooManyJobs
-from umrgen.server.ledger.sql.database import Connection, Database, Transaction
+from umrgen.server.ledger.sql.database import Database, SqlConnection, Transaction
 from umrgen.server.ledger.sql.outputs import add_obsolete_file
 from umrgen.server.ledger.sql.rows import job_of, values_of
 from umrgen.server.ledger.sql.webhooks import enter_webhook
@@ -28,7 +28,7 @@ ALL = 2**62
 # --- rules ---
 
 
-def _get(connection: Connection, job_id: str) -> Job | None:
+def _get(connection: SqlConnection, job_id: str) -> Job | None:
     row = connection.one("get_job", {"id": job_id})
     return job_of(row) if row else None
 
@@ -50,15 +50,15 @@ def _submit(transaction: Transaction, job: Job, *, idempotency: Idempotency | No
     return job, True
 
 
-def _check_caps(connection: Connection, session_id: str, caps: Caps, now: int) -> None:
+def _check_caps(connection: SqlConnection, session_id: str, caps: Caps, now: int) -> None:
     """Raise TooManyJobs, QueueFull or DailyLimit if one more job would exceed `caps`."""
     day = now // DAY
     row = connection.one("session_counts", {"id": session_id, "day": day})
     if row is None:
         return
     queued, running, made = row
-    if caps.alive and queued + running >= caps.alive:
-        oldest = connection.one("oldest_alive", {"session_id": session_id})
+    if caps.active and queued + running >= caps.active:
+        oldest = connection.one("oldest_active", {"session_id": session_id})
         raise TooManyJobs(job_id=oldest[0] if oldest else None)
     if caps.queued and queued >= caps.queued:
         raise QueueFull
@@ -66,7 +66,7 @@ def _check_caps(connection: Connection, session_id: str, caps: Caps, now: int) -
         raise DailyLimit(until=(day + 1) * DAY)
 
 
-def _earlier(connection: Connection, session_id: str, idempotency: Idempotency, now: int) -> Job | None:
+def _earlier(connection: SqlConnection, session_id: str, idempotency: Idempotency, now: int) -> Job | None:
     row = connection.one("get_idempotency", {"session_id": session_id, "key": idempotency.key, "now": now})
     if row is None:
         return None
@@ -76,7 +76,7 @@ def _earlier(connection: Connection, session_id: str, idempotency: Idempotency, 
     return _get(connection, job_id)
 
 
-def _remember_idempotency(connection: Connection, job: Job, idempotency: Idempotency, now: int) -> None:
+def _remember_idempotency(connection: SqlConnection, job: Job, idempotency: Idempotency, now: int) -> None:
     connection.run("expire_idempotency", {"now": now})
     connection.run(
         "put_idempotency",
@@ -103,7 +103,7 @@ def _claim(
     return jobs
 
 
-def _next_job(connection: Connection, running_cap: int) -> Job | None:
+def _next_job(connection: SqlConnection, running_cap: int) -> Job | None:
     session = connection.one("next_session", {"running_cap": running_cap})
     if session is None:
         return None
@@ -141,13 +141,13 @@ def _store(transaction: Transaction, job: Job, change: Change, **values: Any) ->
     return changed
 
 
-def _discard_outputs(connection: Connection, job: Job, now: int) -> None:
+def _discard_outputs(connection: SqlConnection, job: Job, now: int) -> None:
     """Have the files deleted that the attempt which ends here may have stored, or may still be storing."""
     for name in possible_outputs(job):
         add_obsolete_file(connection, job.session_id, name, not_before=now + LATE_FILES)
 
 
-def _count_state_change(connection: Connection, before: Job, after: Job) -> None:
+def _count_state_change(connection: SqlConnection, before: Job, after: Job) -> None:
     counts = {state.value: (after.state is state) - (before.state is state) for state in (State.QUEUED, State.RUNNING)}
     connection.run("count_state_change", {"session_id": after.session_id} | counts)
 
@@ -226,7 +226,7 @@ class SqlJobStore:
         if job.state is not State.QUEUED:
             return None
 
-        def query(connection: Connection) -> int | None:
+        def query(connection: SqlConnection) -> int | None:
             rank = connection.one("rank_in_session", {"id": job.id})
             if rank is None:
                 return None

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from umrgen.server.domain.job import Output
 from umrgen.server.ledger.errors import OutputExpired
-from umrgen.server.ledger.sql.database import Connection, Database, Transaction
+from umrgen.server.ledger.sql.database import Database, SqlConnection, Transaction
 
 __all__ = ["SqlOutputStore", "add_obsolete_file"]
 
 
-def _kept_bytes(connection: Connection) -> int:
+def _kept_bytes(connection: SqlConnection) -> int:
     row = connection.one("kept_bytes")
     return int(row[0]) if row else 0
 
@@ -29,7 +29,7 @@ def _expire(transaction: Transaction, *, now: int, before: int, keep_bytes: int,
     return expired
 
 
-def add_obsolete_file(connection: Connection, session_id: str, name: str, *, not_before: int = 0) -> None:
+def add_obsolete_file(connection: SqlConnection, session_id: str, name: str, *, not_before: int = 0) -> None:
     """Have a file deleted, at `not_before` (ms since the epoch) or later."""
     connection.run("add_obsolete_file", {"session_id": session_id, "name": name, "not_before": not_before})
 

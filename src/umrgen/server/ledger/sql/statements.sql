@@ -57,7 +57,7 @@ SELECT {job} FROM jobs WHERE session_id = :session_id AND state = 'queued' ORDER
 -- name: session_counts
 SELECT queued, running, CASE WHEN day = :day THEN made ELSE 0 END FROM sessions WHERE id = :id;
 
--- name: oldest_alive
+-- name: oldest_active
 SELECT id FROM jobs WHERE session_id = :session_id AND state IN ('queued', 'running') ORDER BY state DESC, seq LIMIT 1;
 
 -- name: rank_in_session

@@ -6,13 +6,13 @@ from dataclasses import asdict
 from urllib.parse import urlsplit
 
 from umrgen.server.domain.job import Job
-from umrgen.server.ledger.sql.database import Connection, Database, Row
+from umrgen.server.ledger.sql.database import Database, Row, SqlConnection
 from umrgen.server.ledger.values import Webhook, WebhookState
 
 __all__ = ["SqlWebhookStore", "enter_webhook"]
 
 
-def enter_webhook(connection: Connection, job: Job, *, now: int) -> None:
+def enter_webhook(connection: SqlConnection, job: Job, *, now: int) -> None:
     """Write the webhook that reports the end of `job`, due from `now` on."""
     url = job.request.webhook_url
     assert url is not None and job.completed_at is not None

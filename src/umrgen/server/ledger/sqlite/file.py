@@ -10,7 +10,7 @@ from umrgen.durable import make_folder
 from umrgen.server.domain.job import Job
 from umrgen.server.ledger.errors import LedgerUnavailable
 from umrgen.server.ledger.sql.change_feed import ChangeFeed
-from umrgen.server.ledger.sql.database import Connection, Transaction
+from umrgen.server.ledger.sql.database import SqlConnection, Transaction
 from umrgen.server.ledger.sql.ledger import SqlStores
 from umrgen.server.ledger.sql.writer import ThreadWriter
 from umrgen.server.ledger.sqlite.connection import SqliteConnection, connect, migrate
@@ -76,10 +76,10 @@ class SqliteLedger(SqlStores):
                 if jobs := await self.jobs.get_many(feed.read(self._reader)):
                     on_change(jobs)
 
-    async def read(self, query: Callable[[Connection], T]) -> T:
+    async def read(self, query: Callable[[SqlConnection], T]) -> T:
         return query(self._reader)
 
-    def peek(self, query: Callable[[Connection], T]) -> T | None:
+    def peek(self, query: Callable[[SqlConnection], T]) -> T | None:
         return query(self._reader)
 
     async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0) -> T:

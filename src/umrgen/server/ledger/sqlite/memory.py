@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from umrgen.server.domain.job import Job
-from umrgen.server.ledger.sql.database import Connection, Transaction
+from umrgen.server.ledger.sql.database import SqlConnection, Transaction
 from umrgen.server.ledger.sql.ledger import SqlStores
 from umrgen.server.ledger.sql.writer import InlineWriter
 from umrgen.server.ledger.sqlite.connection import SqliteConnection, connect, migrate
@@ -62,11 +62,11 @@ class MemoryLedger(SqlStores):
             self._raw.close()
             self._raw = None
 
-    async def read(self, query: Callable[[Connection], T]) -> T:
+    async def read(self, query: Callable[[SqlConnection], T]) -> T:
         assert self._connection is not None
         return query(self._connection)
 
-    def peek(self, query: Callable[[Connection], T]) -> T | None:
+    def peek(self, query: Callable[[SqlConnection], T]) -> T | None:
         assert self._connection is not None
         return query(self._connection)
 

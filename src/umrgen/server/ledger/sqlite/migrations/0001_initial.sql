@@ -23,12 +23,12 @@ CREATE TABLE jobs (
     CHECK ((state = 'completed') = (outputs <> '[]'))
 ) STRICT;
 
--- The queue and the leases stay small however many jobs have ended.
+-- Indexes of unfinished jobs: their size does not depend on the number of finished jobs.
 CREATE INDEX jobs_queued ON jobs (seq) WHERE state = 'queued';
 CREATE INDEX jobs_leased ON jobs (lease_until) WHERE state = 'running';
 CREATE INDEX jobs_of_session ON jobs (session_id, seq);
 
--- The highest number of a change of state is found at once when the ledger is opened.
+-- For the highest change number, which is read when the ledger is opened.
 CREATE INDEX jobs_changed ON jobs (changed);
 
 CREATE TABLE outputs (

@@ -1,4 +1,4 @@
--- Fairness: who waits, how many of each, and when each was last served.
+-- Fairness: for each session, the number of queued and running jobs, and when it was last served.
 
 ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN claimed_at INTEGER;
@@ -13,10 +13,10 @@ CREATE TABLE sessions (
 INSERT INTO sessions (id, queued, running)
 SELECT session_id, sum(state = 'queued'), sum(state = 'running') FROM jobs GROUP BY session_id;
 
--- The next session is the first row here, however many sessions there are.
+-- The next session is the first row of this index.
 CREATE INDEX sessions_waiting ON sessions (served, id) WHERE queued > 0;
 
--- The counts follow every change of a state, whoever makes it.
+-- Triggers keep the counts.
 CREATE TRIGGER job_enters AFTER INSERT ON jobs
 BEGIN
     INSERT INTO sessions (id, queued) VALUES (new.session_id, 1)
@@ -34,5 +34,5 @@ END;
 DROP INDEX jobs_queued;
 CREATE INDEX jobs_queue ON jobs (session_id, priority DESC, seq) WHERE state = 'queued';
 
--- Pages of one state do not read through the others.
+-- For pages of the jobs in one state.
 CREATE INDEX jobs_of_state ON jobs (session_id, state, seq);

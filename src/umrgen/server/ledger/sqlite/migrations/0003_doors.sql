@@ -1,11 +1,11 @@
--- What a key may, and when it was last used. Where a limit is NULL, the server's own setting counts.
+-- The limits of a key, and when it was last used. Where a limit is NULL, the server's setting applies.
 ALTER TABLE keys ADD COLUMN expires_at INTEGER;
 ALTER TABLE keys ADD COLUMN rate INTEGER;
 ALTER TABLE keys ADD COLUMN concurrent INTEGER;
 ALTER TABLE keys ADD COLUMN daily INTEGER;
 ALTER TABLE keys ADD COLUMN last_used_at INTEGER;
 
--- The day (since the epoch, UTC) of a session's last job, and how many it has made on it.
+-- The day (since the epoch, UTC) of a session's last submission, and the number of submissions on that day.
 ALTER TABLE sessions ADD COLUMN day INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN made INTEGER NOT NULL DEFAULT 0;
 
@@ -17,11 +17,11 @@ BEGIN
     SET queued = queued + 1, made = iif(day = excluded.day, made + 1, 1), day = excluded.day;
 END;
 
--- Retention: the record of an image stays when its file goes.
+-- Retention deletes the file of an image and keeps the record.
 ALTER TABLE outputs ADD COLUMN expired_at INTEGER;
 CREATE INDEX outputs_kept ON outputs (created_at) WHERE expired_at IS NULL;
 
--- How many bytes of images are kept, without adding up a million rows.
+-- The total size of the images, so that no query has to sum up all rows.
 CREATE TABLE kept (
     id    INTEGER PRIMARY KEY CHECK (id = 1),
     bytes INTEGER NOT NULL
@@ -39,7 +39,7 @@ BEGIN
     UPDATE kept SET bytes = bytes - new.bytes;
 END;
 
--- Reference images, as they were encoded anew here.
+-- Reference images.
 CREATE TABLE uploads (
     name       TEXT PRIMARY KEY,
     session_id TEXT NOT NULL,

@@ -1,4 +1,4 @@
--- Webhooks: written in the transaction that ends their job, so none is lost between the two.
+-- Webhooks: written in the transaction that ends their job, so that a crash loses none.
 
 ALTER TABLE jobs ADD COLUMN key_id TEXT NOT NULL DEFAULT '';
 
@@ -19,5 +19,5 @@ CREATE TABLE webhooks (
     CHECK ((state = 'delivered') = (delivered_at IS NOT NULL))
 ) STRICT, WITHOUT ROWID;
 
--- What is due is found at once, however many were ever delivered.
+-- An index of pending webhooks: its size does not depend on the number of delivered ones.
 CREATE INDEX webhooks_due ON webhooks (next_at) WHERE state = 'pending';

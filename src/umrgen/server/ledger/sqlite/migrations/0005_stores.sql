@@ -1,5 +1,5 @@
--- Several servers may share one ledger. What triggers kept up to date is now written by the rules in `ledger/sql`,
--- in the same transaction, so that every database needs the same statements only.
+-- Several servers may share one ledger. The rules in `ledger/sql` now write the counts that triggers kept, in the same
+-- transaction, so that all databases use the same statements.
 DROP TRIGGER job_enters;
 DROP TRIGGER job_moves;
 DROP TRIGGER output_enters;
@@ -13,20 +13,20 @@ CREATE TABLE ledger_clock (
 ) STRICT;
 INSERT INTO ledger_clock (id, n) SELECT 1, coalesce(max(changed), 0) FROM jobs;
 
--- Which server does a task that only one of them may do at a time, and until when (ms).
+-- The leases of tasks that only one server may run at a time (ms).
 CREATE TABLE task_leases (
     name   TEXT PRIMARY KEY,
     holder TEXT NOT NULL,
     until  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- What all servers of a ledger must share, such as the secret that signs image URLs.
+-- Secrets that all servers of a ledger share, such as the one that signs image URLs.
 CREATE TABLE secrets (
     name  TEXT PRIMARY KEY,
     value BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- The record of a reference image is written before its file, so that no file is ever without a record.
+-- The record of a reference image is written before its file, so that every file has a record.
 ALTER TABLE uploads ADD COLUMN stored INTEGER NOT NULL DEFAULT 1;
 
 -- Files that are no longer needed, written in the transaction that makes them so, and deleted later.
@@ -38,5 +38,5 @@ CREATE TABLE obsolete_files (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX obsolete_files_due ON obsolete_files (not_before);
 
--- What was asked for is called by its name; in the code it is `GenerationRequest`.
+-- The column has the name of its content, the `GenerationRequest`.
 ALTER TABLE jobs RENAME COLUMN spec TO request;
