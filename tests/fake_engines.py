@@ -2,7 +2,7 @@
 
 `one`, `several` (three images, one of another size and encoded by the engine), `refuse`, `raise`, `phases` (each
 phase takes a third of a second), `same` (one phase again and again), `compile` (for a second), `many` (nine images),
-`wait` (for a cancellation), `stubborn` (which the remote engine does not stop when it is cancelled).
+`wait` (for a cancellation), `stubborn` (of which the remote engine ignores one cancellation).
 """
 
 import asyncio
@@ -101,9 +101,10 @@ class FakeRemoteEngine:
     async def draw(self, task: DrawTask, report: Report) -> list[Any]:
         for seconds in _work(task, report):
             await asyncio.sleep(seconds)
-        while task.request.prompt == "stubborn" and not self.released.is_set():
+        if task.request.prompt == "stubborn":
             with suppress(asyncio.CancelledError):
                 await self.released.wait()
+            await self.released.wait()
         return _images(task)
 
     async def close(self) -> None:
