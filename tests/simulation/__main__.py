@@ -30,20 +30,20 @@ def _play_range(span: tuple[int, int]) -> tuple[Counter[str], int, list[tuple[in
 
 
 def shortest(seed: int, seconds: float = 10.0) -> str:
-    """The transcript of the plainest history that fails as the one of `seed` does."""
+    """Return the transcript of the simplest history with the same violation as the history of `seed`."""
     choices = Choices(seed)
     try:
         play_choices(choices)
     except Failure as failure:
-        words = str(failure).splitlines()[0].split(":")[:2]
+        message = str(failure).splitlines()[0].split(":")[:2]
     else:
-        return f"history {seed} ends well"
+        return f"history {seed} violates no rule"
 
     def fails(draws: list[int]) -> bool:
         try:
             play_choices(Choices(given=draws))
         except Failure as failure:
-            return str(failure).splitlines()[0].split(":")[:2] == words
+            return str(failure).splitlines()[0].split(":")[:2] == message
         return False
 
     best = shrink(choices.taken, fails, seconds=seconds)
@@ -85,8 +85,8 @@ def main() -> None:
         print(f"{count:8}  {name}")
     seconds = time.monotonic() - started
     print(f"{sum(outcomes.values())} histories, {requests} requests, {seconds:.0f} s, {len(failures)} failed")
-    for seed, words in sorted(failures)[:5]:
-        print(f"\nseed {seed}: {words}\nreplay it: python tests/simulation --seed {seed}")
+    for seed, message in sorted(failures)[:5]:
+        print(f"\nseed {seed}: {message}\nreplay it: python tests/simulation --seed {seed}")
     if failures:
         print("\nshrunk:", shortest(min(failures)[0]))
         sys.exit(1)

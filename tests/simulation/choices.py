@@ -1,4 +1,4 @@
-"""The one source of chance of a history: what it drew can be kept, changed and drawn again."""
+"""The random numbers of a history: recorded, so that they can be changed and used again."""
 
 import random
 import time
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Choices:
-    """Draws from a seed, or from a list of earlier draws; past its end every draw is 0, the plainest."""
+    """Random numbers from a seed, or from a list of earlier ones; after its end each is 0, the simplest choice."""
 
     __slots__ = ("_given", "_more", "taken")
 
@@ -33,7 +33,7 @@ class Choices:
         return value
 
     def real(self) -> float:
-        """In [0, 1)."""
+        """Return a number in [0, 1)."""
         return self.draw() / SCALE
 
     def between(self, least: float, most: float) -> float:
@@ -43,7 +43,7 @@ class Choices:
         return self.draw() * count >> BITS
 
     def pick(self, options: Sequence[T]) -> T:
-        """One of `options`, of which the first should be the plainest."""
+        """Return one of `options`; the first should be the simplest."""
         return options[self.draw() * len(options) >> BITS]
 
     def chance(self, share: float) -> bool:
@@ -51,7 +51,7 @@ class Choices:
 
 
 def shrink(taken: Sequence[int], fails: Callable[[list[int]], bool], *, seconds: float = 10.0) -> list[int]:
-    """A shorter, plainer list of draws that still `fails`: parts are left out, set to 0, made smaller."""
+    """Return a shorter, simpler list of draws that still `fails`: remove parts, set them to 0, halve them."""
     best, ends = list(taken), time.monotonic() + seconds
     improved = True
     while improved:
@@ -67,11 +67,11 @@ def shrink(taken: Sequence[int], fails: Callable[[list[int]], bool], *, seconds:
                     if tried != best and fails(tried):
                         best, improved = tried, True
                         if change is _without:
-                            continue  # what followed has moved to `start`
+                            continue  # the draws after the removed part are at `start` now
                     start += size
                 size //= 2
     while best and best[-1] == 0:
-        best.pop()  # what is not given is 0 anyway
+        best.pop()  # missing draws are 0
     return best
 
 

@@ -1,4 +1,4 @@
-"""One request, what came of it, and what it truly meant."""
+"""One request, its response, and the meaning of the response."""
 
 from umrgen.client.flow import Step
 
@@ -8,7 +8,7 @@ Place = tuple[str, int | None, int | None]
 
 
 class Exchange:
-    """Filled in by the world and its faults; the judge never reads an answer's bytes.
+    """A request and its response, written by the world and the faults; the judge reads no bytes of a response.
 
     `kind`: lost, status, same, gone, limited, transient, garbage, refused, receipt, batch, data, healthy.
     """
@@ -16,7 +16,6 @@ class Exchange:
     __slots__ = (
         "actor",
         "ambiguous",
-        "asked",
         "at",
         "body",
         "busy",
@@ -28,6 +27,7 @@ class Exchange:
         "kind",
         "note",
         "place",
+        "retry_after",
         "sent",
         "sent_at",
         "status",
@@ -43,39 +43,39 @@ class Exchange:
         self.wall = 0.0
         self.kind = kind
         self.note = ""
-        """The fault, if this is one."""
+        """The fault that changed the response; '' without one."""
         self.status: int = 0
-        """0: no answer at all."""
+        """0 without a response."""
         self.headers: dict[str, str] = {}
         self.body = b""
         self.sent = True
-        """Of a lost request: whether it may have arrived."""
+        """For a lost request: whether it may have arrived."""
         self.ambiguous = False
-        """Of a submit: whether, for all the client can know, a job was made."""
-        self.asked: float | None = None
-        """Seconds the server asks to wait; -1 when only its clock knows."""
+        """For a submit: whether the server may have created a job, by the information of the client."""
+        self.retry_after: float | None = None
+        """Delay in seconds that the response requests; -1 for a date that depends on the server's clock."""
         self.held = False
         self.etag = False
         self.place: Place | None = None
         self.images: tuple[str, ...] = ()
         self.busy: str | None = None
-        """The job that is in the way."""
+        """The job that occupies the slot."""
         self.jobs: tuple[tuple[str, str], ...] = ()
-        """Of an answer for many: ids and states ('unknown' for those not known)."""
+        """For a batch response: ids and states ('unknown' for ids that the server does not have)."""
 
     def line(self) -> str:
         step = self.step
-        asked = " ".join(
+        conditions = " ".join(
             f"{name}: {value}" for name, value in step.headers.items() if name in ("Prefer", "If-None-Match")
         )
-        request = f"{step.method} {step.path} {asked}".strip()
+        request = f"{step.method} {step.path} {conditions}".strip()
         if not self.status:
-            answer = f"no answer ({'may have arrived' if self.sent else 'never arrived'})"
+            response = f"no response ({'may have arrived' if self.sent else 'did not arrive'})"
         else:
-            told = " ".join(f"{name}: {value}" for name, value in self.headers.items() if name != "content-type")
-            answer = f"{self.status} {told} {self.body[:160].decode(errors='replace')}"
+            headers = " ".join(f"{name}: {value}" for name, value in self.headers.items() if name != "content-type")
+            response = f"{self.status} {headers} {self.body[:160].decode(errors='replace')}"
         fault = f" [{self.note}]" if self.note else ""
         return (
             f"  #{self.actor} {self.sent_at:9.3f} {request} (timeout {step.timeout:.1f})\n"
-            f"     {self.at:9.3f} {self.kind}{fault}: {answer}"
+            f"     {self.at:9.3f} {self.kind}{fault}: {response}"
         )

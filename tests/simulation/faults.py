@@ -1,4 +1,4 @@
-"""What may happen between a true answer and the client."""
+"""Faults of the network, of proxies and of servers between a correct response and the client."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ EPOCH = 1_800_000_000.0
 
 
 class Network:
-    """Passes steps to the world and answers back, faithfully or not; the share of faults is the history's."""
+    """The connection between client and world, with faults; each history has its own rate of faults."""
 
     def __init__(self, choices: Choices, world: World) -> None:
         self._choices = choices
@@ -33,21 +33,21 @@ class Network:
         choices = self._choices
         start, end, status = self._burst
         if start <= at < end:
-            answer = reply(step, at, status, None, "transient")
-            answer.at, answer.ambiguous, answer.note = at + 0.01, True, "burst"
+            response = reply(step, at, status, None, "transient")
+            response.at, response.ambiguous, response.note = at + 0.01, True, "burst"
         elif self._share and choices.chance(self._share):
             fault = choices.pick(FAULTS)
-            answer = fault(self, step, at)
-            answer.note = answer.note or fault.__name__.strip("_")
+            response = fault(self, step, at)
+            response.note = response.note or fault.__name__.strip("_")
         else:
-            answer = self._world.handle(step, at)
-        answer.at = min(max(answer.at, at + 0.001), at + step.timeout)
+            response = self._world.handle(step, at)
+        response.at = min(max(response.at, at + 0.001), at + step.timeout)
         if choices.chance(0.02):
             self.ahead = choices.between(-3600.0, 3600.0)
-        answer.wall = EPOCH + answer.at + self.ahead
-        return answer
+        response.wall = EPOCH + response.at + self.ahead
+        return response
 
-    def _passed_on(self, step: Step, at: float) -> Exchange:
+    def forward(self, step: Step, at: float) -> Exchange:
         return self._world.handle(step, at)
 
 
@@ -56,80 +56,80 @@ def _refused(network: Network, step: Step, at: float) -> Exchange:
 
 
 def _broken_off(network: Network, step: Step, at: float) -> Exchange:
-    true = network._passed_on(step, at) if network._choices.chance(0.5) else None
+    true = network.forward(step, at) if network._choices.chance(0.5) else None
     return lost(step, at, min(true.at if true else at + 0.05, at + step.timeout))
 
 
-def _silence(network: Network, step: Step, at: float) -> Exchange:
+def _timeout(network: Network, step: Step, at: float) -> Exchange:
     if network._choices.chance(0.5):
-        network._passed_on(step, at)
+        network.forward(step, at)
     return lost(step, at, at + step.timeout)
 
 
 def _server_error(network: Network, step: Step, at: float) -> Exchange:
     if network._choices.chance(0.3):
-        network._passed_on(step, at)
-    answer = reply(step, at, network._choices.pick((503, 500, 502, 504, 408)), None, "transient")
-    answer.ambiguous = True
+        network.forward(step, at)
+    response = reply(step, at, network._choices.pick((503, 500, 502, 504, 408)), None, "transient")
+    response.ambiguous = True
     if network._choices.chance(0.3):
-        answer.asked = network._choices.pick((5.0, 0.0, 86400.0))
-        answer.headers = {"retry-after": str(int(answer.asked))}
-    return answer
+        response.retry_after = network._choices.pick((5.0, 0.0, 86400.0))
+        response.headers = {"retry-after": str(int(response.retry_after))}
+    return response
 
 
 def _limited(network: Network, step: Step, at: float) -> Exchange:
     choices = network._choices
-    answer = reply(step, at, 429, {"error": "slow down"}, "limited")
-    kind = choices.pick(("none", "seconds", "date", "a day", "nonsense", "a past date", "a date alone"))
+    response = reply(step, at, 429, {"error": "slow down"}, "limited")
+    kind = choices.pick(("none", "seconds", "date", "a day", "nonsense", "a past date", "a date without Date"))
     if kind == "seconds":
-        answer.asked = 7.0
-        answer.headers = {"retry-after": "7"}
+        response.retry_after = 7.0
+        response.headers = {"retry-after": "7"}
     elif kind == "a day":
-        answer.asked = 86400.0
-        answer.headers = {"retry-after": "86400"}
+        response.retry_after = 86400.0
+        response.headers = {"retry-after": "86400"}
     elif kind == "date":
-        answer.asked = 9.0
+        response.retry_after = 9.0
         now = EPOCH + at
-        answer.headers = {"retry-after": formatdate(now + 9, usegmt=True), "date": formatdate(now, usegmt=True)}
+        response.headers = {"retry-after": formatdate(now + 9, usegmt=True), "date": formatdate(now, usegmt=True)}
     elif kind == "a past date":
-        answer.asked = 0.0
+        response.retry_after = 0.0
         now = EPOCH + at
-        answer.headers = {"retry-after": formatdate(now - 60, usegmt=True), "date": formatdate(now, usegmt=True)}
-    elif kind == "a date alone":
-        answer.asked = -1.0  # what that means hangs on the client's clock
-        answer.headers = {"retry-after": formatdate(EPOCH + at + 9, usegmt=True)}
+        response.headers = {"retry-after": formatdate(now - 60, usegmt=True), "date": formatdate(now, usegmt=True)}
+    elif kind == "a date without Date":
+        response.retry_after = -1.0  # the delay depends on the client's clock
+        response.headers = {"retry-after": formatdate(EPOCH + at + 9, usegmt=True)}
     elif kind == "nonsense":
-        answer.headers = {"retry-after": "in a while"}
-    return answer
+        response.headers = {"retry-after": "later"}
+    return response
 
 
 def _garbled(network: Network, step: Step, at: float) -> Exchange:
-    answer = network._passed_on(step, at)
-    if answer.kind in ("status", "receipt", "batch", "data") and answer.body:
-        body = network._choices.pick((b"<html>You are about to visit</html>", b"", answer.body[:-5], b"[]", b"5"))
-        answer.body, answer.kind, answer.ambiguous = body, "garbage", answer.kind == "receipt"
-    return answer
+    response = network.forward(step, at)
+    if response.kind in ("status", "receipt", "batch", "data") and response.body:
+        body = network._choices.pick((b"<html>You are about to visit</html>", b"", response.body[:-5], b"[]", b"5"))
+        response.body, response.kind, response.ambiguous = body, "garbage", response.kind == "receipt"
+    return response
 
 
 def _strange_state(network: Network, step: Step, at: float) -> Exchange:
-    answer = network._passed_on(step, at)
-    if answer.kind == "status" and step.path.startswith(STATUS) and answer.place and answer.place[0] == "running":
-        told = json.loads(answer.body) | {"state": network._choices.pick(("paused", "queued"))}
-        answer.body = json.dumps(told).encode()
-        answer.place = (told["state"], *answer.place[1:])
-    return answer
+    response = network.forward(step, at)
+    if response.kind == "status" and step.path.startswith(STATUS) and response.place and response.place[0] == "running":
+        body = json.loads(response.body) | {"state": network._choices.pick(("paused", "queued"))}
+        response.body = json.dumps(body).encode()
+        response.place = (body["state"], *response.place[1:])
+    return response
 
 
 def _backwards(network: Network, step: Step, at: float) -> Exchange:
-    """A replica that lags behind: the job's own state of a while ago."""
-    answer = network._passed_on(step, at)
-    if answer.kind == "status" and answer.place and answer.place[0] == "completed":
-        told = json.loads(answer.body) | {"state": network._choices.pick(("running", "queued"))}
-        told = {name: told[name] for name in ("success", "job_id", "state")}
-        answer.body, answer.images = json.dumps(told).encode(), ()
-        answer.place, answer.asked = (told["state"], None, None), None
-        answer.headers = {name: value for name, value in answer.headers.items() if name != "retry-after"}
-    return answer
+    """An earlier state of the job, as a replica returns it whose data are stale."""
+    response = network.forward(step, at)
+    if response.kind == "status" and response.place and response.place[0] == "completed":
+        body = json.loads(response.body) | {"state": network._choices.pick(("running", "queued"))}
+        body = {name: body[name] for name in ("success", "job_id", "state")}
+        response.body, response.images = json.dumps(body).encode(), ()
+        response.place, response.retry_after = (body["state"], None, None), None
+        response.headers = {name: value for name, value in response.headers.items() if name != "retry-after"}
+    return response
 
 
 NO_IMAGES: tuple[dict[str, Any], ...] = (
@@ -141,12 +141,12 @@ NO_IMAGES: tuple[dict[str, Any], ...] = (
 
 
 def _imageless(network: Network, step: Step, at: float) -> Exchange:
-    """Completed, and the file is not there yet."""
-    answer = network._passed_on(step, at)
-    if answer.kind == "status" and answer.place and answer.place[0] == "completed":
-        told = {"success": True, "state": "completed"} | network._choices.pick(NO_IMAGES)
-        answer.body, answer.images = json.dumps(told).encode(), ()
-    return answer
+    """A completed job without an image, as if its file were not yet stored."""
+    response = network.forward(step, at)
+    if response.kind == "status" and response.place and response.place[0] == "completed":
+        body = {"success": True, "state": "completed"} | network._choices.pick(NO_IMAGES)
+        response.body, response.images = json.dumps(body).encode(), ()
+    return response
 
 
 WRONG_TYPES: tuple[dict[str, Any], ...] = (
@@ -160,25 +160,25 @@ WRONG_TYPES: tuple[dict[str, Any], ...] = (
 
 
 def _wrong_types(network: Network, step: Step, at: float) -> Exchange:
-    answer = network._passed_on(step, at)
-    if answer.kind == "status" and answer.place and answer.place[0] in ("queued", "running"):
+    response = network.forward(step, at)
+    if response.kind == "status" and response.place and response.place[0] in ("queued", "running"):
         wrong = network._choices.pick(WRONG_TYPES)
-        answer.body = json.dumps(json.loads(answer.body) | wrong).encode()
-        answer.place = (answer.place[0], None, None)
+        response.body = json.dumps(json.loads(response.body) | wrong).encode()
+        response.place = (response.place[0], None, None)
         if "state" in wrong:
-            answer.kind, answer.place = "garbage", None
-    return answer
+            response.kind, response.place = "garbage", None
+    return response
 
 
-def _elsewhere(network: Network, step: Step, at: float) -> Exchange:
-    answer = reply(step, at, 302, None, "refused", {"location": "https://evil.example/x"})
-    return answer if network._choices.chance(0.1) else network._passed_on(step, at)
+def _redirected(network: Network, step: Step, at: float) -> Exchange:
+    response = reply(step, at, 302, None, "refused", {"location": "https://evil.example/x"})
+    return response if network._choices.chance(0.1) else network.forward(step, at)
 
 
 FAULTS: tuple[Callable[[Network, Step, float], Exchange], ...] = (
     _refused,
     _broken_off,
-    _silence,
+    _timeout,
     _server_error,
     _limited,
     _garbled,
@@ -186,5 +186,5 @@ FAULTS: tuple[Callable[[Network, Step, float], Exchange], ...] = (
     _backwards,
     _imageless,
     _wrong_types,
-    _elsewhere,
+    _redirected,
 )

@@ -1,4 +1,4 @@
-"""One random history, played against one flow, and judged."""
+"""One random history: a flow of the client against a simulated server, checked by the judge."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 from simulation.choices import Choices
 from simulation.exchange import Exchange
 from simulation.faults import Network
-from simulation.judge import Book, Violation, demand, judge_step, note
+from simulation.judge import PathRecord, Violation, demand, judge_step, record
 from simulation.verdict import judge_end
 from simulation.world import World
 from umrgen.client.flow import CallContext, Flow, Options, Reply, Step, TransportFailure
@@ -25,22 +25,22 @@ Drive = Callable[["History", Flow[Any]], Any]
 
 
 class Failure(AssertionError):
-    """A history that ended wrong, with its transcript."""
+    """A history that violates a rule, with its transcript."""
 
 
 @dataclass
 class History:
-    """What is going on, for the flow's driver, the judge and the transcript."""
+    """The state of a history, for the flow's driver, the judge and the transcript."""
 
     choices: Choices
     world: World
     network: Network
     run: CallContext
     exchanges: list[Exchange] = field(default_factory=list)
-    books: dict[tuple[str, str], Book] = field(default_factory=dict)
+    paths: dict[tuple[str, str], PathRecord] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
-    told_over: set[str] = field(default_factory=set)
-    """Of jobs that are waited for in one call: those whose end was told."""
+    reported_over: set[str] = field(default_factory=set)
+    """The jobs of a batch call whose end was in a response."""
     job_ids: list[str] = field(default_factory=list)
     limited_at: float | None = None
     scenario: str = ""
@@ -48,14 +48,14 @@ class History:
 
     @property
     def submitting(self) -> bool:
-        """Whether it is (or ended) before there was a job to wait for."""
+        """Return whether the flow has not yet received a job id (or ended without one)."""
         return self.scenario == "submit and wait" and not self.job_ids
 
-    def book(self, step: Step) -> Book:
-        book = self.books.get((step.method, step.path))
-        if book is None:
-            book = self.books[step.method, step.path] = Book(self.run.now)
-        return book
+    def path_record(self, step: Step) -> PathRecord:
+        record = self.paths.get((step.method, step.path))
+        if record is None:
+            record = self.paths[step.method, step.path] = PathRecord(self.run.now)
+        return record
 
     def transcript(self) -> str:
         kind = "legacy" if self.world.legacy else "modern"
@@ -69,7 +69,7 @@ class History:
 
 
 def drive(history: History, flow: "Flow[Any]") -> Any:
-    """The simulated driver: time passes by what the flow and the network say."""
+    """Run a flow in simulated time: the delays of its steps, and the latency of the network."""
     run = history.run
     try:
         step = next(flow)
@@ -78,7 +78,7 @@ def drive(history: History, flow: "Flow[Any]") -> Any:
             exchange = history.network.send(step, sent_at)
             judge_step(history, exchange)
             history.exchanges.append(exchange)
-            note(history, exchange)
+            record(history, exchange)
             if len(history.exchanges) > MOST_STEPS:
                 raise Violation("the flow never ends")
             if exchange.status == 0:
@@ -117,7 +117,7 @@ def _options(choices: Choices) -> Options:
 def _submit_and_wait(history: History, drive: Drive) -> Any:
     slot = history.choices.chance(0.4)
     if history.world.one_at_a_time and history.choices.chance(0.5):
-        history.world.submit(0.0, "")  # somebody else's job is there first
+        history.world.submit(0.0, "")  # a job of another caller occupies the slot
     receipt = drive(history, submit(history.run, {"prompt": "x"}, "key-1", wait_for_slot=slot))
     history.job_ids = [receipt["job_id"]]
     return drive(history, StatusPoller(history.run, receipt["job_id"], seen=True).result())
@@ -159,9 +159,9 @@ def _capabilities(history: History, drive: Drive) -> Any:
 
 
 def _keeps_keys(history: History, drive: Drive) -> Any:
-    """What `resume` asks before it submits again."""
+    """The check that `resume` makes before it repeats a submit."""
     drive(history, check_idempotency_support(history.run))
-    demand(not history.world.legacy, "a server that keeps no keys was taken for one that does")
+    demand(not history.world.legacy, "idempotency keys were reported as supported by a server without them")
     return True
 
 
@@ -178,7 +178,7 @@ SCENARIOS: Sequence[tuple[str, Callable[[History, Drive], Any]]] = (
 
 
 def play_choices(choices: Choices, driver: Drive = drive) -> History:
-    """Play the history that `choices` tells. Raises Failure with a transcript."""
+    """Play the history that `choices` describes. Raise Failure with a transcript."""
     world = World(choices)
     network = Network(choices, world)
     run = CallContext(_options(choices), 0.0, random=choices.real)

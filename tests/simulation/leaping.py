@@ -1,4 +1,4 @@
-"""An event loop without a real clock: when nothing is left to do, time leaps to the next timer."""
+"""An event loop on virtual time: when no callback is ready, the time advances to the next timer."""
 
 import asyncio
 import selectors
@@ -9,7 +9,7 @@ __all__ = ["LeapingLoop", "Stuck"]
 
 
 class Stuck(Exception):
-    """Everybody waits, and no timer will ever wake anybody."""
+    """Every task waits, and there is no timer: a deadlock."""
 
 
 class _Selector(selectors.DefaultSelector):
@@ -23,7 +23,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 class LeapingLoop(asyncio.SelectorEventLoop):
-    """Deterministic: one thread, no sockets, no clock. `at` is called before the step of that number."""
+    """A deterministic event loop: one thread, no sockets, no clock."""
 
     def __init__(self) -> None:
         self._now = 0.0
@@ -39,12 +39,12 @@ class LeapingLoop(asyncio.SelectorEventLoop):
     def leap(self, seconds: float) -> None:
         self._now += seconds
 
-    def at(self, step: int, happens: Callable[[], None]) -> None:
-        """Have something happen just before any task's or callback's `step`-th turn is put in line."""
-        self._at[self._steps + step] = happens
+    def at(self, step: int, function: Callable[[], None]) -> None:
+        """Call a function before the `step`-th callback from now is scheduled."""
+        self._at[self._steps + step] = function
 
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
         self._steps += 1
-        if happens := self._at.pop(self._steps, None):
-            happens()
+        if function := self._at.pop(self._steps, None):
+            function()
         return super().call_soon(callback, *args, context=context)

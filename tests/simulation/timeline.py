@@ -1,4 +1,4 @@
-"""The truth about jobs: when each is queued, runs, restarts and ends, settled the moment it is made."""
+"""The jobs of a simulated server: when each is queued, runs, restarts and ends, computed when it is submitted."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,30 +6,30 @@ __all__ = ["NEVER", "Job", "Plan"]
 
 NEVER = 1e12
 LAG = 0.05
-"""Seconds from a free worker to a job's start."""
+"""Seconds between the end of a job and the start of the next."""
 
 
 class Job:
-    """A job's whole life. Everything that can be asked about it is asked for a time."""
+    """A job with all of its state changes. Each method has the time as its argument."""
 
     __slots__ = ("ahead", "created", "error_code", "fate", "gone_at", "id", "images", "key", "over_at", "runs", "steps")
 
     def __init__(self, job_id: str, key: str, created: float, fate: str, images: tuple[str, ...], steps: int) -> None:
         self.id = job_id
         self.key = key
-        """The idempotency key it was made under; '' for other people's."""
+        """The idempotency key of its submit; '' for jobs of other callers."""
         self.created = created
         self.fate = fate
         self.images = images
         self.steps = steps
         self.error_code = "engine_error"
         self.runs: list[tuple[float, float]] = []
-        """When it ran; more than once if the server was restarted meanwhile."""
+        """The start and end of each run; several if the server was restarted during one."""
         self.ahead: tuple[float, ...] = ()
-        """When those before it in the queue start."""
+        """The start times of the jobs before it in the queue."""
         self.over_at = NEVER
         self.gone_at = NEVER
-        """From when on the server knows nothing of it."""
+        """The time from which the server responds that it has no such job."""
 
     def state(self, at: float) -> str:
         if at >= self.over_at:
@@ -46,20 +46,20 @@ class Job:
         return self.steps if at >= self.over_at and self.fate == "completed" else 0
 
     def position(self, at: float) -> int | None:
-        """Its place in the queue, from 1; None when it is not queued."""
+        """Return the position in the queue, from 1; None when it is not queued."""
         if self.state(at) != "queued":
             return None
         return 1 + sum(start > at for start in self.ahead)
 
     def changed(self, at: float) -> float:
-        """When its state last changed."""
+        """Return the time of the last change of its state."""
         last = self.created
         for start, stop in self.runs:
             last = stop if stop <= at else start if start <= at else last
         return self.over_at if self.over_at <= at else last
 
-    def next_news(self, at: float) -> float:
-        """When its state, place or step changes next."""
+    def next_change(self, at: float) -> float:
+        """Return the time of the next change of its state, position or step."""
         times = [time for run in self.runs for time in run if time > at]
         times += [start for start in self.ahead if start > at]
         start, stop = self.runs[-1]
@@ -73,12 +73,12 @@ class Job:
 
 
 class Plan:
-    """One worker, first come, first served, with pauses while the server is down."""
+    """The schedule of a server with one worker: in the order of the submits, with downtimes."""
 
-    def __init__(self, downs: Sequence[tuple[float, float]], *, forgets: bool) -> None:
+    def __init__(self, downs: Sequence[tuple[float, float]], *, loses_jobs: bool) -> None:
         self.downs = downs
-        """From when to when the server is away, in order."""
-        self._forgets = forgets
+        """The start and end of each downtime, in order."""
+        self._loses_jobs = loses_jobs
         self._free_at = 0.0
 
     def down_at(self, at: float) -> bool:
@@ -88,9 +88,9 @@ class Plan:
         return min((start for start, _ in self.downs if start >= at), default=NEVER)
 
     def settle(self, job: Job, need: float, others: Iterable[Job]) -> None:
-        """Decide the whole life of a job that runs for `need` seconds."""
+        """Compute all state changes of a job that runs for `need` seconds."""
         at = job.created
-        if self._forgets:
+        if self._loses_jobs:
             job.runs = [(at + LAG, at + LAG + need)]
             job.over_at = at + LAG + need
             job.gone_at = self.next_down(at)

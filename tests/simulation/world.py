@@ -1,4 +1,4 @@
-"""A server as the contract's sections 2 (modern) and 3 (legacy) tell of it: pure, in simulated time."""
+"""A model of a server by sections 2 (modern) and 3 (legacy) of the contract: without I/O, in simulated time."""
 
 import json
 import re
@@ -23,7 +23,7 @@ HTML = b"<!DOCTYPE html><html><body>Cannot do that</body></html>"
 
 
 class World:
-    """One server. `handle` is the truth; what reaches the client is the faults' affair."""
+    """One server. `handle` returns the correct response; `Network` may change or lose it."""
 
     def __init__(self, choices: Choices) -> None:
         self.choices = choices
@@ -37,17 +37,17 @@ class World:
             at += choices.between(5.0, 150.0)
             downs.append((at, at + choices.between(0.5, 40.0)))
             at = downs[-1][1]
-        self.plan = Plan(downs, forgets=self.legacy)
+        self.plan = Plan(downs, loses_jobs=self.legacy)
         self.limit = choices.pick((60, 60, 60, 20)) if self.legacy else choices.pick((NEVER, NEVER, NEVER, 20))
         self.one_at_a_time = self.legacy or choices.chance(0.2)
         self.linger = choices.pick((0.0, 0.0, 0.0, 4.0)) if self.one_at_a_time else 0.0
-        """How long a job keeps its slot after it is over."""
-        self.tells_eta = choices.chance(0.5)
+        """Seconds for which a job occupies its slot after it is over."""
+        self.sends_eta = choices.chance(0.5)
         self.plain = choices.chance(0.2)
-        """Legacy: unknown paths answer in JSON. Modern: no cursor in answers for many."""
+        """Legacy: unknown paths have JSON responses. Modern: batch responses have no cursor."""
         self._window, self._count = 0.0, 0
 
-    # --- what happens on the server ---
+    # --- the jobs ---
 
     def submit(self, at: float, key: str) -> Job:
         choices = self.choices
@@ -67,30 +67,30 @@ class World:
         job = self.jobs.get(job_id)
         return job if job is not None and job.created <= at < job.gone_at else None
 
-    def in_the_way(self, at: float) -> Job | None:
+    def occupying_job(self, at: float) -> Job | None:
         if self.one_at_a_time:
             for job in self.made:
                 if at < min(job.over_at + self.linger, job.gone_at) and (at < job.over_at or at < job.gone_at):
                     return job
         return None
 
-    # --- what it answers ---
+    # --- the responses ---
 
     def handle(self, step: Step, at: float) -> Exchange:
-        """The true answer, with its time; a restart meanwhile breaks the connection."""
+        """Return the correct response, with its time; a restart before that time closes the connection."""
         if self.plan.downs and self.plan.down_at(at):
             return lost(step, at, at + min(self.latency, step.timeout), sent=False)
         arrived = at + self.latency / 2
-        answer = self._limited(step, arrived) if step.path != "/healthz" and self.limit < NEVER else None
-        if answer is None:
-            answer = self._route(step, arrived)
-        answer.sent_at = at
-        answer.at += self.latency / 2
-        if self.plan.downs and (down := self.plan.next_down(at)) < answer.at:
+        response = self._limited(step, arrived) if step.path != "/healthz" and self.limit < NEVER else None
+        if response is None:
+            response = self._route(step, arrived)
+        response.sent_at = at
+        response.at += self.latency / 2
+        if self.plan.downs and (down := self.plan.next_down(at)) < response.at:
             return lost(step, at, min(down, at + step.timeout))
-        if answer.at - at > step.timeout:
+        if response.at - at > step.timeout:
             return lost(step, at, at + step.timeout)
-        return answer
+        return response
 
     def _limited(self, step: Step, at: float) -> Exchange | None:
         if at >= self._window + 60.0:
@@ -100,9 +100,9 @@ class World:
             return None
         if self.legacy:
             return reply(step, at, 429, {"error": "Too many requests"}, "limited")
-        asked = int(self._window + 60.0 - at) + 1
-        told = {"success": False, "error": "too many calls", "code": "rate_limited"}
-        return reply(step, at, 429, told, "limited", {"retry-after": str(asked)}, asked=float(asked))
+        delay = int(self._window + 60.0 - at) + 1
+        body = {"success": False, "error": "too many calls", "code": "rate_limited"}
+        return reply(step, at, 429, body, "limited", {"retry-after": str(delay)}, retry_after=float(delay))
 
     def _route(self, step: Step, at: float) -> Exchange:
         path = step.path
@@ -125,36 +125,36 @@ class World:
     def _unknown(self, step: Step, at: float) -> Exchange:
         if self.plain and step.path == "/api/v1/status":
             return reply(step, at, 404, {"error": "Not found"}, "refused")
-        answer = reply(step, at, 404, None, "refused", {"content-type": "text/html"})
-        answer.body = HTML
-        return answer
+        response = reply(step, at, 404, None, "refused", {"content-type": "text/html"})
+        response.body = HTML
+        return response
 
     def _generate(self, step: Step, at: float) -> Exchange:
         key = step.headers.get("Idempotency-Key", "")
         if not self.legacy:
             if self.plan.downs and self.plan.next_down(at) - at < DRAIN:
-                told = {"success": False, "error": "draining", "code": "draining"}
-                return reply(step, at, 503, told, "transient", {"retry-after": "2"}, asked=2.0)
+                body = {"success": False, "error": "draining", "code": "draining"}
+                return reply(step, at, 503, body, "transient", {"retry-after": "2"}, retry_after=2.0)
             for job in self.made:
                 if key and job.key == key:
                     return self._receipt(step, at, job)
-        if (other := self.in_the_way(at)) is not None:
+        if (other := self.occupying_job(at)) is not None:
             if self.legacy:
                 return reply(step, at, 429, {"error": "CONCURRENT_LIMIT", "job_id": other.id}, "limited", busy=other.id)
             busy = {"job_id": other.id} if not self.plain else {}
-            told = {"success": False, "error": "busy", "code": "concurrent_limit"} | busy
-            answer = reply(step, at, 429, told, "limited", {"retry-after": "5"}, asked=5.0)
-            answer.busy = busy.get("job_id")
-            return answer
+            body = {"success": False, "error": "busy", "code": "concurrent_limit"} | busy
+            response = reply(step, at, 429, body, "limited", {"retry-after": "5"}, retry_after=5.0)
+            response.busy = busy.get("job_id")
+            return response
         return self._receipt(step, at, self.submit(at, key))
 
     def _receipt(self, step: Step, at: float, job: Job) -> Exchange:
-        told = {"success": True, "job_id": job.id} | ({} if self.legacy else {"state": "queued"})
-        return reply(step, at, 202, told, "receipt", {} if self.legacy else {"retry-after": "3"})
+        body = {"success": True, "job_id": job.id} | ({} if self.legacy else {"state": "queued"})
+        return reply(step, at, 202, body, "receipt", {} if self.legacy else {"retry-after": "3"})
 
     def _not_found(self, step: Step, at: float) -> Exchange:
-        told = {"error": "Job not found"} | ({} if self.legacy else {"success": False, "code": "job_not_found"})
-        return reply(step, at, 404, told, "gone")
+        body = {"error": "Job not found"} | ({} if self.legacy else {"success": False, "code": "job_not_found"})
+        return reply(step, at, 404, body, "gone")
 
     def _status(self, step: Step, at: float, job_id: str) -> Exchange:
         job = self.find(job_id, at)
@@ -162,73 +162,73 @@ class World:
             return self._not_found(step, at)
         if self.legacy:
             return status_of(step, at, job, self._legacy_wire(job, at))
-        wait, known = held_wait(step), step.headers.get("If-None-Match")
-        answered = at
+        wait, known = long_poll_wait(step), step.headers.get("If-None-Match")
+        responded = at
         if wait:
             until = at + wait
-            news = job.over_at if known is None else at if etag(job, at) != known else job.next_news(at) + 0.002
-            answered = max(at, min(until, news))
-        headers = {"etag": etag(job, answered)}
+            changed = job.over_at if known is None else at if etag(job, at) != known else job.next_change(at) + 0.002
+            responded = max(at, min(until, changed))
+        headers = {"etag": etag(job, responded)}
         if wait is not None:
             headers["preference-applied"] = f"wait={wait}"
-        told = self._wire(job, answered)
-        if (delay := told["retry_after_ms"]) is not None:
+        body = self._wire(job, responded)
+        if (delay := body["retry_after_ms"]) is not None:
             headers["retry-after"] = str(-(-delay // 1000))
         if headers["etag"] == known:
-            answer = reply(step, answered, 304, None, "same", headers)
+            response = reply(step, responded, 304, None, "same", headers)
         else:
-            answer = status_of(step, answered, job, told, headers)
-        answer.etag = True
-        answer.asked = None if delay is None else float(headers["retry-after"])
-        answer.held = bool(wait) and (answered - at + self.latency) * 1.1 >= (wait or 0)
-        return answer
+            response = status_of(step, responded, job, body, headers)
+        response.etag = True
+        response.retry_after = None if delay is None else float(headers["retry-after"])
+        response.held = bool(wait) and (responded - at + self.latency) * 1.1 >= (wait or 0)
+        return response
 
     def _legacy_wire(self, job: Job, at: float) -> dict[str, Any]:
         state = job.state(at)
-        told: dict[str, Any] = {"success": True, "job_id": job.id, "state": state}
+        body: dict[str, Any] = {"success": True, "job_id": job.id, "state": state}
         if state == "completed" and job.images and at - job.over_at >= 60.0:
-            return told | {"image_url": job.images[0]}
+            return body | {"image_url": job.images[0]}
         if state == "completed":
-            return told | {"results": {"images": [{"url": url} for url in job.images]}}
+            return body | {"results": {"images": [{"url": url} for url in job.images]}}
         if state == "failed":
-            return told | {"error": "it broke"}
-        return told | {"queue_position": job.position(at) or 0, "eta_seconds": 22 if self.tells_eta else None}
+            return body | {"error": "it broke"}
+        return body | {"queue_position": job.position(at) or 0, "eta_seconds": 22 if self.sends_eta else None}
 
     def _wire(self, job: Job, at: float) -> dict[str, Any]:
         state = job.state(at)
         over = state == job.fate and at >= job.over_at
-        left = job.over_at - at if self.tells_eta and state == "running" else None
+        left = job.over_at - at if self.sends_eta and state == "running" else None
         delay = None if over else 3000 if state == "queued" else 2000
         if delay and left is not None:
             delay = max(1000, min(delay, int(left * 1000)))
-        told: dict[str, Any] = {"success": True, "job_id": job.id, "state": state, "image_url": None}
+        body: dict[str, Any] = {"success": True, "job_id": job.id, "state": state, "image_url": None}
         if over and job.images:
-            told |= {"image_url": job.images[0], "results": {"images": [{"url": url} for url in job.images]}}
+            body |= {"image_url": job.images[0], "results": {"images": [{"url": url} for url in job.images]}}
         if state == "failed":
-            told |= {"error": "it broke", "error_code": job.error_code}
-        told |= {"queue_position": job.position(at), "progress": {"step": job.step(at), "total": job.steps}}
-        return told | {"eta_seconds": None if left is None else round(left, 1), "retry_after_ms": delay}
+            body |= {"error": "it broke", "error_code": job.error_code}
+        body |= {"queue_position": job.position(at), "progress": {"step": job.step(at), "total": job.steps}}
+        return body | {"eta_seconds": None if left is None else round(left, 1), "retry_after_ms": delay}
 
     def _statuses(self, step: Step, at: float) -> Exchange:
-        asked = json.loads(step.body or b"{}")
-        since, wait = int(asked.get("since") or 0), held_wait(step)
-        found = {job_id: self.find(job_id, at) for job_id in asked["job_ids"]}
+        request = json.loads(step.body or b"{}")
+        since, wait = int(request.get("since") or 0), long_poll_wait(step)
+        found = {job_id: self.find(job_id, at) for job_id in request["job_ids"]}
         jobs = [job for job in found.values() if job is not None]
         unknown = [job_id for job_id, job in found.items() if job is None]
-        answered = at
+        responded = at
         if wait and jobs and not any(micros(job.changed(at)) > since for job in jobs):
-            answered = max(at, min(at + wait, min(self._next_state(job, at) for job in jobs) + 0.001))
-        changed = [job for job in jobs if micros(job.changed(answered)) > since]
-        cursor = max([since, *(micros(job.changed(answered)) for job in changed)])
-        told = {"success": True, "jobs": [self._wire(job, answered) for job in changed], "unknown": unknown}
+            responded = max(at, min(at + wait, min(self._next_state(job, at) for job in jobs) + 0.001))
+        changed = [job for job in jobs if micros(job.changed(responded)) > since]
+        cursor = max([since, *(micros(job.changed(responded)) for job in changed)])
+        body = {"success": True, "jobs": [self._wire(job, responded) for job in changed], "unknown": unknown}
         headers = {"retry-after": "2"} | ({} if wait is None else {"preference-applied": f"wait={wait}"})
-        answer = reply(step, answered, 200, told if self.plain else told | {"cursor": str(cursor)}, "batch", headers)
-        answer.held = bool(wait) and (answered - at + self.latency) * 1.1 >= (wait or 0)
-        answer.jobs = (
-            *((job.id, job.state(answered)) for job in changed),
+        response = reply(step, responded, 200, body if self.plain else body | {"cursor": str(cursor)}, "batch", headers)
+        response.held = bool(wait) and (responded - at + self.latency) * 1.1 >= (wait or 0)
+        response.jobs = (
+            *((job.id, job.state(responded)) for job in changed),
             *((job_id, "unknown") for job_id in unknown),
         )
-        return answer
+        return response
 
     def _next_state(self, job: Job, at: float) -> float:
         return min([time for run in job.runs for time in run if time > at] + [NEVER])
@@ -246,40 +246,40 @@ def reply(
     step: Step,
     at: float,
     status: int,
-    told: Mapping[str, Any] | None,
+    body: Mapping[str, Any] | None,
     kind: str,
     headers: dict[str, str] | None = None,
     *,
-    asked: float | None = None,
+    retry_after: float | None = None,
     busy: str | None = None,
 ) -> Exchange:
-    answer = Exchange(step, at, at, kind)
-    answer.status = status
-    answer.headers = headers or {}
-    answer.body = b"" if told is None else json.dumps(told).encode()
-    answer.asked, answer.busy = asked, busy
-    return answer
+    response = Exchange(step, at, at, kind)
+    response.status = status
+    response.headers = headers or {}
+    response.body = b"" if body is None else json.dumps(body).encode()
+    response.retry_after, response.busy = retry_after, busy
+    return response
 
 
 def lost(step: Step, sent_at: float, at: float, *, sent: bool = True) -> Exchange:
-    answer = Exchange(step, sent_at, at, "lost")
-    answer.sent = answer.ambiguous = sent
-    return answer
+    response = Exchange(step, sent_at, at, "lost")
+    response.sent = response.ambiguous = sent
+    return response
 
 
 def status_of(
-    step: Step, at: float, job: Job, told: Mapping[str, Any], headers: dict[str, str] | None = None
+    step: Step, at: float, job: Job, body: Mapping[str, Any], headers: dict[str, str] | None = None
 ) -> Exchange:
-    answer = reply(step, at, 200, told, "status", headers)
-    progress = told.get("progress")
-    answer.place = (told["state"], told.get("queue_position"), progress["step"] if progress else None)
-    answer.images = job.images if told["state"] == "completed" else ()
-    return answer
+    response = reply(step, at, 200, body, "status", headers)
+    progress = body.get("progress")
+    response.place = (body["state"], body.get("queue_position"), progress["step"] if progress else None)
+    response.images = job.images if body["state"] == "completed" else ()
+    return response
 
 
-def held_wait(step: Step) -> int | None:
-    asked = step.headers.get("Prefer")
-    return None if asked is None else min(60, int(re.sub(r"\D", "", asked)))
+def long_poll_wait(step: Step) -> int | None:
+    prefer = step.headers.get("Prefer")
+    return None if prefer is None else min(60, int(re.sub(r"\D", "", prefer)))
 
 
 def etag(job: Job, at: float) -> str:

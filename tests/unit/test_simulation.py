@@ -1,4 +1,4 @@
-"""A short run of the simulator, and proof that its judge can say no."""
+"""A short run of the client's simulation, and tests that its judge detects violations."""
 
 import re
 from collections import Counter
@@ -17,23 +17,23 @@ from umrgen.client.flows import wait as watch
 from umrgen.client.flows.wait import StatusPoller
 
 
-def test_two_thousand_histories_end_well() -> None:
+def test_two_thousand_histories_violate_no_rule() -> None:
     outcomes = Counter(type(play_history(seed).outcome).__name__ for seed in range(2000))
     assert {"Status", "WaitTimeout", "JobFailed", "JobNotFound", "OutputMissing", "ConcurrencyLimit"} <= set(outcomes)
 
 
-def test_a_seed_replays() -> None:
+def test_a_seed_or_its_draws_repeat_a_history() -> None:
     for seed in (1, 7, 42):
         played = play_history(seed)
         assert played.transcript() == play_history(seed).transcript()
         assert played.transcript() == play_choices(Choices(given=played.choices.taken)).transcript()
 
 
-# --- clients that were broken on purpose ---------------------------------------------------------------
+# --- clients with a defect -----------------------------------------------------------------------------
 
 
 def mutated(change: Callable[[Step, list[Step]], Step]) -> Any:
-    """The driver, between the network and a flow whose steps are changed; `change` knows those before."""
+    """Return a driver that changes each step of a flow; `change` receives the step and those before it."""
 
     def driver(history: History, flow: "Flow[Any]") -> Any:
         before = [exchange.step for exchange in history.exchanges]
@@ -59,7 +59,7 @@ def mutated(change: Callable[[Step, list[Step]], Step]) -> Any:
 
 
 def _violations(histories: int, driver: Any = drive) -> Iterator[str]:
-    """What the judge says of the first histories, where it says no."""
+    """Yield the judge's message for each violation in the first histories."""
     for seed in range(histories):
         try:
             play_history(seed, driver)
@@ -77,10 +77,10 @@ def _half(step: Step, before: list[Step]) -> Step:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
-        (lambda step, before: replace(step, delay=0.0), "asked again after"),
-        (_half, "asked again after"),
+        (lambda step, before: replace(step, delay=0.0), "repeated after"),
+        (_half, "repeated after"),
         (lambda step, before: replace(step, timeout=step.timeout + 500), "outlast the deadline"),
         (lambda step, before: replace(step, path=f"https://evil.example{step.path}"), "left its origin"),
         (lambda step, before: replace(step, path=f"//evil.example{step.path}"), "left its origin"),
@@ -99,57 +99,57 @@ def _half(step: Step, before: list[Step]) -> Step:
         "too late",
     ],
 )
-def test_a_broken_client_is_caught(change: Any, words: str) -> None:
-    assert any(words in violation for violation in _violations(400, mutated(change)))
+def test_the_judge_detects_a_wrong_step(change: Any, message: str) -> None:
+    assert any(message in violation for violation in _violations(400, mutated(change)))
 
 
-def _repeats_anything(*_: Any) -> "Flow[None]":
+def _no_check(*_: Any) -> "Flow[None]":
     yield from ()
 
 
-def _passes_another_kind_on(self: StatusPoller, error: Exception) -> Exception:
-    return ValueError("a flow let an error of another kind through")
+def _raise_another_type(self: StatusPoller, error: Exception) -> Exception:
+    return ValueError("an error that is no UmrgenError")
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "value", "words"),
+    ("owner", "name", "value", "message"),
     [
-        (submission, "_check_repeatable", _repeats_anything, "may have arrived was repeated"),
-        (submission._Submission, "maybe_created", property(lambda self: False, lambda self, value: None), "none was"),
-        (StatusPoller, "_not_found_error", _passes_another_kind_on, "ValueError"),
-        (StatusPoller, "_is_progress", lambda self, status: True, "asked again after 0.250"),
-        (watch, "retry_after", lambda reply: None, "asked again after"),
-        (watch.RetryBudget, "reset", lambda self: None, "lost patience too soon"),
+        (submission, "_check_repeatable", _no_check, "may have arrived was repeated"),
+        (submission._Submission, "maybe_created", property(lambda self: False, lambda self, value: None), "sent=False"),
+        (StatusPoller, "_not_found_error", _raise_another_type, "ValueError"),
+        (StatusPoller, "_is_progress", lambda self, status: True, "repeated after 0.250"),
+        (watch, "retry_after", lambda reply: None, "repeated after"),
+        (watch.RetryBudget, "reset", lambda self: None, "before the budget was spent"),
         (
             watch.RetryBudget,
             "next_delay",
             lambda self, error, requested=None, *, job_id=None: 15.0,
-            "patience has no end",
+            "after the budget was spent",
         ),
-        (watch, "is_transient", lambda reply: False, "lost patience too soon"),
+        (watch, "is_transient", lambda reply: False, "before the budget was spent"),
     ],
     ids=[
-        "resubmits to servers without keys",
-        "says that nothing was made",
-        "another kind of error",
-        "always news",
-        "deaf to Retry-After",
-        "forgives nothing",
-        "endless patience",
-        "no patience",
+        "repeats submits without keys",
+        "denies that a job was created",
+        "another type of error",
+        "every status is progress",
+        "ignores Retry-After",
+        "never resets the budget",
+        "unlimited budget",
+        "no retries",
     ],
 )
-def test_a_broken_rule_is_caught(
-    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, value: Any, words: str
+def test_the_judge_detects_a_defect_of_a_flow(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, value: Any, message: str
 ) -> None:
     monkeypatch.setattr(owner, name, value, raising=False)
-    assert any(words in violation for violation in _violations(2500))
+    assert any(message in violation for violation in _violations(2500))
 
 
-# --- making a failing history short --------------------------------------------------------------------
+# --- shrinking a failing history -----------------------------------------------------------------------
 
 
-def test_a_failing_list_of_draws_gets_shorter() -> None:
+def test_shrink_returns_the_shortest_failing_draws() -> None:
     def fails(draws: list[int]) -> bool:
         return sum(draw > 500_000 for draw in draws) >= 2
 
@@ -161,14 +161,14 @@ def test_a_failing_list_of_draws_gets_shorter() -> None:
     assert len(best) == 2
 
 
-def test_a_failing_history_gets_shorter_and_prints_what_replays_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_history_is_shrunk_and_printed_with_its_violation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StatusPoller, "_is_progress", lambda self, status: True)
     failing = next(seed for seed in range(500) if _fails(seed))
-    told = shortest(failing, seconds=2.0)
-    found, drawn = re.match(r"(\d+) draws \(of (\d+)\)", told).groups()  # type: ignore[union-attr]
+    report = shortest(failing, seconds=2.0)
+    found, drawn = re.match(r"(\d+) draws \(of (\d+)\)", report).groups()  # type: ignore[union-attr]
     assert 0 < int(found) < int(drawn)
-    assert "Violation: asked again after" in told
-    assert "GET /api/v1/status/ext_1" in told
+    assert "Violation: repeated after" in report
+    assert "GET /api/v1/status/ext_1" in report
 
 
 def _fails(seed: int) -> bool:
@@ -179,5 +179,5 @@ def _fails(seed: int) -> bool:
     return False
 
 
-def test_a_history_that_ends_well_is_not_shrunk() -> None:
-    assert shortest(1) == "history 1 ends well"
+def test_a_history_without_violation_is_not_shrunk() -> None:
+    assert shortest(1) == "history 1 violates no rule"
