@@ -69,7 +69,7 @@ class ServerProcess:
         self.state.mkdir(parents=True, exist_ok=True)
         with (self.state / "test.log").open("a") as log:
             self.process = subprocess.Popen(
-                tied(*self.command, "serve", "--json", "--port", "0", *self._place(), *self._arguments),
+                tied(*self.command, "serve", "--json", "--port", "0", *self._state_arguments(), *self._arguments),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=clean_environment(**self._environment),
@@ -85,7 +85,7 @@ class ServerProcess:
         self.key = told["key"] or self.key
         self.studio = told["studio"] or ""
 
-    def _place(self) -> list[str]:
+    def _state_arguments(self) -> list[str]:
         return ["--state", str(self.state)]
 
     def log(self) -> str:

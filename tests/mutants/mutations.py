@@ -35,7 +35,7 @@ KEYS = "tests/unit/test_keys.py"
 LEDGER = "tests/conformance/test_ledger.py"
 ATTEMPTS = "tests/unit/test_attempts.py"
 ADDRESSES = "tests/unit/test_webhook_addresses.py"
-COURIER = "tests/unit/test_webhook_deliverer.py"
+DELIVERER = "tests/unit/test_webhook_deliverer.py"
 OUTPUTS = "tests/integration/test_outputs.py"
 SECURITY = "tests/integration/test_security.py"
 WAITING = "tests/unit/test_waiting_rules.py"
@@ -179,7 +179,7 @@ MUTATIONS = (
         "executors/watchdog.py",
         "if step > self._furthest:",
         "if step >= self._furthest:",
-        "tests/conformance/test_executors.py::TestLocal::test_one_that_repeats_a_step_makes_no_progress",
+        "tests/conformance/test_executors.py::TestLocal::test_a_repeated_step_is_no_progress",
     ),
     _server(
         "engine-verified",
@@ -496,7 +496,7 @@ MUTATIONS = (
         "executors/subprocess/process.py",
         "env={name: value for name, value in os.environ.items() if name not in SECRETS}",
         "env=dict(os.environ)",
-        "tests/conformance/test_executors.py::TestLocal::test_the_engine_gets_no_key",
+        "tests/conformance/test_executors.py::TestLocal::test_the_environment_of_the_engine_has_no_api_key",
     ),
     # --- webhooks ---
     _server(
@@ -505,7 +505,7 @@ MUTATIONS = (
         "webhooks/pinned.py",
         "if not self._allow.all(host, addresses):",
         "if False:",
-        f"{ADDRESSES}::TestPinning::test_a_name_that_changes_its_mind_is_refused_the_second_time",
+        f"{ADDRESSES}::TestPinning::test_a_name_that_resolves_to_another_address_later_is_refused",
     ),
     _server(
         "webhook-every-address",
@@ -513,7 +513,7 @@ MUTATIONS = (
         "webhooks/address_policy.py",
         "return self.name(host) or all(map(self.address, addresses))",
         "return self.name(host) or any(map(self.address, addresses))",
-        f"{ADDRESSES}::TestAllowing::test_one_bad_address_spoils_a_name",
+        f"{ADDRESSES}::TestAllowing::test_a_name_with_one_private_address_is_refused",
     ),
     _server(
         "webhook-redirects",
@@ -529,7 +529,7 @@ MUTATIONS = (
         "webhooks/retry_schedule.py",
         "return at if at <= ended_at + DAY_MS else None",
         "return at",
-        f"{COURIER}::TestPatience::test_it_is_never_at_once_and_never_after_the_day",
+        f"{DELIVERER}::TestRetrySchedule::test_a_retry_is_at_least_4_s_later_and_within_the_day",
     ),
     _server(
         "webhook-signature",
@@ -749,7 +749,7 @@ MUTATIONS = (
         "webhooks/sender.py",
         "                if taken >= self._response_bytes:\n",
         "                if False:\n",
-        "tests/integration/test_webhooks.py::TestReceiversThatMeanHarm::test_an_answer_without_an_end_is_not_read_to_its_end",
+        "tests/integration/test_webhooks.py::TestHostileReceivers::test_an_endless_body_is_not_read_to_its_end",
     ),
     _server(
         "log-query",
@@ -805,7 +805,7 @@ MUTATIONS = (
         "executors/watchdog.py",
         "self._timeout = asyncio.timeout(limits.stall_after)",
         "self._timeout = asyncio.timeout(None)",
-        "tests/conformance/test_executors.py::TestLocal::test_one_that_does_not_read_its_pipe_is_replaced",
+        "tests/conformance/test_executors.py::TestLocal::test_a_process_that_does_not_read_its_pipe_is_replaced",
     ),
     _server(
         "phases-are-signs-of-life",
@@ -821,7 +821,7 @@ MUTATIONS = (
         "executors/remote.py",
         "        self._abandoned.add(drawing)\n",
         "",
-        "tests/conformance/test_executors.py::TestRemote::test_a_drawing_that_does_not_stop_takes_up_capacity",
+        "tests/conformance/test_executors.py::TestRemote::test_a_cancelled_task_uses_capacity_until_its_engine_stops",
     ),
     _server(
         "capacity-grows",
@@ -829,7 +829,7 @@ MUTATIONS = (
         "executors/remote.py",
         "await self._engine.load(self._grow)",
         "await self._engine.load(lambda: None)",
-        "tests/conformance/test_executors.py::TestRemote::test_capacity_that_grows_by_itself_is_noticed",
+        "tests/conformance/test_executors.py::TestRemote::test_a_capacity_that_the_engine_increases_is_reported",
     ),
     _server(
         "crash-tried-again",
