@@ -196,7 +196,7 @@ MUTATIONS = (
         "ledger/sql/statements.sql",
         "ORDER BY served, id LIMIT 1;",
         "ORDER BY id LIMIT 1;",
-        f"{LEDGER}::test_sessions_take_turns_and_a_newcomer_does_not_wait_behind_a_backlog",
+        f"{LEDGER}::test_sessions_take_turns_and_a_new_session_does_not_wait_for_a_backlog",
     ),
     _server(
         "priority",
@@ -204,7 +204,7 @@ MUTATIONS = (
         "ledger/sql/statements.sql",
         "ORDER BY priority DESC, seq LIMIT 1;",
         "ORDER BY seq LIMIT 1;",
-        f"{LEDGER}::test_a_priority_orders_its_own_session_alone",
+        f"{LEDGER}::test_a_priority_orders_only_the_jobs_of_its_session",
     ),
     _server(
         "idempotency-digest",
@@ -212,7 +212,7 @@ MUTATIONS = (
         "ledger/sql/jobs.py",
         "    if bytes(digest) != idempotency.digest:",
         "    if False:",
-        f"{LEDGER}::test_a_key_with_another_body_is_a_conflict_for_a_day",
+        f"{LEDGER}::test_an_idempotency_key_with_another_body_is_a_conflict_for_a_day",
     ),
     _server(
         "idempotency-kept",
@@ -220,7 +220,7 @@ MUTATIONS = (
         "ledger/sql/jobs.py",
         "        _remember_idempotency(transaction.connection, job, idempotency, now)\n",
         "        pass\n",
-        f"{LEDGER}::test_one_key_and_body_make_one_job",
+        f"{LEDGER}::test_concurrent_submits_with_one_idempotency_key_create_one_job",
     ),
     _server(
         "webhook-with-the-end",
@@ -228,7 +228,7 @@ MUTATIONS = (
         "ledger/sql/jobs.py",
         '        enter_webhook(connection, changed, now=values["now"])',
         "        pass",
-        f"{LEDGER}::TestWebhooks::test_one_is_due_when_its_job_is_over_however_it_ends",
+        f"{LEDGER}::TestWebhooks::test_each_end_of_a_job_makes_its_webhook_due",
     ),
     _server(
         "newer-ledger",
@@ -244,7 +244,7 @@ MUTATIONS = (
         "ledger/sqlite/connection.py",
         'self._control("ROLLBACK TO operation")',
         "pass",
-        f"{LEDGER}::test_a_change_that_fails_halfway_changes_nothing",
+        f"{LEDGER}::test_a_change_that_fails_after_its_first_statement_is_rolled_back",
     ),
     _server(
         "partial-put",
@@ -741,7 +741,7 @@ MUTATIONS = (
         "ledger/sql/uploads.py",
         "        raise UploadsFull\n",
         "        pass\n",
-        f"{LEDGER}::test_uploads_are_a_sessions_own_and_so_many",
+        f"{LEDGER}::test_uploads_are_visible_in_their_session_only_and_limited_in_number",
     ),
     _server(
         "webhook-answers",
