@@ -1,4 +1,4 @@
-"""A model of a disk that stores only what was synced: what Python code would find again after a power cut."""
+"""A simulated disk that stores only synced data: the files that exist after a power cut."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -11,20 +11,20 @@ __all__ = ["Disk"]
 
 
 class Disk:
-    """Records `os.fsync` and renames of this process, and answers which files below `root` are stored.
+    """Records `os.fsync` and renames of this process, and returns the stored files below `root`.
 
-    The rules are the strictest that POSIX allows. `fsync` of a file stores its content as it is at that moment.
-    `fsync` of a folder stores its list of names. Nothing else stores anything: not close, rename, link or unlink,
-    and not `fsync` of a file for its name. What lies below `root` at the start counts as stored.
+    The rules are the strictest that POSIX allows. `fsync` of a file stores its current content. `fsync` of a
+    folder stores its list of names. No other call stores anything: not close, rename, link or unlink, and `fsync`
+    of a file does not store its name. The files below `root` at the start are stored.
 
-    SQLite does not sync through `os`: its files are not recorded here (tests/slow/test_power_cut.py sees them).
-    Create the model before the ledger: closing a second descriptor of SQLite's file would end SQLite's locks.
+    SQLite does not sync by `os`: its files are not recorded here (tests/slow/test_power_cut.py records them).
+    Create a `Disk` before the ledger: closing a second descriptor of SQLite's file would end SQLite's locks.
     """
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root
         self.named_early: list[str] = []
-        """Names that were given to a file whose content was not stored at that moment."""
+        """Names that a file got before its content was stored."""
         self._contents: dict[int, bytes] = {}
         self._names: dict[int, dict[str, tuple[int, bool]]] = {}
         self._held: list[int] = []
@@ -40,7 +40,7 @@ class Disk:
             os.close(descriptor)
 
     def stored(self) -> dict[str, bytes]:
-        """The files after a power cut at this moment: path below `root` → content."""
+        """Return the files after a power cut now: path below `root` → content."""
         return dict(self._walk(self.root.stat().st_ino, ""))
 
     def _walk(self, inode: int, place: str) -> Iterator[tuple[str, bytes]]:
@@ -73,7 +73,8 @@ class Disk:
     def _naming(self, name: Callable[..., None]) -> Callable[..., None]:
         def recorded(source: Any, target: Any, **options: Any) -> None:
             path = Path(source)
-            if path.is_file() and self._contents.get(path.stat().st_ino) != path.read_bytes():
+            recorded_here = path.is_relative_to(self.root) and path.is_file()
+            if recorded_here and self._contents.get(path.stat().st_ino) != path.read_bytes():
                 self.named_early.append(Path(target).name)
             name(source, target, **options)
 

@@ -42,7 +42,7 @@ WAITING = "tests/unit/test_waiting_rules.py"
 IMAGES = "tests/unit/test_images.py"
 VECTORS = "tests/unit/test_vectors.py"
 DURABLE = "tests/unit/test_durability.py"
-FAULTS = "tests/integration/test_faults.py"
+FAULTS = "tests/integration/faults/test_download.py"
 ISOLATION = f"{SECURITY}::TestSessionIsolation::test_no_call_discloses_data_of_another_session"
 REFUSALS = "tests/unit/test_refusals.py"
 LOGS = "tests/integration/test_operations.py::TestLogs::test_json_lines_have_no_prompts_keys_or_queries"
@@ -111,7 +111,7 @@ MUTATIONS = (
         "ledger/sql/jobs.py",
         '            _discard_outputs(connection, job, values["now"])\n',
         "            pass\n",
-        f"{ATTEMPTS}::test_what_an_attempt_may_have_stored_is_deleted_an_hour_after_its_end",
+        f"{ATTEMPTS}::test_the_possible_files_of_an_attempt_are_obsolete_an_hour_after_its_end",
     ),
     _server(
         "own-jobs-only",
@@ -119,7 +119,7 @@ MUTATIONS = (
         "ledger/sql/statements.sql",
         "(lease_until < :now OR worker = :worker);",
         "(lease_until < :now OR worker = :worker OR true);",
-        f"{ATTEMPTS}::test_a_start_requeues_the_jobs_of_its_own_worker_whatever_the_clock_says",
+        f"{ATTEMPTS}::test_a_start_requeues_the_jobs_of_its_worker_at_any_time_of_the_clock",
     ),
     _server(
         "stored-before-completed",
@@ -139,7 +139,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         "{drawing, heartbeat, over}, return_when",
         "{drawing, heartbeat}, return_when",
-        f"{ATTEMPTS}::test_a_cancel_reaches_the_engine_while_no_progress_is_written",
+        f"{ATTEMPTS}::test_a_cancellation_stops_the_engine_between_two_writes_of_progress",
     ),
     _server(
         "three-attempts",
@@ -147,7 +147,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         "if self.job.tries >= self._context.policy.max_attempts:",
         "if self.job.tries > self._context.policy.max_attempts:",
-        f"{ATTEMPTS}::test_a_worker_whose_lease_ends_has_crashed_and_the_third_time_fails_the_job",
+        f"{ATTEMPTS}::test_an_expired_lease_counts_as_a_crash_and_the_third_fails_the_job",
     ),
     _server(
         "spoken-up-since",
@@ -163,7 +163,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         'reason, interruptions = "the server was stopped while the job ran", self.job.interruptions + 1',
         'reason, interruptions = "the server was stopped while the job ran", self.job.interruptions',
-        f"{ATTEMPTS}::test_a_start_requeues_the_jobs_of_its_own_worker_whatever_the_clock_says",
+        f"{ATTEMPTS}::test_a_start_requeues_the_jobs_of_its_worker_at_any_time_of_the_clock",
     ),
     _server(
         "nobody-elses-lease",
@@ -171,7 +171,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         '            await self._retry("engine_crashed", f"the attempt failed: {type(error).__name__}")\n',
         "",
-        f"{ATTEMPTS}::test_after_an_unexpected_failure_the_job_is_queued_again",
+        f"{ATTEMPTS}::test_a_job_is_queued_again_after_an_unexpected_exception",
     ),
     _server(
         "same-step",
@@ -252,7 +252,7 @@ MUTATIONS = (
         "blobs/local.py",
         "            partial.unlink(missing_ok=True)\n",
         "",
-        "tests/conformance/test_blobs.py::TestLocal::test_a_failed_put_leaves_nothing",
+        "tests/conformance/test_blobs.py::TestLocal::test_a_failed_put_leaves_no_file",
     ),
     # --- what is synced, and when ---
     _server(
@@ -285,7 +285,7 @@ MUTATIONS = (
         "client/partial.py",
         "        os.fsync(self._file.fileno())\n",
         "",
-        f"{DURABLE}::test_an_image_is_stored_before_it_is_called_saved",
+        f"{DURABLE}::test_an_image_is_stored_before_the_event_saved",
     ),
     _client(
         "saved-name-synced",
@@ -293,7 +293,7 @@ MUTATIONS = (
         "client/partial.py",
         "        sync_folder(target.parent)\n",
         "",
-        f"{DURABLE}::test_an_image_is_stored_before_it_is_called_saved",
+        f"{DURABLE}::test_an_image_is_stored_before_the_event_saved",
     ),
     _client(
         "journal-synced",
@@ -586,7 +586,7 @@ MUTATIONS = (
         "client/partial.py",
         "            _rename_without_replacing(self._path, target)\n",
         "            os.replace(self._path, target)\n",
-        FAULTS + "::test_while_downloading",
+        FAULTS + "::test_a_fault_while_downloading",
     ),
     _client(
         "key-not-shown",
@@ -837,7 +837,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         'await self._retry(crash.code, f"the engine failed: {crash}")',
         'await self._fail(crash.code, f"the engine failed: {crash}")',
-        f"{ATTEMPTS}::test_a_job_whose_engine_fails_is_queued_again",
+        f"{ATTEMPTS}::test_a_job_is_queued_again_after_a_failure_of_its_engine",
     ),
     _server(
         "picture-kept",
@@ -845,7 +845,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         "                if waited >= self._context.policy.storage_patience:\n",
         "                if True:\n",
-        f"{ATTEMPTS}::test_an_image_is_kept_until_it_can_be_stored",
+        f"{ATTEMPTS}::test_an_image_is_kept_in_memory_until_it_can_be_stored",
     ),
     _server(
         "engine-unavailable",
