@@ -121,14 +121,14 @@ async def test_an_expired_lease_counts_as_a_crash_and_the_third_fails_the_job(le
     dispatcher = Dispatcher(attempt_context(executor, ledger), "worker")
     job = await claimed(ledger, lease_until=2000)
     for attempt in (1, 2, 3):
-        executor.moment += 5000
-        (expired_leases,) = await ledger.jobs.expired_leases(now=executor.moment)
+        executor.time += 5000
+        (expired_leases,) = await ledger.jobs.expired_leases(now=executor.time)
         await dispatcher._check_lease(expired_leases)
-        late = ledger.jobs.change("ext_1", Change.COMPLETE, now=executor.moment, token=job.token)
+        late = ledger.jobs.change("ext_1", Change.COMPLETE, now=executor.time, token=job.token)
         with pytest.raises(Exception, match=r"holds this job|cannot complete"):
             await late
         if attempt < 3:
-            (job,) = await ledger.jobs.claim("worker", now=executor.moment, lease_until=executor.moment + 1000)
+            (job,) = await ledger.jobs.claim("worker", now=executor.time, lease_until=executor.moment + 1000)
     end = await ledger.jobs.get("ext_1")
     assert end is not None
     assert (end.state, end.error_code, end.attempt) == (State.FAILED, "engine_crashed", 3)
