@@ -128,7 +128,7 @@ async def test_an_expired_lease_counts_as_a_crash_and_the_third_fails_the_job(le
         with pytest.raises(Exception, match=r"holds this job|cannot complete"):
             await late
         if attempt < 3:
-            (job,) = await ledger.jobs.claim("worker", now=executor.time, lease_until=executor.moment + 1000)
+            (job,) = await ledger.jobs.claim("worker", now=executor.time, lease_until=executor.time + 1000)
     end = await ledger.jobs.get("ext_1")
     assert end is not None
     assert (end.state, end.error_code, end.attempt) == (State.FAILED, "engine_crashed", 3)
