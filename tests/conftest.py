@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, settings
 
 from support import PATIENT, ServerProcess, server
 
-# Machines are shared, and a first run builds its tables of characters: slowness is no verdict on a test.
+# Other programs use the machine, and a first run builds tables of characters: a slow test has not failed.
 settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
-# `make test` tries the same examples on every run, so that its result depends on the code alone. `make check` runs the
+# `make test` has the same examples on every run, so that its result depends only on the code. `make check` runs the
 # slow tests, and the unit and conformance tests again, with random examples.
 settings.register_profile("fixed", settings.get_profile("random"), derandomize=True)
 settings.load_profile("fixed")
 
-# A shell starts `make test &` with SIGINT ignored, and children inherit that. Here Ctrl-C means what it says.
+# A shell starts `make test &` with SIGINT ignored, and children inherit that. Restore the default handlers.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 for _number in (signal.SIGTERM, signal.SIGHUP):
@@ -27,7 +27,7 @@ for _number in (signal.SIGTERM, signal.SIGHUP):
 
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server for the tests that leave nothing behind but jobs."""
+    """A server for the tests that change nothing but their jobs."""
     with server(tmp_path_factory.mktemp("shared") / "state", *PATIENT) as running:
         yield running
 
@@ -45,7 +45,7 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's own folders or settings."""
+    """Keep tests from the user's folders and settings."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     for name in ("UMRGEN_BASE_URL", "UMRGEN_API_KEY", "UMRGEN_STATE"):
         monkeypatch.delenv(name, raising=False)
@@ -53,9 +53,9 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """Where every optional part is present (CI), a test that skips has failed."""
+    """Let a skipped test fail where every optional part is installed (CI)."""
     report = yield
     if report.skipped and os.environ.get("UMRGEN_NO_SKIP"):
         report.outcome = "failed"
-        report.longrepr = f"skipped where nothing may be missing: {report.longrepr[2]}"
+        report.longrepr = f"skipped although UMRGEN_NO_SKIP is set: {report.longrepr[2]}"
     return report

@@ -1,11 +1,11 @@
-"""FaultServers for tests in another language: commands as JSON lines on stdin, answers on stdout.
+"""FaultServers for tests in another language: commands as JSON lines on stdin, responses on stdout.
 
     {"start": {"mode": "legacy", "job_seconds": 0.1}}         → {"server": 0, "url": …, "key": …}
     {"server": 0, "on": "GET /outputs/*", "answers": [["Cut", {"share": 0.5}]], "times": null}
     {"server": 0, "refuse": 0.5} · {"server": 0, "restart": true}
     {"server": 0, "seen": true}                               → {"requests": […], "jobs": […], "connections": …}
 
-An `image` is base64, or the size of a PNG. It ends, with all its servers, when stdin does.
+An `image` is base64, or the size of a PNG. The process stops its servers and ends when stdin is closed.
 """
 
 import base64
@@ -24,7 +24,7 @@ CHANGES: Mapping[str, Callable[[bytes], bytes]] = {
     "flip": lambda body: body[:-20] + bytes([body[-20] ^ 1]) + body[-19:],
     "halve": lambda body: body[: len(body) // 2],
 }
-"""What a Tamper may do to a body, by name."""
+"""The changes of a body that a Tamper can make, by name."""
 
 
 def fault(kind: str, options: Json) -> Any:
@@ -58,7 +58,7 @@ def seen(server: FaultServer) -> Json:
     return {"requests": requests, "jobs": jobs, "connections": server.connections}
 
 
-def obey(servers: list[FaultServer], stack: ExitStack, command: Json) -> Json:
+def execute(servers: list[FaultServer], stack: ExitStack, command: Json) -> Json:
     if "start" in command:
         servers.append(start(stack, command["start"]))
         return {"server": len(servers) - 1, "url": servers[-1].url, "key": servers[-1].key}
@@ -79,7 +79,7 @@ def main() -> None:
     servers: list[FaultServer] = []
     with ExitStack() as stack:
         for line in sys.stdin:
-            print(json.dumps(obey(servers, stack, json.loads(line))), flush=True)
+            print(json.dumps(execute(servers, stack, json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

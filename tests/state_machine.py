@@ -16,7 +16,7 @@ MEANINGS = {
 
 
 def page() -> str:
-    """The whole page, as Markdown with a diagram in Mermaid."""
+    """Return the page as Markdown, with a diagram in Mermaid."""
     lines = [
         "# The state machine of a job",
         "",

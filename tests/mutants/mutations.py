@@ -55,7 +55,7 @@ MUTATIONS = (
         "domain/job.py",
         "if token is not None and (token != job.token or job.state is not State.RUNNING):",
         "if token is not None and token != job.token:",
-        f"{JOBS}::test_a_token_is_worth_nothing_once_the_job_is_queued_again",
+        f"{JOBS}::test_a_token_is_refused_after_the_job_was_queued_again",
     ),
     _server(
         "fencing-token",
@@ -63,7 +63,7 @@ MUTATIONS = (
         "domain/job.py",
         "if token is not None and (token != job.token or job.state is not State.RUNNING):",
         "if token is not None and job.state is not State.RUNNING:",
-        f"{JOBS}::test_an_earlier_lease_changes_nothing",
+        f"{JOBS}::test_a_change_with_the_token_of_an_earlier_lease_is_refused",
     ),
     _server(
         "new-token",
@@ -71,7 +71,7 @@ MUTATIONS = (
         "domain/job.py",
         '"token": job.token + 1,',
         '"token": job.token,',
-        f"{JOBS}::test_an_earlier_lease_changes_nothing",
+        f"{JOBS}::test_a_change_with_the_token_of_an_earlier_lease_is_refused",
     ),
     _server(
         "completed-at",
@@ -79,7 +79,7 @@ MUTATIONS = (
         "domain/job.py",
         'values["completed_at"] = max(now, job.created_at, job.claimed_at or 0)',
         'values["completed_at"] = now',
-        f"{JOBS}::test_the_end_is_never_before_the_beginning",
+        f"{JOBS}::test_the_time_of_the_end_is_not_before_the_start",
     ),
     _server(
         "step-of-queued",
@@ -87,7 +87,7 @@ MUTATIONS = (
         "domain/job.py",
         '    if state is State.QUEUED:\n        values["step"] = 0\n',
         "",
-        f"{JOBS}::test_a_job_in_the_queue_has_no_step",
+        f"{JOBS}::test_the_step_of_a_queued_job_is_0",
     ),
     _server(
         "started-at",
@@ -95,7 +95,7 @@ MUTATIONS = (
         "domain/job.py",
         '"started_at": job.started_at or now,',
         '"started_at": now,',
-        f"{JOBS}::test_it_started_when_it_was_claimed_first",
+        f"{JOBS}::test_started_at_is_the_time_of_the_first_claim",
     ),
     _server(
         "final-states",
@@ -103,7 +103,7 @@ MUTATIONS = (
         "domain/job.py",
         "    (State.RUNNING, Change.CANCEL): State.FAILED,",
         "    (State.RUNNING, Change.CANCEL): State.FAILED,\n    (State.COMPLETED, Change.CANCEL): State.FAILED,",
-        "tests/unit/test_jobs.py::test_nothing_leads_out_of_a_final_state",
+        "tests/unit/test_jobs.py::test_a_final_state_has_no_transition",
     ),
     _server(
         "late-files",
@@ -472,7 +472,7 @@ MUTATIONS = (
         "services/uploads.py",
         "env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},",
         "env=dict(os.environ),",
-        "tests/unit/test_upload_decoder.py::test_it_has_nothing_of_the_servers_environment_but_what_it_needs",
+        "tests/unit/test_upload_decoder.py::test_the_decoder_has_only_the_environment_variables_that_it_needs",
     ),
     _server(
         "decoder-memory",
@@ -480,7 +480,7 @@ MUTATIONS = (
         "reencode.py",
         "    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))\n",
         "",
-        "tests/unit/test_upload_decoder.py::test_it_has_little_memory_little_time_and_no_files",
+        "tests/unit/test_upload_decoder.py::test_the_decoder_is_limited_in_memory_cpu_time_and_file_size",
     ),
     _server(
         "decoder-time",
@@ -488,7 +488,7 @@ MUTATIONS = (
         "reencode.py",
         "    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))\n",
         "",
-        "tests/unit/test_upload_decoder.py::test_it_has_little_memory_little_time_and_no_files",
+        "tests/unit/test_upload_decoder.py::test_the_decoder_is_limited_in_memory_cpu_time_and_file_size",
     ),
     _server(
         "engine-environment",
@@ -733,7 +733,7 @@ MUTATIONS = (
         "reencode.py",
         "    if image.width * image.height > MAX_PIXELS:\n",
         "    if False:\n",
-        "tests/unit/test_upload_decoder.py::test_a_size_that_is_too_large_is_refused_before_decoding",
+        "tests/unit/test_upload_decoder.py::test_an_image_above_the_size_limit_is_refused_before_decoding",
     ),
     _server(
         "ten-references",
@@ -773,7 +773,7 @@ MUTATIONS = (
         "logs.py",
         "return _printable(line) + trace",
         "return line + trace",
-        "tests/unit/test_logs.py::test_text_is_one_line_and_printable",
+        "tests/unit/test_logs.py::test_a_text_line_is_one_line_of_printable_characters",
     ),
     _server(
         "output-sandbox",
