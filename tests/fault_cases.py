@@ -1,9 +1,9 @@
 """Test cases of faults between a client and its image, each run with both clients against both kinds of server.
 
-A case says what fails, in which phase, and how the call must end: with the image, or with one exact error.
-`CaseRun.check_invariants` then checks what must hold after every case: no unverified file under the final name, no
-other file beside it but partial files that can be resumed, no key sent to another origin, the deadline kept, and one
-job at most.
+A case has a fault, a phase, and the end of the call: the image, or one exact error. After every case,
+`CaseRun.check_invariants` checks that no unverified file has the final name, that the folder has no other files than
+partial files that can be resumed, that no key was sent to another origin, that the deadline was kept, and that at
+most one job was created.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ SHORT = {"patience": 0.2, "submit_patience": 0.2, "request_timeout": 0.25}
 """Client options with which a retry budget ends soon."""
 
 
-# --- what a case consists of ---------------------------------------------------------------------------
+# --- the parts of a case -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,12 @@ class Saves:
 
 @dataclass(frozen=True)
 class Fails:
-    """The call ends with exactly this class of error and this code."""
+    """The call ends with an error of this class and this code."""
 
     kind: type[UmrgenError]
     code: str = ""
     sent: bool | None = None
-    """Whether the error says that a submit may have arrived; None: not checked."""
+    """The expected `sent` of the error: whether a submit may have arrived; None: not checked."""
 
 
 Expected = Saves | Fails
@@ -126,7 +126,7 @@ class FaultCase:
     keeps_parts: bool = False
     """Whether a partial file that another process holds remains."""
     check: Callable[["CaseRun"], None] = lambda run: None
-    """What else holds after this case."""
+    """A further check after this case."""
 
 
 class CaseRun:
@@ -230,15 +230,15 @@ class CaseRun:
     def _check_error(self, expected: Fails, error: UmrgenError) -> None:
         assert (type(error), error.code) == (expected.kind, expected.code or expected.kind.code), error
         assert str(error)
-        assert error.next, "an error says what to do"
+        assert error.next, "an error has a next step"
         if expected.sent is not None:
             assert error.sent is expected.sent
         if self.phase != "submit":
             assert error.job_id == (self.case.job or self.server.jobs[0].id)
 
     def check_invariants(self) -> None:
-        """Check what must hold however the call ended."""
-        # Under the final name: nothing, or the whole image. Beside it: nothing, or what can be resumed.
+        """Check the rules that hold for every end of the call."""
+        # The final name has no file, or the whole image. The other files are partial files that can be resumed.
         assert not self.unverified
         if self.target.exists():
             assert self.target.read_bytes() == IMAGE
@@ -248,14 +248,14 @@ class CaseRun:
         assert all(path.name.startswith(".image.png.") and path.name.endswith(".part") for path in others)
         resumable = isinstance(self.error, ConnectionFailed | RateLimited | ServerError | WaitTimeout)
         assert not others or resumable or self.case.keeps_parts
-        # The key: sent to its own server only, and in no error.
+        # The key is sent only to the server, and is in no error.
         for request in self.foreign.requests:
             assert "authorization" not in request.headers
             assert KEY not in repr(request)
         assert all(KEY not in request.path for request in self.server.requests)
         if self.error is not None:
             assert KEY not in repr(self.error.as_dict())
-        # The deadline is kept, and at most one job was made.
+        # The deadline is kept, and at most one job was created.
         if self.clock:
             assert self.clock.monotonic() <= self.timeout + 1
         assert len(self.server.jobs) <= 1
@@ -297,9 +297,9 @@ class ActThenRespond:
 
 @dataclass(frozen=True)
 class RespondThenAct:
-    """The server's own response, the last of its connection, and an action after it, or `before` it is sent.
+    """The server's response, the last of its connection, and an action after it, or `before` it is sent.
 
-    An action after it races with a client that is fast; one before it must not affect this connection.
+    An action after it may be later than the client's next request; one before it must not affect this connection.
     """
 
     action: Callable[[], object]
@@ -352,7 +352,7 @@ class Burst:
 
 
 class SelfSignedServer:
-    """A TLS server with a self-signed certificate; `received` is what clients sent to it nevertheless."""
+    """A TLS server with a self-signed certificate; `received` has the bytes that clients sent in spite of it."""
 
     def __init__(self, folder: Path) -> None:
         certificate, key = folder / "certificate.pem", folder / "key.pem"
@@ -406,12 +406,12 @@ def self_signed_server(run: CaseRun) -> SelfSignedServer:
 
 
 def of_json(change: Callable[[dict[str, Any]], Any]) -> Tamper:
-    """Return a fault that changes the JSON of the server's own response."""
+    """Return a fault that changes the JSON of the server's response."""
     return Tamper(lambda body: json.dumps(change(json.loads(body))).encode())
 
 
 def with_members(**members: Any) -> Tamper:
-    """Return a fault that sets members of the server's own response."""
+    """Return a fault that sets members of the server's response."""
     return of_json(lambda data: data | members)
 
 
@@ -439,7 +439,7 @@ def restart(run: CaseRun) -> tuple[Fault, ...]:
 
 
 def restart_and_refuse(run: CaseRun) -> tuple[Fault, ...]:
-    """The server restarts in the middle of a response, and refuses connections for a while."""
+    """The server restarts in the middle of a response, and refuses connections for 0.1 s."""
 
     def action() -> None:
         run.server.restart()
@@ -448,11 +448,11 @@ def restart_and_refuse(run: CaseRun) -> tuple[Fault, ...]:
     return (HalfBody(action),)
 
 
-# --- what cases check besides --------------------------------------------------------------------------
+# --- further checks of cases ---------------------------------------------------------------------------
 
 
 def longest_sleep(least: float, most: float) -> Callable[[CaseRun], None]:
-    """Check that the longest sleep in simulated time lies between these."""
+    """Check that the longest sleep in simulated time is between these, in seconds."""
 
     def check(run: CaseRun) -> None:
         assert run.clock
@@ -488,7 +488,7 @@ def refuse(seconds: float | None) -> Faults:
 def dns_failure(lookups: int) -> Faults:
     def prepare(run: CaseRun) -> tuple[Fault, ...]:
         run.use_host_name()
-        # The open connection needs no lookup; the next one fails for certain.
+        # The open connection needs no lookup; the next connection does, and the lookup fails.
         run.before_phase(lambda: setattr(run, "failing_lookups", lookups), early=True)
         return ()
 
@@ -523,7 +523,7 @@ RETRY_AFTER: Mapping[str, tuple[Mapping[str, str], Callable[[CaseRun], None]]] =
     "with nonsense": ({"Retry-After": "soon"}, longest_sleep(6, 6.6)),
     "with none": ({}, longest_sleep(6, 6.6)),
 }
-"""Headers of a 429, and how long the client waits then: a minute at most."""
+"""Headers of a 429, and the delay of the client: at most a minute."""
 
 
 def common_cases(phase: str) -> list[FaultCase]:
@@ -544,7 +544,7 @@ def common_cases(phase: str) -> list[FaultCase]:
         FaultCase("reset in the headers, request not handled", (Reset(handled=False),), lost),
         *(FaultCase(f"reset in the body at {n:.0%}", (Reset(after_headers=True, share=n),), lost) for n in SHARES),
         *(FaultCase(f"truncated at {n:.0%}", (Truncate(n),), lost) for n in SHARES),
-        FaultCase("headers drip", (Drip(1, 0.02, headers=True),), lost),
+        FaultCase("slow headers", (Drip(1, 0.02, headers=True),), lost),
         FaultCase("response lost", (NoResponse(handled=True),), lost),
         FaultCase("DNS failure without end", dns_failure(10**6), unreachable, options=short),
         FaultCase("DNS failure at first", dns_failure(2)),
@@ -560,12 +560,12 @@ def common_cases(phase: str) -> list[FaultCase]:
 # --- pytest --------------------------------------------------------------------------------------------
 
 REAL_TIME = {
-    *("TLS failure: plain HTTP", "response lost", "no response beyond patience", "no response without end"),
-    *("headers drip", "body drips", "drips without end", "drips fast enough, but past the deadline"),
+    *("TLS failure: plain HTTP", "response lost", "no response within the budget", "no response without end"),
+    *("slow headers", "slow body", "slow without end", "above the lowest rate, but past the deadline"),
     *("another process finishes first", "another process finishes first, overwriting"),
     "another process holds the partial file",
 }
-"""Cases that take seconds: the quick run takes one combination of each, and two of all others."""
+"""Cases that need seconds: the quick run has one combination of each, and two of all others."""
 
 
 def _marks(case: FaultCase, mode: str, driver: str) -> tuple[pytest.MarkDecorator, ...]:

@@ -170,7 +170,7 @@ async def test_more_images_than_a_job_may_have_are_a_crash(executor: Executor) -
         await executor.run(drawing("many"), ignore)
 
 
-async def test_previews_are_made_while_they_are_wanted(executor: Executor) -> None:
+async def test_previews_are_drawn_while_a_client_follows_the_job(executor: Executor) -> None:
     previews: list[bytes] = []
     executor.show("ext_1", True)
 

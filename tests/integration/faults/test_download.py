@@ -64,7 +64,7 @@ with Client(url, key, journal=None) as client:
 
 
 class FullDisk(io.FileIO):
-    """A file on a disk with space for so many more bytes."""
+    """A file on a disk with `space` bytes left."""
 
     space = 0
 
@@ -91,7 +91,7 @@ def fresh_url_after(status: int) -> Faults:
 
 
 def status_requested_twice(run: CaseRun) -> None:
-    """Check that the client asked for a fresh URL once."""
+    """Check that the client requested the status a second time, for a fresh URL."""
     assert len(run.status_requests) == 2
 
 
@@ -113,7 +113,7 @@ def redirect_within_the_origin(run: CaseRun) -> tuple[Fault, ...]:
 
 
 def _delete(folder: Path) -> None:
-    """Delete the folder, as often as needed: the client may be creating its partial file."""
+    """Delete the folder, repeatedly, because the client may create its partial file at the same time."""
     while folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -191,7 +191,7 @@ INVALID_FILES: Mapping[str, tuple[Fault, Fails]] = {
     "too long": (Tamper(lambda body: body + b"junk", headers=NO_DIGESTS), Fails(OutputCorrupt)),
 }
 ANY_ORIGIN = {"follow_foreign": True}
-PATIENT = {"drip_window": 15, "timeout": 25}
+SLOW = {"drip_window": 15, "timeout": 25}
 """Client options for cases in which another process starts and ends in the middle of the body."""
 NO_LEGACY_DIGESTS = "legacy servers send no digests"
 
@@ -209,19 +209,19 @@ CASES = [
         FaultCase(f"resumed after a reset at {share:.0%}", (Reset(after_headers=True, share=share),), check=resumed)
         for share in SHARES
     ),
-    FaultCase("body drips", (Drip(100, 0.02),), options={"drip_rate": 1e6}, check=resumed),
-    FaultCase("no more bytes in the body", (HalfBody(end=True),), check=resumed),
+    FaultCase("slow body", (Drip(100, 0.02),), options={"drip_rate": 1e6}, check=resumed),
+    FaultCase("no bytes after half of the body", (HalfBody(end=True),), check=resumed),
     FaultCase("no response without end", (NoResponse(),), Fails(WaitTimeout), times=None, options={"timeout": 0.5}),
-    FaultCase("no response beyond patience", (NoResponse(),), Fails(ConnectionFailed), times=None, options=SHORT),
+    FaultCase("no response within the budget", (NoResponse(),), Fails(ConnectionFailed), times=None, options=SHORT),
     FaultCase(
-        "drips without end",
+        "slow without end",
         (Drip(1, 0.02),),
         Fails(WaitTimeout),
         times=None,
         options={"timeout": 0.6, "drip_rate": 1e6},
     ),
     FaultCase(
-        "drips fast enough, but past the deadline",
+        "above the lowest rate, but past the deadline",
         (Drip(1, 0.02),),
         Fails(WaitTimeout),
         times=None,
@@ -273,7 +273,7 @@ CASES = [
         why=NO_LEGACY_DIGESTS,
     ),
     FaultCase(
-        "another image than the digest says",
+        "another image than that of the digest",
         (Tamper(lambda body: OTHER_IMAGE),),
         Fails(OutputCorrupt),
         times=None,
@@ -295,7 +295,11 @@ CASES = [
     ),
     *(
         FaultCase(f"a disk that is full {when}", full_after(space), Fails(TargetUnusable, "disk_full"))
-        for when, space in {"at once": 0, "in the middle": 30_000, "at the last byte": len(IMAGE) - 1}.items()
+        for when, space in {
+            "before the first byte": 0,
+            "in the middle": 30_000,
+            "at the last byte": len(IMAGE) - 1,
+        }.items()
     ),
     FaultCase("the folder is deleted", delete_folder, Fails(TargetUnusable)),
     FaultCase("the folder is deleted, the rest resumed", delete_folder_and_truncate, Fails(TargetUnusable)),
@@ -303,9 +307,9 @@ CASES = [
         "another process finishes first",
         other_process_finishes,
         Fails(TargetUnusable, "target_exists"),
-        options=PATIENT,
+        options=SLOW,
     ),
-    FaultCase("another process finishes first, overwriting", other_process_finishes, overwrite=True, options=PATIENT),
+    FaultCase("another process finishes first, overwriting", other_process_finishes, overwrite=True, options=SLOW),
     FaultCase("another process holds the partial file", other_process_holds, keeps_parts=True),
     FaultCase("the server restarts in the body", restart_in_the_body, check=resumed),
     FaultCase("the server restarts and refuses connections", restart_and_refuse, check=resumed),

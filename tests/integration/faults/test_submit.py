@@ -38,7 +38,7 @@ def self_signed(run: CaseRun) -> tuple[Fault, ...]:
 
 
 ACCEPTED = {"modern": SAVES, "legacy": Fails(NotUmrgen, sent=True)}
-"""A 202 that cannot be read: the job was made, and only a server with idempotency keys can be asked for it again."""
+"""An invalid 202: the job was created, and only a server with idempotency keys returns it for a repeated submit."""
 LOST = {"modern": SAVES, "legacy": Fails(ConnectionFailed, sent=True)}
 NOT_SENT = Fails(ConnectionFailed, sent=False)
 
@@ -54,13 +54,13 @@ CASES = [
         options={"timeout": 0.5},
     ),
     FaultCase(
-        "drips without end",
+        "slow without end",
         (Drip(1, 0.05),),
         Fails(ConnectionFailed, sent=True),
         times=None,
         options={"timeout": 0.5},
     ),
-    FaultCase("body drips", (Drip(1, 0.02),), LOST),
+    FaultCase("slow body", (Drip(1, 0.02),), LOST),
     *(
         FaultCase(f"{n} without end", (Respond(n),), Fails(ServerError, sent=True), times=None, simulated=True)
         for n in (500, 502, 503, 504)

@@ -1,4 +1,4 @@
-"""Faults while a job is waited for."""
+"""Faults while the client waits for a job."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -65,7 +65,7 @@ def absolute_url(run: CaseRun) -> tuple[Fault, ...]:
 
 
 def unusual_path(path: str) -> Faults:
-    """Report this path as the image's, and serve the image whatever path is requested."""
+    """Report this path as the image's, and serve the image under any path."""
 
     def prepare(run: CaseRun) -> tuple[Fault, ...]:
         run.on_phase(Respond(200, IMAGE, {"Content-Type": "image/png"}), phase="download")
@@ -124,10 +124,10 @@ CASES = [
         FaultCase(f"TLS failure: {how}", fault, Fails(ConnectionFailed, sent=False), options=SHORT, job=UNKNOWN_JOB)
         for how, fault in {"plain HTTP": plain_http_as_tls, "a self-signed certificate": self_signed}.items()
     ),
-    FaultCase("body drips", (Drip(1, 0.02),)),
+    FaultCase("slow body", (Drip(1, 0.02),)),
     FaultCase("no response without end", (NoResponse(),), Fails(WaitTimeout), times=None, options={"timeout": 0.5}),
-    FaultCase("no response beyond patience", (NoResponse(),), Fails(ConnectionFailed), times=None, options=SHORT),
-    FaultCase("drips without end", (Drip(1, 0.05),), Fails(WaitTimeout), times=None, options={"timeout": 0.5}),
+    FaultCase("no response within the budget", (NoResponse(),), Fails(ConnectionFailed), times=None, options=SHORT),
+    FaultCase("slow without end", (Drip(1, 0.05),), Fails(WaitTimeout), times=None, options={"timeout": 0.5}),
     *(
         FaultCase(f"{n} without end", (Respond(n),), Fails(ServerError), times=None, simulated=True)
         for n in (500, 502, 503, 504)
@@ -151,13 +151,13 @@ CASES = [
     FaultCase("redirect loop", (Redirect("?again"),), Fails(NotUmrgen), times=None),
     *(FaultCase(f"{what}, once", (fault,)) for what, fault in INVALID.items()),
     *(
-        FaultCase(f"{what}, beyond patience", (fault,), Fails(NotUmrgen), times=None, options=SHORT)
+        FaultCase(f"{what}, longer than the budget", (fault,), Fails(NotUmrgen), times=None, options=SHORT)
         for what, fault in INVALID.items()
     ),
     FaultCase("HTML page for an unknown job", (HtmlPage(),), Fails(NotUmrgen), times=None, job=UNKNOWN_JOB),
     FaultCase("wrong types of optional members", (with_members(**WRONG_TYPES),)),
     FaultCase(
-        "an unknown state for a while",
+        "three unknown states",
         (job_in_state("paused"), job_in_state("paused"), job_in_state("warming")),
         check=one_unknown_state_event,
     ),
