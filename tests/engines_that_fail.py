@@ -1,4 +1,4 @@
-"""An engine for tests that fails in the way that the prompt selects.
+"""An engine for tests, whose failure the prompt selects.
 
 umrgen serve --engine engines_that_fail:Obedient        (with this folder on PYTHONPATH)
 """

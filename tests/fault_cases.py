@@ -421,7 +421,7 @@ def without_images(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def completed(url: Any) -> Tamper:
-    """Return a fault that gives a completed job this `image_url`, and no `results`."""
+    """Return a fault that sets the `image_url` of a completed job, and removes its `results`."""
     return of_json(lambda data: {**without_images(data), "image_url": url})
 
 

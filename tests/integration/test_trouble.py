@@ -24,7 +24,7 @@ FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 @contextmanager
 def failing_server(state: Path, *arguments: str) -> Iterator[ServerProcess]:
-    """Run a server whose engine fails in the way that the prompt selects."""
+    """Run a server with an engine whose failure the prompt selects."""
     engine = ("--engine", "engines_that_fail:Obedient", "--cancel-grace", "0.2", "--disk-reserve", "0")
     with server(state, *engine, *arguments, PYTHONPATH=str(HERE)) as running:
         yield running

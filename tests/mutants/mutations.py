@@ -1,4 +1,4 @@
-"""The promises of the documents, the line that keeps each of them, and the test that fails when it is broken."""
+"""The guarantees of the documents, the line that each depends on, and the test that fails when the line is changed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ __all__ = ["MUTATIONS", "Mutation", "table"]
 
 @dataclass(frozen=True)
 class Mutation:
-    """One line of the sources, broken."""
+    """A change of one line of the sources that violates a guarantee."""
 
     name: str
     promise: str
@@ -16,10 +16,10 @@ class Mutation:
     webhooks, contract."""
     file: str
     old: str
-    """Stands in the file exactly once."""
+    """Must occur in the file exactly once."""
     new: str
     tests: tuple[str, ...]
-    """Ids of tests of which one fails at least."""
+    """The ids of tests; at least one of them must fail."""
 
 
 def _server(name: str, promise: str, file: str, old: str, new: str, *tests: str) -> Mutation:
@@ -48,7 +48,7 @@ REFUSALS = "tests/unit/test_refusals.py"
 LOGS = "tests/integration/test_operations.py::TestLogs::test_json_lines_have_no_prompts_keys_or_queries"
 
 MUTATIONS = (
-    # --- the life of a job ---
+    # --- the states of a job ---
     _server(
         "token-after-requeue",
         "reliability: a worker that lost its lease changes nothing, also while the job is queued again",
@@ -254,7 +254,7 @@ MUTATIONS = (
         "",
         "tests/conformance/test_blobs.py::TestLocal::test_a_failed_put_leaves_no_file",
     ),
-    # --- what is synced, and when ---
+    # --- syncing ---
     _server(
         "commits-are-synced",
         "README: a job that was acknowledged is on disk, synced",
@@ -620,7 +620,7 @@ MUTATIONS = (
         "        if False:\n",
         f"{WAITING}::TestStatusHandling::test_completed_without_an_image_is_polled_again",
     ),
-    # --- answers, walls, bounds, replacements ---
+    # --- responses, access, limits, replaced files ---
     _server(
         "answer-after-commit",
         "reliability: a 202 is sent after the job is on disk",
@@ -970,6 +970,6 @@ def _rows() -> Iterator[str]:
 
 
 def table() -> str:
-    """The table of docs/reliability.md."""
+    """Return the table of docs/reliability.md."""
     head = ["| promise | where it stands | mutation | caught by |", "| --- | --- | --- | --- |"]
     return "\n".join([*head, *_rows()])

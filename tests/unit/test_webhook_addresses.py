@@ -20,7 +20,7 @@ NONE_ALLOWED = Allow()
     "address",
     ["1.1.1.1", "93.184.215.14", "172.32.0.1", "192.0.1.1", "100.128.0.1", "2606:4700::1111", "64:ff9b::101:101"],
 )
-def test_public_addresses(address: str) -> None:
+def test_a_public_address_is_recognized(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))
 
 
@@ -72,12 +72,12 @@ def test_public_addresses(address: str) -> None:
         "ff02::1",
     ],
 )
-def test_addresses_that_are_not_public(address: str) -> None:
+def test_a_private_or_special_address_is_not_public(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))
 
 
 @given(st.ip_addresses(v=4))
-def test_no_wrapping_makes_an_address_public(address: ipaddress.IPv4Address) -> None:
+def test_an_embedded_ipv4_address_is_as_public_as_itself(address: ipaddress.IPv4Address) -> None:
     number = int(address)
     mapped = ipaddress.IPv6Address((0xFFFF << 32) | number)
     nat64 = ipaddress.IPv6Address((0x64FF9B << 96) | number)
@@ -96,7 +96,7 @@ def test_only_unicast_is_public(address: ipaddress.IPv6Address) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    ("url", "reason"),
     [
         ("http://a b.example/", "visible ASCII"),
         ("http://hooks.example/\r\nX-Evil: 1", "visible ASCII"),
@@ -148,10 +148,10 @@ def test_only_unicast_is_public(address: ipaddress.IPv6Address) -> None:
         ("http://a.localhost./", "public"),
     ],
 )
-def test_a_url_that_is_refused(url: str, words: str) -> None:
+def test_an_invalid_or_private_url_is_refused_with_its_reason(url: str, reason: str) -> None:
     refusal = check_url(url, NONE_ALLOWED)
     assert refusal is not None
-    assert words in refusal
+    assert reason in refusal
     assert "hooks.example" not in refusal
 
 
@@ -172,7 +172,7 @@ def test_a_url_that_is_refused(url: str, words: str) -> None:
         ("http://7.example/", ("http", "7.example", 80, "/", "7.example")),
     ],
 )
-def test_a_url_in_its_parts(url: str, parts: tuple[object, ...]) -> None:
+def test_a_url_is_parsed_into_its_parts(url: str, parts: tuple[object, ...]) -> None:
     target = Target.parse(url)
     assert (target.scheme, target.host, target.port, target.path, target.authority) == parts
 
@@ -199,7 +199,7 @@ def test_an_address_written_as_one_number_is_refused(number: int, form: str) -> 
 
 
 class TestAllowing:
-    def test_hosts_addresses_and_networks(self) -> None:
+    def test_an_entry_allows_a_host_an_address_or_a_network(self) -> None:
         allow = Allow.of([" Hooks.internal", "127.0.0.1", "10.0.0.0/8 ", "[fd00::7]", "fd01::/16", ""])
         for url in (
             "http://hooks.internal:25/",
