@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from hypothesis import HealthCheck, settings
 
-from support import PATIENT, ServerProcess, server
+from support import UNLIMITED, ServerProcess, server
 
 # Other programs use the machine, and a first run builds tables of characters: a slow test has not failed.
 settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
@@ -28,7 +28,7 @@ for _number in (signal.SIGTERM, signal.SIGHUP):
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server for the tests that change nothing but their jobs."""
-    with server(tmp_path_factory.mktemp("shared") / "state", *PATIENT) as running:
+    with server(tmp_path_factory.mktemp("shared") / "state", *UNLIMITED) as running:
         yield running
 
 

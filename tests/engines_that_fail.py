@@ -1,6 +1,6 @@
 """An engine for tests, whose failure the prompt selects.
 
-umrgen serve --engine engines_that_fail:Obedient        (with this folder on PYTHONPATH)
+umrgen serve --engine engines_that_fail:FailingEngine        (with this folder on PYTHONPATH)
 """
 
 import os
@@ -21,10 +21,10 @@ STEP = 0.3
 """Seconds of a step of `slow` and `repeat`."""
 
 
-class Obedient:
+class FailingEngine:
     """Hangs, aborts, writes invalid frames or exhausts the memory by the prompt; otherwise draws one colour."""
 
-    info = EngineInfo("obedient", "procedural", "1", features=("previews",))
+    info = EngineInfo("failing", "procedural", "1", features=("previews",))
 
     def load(self) -> None:
         """Nothing to load."""

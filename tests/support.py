@@ -20,7 +20,7 @@ SMALL = {"width": 512, "height": 512, "steps": 1}
 """The parameters of the image that is drawn fastest among those that the contract allows."""
 
 
-PATIENT = ("--rate", "0", "--failed-logins", "100000", "--missed-outputs", "100000")
+UNLIMITED = ("--rate", "0", "--failed-logins", "100000", "--missed-outputs", "100000")
 """Options for a server that many tests share: no rate limit, and no throttling of failed requests."""
 
 

@@ -396,7 +396,7 @@ class TestLocal:
         """The engine reports the same step every 0.3 s; as progress, each report would reset the stall timer."""
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
         executor = SubprocessExecutor(
-            "engines_that_fail:Obedient", {}, watchdog=WatchdogLimits(stall_after=1.0, cancel_grace=0.2)
+            "engines_that_fail:FailingEngine", {}, watchdog=WatchdogLimits(stall_after=1.0, cancel_grace=0.2)
         )
         await executor.ready()
         try:

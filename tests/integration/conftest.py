@@ -3,13 +3,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from support import PATIENT, ServerProcess, cli, server
+from support import UNLIMITED, ServerProcess, cli, server
 
 
 @pytest.fixture(scope="session")
 def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server whose engine takes its time between steps."""
-    with server(tmp_path_factory.mktemp("slow") / "state", *PATIENT, "--step-delay", "0.6") as running:
+    with server(tmp_path_factory.mktemp("slow") / "state", *UNLIMITED, "--step-delay", "0.6") as running:
         yield running
 
 

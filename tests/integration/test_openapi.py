@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from support import PATIENT, ServerProcess, finish, server, submit
+from support import UNLIMITED, ServerProcess, finish, server, submit
 from umrgen.server.domain.job_answer import JobAnswer
 from umrgen.server.http.api import responses, schemas
 from umrgen.server.http.api.examples import EXAMPLES
@@ -41,7 +41,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The server that schemathesis sends requests to."""
     state = tmp_path_factory.mktemp("fuzzed") / "state"
     with server(
-        state, *PATIENT, "--concurrent", "2", "--max-wait", "1", "--engine", "engines_that_fail:Obedient", **ENGINES
+        state, *UNLIMITED, "--concurrent", "2", "--max-wait", "1", "--engine", "engines_that_fail:FailingEngine", **ENGINES
     ) as running:
         yield running
 

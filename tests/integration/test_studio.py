@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from browser import MEASURE_FRAMES, ConsoleErrors, browser, fill_gallery, in_thread, new_session, open_studio
-from support import PATIENT, SMALL, ServerProcess, clean_environment, cli, finish, server, submit, until
+from support import UNLIMITED, SMALL, ServerProcess, clean_environment, cli, finish, server, submit, until
 from umrgen.image_files import verify
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
     folder = tmp_path_factory.mktemp("studio")
     (folder / "policy").write_text("dragon\n")
     policy = ("--policy", str(folder / "policy"))
-    with server(folder / "state", *PATIENT, "--step-delay", "0.2", "--cancel-grace", "1", *policy) as started:
+    with server(folder / "state", *UNLIMITED, "--step-delay", "0.2", "--cancel-grace", "1", *policy) as started:
         yield started
 
 
@@ -324,14 +324,14 @@ class TestFailures:
     def test_the_page_recovers_after_a_restart_of_the_server(
         self, new_page: "Callable[..., Page]", state: Path, console_errors: ConsoleErrors
     ) -> None:
-        first = ServerProcess(state, *PATIENT, "--step-delay", "0.3").start()
+        first = ServerProcess(state, *UNLIMITED, "--step-delay", "0.3").start()
         page = open_studio(new_page(), first.url, first.key)
         draw(page, "a boat through the storm", steps=6)
         row(page, "a boat").get_by_text(re.compile("Step")).wait_for()
         first.kill_group()
         page.locator("um-connection.lost").wait_for()
         port = first.url.rpartition(":")[2]
-        with server(state, *PATIENT, "--step-delay", "0.3", "--port", port):
+        with server(state, *UNLIMITED, "--step-delay", "0.3", "--port", port):
             page.wait_for_function("() => !document.querySelector('um-connection').textContent")
             wait_for_image(tile(page, "a boat through the storm").locator("img"))
             assert not row(page, "a boat").is_visible()
@@ -519,7 +519,7 @@ class TestAccess:
     def test_with_a_path_prefix(
         self, new_page: "Callable[..., Page]", state: Path, console_errors: ConsoleErrors
     ) -> None:
-        with server(state, *PATIENT, "--prefix", "/pictures") as started:
+        with server(state, *UNLIMITED, "--prefix", "/pictures") as started:
             page = open_studio(new_page(), f"{started.url}/pictures", started.key)
             draw(page, "a boat", steps=1)
             wait_for_image(tile(page, "a boat").locator("img"))

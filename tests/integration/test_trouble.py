@@ -25,7 +25,7 @@ FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 @contextmanager
 def failing_server(state: Path, *arguments: str) -> Iterator[ServerProcess]:
     """Run a server with an engine whose failure the prompt selects."""
-    engine = ("--engine", "engines_that_fail:Obedient", "--cancel-grace", "0.2", "--disk-reserve", "0")
+    engine = ("--engine", "engines_that_fail:FailingEngine", "--cancel-grace", "0.2", "--disk-reserve", "0")
     with server(state, *engine, *arguments, PYTHONPATH=str(HERE)) as running:
         yield running
 
@@ -217,7 +217,7 @@ def test_setting_the_clock_ends_no_attempt(state: Path, tmp_path: Path, jump: st
     time_file.write_text("+0")
     faked = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(time_file), "FAKETIME_NO_CACHE": "1"}
     faked |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "PYTHONPATH": str(HERE)}
-    engine = ("--engine", "engines_that_fail:Obedient", "--lease", "1")
+    engine = ("--engine", "engines_that_fail:FailingEngine", "--lease", "1")
     with server(state, *engine, **faked) as running, running.http() as http:
         job_id = submit(http, "slow", steps=8)
         until(lambda: running_at(http, job_id, 1))
