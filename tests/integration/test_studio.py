@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from browser import MEASURE_FRAMES, ConsoleErrors, browser, fill_gallery, in_thread, new_session, open_studio
-from support import UNLIMITED, SMALL, ServerProcess, clean_environment, cli, finish, server, submit, until
+from support import SMALL, UNLIMITED, ServerProcess, clean_environment, cli, finish, server, submit, until
 from umrgen.image_files import verify
 
 if TYPE_CHECKING:
