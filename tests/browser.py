@@ -133,7 +133,7 @@ async (pixels) => {
   const gaps = [];
   let before = await frame();
   let still = 0;
-  // Scroll to the end; pages are loaded on the way, so stop only after 30 frames without a change.
+  // Scroll to the end; scrolling loads more pages, so stop only after 30 frames without a change.
   while (still < 30) {
     const top = scrollY;
     scrollBy(0, pixels);
@@ -145,4 +145,4 @@ async (pixels) => {
   return gaps;
 }
 """
-"""Scrolls to the end of the page, so many pixels a frame; gives the milliseconds between frames."""
+"""Scrolls to the end of the page, `pixels` in each frame; returns the milliseconds between frames."""

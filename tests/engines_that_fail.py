@@ -1,6 +1,6 @@
-"""An engine for tests: it does what the prompt says, however bad that is.
+"""An engine for tests, whose failure the prompt selects.
 
-umrgen serve --engine engines_that_fail:Obedient        (with this folder on PYTHONPATH)
+umrgen serve --engine engines_that_fail:FailingEngine        (with this folder on PYTHONPATH)
 """
 
 import os
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from umrgen.server.engines import Pixels
 
 STEP = 0.3
-"""Seconds of a step of those that are drawn slowly."""
+"""Seconds of a step of `slow` and `repeat`."""
 
 
-class Obedient:
-    """Hangs, aborts, talks nonsense or eats memory when asked to; draws one colour otherwise."""
+class FailingEngine:
+    """Hangs, aborts, writes invalid frames or exhausts the memory by the prompt; otherwise draws one colour."""
 
-    info = EngineInfo("obedient", "procedural", "1", features=("previews",))
+    info = EngineInfo("failing", "procedural", "1", features=("previews",))
 
     def load(self) -> None:
         """Nothing to load."""
@@ -50,16 +50,16 @@ class Obedient:
                     select.select([], [], [], STEP)
                     report(1, request.steps)
             case "step":
-                report(float(argument), request.steps)  # type: ignore[arg-type]  # which is the point
+                report(float(argument), request.steps)  # type: ignore[arg-type]  # an invalid step number
             case "small":
                 return [np.zeros((8, 8, 3), np.uint8)]
             case "memory":
                 _fill_memory()
             case "raise":
-                raise RuntimeError(f"nobody should read this: {__file__}")
+                raise RuntimeError(f"a message that is not for clients: {__file__}")
         for step in range(1, request.steps + 1):
             if what == "slow":
-                select.select([], [], [], STEP)  # time.sleep fails where a test has replaced the clock
+                select.select([], [], [], STEP)  # not time.sleep, which some tests replace
             report(step, request.steps, lambda: _plain(request))
         return [_plain(request)]
 
@@ -74,9 +74,9 @@ def _hang() -> None:
 
 
 def _fill_memory() -> None:
-    """Ends with a MemoryError at a limit; without one at 4 GiB, so that a test cannot hurt the machine."""
+    """Allocate up to 4 GiB: a MemoryError under a limit, a RuntimeError without one."""
     held = [np.ones(1 << 24, np.uint8) for _ in range(256)]
-    raise RuntimeError(f"{len(held)} × 16 MiB, and no limit")
+    raise RuntimeError(f"allocated {len(held)} × 16 MiB without a limit")
 
 
 def _write_into_every_pipe(data: bytes) -> None:

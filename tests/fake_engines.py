@@ -1,4 +1,4 @@
-"""Engines for tests: one in a process, one remote, with the same behavior. The prompt says what they do.
+"""Engines for tests: a local and a remote one with the same behaviour, which the prompt selects.
 
 `one`, `several` (three images, one of another size and encoded by the engine), `refuse`, `raise`, `phases` (each
 phase takes a third of a second), `same` (one phase again and again), `compile` (for a second), `many` (nine images),
@@ -26,12 +26,12 @@ PAUSE = 0.3
 
 
 def _work(task: DrawTask, report: Report) -> Iterator[float]:
-    """Do what the prompt says; yield seconds to wait."""
+    """Execute the prompt; yield seconds to wait."""
     prompt, steps = task.request.prompt, task.request.steps
     if prompt == "refuse":
         raise EngineFailure("this prompt is refused")
     if prompt == "raise":
-        raise RuntimeError(f"a fault of the engine in {__file__}")
+        raise RuntimeError(f"a defect of the engine in {__file__}")
     if prompt == "phases":
         for phase in Phase:
             report.phase(phase)
@@ -77,7 +77,7 @@ class FakeEngine:
 
 
 class FakeRemoteEngine:
-    """Implements `RemoteEngine`; `failures` loads fail first."""
+    """Implements `RemoteEngine`; the first `failures` loads fail."""
 
     info = INFO
 
@@ -112,7 +112,7 @@ class FakeRemoteEngine:
 
 
 class MeetingEngine:
-    """Draws once `count` engines, each in its own process, draw at the same time; they meet in `folder`."""
+    """Waits in each drawing until `count` processes draw concurrently, each of which creates a file in `folder`."""
 
     info = INFO
 
@@ -128,14 +128,14 @@ class MeetingEngine:
         deadline = time.monotonic() + 60
         while len(list(self._folder.iterdir())) < self._count:
             if time.monotonic() > deadline:
-                raise EngineFailure("the others did not come")
+                raise EngineFailure(f"fewer than {self._count} processes drew concurrently within 60 s")
             time.sleep(0.01)
         report(1, task.request.steps)
         return [_pixels(task)]
 
 
 class RecordingEngine(FakeEngine):
-    """Writes each request that it is given into `folder`, and how many references came with it."""
+    """Writes each request, and the number of its reference images, into `folder`."""
 
     info = EngineInfo("recording", "procedural", "1", features=("references", "negative", "loras"))
 

@@ -13,19 +13,19 @@ VOCABULARY = sorted({*_WORDS, *_CLOCK, "no", "a", "of", "and"})
 SIDES = (1, 2, 3, 5, 8, 13, 21, 34, 55, 64, 96)
 
 
-def random_request(chance: random.Random) -> DrawTask:
-    words = chance.choices(VOCABULARY, k=chance.randint(0, 12))
-    if chance.random() < 0.3:
-        words.append("".join(chr(chance.randrange(32, 0x2FFF)) for _ in range(chance.randint(1, 20))))
-    sides = SIDES if chance.random() < 0.97 else (1, 7, 128, 256, 512)
-    width, height = chance.choice(sides), chance.choice(sides)
-    reference = np.frombuffer(chance.randbytes(8 * 8 * 3), np.uint8).reshape(8, 8, 3)
+def random_request(rng: random.Random) -> DrawTask:
+    words = rng.choices(VOCABULARY, k=rng.randint(0, 12))
+    if rng.random() < 0.3:
+        words.append("".join(chr(rng.randrange(32, 0x2FFF)) for _ in range(rng.randint(1, 20))))
+    sides = SIDES if rng.random() < 0.97 else (1, 7, 128, 256, 512)
+    width, height = rng.choice(sides), rng.choice(sides)
+    reference = np.frombuffer(rng.randbytes(8 * 8 * 3), np.uint8).reshape(8, 8, 3)
     return draw_task(
         prompt=" ".join(words),
-        negative=" ".join(chance.choices(VOCABULARY, k=chance.randint(0, 3))),
+        negative=" ".join(rng.choices(VOCABULARY, k=rng.randint(0, 3))),
         width=width,
         height=height,
-        steps=chance.randint(1, 6),
-        seed=chance.randrange(2**53),
-        references=(encode_png(reference),) if chance.random() < 0.2 else (),
+        steps=rng.randint(1, 6),
+        seed=rng.randrange(2**53),
+        references=(encode_png(reference),) if rng.random() < 0.2 else (),
     )

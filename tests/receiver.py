@@ -1,4 +1,4 @@
-"""Somebody who receives webhooks: a real HTTP server, in a thread of the test's."""
+"""A receiver of webhooks: a real HTTP server in a thread of the test process."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,12 +8,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from standardwebhooks import Webhook
 
-__all__ = ["Letter", "Receiver", "receiver"]
+__all__ = ["ReceivedRequest", "Receiver", "receiver"]
 
 
 @dataclass(frozen=True)
-class Letter:
-    """One request, as it arrived."""
+class ReceivedRequest:
+    """A received request."""
 
     path: str
     headers: dict[str, str]
@@ -21,55 +21,55 @@ class Letter:
     body: bytes
 
     def verified(self, secret: str) -> dict[str, object]:
-        """What it says, checked by the reference implementation of Standard Webhooks."""
-        said: dict[str, object] = Webhook(secret).verify(self.body, self.headers)
-        return said
+        """Return the message, verified by the reference implementation of Standard Webhooks."""
+        message: dict[str, object] = Webhook(secret).verify(self.body, self.headers)
+        return message
 
 
-Answer = Callable[[BaseHTTPRequestHandler], None]
+Responder = Callable[[BaseHTTPRequestHandler], None]
 
 
-def status(code: int, **headers: str) -> Answer:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
+def status(code: int, **headers: str) -> Responder:
+    def respond(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(code)
         for name, value in headers.items():
             handler.send_header(name.replace("_", "-"), value)
         handler.send_header("Content-Length", "0")
         handler.end_headers()
 
-    return answer
+    return respond
 
 
 @dataclass
 class Receiver:
-    """Answers the first request with the first of `answers`, and so on; with the last from then on."""
+    """The n-th request gets its response from the n-th of `responders`, later ones from the last."""
 
     port: int
-    answers: list[Answer]
-    letters: list[Letter] = field(default_factory=list)
-    now: int = 0
-    """Requests that are being answered this moment."""
-    most: int = 0
+    responders: list[Responder]
+    requests: list[ReceivedRequest] = field(default_factory=list)
+    pending: int = 0
+    """The number of requests that have no response yet."""
+    most_pending: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def url(self, path: str = "/hook", host: str = "127.0.0.1") -> str:
         return f"http://{host}:{self.port}{path}"
 
-    def take(self, letter: Letter) -> Answer:
+    def begin(self, request: ReceivedRequest) -> Responder:
         with self.lock:
-            self.letters.append(letter)
-            self.now += 1
-            self.most = max(self.most, self.now)
-            return self.answers[min(len(self.letters), len(self.answers)) - 1]
+            self.requests.append(request)
+            self.pending += 1
+            self.most_pending = max(self.most_pending, self.pending)
+            return self.responders[min(len(self.requests), len(self.responders)) - 1]
 
-    def done(self) -> None:
+    def end(self) -> None:
         with self.lock:
-            self.now -= 1
+            self.pending -= 1
 
 
 @contextmanager
-def receiver(*answers: Answer, host: str = "127.0.0.1", port: int = 0, tls: object = None) -> Iterator[Receiver]:
-    """One that answers 204 unless told otherwise; with an SSLContext as `tls`, over TLS."""
+def receiver(*responders: Responder, host: str = "127.0.0.1", port: int = 0, tls: object = None) -> Iterator[Receiver]:
+    """Run a receiver that responds 204, or as `responders` do; with an SSLContext as `tls`, over TLS."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -79,16 +79,16 @@ def receiver(*answers: Answer, host: str = "127.0.0.1", port: int = 0, tls: obje
             length = int(self.headers["Content-Length"])
             body = self.rfile.read(length)
             if len(body) < length:
-                return  # its sender was killed in the middle: no letter at all
+                return  # the sender was killed before it had sent the whole request
             headers = {name.lower(): value for name, value in self.headers.items()}
-            answer = made.take(Letter(self.path, headers, body))
+            respond = made.begin(ReceivedRequest(self.path, headers, body))
             self.close_connection = True
             try:
-                answer(self)
+                respond(self)
             except OSError:
-                pass  # the sender has heard enough
+                pass  # the sender has closed the connection
             finally:
-                made.done()
+                made.end()
 
         do_GET = do_PUT = do_POST
 
@@ -99,12 +99,12 @@ def receiver(*answers: Answer, host: str = "127.0.0.1", port: int = 0, tls: obje
         daemon_threads = True
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """A sender that breaks the connection off is no trouble of the test's."""
+            """Ignore senders that close the connection."""
 
     with Server((host, port), Handler) as running:
         if tls is not None:
             running.socket = tls.wrap_socket(running.socket, server_side=True)  # type: ignore[attr-defined]
-        made = Receiver(running.server_address[1], list(answers) or [status(204)])
+        made = Receiver(running.server_address[1], list(responders) or [status(204)])
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:

@@ -10,13 +10,13 @@ MEANINGS = {
     Change.PROGRESS: "the worker reports a step, or renews the lease",
     Change.COMPLETE: "the images are in the blob store, synced, and recorded",
     Change.FAIL: "the engine cannot draw it, or the last attempt failed",
-    Change.RELEASE: "the worker gives the job back, or its lease has expired",
+    Change.RELEASE: "the worker releases the job, or its lease has expired",
     Change.CANCEL: "the caller cancels it",
 }
 
 
 def page() -> str:
-    """The whole page, as Markdown with a diagram in Mermaid."""
+    """Return the page as Markdown, with a diagram in Mermaid."""
     lines = [
         "# The state machine of a job",
         "",

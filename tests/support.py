@@ -1,4 +1,4 @@
-"""Helpers of the tests: a real server process on a free port, and functions for requests to it."""
+"""Functions and classes that several tests use: a real server process on a free port, the CLI, clocks, requests."""
 
 import json
 import os
@@ -17,34 +17,34 @@ from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.engines import DrawTask
 
 SMALL = {"width": 512, "height": 512, "steps": 1}
-"""Parameters of the fastest image that the contract allows."""
+"""The parameters of the image that is drawn fastest among those that the contract allows."""
 
 
 UNLIMITED = ("--rate", "0", "--failed-logins", "100000", "--missed-outputs", "100000")
-"""Options of a server without rate limits and throttles, which many tests share."""
+"""Options for a server that many tests share: no rate limit, and no throttling of failed requests."""
 
 
 GUIDE = Path(__file__).parents[2] / "shared" / "guide" / "image-retrieval-guide.md"
-"""The founding document. Some checkouts have it next to them; it is not in the repository, and no test needs it."""
+"""The guide that the contract was written from. The repository does not have it, and no test requires it."""
 
 TIED = (sys.executable, "-I", "-S", str(Path(__file__).with_name("tied.py")))
 
 
 def tied(*command: str) -> list[str]:
-    """Return a command that ends with this process, and handles signals by default.
+    """Return a command that ends with this process and has the default signal handlers.
 
-    tied.py replaces itself with the command, so the process id is that of the Popen.
+    Its process id is that of the Popen: tied.py replaces itself by the command.
     """
     return [*TIED, *command]
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
-    """Return this process's environment without the variables that configure UMRGEN."""
+    """Return this process's environment without the variables that configure UMRGEN, with `changes`."""
     return {name: value for name, value in os.environ.items() if not name.startswith("UMRGEN_")} | changes
 
 
 class ServerProcess:
-    """`umrgen serve` as a user starts it."""
+    """A process of `umrgen serve`, as a user starts it."""
 
     command: ClassVar = (
         (sys.executable, str(Path(__file__).with_name("on_uvicorn.py")))
@@ -67,11 +67,11 @@ class ServerProcess:
         return self
 
     def launch(self) -> None:
-        """Start the server; return when it listens, ready or not."""
+        """Start the process; return when it listens, before it is ready."""
         self.state.mkdir(parents=True, exist_ok=True)
         with (self.state / "test.log").open("a") as log:
             self.process = subprocess.Popen(
-                tied(*self.command, "serve", "--json", "--port", "0", *self._place(), *self._arguments),
+                tied(*self.command, "serve", "--json", "--port", "0", *self._state_arguments(), *self._arguments),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=clean_environment(**self._environment),
@@ -82,34 +82,34 @@ class ServerProcess:
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"the server did not start: {self.log()}")
-        told = json.loads(line)
-        self.url = told["url"]
-        self.key = told["key"] or self.key
-        self.studio = told["studio"] or ""
+        started = json.loads(line)
+        self.url = started["url"]
+        self.key = started["key"] or self.key
+        self.studio = started["studio"] or ""
 
-    def _place(self) -> list[str]:
+    def _state_arguments(self) -> list[str]:
         return ["--state", str(self.state)]
 
     def log(self) -> str:
         return (self.state / "test.log").read_text()
 
     def stop(self) -> int:
-        """Send SIGTERM; return the exit code."""
+        """Send SIGTERM, and return the exit code."""
         self.process.terminate()
         return self.ended()
 
     def kill(self) -> None:
-        """Send SIGKILL to the server, which then cannot clean up."""
+        """Send SIGKILL to the server."""
         self.process.kill()
         self.ended()
 
     def kill_group(self) -> None:
-        """Send SIGKILL to the server and its engine together."""
+        """Send SIGKILL to the server and its engine."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.ended()
 
     def ended(self) -> int:
-        """Wait for the end of the process; return its exit code."""
+        """Wait up to 30 s for the process's end, and return the exit code."""
         code = self.process.wait(30)
         if self.process.stdout is not None:
             self.process.stdout.close()
@@ -124,7 +124,7 @@ class ServerProcess:
 
 
 def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """Return the first true value of `condition`; fail when it stays false for `seconds`."""
+    """Return the first true value of `condition`; fail when it is false for `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -134,7 +134,7 @@ def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s")
+            raise AssertionError(f"the condition was false for {seconds} s")
         time.sleep(0.01)
 
 
@@ -156,7 +156,7 @@ def server(state: Path, *arguments: str, **environment: str) -> Iterator[ServerP
 def cli(
     *arguments: str, timeout: float = 60, cwd: Path | None = None, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run the command line as a user does."""
+    """Run `umrgen` with arguments, as a user does."""
     return subprocess.run(
         tied(sys.executable, "-m", "umrgen", *arguments),
         capture_output=True,
@@ -168,14 +168,14 @@ def cli(
 
 
 def submit(http: httpx2.Client, prompt: str = "a lighthouse", **fields: Any) -> str:
-    answer = http.post("/api/v1/generate", json={"prompt": prompt} | SMALL | fields)
-    assert answer.status_code == 202, answer.text
-    job_id: str = answer.json()["job_id"]
+    response = http.post("/api/v1/generate", json={"prompt": prompt} | SMALL | fields)
+    assert response.status_code == 202, response.text
+    job_id: str = response.json()["job_id"]
     return job_id
 
 
 def finish(http: httpx2.Client, job_id: str) -> dict[str, Any]:
-    """Wait until the job is over, by long polls, and return it."""
+    """Wait for the job's end by long polls, and return the job."""
     for _ in range(10):
         job: dict[str, Any] = http.get(f"/api/v1/status/{job_id}", headers={"Prefer": "wait=60"}).json()
         if job["state"] in ("completed", "failed"):
@@ -183,23 +183,23 @@ def finish(http: httpx2.Client, job_id: str) -> dict[str, Any]:
     raise AssertionError(f"{job_id} is not over")
 
 
-def problem(answer: httpx2.Response, status: int, code: str) -> dict[str, object]:
-    """Check that a response is a problem of the contract's shape, and discloses no paths and keys; return its body."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    body: dict[str, object] = answer.json()
+def problem(response: httpx2.Response, status: int, code: str) -> dict[str, object]:
+    """Check that a response is a problem of the contract's shape, without internal details; return its body."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, object] = response.json()
     assert body["success"] is False
     assert (body["code"], body["status"]) == (code, status)
     assert isinstance(body["error"], str)
     assert body["error"]
     assert body["next"]
     for secret in ("Traceback", "/root", "/tmp", "/home", "umr_", ".py"):
-        assert secret not in answer.text
+        assert secret not in response.text
     return body
 
 
 class Clock:
-    """A clock that the test advances, in seconds."""
+    """A clock whose time the test sets; `sleep` advances it."""
 
     def __init__(self) -> None:
         self.at = 1000.0
@@ -215,10 +215,10 @@ class Clock:
 
 
 def open_descriptors(folder: Path) -> list[str]:
-    """Return the files in `folder` that this process has open."""
+    """Return the paths of the files in `folder` that this process has open."""
     opened = []
     for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(FileNotFoundError):  # the one that lists them
+        with suppress(FileNotFoundError):  # the descriptor of this listing is closed now
             opened.append(str(descriptor.readlink()))
     return sorted(path for path in opened if path.startswith(f"{folder}/"))
 

@@ -1,8 +1,8 @@
-"""A real server, killed again and again under load: `python tests/torture.py --kills 200` (`make torture`).
+"""Kill a real server repeatedly under load: `python tests/torture.py --kills 200` (`make torture`).
 
-32 clients submit under idempotency keys, wait, and download, while the whole process group or the engine
-alone is killed with SIGKILL at random moments and the server is started again. Afterwards: every job that
-was acknowledged has ended exactly once, every image is there and whole, and no file is without a record.
+32 clients submit under idempotency keys, wait, and download, while the whole process group or only the engine
+is killed with SIGKILL at random times and the server is restarted. Then check that every acknowledged job has
+ended exactly once, that every image exists and is intact, and that every file has a record.
 """
 
 import argparse
@@ -29,12 +29,12 @@ from support import SMALL, ServerProcess, until
 from umrgen.image_files import verify
 
 REASONS = {"engine_crashed", "interrupted"}
-"""What may end a job here but its image: engines that were killed under it, three times over."""
+"""The error codes that a job may have: its engine was killed in each of its three attempts."""
 
 
 @dataclass
 class Tally:
-    """What the clients have seen."""
+    """The observations of the clients."""
 
     receipts: dict[str, str] = field(default_factory=dict)
     """Idempotency key → the job id of its 202."""
@@ -45,69 +45,69 @@ class Tally:
 
 
 class Client:
-    """Submits, waits, downloads, until told to stop; what fails on the way is tried again."""
+    """A client that submits, waits and downloads until it is stopped; it retries requests that fail."""
 
-    def __init__(self, http: httpx2.AsyncClient, tally: Tally, chance: random.Random) -> None:
+    def __init__(self, http: httpx2.AsyncClient, tally: Tally, rng: random.Random) -> None:
         self._http = http
         self._tally = tally
-        self._chance = chance
+        self._rng = rng
 
     async def work(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            key = f"key-{self._chance.getrandbits(64):x}"
+            key = f"key-{self._rng.getrandbits(64):x}"
             job = await self._wait(await self._submit(key))
             if job["state"] == "completed":
                 await self._download(job)
             again = await self._submit(key)
             if again != job["job_id"]:
-                self._tally.wrong.append(f"{key} made {job['job_id']} and {again}")
+                self._tally.wrong.append(f"{key} created {job['job_id']} and {again}")
 
-    async def _ask(self, method: str, path: str, **options: Any) -> httpx2.Response:
-        """The first answer that is not the trouble of a server that dies, starts or stops."""
+    async def _request(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        """Repeat a request until it gets a response without a server error."""
         while True:
             try:
-                answer = await self._http.request(method, path, **options)
+                response = await self._http.request(method, path, **options)
             except httpx2.TransportError:
-                await asyncio.sleep(self._chance.random() * 0.1)
+                await asyncio.sleep(self._rng.random() * 0.1)
                 continue
-            if answer.status_code < 500:
-                return answer
+            if response.status_code < 500:
+                return response
             await asyncio.sleep(0.1)
 
     async def _submit(self, key: str) -> str:
         body = {"prompt": "a boat", "seed": 5} | SMALL | {"steps": 2}
         self._tally.submits += 1
-        answer = await self._ask("POST", "/api/v1/generate", json=body, headers={"Idempotency-Key": key})
-        if answer.status_code != 202:
-            self._tally.wrong.append(f"a submit was answered {answer.status_code}: {answer.text[:200]}")
-        job_id: str = answer.json()["job_id"]
+        response = await self._request("POST", "/api/v1/generate", json=body, headers={"Idempotency-Key": key})
+        if response.status_code != 202:
+            self._tally.wrong.append(f"a submit has the response {response.status_code}: {response.text[:200]}")
+        job_id: str = response.json()["job_id"]
         if self._tally.receipts.setdefault(key, job_id) != job_id:
             self._tally.wrong.append(f"two receipts for {key}")
         return job_id
 
     async def _wait(self, job_id: str) -> dict[str, Any]:
         while True:
-            answer = await self._ask("GET", f"/api/v1/status/{job_id}", headers={"Prefer": "wait=10"})
-            if answer.status_code != 200:
-                self._tally.wrong.append(f"{job_id}, acknowledged, is answered {answer.status_code}")
+            response = await self._request("GET", f"/api/v1/status/{job_id}", headers={"Prefer": "wait=10"})
+            if response.status_code != 200:
+                self._tally.wrong.append(f"{job_id} was acknowledged; its status call returns {response.status_code}")
                 return {"state": "lost", "job_id": job_id}
-            job: dict[str, Any] = answer.json()
+            job: dict[str, Any] = response.json()
             if job["state"] in ("completed", "failed"):
                 self._tally.ended[job_id] = job
                 return job
 
     async def _download(self, job: dict[str, Any]) -> None:
-        answer = await self._ask("GET", job["image_url"])
-        verify(answer.content, sha256=job["results"]["images"][0]["sha256"])
+        response = await self._request("GET", job["image_url"])
+        verify(response.content, sha256=job["results"]["images"][0]["sha256"])
 
 
-async def killer(server: ServerProcess, tally: Tally, chance: random.Random, kills: int) -> None:
-    """Kill, at any moment of the server's start or work; the whole group is started again at once."""
+async def killer(server: ServerProcess, tally: Tally, rng: random.Random, kills: int) -> None:
+    """Kill the engine or the process group at random times; restart a killed group."""
     for _ in range(kills):
-        await asyncio.sleep(chance.random() * 1.5)
+        await asyncio.sleep(rng.random() * 1.5)
         engines = server.engine_pids()
-        if engines and chance.random() < 0.4:
-            tally.kills["the engine alone"] += 1
+        if engines and rng.random() < 0.4:
+            tally.kills["the engine"] += 1
             os.kill(engines[0], signal.SIGKILL)
         else:
             tally.kills["the whole group"] += 1
@@ -115,13 +115,13 @@ async def killer(server: ServerProcess, tally: Tally, chance: random.Random, kil
             await asyncio.to_thread(server.launch)
 
 
-async def load(server: ServerProcess, tally: Tally, chance: random.Random, kills: int, clients: int) -> None:
+async def load(server: ServerProcess, tally: Tally, rng: random.Random, kills: int, clients: int) -> None:
     headers = {"Authorization": f"Bearer {server.key}"}
     limits = httpx2.Limits(max_connections=clients)
     async with httpx2.AsyncClient(base_url=server.url, headers=headers, timeout=30, limits=limits) as http:
         stop = asyncio.Event()
-        work = [asyncio.create_task(Client(http, tally, chance).work(stop)) for _ in range(clients)]
-        await killer(server, tally, chance, kills)
+        work = [asyncio.create_task(Client(http, tally, rng).work(stop)) for _ in range(clients)]
+        await killer(server, tally, rng, kills)
         stop.set()
         await asyncio.gather(*work)
 
@@ -135,13 +135,13 @@ def all_jobs(http: httpx2.Client) -> list[dict[str, Any]]:
     return jobs
 
 
-def judge(server: ServerProcess, tally: Tally) -> list[str]:
-    """What is wrong, after the last start."""
+def check(server: ServerProcess, tally: Tally) -> list[str]:
+    """Return a description of each violation, after the last start."""
     wrong = list(tally.wrong)
     with server.http() as http:
         jobs = {job["job_id"]: job for job in all_jobs(http)}
         lost = set(tally.receipts.values()) - set(jobs)
-        wrong += [f"{job_id} was acknowledged and is gone" for job_id in lost]
+        wrong += [f"{job_id} was acknowledged and does not exist" for job_id in lost]
         twice = [name for name, seen in tally.ended.items() if jobs.get(name, {}).get("image_url") != seen["image_url"]]
         wrong += [f"{job_id} ended twice" for job_id in twice]
         for job in jobs.values():
@@ -158,21 +158,21 @@ def judge(server: ServerProcess, tally: Tally) -> list[str]:
 
 
 def torture(state: Path, *, kills: int, clients: int = 32, seed: int = 0) -> tuple[Tally, list[str]]:
-    """Play it; what the clients saw, and what was wrong."""
+    """Run the clients and the kills. Return the observations of the clients, and the violations."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
-    chance, tally = random.Random(seed), Tally()
+    rng, tally = random.Random(seed), Tally()
     server = ServerProcess(state, "--port", port, "--step-delay", "0.02", "--max-interruptions", "1000")
     server.start()
     try:
-        asyncio.run(load(server, tally, chance, kills, clients))
+        asyncio.run(load(server, tally, rng, kills, clients))
         server.kill_group()
         with closing(sqlite3.connect(state / "ledger.sqlite3")) as ledger:
-            ledger.execute("UPDATE obsolete_files SET not_before = 0")  # an hour later
+            ledger.execute("UPDATE obsolete_files SET not_before = 0")  # they are due an hour later
             ledger.commit()
             server.start()
             until(lambda: ledger.execute("SELECT count(*) FROM obsolete_files").fetchone() == (0,))
-        return tally, judge(server, tally)
+        return tally, check(server, tally)
     finally:
         if server.process.poll() is None:
             server.stop()
@@ -191,8 +191,8 @@ def main() -> None:
         f"{sum(tally.kills.values())} × kill -9 ({dict(tally.kills)}) in {time.monotonic() - begun:.0f} s; "
         f"{tally.submits} submits under {len(tally.receipts)} keys; jobs: {dict(ends)}; wrong: {len(wrong)}"
     )
-    for words in wrong[:20]:
-        print(f"  {words}")
+    for message in wrong[:20]:
+        print(f"  {message}")
     sys.exit(1 if wrong else 0)
 
 

@@ -85,29 +85,31 @@ class Http:
             headers={"Authorization": f"Bearer {secret}"},
         )
 
-    async def _ask(self, method: str, path: str, **options: Any) -> httpx2.Response:
-        answer = await self._http.request(method, path, timeout=70, **options)
-        if answer.is_error:
-            raise Refused(answer.json()["code"])
-        return answer
+    async def _request(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        response = await self._http.request(method, path, timeout=70, **options)
+        if response.is_error:
+            raise Refused(response.json()["code"])
+        return response
 
     async def submit(self, prompt: str, *, key: str | None = None, **parameters: Any) -> str:
         headers = {} if key is None else {"Idempotency-Key": key}
-        answer = await self._ask("POST", "/api/v1/generate", json={"prompt": prompt} | parameters, headers=headers)
-        return str(answer.json()["job_id"])
+        response = await self._request(
+            "POST", "/api/v1/generate", json={"prompt": prompt} | parameters, headers=headers
+        )
+        return str(response.json()["job_id"])
 
     async def wait(self, job_id: str) -> tuple[str, str | None]:
-        job = (await self._ask("GET", f"/api/v1/status/{job_id}", headers={"Prefer": "wait=60"})).json()
+        job = (await self._request("GET", f"/api/v1/status/{job_id}", headers={"Prefer": "wait=60"})).json()
         return job["state"], job["error_code"]
 
     async def cancel(self, job_id: str) -> str | None:
-        code: str | None = (await self._ask("POST", f"/api/v1/cancel/{job_id}")).json()["error_code"]
+        code: str | None = (await self._request("POST", f"/api/v1/cancel/{job_id}")).json()["error_code"]
         return code
 
     async def upload(self, image: bytes) -> str:
-        answer = await self._ask("POST", "/api/v1/upload-reference", files={"file": ("a.png", image)})
-        return str(answer.json()["filename"])
+        response = await self._request("POST", "/api/v1/upload-reference", files={"file": ("a.png", image)})
+        return str(response.json()["filename"])
 
     async def fetch(self, job_id: str) -> bytes:
-        job = (await self._ask("GET", f"/api/v1/status/{job_id}")).json()
-        return (await self._ask("GET", job["image_url"])).content
+        job = (await self._request("GET", f"/api/v1/status/{job_id}")).json()
+        return (await self._request("GET", job["image_url"])).content

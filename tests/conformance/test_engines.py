@@ -1,4 +1,4 @@
-"""What every engine must do, in a process or remote."""
+"""The conformance suite of engines, local and remote."""
 
 import inspect
 import subprocess
@@ -24,11 +24,11 @@ from umrgen.server.engines import (
 TASK = draw_task("a lighthouse at dusk", width=576, height=512, steps=3, seed=11)
 
 FAKES = ("fake_engines:FakeEngine", "fake_engines:FakeRemoteEngine")
-"""One of each kind passes the same suite."""
+"""A local and a remote engine."""
 
 
 class Steps:
-    """Implements `Report`: keeps the steps, and cancels at one of them."""
+    """Implements `Report`: records the steps, and cancels at one of them."""
 
     def __init__(self, cancel_at: int | None = None) -> None:
         self.finished: list[tuple[int, int]] = []
@@ -44,7 +44,7 @@ class Steps:
 
 
 async def awaited(result: Any) -> Any:
-    """The result of a method, whether it is a coroutine or not."""
+    """Return the result of a method, which may be a coroutine."""
     return await result if inspect.isawaitable(result) else result
 
 
@@ -55,23 +55,23 @@ async def engine(request: pytest.FixtureRequest) -> Any:
     return made
 
 
-async def test_it_draws_the_size_that_was_requested(engine: Any) -> None:
+async def test_the_image_has_the_requested_size(engine: Any) -> None:
     for image in await awaited(engine.draw(TASK, Steps())):
         assert isinstance(image, EncodedImage) or (image.shape, image.dtype) == ((512, 576, 3), np.uint8)
 
 
-async def test_it_reports_every_step_once_and_in_order(engine: Any) -> None:
+async def test_each_step_is_reported_once_and_in_order(engine: Any) -> None:
     steps = Steps()
     await awaited(engine.draw(TASK, steps))
     assert steps.finished == [(1, 3), (2, 3), (3, 3)]
 
 
-async def test_it_stops_when_the_job_was_cancelled(engine: Any) -> None:
+async def test_a_cancelled_job_stops_its_engine(engine: Any) -> None:
     with pytest.raises(Cancelled):
         await awaited(engine.draw(TASK, Steps(cancel_at=2)))
 
 
-def test_its_info_is_valid(engine: Any) -> None:
+def test_the_info_is_valid(engine: Any) -> None:
     info = engine.info
     assert info.kind in ("procedural", "model")
     assert info.name in (*ENGINES, "fake")
@@ -81,30 +81,30 @@ def test_its_info_is_valid(engine: Any) -> None:
     assert set(info.features) <= {"previews", "references", "negative", "loras"}
 
 
-def test_the_class_says_which_kind_it_is() -> None:
+def test_the_class_determines_whether_an_engine_is_remote() -> None:
     assert [is_remote(name) for name in ("procedural", *FAKES)] == [False, False, True]
 
 
-def test_an_unknown_engine_is_named_in_the_error() -> None:
+def test_the_error_for_an_unknown_engine_has_its_name() -> None:
     with pytest.raises(EngineFailure, match="no engine 'nope'"):
         load_engine("nope", {})
 
 
-def test_an_unknown_option_is_named_with_those_there_are() -> None:
+def test_the_error_for_an_unknown_option_lists_the_options() -> None:
     with pytest.raises(EngineFailure, match="'procedural' has no option 'stepdelay'; its options: step_delay"):
         load_engine("procedural", {"stepdelay": 1})
     with pytest.raises(EngineFailure, match="'fake_engines:FakeEngine' has no option 'x'; it has no options"):
         load_engine("fake_engines:FakeEngine", {"x": 1})
 
 
-def test_a_required_option_is_named() -> None:
+def test_the_error_for_a_missing_option_has_its_name() -> None:
     with pytest.raises(EngineFailure, match="'fake_engines:MeetingEngine' needs the option 'folder'"):
         check_options("fake_engines:MeetingEngine", {"count": 2})
 
 
 @pytest.mark.parametrize("name", sorted(ENGINES))
 def test_importing_an_engine_imports_no_framework(name: str) -> None:
-    """The server's own process imports the class, to read its options."""
+    """The server process imports the class to read its options."""
     code = f"import sys; from umrgen.server import engines; engines.check_options({name!r}, {{}}); print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"numpy", "torch", "PIL"} & set(run.stdout.split())

@@ -1,4 +1,4 @@
-"""What every executor must do, with an engine in a real process and with a remote one."""
+"""The conformance suite of executors: an engine in a subprocess, and a remote engine."""
 
 import asyncio
 import logging
@@ -66,7 +66,7 @@ async def executor(make: Make) -> Executor:
     return executor
 
 
-async def test_it_draws_and_reports(executor: Executor) -> None:
+async def test_a_task_is_drawn_and_its_steps_are_reported(executor: Executor) -> None:
     steps: list[tuple[int, int]] = []
     (image,) = await executor.run(TASK, lambda step, total: steps.append((step, total)))
     facts = verify(image.data)
@@ -77,13 +77,13 @@ async def test_it_draws_and_reports(executor: Executor) -> None:
     assert (executor.capacity, executor.trouble) == (1, None)
 
 
-async def test_pixels_become_a_png_that_says_how_it_was_made(executor: Executor) -> None:
+async def test_pixels_are_encoded_as_png_with_their_provenance(executor: Executor) -> None:
     (image,) = await executor.run(TASK, ignore)
     assert image.media_type == "image/png"
     assert b'"job_id": "ext_1"' in image.data
 
 
-async def test_several_images_of_any_size_and_type(executor: Executor) -> None:
+async def test_one_task_may_return_images_of_different_sizes_and_types(executor: Executor) -> None:
     images = await executor.run(drawing("several"), ignore)
     assert [(image.width, image.height, image.media_type) for image in images] == [
         (512, 512, "image/png"),
@@ -143,14 +143,14 @@ async def test_a_cancelled_task_stops_and_the_next_one_is_drawn(executor: Execut
 
 
 async def test_phases_are_signs_of_life(make: Make) -> None:
-    """Each of them takes 0.3 s; together they take longer than an engine may be silent."""
+    """Each phase takes 0.3 s; together they take longer than `stall_after`."""
     executor = make(WatchdogLimits(stall_after=0.9, cancel_grace=0.2))
     async with asyncio.timeout(30):
         await executor.ready()
         assert await executor.run(drawing("phases"), ignore)
 
 
-async def test_the_same_phase_again_is_none(make: Make) -> None:
+async def test_a_repeated_phase_is_no_sign_of_life(make: Make) -> None:
     executor = make(WatchdogLimits(stall_after=0.9, cancel_grace=0.2))
     async with asyncio.timeout(30):
         await executor.ready()
@@ -170,12 +170,12 @@ async def test_more_images_than_a_job_may_have_are_a_crash(executor: Executor) -
         await executor.run(drawing("many"), ignore)
 
 
-async def test_previews_are_made_while_they_are_wanted(executor: Executor) -> None:
+async def test_previews_are_drawn_while_a_client_follows_the_job(executor: Executor) -> None:
     previews: list[bytes] = []
     executor.show("ext_1", True)
 
     def on_step(step: int, total: int) -> None:
-        executor.show("ext_1", True)  # once a process knows the job
+        executor.show("ext_1", True)  # again, after the process has started the job
 
     await executor.run(drawing("one", steps=50), on_step, previews.append)
     assert previews
@@ -186,9 +186,9 @@ async def test_previews_are_made_while_they_are_wanted(executor: Executor) -> No
 
 
 class TestRemote:
-    """What holds for engines behind a network."""
+    """Tests of engines that are reached over a network."""
 
-    async def test_capacity_is_the_engines_own(self) -> None:
+    async def test_the_engine_reports_its_capacity(self) -> None:
         executor = RemoteExecutor("fake_engines:FakeRemoteEngine", {"capacity": 2})
         grown: list[int] = []
         executor.watch(lambda: grown.append(executor.capacity))
@@ -212,13 +212,13 @@ class TestRemote:
             await waiting
         await executor.stop()
 
-    async def test_capacity_that_grows_by_itself_is_noticed(self) -> None:
+    async def test_a_capacity_that_the_engine_increases_is_reported(self) -> None:
         executor = RemoteExecutor("fake_engines:FakeRemoteEngine", {"capacity": 0})
         grown = asyncio.Event()
         executor.watch(grown.set)
         ready = asyncio.create_task(executor.ready())
         async with asyncio.timeout(30):
-            await grown.wait()  # it is loaded, and none of its servers responds
+            await grown.wait()  # the engine is loaded, and its servers do not respond
             grown.clear()
             assert (executor.capacity, executor.trouble is not None, ready.done()) == (0, True, False)
             engine: Any = executor._engine
@@ -229,7 +229,9 @@ class TestRemote:
         assert (executor.capacity, executor.trouble) == (2, None)
         await executor.stop()
 
-    async def test_a_drawing_that_does_not_stop_takes_up_capacity(self, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_a_cancelled_task_uses_capacity_until_its_engine_stops(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         caplog.set_level(logging.CRITICAL)
         limits = WatchdogLimits(cancel_grace=0.05)
         executor = RemoteExecutor("fake_engines:FakeRemoteEngine", {"capacity": 2}, watchdog=limits)
@@ -249,7 +251,7 @@ class TestRemote:
         assert executor.capacity == 2
         await executor.stop()
 
-    async def test_an_engine_that_cannot_be_reached_is_tried_again(
+    async def test_loading_an_unreachable_engine_is_retried(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.CRITICAL)
@@ -266,15 +268,15 @@ class TestRemote:
 def block_until_it_ends(process: EngineProcess) -> None:
     """Wait for the process's end without running the event loop."""
     stat = Path(f"/proc/{process.pid}/stat")
-    with suppress(FileNotFoundError, ProcessLookupError):  # it was reaped already, before or while we read
+    with suppress(FileNotFoundError, ProcessLookupError):  # the event loop's watcher has already reaped it
         while stat.read_text().split()[2] != "Z":
             pass
 
 
 class TestLocal:
-    """What holds for processes of this machine."""
+    """Tests of engines in a subprocess."""
 
-    async def test_cancelling_stops_at_the_next_step_and_keeps_the_process(self) -> None:
+    async def test_a_cancelled_job_stops_at_the_next_step_and_its_process_is_kept(self) -> None:
         executor = SubprocessExecutor("procedural", {"step_delay": 0.05}, watchdog=WatchdogLimits(cancel_grace=30))
         await executor.ready()
         (before,) = executor._processes
@@ -290,7 +292,7 @@ class TestLocal:
         assert executor._processes == {before}
         await executor.stop()
 
-    async def test_one_that_does_not_stop_is_killed_and_replaced(self) -> None:
+    async def test_a_process_that_does_not_stop_its_job_is_killed(self) -> None:
         executor = SubprocessExecutor("procedural", {"step_delay": 600}, watchdog=WatchdogLimits(cancel_grace=0.05))
         await executor.ready()
         (before,) = executor._processes
@@ -316,7 +318,7 @@ class TestLocal:
         assert await executor.run(draw_task("a lighthouse", job_id="ext_2"), ignore)
         await executor.stop()
 
-    async def test_one_that_does_not_read_its_pipe_is_replaced(self) -> None:
+    async def test_a_process_that_does_not_read_its_pipe_is_replaced(self) -> None:
         executor = SubprocessExecutor("procedural", {}, watchdog=WatchdogLimits(stall_after=0.3, cancel_grace=0.05))
         await executor.ready()
         (process,) = executor._processes
@@ -329,23 +331,23 @@ class TestLocal:
             assert await executor.run(draw_task("a lighthouse", job_id="ext_2"), ignore)
         await executor.stop()
 
-    async def test_one_that_hangs_gets_no_other_job_when_its_job_is_cancelled_meanwhile(self) -> None:
+    async def test_a_stalled_process_whose_job_is_cancelled_is_replaced(self) -> None:
         executor = SubprocessExecutor(
             "procedural", {"step_delay": 600}, watchdog=WatchdogLimits(stall_after=0.5, cancel_grace=600)
         )
         await executor.ready()
         (process,) = executor._processes
         running = asyncio.create_task(executor.run(draw_task("a lighthouse"), lambda step, total: None))
-        asked = asyncio.Event()
+        cancelling = asyncio.Event()
         cancel = process.cancel
 
         async def observed(job_id: str, grace: float) -> None:
-            asked.set()
+            cancelling.set()
             await cancel(job_id, grace)
 
         process.cancel = observed  # type: ignore[method-assign]
         async with asyncio.timeout(20):
-            await asked.wait()  # it hangs, and is being told to stop
+            await cancelling.wait()  # the watchdog has detected the stall
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
@@ -356,8 +358,8 @@ class TestLocal:
 
     @pytest.mark.parametrize("loop", LOOPS)
     @pytest.mark.parametrize("busy", [False, True])
-    def test_one_that_sends_no_frames_and_ends_has_crashed(self, loop: Loop, busy: bool) -> None:
-        """Whether its end or its output is seen first; the two event loops report it in different ways."""
+    def test_a_process_that_ends_without_frames_has_crashed(self, loop: Loop, busy: bool) -> None:
+        """The order in which its end and its output are reported does not matter; it differs by event loop."""
 
         async def draw() -> None:
             pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
@@ -372,7 +374,7 @@ class TestLocal:
         with asyncio.Runner(loop_factory=loop) as runner:
             runner.run(asyncio.wait_for(draw(), 20))
 
-    async def test_an_engine_that_cannot_start_says_why(self) -> None:
+    async def test_the_error_of_an_engine_that_cannot_start_is_reported(self) -> None:
         executor = SubprocessExecutor("nope", {})
         starting = asyncio.create_task(executor.ready())
         while executor.trouble is None:  # noqa: ASYNC110 - a value, not an event
@@ -381,7 +383,7 @@ class TestLocal:
         assert not starting.done()
         starting.cancel()
 
-    async def test_the_engine_gets_no_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_the_environment_of_the_engine_has_no_api_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("UMRGEN_API_KEY", "secret")
         executor = SubprocessExecutor("procedural", {})
         await executor.ready()
@@ -390,11 +392,11 @@ class TestLocal:
         assert b"secret" not in environment
         await executor.stop()
 
-    async def test_one_that_repeats_a_step_makes_no_progress(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Its steps come every 0.3 s, for ever; each would give it another second if it counted as progress."""
+    async def test_a_repeated_step_is_no_progress(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The engine reports the same step every 0.3 s; as progress, each report would reset the stall timer."""
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
         executor = SubprocessExecutor(
-            "engines_that_fail:Obedient", {}, watchdog=WatchdogLimits(stall_after=1.0, cancel_grace=0.2)
+            "engines_that_fail:FailingEngine", {}, watchdog=WatchdogLimits(stall_after=1.0, cancel_grace=0.2)
         )
         await executor.ready()
         try:

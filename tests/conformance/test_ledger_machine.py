@@ -1,5 +1,5 @@
-"""Every ledger against a model of it: concurrent submitters, workers that come back late with an old
-lease, clocks that jump, cancels and restarts at any moment.
+"""Compare each ledger with a model by random sequences of calls: concurrent submits, workers with an expired
+lease, changes of the wall clock, cancellations and restarts.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ LEASE = 30_000
 
 
 @dataclass
-class Entry:
-    """A job as the model knows it."""
+class ModelJob:
+    """A job in the model."""
 
     session: str
     priority: int
@@ -40,9 +40,9 @@ class Entry:
 
 @dataclass
 class Model:
-    """What a ledger promises, without a database."""
+    """A model of a ledger's rules, without a database."""
 
-    jobs: dict[str, Entry] = field(default_factory=dict)
+    jobs: dict[str, ModelJob] = field(default_factory=dict)
     served: dict[str, int] = field(default_factory=dict)
     turn: int = 0
     posted: dict[tuple[str, str], tuple[bytes, str]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Model:
         return sum((job.session, job.state) == (session, State.RUNNING) for job in self.jobs.values())
 
     def order(self) -> list[str]:
-        """The queued jobs in the order in which they are served, if nothing more comes."""
+        """Return the queued jobs in the order in which they are claimed without further submits."""
         queues = {session: self.queued(session) for session in SESSIONS}
         served, order = dict(self.served), []
         while waiting := [session for session in SESSIONS if queues[session]]:
@@ -84,7 +84,7 @@ class Model:
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Plays both and compares. Subclasses say which ledger."""
+    """Applies each operation to the ledger and the model, and compares them. Subclasses choose the ledger."""
 
     leases = Bundle("leases")
 
@@ -95,10 +95,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def open(self) -> None:
         self.runner = asyncio.Runner()
         self.model = Model()
-        self.told: dict[str, Job] = {}
+        self.reported: dict[str, Job] = {}
         self.now = 1_000_000
         self.ledger = self.make()
-        self.do(self.ledger.open(self.hear))
+        self.do(self.ledger.open(self.on_commit))
 
     def teardown(self) -> None:
         self.do(self.ledger.close())
@@ -107,22 +107,22 @@ class LedgerMachine(RuleBasedStateMachine):
     def do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(work)
 
-    def hear(self, jobs: Any) -> None:
+    def on_commit(self, jobs: Any) -> None:
         for job in jobs:
-            assert job.version > (self.told[job.id].version if job.id in self.told else 0)
-            self.told[job.id] = job
+            assert job.version > (self.reported[job.id].version if job.id in self.reported else 0)
+            self.reported[job.id] = job
 
     def change(self, name: str, change: Change, *, allowed: bool, **values: Any) -> bool:
-        """Whether the ledger made the change. It must if the model allows it, and must not otherwise."""
+        """Change a job, and assert that the ledger does so if and only if the model allows it. Return `allowed`."""
         try:
             self.do(self.ledger.jobs.change(name, change, now=self.now, **values))
         except Conflict:
-            assert not allowed, "refused what the model allows"
+            assert not allowed, "the ledger refused a change that the model allows"
         else:
-            assert allowed, "did what the model refuses"
+            assert allowed, "the ledger made a change that the model refuses"
         return allowed
 
-    # --- what happens ---
+    # --- rules ---
 
     @rule(session=st.sampled_from(SESSIONS), priority=st.integers(-2, 2), cap=st.sampled_from((0, 0, 3)))
     def submit(self, session: str, priority: int, cap: int) -> None:
@@ -138,7 +138,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert full
         else:
             assert not full
-            self.model.jobs[name] = Entry(session, priority, len(self.model.jobs))
+            self.model.jobs[name] = ModelJob(session, priority, len(self.model.jobs))
 
     @rule(
         session=st.sampled_from(SESSIONS),
@@ -147,10 +147,10 @@ class LedgerMachine(RuleBasedStateMachine):
         callers=st.integers(1, 5),
     )
     def post(self, session: str, key: str, digest: bytes, callers: int) -> None:
-        """Several callers at once, under one key."""
+        """Several concurrent submits with one idempotency key."""
         first = len(self.model.jobs)
 
-        async def all_at_once() -> list[Any]:
+        async def submit_concurrently() -> list[Any]:
             once = Idempotency(key, digest, kept_for=2**40)
             posts = (
                 self.ledger.jobs.submit(
@@ -160,18 +160,18 @@ class LedgerMachine(RuleBasedStateMachine):
             )
             return await asyncio.gather(*posts, return_exceptions=True)
 
-        answers = self.do(all_at_once())
+        results = self.do(submit_concurrently())
         known = self.model.posted.get((session, key))
         if known and known[0] != digest:
-            assert all(isinstance(answer, IdempotencyConflict) for answer in answers)
+            assert all(isinstance(result, IdempotencyConflict) for result in results)
             return
-        (name,) = {job.id for job, _ in answers}
-        assert sum(new for _, new in answers) == (0 if known else 1)
+        (name,) = {job.id for job, _ in results}
+        assert sum(new for _, new in results) == (0 if known else 1)
         if known:
             assert name == known[1]
         else:
             self.model.posted[session, key] = (digest, name)
-            self.model.jobs[name] = Entry(session, 0, first)
+            self.model.jobs[name] = ModelJob(session, 0, first)
 
     @rule(target=leases, limit=st.sampled_from((1, 1, 1, 3)), cap=st.sampled_from((0, 0, 1, 2)))
     def claim(self, limit: int, cap: int) -> Any:
@@ -185,7 +185,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(lease=leases, step=st.integers(1, 4))
     def progress(self, lease: Job, step: int) -> None:
-        """A heartbeat, of a worker that may have lost its lease long ago."""
+        """A heartbeat of a worker whose lease may have expired."""
         until, ours = self.now + LEASE, self.model.holds(lease.id, lease.token)
         if self.change(lease.id, Change.PROGRESS, allowed=ours, token=lease.token, step=step, lease_until=until):
             self.model.jobs[lease.id].lease_until = until
@@ -210,31 +210,31 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.model.end(name, State.FAILED)
 
     @rule(milliseconds=st.integers(-2 * LEASE, 4 * LEASE))
-    def jump(self, milliseconds: int) -> None:
+    def set_clock(self, milliseconds: int) -> None:
         self.now += milliseconds
 
-    @rule(data=st.data(), speaks_up=st.booleans())
-    def reap(self, data: st.DataObject, speaks_up: bool) -> None:
-        """Take back what has lapsed; a worker that speaks up between the look and the deed keeps its job."""
+    @rule(data=st.data(), renews=st.booleans())
+    def release_expired(self, data: st.DataObject, renews: bool) -> None:
+        """Release jobs with an expired lease; a worker that renews its lease after the query keeps its job."""
         expired_leases = self.do(self.ledger.jobs.expired_leases(now=self.now))
         late = {n for n, job in self.model.jobs.items() if job.lease_until is not None and job.lease_until < self.now}
         assert {job.id for job in expired_leases} == late
         for job in expired_leases:
-            if speaks_up:
+            if renews:
                 self.progress(job, 1)
             guard = {"token": job.token, "version": job.version}
-            if self.change(job.id, Change.RELEASE, allowed=not speaks_up, **guard):
+            if self.change(job.id, Change.RELEASE, allowed=not renews, **guard):
                 self.model.end(job.id, State.QUEUED)
 
     @rule()
     def restart(self) -> None:
         self.do(self.ledger.close())
-        self.do(self.ledger.open(self.hear))
+        self.do(self.ledger.open(self.on_commit))
 
-    # --- what holds ---
+    # --- invariants ---
 
     @invariant()
-    def every_job_is_as_the_model_says(self) -> None:
+    def every_job_equals_the_models(self) -> None:
         order = self.model.order()
         jobs = self.do(self.ledger.jobs.get_many(list(self.model.jobs)))
         assert {job.id for job in jobs} == set(self.model.jobs)
@@ -242,12 +242,12 @@ class LedgerMachine(RuleBasedStateMachine):
             entry = self.model.jobs[job.id]
             assert (job.state, job.token, job.lease_until) == (entry.state, entry.token, entry.lease_until)
             assert [output.name for output in job.outputs] == ([entry.output] if entry.output else [])
-            assert self.do(self.ledger.jobs.get(job.id)) == job == self.told[job.id]
+            assert self.do(self.ledger.jobs.get(job.id)) == job == self.reported[job.id]
             position = self.do(self.ledger.jobs.queue_position(job))
             assert position == (order.index(job.id) + 1 if job.id in order else None)
 
     @invariant()
-    def the_counts_are_right(self) -> None:
+    def the_counts_equal_the_models(self) -> None:
         states = [job.state for job in self.model.jobs.values()]
         expected = {state: states.count(state) for state in (State.QUEUED, State.RUNNING)}
         assert self.do(self.ledger.jobs.count()) == expected
@@ -269,7 +269,7 @@ class SqliteMachine(LedgerMachine):
 
 
 THOROUGH = settings.get_current_profile_name() == "random"
-"""Whether this is a run of `make check`, with examples of its own."""
+"""Whether this is a run of `make check`, with random examples."""
 
 TestMemoryLedger = MemoryMachine.TestCase
 TestMemoryLedger.settings = settings(max_examples=150 if THOROUGH else 40, stateful_step_count=40)

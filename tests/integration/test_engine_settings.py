@@ -1,4 +1,4 @@
-"""Engines, their options and devices, as the settings name them."""
+"""The settings of engines: names, options and devices."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from support import ServerProcess, cli, finish, server, submit, until
 TESTS = str(Path(__file__).parents[1])
 
 
-def test_as_many_jobs_run_at_a_time_as_there_are_devices(state: Path, tmp_path: Path) -> None:
-    """The engine draws only while three engines, each in a process for its own device, draw at the same time."""
+def test_one_job_runs_on_each_device(state: Path, tmp_path: Path) -> None:
+    """The engine waits until three processes, one for each device, draw concurrently."""
     options = ("--engine-option", f"folder={tmp_path / 'inside'}", "--engine-option", "count=3")
     arguments = ("--engine", "fake_engines:MeetingEngine", "--devices", "3", *options)
     with server(state, *arguments, PYTHONPATH=TESTS) as running, running.http() as http:
@@ -20,7 +20,7 @@ def test_as_many_jobs_run_at_a_time_as_there_are_devices(state: Path, tmp_path: 
         assert devices == {"0", "1", "2"}
 
 
-def test_a_job_of_several_images(state: Path) -> None:
+def test_a_job_may_have_several_images(state: Path) -> None:
     arguments = ("--engine", "fake_engines:FakeEngine")
     with server(state, *arguments, PYTHONPATH=TESTS) as running, running.http() as http:
         done = finish(http, submit(http, "several"))
@@ -31,11 +31,11 @@ def test_a_job_of_several_images(state: Path) -> None:
             (512, 512, "image/png"),
         ]
         for image in images:
-            answer = http.get(image["url"])
-            assert (answer.headers["content-type"], len(answer.content)) == (image["media_type"], image["bytes"])
+            response = http.get(image["url"])
+            assert (response.headers["content-type"], len(response.content)) == (image["media_type"], image["bytes"])
 
 
-def test_a_remote_engine(state: Path) -> None:
+def test_a_remote_engine_draws_fails_and_is_cancelled(state: Path) -> None:
     arguments = ("--engine", "fake_engines:FakeRemoteEngine", "--engine-option", "capacity=2")
     with server(state, *arguments, PYTHONPATH=TESTS) as running, running.http() as http:
         waiting = [submit(http, "wait") for _ in range(2)]
@@ -47,7 +47,7 @@ def test_a_remote_engine(state: Path) -> None:
         assert finish(http, submit(http, "refuse"))["error"] == "this prompt is refused"
 
 
-def test_options_from_the_settings_file(state: Path, tmp_path: Path) -> None:
+def test_engine_options_are_read_from_the_settings_file(state: Path, tmp_path: Path) -> None:
     config = tmp_path / "umrgen.toml"
     config.write_text(
         f'''
@@ -61,14 +61,14 @@ def test_options_from_the_settings_file(state: Path, tmp_path: Path) -> None:
         step_delay = 1.0
         '''
     )
-    arguments = ("--config", str(config), "--engine-option", "count=2")  # the flag wins
+    arguments = ("--config", str(config), "--engine-option", "count=2")  # the flag overrides the file
     with server(state, *arguments, PYTHONPATH=TESTS) as running, running.http() as http:
         jobs = [submit(http) for _ in range(2)]
         assert [finish(http, job)["state"] for job in jobs] == ["completed"] * 2
 
 
 @pytest.mark.parametrize(
-    ("engine", "option", "words"),
+    ("engine", "option", "message"),
     [
         ("nope", "a=1", "there is no engine 'nope'; there are: procedural"),
         ("no_such_module:Engine", "a=1", "cannot be imported"),
@@ -79,17 +79,17 @@ def test_options_from_the_settings_file(state: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_engine_or_option_is_refused_before_the_start(
-    state: Path, engine: str, option: str, words: str
+    state: Path, engine: str, option: str, message: str
 ) -> None:
     arguments = ("--state", str(state), "--port", "0", "--engine", engine, "--engine-option", option)
     refused = cli("serve", *arguments, PYTHONPATH=TESTS)
     assert refused.returncode == 1
-    assert words in refused.stderr
+    assert message in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize("option", ["step_delay=soon"])
-def test_an_option_that_the_engine_refuses_is_named(state: Path, option: str) -> None:
+def test_submits_are_refused_with_the_name_of_an_invalid_option(state: Path, option: str) -> None:
     running = ServerProcess(state, "--engine-option", option)
     running.launch()
     try:

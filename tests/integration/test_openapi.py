@@ -40,9 +40,8 @@ schema = schemathesis.openapi.from_dict(DOCUMENT)
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The server that schemathesis sends requests to."""
     state = tmp_path_factory.mktemp("fuzzed") / "state"
-    with server(
-        state, *UNLIMITED, "--concurrent", "2", "--max-wait", "1", "--engine", "engines_that_fail:Obedient", **ENGINES
-    ) as running:
+    options = ("--concurrent", "2", "--max-wait", "1", "--engine", "engines_that_fail:FailingEngine")
+    with server(state, *UNLIMITED, *options, **ENGINES) as running:
         yield running
 
 

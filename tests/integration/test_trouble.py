@@ -1,4 +1,4 @@
-"""Failures around a real server: engines, disk, clock, signals. It reports them, loses no job, and recovers."""
+"""Failures of engines, disk and clock, and signals: the server reports them, loses no job, and recovers."""
 
 import os
 import signal
@@ -24,8 +24,8 @@ FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 @contextmanager
 def failing_server(state: Path, *arguments: str) -> Iterator[ServerProcess]:
-    """Start a server whose engine fails as the prompt describes."""
-    engine = ("--engine", "engines_that_fail:Obedient", "--cancel-grace", "0.2", "--disk-reserve", "0")
+    """Run a server with an engine whose failure the prompt selects."""
+    engine = ("--engine", "engines_that_fail:FailingEngine", "--cancel-grace", "0.2", "--disk-reserve", "0")
     with server(state, *engine, *arguments, PYTHONPATH=str(HERE)) as running:
         yield running
 
@@ -122,7 +122,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """Fill the disk; return the file that does."""
+    """Fill the disk, and return the file that occupies it."""
     ballast = folder / "ballast"
     with ballast.open("wb", buffering=0) as file:
         try:
@@ -186,7 +186,7 @@ class TestDisk:
             stored.write_bytes(b"stored just before the kill")
             with failing_server(state) as again, again.http(Authorization=f"Bearer {first.key}") as http:
                 http.post(f"/api/v1/cancel/{job_id}").raise_for_status()
-                assert stored.exists(), "its server may have been slow, not dead"
+                assert stored.exists(), "a server that was only slow may still store the file"
             ledger.execute("UPDATE obsolete_files SET not_before = 0")  # an hour later
             ledger.commit()
             with failing_server(state) as again, again.http(Authorization=f"Bearer {first.key}") as http:
@@ -217,7 +217,7 @@ def test_setting_the_clock_ends_no_attempt(state: Path, tmp_path: Path, jump: st
     time_file.write_text("+0")
     faked = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(time_file), "FAKETIME_NO_CACHE": "1"}
     faked |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "PYTHONPATH": str(HERE)}
-    engine = ("--engine", "engines_that_fail:Obedient", "--lease", "1")
+    engine = ("--engine", "engines_that_fail:FailingEngine", "--lease", "1")
     with server(state, *engine, **faked) as running, running.http() as http:
         job_id = submit(http, "slow", steps=8)
         until(lambda: running_at(http, job_id, 1))

@@ -1,4 +1,4 @@
-"""Two servers on one ledger and one folder of images, in one process: one server is a special case of many."""
+"""Two servers that share a ledger and a folder of images, in one process."""
 
 import asyncio
 from collections import Counter
@@ -18,13 +18,13 @@ from umrgen.server.settings import Settings
 SMALL = {"width": 512, "height": 512, "steps": 1}
 
 
-def made(tmp_path: Path, name: str, **settings: Any) -> Application:
-    """Return a server with a state folder of its own, and a ledger and images that it shares."""
+def make_server(tmp_path: Path, name: str, **settings: Any) -> Application:
+    """Return a server with a separate state folder, and the shared ledger and images."""
     shared = {"ledger": f"sqlite:{tmp_path / 'ledger.sqlite3'}", "blobs": f"local:{tmp_path / 'outputs'}"}
     return Application(Settings(state=tmp_path / name, url_ttl=3600, **shared, **settings))
 
 
-async def started(application: Application) -> Application:
+async def start_server(application: Application) -> Application:
     await application.open()
     application.start()
     await application.executor.ready()
@@ -33,17 +33,17 @@ async def started(application: Application) -> Application:
 
 @pytest.fixture
 async def servers(tmp_path: Path) -> AsyncIterator[tuple[Application, Application]]:
-    both = [await started(made(tmp_path, name)) for name in ("first", "second")]
+    both = [await start_server(make_server(tmp_path, name)) for name in ("first", "second")]
     yield both[0], both[1]
     for application in both:
         await application.drain(0)
         await application.close()
 
 
-async def test_no_job_runs_twice_and_none_is_lost(
+async def test_each_job_runs_exactly_once(
     servers: tuple[Application, Application], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each server accepts half of the jobs, and a caller may ask either of them about any job."""
+    """Each server accepts half of the jobs, and each responds to status calls for the jobs of the other."""
     drawn: Counter[str] = Counter()
     workers: Counter[int] = Counter()
     for number, server in enumerate(servers):
@@ -64,33 +64,37 @@ async def test_no_job_runs_twice_and_none_is_lost(
         images = [await callers[n % 2].fetch(job) for n, job in enumerate(jobs)]
     assert len({verify(image).sha256 for image in images}) == len(jobs)
     assert drawn == dict.fromkeys(jobs, 1)
-    assert set(workers) == {0, 1}, "both servers draw"
+    assert set(workers) == {0, 1}, "both servers have drawn"
 
 
-async def test_a_wait_at_one_server_sees_a_cancel_at_the_other(servers: tuple[Application, Application]) -> None:
+async def test_a_long_poll_at_one_server_returns_after_a_cancel_at_the_other(
+    servers: tuple[Application, Application],
+) -> None:
     secret, _ = await servers[0].keys.create(NewKey("both"))
     first, second = (Http(server, secret) for server in servers)
     async with asyncio.timeout(60):
         for server in servers:
-            await server.dispatcher.drain(0)  # nobody draws: the job stays queued
+            await server.dispatcher.drain(0)  # no server draws: the job stays queued
         job = await first.submit("a boat", **SMALL)
         waiting = asyncio.create_task(second.wait(job))
-        while not len(servers[1].subscriptions):  # noqa: ASYNC110 - no event says so
+        while not len(servers[1].subscriptions):  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0)
         assert await first.cancel(job) == "cancelled"
         assert await waiting == ("failed", "cancelled")
 
 
-async def test_one_idempotency_key_makes_one_job_on_both(servers: tuple[Application, Application]) -> None:
+async def test_concurrent_submits_to_both_servers_with_one_key_create_one_job(
+    servers: tuple[Application, Application],
+) -> None:
     secret, _ = await servers[0].keys.create(NewKey("both", daily=1))
     callers = [Http(server, secret) for server in servers]
     jobs = await asyncio.gather(*(callers[n % 2].submit("a boat", key="once", **SMALL) for n in range(8)))
-    assert len(set(jobs)) == 1, "and the key's limit of one job a day holds on both"
+    assert len(set(jobs)) == 1, "the key's limit of one job a day would refuse a second job"
 
 
-async def test_a_start_leaves_the_jobs_and_files_of_the_other_server(tmp_path: Path) -> None:
-    """The first server runs a job and has stored an unfinished file when the second one starts and retains."""
-    first = await started(made(tmp_path, "first", step_delay=600.0, cancel_grace=0.0))
+async def test_a_start_does_not_change_jobs_and_files_of_the_other_server(tmp_path: Path) -> None:
+    """The first server runs a job and has an unfinished file when the second starts and runs its retention."""
+    first = await start_server(make_server(tmp_path, "first", step_delay=600.0, cancel_grace=0.0))
     try:
         secret, _ = await first.keys.create(NewKey("both"))
         caller = Http(first, secret)
@@ -102,7 +106,7 @@ async def test_a_start_leaves_the_jobs_and_files_of_the_other_server(tmp_path: P
                 await asyncio.sleep(0)
         unfinished = next((tmp_path / "outputs" / ".incoming").iterdir()) / "unfinished"
         unfinished.write_bytes(b"half")
-        second = await started(made(tmp_path, "second"))
+        second = await start_server(make_server(tmp_path, "second"))
         try:
             await second.retention.once()
             now = await second.ledger.jobs.get(running)
@@ -119,15 +123,15 @@ async def test_a_start_leaves_the_jobs_and_files_of_the_other_server(tmp_path: P
         await first.close()
 
 
-async def test_one_of_them_does_a_task_and_the_other_takes_over(tmp_path: Path) -> None:
-    """Retention and webhooks are done by the server that holds the lease; a lease ends with its time."""
-    first, second = made(tmp_path, "first"), made(tmp_path, "second")
+async def test_the_lease_of_a_task_is_exclusive_until_it_expires_or_is_released(tmp_path: Path) -> None:
+    """Only the server that holds the lease of retention or of webhooks does this task."""
+    first, second = make_server(tmp_path, "first"), make_server(tmp_path, "second")
     await first.open()
     await second.open()
     store = first.ledger.coordination
     assert await store.acquire("retention", "first", now=0, until=60_000)
     assert not await second.ledger.coordination.acquire("retention", "second", now=59_999, until=120_000)
-    assert await store.acquire("retention", "first", now=30_000, until=90_000), "the holder renews it"
+    assert await store.acquire("retention", "first", now=30_000, until=90_000), "the holder can renew it"
     assert await second.ledger.coordination.acquire("retention", "second", now=90_000, until=150_000)
     await second.ledger.coordination.release("retention", "second")
     assert await store.acquire("retention", "first", now=90_001, until=150_000)

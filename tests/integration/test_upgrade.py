@@ -1,4 +1,4 @@
-"""A state folder of the first version, as that version left it when it was killed, under this version."""
+"""A state folder of the first version, which was killed, is migrated and used by this version."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def test_a_ledger_of_the_first_version_is_migrated_and_served(old_state: Path) -
             assert (done["state"], done["seed"], done["progress"]) == ("completed", 7, {"step": 2, "total": 2})
             assert verify(http.get(done["image_url"]).content, sha256=done["results"]["images"][0]["sha256"])
             old_url = http.get(MADE["image_url"])
-            assert old_url.status_code == 200 or problem(old_url, 410, "output_expired"), "its signature is genuine"
+            assert old_url.status_code == 200 or problem(old_url, 410, "output_expired"), "its signature is valid"
             for name, code in (("failed", "engine_failed"), ("cancelled", "cancelled")):
                 failed = http.get(f"/api/v1/status/{jobs[name]}").json()
                 assert (failed["state"], failed["error_code"]) == ("failed", code)
@@ -49,7 +49,7 @@ def test_a_ledger_of_the_first_version_is_migrated_and_served(old_state: Path) -
             assert finish(http, submit(http))["state"] == "completed"
 
 
-def test_its_counts_and_change_numbers_go_on(old_state: Path) -> None:
+def test_counts_and_change_numbers_are_kept_by_a_migration(old_state: Path) -> None:
     with server(old_state, "--drain", "0", UMRGEN_API_KEY=MADE["key"]) as running:
         running.key = MADE["key"]
         with running.http() as http:

@@ -23,11 +23,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from mutants.mutations import MUTATIONS, Mutation, table
 
 ROOT = Path(__file__).parents[2]
-AT_ONCE = 2
+CONCURRENT = 2
 SECONDS = 300.0
-"""The most that one mutation's tests may take. A test that hangs fails earlier, by its own time limit."""
+"""Time limit for the tests of one mutation. A test that hangs fails earlier, by pytest's time limit."""
 BASELINE_SECONDS = 900.0
-"""The most that all named tests may take together."""
+"""Time limit for all tests without a mutation."""
 
 
 def copy_of_sources(folder: Path, mutation: Mutation | None = None) -> Path:
@@ -40,7 +40,7 @@ def copy_of_sources(folder: Path, mutation: Mutation | None = None) -> Path:
         file = folder / mutation.file
         text = file.read_text()
         if text.count(mutation.old) != 1:
-            raise ValueError(f"{mutation.file} has {text.count(mutation.old)} times: {mutation.old}")
+            raise ValueError(f"{mutation.file} has this line {text.count(mutation.old)} times: {mutation.old}")
         file.write_text(text.replace(mutation.old, mutation.new))
     return sources
 
@@ -61,7 +61,7 @@ def run_tests(sources: Path, tests: Iterable[str], seconds: float = SECONDS) -> 
 
 
 def verdict(mutation: Mutation) -> str:
-    """Return "" if a test caught the mutation, else what happened instead."""
+    """Return "" if a test caught the mutation, otherwise the reason why not."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             sources = copy_of_sources(Path(folder), mutation)
@@ -77,7 +77,7 @@ def verdict(mutation: Mutation) -> str:
 
 
 def baseline(mutations: Iterable[Mutation]) -> None:
-    """Run all named tests on an unchanged copy: a test that fails anyway catches nothing."""
+    """Run all tests of the mutations on an unchanged copy, where they must pass."""
     tests = sorted({test for mutation in mutations for test in mutation.tests})
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -103,7 +103,7 @@ def main() -> None:
     began = time.monotonic()
     baseline(chosen)
     survived = 0
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(CONCURRENT) as pool:
         for mutation, what in zip(chosen, pool.map(verdict, chosen), strict=True):
             survived += bool(what)
             print(f"{'caught' if not what else 'NOT CAUGHT'}  {mutation.name}  {what}".rstrip(), flush=True)

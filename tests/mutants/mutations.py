@@ -35,7 +35,7 @@ KEYS = "tests/unit/test_keys.py"
 LEDGER = "tests/conformance/test_ledger.py"
 ATTEMPTS = "tests/unit/test_attempts.py"
 ADDRESSES = "tests/unit/test_webhook_addresses.py"
-COURIER = "tests/unit/test_webhook_deliverer.py"
+DELIVERER = "tests/unit/test_webhook_deliverer.py"
 OUTPUTS = "tests/integration/test_outputs.py"
 SECURITY = "tests/integration/test_security.py"
 WAITING = "tests/unit/test_waiting_rules.py"
@@ -48,14 +48,14 @@ REFUSALS = "tests/unit/test_refusals.py"
 LOGS = "tests/integration/test_operations.py::TestLogs::test_json_lines_have_no_prompts_keys_or_queries"
 
 MUTATIONS = (
-    # --- the life of a job ---
+    # --- the states of a job ---
     _server(
         "token-after-requeue",
         "reliability: a worker that lost its lease changes nothing, also while the job is queued again",
         "domain/job.py",
         "if token is not None and (token != job.token or job.state is not State.RUNNING):",
         "if token is not None and token != job.token:",
-        f"{JOBS}::test_a_token_is_worth_nothing_once_the_job_is_queued_again",
+        f"{JOBS}::test_a_token_is_refused_after_the_job_was_queued_again",
     ),
     _server(
         "fencing-token",
@@ -63,7 +63,7 @@ MUTATIONS = (
         "domain/job.py",
         "if token is not None and (token != job.token or job.state is not State.RUNNING):",
         "if token is not None and job.state is not State.RUNNING:",
-        f"{JOBS}::test_an_earlier_lease_changes_nothing",
+        f"{JOBS}::test_a_change_with_the_token_of_an_earlier_lease_is_refused",
     ),
     _server(
         "new-token",
@@ -71,7 +71,7 @@ MUTATIONS = (
         "domain/job.py",
         '"token": job.token + 1,',
         '"token": job.token,',
-        f"{JOBS}::test_an_earlier_lease_changes_nothing",
+        f"{JOBS}::test_a_change_with_the_token_of_an_earlier_lease_is_refused",
     ),
     _server(
         "completed-at",
@@ -79,7 +79,7 @@ MUTATIONS = (
         "domain/job.py",
         'values["completed_at"] = max(now, job.created_at, job.claimed_at or 0)',
         'values["completed_at"] = now',
-        f"{JOBS}::test_the_end_is_never_before_the_beginning",
+        f"{JOBS}::test_the_time_of_the_end_is_not_before_the_start",
     ),
     _server(
         "step-of-queued",
@@ -87,7 +87,7 @@ MUTATIONS = (
         "domain/job.py",
         '    if state is State.QUEUED:\n        values["step"] = 0\n',
         "",
-        f"{JOBS}::test_a_job_in_the_queue_has_no_step",
+        f"{JOBS}::test_the_step_of_a_queued_job_is_0",
     ),
     _server(
         "started-at",
@@ -95,7 +95,7 @@ MUTATIONS = (
         "domain/job.py",
         '"started_at": job.started_at or now,',
         '"started_at": now,',
-        f"{JOBS}::test_it_started_when_it_was_claimed_first",
+        f"{JOBS}::test_started_at_is_the_time_of_the_first_claim",
     ),
     _server(
         "final-states",
@@ -103,7 +103,7 @@ MUTATIONS = (
         "domain/job.py",
         "    (State.RUNNING, Change.CANCEL): State.FAILED,",
         "    (State.RUNNING, Change.CANCEL): State.FAILED,\n    (State.COMPLETED, Change.CANCEL): State.FAILED,",
-        "tests/unit/test_jobs.py::test_nothing_leads_out_of_a_final_state",
+        "tests/unit/test_jobs.py::test_a_final_state_has_no_transition",
     ),
     _server(
         "late-files",
@@ -111,7 +111,7 @@ MUTATIONS = (
         "ledger/sql/jobs.py",
         '            _discard_outputs(connection, job, values["now"])\n',
         "            pass\n",
-        f"{ATTEMPTS}::test_what_an_attempt_may_have_stored_is_deleted_an_hour_after_its_end",
+        f"{ATTEMPTS}::test_the_possible_files_of_an_attempt_are_obsolete_an_hour_after_its_end",
     ),
     _server(
         "own-jobs-only",
@@ -119,7 +119,7 @@ MUTATIONS = (
         "ledger/sql/statements.sql",
         "(lease_until < :now OR worker = :worker);",
         "(lease_until < :now OR worker = :worker OR true);",
-        f"{ATTEMPTS}::test_a_start_requeues_the_jobs_of_its_own_worker_whatever_the_clock_says",
+        f"{ATTEMPTS}::test_a_start_requeues_the_jobs_of_its_worker_at_any_time_of_the_clock",
     ),
     _server(
         "stored-before-completed",
@@ -139,7 +139,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         "{drawing, heartbeat, over}, return_when",
         "{drawing, heartbeat}, return_when",
-        f"{ATTEMPTS}::test_a_cancel_reaches_the_engine_while_no_progress_is_written",
+        f"{ATTEMPTS}::test_a_cancellation_stops_the_engine_between_two_writes_of_progress",
     ),
     _server(
         "three-attempts",
@@ -147,7 +147,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         "if self.job.tries >= self._context.policy.max_attempts:",
         "if self.job.tries > self._context.policy.max_attempts:",
-        f"{ATTEMPTS}::test_a_worker_whose_lease_ends_has_crashed_and_the_third_time_fails_the_job",
+        f"{ATTEMPTS}::test_an_expired_lease_counts_as_a_crash_and_the_third_fails_the_job",
     ),
     _server(
         "spoken-up-since",
@@ -163,7 +163,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         'reason, interruptions = "the server was stopped while the job ran", self.job.interruptions + 1',
         'reason, interruptions = "the server was stopped while the job ran", self.job.interruptions',
-        f"{ATTEMPTS}::test_a_start_requeues_the_jobs_of_its_own_worker_whatever_the_clock_says",
+        f"{ATTEMPTS}::test_a_start_requeues_the_jobs_of_its_worker_at_any_time_of_the_clock",
     ),
     _server(
         "nobody-elses-lease",
@@ -171,7 +171,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         '            await self._retry("engine_crashed", f"the attempt failed: {type(error).__name__}")\n',
         "",
-        f"{ATTEMPTS}::test_after_an_unexpected_failure_the_job_is_queued_again",
+        f"{ATTEMPTS}::test_a_job_is_queued_again_after_an_unexpected_exception",
     ),
     _server(
         "same-step",
@@ -179,7 +179,7 @@ MUTATIONS = (
         "executors/watchdog.py",
         "if step > self._furthest:",
         "if step >= self._furthest:",
-        "tests/conformance/test_executors.py::TestLocal::test_one_that_repeats_a_step_makes_no_progress",
+        "tests/conformance/test_executors.py::TestLocal::test_a_repeated_step_is_no_progress",
     ),
     _server(
         "engine-verified",
@@ -188,7 +188,7 @@ MUTATIONS = (
         "        facts = verify(data)\n",
         "        from umrgen.image_files import ImageFacts\n\n"
         "        facts = ImageFacts('image/png', len(data), '', 1, 1)\n",
-        "tests/unit/test_engine_pictures.py::test_data_that_is_not_one_whole_image_is_refused",
+        "tests/unit/test_engine_images.py::test_data_that_is_not_one_whole_image_is_refused",
     ),
     _server(
         "turns",
@@ -196,7 +196,7 @@ MUTATIONS = (
         "ledger/sql/statements.sql",
         "ORDER BY served, id LIMIT 1;",
         "ORDER BY id LIMIT 1;",
-        f"{LEDGER}::test_sessions_take_turns_and_a_newcomer_does_not_wait_behind_a_backlog",
+        f"{LEDGER}::test_sessions_take_turns_and_a_new_session_does_not_wait_for_a_backlog",
     ),
     _server(
         "priority",
@@ -204,7 +204,7 @@ MUTATIONS = (
         "ledger/sql/statements.sql",
         "ORDER BY priority DESC, seq LIMIT 1;",
         "ORDER BY seq LIMIT 1;",
-        f"{LEDGER}::test_a_priority_orders_its_own_session_alone",
+        f"{LEDGER}::test_a_priority_orders_only_the_jobs_of_its_session",
     ),
     _server(
         "idempotency-digest",
@@ -212,7 +212,7 @@ MUTATIONS = (
         "ledger/sql/jobs.py",
         "    if bytes(digest) != idempotency.digest:",
         "    if False:",
-        f"{LEDGER}::test_a_key_with_another_body_is_a_conflict_for_a_day",
+        f"{LEDGER}::test_an_idempotency_key_with_another_body_is_a_conflict_for_a_day",
     ),
     _server(
         "idempotency-kept",
@@ -220,7 +220,7 @@ MUTATIONS = (
         "ledger/sql/jobs.py",
         "        _remember_idempotency(transaction.connection, job, idempotency, now)\n",
         "        pass\n",
-        f"{LEDGER}::test_one_key_and_body_make_one_job",
+        f"{LEDGER}::test_concurrent_submits_with_one_idempotency_key_create_one_job",
     ),
     _server(
         "webhook-with-the-end",
@@ -228,7 +228,7 @@ MUTATIONS = (
         "ledger/sql/jobs.py",
         '        enter_webhook(connection, changed, now=values["now"])',
         "        pass",
-        f"{LEDGER}::TestWebhooks::test_one_is_due_when_its_job_is_over_however_it_ends",
+        f"{LEDGER}::TestWebhooks::test_each_end_of_a_job_makes_its_webhook_due",
     ),
     _server(
         "newer-ledger",
@@ -244,7 +244,7 @@ MUTATIONS = (
         "ledger/sqlite/connection.py",
         'self._control("ROLLBACK TO operation")',
         "pass",
-        f"{LEDGER}::test_a_change_that_fails_halfway_changes_nothing",
+        f"{LEDGER}::test_a_change_that_fails_after_its_first_statement_is_rolled_back",
     ),
     _server(
         "partial-put",
@@ -252,9 +252,9 @@ MUTATIONS = (
         "blobs/local.py",
         "            partial.unlink(missing_ok=True)\n",
         "",
-        "tests/conformance/test_blobs.py::TestLocal::test_a_failed_put_leaves_nothing",
+        "tests/conformance/test_blobs.py::TestLocal::test_a_failed_put_leaves_no_file",
     ),
-    # --- what is synced, and when ---
+    # --- syncing ---
     _server(
         "commits-are-synced",
         "README: a job that was acknowledged is on disk, synced",
@@ -285,7 +285,7 @@ MUTATIONS = (
         "client/partial.py",
         "        os.fsync(self._file.fileno())\n",
         "",
-        f"{DURABLE}::test_an_image_is_stored_before_it_is_called_saved",
+        f"{DURABLE}::test_an_image_is_stored_before_the_event_saved",
     ),
     _client(
         "saved-name-synced",
@@ -293,7 +293,7 @@ MUTATIONS = (
         "client/partial.py",
         "        sync_folder(target.parent)\n",
         "",
-        f"{DURABLE}::test_an_image_is_stored_before_it_is_called_saved",
+        f"{DURABLE}::test_an_image_is_stored_before_the_event_saved",
     ),
     _client(
         "journal-synced",
@@ -472,7 +472,7 @@ MUTATIONS = (
         "services/uploads.py",
         "env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},",
         "env=dict(os.environ),",
-        "tests/unit/test_upload_decoder.py::test_it_has_nothing_of_the_servers_environment_but_what_it_needs",
+        "tests/unit/test_upload_decoder.py::test_the_decoder_has_only_the_environment_variables_that_it_needs",
     ),
     _server(
         "decoder-memory",
@@ -480,7 +480,7 @@ MUTATIONS = (
         "reencode.py",
         "    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))\n",
         "",
-        "tests/unit/test_upload_decoder.py::test_it_has_little_memory_little_time_and_no_files",
+        "tests/unit/test_upload_decoder.py::test_the_decoder_is_limited_in_memory_cpu_time_and_file_size",
     ),
     _server(
         "decoder-time",
@@ -488,7 +488,7 @@ MUTATIONS = (
         "reencode.py",
         "    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))\n",
         "",
-        "tests/unit/test_upload_decoder.py::test_it_has_little_memory_little_time_and_no_files",
+        "tests/unit/test_upload_decoder.py::test_the_decoder_is_limited_in_memory_cpu_time_and_file_size",
     ),
     _server(
         "engine-environment",
@@ -496,7 +496,7 @@ MUTATIONS = (
         "executors/subprocess/process.py",
         "env={name: value for name, value in os.environ.items() if name not in SECRETS}",
         "env=dict(os.environ)",
-        "tests/conformance/test_executors.py::TestLocal::test_the_engine_gets_no_key",
+        "tests/conformance/test_executors.py::TestLocal::test_the_environment_of_the_engine_has_no_api_key",
     ),
     # --- webhooks ---
     _server(
@@ -505,7 +505,7 @@ MUTATIONS = (
         "webhooks/pinned.py",
         "if not self._allow.all(host, addresses):",
         "if False:",
-        f"{ADDRESSES}::TestPinning::test_a_name_that_changes_its_mind_is_refused_the_second_time",
+        f"{ADDRESSES}::TestPinning::test_a_name_that_resolves_to_another_address_later_is_refused",
     ),
     _server(
         "webhook-every-address",
@@ -513,7 +513,7 @@ MUTATIONS = (
         "webhooks/address_policy.py",
         "return self.name(host) or all(map(self.address, addresses))",
         "return self.name(host) or any(map(self.address, addresses))",
-        f"{ADDRESSES}::TestAllowing::test_one_bad_address_spoils_a_name",
+        f"{ADDRESSES}::TestAllowing::test_a_name_with_one_private_address_is_refused",
     ),
     _server(
         "webhook-redirects",
@@ -529,7 +529,7 @@ MUTATIONS = (
         "webhooks/retry_schedule.py",
         "return at if at <= ended_at + DAY_MS else None",
         "return at",
-        f"{COURIER}::TestPatience::test_it_is_never_at_once_and_never_after_the_day",
+        f"{DELIVERER}::TestRetrySchedule::test_a_retry_is_at_least_4_s_later_and_within_the_day",
     ),
     _server(
         "webhook-signature",
@@ -620,7 +620,7 @@ MUTATIONS = (
         "        if False:\n",
         f"{WAITING}::TestStatusHandling::test_completed_without_an_image_is_polled_again",
     ),
-    # --- answers, walls, bounds, replacements ---
+    # --- responses, access, limits, replaced files ---
     _server(
         "answer-after-commit",
         "reliability: a 202 is sent after the job is on disk",
@@ -733,7 +733,7 @@ MUTATIONS = (
         "reencode.py",
         "    if image.width * image.height > MAX_PIXELS:\n",
         "    if False:\n",
-        "tests/unit/test_upload_decoder.py::test_a_size_that_is_too_large_is_refused_before_decoding",
+        "tests/unit/test_upload_decoder.py::test_an_image_above_the_size_limit_is_refused_before_decoding",
     ),
     _server(
         "ten-references",
@@ -741,7 +741,7 @@ MUTATIONS = (
         "ledger/sql/uploads.py",
         "        raise UploadsFull\n",
         "        pass\n",
-        f"{LEDGER}::test_uploads_are_a_sessions_own_and_so_many",
+        f"{LEDGER}::test_uploads_are_visible_in_their_session_only_and_limited_in_number",
     ),
     _server(
         "webhook-answers",
@@ -749,7 +749,7 @@ MUTATIONS = (
         "webhooks/sender.py",
         "                if taken >= self._response_bytes:\n",
         "                if False:\n",
-        "tests/integration/test_webhooks.py::TestReceiversThatMeanHarm::test_an_answer_without_an_end_is_not_read_to_its_end",
+        "tests/integration/test_webhooks.py::TestHostileReceivers::test_an_endless_body_is_not_read_to_its_end",
     ),
     _server(
         "log-query",
@@ -773,7 +773,7 @@ MUTATIONS = (
         "logs.py",
         "return _printable(line) + trace",
         "return line + trace",
-        "tests/unit/test_logs.py::test_text_is_one_line_and_printable",
+        "tests/unit/test_logs.py::test_a_text_line_is_one_line_of_printable_characters",
     ),
     _server(
         "output-sandbox",
@@ -805,7 +805,7 @@ MUTATIONS = (
         "executors/watchdog.py",
         "self._timeout = asyncio.timeout(limits.stall_after)",
         "self._timeout = asyncio.timeout(None)",
-        "tests/conformance/test_executors.py::TestLocal::test_one_that_does_not_read_its_pipe_is_replaced",
+        "tests/conformance/test_executors.py::TestLocal::test_a_process_that_does_not_read_its_pipe_is_replaced",
     ),
     _server(
         "phases-are-signs-of-life",
@@ -821,7 +821,7 @@ MUTATIONS = (
         "executors/remote.py",
         "        self._abandoned.add(drawing)\n",
         "",
-        "tests/conformance/test_executors.py::TestRemote::test_a_drawing_that_does_not_stop_takes_up_capacity",
+        "tests/conformance/test_executors.py::TestRemote::test_a_cancelled_task_uses_capacity_until_its_engine_stops",
     ),
     _server(
         "capacity-grows",
@@ -829,7 +829,7 @@ MUTATIONS = (
         "executors/remote.py",
         "await self._engine.load(self._grow)",
         "await self._engine.load(lambda: None)",
-        "tests/conformance/test_executors.py::TestRemote::test_capacity_that_grows_by_itself_is_noticed",
+        "tests/conformance/test_executors.py::TestRemote::test_a_capacity_that_the_engine_increases_is_reported",
     ),
     _server(
         "crash-tried-again",
@@ -837,7 +837,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         'await self._retry(crash.code, f"the engine failed: {crash}")',
         'await self._fail(crash.code, f"the engine failed: {crash}")',
-        f"{ATTEMPTS}::test_a_job_whose_engine_fails_is_queued_again",
+        f"{ATTEMPTS}::test_a_job_is_queued_again_after_a_failure_of_its_engine",
     ),
     _server(
         "picture-kept",
@@ -845,7 +845,7 @@ MUTATIONS = (
         "scheduler/attempt.py",
         "                if waited >= self._context.policy.storage_timeout:\n",
         "                if True:\n",
-        f"{ATTEMPTS}::test_an_image_is_kept_until_it_can_be_stored",
+        f"{ATTEMPTS}::test_an_image_is_kept_in_memory_until_it_can_be_stored",
     ),
     _server(
         "engine-unavailable",
@@ -970,6 +970,6 @@ def _rows() -> Iterator[str]:
 
 
 def table() -> str:
-    """The table of docs/reliability.md."""
+    """Return the table of docs/reliability.md."""
     head = ["| promise | where it stands | mutation | caught by |", "| --- | --- | --- | --- |"]
     return "\n".join([*head, *_rows()])

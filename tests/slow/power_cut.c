@@ -1,18 +1,18 @@
-/* Records what a strict disk would have stored, for the processes that load this library (LD_PRELOAD).
+/* Records the data that a strict disk stores, for the processes that load this library (LD_PRELOAD).
 
    The rules, for everything below the folder POWER_CUT_ROOT:
-   - fsync or fdatasync of a file stores the file's content as it is at that moment;
-   - fsync or fdatasync of a folder stores the folder's list of names as it is at that moment;
-   - nothing else stores anything.
+   - fsync or fdatasync of a file stores the file's current content;
+   - fsync or fdatasync of a folder stores the folder's current list of names;
+   - no other call stores anything.
 
-   So writes, renames and unlinks need no interposition: they change the real files, and a sync copies what it
-   stores into the folder POWER_CUT_SHADOW, before it returns to the caller:
+   So writes, renames and unlinks need no interposition: they change the real files, and a sync copies the data that
+   it stores into the folder POWER_CUT_SHADOW, before it returns to the caller:
    - file-KEY: the content of a file;
    - folder-KEY: one line for each name, "f KEY NAME" or "d KEY NAME"; for POWER_CUT_ROOT itself the file is `root`.
    KEY is the inode number and the time of birth: an inode number alone may be used again.
 
-   Not seen, so never stored: msync, sync_file_range, sync, syncfs, and files opened with O_SYNC. Any trouble of the
-   recorder ends the process: a recording with holes would prove nothing. */
+   Not intercepted, so never stored: msync, sync_file_range, sync, syncfs, and files opened with O_SYNC. Any error of
+   the recorder ends the process: an incomplete recording would prove nothing. */
 
 #define _GNU_SOURCE
 #include <dirent.h>

@@ -1,21 +1,21 @@
-"""Real processes on a disk that stores only what was synced, killed right after they made a promise.
+"""Test that acknowledged data survive a power cut: real processes on a simulated disk that stores only synced data.
 
-The disk is a model, in power_cut.c: a library that the processes load (LD_PRELOAD) and that copies, at each fsync or
-fdatasync, what that call stores. After the kill, the folder is rebuilt from these copies, and an undisturbed program
-looks for what was promised. A preloaded library needs neither privileges nor FUSE, so the tests run in any container
-that has a C compiler.
+The disk is simulated by power_cut.c: a library that the processes load (LD_PRELOAD). At each fsync or fdatasync, it
+copies the data that the call stores. A test kills the processes right after an acknowledgement, rebuilds the folder
+from these copies, and runs the unchanged program to check that the acknowledged data exist. A preloaded library needs
+neither privileges nor FUSE, so the tests run in any container that has a C compiler.
 
-The model is the strictest file system that POSIX allows, and stricter than those in use:
+The simulation is the strictest file system that POSIX allows, and stricter than those in use:
 
-- a file's content is what it was at the last fsync of that file; without one the file is empty;
-- a name (new, renamed, linked or removed) counts as of the last fsync of the folder that holds it. ext4, XFS and Btrfs
+- a file has its content at the last fsync of the file; without an fsync the file is empty;
+- a folder has the names (new, renamed, linked or removed) at the last fsync of the folder. ext4, XFS and Btrfs
   store a new file's name with the first fsync of the file; POSIX does not demand it, and SQLite does not rely on it:
   it syncs the folder when it syncs a new write-ahead log first;
-- what was not synced is lost as a whole. A real disk may also store some of it, in any order: that a file is synced
-  before it gets its final name is therefore checked elsewhere (tests/unit/test_durability.py).
+- all other data are lost. A real disk may also store some of them, in any order: tests/unit/test_durability.py
+  therefore checks that a file is synced before it gets its final name.
 
-`CHANGES` lists the lines that keep the promises. Each is taken away in a copy of the program, and then the same check
-must find a loss: so the checks are known to be able to fail.
+`CHANGES` lists the lines that make the data durable. For each, a test runs the same check with a copy of the program
+without the line, and expects a loss. So each check is known to detect one.
 """
 
 import json
@@ -47,7 +47,7 @@ DRAWN_SMALL = [argument for name, value in SMALL.items() for argument in (f"--{n
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The compiled power_cut.c."""
+    """Return the path of the compiled power_cut.c."""
     compiler = shutil.which("cc")
     if not sys.platform.startswith("linux"):
         pytest.skip("LD_PRELOAD and /proc are Linux")
@@ -62,13 +62,13 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Disk:
-    """A folder for programs under the library, and what of it is stored. It is empty at first."""
+    """A folder for programs that load the library, and the copies of its synced data. It is empty at first."""
 
     root: Path
     shadow: Path
     library: Path
     program: Path | None = None
-    """The folder that a changed copy of the package lies in; None for the package as it is."""
+    """The folder of a changed copy of the package; None for the unchanged package."""
     environment: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class Disk:
             self.environment["PYTHONPATH"] = str(self.program)
 
     def cut(self) -> None:
-        """Replace the folder by what is stored of it. Its programs must be dead."""
+        """Replace the folder by its synced data. The programs that use it must have ended."""
         shutil.rmtree(self.root)
         self._rebuild(self.root, self.shadow / "root")
 
@@ -103,8 +103,8 @@ def disk(tmp_path: Path, library: Path) -> Disk:
     return Disk(tmp_path / "disk", tmp_path / "shadow", library)
 
 
-def test_the_disk_stores_only_what_was_synced(disk: Disk) -> None:
-    """The library itself, with a program of a few lines."""
+def test_the_simulated_disk_stores_only_synced_data(disk: Disk) -> None:
+    """Test the library itself, with a short program."""
     program = """
 import os
 def sync(path):
@@ -142,49 +142,49 @@ sync("new")
     assert (disk.root / "folder" / "unsynced").is_dir()
 
 
-# --- what is promised: each function plays it, cuts the power, and gives the losses ---
+# --- scenarios: each acknowledges data, cuts the power, and returns a description of each loss ---
 
 
 class ServerOnDisk(ServerProcess):
-    """A server that creates its own state folder, on the disk; its log lies beside."""
+    """A server that creates its state folder on the simulated disk, and its log outside of it."""
 
     def __init__(self, logs: Path, state: Path, **environment: str) -> None:
         super().__init__(logs, **environment)
         self._on_disk = state
 
-    def _place(self) -> list[str]:
+    def _state_arguments(self) -> list[str]:
         return ["--state", str(self._on_disk)]
 
 
-def _intact(picture: bytes, sha256: str | None = None) -> bool:
+def _intact(data: bytes, sha256: str | None = None) -> bool:
     try:
-        verify(picture, sha256=sha256)
+        verify(data, sha256=sha256)
     except UmrgenError:
         return False
     return True
 
 
 def _lost_jobs(server: ServerProcess, key: str, job_ids: Sequence[str], images: dict[str, str]) -> list[str]:
-    """What is lost of the jobs of one key. `images`: job id → digest of those that were completed."""
+    """Return the losses among the jobs of one key. `images`: job id → digest, for each completed job."""
     lost = []
     with server.http(Authorization=f"Bearer {key}") as http:
         for job_id in job_ids:
-            answer = http.get(f"/api/v1/status/{job_id}")
-            if answer.status_code != 200:
-                lost.append(f"job: {job_id} was acknowledged and is answered {answer.status_code}")
+            response = http.get(f"/api/v1/status/{job_id}")
+            if response.status_code != 200:
+                lost.append(f"job: {job_id} was acknowledged; its status call returns {response.status_code}")
                 continue
-            if job_id in images and answer.json()["state"] != "completed":
-                lost.append(f"end: {job_id} was completed and is {answer.json()['state']}")
+            if job_id in images and response.json()["state"] != "completed":
+                lost.append(f"end: {job_id} was completed and is {response.json()['state']}")
             job = finish(http, job_id)
             (image,) = job["results"]["images"]
-            picture = http.get(job["image_url"])
-            if not _intact(picture.content, images.get(job_id, image["sha256"])):
-                lost.append(f"image: {job_id} is answered {picture.status_code}, {len(picture.content)} bytes")
+            download = http.get(job["image_url"])
+            if not _intact(download.content, images.get(job_id, image["sha256"])):
+                lost.append(f"image: {job_id}: status {download.status_code}, {len(download.content)} bytes")
     return lost
 
 
 def serve(disk: Disk, logs: Path) -> list[str]:
-    """Jobs of two keys: some completed and downloaded, some only acknowledged; then the server is killed."""
+    """Submit jobs with two keys, complete and download some, and kill the server."""
     state = disk.root / "deep" / "state"
     first = ServerOnDisk(logs, state, **disk.environment).start()
     made = cli("keys", "create", "--state", str(state), "--json", **disk.environment)
@@ -211,13 +211,15 @@ def serve(disk: Disk, logs: Path) -> list[str]:
         lost = [loss for key in keys for loss in _lost_jobs(second, key, jobs[key], images)]
     finally:
         second.stop()
-    looked = cli("ledger", "check", "--state", str(state))
-    return lost + ([f"ledger: {looked.stdout}"] if looked.returncode else [])
+    check = cli("ledger", "check", "--state", str(state))
+    return lost + ([f"ledger: {check.stdout}"] if check.returncode else [])
 
 
-def _promise(command: Sequence[str], environment: dict[str, str], kind: str = "") -> dict[str, Any]:
-    """Start `umrgen`; the first object that it prints (with `kind`, the first event of that kind). Then it is killed,
-    and the embedded server that it may have started is killed before."""
+def _run_and_kill(command: Sequence[str], environment: dict[str, str], kind: str = "") -> dict[str, Any]:
+    """Run `umrgen` until its first object (or the first event of a kind), kill it, and return the object.
+
+    An embedded server that it has started is killed first.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "umrgen", *command],
         stdout=subprocess.PIPE,
@@ -228,48 +230,48 @@ def _promise(command: Sequence[str], environment: dict[str, str], kind: str = ""
     with process:
         assert process.stdout is not None
         assert process.stderr is not None
-        told: dict[str, Any] = {}
+        printed: dict[str, Any] = {}
         for line in process.stdout:
-            told = json.loads(line)
-            if told.get("event", "") == kind:
+            printed = json.loads(line)
+            if printed.get("event", "") == kind:
                 break
-        process.send_signal(signal.SIGSTOP)  # so that it does not end its server in good order
+        process.send_signal(signal.SIGSTOP)  # so that it does not stop its server by an orderly shutdown
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         for pid in children.read_text().split() if children.exists() else []:
-            os.killpg(int(pid), signal.SIGKILL)  # each is the leader of a group of its own
+            os.killpg(int(pid), signal.SIGKILL)  # each child is the leader of a process group
         process.kill()
-        words = process.stderr.read()
-    assert told, words
-    return told
+        errors = process.stderr.read()
+    assert printed, errors
+    return printed
 
 
 def generate(disk: Disk, server: ServerProcess) -> list[str]:
-    """`umrgen generate`, killed when it has printed its result."""
+    """Run `umrgen generate`, and kill it when it has printed its result."""
     target = disk.root / "boat.png"
     environment = _client_environment(disk, server) | disk.environment
-    told = _promise(["generate", "a boat", "-o", str(target), "--json", *DRAWN_SMALL], environment)
+    result = _run_and_kill(["generate", "a boat", "-o", str(target), "--json", *DRAWN_SMALL], environment)
     disk.cut()
     if not target.is_file():
-        return ["image: there is no file"]
-    picture = target.read_bytes()
-    return [] if _intact(picture, told["sha256"]) else [f"image: {len(picture)} bytes of {told['bytes']}"]
+        return ["image: the file does not exist"]
+    data = target.read_bytes()
+    return [] if _intact(data, result["sha256"]) else [f"image: {len(data)} bytes of {result['bytes']}"]
 
 
 def submit_and_resume(disk: Disk, server: ServerProcess) -> list[str]:
-    """`umrgen submit`, killed when it has printed the job's id; then `umrgen resume`."""
+    """Run `umrgen submit`, kill it when it has printed the job's id, and run `umrgen resume`."""
     environment = _client_environment(disk, server)
-    told = _promise(["submit", "a boat", "--json", *DRAWN_SMALL], environment | disk.environment)
+    receipt = _run_and_kill(["submit", "a boat", "--json", *DRAWN_SMALL], environment | disk.environment)
     disk.cut()
-    return _resumed(disk, environment, lambda job: job["job_id"] == told["job_id"])
+    return _resumed(disk, environment, lambda job: job["job_id"] == receipt["job_id"])
 
 
 def embedded(disk: Disk, server: ServerProcess) -> list[str]:
-    """`umrgen generate` with a server of its own, both killed when the job is submitted; then `umrgen resume`."""
+    """Run `umrgen generate` with an embedded server, kill both after the submit, and run `umrgen resume`."""
     environment = {"XDG_DATA_HOME": str(disk.root / "data")}
     command = ["generate", "a boat", "-o", str(disk.root / "x.png"), "--events", *DRAWN_SMALL]
-    unfinished = {"UMRGEN_STEP_DELAY": "60"}  # it is not over before it is killed, however slow the machine is
-    told = _promise(command, environment | disk.environment | unfinished, kind="submitted")
-    assert told["event"] == "submitted"
+    unfinished = {"UMRGEN_STEP_DELAY": "60"}  # the job does not end before the kill, on any machine
+    event = _run_and_kill(command, environment | disk.environment | unfinished, kind="submitted")
+    assert event["event"] == "submitted"
     disk.cut()
     return _resumed(disk, environment, lambda job: True)
 
@@ -287,17 +289,17 @@ def _resumed(disk: Disk, environment: dict[str, str], expected: Callable[[dict[s
     resumed = cli("resume", "-o", str(target), "--json", **environment)
     jobs = json.loads(resumed.stdout or "{}").get("jobs", [])
     if not [job for job in jobs if expected(job)]:
-        return [f"journal: resume knows {jobs}"]
+        return [f"journal: resume returns the jobs {jobs}"]
     if resumed.returncode:
         return [f"resume: {resumed.stderr}"]
-    return [] if _intact(target.read_bytes()) else ["image: it is broken"]
+    return [] if _intact(target.read_bytes()) else ["image: it is corrupt"]
 
 
 Scenario = Callable[[Disk, ServerProcess], list[str]]
 
 
 def play(scenario: Scenario | None, disk: Disk, tmp_path: Path, request: pytest.FixtureRequest) -> list[str]:
-    """The losses of a client's scenario, or of the server's (None)."""
+    """Run a scenario of the client, or the one of the server (None), and return the losses."""
     if scenario is None:
         return serve(disk, tmp_path / "logs")
     return scenario(disk, request.getfixturevalue("shared_server"))
@@ -306,18 +308,18 @@ def play(scenario: Scenario | None, disk: Disk, tmp_path: Path, request: pytest.
 @pytest.mark.parametrize(
     "scenario", [None, generate, submit_and_resume, embedded], ids=["serve", "generate", "submit", "embedded"]
 )
-def test_nothing_promised_is_lost(
+def test_acknowledged_data_survive_a_power_cut(
     scenario: Scenario | None, disk: Disk, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     assert play(scenario, disk, tmp_path, request) == []
 
 
-# --- and each line that keeps a promise is needed ---
+# --- each line that makes data durable is necessary ---
 
 
 @dataclass(frozen=True)
 class Change:
-    """One place in the package, what it says there, what it says in the changed copy, and the loss this must cause."""
+    """A change of one line of the package, and the kind of loss that it must cause."""
 
     name: str
     file: str
@@ -327,10 +329,10 @@ class Change:
     loss: str
 
     def apply(self, folder: Path) -> Path:
-        """Copy the package into `folder`, changed; give the folder for PYTHONPATH."""
+        """Copy the package into `folder` with this change. Return the folder for PYTHONPATH."""
         source = folder / "src"
         shutil.copytree(PACKAGE, source / "umrgen", ignore=shutil.ignore_patterns("__pycache__"))
-        page = PACKAGE.parents[1] / "js"  # in a checkout, the studio's page lies beside the sources
+        page = PACKAGE.parents[1] / "js"  # the studio's page in a checkout
         if page.is_dir():
             (folder / "js").symlink_to(page)
         changed = source / "umrgen" / self.file
@@ -366,7 +368,7 @@ CHANGES = (
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name)
-def test_without_this_line_something_is_lost(
+def test_the_check_detects_a_missing_line(
     change: Change, tmp_path: Path, library: Path, request: pytest.FixtureRequest
 ) -> None:
     disk = Disk(tmp_path / "disk", tmp_path / "shadow", library, change.apply(tmp_path / "changed"))

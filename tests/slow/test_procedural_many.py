@@ -1,4 +1,4 @@
-"""Two thousand random prompts and sizes: the procedural engine computes nothing that numpy warns of."""
+"""Two thousand random prompts and sizes for the procedural engine: numpy emits no warning."""
 
 import random
 import warnings
@@ -13,9 +13,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize("hundred", range(20))
-def test_a_hundred_pictures_without_a_warning(hundred: int) -> None:
-    """Overflow, division by zero and invalid values raise here. Underflow is left alone: what falls below the
-    smallest float is 0, which is what the far end of a glow should be."""
+def test_a_hundred_requests_cause_no_warning(hundred: int) -> None:
+    """Overflow, division by zero and invalid values raise an error. Underflow does not: the light far from a lamp
+    may be rounded to 0."""
     first = hundred * 100 + random.SystemRandom().randrange(10**6) * 2000
     for seed in range(first, first + 100):
         request = random_request(random.Random(seed))
@@ -24,7 +24,7 @@ def test_a_hundred_pictures_without_a_warning(hundred: int) -> None:
                 warnings.simplefilter("error")
                 engine = load_engine("procedural", {"step_delay": 0.0})
                 engine.load()
-                (picture,) = engine.draw(request, lambda step, total, preview=None: preview and preview())
+                (image,) = engine.draw(request, lambda step, total, preview=None: preview and preview())
         except Exception as error:
             pytest.fail(f"random_request(Random({seed})): {type(error).__name__}: {error}: {request}")
-        assert picture.shape == (request.request.height, request.request.width, 3)
+        assert image.shape == (request.request.height, request.request.width, 3)

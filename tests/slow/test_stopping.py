@@ -1,4 +1,4 @@
-"""A run of `make test` that is stopped in the middle leaves no server and no engine behind."""
+"""A run of `make test` that is stopped leaves no process of a server or an engine."""
 
 import json
 import os
@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 ROOT = Path(__file__).parents[2]
 COMMAND = ("make", "test", "TESTS=tests/slow/waits_for_ever.py")
 IN_A_SHELL = ("bash", "-c", " ".join(COMMAND) + "; exit $?")
-"""A terminal's session is led by a shell. When the terminal is closed the shell gets SIGHUP, and when it has died,
-all others do."""
+"""The command in a shell, as in a terminal: when the terminal is closed, the shell gets SIGHUP, and after its end
+the other processes of the session do."""
 
 
 def ctrl_c(make: "subprocess.Popen[bytes]", terminal: int) -> None:
@@ -35,21 +35,21 @@ def service_manager(make: "subprocess.Popen[bytes]", terminal: int) -> None:
 
 
 def killed(make: "subprocess.Popen[bytes]", terminal: int) -> None:
-    """kill -9 of pytest's worker: nothing can be cleaned up."""
-    worker = json.loads(Path(os.environ["TOLD"]).read_text())[0]
+    """Kill pytest's worker with SIGKILL, so that it cannot clean up."""
+    worker = json.loads(Path(os.environ["PIDS_FILE"]).read_text())[0]
     os.kill(worker, signal.SIGKILL)
     make.send_signal(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("stop", [ctrl_c, closed_terminal, service_manager, killed])
-def test_nothing_is_left(
+def test_a_stopped_run_leaves_no_process(
     stop: Callable[["subprocess.Popen[bytes]", int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setsid = shutil.which("setsid")
     assert setsid, "util-linux is part of every Debian"
-    told = tmp_path / "pids"
-    monkeypatch.setenv("TOLD", str(told))
-    environment = clean_environment(TOLD=str(told))
+    pids_file = tmp_path / "pids"
+    monkeypatch.setenv("PIDS_FILE", str(pids_file))
+    environment = clean_environment(PIDS_FILE=str(pids_file))
     for name in [name for name in environment if name.startswith(("PYTEST_", "MAKE", "MFLAGS"))]:
         del environment[name]
     terminal, other_end = pty.openpty()
@@ -65,9 +65,9 @@ def test_nothing_is_left(
         )
     os.close(other_end)
     try:
-        until(lambda: told.exists() or make.poll() is not None, 120)
-        assert told.exists(), log.read_text()
-        pids = json.loads(told.read_text())
+        until(lambda: pids_file.exists() or make.poll() is not None, 120)
+        assert pids_file.exists(), log.read_text()
+        pids = json.loads(pids_file.read_text())
         assert len(pids) == 3
         assert all(Path(f"/proc/{pid}").exists() for pid in pids)
         stop(make, terminal)

@@ -1,4 +1,4 @@
-"""The wheel, installed into an empty environment with what its metadata asks for, does what it is for."""
+"""The wheel works when it is installed into an empty environment with the requirements of its metadata."""
 
 import email
 import json
@@ -38,7 +38,7 @@ def metadata(wheel: Path) -> Message:
 
 
 class Environment:
-    """An environment of its own, with the wheel in it and what the wheel requires."""
+    """A virtual environment with the wheel and its requirements."""
 
     def __init__(self, folder: Path, requirement: str) -> None:
         self.folder = folder
@@ -51,7 +51,7 @@ class Environment:
         return tied(str(self.bin / program), *arguments)
 
     def run(self, program: str, *arguments: str, timeout: float = 100, **environment: str) -> str:
-        """What it prints; it must end well. Started elsewhere than in the checkout, which it must not see."""
+        """Run a program outside of the checkout, and return its output; fail if its exit code is not 0."""
         outside = clean_environment(XDG_DATA_HOME=str(self.folder / "data"), **environment)
         outside.pop("PYTHONPATH", None)
         done = subprocess.run(
@@ -108,21 +108,20 @@ def use_server(environment: Environment, tmp_path: Path) -> None:
 
 
 USES = {"": use_base, "server": use_server}
-"""The main thing of the base installation, and of each extra."""
+"""A test of the main function of the base installation, and of each extra."""
 
 
-def test_each_extra_is_tried(metadata: Message) -> None:
+def test_each_extra_has_a_test(metadata: Message) -> None:
     assert set(metadata.get_all("Provides-Extra", [])) == set(USES) - {""}
 
 
 @pytest.mark.parametrize("extra", USES)
-def test_what_is_installed_works(wheel: Path, extra: str, tmp_path: Path) -> None:
+def test_an_installed_wheel_works(wheel: Path, extra: str, tmp_path: Path) -> None:
     environment = Environment(tmp_path, f"{wheel}[{extra}]" if extra else str(wheel))
     USES[extra](environment, tmp_path)
 
 
-def test_the_package_page(metadata: Message) -> None:
-    """Its links lead somewhere from anywhere, and what it says of itself is true."""
+def test_the_metadata_has_absolute_links_and_the_supported_versions(metadata: Message) -> None:
     assert metadata["Description-Content-Type"] == "text/markdown"
     text = str(metadata.get_payload())
     links = re.findall(r"\]\(([^)\s]+)\)", text)
@@ -136,7 +135,7 @@ def test_the_package_page(metadata: Message) -> None:
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
 
 
-def test_what_it_holds(wheel: Path) -> None:
+def test_the_wheel_contains_the_package_with_its_data_files_only(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     server_files = {f"umrgen/server/deploy/{name}" for name in ("umrgen.service", "umrgen.toml")}

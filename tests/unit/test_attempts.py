@@ -1,4 +1,4 @@
-"""Attempts and the dispatcher, in chosen orders of events."""
+"""Attempts and the dispatcher, with controlled orders of events."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from umrgen.server.scheduler.previews import Previews
 SPEC = GenerationRequest("a boat", seed=1, width=512, height=512, steps=9)
 
 
-class Still:
-    """A clock that stands still, and an executor whose engine makes one step and no more."""
+class StalledExecutor:
+    """An executor whose engine reports one step and never ends, and a clock that does not advance."""
 
     capacity = 1
 
@@ -31,14 +31,14 @@ class Still:
         """The capacity never grows."""
 
     def __init__(self) -> None:
-        self.moment = 1000
-        self.resting, self.stopped = asyncio.Event(), asyncio.Event()
+        self.time = 1000
+        self.sleeping, self.stopped = asyncio.Event(), asyncio.Event()
 
     def now(self) -> int:
-        return self.moment
+        return self.time
 
     async def sleep(self, seconds: float) -> None:
-        self.resting.set()
+        self.sleeping.set()
         await asyncio.get_running_loop().create_future()
 
     async def run(self, task: DrawTask, on_step: OnStep, on_preview: OnPreview) -> tuple[VerifiedImage, ...]:
@@ -58,9 +58,9 @@ async def ledger() -> Any:
     await ledger.close()
 
 
-def attempt_context(still: Still, ledger: MemoryLedger, **policy: Any) -> AttemptContext:
+def attempt_context(executor: StalledExecutor, ledger: MemoryLedger, **policy: Any) -> AttemptContext:
     previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
-    return AttemptContext(ledger.jobs, still, SimpleNamespace(), still, DispatchPolicy(**policy), previews)  # type: ignore[arg-type]
+    return AttemptContext(ledger.jobs, executor, SimpleNamespace(), executor, DispatchPolicy(**policy), previews)  # type: ignore[arg-type]
 
 
 async def claimed(ledger: MemoryLedger, lease_until: int) -> Job:
@@ -69,66 +69,66 @@ async def claimed(ledger: MemoryLedger, lease_until: int) -> Job:
     return job
 
 
-async def test_a_cancel_reaches_the_engine_while_no_progress_is_written(ledger: MemoryLedger) -> None:
-    still = Still()
-    attempt = Attempt(await claimed(ledger, 9000), attempt_context(still, ledger))
-    carrying = asyncio.create_task(attempt.run())
+async def test_a_cancellation_stops_the_engine_between_two_writes_of_progress(ledger: MemoryLedger) -> None:
+    executor = StalledExecutor()
+    attempt = Attempt(await claimed(ledger, 9000), attempt_context(executor, ledger))
+    running = asyncio.create_task(attempt.run())
     async with asyncio.timeout(10):
-        await still.resting.wait()  # its step is written; no other is for a while
+        await executor.sleeping.wait()  # the first step is written, and the attempt waits before the next write
         attempt.end()
-        await carrying
-    assert still.stopped.is_set()
+        await running
+    assert executor.stopped.is_set()
 
 
 @pytest.mark.parametrize("where", ["run", "beat"])
-async def test_after_an_unexpected_failure_the_job_is_queued_again(
+async def test_a_job_is_queued_again_after_an_unexpected_exception(
     ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    async def surprise(*_: object) -> None:
+    async def fail(*_: object) -> None:
         raise OverflowError
 
-    still = Still()
+    executor = StalledExecutor()
     if where == "run":
-        monkeypatch.setattr(still, "run", surprise)
+        monkeypatch.setattr(executor, "run", fail)
     else:
-        monkeypatch.setattr(Attempt, "_heartbeat", surprise)
+        monkeypatch.setattr(Attempt, "_heartbeat", fail)
     async with asyncio.timeout(10):
-        await Attempt(await claimed(ledger, 9000), attempt_context(still, ledger)).run()
+        await Attempt(await claimed(ledger, 9000), attempt_context(executor, ledger)).run()
     job = await ledger.jobs.get("ext_1")
     assert job is not None
     assert (job.state, job.tries) == (State.QUEUED, 1)
 
 
 @pytest.mark.parametrize("clock", [0, 1000, 2**41])
-async def test_a_start_requeues_the_jobs_of_its_own_worker_whatever_the_clock_says(
+async def test_a_start_requeues_the_jobs_of_its_worker_at_any_time_of_the_clock(
     ledger: MemoryLedger, clock: int
 ) -> None:
     await claimed(ledger, lease_until=2**50)
-    still = Still()
-    still.moment = clock
-    await Dispatcher(attempt_context(still, ledger), "another").recover()
+    executor = StalledExecutor()
+    executor.time = clock
+    await Dispatcher(attempt_context(executor, ledger), "another").recover()
     job = await ledger.jobs.get("ext_1")
     assert job is not None
-    assert job.state is State.RUNNING, "another server runs it"
-    await Dispatcher(attempt_context(still, ledger), "worker").recover()
+    assert job.state is State.RUNNING, "another worker runs it"
+    await Dispatcher(attempt_context(executor, ledger), "worker").recover()
     job = await ledger.jobs.get("ext_1")
     assert job is not None
     assert (job.state, job.interruptions, job.tries) == (State.QUEUED, 1, 0)
 
 
-async def test_a_worker_whose_lease_ends_has_crashed_and_the_third_time_fails_the_job(ledger: MemoryLedger) -> None:
-    still = Still()
-    dispatcher = Dispatcher(attempt_context(still, ledger), "worker")
+async def test_an_expired_lease_counts_as_a_crash_and_the_third_fails_the_job(ledger: MemoryLedger) -> None:
+    executor = StalledExecutor()
+    dispatcher = Dispatcher(attempt_context(executor, ledger), "worker")
     job = await claimed(ledger, lease_until=2000)
     for attempt in (1, 2, 3):
-        still.moment += 5000
-        (expired_leases,) = await ledger.jobs.expired_leases(now=still.moment)
+        executor.time += 5000
+        (expired_leases,) = await ledger.jobs.expired_leases(now=executor.time)
         await dispatcher._check_lease(expired_leases)
-        late = ledger.jobs.change("ext_1", Change.COMPLETE, now=still.moment, token=job.token)
+        late = ledger.jobs.change("ext_1", Change.COMPLETE, now=executor.time, token=job.token)
         with pytest.raises(Exception, match=r"holds this job|cannot complete"):
             await late
         if attempt < 3:
-            (job,) = await ledger.jobs.claim("worker", now=still.moment, lease_until=still.moment + 1000)
+            (job,) = await ledger.jobs.claim("worker", now=executor.time, lease_until=executor.time + 1000)
     end = await ledger.jobs.get("ext_1")
     assert end is not None
     assert (end.state, end.error_code, end.attempt) == (State.FAILED, "engine_crashed", 3)
@@ -136,18 +136,18 @@ async def test_a_worker_whose_lease_ends_has_crashed_and_the_third_time_fails_th
 
 
 async def test_a_worker_that_renews_its_lease_in_time_keeps_its_job(ledger: MemoryLedger) -> None:
-    still = Still()
+    executor = StalledExecutor()
     job = await claimed(ledger, lease_until=2000)
     (expired_leases,) = await ledger.jobs.expired_leases(now=5000)
     await ledger.jobs.change("ext_1", Change.PROGRESS, now=5000, token=job.token, lease_until=9000)
-    await Dispatcher(attempt_context(still, ledger), "worker")._check_lease(expired_leases)
+    await Dispatcher(attempt_context(executor, ledger), "worker")._check_lease(expired_leases)
     now = await ledger.jobs.get("ext_1")
     assert now is not None
     assert (now.state, now.token) == (State.RUNNING, job.token)
 
 
-class Painter(Still):
-    """An executor whose engine has its images at once."""
+class ImmediateExecutor(StalledExecutor):
+    """An executor that returns its images without delay."""
 
     images = 1
 
@@ -174,10 +174,10 @@ class RecordingBlobs:
 
 
 def recording(ledger: MemoryLedger, images: int = 1) -> tuple[RecordingBlobs, AttemptContext]:
-    painter, blobs = Painter(), RecordingBlobs(ledger)
-    painter.images = images
+    executor, blobs = ImmediateExecutor(), RecordingBlobs(ledger)
+    executor.images = images
     previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
-    context = AttemptContext(ledger.jobs, painter, blobs, painter, DispatchPolicy(), previews)  # type: ignore[arg-type]
+    context = AttemptContext(ledger.jobs, executor, blobs, executor, DispatchPolicy(), previews)  # type: ignore[arg-type]
     return blobs, context
 
 
@@ -195,7 +195,7 @@ async def test_images_are_stored_before_their_job_is_completed(ledger: MemoryLed
     assert await ledger.outputs.obsolete_files(now=2**50, limit=99) == []
 
 
-async def test_the_images_of_a_job_that_was_cancelled_meanwhile_are_deleted(ledger: MemoryLedger) -> None:
+async def test_the_images_of_a_job_that_was_cancelled_before_its_end_are_deleted(ledger: MemoryLedger) -> None:
     blobs, context = recording(ledger, 2)
     attempt = Attempt(await claimed(ledger, 9000), context)
     await ledger.jobs.change("ext_1", Change.CANCEL, now=1000, error_code="cancelled")
@@ -208,10 +208,10 @@ async def test_the_images_of_a_job_that_was_cancelled_meanwhile_are_deleted(ledg
 
 
 @pytest.mark.parametrize("change", [Change.RELEASE, Change.FAIL, Change.CANCEL])
-async def test_what_an_attempt_may_have_stored_is_deleted_an_hour_after_its_end(
+async def test_the_possible_files_of_an_attempt_are_obsolete_an_hour_after_its_end(
     ledger: MemoryLedger, change: Change
 ) -> None:
-    """Its server may have been killed between the file and the record, or be a minute late."""
+    """Its server may have been killed between the file and the record, or executor be writing the file."""
     job = await claimed(ledger, 9000)
     stored = output_name(job, 1, "image/png")
     await ledger.jobs.change("ext_1", change, now=2000)
@@ -220,8 +220,8 @@ async def test_what_an_attempt_may_have_stored_is_deleted_an_hour_after_its_end(
 
 
 @pytest.mark.parametrize("failure", [EngineCrashed("killed by SIGKILL"), EngineStalled("no progress")])
-async def test_a_job_whose_engine_fails_is_queued_again(ledger: MemoryLedger, failure: Exception) -> None:
-    class Failing(Still):
+async def test_a_job_is_queued_again_after_a_failure_of_its_engine(ledger: MemoryLedger, failure: Exception) -> None:
+    class Failing(StalledExecutor):
         async def run(self, *_: object) -> tuple[VerifiedImage, ...]:
             raise failure
 
@@ -232,18 +232,18 @@ async def test_a_job_whose_engine_fails_is_queued_again(ledger: MemoryLedger, fa
     assert (job.state, job.tries) == (State.QUEUED, 1)
 
 
-async def test_an_image_is_kept_until_it_can_be_stored(ledger: MemoryLedger) -> None:
+async def test_an_image_is_kept_in_memory_until_it_can_be_stored(ledger: MemoryLedger) -> None:
     stored, context = recording(ledger)
     put, drawn = stored.put, 0
 
-    class Once(Painter):
+    class Once(ImmediateExecutor):
         async def run(self, *arguments: Any) -> tuple[VerifiedImage, ...]:
             nonlocal drawn
             drawn += 1
             return await super().run(*arguments)
 
         async def sleep(self, seconds: float) -> None:
-            stored.put = put  # type: ignore[method-assign]  # there is room now
+            stored.put = put  # type: ignore[method-assign]  # the disk has space again
 
     async def full(*_: object) -> None:
         raise BlobStoreUnavailable("the image could not be stored: No space left on device")
@@ -258,8 +258,8 @@ async def test_an_image_is_kept_until_it_can_be_stored(ledger: MemoryLedger) -> 
     assert (job.state, job.attempt, drawn) == (State.COMPLETED, 1, 1)
 
 
-class Gates(Still):
-    """An executor whose drawings end when the test says so."""
+class GatedExecutor(StalledExecutor):
+    """An executor whose drawings end when the test sets their event."""
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
@@ -276,7 +276,7 @@ class Gates(Still):
         self.on_capacity()
 
     async def ready(self) -> None:
-        """An engine is idle, as far as the dispatcher asks."""
+        """Return: an engine is always idle."""
 
     async def run(self, task: DrawTask, *_: Any) -> tuple[VerifiedImage, ...]:
         gate = self.gates[task.job_id] = asyncio.Event()
@@ -296,8 +296,8 @@ class Gates(Still):
             await self.changed.wait_for(lambda: sorted(self.gates) == sorted(job_ids))
 
 
-async def test_the_dispatcher_claims_what_there_is_capacity_for_and_more_when_it_grows() -> None:
-    ledger, executor = MemoryLedger(), Gates(capacity=0)
+async def test_the_dispatcher_claims_as_many_jobs_as_there_is_capacity() -> None:
+    ledger, executor = MemoryLedger(), GatedExecutor(capacity=0)
     previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
     context = AttemptContext(ledger.jobs, executor, RecordingBlobs(ledger), executor, DispatchPolicy(), previews)  # type: ignore[arg-type]
     dispatcher = Dispatcher(context, "worker")

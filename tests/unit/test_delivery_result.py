@@ -1,4 +1,4 @@
-"""What a receiver's answer means for a delivery."""
+"""The classification of a receiver's response: delivered, to be retried, or failed."""
 
 import pytest
 
@@ -6,18 +6,18 @@ from umrgen.server.webhooks.delivery_result import PermanentFailure, ReceiverRes
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
-def test_delivered(status: int) -> None:
+def test_a_2xx_response_is_a_delivery(status: int) -> None:
     classify(ReceiverResponse(status))
 
 
 @pytest.mark.parametrize("status", [199, 300, 301, 302, 307, 308, 400, 401, 404, 429, 500, 503])
-def test_to_be_tried_again(status: int) -> None:
+def test_another_response_is_a_transient_failure(status: int) -> None:
     with pytest.raises(TransientFailure) as failed:
         classify(ReceiverResponse(status, "7"))
     assert failed.value.retry_after == "7"
     assert str(status) in str(failed.value)
 
 
-def test_given_up() -> None:
+def test_a_410_response_is_a_permanent_failure() -> None:
     with pytest.raises(PermanentFailure):
         classify(ReceiverResponse(410))

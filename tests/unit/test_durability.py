@@ -1,6 +1,6 @@
-"""What is promised to be stored is synced before the promise is made; read from the calls that the code makes.
+"""Data are synced before they are acknowledged: the order of the calls to the operating system.
 
-tests/slow/test_power_cut.py checks the same promises with real processes.
+tests/slow/test_power_cut.py checks the same guarantees with real processes.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ from umrgen.testing import FaultServer, png_bytes
 SPEC = GenerationRequest("a boat", seed=1, width=512, height=512, steps=1)
 IMAGE = png_bytes(2000)
 TURNS = 200
-"""Turns of the event loop in which a premature response would be complete."""
+"""Iterations of the event loop in which a premature response would be complete."""
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     assert disk.named_early == []
 
 
-# --- the model itself ---
+# --- the simulated disk ---
 
 
-def test_the_model_stores_only_what_was_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_simulated_disk_stores_only_synced_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "before").write_bytes(b"old")
     disk = Disk(tmp_path, monkeypatch)
     (tmp_path / "before").write_bytes(b"new")
@@ -95,7 +95,7 @@ def test_a_new_folder_is_stored_with_its_parents(disk: Disk, name: str) -> None:
     assert disk.stored() == {f"{name}/file": b""}
 
 
-def test_a_folder_that_is_there_is_left_alone(disk: Disk) -> None:
+def test_an_existing_folder_is_not_changed(disk: Disk) -> None:
     (disk.root / "one").mkdir(mode=0o750)
     make_folder(disk.root / "one", mode=0o700)
     assert (disk.root / "one").stat().st_mode & 0o777 == 0o750
@@ -129,7 +129,7 @@ def _folder_of_the_keys(state: Path) -> None:
 def test_a_new_state_folder_is_stored(disk: Disk, create: Callable[[Path], None]) -> None:
     create(disk.root / "deep" / "state")
     (disk.root / "deep" / "state" / "file").touch()
-    descriptor = os.open(disk.root / "deep" / "state", os.O_RDONLY)  # SQLite syncs it, out of the model's sight
+    descriptor = os.open(disk.root / "deep" / "state", os.O_RDONLY)  # SQLite syncs it, without `os.fsync`
     os.fsync(descriptor)
     os.close(descriptor)
     assert "deep/state/file" in disk.stored()
@@ -165,14 +165,14 @@ async def test_a_session_folder_that_was_removed_is_stored_again(disk: Disk) -> 
 
 
 class Drawn:
-    """An executor that has the image at once."""
+    """An executor that returns its image without delay."""
 
     async def run(self, *_: object) -> tuple[VerifiedImage, ...]:
         return (VerifiedImage(IMAGE, "digest", 512, 512),)
 
 
 class RecordingJobStore(SqlJobStore):
-    """Records what is on disk when the end of a job is to be written."""
+    """Records the stored files before the end of a job is written."""
 
     stored_at_the_end: dict[str, bytes]
 
@@ -216,7 +216,7 @@ def test_the_id_of_a_worker_is_stored_before_it_is_used(disk: Disk) -> None:
 
 
 class Commits:
-    """Every ledger connection's COMMIT waits here while `held` is set."""
+    """Delays the COMMIT of every connection to the ledger while `held` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.held = False
@@ -232,8 +232,8 @@ class Commits:
 
         monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Held))
 
-    async def answered_before(self, call: Awaitable[Any]) -> tuple[bool, Any]:
-        """Whether `call` has its answer while its commit has not returned; and the answer."""
+    async def returns_early(self, call: Awaitable[Any]) -> tuple[bool, Any]:
+        """Return whether `call` returns before its commit has returned, and its result."""
         self.held = True
         task = asyncio.ensure_future(call)
         try:
@@ -261,7 +261,7 @@ async def application(commits: Commits, tmp_path: Path) -> AsyncIterator[Applica
 
 async def test_a_submit_returns_after_its_commit(commits: Commits, application: Application) -> None:
     call = application.ledger.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
-    early, (job, new) = await commits.answered_before(call)
+    early, (job, new) = await commits.returns_early(call)
     assert not early
     assert (job.id, new) == ("ext_1", True)
 
@@ -271,9 +271,9 @@ async def test_a_202_is_sent_after_the_commit(commits: Commits, application: App
     transport = httpx2.ASGITransport(application.app())
     headers = {"Authorization": f"Bearer {secret}"}
     async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as http:
-        early, answer = await commits.answered_before(http.post("/api/v1/generate", json={"prompt": "a boat"}))
+        early, response = await commits.returns_early(http.post("/api/v1/generate", json={"prompt": "a boat"}))
     assert not early
-    assert answer.status_code == 202
+    assert response.status_code == 202
 
 
 async def test_every_connection_to_the_ledger_syncs_each_commit(
@@ -302,7 +302,7 @@ async def test_every_connection_to_the_ledger_syncs_each_commit(
     assert len(seen) == 7
 
 
-async def test_a_backup_is_stored_when_it_is_called_done(disk: Disk) -> None:
+async def test_a_backup_is_stored_when_the_call_returns(disk: Disk) -> None:
     state = disk.root / "state"
     ledger = SqliteLedger(state / "ledger.sqlite3")
     await ledger.open()
@@ -321,7 +321,7 @@ def _no_links(*_: object, **__: object) -> None:
 
 
 class Saved:
-    """Notes what is stored at the moment when an image is called saved."""
+    """Records the stored files at the event `saved`."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
@@ -333,7 +333,7 @@ class Saved:
 
 
 @pytest.mark.parametrize("way", ["link", "rename", "replace"])
-def test_an_image_is_stored_before_it_is_called_saved(disk: Disk, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_stored_before_the_event_saved(disk: Disk, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way == "rename":
         monkeypatch.setattr(os, "link", _no_links)
     saved = Saved(disk)
@@ -342,8 +342,8 @@ def test_an_image_is_stored_before_it_is_called_saved(disk: Disk, way: str, monk
     assert saved.stored == {"boat.png": IMAGE}
 
 
-async def test_a_resumed_image_that_is_there_already_is_stored_before_it_is_called_saved(disk: Disk) -> None:
-    """The process before was killed between the image's final name and the sync of the folder."""
+async def test_an_image_of_an_interrupted_process_is_stored_before_the_event_saved(disk: Disk) -> None:
+    """The earlier process was killed between the rename of the image and the sync of the folder."""
     saved, journal = Saved(disk), Journal(disk.root.parent / "journal.ndjson")
     target = disk.root / "boat.png"
     with FaultServer(image=IMAGE) as server:
@@ -374,15 +374,15 @@ def test_a_journal_that_another_process_left_empty_is_stored(disk: Disk) -> None
 
 
 def test_the_name_of_a_journal_is_stored_before_its_first_line(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So a journal that has lines needs no sync of its folder: a later process may rely on it."""
+    """A later process relies on this: it does not sync the folder of a journal that has lines."""
     found: list[dict[str, bytes]] = []
 
-    class Noting(io.FileIO):
+    class RecordingFile(io.FileIO):
         def write(self, data: Any) -> int:
             found.append(disk.stored())
             return super().write(data)
 
-    monkeypatch.setattr(os, "fdopen", lambda descriptor, mode, buffering: Noting(descriptor, mode))
+    monkeypatch.setattr(os, "fdopen", lambda descriptor, mode, buffering: RecordingFile(descriptor, mode))
     Journal(disk.root / "journal.ndjson").begin("http://server", {"prompt": "a boat"}, "key-1")
     assert found == [{"journal.ndjson": b""}]
 
@@ -397,16 +397,16 @@ def test_the_rest_of_a_pruned_journal_is_stored_before_the_journal_is_emptied(
     now += KEEP_ENDED + 1
     found: list[dict[str, bytes]] = []
 
-    class Noting(io.FileIO):
+    class RecordingFile(io.FileIO):
         def truncate(self, size: int | None = None) -> int:
             found.append(disk.stored())
             return super().truncate(size)
 
-    monkeypatch.setattr(os, "fdopen", lambda descriptor, mode, buffering: Noting(descriptor, mode))
+    monkeypatch.setattr(os, "fdopen", lambda descriptor, mode, buffering: RecordingFile(descriptor, mode))
     journal.submitted(kept, "ext_1")
-    (moment,) = found
-    assert b'"ext_1"' in moment["journal.new"]
-    assert disk.stored()["journal.ndjson"] == journal.path.read_bytes() == moment["journal.new"]
+    (before,) = found
+    assert b'"ext_1"' in before["journal.new"]
+    assert disk.stored()["journal.ndjson"] == journal.path.read_bytes() == before["journal.new"]
 
 
 def test_the_key_of_an_embedded_server_is_stored(disk: Disk) -> None:

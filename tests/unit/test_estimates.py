@@ -1,4 +1,4 @@
-"""How long a job will take, told from how long those like it took."""
+"""Estimates of the time until a job's end, from the durations of similar jobs."""
 
 from msgspec.structs import replace
 
@@ -10,7 +10,7 @@ from umrgen.server.scheduler.eta import OVERDUE, SHAPES, Estimates
 JOB = Job("ext_1", "sid_a", GenerationRequest("a boat", seed=1, steps=4), "procedural", created_at=0)
 
 
-class StillClock:
+class FixedClock:
     def __init__(self) -> None:
         self.at = 100_000
 
@@ -21,7 +21,7 @@ class StillClock:
         return self.at / 1000
 
     async def sleep(self, seconds: float) -> None:
-        raise AssertionError("nothing sleeps here")
+        raise AssertionError("estimates do not sleep")
 
 
 def done(seconds: float, **request: int) -> Job:
@@ -29,28 +29,28 @@ def done(seconds: float, **request: int) -> Job:
     return JOB._replace(request=changed, state=State.COMPLETED, claimed_at=0, completed_at=int(seconds * 1000))
 
 
-def estimates(*jobs: Job, slots: int = 1) -> tuple[Estimates, StillClock]:
-    clock = StillClock()
+def estimates(*jobs: Job, slots: int = 1) -> tuple[Estimates, FixedClock]:
+    clock = FixedClock()
     made = Estimates(clock, lambda: slots)
     made.observe(jobs)
     return made, clock
 
 
-def test_what_was_never_seen_is_not_guessed() -> None:
+def test_without_runs_of_similar_jobs_there_is_no_estimate() -> None:
     made, _ = estimates(done(5, steps=8), done(5, width=512))
     assert made.seconds_left(JOB, 1) is None
     assert made.seconds_left(JOB._replace(state=State.RUNNING, claimed_at=0)) is None
 
 
-def test_a_running_job_has_left_what_is_usual_less_what_has_passed() -> None:
+def test_the_estimate_of_a_running_job_is_the_median_minus_the_elapsed_time() -> None:
     made, clock = estimates(done(10), done(12), done(90))
     job = JOB._replace(state=State.RUNNING, claimed_at=clock.at - 5000)
-    assert made.seconds_left(job) == 7, "the median, not the mean: one slow run is no rule"
+    assert made.seconds_left(job) == 7, "the median, which one slow run does not change"
     clock.at += 60_000
     assert made.seconds_left(job) == OVERDUE
 
 
-def test_a_queued_job_waits_for_those_ahead_of_it() -> None:
+def test_the_estimate_of_a_queued_job_includes_the_jobs_ahead_of_it() -> None:
     made, _ = estimates(done(10))
     assert made.seconds_left(JOB, 1) == 10 + 0.5 * 10
     assert made.seconds_left(JOB, 4) == 10 + 3.5 * 10
@@ -58,14 +58,14 @@ def test_a_queued_job_waits_for_those_ahead_of_it() -> None:
     assert made.seconds_left(JOB, 4) == 10 + (3 + 1) * 10 / 2
 
 
-def test_only_the_last_runs_count_and_failures_do_not() -> None:
+def test_an_estimate_uses_only_the_last_successful_runs() -> None:
     made, clock = estimates(*[done(100)] * 10, *[done(10)] * 10)
     made.observe([done(1)._replace(state=State.FAILED), JOB._replace(state=State.RUNNING, claimed_at=0)])
     assert made.seconds_left(JOB._replace(state=State.RUNNING, claimed_at=clock.at)) == 10
-    assert made.seconds_left(done(10)) is None, "it is over"
+    assert made.seconds_left(done(10)) is None, "the job is over"
 
 
-def test_of_many_kinds_of_jobs_the_last_are_remembered() -> None:
+def test_only_the_most_recent_kinds_of_jobs_are_kept() -> None:
     made, _ = estimates(*(done(7, width=512 + width) for width in range(SHAPES + 1)))
     assert made.seconds_left(JOB._replace(request=replace(JOB.request, width=512)), 1) is None
     assert made.seconds_left(JOB._replace(request=replace(JOB.request, width=513)), 1) is not None

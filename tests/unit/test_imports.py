@@ -1,4 +1,4 @@
-"""The direction of imports, read from the sources: one way, and the client without the server."""
+"""The direction of imports, read from the sources: from higher to lower layers, the client without the server."""
 
 import ast
 from functools import cache
@@ -67,9 +67,9 @@ def parsed(path: Path) -> ast.Module:
 
 @cache
 def imports(path: Path, *, lazy: bool) -> set[str]:
-    """The umrgen modules that a file imports, at its top level or (`lazy`) inside its functions."""
+    """Return the umrgen modules that a file imports, at its top level or (`lazy`) inside its functions."""
     tree = parsed(path)
-    # What only the type checker sees imports nothing.
+    # Imports under TYPE_CHECKING are not executed.
     tree.body = [node for node in tree.body if not isinstance(node, ast.If) or "TYPE_CHECKING" not in ast.dump(node)]
     inner = {
         node
@@ -93,7 +93,7 @@ def imports(path: Path, *, lazy: bool) -> set[str]:
 
 
 def layer(name: str, layers: list[list[str]]) -> int | None:
-    """The number of the layer whose prefix is the longest that fits."""
+    """Return the number of the layer with the longest prefix that fits."""
     fits = [
         (len(prefix), number)
         for number, prefixes in enumerate(layers)
@@ -103,16 +103,16 @@ def layer(name: str, layers: list[list[str]]) -> int | None:
     return max(fits)[1] if fits else None
 
 
-def test_every_module_has_its_layer() -> None:
-    homeless = [
+def test_every_module_has_a_layer() -> None:
+    without = [
         name
         for name in modules()
         if name not in ("", "server", "client") and layer(name, CLIENT) is None and layer(name, SERVER) is None
     ]
-    assert homeless == []
+    assert without == []
 
 
-def test_imports_run_one_way() -> None:
+def test_no_module_imports_from_a_higher_layer() -> None:
     wrong = []
     for name, path in modules().items():
         layers = SERVER if name.startswith("server") else CLIENT
@@ -124,7 +124,7 @@ def test_imports_run_one_way() -> None:
     assert wrong == []
 
 
-def test_the_client_side_never_imports_the_server() -> None:
+def test_the_client_does_not_import_the_server() -> None:
     for name, path in modules().items():
         if name.startswith("server"):
             continue
@@ -135,7 +135,7 @@ def test_the_client_side_never_imports_the_server() -> None:
             assert not {i for i in imports(path, lazy=True) if i.startswith("server")}, name
 
 
-def test_engines_never_see_the_ledger_and_routes_see_only_services() -> None:
+def test_engines_do_not_import_the_ledger_and_handlers_import_only_services() -> None:
     for name, path in modules().items():
         touched = imports(path, lazy=False) | imports(path, lazy=True)
         if name.startswith("server.engines"):
@@ -165,7 +165,7 @@ def test_engines_never_see_the_ledger_and_routes_see_only_services() -> None:
             assert not touched & concrete, f"{name} chooses an implementation"
 
 
-def test_services_and_domain_know_no_framework() -> None:
+def test_services_and_domain_import_no_framework() -> None:
     """Neither HTTP nor SQL: a second transport or another database adds no rule."""
     for name, path in modules().items():
         if not name.startswith(("server.services", "server.domain")):
@@ -182,7 +182,7 @@ def test_services_and_domain_know_no_framework() -> None:
         assert not foreign, f"{name} imports {foreign}"
 
 
-def test_no_import_cycle() -> None:
+def test_there_is_no_import_cycle() -> None:
     graph = {name: imports(path, lazy=False) - {name} for name, path in modules().items()}
     done: set[str] = set()
 
@@ -199,7 +199,7 @@ def test_no_import_cycle() -> None:
 
 
 def test_class_names_are_unique() -> None:
-    """A class name is found by one search: no two modules define the same one."""
+    """A search for a class name finds one definition."""
     defined: dict[str, list[str]] = {}
     for name, path in modules().items():
         for node in ast.walk(parsed(path)):

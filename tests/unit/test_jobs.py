@@ -13,7 +13,7 @@ JOB = Job("ext_1", "sid_a", GenerationRequest("a lighthouse", seed=7), "procedur
 OUTPUT = Output("umrgen_7_aa.png", "sid_a", 10, "ab" * 32, 512, 512)
 
 
-def test_nothing_leads_out_of_a_final_state() -> None:
+def test_a_final_state_has_no_transition() -> None:
     assert {state for state, _ in TRANSITIONS} == {State.QUEUED, State.RUNNING}
     for state in State:
         for change in Change:
@@ -26,7 +26,7 @@ def test_nothing_leads_out_of_a_final_state() -> None:
 
 
 @given(st.lists(st.sampled_from(Change), max_size=12))
-def test_whatever_happens_the_books_balance(changes: list[Change]) -> None:
+def test_any_sequence_of_changes_counts_claims_and_ends_at_most_once(changes: list[Change]) -> None:
     job, claims, ends = JOB, 0, 0
     for now, change in enumerate(changes, 2000):
         try:
@@ -43,50 +43,50 @@ def test_whatever_happens_the_books_balance(changes: list[Change]) -> None:
 
 
 class TestLeasesAndTimes:
-    """What one attempt leaves to the next."""
+    """The fields that change between two attempts."""
 
     claimed = advance(JOB, Change.CLAIM, now=2000, worker="one", lease_until=9000)
 
     @pytest.mark.parametrize("change", [Change.FAIL, Change.COMPLETE, Change.RELEASE, Change.PROGRESS])
-    def test_a_token_is_worth_nothing_once_the_job_is_queued_again(self, change: Change) -> None:
+    def test_a_token_is_refused_after_the_job_was_queued_again(self, change: Change) -> None:
         queued = advance(self.claimed, Change.RELEASE, now=3000, token=1)
-        assert queued.token == 1, "the number is still that of the lease that ended"
+        assert queued.token == 1, "a queued job keeps the token of its last lease"
         with pytest.raises(Conflict):
             advance(queued, change, now=4000, token=1)
         assert advance(queued, Change.CANCEL, now=4000).state is State.FAILED, "a cancel needs no token"
 
-    def test_an_earlier_lease_changes_nothing(self) -> None:
+    def test_a_change_with_the_token_of_an_earlier_lease_is_refused(self) -> None:
         again = advance(advance(self.claimed, Change.RELEASE, now=3000), Change.CLAIM, now=4000)
         with pytest.raises(Conflict):
             advance(again, Change.COMPLETE, now=5000, token=1)
         assert advance(again, Change.COMPLETE, now=5000, token=2).state is State.COMPLETED
 
-    def test_the_end_is_never_before_the_beginning(self) -> None:
+    def test_the_time_of_the_end_is_not_before_the_start(self) -> None:
         for end in (Change.COMPLETE, Change.FAIL, Change.CANCEL):
-            assert advance(self.claimed, end, now=10).completed_at == 2000, "a clock that was set back"
+            assert advance(self.claimed, end, now=10).completed_at == 2000, "the clock was set back"
         assert advance(JOB, Change.CANCEL, now=10).completed_at == JOB.created_at
         assert advance(self.claimed, Change.COMPLETE, now=2500).completed_at == 2500
 
-    def test_a_job_in_the_queue_has_no_step(self) -> None:
+    def test_the_step_of_a_queued_job_is_0(self) -> None:
         halfway = advance(self.claimed, Change.PROGRESS, now=3000, token=1, step=3)
         assert halfway.step == 3
         assert advance(halfway, Change.RELEASE, now=4000).step == 0
         assert advance(halfway._replace(state=State.QUEUED), Change.CLAIM, now=5000).step == 0
 
-    def test_it_started_when_it_was_claimed_first(self) -> None:
+    def test_started_at_is_the_time_of_the_first_claim(self) -> None:
         again = advance(advance(self.claimed, Change.RELEASE, now=3000), Change.CLAIM, now=4000)
         assert (again.started_at, again.claimed_at, again.attempt) == (2000, 4000, 2)
 
-    def test_who_lost_a_race_changes_nothing(self) -> None:
+    def test_a_change_with_an_outdated_version_is_refused(self) -> None:
         with pytest.raises(Conflict):
             advance(self.claimed, Change.PROGRESS, now=3000, version=1)
 
-    def test_a_job_that_ended_is_nobody_s(self) -> None:
+    def test_a_job_that_is_over_has_no_worker_and_no_lease(self) -> None:
         done = advance(self.claimed, Change.COMPLETE, now=3000)
         assert (done.worker, done.lease_until) == (None, None)
 
 
-def test_the_wire_form_has_everything_the_contract_names() -> None:
+def test_the_wire_format_has_all_fields_of_the_contract() -> None:
     wire = job_to_wire(JOB._replace(state=State.COMPLETED, outputs=(OUTPUT,), completed_at=3000))
     names = "success job_id state image_url results error error_code queue_position eta_seconds progress created_at "
     names += "started_at completed_at engine seed priority attempt retry_after_ms next"
@@ -99,8 +99,8 @@ def test_the_wire_form_has_everything_the_contract_names() -> None:
         assert (wire["image_url"], wire["results"], wire["retry_after_ms"]) == (None, {"images": []}, delay)
 
 
-class TestReadingAServersAnswer:
-    def test_our_own(self) -> None:
+class TestParsingAStatus:
+    def test_a_status_of_this_server_is_parsed(self) -> None:
         wire = job_to_wire(JOB._replace(state=State.COMPLETED, outputs=(OUTPUT, replace(OUTPUT, name="two.png"))))
         status = Status.parse(wire, "ext_1")
         assert status is not None
@@ -109,12 +109,12 @@ class TestReadingAServersAnswer:
         assert len(status.images) == 2
         assert (status.seed, status.engine) == (7, "procedural")
 
-    def test_an_old_servers_first_minute(self) -> None:
+    def test_the_results_of_an_older_server_are_parsed_without_image_url(self) -> None:
         status = Status.parse({"state": "completed", "results": {"images": [{"url": "/o/1"}, {"url": "/o/2"}]}}, "x")
         assert status is not None
         assert status.images == ("/o/1", "/o/2")
 
-    def test_wrong_types_are_as_if_missing(self) -> None:
+    def test_fields_of_a_wrong_type_are_ignored(self) -> None:
         data = {"state": "running", "image_url": 5, "results": [], "queue_position": "3", "eta_seconds": True}
         data |= {"progress": "half", "seed": None, "error": {"a": 1}, "retry_after_ms": -5}
         status = Status.parse(data, "x")
@@ -122,7 +122,7 @@ class TestReadingAServersAnswer:
         assert status == Status("x", "running")
 
     @pytest.mark.parametrize("state", [None, "", 3, ["completed"]])
-    def test_without_a_state_it_is_no_status(self, state: object) -> None:
+    def test_an_object_without_a_state_is_no_status(self, state: object) -> None:
         assert Status.parse({"state": state}, "x") is None
 
     json = st.recursive(
@@ -133,7 +133,7 @@ class TestReadingAServersAnswer:
     names = ("state", "image_url", "results", "progress", "eta_seconds", "seed", "error", "queue_position")
 
     @given(st.dictionaries(st.sampled_from(names), json))
-    def test_nothing_it_is_given_breaks_it(self, data: dict[str, object]) -> None:
+    def test_any_object_is_parsed_without_an_exception(self, data: dict[str, object]) -> None:
         status = Status.parse(data, "x")
         if status is not None:
             assert all(isinstance(url, str) for url in status.images)

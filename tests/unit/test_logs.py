@@ -1,4 +1,4 @@
-"""Log lines: one an event, whatever is in it."""
+"""Log lines: one line for each event, with any characters in its message."""
 
 import json
 import logging
@@ -18,21 +18,21 @@ def record(message: str, **extra: object) -> logging.LogRecord:
 
 
 @given(st.text(), st.text())
-def test_text_is_one_line_and_printable(message: str, prompt: str) -> None:
+def test_a_text_line_is_one_line_of_printable_characters(message: str, prompt: str) -> None:
     line = TextFormatter().format(record(message, prompt=prompt))
     assert line.isprintable()
     assert " INFO umrgen: " in line
 
 
 @given(st.text(), st.text())
-def test_json_is_one_line_and_says_it_all(message: str, prompt: str) -> None:
+def test_a_json_line_has_the_message_the_level_and_the_extra_fields(message: str, prompt: str) -> None:
     line = JsonFormatter().format(record(message, prompt=prompt))
     assert "\n" not in line
-    told = json.loads(line)
-    assert (told["message"], told["prompt"], told["level"]) == (message, prompt, "info")
+    event = json.loads(line)
+    assert (event["message"], event["prompt"], event["level"]) == (message, prompt, "info")
 
 
-def test_a_traceback_is_kept() -> None:
+def test_a_traceback_is_logged() -> None:
     try:
         raise ValueError("why\nnot")
     except ValueError as error:

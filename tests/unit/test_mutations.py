@@ -1,4 +1,4 @@
-"""The list of mutations is sound, and docs/reliability.md shows it as it is."""
+"""The list of mutations is valid, and docs/reliability.md has the same list."""
 
 import ast
 import re
@@ -9,11 +9,11 @@ from mutants.mutations import MUTATIONS, table
 ROOT = Path(__file__).parents[2]
 
 
-def test_there_are_forty_or_more_and_each_has_a_name_of_its_own() -> None:
+def test_there_are_at_least_forty_mutations_with_unique_names() -> None:
     assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS) >= 40
 
 
-def test_each_line_is_there_exactly_once() -> None:
+def test_each_line_occurs_exactly_once() -> None:
     wrong = [m.name for m in MUTATIONS if (ROOT / m.file).read_text().count(m.old) != 1]
     assert wrong == []
 
@@ -32,8 +32,8 @@ def test_each_test_exists() -> None:
             scope = found[0].body
 
 
-def test_the_page_shows_the_list() -> None:
+def test_the_page_has_the_list() -> None:
     page = (ROOT / "docs" / "reliability.md").read_text()
     shown = re.search(r"<!-- mutants: begin -->\n(.*?)<!-- mutants: end -->", page, re.DOTALL)
     assert shown
-    assert shown[1].strip() == table(), "python tests/mutants --table prints what belongs there"
+    assert shown[1].strip() == table(), "replace it by the output of `python tests/mutants --table`"

@@ -1,4 +1,4 @@
-"""The procedural engine: what it draws follows from the request, all of it, and from nothing else."""
+"""The procedural engine: the image depends on every part of the request, and on nothing else."""
 
 import hashlib
 import random
@@ -25,8 +25,8 @@ STORM = "a lighthouse on a cliff at dusk, storm over the sea"
 
 def draw(prompt: str = STORM, **changes: Any) -> Any:
     values = {"width": 192, "height": 160, "steps": 4, "seed": 7} | changes
-    (picture,) = ProceduralEngine().draw(draw_task(prompt, **values), lambda *_: None)
-    return picture
+    (image,) = ProceduralEngine().draw(draw_task(prompt, **values), lambda *_: None)
+    return image
 
 
 def png(colour: tuple[int, int, int], kind: str = "PNG") -> bytes:
@@ -39,24 +39,24 @@ def difference(first: Any, second: Any) -> float:
     return float(np.abs(first.astype(float) - second.astype(float)).mean())
 
 
-def fineness(picture: Any) -> float:
-    """The mean step between neighbours, grain and signature left out."""
-    grey = picture[:-20].astype(float).mean(2)
+def sharpness(image: Any) -> float:
+    """Return the mean difference between adjacent pixels, without the rows of the signature."""
+    grey = image[:-20].astype(float).mean(2)
     return float(np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean())
 
 
-def test_it_is_in_the_registry_and_says_what_it_is() -> None:
+def test_the_registry_loads_the_engine_with_its_info() -> None:
     info = load_engine("procedural", {"step_delay": 0.0}).info
     assert (info.name, info.kind, info.size_multiple, info.max_steps) == ("procedural", "procedural", 1, 50)
     assert set(info.features) == {"previews", "references", "negative"}
 
 
 @pytest.mark.parametrize("prompt", [STORM, "a neon city at night in the rain", "hello world"])
-def test_the_same_request_gives_the_same_bytes(prompt: str) -> None:
+def test_the_same_request_has_the_same_pixels(prompt: str) -> None:
     assert draw(prompt).tobytes() == draw(prompt).tobytes()
 
 
-def test_another_process_gives_the_same_bytes() -> None:
+def test_another_process_draws_the_same_pixels() -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
         "import hashlib; from support import draw_task\n"
@@ -78,23 +78,23 @@ def test_another_process_gives_the_same_bytes() -> None:
     ],
     ids=["seed", "prompt", "negative", "reference"],
 )
-def test_everything_asked_for_changes_the_picture(changes: dict[str, Any]) -> None:
+def test_each_parameter_changes_the_image(changes: dict[str, Any]) -> None:
     assert difference(draw(), draw(**changes)) > 1.5
 
 
 def test_more_steps_add_detail() -> None:
-    one, two, four, eight = (fineness(draw(width=320, height=320, steps=n)) for n in (1, 2, 4, 8))
+    one, two, four, eight = (sharpness(draw(width=320, height=320, steps=n)) for n in (1, 2, 4, 8))
     assert one < two < four
     assert eight > 1.5 * one
 
 
-def test_a_size_keeps_the_composition() -> None:
+def test_the_composition_does_not_depend_on_the_size() -> None:
     small = Image.fromarray(draw("mountains at sunrise", width=128, height=128))
     large = Image.fromarray(draw("mountains at sunrise", width=256, height=256)).resize((128, 128))
     assert difference(np.asarray(small), np.asarray(large)) < 8
 
 
-def test_the_negative_takes_the_moon_away_and_leaves_the_rest() -> None:
+def test_a_negative_prompt_removes_only_the_moon() -> None:
     prompt = "a full moon over hills at night"
     with_moon, without = draw(prompt), draw(prompt, negative="moon, clouds")
     assert (with_moon.min(2) > 170).sum() > 150
@@ -107,7 +107,7 @@ def test_night_is_darker_than_noon() -> None:
     assert draw("the sea at night").mean() * 2 < draw("the sea at noon").mean()
 
 
-def test_sunset_is_warmer_than_day_and_mood_counts() -> None:
+def test_the_time_of_day_and_mood_change_the_colours() -> None:
     def warmth(prompt: str) -> float:
         means = draw(prompt).mean((0, 1))
         return float(means[0] - means[2])
@@ -118,14 +118,14 @@ def test_sunset_is_warmer_than_day_and_mood_counts() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_a_reference_lends_its_colour(kind: str) -> None:
+def test_a_reference_image_changes_the_palette(kind: str) -> None:
     red = draw(references=(png((220, 20, 20), kind),)).mean((0, 1))
     plain = draw().mean((0, 1))
     assert red[0] - red[2] > plain[0] - plain[2] + 30
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image", png((1, 2, 3))[:60], png((1, 2, 3), "BMP")])
-def test_a_reference_that_is_no_image_is_a_failure_for_the_user(data: bytes) -> None:
+def test_a_reference_that_is_no_image_is_an_engine_failure(data: bytes) -> None:
     with pytest.raises(EngineFailure, match="reference"):
         draw(references=(data,))
 
@@ -147,7 +147,7 @@ def test_steps_are_reported_once_each_with_a_preview() -> None:
     assert distances[0] > distances[2] > distances[4] > 0
 
 
-def test_a_preview_taken_late_still_shows_its_own_step() -> None:
+def test_a_preview_shows_its_step_when_it_is_read_later() -> None:
     kept = []
     now = []
     request = draw_task("the sea", 96, 96, 6, 3)
@@ -160,7 +160,7 @@ def test_a_preview_taken_late_still_shows_its_own_step() -> None:
     assert all(difference(a(), b) == 0 for a, b in zip(kept, now, strict=True))
 
 
-def test_cancelling_stops_it_at_once() -> None:
+def test_a_cancellation_stops_at_the_current_step() -> None:
     steps = []
 
     def report(step: int, total: int, preview: Any) -> None:
@@ -173,7 +173,7 @@ def test_cancelling_stops_it_at_once() -> None:
     assert steps == [1, 2]
 
 
-def test_step_delay_is_slept_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_step_delay_is_between_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr("umrgen.server.engines.procedural.drawing.time.sleep", slept.append)
     ProceduralEngine(step_delay=0.5).draw(draw_task("the sea", 64, 64, 3, 1), lambda *_: None)
@@ -182,18 +182,18 @@ def test_step_delay_is_slept_between_steps(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("size", [(512, 2048), (2048, 512), (777, 513), (17, 5), (1, 1)])
 @pytest.mark.parametrize("prompt", ["a neon city in the rain", "a boat and an island at dawn, mist"])
-def test_any_size(prompt: str, size: tuple[int, int]) -> None:
+def test_any_size_is_drawn(prompt: str, size: tuple[int, int]) -> None:
     steps = 4 if max(size) < 800 else 3
-    picture = draw(prompt, width=size[0], height=size[1], steps=steps)
-    assert picture.shape == (size[1], size[0], 3)
-    assert picture.dtype == np.uint8
+    image = draw(prompt, width=size[0], height=size[1], steps=steps)
+    assert image.shape == (size[1], size[0], 3)
+    assert image.dtype == np.uint8
 
 
-def test_words_it_does_not_know_give_an_abstract_piece() -> None:
+def test_a_prompt_without_known_terms_is_drawn_as_an_abstract_image() -> None:
     assert not read_scene("hello world", "").names
-    picture = draw("hello world")
-    assert picture.std() > 15
-    assert difference(picture, draw("hello there")) > 5
+    image = draw("hello world")
+    assert image.std() > 15
+    assert difference(image, draw("hello there")) > 5
 
 
 @pytest.mark.parametrize(
@@ -206,20 +206,20 @@ def test_words_it_does_not_know_give_an_abstract_piece() -> None:
         ("thunderstorm, twilight", {"storm", "rain", "lightning", "sea"}, "dusk"),
     ],
 )
-def test_synonyms_and_what_they_imply(prompt: str, names: set[str], time: str) -> None:
+def test_synonyms_and_their_implied_things_are_recognized(prompt: str, names: set[str], time: str) -> None:
     scene = read_scene(prompt, "")
     assert names <= scene.names
     assert scene.time == time
 
 
-def test_a_negative_takes_away_what_was_only_implied() -> None:
+def test_a_negative_prompt_removes_implied_things() -> None:
     names = read_scene("a storm at sea without lightning", "rain").names
     assert not names & {"rain", "lightning"}
     assert {"storm", "waves"} <= names
 
 
 @pytest.mark.parametrize("prompt", ["the sea at noon", "a neon city at night", "hello world"])
-def test_the_signature_stands_in_the_corner(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_signature_is_in_the_lower_right_corner(prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
     signed = draw(prompt)
     monkeypatch.setattr("umrgen.server.engines.procedural.drawing._signed", lambda pixels: pixels)
     changed = np.argwhere((signed != draw(prompt)).any(2))
@@ -229,7 +229,7 @@ def test_the_signature_stands_in_the_corner(prompt: str, monkeypatch: pytest.Mon
     assert changed.max(0).tolist() <= [155, 187]
 
 
-def test_no_steps_is_a_failure() -> None:
+def test_a_request_without_steps_is_an_engine_failure() -> None:
     with pytest.raises(EngineFailure):
         draw(steps=0)
 
@@ -242,25 +242,25 @@ def test_no_steps_is_a_failure() -> None:
     st.integers(1, 70),
     st.integers(1, 70),
 )
-def test_no_prompt_makes_it_stumble(prompt: str, negative: str, seed: int, width: int, height: int) -> None:
-    picture = draw(prompt, negative=negative, seed=seed, width=width, height=height, steps=4)
-    assert picture.shape == (height, width, 3)
+def test_any_prompt_is_drawn(prompt: str, negative: str, seed: int, width: int, height: int) -> None:
+    image = draw(prompt, negative=negative, seed=seed, width=width, height=height, steps=4)
+    assert image.shape == (height, width, 3)
 
 
 @pytest.mark.parametrize(
     "prompt", ["aurora", "an aurora at night, stars", "a lighthouse at dusk, fog", "a neon city", ""]
 )
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 96), (512, 1), (3, 2), (64, 64)])
-def test_numpy_has_nothing_to_warn_of(prompt: str, width: int, height: int) -> None:
+def test_numpy_emits_no_warning(prompt: str, width: int, height: int) -> None:
     with np.errstate(over="raise", divide="raise", invalid="raise"):
         for seed in range(3):
             assert draw(prompt, seed=seed, width=width, height=height, steps=4).shape == (height, width, 3)
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_numpy_has_nothing_to_warn_of_in_random_requests(seed: int) -> None:
-    """tests/slow/test_procedural_many.py tries two thousand others."""
+def test_numpy_emits_no_warning_for_random_requests(seed: int) -> None:
+    """tests/slow/test_procedural_many.py draws two thousand others."""
     request = random_request(random.Random(seed))
     with np.errstate(over="raise", divide="raise", invalid="raise"):
-        (picture,) = ProceduralEngine().draw(request, lambda *_: None)
-    assert picture.shape == (request.request.height, request.request.width, 3)
+        (image,) = ProceduralEngine().draw(request, lambda *_: None)
+    assert image.shape == (request.request.height, request.request.width, 3)

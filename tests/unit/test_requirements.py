@@ -1,4 +1,4 @@
-"""What is declared, what is pinned and what is imported agree."""
+"""The declared requirements agree with the pinned ones and with the imports."""
 
 import ast
 import re
@@ -22,14 +22,14 @@ FILES = {
     "server": [*BASE, *EXTRAS["server"], *GROUPS["build"]],
     "dev": [*BASE, *EXTRAS["server"], *GROUPS["build"], *GROUPS["dev"]],
 }
-"""What each file of requirements/ pins."""
+"""The requirements that each file of requirements/ pins."""
 
 MODULES = {"pillow": "PIL", "python-multipart": "python_multipart", "prometheus-client": "prometheus_client"}
 """Distributions whose module has another name."""
 OPTIONAL = {
-    "opentelemetry": "spans are made where its API is installed, for the operator's own exporter",
+    "opentelemetry": "spans are created if its API is installed, for an exporter that the operator configures",
 }
-"""Modules that are used where they are installed, and asked for by no extra."""
+"""Modules that are used if they are installed, and required by no extra."""
 
 
 def pins(name: str) -> dict[str, str]:
@@ -39,7 +39,7 @@ def pins(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_declared_is_pinned(name: str) -> None:
+def test_each_requirement_is_pinned(name: str) -> None:
     pinned = pins(name)
     for requirement in map(Requirement, FILES[name]):
         version = pinned.get(canonicalize_name(requirement.name))
@@ -47,9 +47,9 @@ def test_what_is_declared_is_pinned(name: str) -> None:
         assert version in requirement.specifier, f"{requirement} does not admit {version}: make lock"
 
 
-def test_the_files_name_no_index_and_have_hashes() -> None:
+def test_the_files_have_hashes_and_no_index_address() -> None:
     for path in (ROOT / "requirements").iterdir():
-        assert path.suffix == ".txt", "pyproject.toml is the one source"
+        assert path.suffix == ".txt", "pyproject.toml is the only source"
         text = path.read_text()
         assert "://" not in text
         assert "--index" not in text
@@ -57,7 +57,7 @@ def test_the_files_name_no_index_and_have_hashes() -> None:
 
 
 def foreign_imports(path: Path) -> Iterator[str]:
-    """Top-level modules that a file imports, neither ours nor the standard library's."""
+    """Yield the top-level modules of other distributions that a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and not node.level and node.module:
@@ -73,7 +73,7 @@ def declared(requirements: list[str]) -> set[str]:
     return {MODULES.get(name, name.replace("-", "_")) for name in names}
 
 
-def test_what_is_imported_is_declared() -> None:
+def test_each_import_is_declared() -> None:
     base, server = declared(BASE), declared([*BASE, *EXTRAS["server"]])
     unused, optional = server - base, set(OPTIONAL)
     for path in (ROOT / "src" / "umrgen").rglob("*.py"):
@@ -84,5 +84,5 @@ def test_what_is_imported_is_declared() -> None:
         found -= set(OPTIONAL)
         assert found <= allowed, f"{path}: {sorted(found - allowed)}"
         unused -= found
-    assert unused == set(), "declared, and imported nowhere"
-    assert optional == set(), "called optional, and imported nowhere"
+    assert unused == set(), "declared, and not imported"
+    assert optional == set(), "listed as optional, and not imported"

@@ -30,7 +30,7 @@ def test_every_acknowledged_job_ends_once(hundred: int) -> None:
     assert ends > 5 * len(seeds), "the histories have too few jobs"
 
 
-def test_a_seed_plays_the_same_history_again() -> None:
+def test_a_seed_repeats_its_history() -> None:
     assert play(11) == play(11)
 
 
@@ -55,7 +55,7 @@ def no_check_of_leases(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Dispatcher, "_check_lease", nothing)
 
 
-def every_ended_lease_a_crash(patch: pytest.MonkeyPatch) -> None:
+def ended_leases_counted_as_crashes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Dispatcher, "_check_lease", lambda self, job: Attempt(job, self._context).lease_expired())
 
 
@@ -66,52 +66,51 @@ def no_deletion(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Retention, "_delete_files", none)
 
 
-def late_pictures_stay(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(lives.Life, "delete", nothing)
+def no_deletion_of_obsolete_images(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lives.ServerProcess, "delete", nothing)
 
 
-def restarts_count(patch: pytest.MonkeyPatch) -> None:
+def interruptions_counted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Attempt, "interrupted", lambda self: self._retry("engine_crashed", "the server was stopped"))
 
 
-def restarts_without_end(patch: pytest.MonkeyPatch) -> None:
+def restarts_without_limit(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Attempt, "interrupted", lambda self: self._release("stopped", self.job.interruptions + 1))
 
 
-def attempts_without_end(patch: pytest.MonkeyPatch) -> None:
+def attempts_without_limit(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Attempt, "_retry", lambda self, code, what: self._release(what, self.job.interruptions))
 
 
-def cancels_unheard(patch: pytest.MonkeyPatch) -> None:
+def cancellations_ignored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Attempt, "end", lambda self: None)
 
 
-def new_jobs_unheard(patch: pytest.MonkeyPatch) -> None:
+def new_jobs_ignored(patch: pytest.MonkeyPatch) -> None:
     notify = Dispatcher.notify
 
-    def deaf(self: Dispatcher, jobs: Sequence[Job]) -> None:
+    def notify_of_ends(self: Dispatcher, jobs: Sequence[Job]) -> None:
         if any(job.over for job in jobs):
             notify(self, jobs)
 
-    patch.setattr(Dispatcher, "notify", deaf)
+    patch.setattr(Dispatcher, "notify", notify_of_ends)
 
 
-def capacity_unheard(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(lives.Life, "watch", lambda self, on_capacity: None)
+def capacity_ignored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lives.ServerProcess, "watch", lambda self, on_capacity: None)
 
 
 FAULTS = (
-    *(no_turns, no_fence, no_recovery, no_check_of_leases, every_ended_lease_a_crash, no_deletion),
-    *(late_pictures_stay, restarts_count, restarts_without_end, attempts_without_end, cancels_unheard),
-    new_jobs_unheard,
-    capacity_unheard,
+    *(no_turns, no_fence, no_recovery, no_check_of_leases, ended_leases_counted_as_crashes, no_deletion),
+    *(no_deletion_of_obsolete_images, interruptions_counted, restarts_without_limit, attempts_without_limit),
+    *(cancellations_ignored, new_jobs_ignored, capacity_ignored),
 )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_a_server_with_a_fault_is_caught(fault: Callable[[pytest.MonkeyPatch], None]) -> None:
-    """Some history violates an invariant for each of these faults, so the invariants detect them."""
+def test_the_simulation_detects_a_fault_of_the_server(fault: Callable[[pytest.MonkeyPatch], None]) -> None:
+    """At least one history violates an invariant for each of these faults."""
     with pytest.MonkeyPatch.context() as patch:
         fault(patch)
         with pytest.raises((AssertionError, TimeoutError, Stuck)):

@@ -1,4 +1,4 @@
-"""The process that decodes an upload: what it is given, and how much it may take. A real one, seen from outside."""
+"""The environment and the resource limits of a real process that decodes an upload."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ async def decoder(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[asyncio.subp
 
 
 async def limits_of(process: asyncio.subprocess.Process) -> dict[str, str]:
-    """Its soft limits, once it has set the last of them."""
+    """Wait until the process has set the last of its soft limits, and return them."""
     while True:
         lines = Path(f"/proc/{process.pid}/limits").read_text().splitlines()[1:]
         limits = {line[:26].strip(): line[26:].split()[0] for line in lines}
@@ -36,26 +36,26 @@ async def limits_of(process: asyncio.subprocess.Process) -> dict[str, str]:
         await asyncio.sleep(0.01)
 
 
-async def test_it_has_nothing_of_the_servers_environment_but_what_it_needs(
+async def test_the_decoder_has_only_the_environment_variables_that_it_needs(
     decoder: asyncio.subprocess.Process,
 ) -> None:
-    await limits_of(decoder)  # it runs: between fork and exec its environment reads as empty
+    await limits_of(decoder)  # wait for its exec: between fork and exec the file `environ` is empty
     given = Path(f"/proc/{decoder.pid}/environ").read_bytes().decode().split("\0")
     names = {entry.partition("=")[0] for entry in given if entry}
     assert names <= {"PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG"}
     assert "PATH" in names
-    assert len(os.environ) > len(names), "there was something to leave out"
+    assert len(os.environ) > len(names), "this process has other variables, too"
 
 
-async def test_it_has_little_memory_little_time_and_no_files(decoder: asyncio.subprocess.Process) -> None:
+async def test_the_decoder_is_limited_in_memory_cpu_time_and_file_size(decoder: asyncio.subprocess.Process) -> None:
     limits = await limits_of(decoder)
     assert limits["Max cpu time"] == str(reencode.CPU_SECONDS) == "15"
     assert limits["Max address space"] == str(reencode.MEMORY) == str(1 << 30)
     assert limits["Max file size"] == "0"
 
 
-async def test_a_size_that_is_too_large_is_refused_before_decoding() -> None:
-    """The file announces its size and has no pixels: a decoder would call it broken."""
+async def test_an_image_above_the_size_limit_is_refused_before_decoding() -> None:
+    """The file has the size in its header and no pixels, so a decoder would report it as corrupt."""
     parts = ((b"IHDR", struct.pack(">IIBBBBB", 6000, 6000, 8, 2, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b""))
     chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
     with pytest.raises(Refusal, match="million pixels"):

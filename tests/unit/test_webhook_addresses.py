@@ -1,4 +1,4 @@
-"""Where a webhook may go, in every spelling of an address that somebody may think of."""
+"""The addresses that webhooks may be sent to, in all spellings of an address that clients or resolvers accept."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from umrgen.server.webhooks.address_policy import Address, Allow, BadURL, Target
 from umrgen.server.webhooks.delivery_result import PermanentFailure, TransientFailure
 from umrgen.server.webhooks.sender import HttpSender
 
-NOBODY = Allow()
+NONE_ALLOWED = Allow()
 
 
 @pytest.mark.parametrize(
     "address",
     ["1.1.1.1", "93.184.215.14", "172.32.0.1", "192.0.1.1", "100.128.0.1", "2606:4700::1111", "64:ff9b::101:101"],
 )
-def test_public_addresses(address: str) -> None:
+def test_a_public_address_is_recognized(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))
 
 
@@ -72,12 +72,12 @@ def test_public_addresses(address: str) -> None:
         "ff02::1",
     ],
 )
-def test_addresses_that_are_not_public(address: str) -> None:
+def test_a_private_or_special_address_is_not_public(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))
 
 
 @given(st.ip_addresses(v=4))
-def test_no_wrapping_makes_an_address_public(address: ipaddress.IPv4Address) -> None:
+def test_an_embedded_ipv4_address_is_as_public_as_itself(address: ipaddress.IPv4Address) -> None:
     number = int(address)
     mapped = ipaddress.IPv6Address((0xFFFF << 32) | number)
     nat64 = ipaddress.IPv6Address((0x64FF9B << 96) | number)
@@ -96,7 +96,7 @@ def test_only_unicast_is_public(address: ipaddress.IPv6Address) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    ("url", "reason"),
     [
         ("http://a b.example/", "visible ASCII"),
         ("http://hooks.example/\r\nX-Evil: 1", "visible ASCII"),
@@ -148,10 +148,10 @@ def test_only_unicast_is_public(address: ipaddress.IPv6Address) -> None:
         ("http://a.localhost./", "public"),
     ],
 )
-def test_a_url_that_is_refused(url: str, words: str) -> None:
-    refusal = check_url(url, NOBODY)
+def test_an_invalid_or_private_url_is_refused_with_its_reason(url: str, reason: str) -> None:
+    refusal = check_url(url, NONE_ALLOWED)
     assert refusal is not None
-    assert words in refusal
+    assert reason in refusal
     assert "hooks.example" not in refusal
 
 
@@ -172,34 +172,34 @@ def test_a_url_that_is_refused(url: str, words: str) -> None:
         ("http://7.example/", ("http", "7.example", 80, "/", "7.example")),
     ],
 )
-def test_a_url_in_its_parts(url: str, parts: tuple[object, ...]) -> None:
+def test_a_url_is_parsed_into_its_parts(url: str, parts: tuple[object, ...]) -> None:
     target = Target.parse(url)
     assert (target.scheme, target.host, target.port, target.path, target.authority) == parts
 
 
 def test_a_public_url_is_not_refused() -> None:
     for url in ("https://hooks.example/x?y", "http://1.1.1.1:1024/", "https://intranet/", "http://[2606:4700::1]/"):
-        assert check_url(url, NOBODY) is None
+        assert check_url(url, NONE_ALLOWED) is None
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=0x17F), max_size=60), st.sampled_from(["", "http://", "https://"]))
-def test_whatever_is_asked_for_is_understood_or_refused(text: str, start: str) -> None:
+def test_any_text_is_parsed_unambiguously_or_refused(text: str, start: str) -> None:
     try:
         target = Target.parse(start + text)
     except BadURL:
         return
-    # What was understood reads the same when it is put together again: there is one reading of it.
+    # The parts, joined again, are parsed to the same parts: the URL has only one interpretation.
     assert Target.parse(f"{target.scheme}://{target.authority}{target.path}") == target
     assert not set(target.host) & set("@/\\#?[] %")
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["{0}", "{0:#x}", "0{0:o}"]))
 def test_an_address_written_as_one_number_is_refused(number: int, form: str) -> None:
-    assert check_url(f"http://{form.format(number)}/", NOBODY) is not None
+    assert check_url(f"http://{form.format(number)}/", NONE_ALLOWED) is not None
 
 
 class TestAllowing:
-    def test_hosts_addresses_and_networks(self) -> None:
+    def test_an_entry_allows_a_host_an_address_or_a_network(self) -> None:
         allow = Allow.of([" Hooks.internal", "127.0.0.1", "10.0.0.0/8 ", "[fd00::7]", "fd01::/16", ""])
         for url in (
             "http://hooks.internal:25/",
@@ -215,78 +215,78 @@ class TestAllowing:
             assert check_url(url, allow) is not None, url
 
     @pytest.mark.parametrize("text", ["10.0.0.1/8", "10.0.0.0/99", "http://x", "a b", "*", "1.2.3", "host:80", "x/y"])
-    def test_nonsense_is_named(self, text: str) -> None:
+    def test_an_invalid_entry_is_refused(self, text: str) -> None:
         with pytest.raises(BadSettings, match="webhook_allow"):
             Allow.of(["localhost", text])
 
-    def test_one_bad_address_spoils_a_name(self) -> None:
+    def test_a_name_with_one_private_address_is_refused(self) -> None:
         public, inside = ipaddress.ip_address("1.1.1.1"), ipaddress.ip_address("10.0.0.1")
-        assert NOBODY.all("hooks.example", [public])
-        assert not NOBODY.all("hooks.example", [public, inside])
+        assert NONE_ALLOWED.all("hooks.example", [public])
+        assert not NONE_ALLOWED.all("hooks.example", [public, inside])
         assert Allow.of(["hooks.example"]).all("hooks.example", [public, inside])
         assert Allow.of(["10.0.0.0/8"]).all("other.example", [public, inside])
 
 
-class Answers:
-    """A name server that says something else each time."""
+class FakeResolver:
+    """A resolver that returns another result for each call."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
         self.answers = list(answers)
-        self.asked: list[str] = []
+        self.queries: list[str] = []
 
     async def __call__(self, host: str) -> list[Address]:
-        self.asked.append(host)
+        self.queries.append(host)
         return [ipaddress.ip_address(text) for text in self.answers.pop(0)]
 
 
-def posting(allow: str, names: Answers, seconds: float = 5.0) -> HttpSender:
-    return HttpSender(Allow.of(allow.split(",")), seconds=seconds, response_bytes=1 << 16, resolve=names)
+def make_sender(allow: str, resolver: FakeResolver, seconds: float = 5.0) -> HttpSender:
+    return HttpSender(Allow.of(allow.split(",")), seconds=seconds, response_bytes=1 << 16, resolve=resolver)
 
 
 class TestPinning:
-    async def test_the_connection_goes_to_the_address_that_was_checked(self) -> None:
-        names = Answers(["127.0.0.1"])
+    async def test_the_sender_connects_to_the_address_that_was_checked(self) -> None:
+        resolver = FakeResolver(["127.0.0.1"])
         with receiver() as inbox:
-            post = posting("127.0.0.1", names)
-            answer = await post.send(inbox.url("/x", host="pinned.invalid"), {"x-own": "1"}, b"{}")
-            await post.aclose()
-        assert (answer.status, names.asked) == (204, ["pinned.invalid"]), "it is asked once"
-        (letter,) = inbox.letters
-        assert (letter.headers["host"], letter.body) == (f"pinned.invalid:{inbox.port}", b"{}")
+            sender = make_sender("127.0.0.1", resolver)
+            response = await sender.send(inbox.url("/x", host="pinned.invalid"), {"x-own": "1"}, b"{}")
+            await sender.aclose()
+        assert (response.status, resolver.queries) == (204, ["pinned.invalid"]), "the name is resolved once"
+        (request,) = inbox.requests
+        assert (request.headers["host"], request.body) == (f"pinned.invalid:{inbox.port}", b"{}")
 
-    async def test_a_name_that_changes_its_mind_is_refused_the_second_time(self) -> None:
-        names = Answers(["127.0.0.1"], ["127.0.0.2"])
+    async def test_a_name_that_resolves_to_another_address_later_is_refused(self) -> None:
+        resolver = FakeResolver(["127.0.0.1"], ["127.0.0.2"])
         with receiver() as inbox:
-            post = posting("127.0.0.1", names)
+            sender = make_sender("127.0.0.1", resolver)
             url = inbox.url(host="rebinding.invalid")
-            await post.send(url, {}, b"{}")
+            await sender.send(url, {}, b"{}")
             with pytest.raises(PermanentFailure, match="not public"):
-                await post.send(url, {}, b"{}")
-            await post.aclose()
-        assert len(inbox.letters) == 1
+                await sender.send(url, {}, b"{}")
+            await sender.aclose()
+        assert len(inbox.requests) == 1
 
-    async def test_the_second_address_has_its_turn(self) -> None:
+    async def test_the_next_address_is_tried_when_the_first_refuses(self) -> None:
         with receiver() as inbox:
-            post = posting("127.0.0.0/8, ::1", Answers(["127.0.0.9", "127.0.0.1"]))
-            assert (await post.send(inbox.url(host="two.invalid"), {}, b"{}")).status == 204
-            await post.aclose()
+            sender = make_sender("127.0.0.0/8, ::1", FakeResolver(["127.0.0.9", "127.0.0.1"]))
+            assert (await sender.send(inbox.url(host="two.invalid"), {}, b"{}")).status == 204
+            await sender.aclose()
 
-    async def test_an_answer_that_does_not_come_is_not_waited_for(self) -> None:
-        def dawdle(handler: object) -> None:
-            handler.connection.recv(1)  # type: ignore[attr-defined]  # until the caller hangs up
+    async def test_a_missing_response_is_a_timeout(self) -> None:
+        def do_not_respond(handler: object) -> None:
+            handler.connection.recv(1)  # type: ignore[attr-defined]  # until the sender disconnects
 
-        with receiver(dawdle) as inbox:
-            post = posting("127.0.0.1", Answers(["127.0.0.1"]), seconds=0.2)
+        with receiver(do_not_respond) as inbox:
+            sender = make_sender("127.0.0.1", FakeResolver(["127.0.0.1"]), seconds=0.2)
             with pytest.raises(TransientFailure, match=r"within 0\.2 s"):
-                await post.send(inbox.url(host="slow.invalid"), {}, b"{}")
-            await post.aclose()
+                await sender.send(inbox.url(host="slow.invalid"), {}, b"{}")
+            await sender.aclose()
 
-    async def test_an_answer_that_drips_counts_by_its_status(self) -> None:
-        def drip(handler: object) -> None:
+    async def test_an_incomplete_response_counts_by_its_status(self) -> None:
+        def respond_in_part(handler: object) -> None:
             handler.wfile.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 100\r\n\r\nx")  # type: ignore[attr-defined]
             handler.connection.recv(1)  # type: ignore[attr-defined]
 
-        with receiver(drip) as inbox:
-            post = posting("127.0.0.1", Answers(["127.0.0.1"]), seconds=1.5)
-            assert (await post.send(inbox.url(host="drip.invalid"), {}, b"{}")).status == 202
-            await post.aclose()
+        with receiver(respond_in_part) as inbox:
+            sender = make_sender("127.0.0.1", FakeResolver(["127.0.0.1"]), seconds=1.5)
+            assert (await sender.send(inbox.url(host="slow.invalid"), {}, b"{}")).status == 202
+            await sender.aclose()

@@ -1,4 +1,4 @@
-"""The courier on a clock that leaps: days of deliveries in a moment, on the real ledger's SQL."""
+"""The webhook deliverer in virtual time, with the SQL of the real ledger: days of retries in milliseconds."""
 
 import asyncio
 import base64
@@ -33,7 +33,7 @@ KEY = Key("key_1", b"h" * 32, "sid_a", "mine", 0)
 
 
 class LoopClock:
-    """The loop's own time, and a wall clock that goes with it until somebody sets it."""
+    """The loop's time, and a wall clock that differs from it by `set_by` milliseconds."""
 
     set_by = 0
 
@@ -52,42 +52,42 @@ Receiving = Callable[[int], Response | Exception]
 
 @dataclass
 class Sender:
-    """Takes `seconds` for each message, and answers as `receiving` says of the n-th one (from 1)."""
+    """A sender that needs `seconds` for each message; `receiving` returns the response to the n-th (from 1)."""
 
     receiving: Receiving = lambda number: Response(204)
     seconds: float = 0.1
     sent: list[tuple[float, str, dict[str, str], bytes]] = field(default_factory=list)
-    now: Counter[str] = field(default_factory=Counter)
-    most: Counter[str] = field(default_factory=Counter)
+    pending: Counter[str] = field(default_factory=Counter)
+    most_pending: Counter[str] = field(default_factory=Counter)
 
     async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Response:
         self.sent.append((asyncio.get_running_loop().time(), url, dict(headers), body))
-        answer = self.receiving(len(self.sent))
+        response = self.receiving(len(self.sent))
         for name in (url, "all"):
-            self.now[name] += 1
-            self.most[name] = max(self.most[name], self.now[name])
+            self.pending[name] += 1
+            self.most_pending[name] = max(self.most_pending[name], self.pending[name])
         try:
             await asyncio.sleep(self.seconds)
         finally:
-            self.now.subtract((url, "all"))
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+            self.pending.subtract((url, "all"))
+        if isinstance(response, Exception):
+            raise response
+        return response
 
     async def aclose(self) -> None:
         pass
 
 
-class Desk:
-    """A courier at work."""
+class Setup:
+    """A deliverer with a ledger, a clock and a sender."""
 
-    def __init__(self, carrier: Sender) -> None:
-        self.carrier = carrier
+    def __init__(self, sender: Sender) -> None:
+        self.sender = sender
         self.ledger = MemoryLedger()
         self.clock = LoopClock()
-        self.deliverer = self.hire()
+        self.deliverer = self.make_deliverer()
 
-    def hire(self) -> WebhookDeliverer:
+    def make_deliverer(self) -> WebhookDeliverer:
         self.deliverer = WebhookDeliverer(
             self.ledger.webhooks,
             self.ledger.jobs,
@@ -96,7 +96,7 @@ class Desk:
             Allow(),
             TaskLease(self.ledger.coordination, "webhooks", "worker", self.clock),
             random=lambda: 0.5,
-            sender=self.carrier,
+            sender=self.sender,
         )
         return self.deliverer
 
@@ -115,33 +115,33 @@ class Desk:
 
     async def over(self, job_id: str) -> Webhook:
         async with asyncio.timeout(1e6):
-            while (webhook := await self.webhook(job_id)).state is WebhookState.PENDING:  # noqa: ASYNC110 - on a clock that leaps
+            while (webhook := await self.webhook(job_id)).state is WebhookState.PENDING:  # noqa: ASYNC110 - in virtual time
                 await asyncio.sleep(3)
         return webhook
 
 
-def play(story: Callable[[Desk], Coroutine[Any, Any, None]], carrier: Sender | None = None) -> Sender:
-    """Tell a story on a clock that leaps; give what was sent."""
-    carrier = carrier or Sender()
+def play(scenario: Callable[[Setup], Coroutine[Any, Any, None]], sender: Sender | None = None) -> Sender:
+    """Run a scenario in virtual time, and return its sender."""
+    sender = sender or Sender()
 
-    async def told() -> None:
-        desk = Desk(carrier)
-        await desk.open()
+    async def run() -> None:
+        setup = Setup(sender)
+        await setup.open()
         try:
-            await story(desk)
+            await scenario(setup)
         finally:
-            await desk.deliverer.stop(0)
-            desk.ledger.discard()
+            await setup.deliverer.stop(0)
+            setup.ledger.discard()
 
     loop = LeapingLoop()
     try:
-        loop.run_until_complete(told())
+        loop.run_until_complete(run())
     finally:
         loop.close()
-    return carrier
+    return sender
 
 
-class TestPatience:
+class TestRetrySchedule:
     def test_the_delays_grow_to_a_day(self) -> None:
         at, attempts, times = 0, 1, []
         while (following := next_try(attempts, 0, at, asked=None, random=0.5)) is not None:
@@ -151,16 +151,16 @@ class TestPatience:
         assert DAY_MS - at < 14_400_000
 
     @given(st.integers(1, 99), st.integers(0, DAY_MS), st.none() | st.floats(0, 1e9), st.floats(0, 1))
-    def test_it_is_never_at_once_and_never_after_the_day(
-        self, attempts: int, now: int, asked: float | None, chance: float
+    def test_a_retry_is_at_least_4_s_later_and_within_the_day(
+        self, attempts: int, now: int, requested: float | None, jitter: float
     ) -> None:
-        at = next_try(attempts, 0, now, asked=asked, random=chance)
+        at = next_try(attempts, 0, now, asked=requested, random=jitter)
         if at is None:
             assert now + 1.2 * DELAYS[-1] * 1000 > DAY_MS
         else:
             assert now + 4000 <= at <= DAY_MS
             assert at - now <= 1.2 * DELAYS[-1] * 1000 + 1
-            assert asked is None or at - now >= min(asked, DELAYS[-1]) * 1000
+            assert requested is None or at - now >= min(requested, DELAYS[-1]) * 1000
 
     @pytest.mark.parametrize(
         ("value", "seconds"),
@@ -178,58 +178,58 @@ class TestPatience:
             ("²", None),
         ],
     )
-    def test_both_forms_of_retry_after(self, value: str, seconds: float | None) -> None:
+    def test_retry_after_is_parsed_in_both_forms(self, value: str, seconds: float | None) -> None:
         assert retry_after(value, START) == seconds
 
 
 class TestDelivering:
-    def test_each_message_is_sent_once_as_soon_as_its_job_is_over(self) -> None:
-        async def story(desk: Desk) -> None:
-            await desk.end_job("ext_1")
-            assert await desk.over("ext_1") == await desk.webhook("ext_1")
+    def test_a_message_is_sent_once_at_the_end_of_its_job(self) -> None:
+        async def scenario(setup: Setup) -> None:
+            await setup.end_job("ext_1")
+            assert await setup.over("ext_1") == await setup.webhook("ext_1")
             await asyncio.sleep(100_000)
-            await desk.end_job("ext_2")
-            webhook = await desk.over("ext_2")
+            await setup.end_job("ext_2")
+            webhook = await setup.over("ext_2")
             assert (webhook.state, webhook.attempts, webhook.last_error) == (WebhookState.DELIVERED, 1, None)
             assert webhook.delivered_at is not None
             await asyncio.sleep(100_000)
 
-        carrier = play(story)
-        assert [round(at, 3) for at, *_ in carrier.sent] == [0, pytest.approx(100_000, abs=5)]
+        sender = play(scenario)
+        assert [round(at, 3) for at, *_ in sender.sent] == [0, pytest.approx(100_000, abs=5)]
 
-    def test_a_receiver_that_is_down_for_hours_gets_the_same_message_in_the_end(self) -> None:
-        async def story(desk: Desk) -> None:
-            await desk.end_job("ext_1")
-            webhook = await desk.over("ext_1")
+    def test_the_same_message_is_sent_until_the_receiver_accepts_it(self) -> None:
+        async def scenario(setup: Setup) -> None:
+            await setup.end_job("ext_1")
+            webhook = await setup.over("ext_1")
             assert (webhook.state, webhook.attempts) == (WebhookState.DELIVERED, 8)
 
         errors: list[Response | Exception] = [
             Response(500),
             Response(404),
             TransientFailure("no route"),
-            OSError("a bug"),
+            OSError("a defect"),
         ]
-        carrier = play(story, Sender(lambda number: errors[number % 4] if number < 8 else Response(200)))
-        assert len({(headers["webhook-id"], body) for _, _, headers, body in carrier.sent}) == 1
-        for at, _, headers, body in carrier.sent:
-            assert abs(int(headers["webhook-timestamp"]) - START // 1000 - at) < 2, "each attempt is signed anew"
+        sender = play(scenario, Sender(lambda number: errors[number % 4] if number < 8 else Response(200)))
+        assert len({(headers["webhook-id"], body) for _, _, headers, body in sender.sent}) == 1
+        for at, _, headers, body in sender.sent:
+            assert abs(int(headers["webhook-timestamp"]) - START // 1000 - at) < 2, "each attempt has a new timestamp"
             assert json.loads(body)["type"] == "job.failed"
 
     @pytest.mark.slow
-    def test_after_a_day_it_is_given_up(self) -> None:
-        async def story(desk: Desk) -> None:
-            await desk.end_job("ext_1")
-            webhook = await desk.over("ext_1")
+    def test_a_message_fails_after_a_day(self) -> None:
+        async def scenario(setup: Setup) -> None:
+            await setup.end_job("ext_1")
+            webhook = await setup.over("ext_1")
             assert (webhook.state, webhook.attempts) == (WebhookState.FAILED, 13)
             assert webhook.last_error == "the receiver responded 503; a day has passed since the job's end"
             await asyncio.sleep(100_000)
 
-        assert len(play(story, Sender(lambda number: Response(503))).sent) == 13
+        assert len(play(scenario, Sender(lambda number: Response(503))).sent) == 13
 
-    def test_a_receiver_may_ask_for_more_time(self) -> None:
-        async def story(desk: Desk) -> None:
-            await desk.end_job("ext_1")
-            await desk.over("ext_1")
+    def test_a_retry_after_of_the_receiver_delays_the_next_attempt(self) -> None:
+        async def scenario(setup: Setup) -> None:
+            await setup.end_job("ext_1")
+            await setup.over("ext_1")
 
         answers = {
             1: Response(429, "600"),
@@ -237,69 +237,69 @@ class TestDelivering:
             3: Response(503, "0"),
             4: Response(204),
         }
-        times = [at for at, *_ in play(story, Sender(answers.__getitem__)).sent]
+        times = [at for at, *_ in play(scenario, Sender(answers.__getitem__)).sent]
         waits = [round(after - before) for before, after in pairwise(times)]
         assert waits == [600, 14400, 120]
 
-    @pytest.mark.parametrize("answer", [Response(410), PermanentFailure("not public")])
-    def test_some_answers_are_final(self, answer: Response | Exception) -> None:
-        async def story(desk: Desk) -> None:
-            await desk.end_job("ext_1")
-            webhook = await desk.over("ext_1")
+    @pytest.mark.parametrize("response", [Response(410), PermanentFailure("not public")])
+    def test_a_permanent_failure_is_not_retried(self, response: Response | Exception) -> None:
+        async def scenario(setup: Setup) -> None:
+            await setup.end_job("ext_1")
+            webhook = await setup.over("ext_1")
             assert (webhook.state, webhook.attempts) == (WebhookState.FAILED, 1)
 
-        assert len(play(story, Sender(lambda number: answer)).sent) == 1
+        assert len(play(scenario, Sender(lambda number: response)).sent) == 1
 
-    def test_a_revoked_keys_webhooks_are_not_sent(self) -> None:
-        async def story(desk: Desk) -> None:
-            await desk.end_job("ext_1")
+    def test_the_webhooks_of_a_revoked_key_are_not_sent(self) -> None:
+        async def scenario(setup: Setup) -> None:
+            await setup.end_job("ext_1")
             await asyncio.sleep(1)
-            assert (await desk.webhook("ext_1")).attempts == 1
-            await desk.ledger.keys.revoke("key_1", now=desk.clock.now())
-            webhook = await desk.over("ext_1")
+            assert (await setup.webhook("ext_1")).attempts == 1
+            await setup.ledger.keys.revoke("key_1", now=setup.clock.now())
+            webhook = await setup.over("ext_1")
             assert (webhook.state, webhook.attempts) == (WebhookState.FAILED, 1)
             assert webhook.last_error == "the key that made the job is revoked"
 
-        assert len(play(story, Sender(lambda number: Response(500))).sent) == 1
+        assert len(play(scenario, Sender(lambda number: Response(500))).sent) == 1
 
-    def test_every_message_is_signed_with_its_own_keys_secret(self) -> None:
-        async def story(desk: Desk) -> None:
-            await desk.end_job("ext_1")
-            await desk.over("ext_1")
+    def test_a_message_is_signed_with_the_secret_of_its_jobs_key(self) -> None:
+        async def scenario(setup: Setup) -> None:
+            await setup.end_job("ext_1")
+            await setup.over("ext_1")
 
-        ((_, _, headers, body),) = play(story).sent
+        ((_, _, headers, body),) = play(scenario).sent
         assert headers["webhook-id"].encode() not in body
         key = hmac_data(KEY.hash, b"umrgen webhook")
         signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
         assert headers["webhook-signature"] == "v1," + base64.b64encode(hmac_data(key, signed)).decode()
 
 
-class TestBounds:
-    def test_few_at_once_and_fewer_to_one_host(self) -> None:
-        async def story(desk: Desk) -> None:
+class TestConcurrency:
+    def test_at_most_8_messages_are_sent_concurrently_and_2_to_one_host(self) -> None:
+        async def scenario(setup: Setup) -> None:
             for number in range(60):
-                await desk.end_job(f"ext_{number}", f"https://{'abcdef'[number % 6]}.example/", f"sid_{number % 5}")
+                await setup.end_job(f"ext_{number}", f"https://{'abcdef'[number % 6]}.example/", f"sid_{number % 5}")
             for number in range(60):
-                assert (await desk.over(f"ext_{number}")).state is WebhookState.DELIVERED
+                assert (await setup.over(f"ext_{number}")).state is WebhookState.DELIVERED
 
-        carrier = play(story, Sender(seconds=5))
-        assert len(carrier.sent) == 60
-        assert carrier.most.pop("all") == 8
-        assert set(carrier.most.values()) == {2}
+        sender = play(scenario, Sender(seconds=5))
+        assert len(sender.sent) == 60
+        assert sender.most_pending.pop("all") == 8
+        assert set(sender.most_pending.values()) == {2}
 
-    def test_slow_receivers_of_one_caller_hold_up_no_other(self) -> None:
-        async def story(desk: Desk) -> None:
+    def test_slow_receivers_of_one_session_do_not_delay_the_messages_of_another(self) -> None:
+        async def scenario(setup: Setup) -> None:
             for number in range(40):
-                await desk.end_job(f"ext_{number}", f"https://slow{number}.example/", "sid_a")
-            await desk.end_job("ext_b", "https://quick.example/", "sid_b")
-            webhook = await desk.over("ext_b")
+                await setup.end_job(f"ext_{number}", f"https://slow{number}.example/", "sid_a")
+            await setup.end_job("ext_b", "https://quick.example/", "sid_b")
+            webhook = await setup.over("ext_b")
             assert webhook.delivered_at is not None
             assert webhook.delivered_at - webhook.created_at < 11_000
 
-        assert play(story, Sender(seconds=10)).most["all"] == 5
+        assert play(scenario, Sender(seconds=10)).most_pending["all"] == 5
 
 
-class TestTrouble:
+class TestFailures:
     @pytest.fixture(autouse=True)
     def quiet(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.CRITICAL)
@@ -314,13 +314,13 @@ class TestTrouble:
             ("webhooks", "record_attempt"),
         ],
     )
-    def test_a_ledger_that_fails_for_a_while_loses_nothing(
+    def test_messages_are_delivered_once_after_the_ledger_has_failed(
         self, store: str, method: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         tried = 0
 
-        async def story(desk: Desk) -> None:
-            working = getattr(getattr(desk.ledger, store), method)
+        async def scenario(setup: Setup) -> None:
+            working = getattr(getattr(setup.ledger, store), method)
 
             async def failing(*args: Any, **kwargs: Any) -> Any:
                 nonlocal tried
@@ -329,68 +329,68 @@ class TestTrouble:
                     raise LedgerUnavailable("the disk is full")
                 return await working(*args, **kwargs)
 
-            monkeypatch.setattr(getattr(desk.ledger, store), method, failing)
-            await desk.end_job("ext_1")
-            webhook = await desk.over("ext_1")
+            monkeypatch.setattr(getattr(setup.ledger, store), method, failing)
+            await setup.end_job("ext_1")
+            webhook = await setup.over("ext_1")
             assert (webhook.state, webhook.attempts) == (WebhookState.DELIVERED, 1)
 
-        carrier = play(story)
-        assert len(carrier.sent) == 1, "what has arrived is not sent again"
-        assert 0 < tried < 200, "it is tried again, and not in a rush"
+        sender = play(scenario)
+        assert len(sender.sent) == 1, "a delivered message is not sent again"
+        assert 0 < tried < 200, "the call is retried with a delay"
 
-    def test_a_courier_that_stops_leaves_what_has_not_arrived_to_the_next(self) -> None:
-        async def story(desk: Desk) -> None:
-            await desk.end_job("ext_1")
+    def test_a_message_that_a_stop_interrupts_is_sent_by_the_next_deliverer(self) -> None:
+        async def scenario(setup: Setup) -> None:
+            await setup.end_job("ext_1")
             await asyncio.sleep(1)
             stopping = asyncio.get_running_loop().time()
-            await desk.deliverer.stop(3)
+            await setup.deliverer.stop(3)
             assert asyncio.get_running_loop().time() - stopping == pytest.approx(3)
-            assert (await desk.webhook("ext_1")).attempts == 0
-            desk.carrier.seconds = 1
-            desk.hire().start()
-            assert (await desk.over("ext_1")).attempts == 1
+            assert (await setup.webhook("ext_1")).attempts == 0
+            setup.sender.seconds = 1
+            setup.make_deliverer().start()
+            assert (await setup.over("ext_1")).attempts == 1
 
-        carrier = play(story, Sender(seconds=100))
-        assert len({headers["webhook-id"] for _, _, headers, _ in carrier.sent}) == 1
+        sender = play(scenario, Sender(seconds=100))
+        assert len({headers["webhook-id"] for _, _, headers, _ in sender.sent}) == 1
 
-    def test_what_arrives_while_it_stops_is_noted(self) -> None:
-        async def story(desk: Desk) -> None:
-            await desk.end_job("ext_1")
+    def test_a_message_that_is_delivered_during_a_stop_is_recorded(self) -> None:
+        async def scenario(setup: Setup) -> None:
+            await setup.end_job("ext_1")
             await asyncio.sleep(1)
-            await desk.deliverer.stop(60)
-            assert (await desk.webhook("ext_1")).state is WebhookState.DELIVERED
+            await setup.deliverer.stop(60)
+            assert (await setup.webhook("ext_1")).state is WebhookState.DELIVERED
 
-        play(story, Sender(seconds=30))
+        play(scenario, Sender(seconds=30))
 
-    def test_a_second_order_to_stop_is_obeyed_at_once(self) -> None:
-        async def story(desk: Desk) -> None:
-            await desk.end_job("ext_1")
+    def test_stop_now_ends_a_stop_without_waiting(self) -> None:
+        async def scenario(setup: Setup) -> None:
+            await setup.end_job("ext_1")
             await asyncio.sleep(1)
-            asyncio.get_running_loop().call_later(2, desk.deliverer.stop_now)
-            await desk.deliverer.stop(60)
+            asyncio.get_running_loop().call_later(2, setup.deliverer.stop_now)
+            await setup.deliverer.stop(60)
             assert asyncio.get_running_loop().time() == pytest.approx(3, abs=0.5)
             await asyncio.sleep(100)
-            assert len(desk.carrier.sent) == 1
+            assert len(setup.sender.sent) == 1
 
-        play(story, Sender(seconds=30))
+        play(scenario, Sender(seconds=30))
 
-    def test_one_that_waited_out_its_day_while_the_server_was_down_is_tried_once_more(self) -> None:
-        async def story(desk: Desk) -> None:
-            await desk.deliverer.stop(0)
-            await desk.end_job("ext_1")
+    def test_a_message_that_was_due_for_more_than_a_day_while_the_server_was_down_is_tried_once(self) -> None:
+        async def scenario(setup: Setup) -> None:
+            await setup.deliverer.stop(0)
+            await setup.end_job("ext_1")
             await asyncio.sleep(200_000)
-            desk.hire().start()
-            assert (await desk.over("ext_1")).state is WebhookState.DELIVERED
+            setup.make_deliverer().start()
+            assert (await setup.over("ext_1")).state is WebhookState.DELIVERED
 
-        play(story)
+        play(scenario)
 
     @pytest.mark.parametrize("hours", [-1000, 20])
-    def test_a_clock_that_is_set_holds_nothing_back(self, hours: int) -> None:
-        async def story(desk: Desk) -> None:
-            await desk.end_job("ext_1")
+    def test_a_change_of_the_wall_clock_delays_no_retry(self, hours: int) -> None:
+        async def scenario(setup: Setup) -> None:
+            await setup.end_job("ext_1")
             await asyncio.sleep(1)
-            desk.clock.set_by = hours * 3_600_000
-            assert (await desk.over("ext_1")).state is WebhookState.DELIVERED
+            setup.clock.set_by = hours * 3_600_000
+            assert (await setup.over("ext_1")).state is WebhookState.DELIVERED
             assert asyncio.get_running_loop().time() < 100
 
-        assert len(play(story, Sender(lambda number: Response(500 if number == 1 else 204))).sent) == 2
+        assert len(play(scenario, Sender(lambda number: Response(500 if number == 1 else 204))).sent) == 2

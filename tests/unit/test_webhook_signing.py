@@ -1,4 +1,4 @@
-"""Signatures, held against the reference implementation."""
+"""The signatures of webhooks, verified by the reference implementation."""
 
 import base64
 import hashlib
@@ -17,14 +17,14 @@ SECRET = secret_of(hash_key("umr_some_key_of_somebody"))
 
 
 @given(st.binary(min_size=32, max_size=32), st.text(max_size=200))
-def test_the_reference_implementation_accepts_them(key_hash: bytes, text: str) -> None:
+def test_the_reference_implementation_accepts_a_signature(key_hash: bytes, text: str) -> None:
     secret, now, body = secret_of(key_hash), int(time.time()), text.encode("utf-8", "replace")
     headers = sign(secret, "msg_1", now, body)
     Webhook(secret).verify(body, headers, json_parse=False)
 
 
 @pytest.mark.parametrize("changed", ["body", "id", "timestamp", "secret"])
-def test_it_refuses_what_was_changed_on_the_way(changed: str) -> None:
+def test_the_reference_implementation_refuses_a_changed_message(changed: str) -> None:
     body, secret = b"{}", SECRET
     headers = sign(secret, "msg_1", int(time.time()), body)
     if changed == "body":
@@ -39,7 +39,7 @@ def test_it_refuses_what_was_changed_on_the_way(changed: str) -> None:
         Webhook(secret).verify(body, headers)
 
 
-def test_whoever_has_the_key_can_work_the_secret_out() -> None:
+def test_the_secret_can_be_computed_from_the_key() -> None:
     key_hash = hashlib.sha256(b"umr_some_key_of_somebody").digest()
     digest = hmac.new(key_hash, b"umrgen webhook", hashlib.sha256).digest()
     assert "whsec_" + base64.b64encode(digest).decode() == SECRET

@@ -183,14 +183,12 @@ def intervals() -> list[Json]:
     ]
     return [
         case(
-            "without a word: 3 s queued, 2 s running",
+            "without Retry-After and ETA: 3 s queued, 2 s running",
             "wait",
             *[job("queued"), job("queued"), job(), job(), COMPLETED],
         ),
         *[case(name, "wait", job("running", headers, **more), COMPLETED) for name, headers, more in delays],
-        case(
-            "an old server's ETA repeats itself: its first word counts", "wait", *[job(eta_seconds=40)] * 8, COMPLETED
-        ),
+        case("an older server repeats its ETA: the first one counts", "wait", *[job(eta_seconds=40)] * 8, COMPLETED),
         case("an ETA leaves time for one more status call", "wait", *[job(eta_seconds=400)] * 4, COMPLETED, timeout=30),
         case(
             "a new state has a new ETA",

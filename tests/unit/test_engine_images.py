@@ -1,4 +1,4 @@
-"""What an engine returns is verified before it is stored."""
+"""The images that an engine returns are verified before they are stored."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,9 @@ def png(width: int = 16, height: int = 8) -> bytes:
 async def test_whole_images_of_any_size_are_accepted() -> None:
     images = await verified([EncodedImage(png(), "image/png"), EncodedImage(png(1, 3), "image/jpeg")])
     assert [(image.width, image.height) for image in images] == [(16, 8), (1, 3)]
-    assert [image.media_type for image in images] == ["image/png", "image/png"], "by content, not by claim"
+    assert [image.media_type for image in images] == ["image/png", "image/png"], (
+        "the type of the content, not the reported one"
+    )
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", png()[:-1], png() + b"x"])
@@ -28,7 +30,7 @@ async def test_data_that_is_not_one_whole_image_is_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("count", [0, MAX_IMAGES + 1])
-async def test_the_number_of_images_is_bounded(count: int) -> None:
+async def test_a_job_without_images_or_with_too_many_is_a_crash(count: int) -> None:
     with pytest.raises(EngineCrashed, match=f"it returned {count} images"):
         await verified([EncodedImage(png(), "image/png")] * count)
 
