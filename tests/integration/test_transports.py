@@ -107,6 +107,9 @@ async def test_cancelling(transport: type[Http] | type[Direct], application: App
     for _ in range(2):
         assert await caller.cancel(job_ids[0]) == "cancelled"
     assert await caller.wait(job_ids[0]) == ("failed", "cancelled")
+    other = await application.ledger.jobs.get(job_ids[1])
+    assert other is not None
+    assert not other.over
     assert await caller.cancel(job_ids[1]) == "cancelled"
 
 

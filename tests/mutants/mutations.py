@@ -951,13 +951,49 @@ MUTATIONS = (
         "                pass\n",
         VECTORS,
     ),
-    _client(
-        "exit-codes",
-        "contract: the exit code of a wait that timed out is 3",
-        "cli/common.py",
-        "    (errors.WaitTimeout, 3),",
-        "    (errors.WaitTimeout, 7),",
-        "tests/unit/test_docs.py::test_every_error_is_documented_with_its_code_and_exit_code",
+    _server(
+        "cancel-one-job",
+        "contract: a cancel affects no other job",
+        "services/cancellations.py",
+        "        job = await find_job(self.jobs, caller.session_id, job_id)\n        with suppress",
+        "        job = await find_job(self.jobs, caller.session_id, job_id)\n"
+        "        for other in (await self.jobs.page(caller.session_id, state=None, limit=9, before=None))[0]:\n"
+        "            if not other.over and other.id != job_id:\n"
+        "                await self.jobs.change(other.id, Change.CANCEL, now=self.clock.now(), error_code='cancelled')\n"
+        "        with suppress",
+        "tests/integration/test_transports.py::test_cancelling",
+    ),
+    _server(
+        "disconnect-cancels-nothing",
+        "reliability: a caller that disconnects cancels nothing",
+        "services/job_waits.py",
+        "                if not await subscription.wait(until):\n                    return",
+        "                try:\n"
+        "                    changed = await subscription.wait(until)\n"
+        "                except asyncio.CancelledError:\n"
+        "                    from umrgen.server.domain.job import Change\n\n"
+        "                    await self._jobs.change(job.id, Change.CANCEL, now=0, error_code='cancelled')\n"
+        "                    raise\n"
+        "                if not changed:\n"
+        "                    return",
+        "tests/integration/test_api.py::test_a_disconnect_does_not_cancel_the_job",
+    ),
+    *(
+        _client(
+            f"exit-code-{code}",
+            f"contract: the exit code for {error} is {code}",
+            "cli/common.py",
+            f"    (errors.{error}, {code}),",
+            f"    (errors.{error}, 1),",
+            "tests/unit/test_docs.py::test_every_error_is_documented_with_its_code_and_exit_code",
+        )
+        for error, code in (
+            ("WaitTimeout", 3),
+            ("Unauthorized", 4),
+            ("JobFailed", 5),
+            ("OutputMissing", 6),
+            ("ConnectionFailed", 7),
+        )
     ),
 )
 
