@@ -1,4 +1,6 @@
-"""The studio, the server's web page: `/`, its files under `/studio/`, and the exchange of a one-time link for a key.
+"""The studio, the server's web page: its files under `/studio/`, and the exchange of a one-time link for a key.
+
+`http.guide` serves the page itself at `/`.
 
 The files are read once, at start, into a table. A request's path is a key of this table and never a path on disk.
 """
@@ -27,7 +29,7 @@ from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
 from umrgen.server.services.api_keys import NewKey
 
-__all__ = ["routes"]
+__all__ = ["page", "routes"]
 
 KEY_LASTS = 12 * 3600
 """Seconds for which the key of a one-time link is valid: a working day."""
@@ -50,7 +52,7 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-cache",  # revalidated by ETag, so that all files of the page are of one version
-    "Vary": "Accept-Encoding",
+    "Vary": "Accept, Accept-Encoding",
 }
 
 
@@ -86,17 +88,9 @@ class SessionAnswer(msgspec.Struct, frozen=True, kw_only=True):
 def routes(services: Services) -> list[Route]:
     if not services.settings.studio:
         return []
-    files = page_files()
-
-    async def page(request: Request) -> Response:
-        prefix = services.settings.prefix
-        if prefix and request.scope.get("raw_path", b"").decode("latin-1") == prefix:
-            # The page's relative URLs resolve to its files only with the slash.
-            return Response(status_code=308, headers={"Location": f"{prefix}/"})
-        return files["page/index.html"].response(request)
 
     async def part(request: Request) -> Response:
-        file = files.get(request.path_params["name"])
+        file = page_files().get(request.path_params["name"])
         if file is None:
             raise Problem("not_found")
         return file.response(request)
@@ -104,10 +98,19 @@ def routes(services: Services) -> list[Route]:
     async def session(request: Request) -> Response:
         return await open_session(services, request)
 
-    found = [Route("/", page, methods=["GET"]), Route("/studio/{name:path}", part, methods=["GET"])]
+    found = [Route("/studio/{name:path}", part, methods=["GET"])]
     if services.settings.loopback:
         found.insert(0, Route("/studio/session", session, methods=["POST"]))
     return found
+
+
+def page(services: Services, request: Request) -> Response:
+    """Return the page."""
+    prefix = services.settings.prefix
+    if prefix and request.scope.get("raw_path", b"").decode("latin-1") == prefix:
+        # The page's relative URLs resolve to its files only with the slash.
+        return Response(status_code=308, headers={"Location": f"{prefix}/"})
+    return page_files()["page/index.html"].response(request)
 
 
 async def open_session(services: Services, request: Request) -> Response:

@@ -12,7 +12,13 @@ from umrgen.server.services.caller import Caller
 from umrgen.server.services.limits import RateLimits
 from umrgen.server.services.subscriptions import Subscriptions
 
-__all__ = ["Figures", "ServerCapabilities", "ServerState"]
+__all__ = ["Figures", "GuideFacts", "ServerCapabilities", "ServerState"]
+
+_DESCRIPTIONS = {
+    "procedural": "It has no model: it draws landscapes, buildings and skies from the words of the prompt that are in "
+    "its vocabulary.",
+    "model": "It is an image model.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,23 @@ class ServerCapabilities:
     """The caller's requests per minute; 0: no limit, as in `caps`."""
     caps: Caps
     running_cap: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuideFacts:
+    """The facts about the server that the guide shows to everyone; sizes in pixels, the wait in seconds."""
+
+    engine: str
+    description: str
+    features: tuple[str, ...]
+    prompt_chars: int
+    side_min: int
+    side_max: int
+    side_default: int
+    size_multiple: int
+    max_steps: int
+    default_steps: int
+    longest_wait: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,4 +110,21 @@ class ServerState:
             rate=self.limits.rate(caller.key),
             caps=self.limits.caps(caller.key),
             running_cap=self.running_cap,
+        )
+
+    def guide_facts(self) -> GuideFacts:
+        """Return the facts for the guide; until the engine is loaded, the limits of the API."""
+        info = self.executor.info
+        return GuideFacts(
+            engine=self.engine,
+            description=_DESCRIPTIONS.get(info.kind if info else "", ""),
+            features=info.features if info else (),
+            prompt_chars=LIMITS.prompt_chars,
+            side_min=max(LIMITS.side_min, info.min_side) if info else LIMITS.side_min,
+            side_max=min(LIMITS.side_max, info.max_side) if info else LIMITS.side_max,
+            side_default=LIMITS.side_default,
+            size_multiple=info.size_multiple if info else 1,
+            max_steps=min(LIMITS.steps_max, info.max_steps if info else LIMITS.steps_max),
+            default_steps=LIMITS.steps_default,
+            longest_wait=int(self.longest_wait),
         )
