@@ -16,6 +16,7 @@ from umrgen.server.domain.job import Change, Conflict, Job, Output
 from umrgen.server.domain.request import GenerationRequest, Lora
 from umrgen.server.ledger import (
     DAY,
+    Call,
     Caps,
     DailyLimit,
     Idempotency,
@@ -559,6 +560,35 @@ async def test_a_refused_submit_stores_nothing(observed: ObservedLedger) -> None
         )
     assert await observed.ledger.jobs.get("a2") is None
     assert await observed.ledger.jobs.earlier("sid_a", Idempotency("k", b"2" * 32), now=2) is None
+
+
+async def test_a_released_call_is_taken_once_and_only_by_an_equal_one(observed: ObservedLedger) -> None:
+    calls = observed.ledger.calls
+
+    def call(call_id: str, digest: bytes = b"equal", until: int = 700_000, worker: str = "w1") -> Call:
+        return Call(call_id, digest, worker, until)
+
+    for name in ("a1", "a2"):
+        await observed.ledger.jobs.submit(name, "sid_a", SPEC, "procedural", now=1000, call=call(f"first {name}"))
+    assert await calls.take("sid_a", call("early"), now=1499) is None
+    await calls.hold("first a1", until=1500)
+    assert await calls.take("sid_a", call("other", b"other"), now=1500) is None
+    assert await calls.take("sid_b", call("other session"), now=1500) is None
+    assert await calls.take("sid_a", call("late"), now=1500 + 600_000) is None
+    assert await calls.take("sid_a", call("second"), now=1500) == "a1"
+    assert await calls.take("sid_a", call("third"), now=1500) is None
+    await calls.remove("second")
+    await calls.release_all("w2", now=1600)
+    assert await calls.take("sid_a", call("fourth"), now=1600) is None
+    await calls.release_all("w1", now=1600)
+    assert await calls.take("sid_a", call("fifth"), now=1600) == "a2"
+
+
+async def test_the_job_of_a_call_that_failed_is_not_taken(observed: ObservedLedger) -> None:
+    call = Call("first", b"equal", "w1", 1000)
+    await observed.ledger.jobs.submit("a1", "sid_a", SPEC, "procedural", now=1000, call=call)
+    await observed.ledger.jobs.change("a1", Change.CANCEL, now=1100)
+    assert await observed.ledger.calls.take("sid_a", replace(call, call_id="second"), now=1200) is None
 
 
 async def test_an_earlier_job_is_found_by_its_idempotency_key(observed: ObservedLedger) -> None:

@@ -45,6 +45,7 @@ DURABLE = "tests/unit/test_durability.py"
 FAULTS = "tests/integration/faults/test_download.py"
 ISOLATION = f"{SECURITY}::TestSessionIsolation::test_no_call_discloses_data_of_another_session"
 REFUSALS = "tests/unit/test_refusals.py"
+CALLS = "tests/unit/test_calls.py"
 LOGS = "tests/integration/test_operations.py::TestLogs::test_json_lines_have_no_prompts_keys_or_queries"
 
 MUTATIONS = (
@@ -758,6 +759,30 @@ MUTATIONS = (
         '"path": _loggable_path(scope["path"]),',
         '"path": _loggable_path(scope["path"] + "?" + scope["query_string"].decode()),',
         LOGS,
+    ),
+    _server(
+        "cut-off-call",
+        "reliability: a call that is cut off leaves its job to the next equal call",
+        "services/submissions.py",
+        "await self.calls.hold(call_id, until=self.clock.now())",
+        "pass",
+        f"{CALLS}::test_an_equal_call_takes_the_job_of_a_call_that_was_cut_off",
+    ),
+    _server(
+        "cut-off-by-restart",
+        "reliability: a restart of the server leaves the jobs of its calls to the next equal calls",
+        "services/submissions.py",
+        "await self.calls.release_all(self.worker, now=self.clock.now())",
+        "pass",
+        f"{CALLS}::test_a_restart_of_the_server_cuts_its_calls_off",
+    ),
+    _server(
+        "cut-off-alive",
+        "reliability: two equal calls that are both alive are two jobs",
+        "ledger/sql/statements.sql",
+        "  AND calls.held_until <= :now AND",
+        "  AND",
+        f"{CALLS}::test_two_equal_calls_that_are_both_alive_are_two_jobs",
     ),
     _server(
         "log-prompt",

@@ -142,7 +142,7 @@ class Application:
         self.dispatcher = self._make_dispatcher(worker, clock)
         self.retention = self._make_retention(worker, clock)
         self.deliverer = self._make_deliverer(worker, clock)
-        self.services = self._make_services(clock)
+        self.services = self._make_services(worker, clock)
         self._chores: list[asyncio.Task[None]] = []
 
     def _make_dispatcher(self, worker: str, clock: Clock) -> Dispatcher:
@@ -165,7 +165,7 @@ class Application:
         wire = partial(job_to_wire, sign=self.signatures.sign)
         return WebhookDeliverer(ledger.webhooks, ledger.jobs, ledger.keys, clock, allow, lease, wire=wire)
 
-    def _make_services(self, clock: Clock) -> Services:
+    def _make_services(self, worker: str, clock: Clock) -> Services:
         settings, ledger = self.settings, self.ledger
         limits = RateLimits(settings, clock)
         authentication = Authentication(self.keys, limits, FailureThrottle(settings.failed_logins, "API keys", clock))
@@ -191,7 +191,7 @@ class Application:
             tickets=OneTimeLinks(clock),
             uploads=uploads,
             state=self._make_state(limits),
-            submissions=self._make_submissions(limits, uploads, clock),
+            submissions=self._make_submissions(limits, uploads, worker, clock),
             cancellations=Cancellations(ledger.jobs, clock),
             signatures=self.signatures,
             metrics=self.metrics,
@@ -208,10 +208,12 @@ class Application:
             guesses=FailureThrottle(self.settings.missed_outputs, "image URLs", clock),
         )
 
-    def _make_submissions(self, limits: RateLimits, uploads: Uploads, clock: Clock) -> Submissions:
+    def _make_submissions(self, limits: RateLimits, uploads: Uploads, worker: str, clock: Clock) -> Submissions:
         settings = self.settings
         return Submissions(
             jobs=self.ledger.jobs,
+            calls=self.ledger.calls,
+            worker=worker,
             clock=clock,
             admission=self.admission,
             executor=self.executor,
@@ -248,6 +250,7 @@ class Application:
             await self.signatures.load(self.ledger.coordination, self.settings.state / "url-secret")
             self.estimates.observe(await self.ledger.jobs.recent_runs(among=500))
             await self.dispatcher.recover()
+            await self.services.submissions.recover()
         except BaseException:
             await self.ledger.close()
             raise

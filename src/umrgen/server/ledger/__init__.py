@@ -16,6 +16,7 @@ from umrgen.server.ledger.errors import (
     UploadsFull,
 )
 from umrgen.server.ledger.stores import (
+    CallStore,
     CoordinationStore,
     JobStore,
     KeyStore,
@@ -28,6 +29,7 @@ from umrgen.server.ledger.values import (
     DAY,
     NO_CAPS,
     BatchKey,
+    Call,
     Caps,
     Idempotency,
     Key,
@@ -42,6 +44,8 @@ __all__ = [
     "LEDGERS",
     "NO_CAPS",
     "BatchKey",
+    "Call",
+    "CallStore",
     "Caps",
     "CoordinationStore",
     "DailyLimit",

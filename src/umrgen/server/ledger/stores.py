@@ -1,4 +1,4 @@
-"""The interfaces of the ledger: five stores of records, and one for the coordination of servers.
+"""The interfaces of the ledger: six stores of records, and one for the coordination of servers.
 
 A method that changes something returns after the change is on disk. Every method raises LedgerUnavailable when the
 ledger cannot be reached; then nothing was changed. All times are milliseconds since the epoch, passed by the caller.
@@ -13,6 +13,7 @@ from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.values import (
     NO_CAPS,
     BatchKey,
+    Call,
     Caps,
     Idempotency,
     Key,
@@ -22,7 +23,16 @@ from umrgen.server.ledger.values import (
     WebhookState,
 )
 
-__all__ = ["CoordinationStore", "JobStore", "KeyStore", "Ledger", "OutputStore", "UploadStore", "WebhookStore"]
+__all__ = [
+    "CallStore",
+    "CoordinationStore",
+    "JobStore",
+    "KeyStore",
+    "Ledger",
+    "OutputStore",
+    "UploadStore",
+    "WebhookStore",
+]
 
 
 class JobStore(Protocol):
@@ -40,8 +50,9 @@ class JobStore(Protocol):
         idempotency: Idempotency | None = None,
         caps: Caps = NO_CAPS,
         key_id: str = "",
+        call: Call | None = None,
     ) -> tuple[Job, bool]:
-        """Write a queued job; return it and whether it is new.
+        """Write a queued job, and the call that holds it; return the job and whether it is new.
 
         Under an Idempotency that was used before, return the job made then. Raises IdempotencyConflict; and
         TooManyJobs, QueueFull or DailyLimit where one more job would exceed `caps`.
@@ -218,6 +229,32 @@ class WebhookStore(Protocol):
         ...
 
 
+class CallStore(Protocol):
+    """The jobs of calls that last until the job is over; `JobStore.submit` writes them.
+
+    A call that is cut off leaves its job unclaimed for ten minutes after the end of its hold.
+    """
+
+    async def take(self, session_id: str, call: Call, *, now: int) -> str | None:
+        """Let `call` hold the oldest unclaimed job of an equal call, if there is one that has not failed.
+
+        Return the id of the job. Two calls never take the same job.
+        """
+        ...
+
+    async def hold(self, call_id: str, *, until: int) -> None:
+        """Let the call hold its jobs until `until`; with a time that is not in the future, release them."""
+        ...
+
+    async def release_all(self, worker: str, *, now: int) -> None:
+        """Release the jobs that calls of `worker` hold: the server was stopped."""
+        ...
+
+    async def remove(self, call_id: str) -> None:
+        """Delete the record of a call whose response was sent."""
+        ...
+
+
 class KeyStore(Protocol):
     """API keys."""
 
@@ -268,6 +305,8 @@ class Ledger(Protocol):
     def webhooks(self) -> WebhookStore: ...
     @property
     def keys(self) -> KeyStore: ...
+    @property
+    def calls(self) -> CallStore: ...
     @property
     def coordination(self) -> CoordinationStore: ...
 

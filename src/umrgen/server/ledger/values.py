@@ -7,7 +7,19 @@ from enum import StrEnum
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.request import GenerationRequest
 
-__all__ = ["DAY", "NO_CAPS", "BatchKey", "Caps", "Idempotency", "Key", "OnChange", "Upload", "Webhook", "WebhookState"]
+__all__ = [
+    "DAY",
+    "NO_CAPS",
+    "BatchKey",
+    "Call",
+    "Caps",
+    "Idempotency",
+    "Key",
+    "OnChange",
+    "Upload",
+    "Webhook",
+    "WebhookState",
+]
 
 DAY = 86_400_000
 """Milliseconds."""
@@ -40,6 +52,21 @@ class Caps:
 
 
 NO_CAPS = Caps()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request of a call that lasts until its jobs are over, on the server `worker`.
+
+    The call renews `held_until` while it lasts.
+    """
+
+    call_id: str
+    """The same for all requests of the call."""
+    digest: bytes
+    """Of the request: equal requests have equal digests."""
+    worker: str
+    held_until: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,30 @@
 """Submission of jobs: checks whether a request is allowed, and makes it a durable job."""
 
+import asyncio
+import hashlib
 import logging
 import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+
+import msgspec
 
 from umrgen.clock import Clock
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.executors import Executor
-from umrgen.server.ledger import DailyLimit, Idempotency, IdempotencyConflict, JobStore, QueueFull, TooManyJobs
+from umrgen.server.ledger import (
+    Call,
+    CallStore,
+    DailyLimit,
+    Idempotency,
+    IdempotencyConflict,
+    JobStore,
+    LedgerUnavailable,
+    QueueFull,
+    TooManyJobs,
+)
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.content_policy import PolicyFailed, PromptPolicy
@@ -22,6 +38,8 @@ __all__ = ["Idempotency", "Submissions", "Submitted"]
 log = logging.getLogger(__name__)
 
 DAY_SECONDS = 86_400
+HOLD_SECONDS = 60.0
+"""For how long a call holds its jobs without renewing: other servers see after this time that its server is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +55,9 @@ class Submissions:
     """Accepts jobs, for all transports. Every rule about submissions is here."""
 
     jobs: JobStore
+    calls: CallStore
+    worker: str
+    """The id of this server, for the calls that it holds."""
     clock: Clock
     admission: Admission
     executor: Executor
@@ -49,7 +70,11 @@ class Submissions:
     log_prompts: bool = False
 
     async def submit(
-        self, caller: Caller, request: GenerationRequest, idempotency: Idempotency | None = None
+        self,
+        caller: Caller,
+        request: GenerationRequest,
+        idempotency: Idempotency | None = None,
+        call: Call | None = None,
     ) -> Submitted:
         """Create a job, which is durable when this returns. Raises Refusal and LedgerUnavailable.
 
@@ -61,9 +86,62 @@ class Submissions:
                 if earlier is not None:
                     return Submitted(earlier, new=False)
             await self._check(caller, request)
-            return await self._write(caller, request, idempotency)
+            return await self._write(caller, request, idempotency, call)
         except IdempotencyConflict as conflict:
             raise Refusal("idempotency_conflict", job_id=conflict.job_id) from None
+
+    # --- calls that last until the image is there ---
+
+    async def recover(self) -> None:
+        """Release the jobs of calls that this server was answering when it ended."""
+        await self.calls.release_all(self.worker, now=self.clock.now())
+
+    @asynccontextmanager
+    async def attend(self, caller: Caller, requests: Sequence[GenerationRequest]) -> AsyncIterator[list[Job]]:
+        """Provide the jobs of a call that lasts until they are over; the response is to be sent inside the context.
+
+        A call that ends with an exception or a cancellation leaves its jobs unclaimed: for ten minutes, the same
+        caller's call with an equal request takes them instead of creating others. Raises Refusal, LedgerUnavailable.
+        """
+        call_id = secrets.token_hex(16)
+        try:
+            jobs = [await self._take_or_submit(caller, request, call_id) for request in requests]
+            renewing = asyncio.create_task(self._renew(call_id))
+            try:
+                yield jobs
+            finally:
+                renewing.cancel()
+        except BaseException:
+            await asyncio.shield(asyncio.ensure_future(self._release(call_id)))
+            raise
+        with suppress(LedgerUnavailable):  # then the next equal call gets this image again
+            await self.calls.remove(call_id)
+
+    async def _take_or_submit(self, caller: Caller, request: GenerationRequest, call_id: str) -> Job:
+        digest = hashlib.sha256(caller.key.id.encode() + b"\0" + msgspec.json.encode(request)).digest()
+        call = Call(call_id, digest, self.worker, self._hold_until())
+        job_id = await self.calls.take(caller.session_id, call, now=self.clock.now())
+        job = None if job_id is None else await self.jobs.get(job_id)
+        return job or (await self.submit(caller, request, call=call)).job
+
+    def _hold_until(self) -> int:
+        return self.clock.now() + int(HOLD_SECONDS * 1000)
+
+    async def _renew(self, call_id: str) -> None:
+        while True:
+            await self.clock.sleep(HOLD_SECONDS / 3)
+            try:
+                await self.calls.hold(call_id, until=self._hold_until())
+            except LedgerUnavailable:
+                log.warning("the hold of a call on its jobs could not be renewed; it is tried again")
+
+    async def _release(self, call_id: str) -> None:
+        try:
+            await self.calls.hold(call_id, until=self.clock.now())
+        except LedgerUnavailable:
+            log.warning("the jobs of a call that was cut off are released when its hold ends")
+
+    # --- the rules ---
 
     async def _check(self, caller: Caller, request: GenerationRequest) -> None:
         errors = _unsupported(self.executor, request)
@@ -88,7 +166,9 @@ class Submissions:
             log.info("the content policy refused a prompt", extra={"key_id": caller.key.id})
             raise Refusal("content_policy", reason, field="prompt")
 
-    async def _write(self, caller: Caller, request: GenerationRequest, idempotency: Idempotency | None) -> Submitted:
+    async def _write(
+        self, caller: Caller, request: GenerationRequest, idempotency: Idempotency | None, call: Call | None
+    ) -> Submitted:
         caps, now = self.limits.caps(caller.key), self.clock.now()
         try:
             job, new = await self.jobs.submit(
@@ -101,6 +181,7 @@ class Submissions:
                 idempotency=idempotency,
                 caps=caps,
                 key_id=caller.key.id,
+                call=call,
             )
         except TooManyJobs as full:
             detail = f"{caps.active} jobs of this key are queued or running, its limit"

@@ -9,11 +9,12 @@ from umrgen.model import State
 from umrgen.server.domain.job import Change, Conflict, Job, advance, possible_outputs
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.errors import DailyLimit, IdempotencyConflict, QueueFull, TooManyJobs
+from umrgen.server.ledger.sql.calls import enter_call
 from umrgen.server.ledger.sql.database import Database, SqlConnection, Transaction
 from umrgen.server.ledger.sql.outputs import add_obsolete_file
 from umrgen.server.ledger.sql.rows import job_of, values_of
 from umrgen.server.ledger.sql.webhooks import enter_webhook
-from umrgen.server.ledger.values import DAY, NO_CAPS, BatchKey, Caps, Idempotency
+from umrgen.server.ledger.values import DAY, NO_CAPS, BatchKey, Call, Caps, Idempotency
 
 __all__ = ["SqlJobStore"]
 
@@ -33,7 +34,9 @@ def _get(connection: SqlConnection, job_id: str) -> Job | None:
     return job_of(row) if row else None
 
 
-def _submit(transaction: Transaction, job: Job, *, idempotency: Idempotency | None, caps: Caps) -> tuple[Job, bool]:
+def _submit(
+    transaction: Transaction, job: Job, *, idempotency: Idempotency | None, caps: Caps, call: Call | None
+) -> tuple[Job, bool]:
     now = job.created_at
     if idempotency is not None:
         earlier = _earlier(transaction.connection, job.session_id, idempotency, now)
@@ -46,6 +49,8 @@ def _submit(transaction: Transaction, job: Job, *, idempotency: Idempotency | No
     transaction.connection.run("count_new_job", {"session_id": job.session_id, "day": now // DAY})
     if idempotency is not None:
         _remember_idempotency(transaction.connection, job, idempotency, now)
+    if call is not None:
+        enter_call(transaction.connection, job.id, job.session_id, call, now=now)
     transaction.changed.append(job)
     return job, True
 
@@ -191,10 +196,11 @@ class SqlJobStore:
         idempotency: Idempotency | None = None,
         caps: Caps = NO_CAPS,
         key_id: str = "",
+        call: Call | None = None,
     ) -> tuple[Job, bool]:
         job = Job(job_id, session_id, request, engine, created_at=now, priority=priority, key_id=key_id)
         return await self._database.write(
-            lambda transaction: _submit(transaction, job, idempotency=idempotency, caps=caps), changes=1
+            lambda transaction: _submit(transaction, job, idempotency=idempotency, caps=caps, call=call), changes=1
         )
 
     async def earlier(self, session_id: str, idempotency: Idempotency, *, now: int) -> Job | None:

@@ -1,5 +1,6 @@
 """A ledger in an SQL database: its stores over one `Database`."""
 
+from umrgen.server.ledger.sql.calls import SqlCallStore
 from umrgen.server.ledger.sql.coordination import SqlCoordinationStore
 from umrgen.server.ledger.sql.database import Database
 from umrgen.server.ledger.sql.jobs import SqlJobStore
@@ -20,4 +21,5 @@ class SqlStores:
         self.uploads = SqlUploadStore(database)
         self.webhooks = SqlWebhookStore(database)
         self.keys = SqlKeyStore(database)
+        self.calls = SqlCallStore(database)
         self.coordination = SqlCoordinationStore(database)

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from umrgen.server.domain.job import Output
 from umrgen.server.ledger.sql.rows import COLUMNS
-from umrgen.server.ledger.values import Key, Upload, Webhook
+from umrgen.server.ledger.values import Call, Key, Upload, Webhook
 
 __all__ = ["Dialect", "load_migrations", "load_statements"]
 
@@ -19,6 +19,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "upload": tuple(field.name for field in fields(Upload)),
     "webhook": tuple(field.name for field in fields(Webhook)),
     "key": tuple(field.name for field in fields(Key)),
+    "call": tuple(field.name for field in fields(Call)),
 }
 _IN = re.compile(r"\{in (\w+)\}")
 
@@ -38,7 +39,7 @@ def load_statements(dialect: Dialect) -> tuple[dict[str, str], dict[str, tuple[s
     """Return the statements by name, and the list parameters of those that have any.
 
     `{job}` is replaced by the columns of a job's record, `{:job}` by a parameter for each of them, and in the same way
-    `output`, `upload`, `webhook` and `key`. `{in ids}` becomes the test whether the column before it is in the
+    `output`, `upload`, `webhook`, `key` and `call`. `{in ids}` becomes the test whether the column before it is in the
     list `:ids`.
     """
     _, *parts = _NAME.split(files(__package__).joinpath("statements.sql").read_text())

@@ -181,6 +181,31 @@ SET digest = excluded.digest, job_id = excluded.job_id, expires_at = excluded.ex
 DELETE FROM idempotency WHERE (session_id, key) IN
     (SELECT session_id, key FROM idempotency WHERE expires_at <= :now LIMIT 4);
 
+-- name: unclaimed_call
+-- The job of a call that was cut off, oldest first; a failed job is not drawn again by taking it.
+SELECT calls.job_id FROM calls JOIN jobs ON jobs.id = calls.job_id
+WHERE calls.session_id = :session_id AND calls.digest = :digest
+  AND calls.held_until <= :now AND calls.held_until > :since AND jobs.state <> 'failed'
+ORDER BY jobs.seq LIMIT 1;
+
+-- name: insert_call
+INSERT INTO calls ({call}, job_id, session_id) VALUES ({:call}, :job_id, :session_id);
+
+-- name: take_call
+UPDATE calls SET call_id = :call_id, worker = :worker, held_until = :held_until WHERE job_id = :job_id;
+
+-- name: hold_calls
+UPDATE calls SET held_until = :until WHERE call_id = :call_id;
+
+-- name: release_calls
+UPDATE calls SET held_until = :now WHERE worker = :worker AND held_until > :now;
+
+-- name: delete_calls
+DELETE FROM calls WHERE call_id = :call_id;
+
+-- name: expire_calls
+DELETE FROM calls WHERE job_id IN (SELECT job_id FROM calls WHERE held_until <= :before LIMIT 4);
+
 -- name: insert_key
 INSERT INTO keys ({key}) VALUES ({:key});
 
