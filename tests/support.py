@@ -39,7 +39,13 @@ def tied(*command: str) -> list[str]:
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
-    """Return this process's environment without the variables that configure UMRGEN, with `changes`."""
+    """Return this process's environment without the variables that configure UMRGEN, with `changes`.
+
+    A PYTHONPATH goes in front of the present one, which may lead to a mutated copy of the sources; "" empties it.
+    """
+    present = os.environ.get("PYTHONPATH")
+    if present and changes.get("PYTHONPATH"):
+        changes["PYTHONPATH"] += os.pathsep + present
     return {name: value for name, value in os.environ.items() if not name.startswith("UMRGEN_")} | changes
 
 

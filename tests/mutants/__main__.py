@@ -102,14 +102,15 @@ def main() -> None:
         sys.exit(f"no such mutation: {', '.join(sorted(wanted - {mutation.name for mutation in chosen}))}")
     began = time.monotonic()
     baseline(chosen)
-    survived = 0
+    survived = []
     with ThreadPoolExecutor(CONCURRENT) as pool:
         for mutation, what in zip(chosen, pool.map(verdict, chosen), strict=True):
-            survived += bool(what)
-            print(f"{'caught' if not what else 'NOT CAUGHT'}  {mutation.name}  {what}".rstrip(), flush=True)
-    caught = len(chosen) - survived
+            line = f"{'caught' if not what else 'NOT CAUGHT'}  {mutation.name}  {what}".rstrip()
+            survived += [line] if what else []
+            print(line, flush=True)
+    caught = len(chosen) - len(survived)
     print(f"{caught} of {len(chosen)} mutations were caught, in {time.monotonic() - began:.0f} s")
-    print(f"{caught} passed, {survived} failed")
+    print("\n".join([*survived, f"{caught} passed, {len(survived)} failed"]))  # the end of a long log has the reason
     sys.exit(bool(survived))
 
 
