@@ -110,7 +110,7 @@ COMPILE = uv pip compile pyproject.toml $(UPGRADE) --universal --python-version 
 lock:
 	@$(COMPILE) -o requirements/base.txt
 	$(COMPILE) --extra server --group build -o requirements/server.txt
-	$(COMPILE) --extra server --group build --group dev -o requirements/dev.txt
+	$(COMPILE) --extra server --extra mcp --group build --group dev -o requirements/dev.txt
 
 clean:
 	@rm -rf $(VENV) $(VENV)-* .mypy_cache .ruff_cache .hypothesis

@@ -65,7 +65,7 @@ def test_every_route_is_described(state: Path) -> None:
         (method, route.path)  # type: ignore[attr-defined]
         for route in routes(application.services)
         for method in route.methods - {"HEAD"}  # type: ignore[attr-defined]
-        if "{rest" not in route.path  # type: ignore[attr-defined]
+        if "{rest" not in route.path and not route.path.startswith("/v1/")  # type: ignore[attr-defined]
     }
     ahead = {("GET", "/api/v1/status/{job_id}"), ("GET", "/api/v1/events/{job_id}")}
     ahead |= {("GET", "/outputs/{session_id}/{filename}")}

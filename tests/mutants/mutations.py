@@ -13,7 +13,7 @@ class Mutation:
     name: str
     promise: str
     """The guarantee, in short, after the name of its document: README, architecture, reliability, security,
-    webhooks, extending or contract."""
+    webhooks, extending, agents or contract."""
     file: str
     old: str
     """A part of the file that occurs once."""
@@ -759,6 +759,22 @@ MUTATIONS = (
         '"path": _loggable_path(scope["path"]),',
         '"path": _loggable_path(scope["path"] + "?" + scope["query_string"].decode()),',
         LOGS,
+    ),
+    _server(
+        "openai-no-url-beside-base64",
+        "agents: an image of OpenAI's API has base64 or a URL, never both",
+        "http/openai/images.py",
+        'return {"b64_json": b64encode(data).decode()}',
+        'return {"b64_json": b64encode(data).decode(), "url": self._base_url + output.url}',
+        "tests/integration/test_openai.py::test_an_image_is_generated",
+    ),
+    _server(
+        "openai-retry",
+        "agents: OpenAI's clients do not repeat what will fail again",
+        "http/openai/errors.py",
+        'headers["x-should-retry"] = "false"',
+        "pass",
+        "tests/integration/test_openai.py::test_an_invalid_request_names_the_field",
     ),
     _server(
         "cut-off-call",

@@ -36,6 +36,7 @@ SERVER = [
         "server.allowed_hosts",
         "server.png",
         "server.reencode",
+        "server.conversion",
         "server.metrics",
         "server.domain",
     ],

@@ -20,7 +20,7 @@ GROUPS: dict[str, list[str]] = PROJECT["dependency-groups"]
 FILES = {
     "base": BASE,
     "server": [*BASE, *EXTRAS["server"], *GROUPS["build"]],
-    "dev": [*BASE, *EXTRAS["server"], *GROUPS["build"], *GROUPS["dev"]],
+    "dev": [*BASE, *EXTRAS["server"], *EXTRAS["mcp"], *GROUPS["build"], *GROUPS["dev"]],
 }
 """The requirements that each file of requirements/ pins."""
 

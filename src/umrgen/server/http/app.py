@@ -13,7 +13,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from umrgen.errors import UmrgenError
-from umrgen.server.http import Services, guide, openapi, ops, studio
+from umrgen.server.http import Services, guide, openai, openapi, ops, studio
 from umrgen.server.http.api import events, outputs, status, v1
 from umrgen.server.http.middleware import SecurityMiddleware
 from umrgen.server.http.problems import Problem, on_error
@@ -57,7 +57,7 @@ def _calls(services: Services) -> ASGIApp:
 
 def routes(services: Services) -> list[Route]:
     """Return all routes of the router."""
-    return [route for part in (v1, ops, openapi, guide, studio) for route in part.routes(services)]
+    return [route for part in (v1, openai, ops, openapi, guide, studio) for route in part.routes(services)]
 
 
 def _router(services: Services) -> Starlette:

@@ -22,7 +22,7 @@ from umrgen.server.http.problems import PROBLEMS
 from umrgen.server.services.job_waits import MAX_JOBS
 from umrgen.server.services.server_state import GuideFacts
 
-__all__ = ["base_url", "guide_text", "prefers_html", "routes", "skill_text"]
+__all__ = ["base_url", "guide_text", "prefers_html", "request_base_url", "routes", "skill_text"]
 
 SKILL_NAME = "umrgen-images"
 SKILL_DESCRIPTION = (
@@ -67,11 +67,11 @@ def routes(services: Services) -> list[Route]:
         return _response(_skill(services, request), "text/markdown")
 
     async def index(request: Request) -> Response:
-        entries = _skill_index(_base_url(services, request), _skill(services, request))
+        entries = _skill_index(request_base_url(services, request), _skill(services, request))
         return _response(json.dumps(entries, indent=2), "application/json")
 
     async def llms(request: Request) -> Response:
-        return _response(_llms_text(_base_url(services, request)), "text/plain")
+        return _response(_llms_text(request_base_url(services, request)), "text/plain")
 
     return [
         Route("/", start, methods=["GET"]),
@@ -87,14 +87,17 @@ def _response(text: str, media_type: str) -> Response:
 
 
 def _guide(services: Services, request: Request) -> str:
-    return guide_text(_base_url(services, request), services.state.guide_facts(), has_studio=services.settings.studio)
+    return guide_text(
+        request_base_url(services, request), services.state.guide_facts(), has_studio=services.settings.studio
+    )
 
 
 def _skill(services: Services, request: Request) -> str:
-    return skill_text(_base_url(services, request), _guide(services, request))
+    return skill_text(request_base_url(services, request), _guide(services, request))
 
 
-def _base_url(services: Services, request: Request) -> str:
+def request_base_url(services: Services, request: Request) -> str:
+    """Return this server's URL as the client of this request addressed it."""
     settings, headers = services.settings, request.headers
     # Any client may send this field, trusted proxy or not: it changes only the text of its own response.
     forwarded = headers.get("x-forwarded-proto", "").lower()

@@ -79,6 +79,7 @@ PROBLEMS: Mapping[str, tuple[int, str, str]] = {
     "rate_limited": (429, "Too many requests", "Send the request again after Retry-After."),
     "concurrent_limit": (429, "Too many concurrent jobs", "Wait until the job in job_id is over."),
     "queue_full": (429, "The queue is full", "Send the request again after Retry-After."),
+    "job_failed": (500, "The job failed", "Change the request, or send it again if the reason may be temporary."),
     "internal": (500, "The server failed", "Try again; if it fails again, report it to the operator."),
     "draining": (503, "The server is stopping", "Try again after Retry-After; jobs already accepted are kept."),
     "engine_unavailable": (503, "The engine is not available", "Try again after Retry-After."),
@@ -86,7 +87,7 @@ PROBLEMS: Mapping[str, tuple[int, str, str]] = {
     "ledger_unavailable": (503, "The ledger cannot be written", "Try again after Retry-After; nothing was accepted."),
 }
 
-_RETRYABLE = {code for code, (status, *_) in PROBLEMS.items() if status in (408, 429) or status >= 500}
+_RETRYABLE = {code for code, (status, *_) in PROBLEMS.items() if status in (408, 429) or status >= 500} - {"job_failed"}
 
 
 class Problem(Exception):

@@ -5,7 +5,7 @@ A disconnect of the caller cancels the task that waits here, and has no other ef
 
 import asyncio
 from collections.abc import AsyncGenerator, Collection, Sequence
-from contextlib import nullcontext
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 
 from umrgen.model import State
@@ -152,6 +152,17 @@ class JobWaits:
                     return job
                 if not await subscription.wait(until):
                     return await self.find(caller, job.id)
+
+    async def until_over(self, caller: Caller, job: Job) -> Job:
+        """Wait until the job is over. Raises Refusal when the server stops, or the key is revoked, before that."""
+        self.check_stream(caller)
+        kind = ""
+        async with aclosing(self.events(caller, job)) as events:
+            async for event in events:
+                job, kind = event.view.job, event.kind
+        if not job.over:
+            raise Refusal("draining" if kind == "stopping" else "unauthorized", job_id=job.id)
+        return job
 
     # --- many jobs ---
 

@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from umrgen.server.domain.job import Output
+from umrgen.model import State
+from umrgen.server.domain.job import Job, Output
 from umrgen.server.ledger import Key, OutputExpired, OutputStore, UploadStore
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.authentication import Authentication
@@ -56,6 +57,21 @@ class Outputs:
             if refusal.code in ("forbidden_output", "output_not_found"):
                 self._count_guess(key, address)
             raise
+
+    async def of_job(self, job: Job) -> list[tuple[Output, bytes]]:
+        """Return the images of a job that is over, with their records.
+
+        Raises Refusal: `job_failed`, or `output_expired` when an image was deleted.
+        """
+        if job.state is not State.COMPLETED:
+            raise Refusal("job_failed", job.error, job_id=job.id)
+        images = []
+        for output in job.outputs:
+            data = await self.images.get(output.session_id, output.name)
+            if data is None:
+                raise Refusal("output_expired", "the image was deleted", job_id=job.id)
+            images.append((output, data))
+        return images
 
     async def _key(self, secret: str, address: str) -> Key | None:
         key = await self.keys.check(secret)
