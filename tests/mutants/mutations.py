@@ -45,6 +45,7 @@ DURABLE = "tests/unit/test_durability.py"
 FAULTS = "tests/integration/faults/test_download.py"
 ISOLATION = f"{SECURITY}::TestSessionIsolation::test_no_call_discloses_data_of_another_session"
 REFUSALS = "tests/unit/test_refusals.py"
+MCP = "tests/integration/test_mcp.py"
 CALLS = "tests/unit/test_calls.py"
 LOGS = "tests/integration/test_operations.py::TestLogs::test_json_lines_have_no_prompts_keys_or_queries"
 
@@ -759,6 +760,38 @@ MUTATIONS = (
         '"path": _loggable_path(scope["path"]),',
         '"path": _loggable_path(scope["path"] + "?" + scope["query_string"].decode()),',
         LOGS,
+    ),
+    _server(
+        "mcp-key",
+        "agents: MCP over HTTP needs an API key",
+        "http/mcp.py",
+        'caller = await authenticate(self._services, scope, dict(scope["headers"]))',
+        "caller = Caller((await self._services.keys.usable())[0])",
+        f"{MCP}::test_http_needs_a_key_and_sessions_are_isolated",
+    ),
+    _client(
+        "mcp-unknown-argument",
+        "agents: an unknown argument of a tool is refused by its name",
+        "mcp/tools.py",
+        "await self._check_names(name, given)",
+        "pass",
+        f"{MCP}::test_errors_have_their_remedy",
+    ),
+    _client(
+        "mcp-learned-limit",
+        "agents: the calls of a client that cuts calls off become shorter",
+        "mcp/waits.py",
+        "allowed = min(seconds, self._learned.get(client, seconds))",
+        "allowed = seconds",
+        "tests/unit/test_mcp_waits.py::test_a_cut_shortens_the_later_calls_of_its_client",
+    ),
+    _client(
+        "mcp-cut-off",
+        "agents: a call of `umrgen mcp` that is cut off leaves its job to the next equal call",
+        "mcp/client_backend.py",
+        "self._cut_off.append(call)",
+        "pass",
+        f"{MCP}::test_a_call_that_is_cut_off_and_repeated_draws_once",
     ),
     _server(
         "openai-no-url-beside-base64",

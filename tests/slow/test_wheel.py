@@ -1,5 +1,6 @@
 """The wheel works when it is installed into an empty environment with the requirements of its metadata."""
 
+import asyncio
 import email
 import json
 import re
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters
 
 from support import SMALL, ServerProcess, clean_environment, server, submit, tied
 from umrgen.image_files import verify
@@ -107,7 +110,22 @@ def use_server(environment: Environment, tmp_path: Path) -> None:
         assert running.stop() == 0
 
 
-USES = {"": use_base, "server": use_server}
+async def draw_by_mcp(environment: Environment, running: ServerProcess, folder: Path) -> None:
+    place = clean_environment(UMRGEN_BASE_URL=running.url, UMRGEN_API_KEY=running.key)
+    place.pop("PYTHONPATH", None)
+    program, *arguments = environment.command("umrgen", "mcp", "--folder", str(folder))
+    async with Client(StdioServerParameters(command=program, args=arguments, env=place)) as client:
+        drawn = await client.call_tool("generate_image", {"prompt": "a boat", **SMALL})
+    assert drawn.structured_content is not None
+    assert verify(Path(drawn.structured_content["images"][0]).read_bytes()).width == 512
+
+
+def use_mcp(environment: Environment, tmp_path: Path) -> None:
+    with server(tmp_path / "state") as running:
+        asyncio.run(draw_by_mcp(environment, running, tmp_path / "images"))
+
+
+USES = {"": use_base, "server": use_server, "mcp": use_mcp}
 """A test of the main function of the base installation, and of each extra."""
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "jobs": "umrgen.cli.listing:jobs",
     "resume": "umrgen.cli.resume:resume",
     "doctor": "umrgen.cli.doctor:doctor",
+    "mcp": "umrgen.cli.mcp:mcp",
     "serve": "umrgen.cli.serve:serve",
     "keys": "umrgen.cli.keys:keys",
     "ledger": "umrgen.cli.ledger:ledger",

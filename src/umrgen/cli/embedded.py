@@ -23,13 +23,15 @@ _PACKAGES = ("msgspec", "numpy", "starlette", "granian")
 _UNFINISHED = (WaitTimeout, ConnectionFailed, ServerError, OutputCorrupt, TargetUnusable, KeyboardInterrupt)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EmbeddedServer:
     """The address, API key and state folder of a running embedded server."""
 
     url: str
     key: str
     state: Path
+    keep: bool = False
+    """Whether the state folder stays after the end: it has unfinished jobs."""
 
 
 def _check_installed() -> None:
@@ -45,7 +47,8 @@ def _check_installed() -> None:
 def embedded_server(state: Path | None = None) -> Iterator[EmbeddedServer]:
     """Start a server in a new state folder, or in that of an interrupted command. Raises UmrgenError.
 
-    The folder is removed at the end, except after an interruption or an error that leaves its job unfinished.
+    The folder is removed at the end, except after an interruption or an error that leaves its job unfinished, and when
+    the caller sets `keep`.
     """
     _check_installed()
     state = state or data_home() / "embedded" / secrets.token_hex(8)
@@ -61,16 +64,18 @@ def embedded_server(state: Path | None = None) -> Iterator[EmbeddedServer]:
             text=True,
             start_new_session=True,  # Ctrl-C must not reach the server, which stops when its input ends
         )
+    server: EmbeddedServer | None = None
     keep = False
     try:
-        yield EmbeddedServer(_address(process, log_path), key, state)
+        server = EmbeddedServer(_address(process, log_path), key, state)
+        yield server
     except _UNFINISHED:
         keep = True
         raise
     finally:
         with process:  # closes its input and waits for it
             pass
-        if not keep:
+        if not keep and not (server and server.keep):
             shutil.rmtree(state, ignore_errors=True)
 
 

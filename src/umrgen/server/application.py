@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp
 
@@ -47,6 +47,9 @@ from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.state import worker_id
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.deliverer import WebhookDeliverer
+
+if TYPE_CHECKING:
+    from umrgen.server.http.mcp import McpEndpoint
 
 __all__ = ["Application", "open_keys"]
 
@@ -143,6 +146,7 @@ class Application:
         self.retention = self._make_retention(worker, clock)
         self.deliverer = self._make_deliverer(worker, clock)
         self.services = self._make_services(worker, clock)
+        self._mcp = self._make_mcp() if settings.mcp else None
         self._chores: list[asyncio.Task[None]] = []
 
     def _make_dispatcher(self, worker: str, clock: Clock) -> Dispatcher:
@@ -239,9 +243,19 @@ class Application:
             running_cap=self.settings.session_running,
         )
 
+    def _make_mcp(self) -> "McpEndpoint":
+        """Return the tools for agents. Raises BadSettings without their packages, which are large."""
+        try:
+            from umrgen.server.http.mcp import McpEndpoint
+        except ImportError as missing:
+            raise BadSettings(
+                f"the packages for MCP are not installed: {missing.name} is missing", next="pip install 'umrgen[mcp]'"
+            ) from None
+        return McpEndpoint(self.services)
+
     def app(self) -> ASGIApp:
         """Return the HTTP interface."""
-        return make_app(self.services)
+        return make_app(self.services, self._mcp)
 
     async def open(self) -> None:
         """Open the ledger, and requeue the jobs that this server was running when it ended."""
@@ -257,7 +271,8 @@ class Application:
 
     def start(self) -> None:
         """Start running jobs, as soon as the engine is loaded. Requests are served before that."""
-        self._chores = [asyncio.create_task(chore) for chore in (self.retention.run(), self.keys.keep_uses())]
+        chores = [self.retention.run(), self.keys.keep_uses(), *([self._mcp.serve()] if self._mcp else [])]
+        self._chores = [asyncio.create_task(chore) for chore in chores]
         self.dispatcher.start()
         self.deliverer.start()
 

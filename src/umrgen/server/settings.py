@@ -96,6 +96,7 @@ class Settings:
     failed_logins: int = _number(20, "wrong keys of an address per minute before it is throttled", 1, 1_000_000)
     missed_outputs: int = _number(60, "wrong image URLs of an address per minute before it is throttled", 1, 1_000_000)
     studio: bool = _switch("serve the studio, the server's web page, at /", default=True)
+    mcp: bool = _switch("serve tools for agents at /mcp, by the Model Context Protocol")
     header_timeout: float = _number(
         75.0, "seconds within which a connection must send a request's head, and may be idle between two", 1, 600
     )

@@ -29,10 +29,13 @@ AHEAD = (
 """Frequent calls, handled ahead of the router: at this path, or below it if it ends in a slash."""
 
 
-def make_app(services: Services) -> ASGIApp:
-    """Return the application with the middleware that the settings require."""
+MCP_PATH = "/mcp"
+
+
+def make_app(services: Services, mcp: ASGIApp | None = None) -> ASGIApp:
+    """Return the application with the middleware that the settings require, and `mcp` at exactly /mcp."""
     settings = services.settings
-    app: ASGIApp = SecurityMiddleware(_calls(services), settings, services.hosts, services.metrics)
+    app: ASGIApp = SecurityMiddleware(_calls(services, mcp), settings, services.hosts, services.metrics)
     if settings.allowed_origins:
         app = _for_browsers(app, settings.allowed_origins)
     if settings.trusted_proxies:
@@ -40,11 +43,14 @@ def make_app(services: Services) -> ASGIApp:
     return app
 
 
-def _calls(services: Services) -> ASGIApp:
+def _calls(services: Services, mcp: ASGIApp | None) -> ASGIApp:
     router = _router(services)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         requested: str = scope["path"]
+        if mcp is not None and requested == MCP_PATH:  # no mount: its redirect breaks clients
+            await mcp(scope, receive, send)
+            return
         for path, methods, handler in AHEAD:
             matches = requested.startswith(path) if path.endswith("/") else requested == path
             if matches and scope["method"] in methods:

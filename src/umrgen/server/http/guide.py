@@ -37,6 +37,7 @@ SHOWN_PROBLEMS = (
     *("rate_limited", "concurrent_limit", "queue_full", "draining", "engine_unavailable"),
 )
 _STUDIO = "\n\nPeople can use the studio page: open {base_url}/ in a browser."
+_MCP = "MCP tools (streamable HTTP) are at `{base_url}/mcp`, with the API key as the bearer token. "
 _HEADERS = {"Cache-Control": "no-cache", "Vary": "Accept, Host, X-Forwarded-Proto"}
 _HOST = re.compile(r"[A-Za-z0-9._-]+(?::\d+)?|\[[0-9A-Fa-f:.]+\](?::\d+)?")
 _OPTIONAL_FIELDS = {
@@ -87,9 +88,9 @@ def _response(text: str, media_type: str) -> Response:
 
 
 def _guide(services: Services, request: Request) -> str:
-    return guide_text(
-        request_base_url(services, request), services.state.guide_facts(), has_studio=services.settings.studio
-    )
+    settings = services.settings
+    base, facts = request_base_url(services, request), services.state.guide_facts()
+    return guide_text(base, facts, has_studio=settings.studio, has_mcp=settings.mcp)
 
 
 def _skill(services: Services, request: Request) -> str:
@@ -137,9 +138,11 @@ def _template() -> _Text:
     return _Text(files("umrgen.server.http").joinpath("guide.md").read_text("utf-8"))
 
 
-def guide_text(base: str, facts: GuideFacts, *, has_studio: bool) -> str:
-    """Return the guide in Markdown, with the server's URL and facts. `has_studio`: it serves the studio page."""
-    return _template().substitute(_values(base, facts), studio=_STUDIO.format(base_url=base) if has_studio else "")
+def guide_text(base: str, facts: GuideFacts, *, has_studio: bool, has_mcp: bool) -> str:
+    """Return the guide in Markdown, with the server's URL and facts, and the interfaces that it serves."""
+    studio = _STUDIO.format(base_url=base) if has_studio else ""
+    mcp = _MCP.format(base_url=base) if has_mcp else ""
+    return _template().substitute(_values(base, facts), studio=studio, mcp=mcp)
 
 
 def _values(base: str, facts: GuideFacts) -> Mapping[str, object]:
