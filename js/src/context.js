@@ -21,6 +21,7 @@ export class RequestBudget {
   limited = false;
   /** @type {number[]} */
   #times = [];
+  #pausedUntil = 0;
   #requests;
 
   /** @param {number} requests */
@@ -29,10 +30,20 @@ export class RequestBudget {
   }
 
   /**
+   * Send no request before `until`, and apply the limit from now on.
+   * @param {number} until
+   */
+  pause(until) {
+    this.#pausedUntil = Math.max(this.#pausedUntil, until);
+    this.limited = true;
+  }
+
+  /**
    * Return the earliest time, not before `at`, at which one more request fits, and count it.
    * @param {number} at
    */
   reserve(at) {
+    at = Math.max(at, this.#pausedUntil);
     if (this.#times.length >= this.#requests) {
       const freed = /** @type {number} */ (this.#times.shift()) + 60;
       if (this.limited) at = Math.max(at, freed);
@@ -160,7 +171,7 @@ export class CallContext {
    * @param {number} seconds
    */
   serverDelay(seconds) {
-    return this.jitterUp(Math.min(seconds, this.options.longestDelay));
+    return Math.min(this.jitterUp(seconds), this.options.longestDelay);
   }
 }
 

@@ -1,12 +1,15 @@
 // Calls that are safe to repeat, and their retries.
 import { RetryBudget } from "./context.js";
 import { RateLimited, Unsupported } from "./errors.js";
-import { errorFrom, isMissingEndpoint, isTransient, retryAfter, unreachableError } from "./responses.js";
+import { errorFrom, isMissingEndpoint, isTransient, retryAfter, secondsToNextMinute, unreachableError } from "./responses.js";
 
 /** @import { CallContext } from "./context.js" */
 /** @import { Reply, Request } from "./transport.js" */
 
 export const API = "/api/v1";
+
+/** Seconds between tries on a server whose rate limit was not reset at the start of a minute. */
+const LIMITED_INTERVAL = 10;
 
 /** Decides whether a failed call is retried, and after how long. */
 export class RetryPolicy {
@@ -63,8 +66,8 @@ export class RetryPolicy {
 }
 
 /**
- * Return the delay after a 429: its `Retry-After`, or else enough for the server's rate limit window to pass.
- * Without a `Retry-After`, the client also starts to apply its own request budget.
+ * Return the delay after a 429: its `Retry-After`, or else the time until the server's limit may be reset. Without a
+ * `Retry-After`, all calls of this client pause until then, and its request budget applies from now on.
  * @param {CallContext} context
  * @param {{headers: Headers, wall: number}} reply
  * @param {RetryBudget} limited
@@ -72,9 +75,10 @@ export class RetryPolicy {
 export function rateLimitDelay(context, reply, limited) {
   const requested = retryAfter(reply);
   if (requested !== null) return requested;
-  context.budget.limited = true;
-  const { longestDelay, queuedInterval } = context.options;
-  return Math.min(longestDelay, 2 * queuedInterval * 2 ** Math.min(limited.failures, 10));
+  // After the first try, this server's minute is not the clock's.
+  const delay = Math.min(secondsToNextMinute(reply), limited.failures ? LIMITED_INTERVAL : 60);
+  context.budget.pause(context.now + delay);
+  return delay;
 }
 
 /**

@@ -79,7 +79,23 @@ export function retryAfter({ headers, wall }) {
   const text = headers.get("retry-after")?.trim() ?? "";
   if (/^\d{1,9}$/.test(text)) return Number(text);
   const then = seconds(text);
-  return then === null ? null : Math.max(0, then - (seconds(headers.get("date")) ?? wall));
+  return then === null ? null : Math.max(0, then - serverTime({ headers, wall }));
+}
+
+/**
+ * Return the time of a response in seconds since the epoch: its `Date` header, or else this machine's clock.
+ * @param {{headers: Headers, wall: number}} reply
+ */
+export function serverTime({ headers, wall }) {
+  return seconds(headers.get("date")) ?? wall;
+}
+
+/**
+ * Return the seconds until the server's clock begins its next minute, at which the first servers reset limits.
+ * @param {{headers: Headers, wall: number}} reply
+ */
+export function secondsToNextMinute(reply) {
+  return 60 - (serverTime(reply) % 60);
 }
 
 /**

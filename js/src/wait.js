@@ -13,9 +13,17 @@ import { parseStatus, progressKey } from "./status.js";
  * Return whether a long poll ran its full time, so that the next one may start immediately.
  * @param {Reply} reply
  */
-export function longPollTimedOut({ headers, elapsed }) {
-  const seconds = Number(/wait=(\d{1,4})/.exec(headers.get("preference-applied") ?? "")?.[1] ?? 0);
-  return 0 < seconds && seconds <= elapsed * 1.1;
+export function longPollTimedOut(reply) {
+  const seconds = appliedWait(reply);
+  return 0 < seconds && seconds <= reply.elapsed * 1.1;
+}
+
+/**
+ * Return the seconds of the server's `Preference-Applied` header; 0 when it does not support long polls.
+ * @param {Reply} reply
+ */
+function appliedWait({ headers }) {
+  return Number(/wait=(\d{1,4})/.exec(headers.get("preference-applied") ?? "")?.[1] ?? 0);
 }
 
 /** Waits for one job. The polling state (ETag, retry budgets, stall timer) is kept between calls. */
@@ -155,8 +163,11 @@ export class StatusPoller {
     const context = this.#context;
     const { queuedInterval, runningInterval } = context.options;
     if (longPollTimedOut(reply)) return 0;
-    // This server reports changes: the next one may follow soon.
-    if (reply.headers.has("etag") && this.#isProgress(status)) return runningInterval / 8;
+    // This server reports changes: the next one may follow soon. A weak tag alone shows nothing: the first servers send
+    // one, and have no long polls.
+    const tag = reply.headers.get("etag") ?? "";
+    const reportsChanges = tag.startsWith('"') || (tag && appliedWait(reply));
+    if (reportsChanges && this.#isProgress(status)) return runningInterval / 8;
     const requested = retryAfter(reply) ?? (status.retryAfterMs === null ? null : status.retryAfterMs / 1000);
     if (requested !== null) return context.serverDelay(Math.max(requested, runningInterval / 2));
     const interval = context.withJitter(status.state === "queued" ? queuedInterval : runningInterval);

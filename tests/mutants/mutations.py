@@ -40,6 +40,7 @@ OUTPUTS = "tests/integration/test_outputs.py"
 SECURITY = "tests/integration/test_security.py"
 WAITING = "tests/unit/test_waiting_rules.py"
 IMAGES = "tests/unit/test_images.py"
+LEGACY_PACE = "tests/integration/test_legacy_server.py::test_a_job_of_15_minutes_in_simulated_time"
 VECTORS = "tests/unit/test_vectors.py"
 DURABLE = "tests/unit/test_durability.py"
 FAULTS = "tests/integration/faults/test_download.py"
@@ -981,9 +982,33 @@ MUTATIONS = (
         "longest-delay",
         "contract: Retry-After is capped at 60 s",
         "client/flow.py",
-        "return min(seconds, self.options.longest_delay) * (",
-        "return seconds * (",
+        "return min(seconds * (1 + self.options.jitter * self.random()), self.options.longest_delay)",
+        "return seconds * (1 + self.options.jitter * self.random())",
         f"{WAITING}::TestRetries::test_retry_after_of_a_503_is_kept_up_to_a_cap",
+    ),
+    _client(
+        "next-minute",
+        "retrieval: a rate limit without Retry-After costs at most a minute",
+        "client/flow.py",
+        "return 60.0 - server_time(reply) % 60.0",
+        "return 100.0",
+        f"{WAITING}::TestRetries::test_a_429_is_retried_in_the_next_minute_then_every_ten_seconds",
+    ),
+    _client(
+        "one-pause",
+        "retrieval: a limited minute pauses every call of the client",
+        "client/protocol.py",
+        "    context.budget.pause(context.now + delay)\n",
+        "",
+        f"{WAITING}::TestRetries::test_a_pause_applies_to_every_call_of_the_client",
+    ),
+    _client(
+        "weak-tags",
+        "retrieval: a weak ETag is not taken for a sign of long polls",
+        "client/flows/wait.py",
+        "(tag.startswith('\"') or (tag and applied))",
+        "tag",
+        LEGACY_PACE,
     ),
     _client(
         "retry-after",

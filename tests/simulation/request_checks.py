@@ -142,7 +142,7 @@ def _least_gap(history: "History", record: CallRecord, before: Exchange) -> floa
             # Immediately after the blocking job was seen to end; otherwise after a short delay.
             return 0.0 if history.exchanges[-1] is not before else 0.25
         case "limited" if before.requested_delay is None:
-            return 2 * options.queued_interval
+            return options.first_backoff
         case "limited":
             return max(requested or 0.0, options.first_backoff)
         case "batch":

@@ -27,7 +27,7 @@ from umrgen.server.services.job_waits import JobView
 from umrgen.server.services.refusal import Refusal
 from umrgen.server.services.server_state import ServerCapabilities
 from umrgen.server.services.submissions import Submitted
-from umrgen.testing.legacy import CONCURRENT_LIMIT, JOB_NOT_FOUND, RATE_LIMITED, job_body, receipt_body
+from umrgen.testing.legacy_bodies import CONCURRENT_LIMIT, JOB_NOT_FOUND, RATE_LIMITED, job_body, receipt_body
 
 __all__ = ["SimulatedServer", "exchange_for", "lost_exchange"]
 
@@ -196,7 +196,7 @@ class SimulatedServer:
         if self.legacy:
             exchange = exchange_for(step, at, 200, self._legacy_body(job, at), "status")
             active = job.state(at) in ("queued", "running")
-            return _about(exchange, job, at, position=job.position(at) or 0 if active else None, step=None)
+            return _about(exchange, job, at, position=job.position(at) if active else None, step=None)
         headers = _preferences(step)
         wait, known = _wait(headers), known_versions(headers.get(b"if-none-match"))
         answered = at
@@ -229,14 +229,15 @@ class SimulatedServer:
         return job_to_wire(view.job, queue_position=view.position, eta_seconds=view.eta)
 
     def _legacy_body(self, job: SimulatedJob, at: float) -> dict[str, Any]:
+        position = job.position(at)
         return job_body(
             job.id,
             job.state(at),
             urls=job.urls,
             settled=at - job.ended_at >= 60.0,
             error="it failed",
-            queue_position=job.position(at) or 0,
-            eta_seconds=22 if self.estimates else None,
+            queue_index=None if position is None else position - 1,
+            eta_seconds=0 if position is None else (22 if self.estimates else 30) * position,
         )
 
     def _statuses(self, step: Step, at: float) -> Exchange:

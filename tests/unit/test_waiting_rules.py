@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from umrgen import errors
-from umrgen.client.flow import CallContext, Event, Options, Reply, TransportFailure
+from umrgen.client.flow import CallContext, Event, Options, Reply, RequestBudget, TransportFailure
 from umrgen.client.flows.submit import submit
 from umrgen.client.flows.wait import StatusPoller
 from umrgen.client.flows.wait_many import BatchPoller
@@ -127,11 +127,25 @@ class TestRetries:
             played = wait([reply("", 503, {"Retry-After": seconds}), reply(DONE)])
             assert gaps(played)[0] == pytest.approx(gap, rel=0.06)
 
-    def test_a_429_is_retried_with_a_growing_delay(self) -> None:
-        limited = reply({"error": "too many"}, 429)
+    def test_a_429_is_retried_in_the_next_minute_then_every_ten_seconds(self) -> None:
+        limited = reply({"error": "too many"}, 429, {"Date": "Fri, 15 Jan 2027 08:00:37 GMT"})
         played = wait([limited, limited, limited, reply(DONE)])
         assert isinstance(played.outcome, Status)
-        assert gaps(played) == [pytest.approx(gap, rel=0.06) for gap in (6, 12, 24)]
+        assert gaps(played) == [pytest.approx(gap, rel=0.1) for gap in (23, 10, 10)]
+
+    @pytest.mark.parametrize("second", range(0, 60, 7))
+    def test_a_limited_minute_costs_at_most_a_minute(self, second: int) -> None:
+        limited = reply({"error": "too many"}, 429, {"Date": f"Fri, 15 Jan 2027 08:00:{second:02} GMT"})
+        (gap,) = gaps(wait([limited, reply(DONE)]))
+        assert 60 - second <= gap <= 60
+
+    def test_a_pause_applies_to_every_call_of_the_client(self) -> None:
+        budget = RequestBudget(55)
+        one, other = (CallContext(Options(jitter=0), 0.0, budget=budget) for _ in "ab")
+        answer = reply({"error": "too many"}, 429, {"Date": "Fri, 15 Jan 2027 08:00:30 GMT"})
+        run_flow(StatusPoller(one, "ext_1").poll(), [answer])
+        assert other.step("GET", "/api/v1/status/ext_2").delay == 30
+        assert budget.limited
 
     def test_a_server_that_never_sends_a_status_is_not_umrgen(self) -> None:
         played = wait(repeat(reply("<html>hello</html>")))

@@ -230,6 +230,21 @@ def intervals() -> list[Json]:
             job("running", {"ETag": '"4"'} | LONG_POLL, 1.0, progress={"step": 3, "total": 4}),
             response(DONE, 200, {"ETag": '"5"'} | LONG_POLL, 1.0),
         ),
+        case(
+            "a weak ETag is no sign of long polls",
+            "watch",
+            job("queued", {"ETag": 'W/"1"'}, queue_position=0),
+            job("running", {"ETag": 'W/"2"'}, queue_position=None, eta_seconds=0),
+            response("", 304, {"ETag": 'W/"2"'}),
+            response(DONE, 200, {"ETag": 'W/"3"'}),
+        ),
+        case(
+            "a weak ETag with a long poll",
+            "watch",
+            job("queued", {"ETag": 'W/"1"'}),
+            job("running", {"ETag": 'W/"2"'} | LONG_POLL, 4.0),
+            response(DONE, 200, {"ETag": 'W/"3"'} | LONG_POLL, 1.0),
+        ),
         case("each change on an older server", "watch", job("queued"), job("queued"), job(), job(), COMPLETED),
         case(
             "follow requests each change too",
@@ -254,6 +269,7 @@ def retries() -> list[Json]:
     garbage = response("<html>hello</html>")
     truncated = response('{"state": "run')
     limited = response({"error": "too many"}, 429)
+    limited_by_date = response({"error": "too many"}, 429, {"Date": "Fri, 15 Jan 2027 08:00:37 GMT"})
     full = response({"error": "the queue is full", "code": "queue_full"}, 429, {"Retry-After": "5"})
     return [
         case("status calls are retried with a growing backoff", "wait", *transient, garbage, truncated, COMPLETED),
@@ -283,7 +299,9 @@ def retries() -> list[Json]:
         ],
         case("408 and 425 are retried", "wait", response("", 408), response("", 425), COMPLETED),
         case("501 is not retried", "wait", response("", 501)),
-        case("a 429 without Retry-After is retried with a growing delay", "wait", *[limited] * 4, COMPLETED),
+        case("a 429 without Retry-After is retried in the next minute", "wait", limited, COMPLETED),
+        case("and then every ten seconds", "wait", job(), *[limited] * 9, COMPLETED),
+        case("in the next minute by the server's clock", "wait", limited_by_date, job(), limited_by_date, COMPLETED),
         case("a 429 with Retry-After", "wait", full, full, COMPLETED),
         case("after a 429 the request budget applies", "wait", limited, *[job()] * 12, COMPLETED, requests_a_minute=5),
         case("a server that never sends JSON is not UMRGEN", "wait", garbage, repeated=True),

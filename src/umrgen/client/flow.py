@@ -30,6 +30,8 @@ __all__ = [
     "drive",
     "drive_async",
     "retry_after",
+    "seconds_to_next_minute",
+    "server_time",
 ]
 
 
@@ -206,10 +208,17 @@ class RequestBudget:
     def __init__(self, requests: int) -> None:
         self._requests = requests
         self._times: deque[float] = deque(maxlen=requests)
+        self._paused_until = 0.0
         self.limited = False
+
+    def pause(self, until: float) -> None:
+        """Send no request before `until`, and apply the limit from now on."""
+        self._paused_until = max(self._paused_until, until)
+        self.limited = True
 
     def reserve(self, at: float) -> float:
         """Return the earliest time, not before `at`, at which one more request fits, and count it."""
+        at = max(at, self._paused_until)
         if self.limited and len(self._times) == self._requests:
             at = max(at, self._times[0] + self.WINDOW)
         self._times.append(at)
@@ -288,7 +297,7 @@ class CallContext:
 
     def server_delay(self, seconds: float) -> float:
         """Return a delay that the server requested: capped, and varied upwards only."""
-        return min(seconds, self.options.longest_delay) * (1 + self.options.jitter * self.random())
+        return min(seconds * (1 + self.options.jitter * self.random()), self.options.longest_delay)
 
 
 class RetryBudget:
@@ -328,14 +337,25 @@ def retry_after(reply: Reply) -> float | None:
     text = reply.headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}", text):
         return float(text)
+    then = _http_date(text)
+    return None if then is None else max(0.0, then - server_time(reply))
+
+
+def server_time(reply: Reply) -> float:
+    """Return the time of a response in seconds since the epoch: its `Date` header, or else this machine's clock."""
+    date = _http_date(reply.headers.get("date", ""))
+    return reply.wall if date is None else date
+
+
+def seconds_to_next_minute(reply: Reply) -> float:
+    """Return the seconds until the server's clock begins its next minute, at which the first servers reset limits."""
+    return 60.0 - server_time(reply) % 60.0
+
+
+def _http_date(text: str) -> float | None:
     from email.utils import parsedate_to_datetime  # rarely needed, and slow to import
 
     try:
-        then = parsedate_to_datetime(text).timestamp()
+        return parsedate_to_datetime(text).timestamp()
     except (TypeError, ValueError):
         return None
-    try:
-        now = parsedate_to_datetime(reply.headers.get("date", "")).timestamp()
-    except (TypeError, ValueError):
-        now = reply.wall
-    return max(0.0, then - now)

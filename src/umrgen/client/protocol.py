@@ -3,7 +3,15 @@
 from typing import Any
 from urllib.parse import urlsplit
 
-from umrgen.client.flow import CallContext, Flow, Reply, RetryBudget, TransportFailure, retry_after
+from umrgen.client.flow import (
+    CallContext,
+    Flow,
+    Reply,
+    RetryBudget,
+    TransportFailure,
+    retry_after,
+    seconds_to_next_minute,
+)
 from umrgen.errors import ApiError, ConnectionFailed, JobNotFound, NotUmrgen, RateLimited, Unsupported, api_error
 
 __all__ = [
@@ -18,6 +26,8 @@ __all__ = [
 ]
 
 API = "/api/v1"
+LIMITED_INTERVAL = 10.0
+"""Seconds between tries on a server whose rate limit was not reset at the start of a minute."""
 
 
 # --- interpreting responses -------------------------------------------------------------------------
@@ -131,15 +141,18 @@ def is_missing_endpoint(error: ApiError) -> bool:
 
 
 def rate_limit_delay(context: CallContext, reply: Reply, limited: RetryBudget) -> float:
-    """Return the delay after a 429: its `Retry-After`, or else enough for the server's rate limit window to pass.
+    """Return the delay after a 429: its `Retry-After`, or else the time until the server's limit may be reset.
 
-    Without a `Retry-After`, the client also starts to apply its own request budget.
+    Without a `Retry-After`, all calls of this client pause until then, and its request budget applies from now on.
     """
     requested = retry_after(reply)
     if requested is not None:
         return requested
-    context.budget.limited = True
-    return min(context.options.longest_delay, 2 * context.options.queued_interval * 2.0 ** min(limited.failures, 10))
+    delay = seconds_to_next_minute(reply)
+    if limited.failures:
+        delay = min(delay, LIMITED_INTERVAL)  # this server's minute is not the clock's
+    context.budget.pause(context.now + delay)
+    return delay
 
 
 def unreachable_message(failure: TransportFailure) -> str:

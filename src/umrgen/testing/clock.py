@@ -8,6 +8,9 @@ from contextlib import suppress
 
 __all__ = ["FakeClock", "ServerClock"]
 
+FAKE_EPOCH = 1_800_000_000.0
+"""Seconds since the epoch at second 0 of a clock that tests move: the start of a minute, in 2027."""
+
 
 class FakeClock:
     """A clock whose `sleep` advances the clock and returns immediately. Implements `umrgen.clock.Clock`.
@@ -15,7 +18,7 @@ class FakeClock:
     Give its `monotonic` to a FaultServer as `clock`, and both sides run in simulated time.
     """
 
-    def __init__(self, start: float = 0.0, wall: float = 1_800_000_000.0) -> None:
+    def __init__(self, start: float = 0.0, wall: float = FAKE_EPOCH) -> None:
         """`start`: the first value of `monotonic`; `wall`: the system's time then, in seconds since the epoch."""
         self.sleeps: list[float] = []
         """Every sleep so far, in seconds."""
@@ -48,12 +51,14 @@ class FakeClock:
 class ServerClock:
     """A server's clock over any source of seconds. Implements `umrgen.clock.Clock`.
 
+    Its wall-clock time is the system's, or begins at `FAKE_EPOCH` for any other source than `time.monotonic`.
+
     A source that a test moves does not report its changes: `wake` makes each sleep compare its end with the source.
     """
 
     def __init__(self, source: Callable[[], float] = time.monotonic) -> None:
         self.monotonic = source
-        self._wall_offset = time.time() - source()
+        self._wall_offset = time.time() - source() if source is time.monotonic else FAKE_EPOCH
         self._woken = asyncio.Event()
 
     def wall(self, time_of_source: float) -> float:

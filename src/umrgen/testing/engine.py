@@ -63,6 +63,11 @@ class FakeEngine:
         reason = self._fail(index) if callable(self._fail) else self._fail
         return "the engine failed" if reason is True else reason or None
 
+    @property
+    def draws(self) -> Images:
+        """The image, or the function that returns it."""
+        return self._image
+
     def images(self, index: int) -> list[bytes]:
         """Return a job's images."""
         image = self._image

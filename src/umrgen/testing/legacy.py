@@ -1,59 +1,40 @@
-"""The mode `legacy`: the first servers, as they were observed (they are programs of others, and share no code)."""
+"""The mode `legacy`: the first servers, as they were observed (they are programs of others, and share no code).
+
+There are two public versions; the newer one (`newer_version`) has no uploads and no history.
+"""
 
 import asyncio
-import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from email.utils import formatdate
 from html import escape
-from typing import Any
 from urllib.parse import unquote
 
-from umrgen.model import State
 from umrgen.testing.clock import ServerClock
 from umrgen.testing.engine import FakeEngine
 from umrgen.testing.http1 import RecordedRequest, Response, html, json_response
-from umrgen.testing.legacy_jobs import LegacyJob, LegacyJobs, LegacyOutput
+from umrgen.testing.legacy_bodies import (
+    CONCURRENT_LIMIT,
+    INVALID_FILE,
+    JOB_NOT_FOUND,
+    RATE_LIMITED,
+    job_body,
+    receipt_body,
+)
+from umrgen.testing.legacy_files import file_response, uploaded_file, weak_etag
+from umrgen.testing.legacy_jobs import LegacyJob, LegacyJobs
 from umrgen.testing.options import FaultServerOptions, ServerJob
 
-__all__ = ["CONCURRENT_LIMIT", "JOB_NOT_FOUND", "RATE_LIMITED", "LegacyServer", "job_body", "receipt_body"]
+__all__ = ["LegacyServer"]
 
-API = "/api/v1/"
 SESSION_ID = "sid_ext_gen"
+"""The session of all jobs of the API; the server's own page uses others."""
 SERVED_BY = {"X-Powered-By": "Express"}
+UNMEASURED = 30.0
+"""Seconds that a job is expected to take before one has ended."""
 
-JOB_NOT_FOUND = {"error": "Job not found"}
-RATE_LIMITED = {"error": "Too many requests, please try again later."}
-CONCURRENT_LIMIT = {"error": "CONCURRENT_LIMIT"}
-"""With the `job_id` of the job that runs."""
-
-
-def receipt_body(job_id: str) -> dict[str, Any]:
-    """Return the body for an accepted submit."""
-    return {"success": True, "job_id": job_id}
-
-
-def job_body(
-    job_id: str,
-    state: str,
-    *,
-    urls: tuple[str, ...] = (),
-    settled: bool = False,
-    error: str | None = None,
-    created_at: int = 0,
-    queue_position: int = 0,
-    eta_seconds: int | None = None,
-) -> dict[str, Any]:
-    """Return the body for a job's status. `settled`: a minute has passed since it was completed."""
-    body: dict[str, Any] = {"success": True, "job_id": job_id, "state": state}
-    if state == State.COMPLETED and urls and settled:
-        return body | {"image_url": urls[0]}
-    body |= {"created_at": created_at}
-    if state == State.COMPLETED:
-        return body | {"results": {"images": [{"url": url} for url in urls]}}
-    if state == State.FAILED:
-        return body | {"error": error}
-    return body | {"queue_position": queue_position, "eta_seconds": eta_seconds}
+Handler = Callable[[RecordedRequest, str], Response]
 
 
 class LegacyServer:
@@ -63,8 +44,17 @@ class LegacyServer:
         self._options = options
         self._clock = clock
         self._jobs = LegacyJobs(engine, clock, SESSION_ID)
-        self._calls: dict[str, tuple[float, int]] = {}
-        """When an address's window began, and how many calls it has made in it."""
+        self._calls: dict[str, tuple[int, int]] = {}
+        """The minute of an address's last call, and how many calls it has made in it."""
+        routes: dict[str, Handler] = {
+            r"POST /api/v1/generate": self._generate,
+            r"GET /api/v1/status/([^/]+)": self._status,
+            r"GET /api/status": self._session_status,
+            r"POST /api/cancel/([^/]+)": self._cancel,
+        }
+        if not options.newer_version:
+            routes |= {r"POST /api/v1/upload-reference": self._upload, r"GET /api/history": self._history}
+        self._routes = {re.compile(pattern): handler for pattern, handler in routes.items()}
 
     async def start(self) -> None:
         """Nothing to start."""
@@ -86,7 +76,11 @@ class LegacyServer:
 
     async def respond(self, request: RecordedRequest, address: str, disconnected: asyncio.Event) -> Response:
         """Return the response to a request."""
-        return self._route(request, address).with_headers(SERVED_BY)
+        response = _with_etag(request, self._route(request, address))
+        return response.with_headers(SERVED_BY | {"Date": formatdate(self._now(), usegmt=True)})
+
+    def _now(self) -> float:
+        return self._clock.wall(self._clock.monotonic())
 
     def _route(self, request: RecordedRequest, address: str) -> Response:
         method, route = request.method, request.route
@@ -94,27 +88,26 @@ class LegacyServer:
             return self._output(request)
         if route.startswith("/api/") and self._rate_limited(address):
             return json_response(429, RATE_LIMITED)
-        if route.startswith(API):
-            if request.headers.get("authorization") != f"Bearer {self._options.key}":
-                return _error(401, "Unauthorized: invalid or missing API key")
-            if (method, route) == ("POST", API + "generate"):
-                return self._generate(request)
-            if method == "GET" and re.fullmatch(API + r"status/[^/]+", route):
-                return self._status(unquote(route.rpartition("/")[2]))
+        if route.startswith("/api/v1/") and request.headers.get("authorization") != f"Bearer {self._options.key}":
+            return _error(401, "Unauthorized: invalid or missing API key")
+        for pattern, handler in self._routes.items():
+            if match := pattern.fullmatch(f"{method} {route}"):
+                return handler(request, unquote(match[1]) if match.groups() else "")
         page = f"<!DOCTYPE html>\n<html><body>\n<pre>Cannot {method} {escape(route)}</pre>\n</body></html>\n"
         return html(404, page)
 
     def _rate_limited(self, address: str) -> bool:
-        """Count a call of this address; return whether it exceeds the limit."""
+        """Count a call of this address; return whether it exceeds the limit of this minute of the clock."""
         limit = self._options.limit("rate_limit")
-        now = self._clock.monotonic()
-        since, count = self._calls.get(address, (now, 0))
-        if now >= since + self._options.rate_window:
-            since, count = now, 0
-        self._calls[address] = since, count + 1
+        minute = int(self._now() // self._options.rate_window)
+        last, count = self._calls.get(address, (minute, 0))
+        count = count if last == minute else 0
+        self._calls[address] = minute, count + 1
         return limit is not None and count >= limit
 
-    def _generate(self, request: RecordedRequest) -> Response:
+    # --- jobs ---
+
+    def _generate(self, request: RecordedRequest, _: str) -> Response:
         try:
             data = request.json()
         except ValueError:
@@ -128,29 +121,54 @@ class LegacyServer:
             return json_response(429, CONCURRENT_LIMIT | {"job_id": blocking.id})
         return json_response(self._options.submit_status, receipt_body(self._jobs.submit(data).id))
 
-    def _status(self, job_id: str) -> Response:
+    def _status(self, _: RecordedRequest, job_id: str) -> Response:
         job = self._jobs.find(job_id)
-        if job is None:
-            return json_response(404, JOB_NOT_FOUND)
-        age = self._clock.monotonic() - job.ended
-        if job.state is State.FAILED and age >= self._options.forget_seconds:
+        age = 0.0 if job is None else self._clock.monotonic() - job.ended
+        if job is None or (job.shown_state == "failed" and age >= self._options.forget_seconds):
             return json_response(404, JOB_NOT_FOUND)
         body = job_body(
             job.id,
-            job.state,
+            job.shown_state,
             urls=job.urls,
             settled=age >= self._options.settle_seconds,
-            error=job.error,
+            error=job.error and job.error[:300],
             created_at=int(1000 * self._clock.wall(job.created)),
-            queue_position=self._jobs.queue_index(job),
+            queue_index=self._jobs.queue_index(job),
             eta_seconds=self._eta(job),
         )
         return json_response(200, body)
 
-    def _eta(self, job: LegacyJob) -> int | None:
-        """Return the average of the last ten jobs, for each job ahead and this one; it does not count down."""
-        last = self._jobs.durations
-        return round(sum(last) / len(last) * (self._jobs.queue_index(job) + 1)) if last else None
+    def _eta(self, job: LegacyJob) -> int:
+        """Return the average of the last ten jobs for each job ahead and this one; 0 while it runs."""
+        last, index = self._jobs.durations, self._jobs.queue_index(job)
+        average = sum(last) / len(last) if last else UNMEASURED
+        return 0 if index is None else round(average * (index + 1))
+
+    def _cancel(self, _: RecordedRequest, job_id: str) -> Response:
+        """Show a job as cancelled, as the server's page does; its image is drawn all the same."""
+        job = self._jobs.find(job_id)
+        if job is None:
+            return json_response(404, JOB_NOT_FOUND)
+        job.cancelled = True
+        return json_response(200, {"success": True})
+
+    # --- the calls of the server's page, which need no key ---
+
+    def _session_status(self, request: RecordedRequest, _: str) -> Response:
+        active = self._jobs.blocking(1) if request.query.get("session_id") == [SESSION_ID] else None
+        return json_response(200, {"active_job_id": active.id if active else None})
+
+    def _history(self, request: RecordedRequest, _: str) -> Response:
+        return json_response(200, self._jobs.history if request.query.get("session_id") == [SESSION_ID] else [])
+
+    # --- files ---
+
+    def _upload(self, request: RecordedRequest, _: str) -> Response:
+        file = uploaded_file(request)
+        if file is None:
+            return json_response(400, INVALID_FILE)
+        name, _content = file
+        return json_response(200, {"success": True, "filename": name, "url": f"/uploads/{name}"})
 
     def _output(self, request: RecordedRequest) -> Response:
         session_id, _, name = unquote(request.route.removeprefix("/outputs/")).partition("/")
@@ -160,41 +178,18 @@ class LegacyServer:
             return Response(400)
         self._jobs.advance()
         output = self._jobs.outputs.get(name)
-        return Response(404) if output is None else _file(request, output)
+        return Response(404) if output is None else file_response(request, output)
 
 
 def _error(status: int, message: str) -> Response:
     return json_response(status, {"error": message})
 
 
-def _file(request: RecordedRequest, output: LegacyOutput) -> Response:
-    """Return a static file with a weak validator, made of its size and name."""
-    etag = f'W/"{len(output.data):x}-{hashlib.sha256(output.name.encode()).hexdigest()[:11]}"'
-    modified = formatdate(output.created, usegmt=True)
-    headers = {
-        "Content-Type": output.media_type,
-        "Accept-Ranges": "bytes",
-        "Cache-Control": "public, max-age=0",
-        "ETag": etag,
-        "Last-Modified": modified,
-    }
-    whole = Response(200, headers, output.data)
-    if request.headers.get("if-range") not in (None, etag, modified):
-        return whole
-    return _range(whole, request.headers.get("range"))
-
-
-def _range(whole: Response, field: str | None) -> Response:
-    """Return the part of the file that a Range field names (RFC 9110, section 14), or all of it."""
-    match, size = re.fullmatch(r"bytes=(\d*)-(\d*)", (field or "").strip()), len(whole.body)
-    if match is None or not any(match.groups()):
-        return whole
-    first, last = match.groups()
-    if first and last and int(last) < int(first):
-        return whole  # not a valid range, which is ignored
-    start = int(first) if first else max(0, size - int(last))
-    end = min(int(last), size - 1) if first and last else size - 1
-    if start > end:
-        return Response(416, {"Content-Range": f"bytes */{size}"})
-    partial = whole.with_headers({"Content-Range": f"bytes {start}-{end}/{size}"})
-    return replace(partial, status=206, body=whole.body[start : end + 1])
+def _with_etag(request: RecordedRequest, response: Response) -> Response:
+    """Return a JSON response with its weak entity tag, or a 304 when the client has this version."""
+    if response.headers.get("Content-Type") != "application/json":
+        return response
+    etag = weak_etag(len(response.body), response.body)
+    tagged = response.with_headers({"ETag": etag})
+    fresh = request.method == "GET" and response.status == 200 and request.headers.get("if-none-match") == etag
+    return replace(tagged, status=304, body=b"").with_headers({"Content-Type": None}) if fresh else tagged

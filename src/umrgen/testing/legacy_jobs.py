@@ -10,10 +10,18 @@ from typing import Any
 from umrgen.image_files import EXTENSIONS, sniff
 from umrgen.model import State
 from umrgen.testing.clock import ServerClock
-from umrgen.testing.engine import FakeEngine
+from umrgen.testing.engine import FakeEngine, noise
+from umrgen.testing.legacy_files import LegacyOutput
 from umrgen.testing.options import ServerJob
+from umrgen.testing.png import flat_png
 
-__all__ = ["LegacyJob", "LegacyJobs", "LegacyOutput"]
+__all__ = ["LegacyJob", "LegacyJobs"]
+
+SIDES = (512, 2048)
+"""Pixels to which a width and a height are clamped, without a word."""
+DEFAULT_SIDE = 1024
+MOST_STEPS = 50
+DEFAULT_STEPS = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +42,30 @@ class LegacyJob:
     error_code: str | None = None
     urls: tuple[str, ...] = ()
     forgotten: bool = False
+    cancelled: bool = False
+    """Whether the server's page cancelled it: it is drawn, but has the state `cancelled` until then."""
+
+    @property
+    def shown_state(self) -> str:
+        """The state that the server reports."""
+        return "cancelled" if self.cancelled and not self.state.over else self.state
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The width and height that are drawn, in pixels."""
+        return self._side("width"), self._side("height")
+
+    @property
+    def steps(self) -> int:
+        """The steps that are drawn."""
+        return min(self._integer("steps", DEFAULT_STEPS), MOST_STEPS)
+
+    def _side(self, name: str) -> int:
+        return max(SIDES[0], min(self._integer(name, DEFAULT_SIDE), SIDES[1]))
+
+    def _integer(self, name: str, default: int) -> int:
+        value = self.request.get(name)
+        return value if isinstance(value, int) else default
 
     @property
     def end(self) -> float:
@@ -45,17 +77,6 @@ class LegacyJob:
         return ServerJob(self.id, self.request, self.state, self.urls, self.error, self.error_code, self.forgotten)
 
 
-@dataclass(frozen=True, slots=True)
-class LegacyOutput:
-    """A finished image."""
-
-    name: str
-    data: bytes
-    media_type: str
-    created: float
-    """Seconds since the epoch."""
-
-
 class LegacyJobs:
     """Jobs, their queue and their images, in memory. Used in the server's thread only."""
 
@@ -63,6 +84,8 @@ class LegacyJobs:
         self.outputs: dict[str, LegacyOutput] = {}
         self.durations: deque[float] = deque(maxlen=10)
         """How long the last jobs ran, in seconds."""
+        self.history: list[dict[str, Any]] = []
+        """The finished jobs, newest first, as the page lists them; kept over a restart, as the images are."""
         self._all: list[LegacyJob] = []
         self._by_id: dict[str, LegacyJob] = {}
         self._queue: deque[LegacyJob] = deque()
@@ -101,9 +124,9 @@ class LegacyJobs:
         active = [*self._running, *self._queue]
         return active[0] if limit is not None and active and len(active) >= limit else None
 
-    def queue_index(self, job: LegacyJob) -> int:
-        """Return the position in the queue, from 1; 0 when the job is not queued."""
-        return self._queue.index(job) + 1 if job.state is State.QUEUED else 0
+    def queue_index(self, job: LegacyJob) -> int | None:
+        """Return the number of queued jobs before this one; None when it is not queued."""
+        return self._queue.index(job) if job.state is State.QUEUED else None
 
     def forget(self) -> None:
         """Lose every job, as a restart does; images stay."""
@@ -142,7 +165,27 @@ class LegacyJobs:
             job.state = State.FAILED
         else:
             job.state = State.COMPLETED
-            job.urls = tuple(self._publish(data) for data in self._engine.images(job.index))
+            job.urls = tuple(self._publish(data) for data in self._images(job))
+            self.history[:0] = [self._listed(job, url) for url in job.urls[:1]]
+
+    def _images(self, job: LegacyJob) -> list[bytes]:
+        """Return the job's images; one with a given size has it, clamped, unless the options have images."""
+        images = self._engine.images(job.index)
+        if self._engine.draws is not noise or not {"width", "height"} & job.request.keys():
+            return images
+        return [flat_png(*job.size, seed=job.index * 1000 + number) for number in range(len(images))]
+
+    def _listed(self, job: LegacyJob, url: str) -> dict[str, Any]:
+        width, height = job.size
+        prompt = job.request["prompt"]
+        return {
+            "job_id": job.id,
+            "prompt": prompt,
+            "width": width,
+            "height": height,
+            "steps": job.steps,
+            "imageUrl": url,
+        }
 
     def _publish(self, data: bytes) -> str:
         """Store an image; return its URL."""

@@ -13,7 +13,7 @@ from umrgen.testing.engine import Failing, FakeEngine, Images, Seconds, noise
 __all__ = ["FaultServerOptions", "Mode", "ServerJob"]
 
 Mode = Literal["modern", "legacy"]
-LEGACY_ONLY = ("rate_window", "submit_status", "settle_seconds", "forget_seconds")
+LEGACY_ONLY = ("newer_version", "rate_window", "submit_status", "settle_seconds", "forget_seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,15 +37,17 @@ class FaultServerOptions:
     concurrency: int | EllipsisType | None = ...
     """Queued and running jobs at which a submit is refused with 429; None: no limit. legacy: 1, modern: None."""
     rate_limit: int | EllipsisType | None = ...
-    """Calls of /api a minute; then 429. modern: of a key, None. legacy: of an address, 60 in each `rate_window`."""
+    """Calls of /api a minute; then 429. modern: of a key, None. legacy: of an address, 60."""
     interstitial: bool = False
     """Whether each request without the header `skip_zrok_interstitial` gets an HTML page."""
     prefix: str = ""
     """A path in front of all others, like `/umrgen`: part of the server's `url`."""
     max_wait: float = 60.0
     """modern: the longest long poll."""
+    newer_version: bool = False
+    """legacy: whether it is the newer of the two public versions, without uploads and without a history."""
     rate_window: float = 60.0
-    """legacy: the length of the rate limit's window, which begins with an address's first call."""
+    """legacy: the length of the rate limit's window; by default a minute of the clock."""
     submit_status: int = 202
     """legacy: the status of an accepted submit."""
     settle_seconds: float = 60.0

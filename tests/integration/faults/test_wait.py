@@ -33,7 +33,7 @@ from fault_cases import (
 from umrgen import ConnectionFailed, JobNotFound, OutputMissing, ServerError, WaitTimeout
 from umrgen.errors import NotUmrgen
 from umrgen.testing import Drip, Fault, HtmlPage, NoResponse, Redirect, Respond, Tamper
-from umrgen.testing.legacy import JOB_NOT_FOUND
+from umrgen.testing.legacy_bodies import JOB_NOT_FOUND
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -161,9 +161,12 @@ class StatusPoller:
     def _next_delay(self, reply: Reply, status: Status) -> float:
         """Return the seconds until the next status call: as the server requests, or by the guide's intervals."""
         context, options = self.context, self.context.options
-        if 0 < applied_wait(reply) <= reply.elapsed * 1.1:
+        applied = applied_wait(reply)
+        if 0 < applied <= reply.elapsed * 1.1:
             return 0.0  # a long poll that ran its full time: start the next one now
-        if "etag" in reply.headers and self._is_progress(status):
+        # A weak tag alone shows nothing: the first servers send one, and have no long polls.
+        tag = reply.headers.get("etag", "")
+        if self._is_progress(status) and (tag.startswith('"') or (tag and applied)):
             return options.running_interval / 8  # this server reports changes: the next one may follow soon
         requested = retry_after(reply)
         if requested is None and status.retry_after_ms is not None:
