@@ -1,4 +1,4 @@
-"""What a wheel has beside the package's own files, and the README as a package page can show it."""
+"""Build hooks: the further files of a wheel, and the README for a package page."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
 def absolute_links(markdown: str) -> str:
-    """The same text with links and images that lead to the repository's pages: a package page has no neighbours."""
+    """Return the text with absolute URLs for relative links, which do not work on a package page."""
 
     def absolute(link: re.Match[str]) -> str:
         image, words, target = link.groups()
@@ -33,10 +33,10 @@ class ReadmeHook(MetadataHookInterface):
 
 
 class FilesHook(BuildHookInterface[Any]):
-    """Adds the studio, the JavaScript client that it is built on, and what `umrgen serve --print-…` prints."""
+    """Adds the studio, the JavaScript client that it uses, and the files for `umrgen serve --print-…`."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        # An editable install reads them where they are: a copy would grow old beside them.
+        # An editable install reads the originals: a copy would become outdated.
         if version != "editable":
             server = "umrgen/server"
             build_data["force_include"] |= {

@@ -58,7 +58,7 @@ def data_answer(data: Mapping[str, Any], *, is_error: bool = False) -> CallToolR
 
 
 def image_answer(jpeg: str) -> CallToolResult:
-    """Return a picture, in base64: without a structured half, beside which hosts drop it."""
+    """Return an image, in base64, without structured content: hosts drop the image when there is any."""
     return CallToolResult(content=[ImageContent(type="image", data=jpeg, mime_type="image/jpeg")])
 
 

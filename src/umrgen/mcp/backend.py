@@ -1,4 +1,4 @@
-"""What the tools need of an UMRGEN server: implemented over the client (stdio) and over the services (HTTP)."""
+"""The interface between the tools and an UMRGEN server; one implementation uses the client, one the services."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -13,7 +13,7 @@ class ImageBackend(Protocol):
     """One server, for one caller. Every method raises UmrgenError."""
 
     delivery: str
-    """What an answer says about the images of a job that is over."""
+    """The sentence of an answer about the images of a completed job: the next step."""
 
     def attend(self, request: Mapping[str, Any]) -> AbstractAsyncContextManager[str]:
         """Submit a job, and provide its id for the time of the call.

@@ -35,7 +35,7 @@ class ClientBackend:
 
     def __init__(self, connect: Callable[[], Awaitable[AsyncClient]], folder: Path, clock: Clock | None = None) -> None:
         """`connect` is called once; `folder` gets the images, and is created with the first one."""
-        self.delivery = "The image is saved. Tell its path; view_image shows a small copy."
+        self.delivery = "The image is saved. Report its path; view_image shows a small copy."
         self._connect = connect
         self._folder = folder
         self._clock = clock or SystemClock()
@@ -130,7 +130,7 @@ class ClientBackend:
 
     @property
     def unfinished(self) -> bool:
-        """Whether a job was not over when it was last asked for."""
+        """True if a job was not over in its last response."""
         return any(not isinstance(job.outcome, Status) for job in self._jobs.values())
 
     async def aclose(self) -> None:

@@ -1,4 +1,4 @@
-"""Small copies of images, which a model can look at."""
+"""Small copies of images, for models."""
 
 import asyncio
 from io import BytesIO
@@ -25,7 +25,7 @@ def _small_jpeg(image: bytes) -> bytes:
         with Image.open(BytesIO(image), formats=("PNG", "JPEG", "WEBP")) as opened:
             picture = opened.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError):
-        raise UmrgenError("the image cannot be decoded", next="Download it and look at the file.") from None
+        raise UmrgenError("the image cannot be decoded", next="Download the file, and check it.") from None
     for side in SIDES:
         copy = picture.copy()
         copy.thumbnail((side, side))

@@ -43,7 +43,7 @@ class ImageTools(MCPServer[Any]):
         client: Callable[[CallContext], str],
         explain: Callable[[Exception], str | None] = error_text,
     ) -> None:
-        """`backend` returns the server for a call's caller, `client` a name under which its time limit is learned.
+        """`backend` returns the server for a call's caller, `client` a name of the client, for its time limit.
 
         `explain` returns the text of an error for the model, or None for a defect.
         """
@@ -75,7 +75,7 @@ class ImageTools(MCPServer[Any]):
         height: Side = LIMITS.side_default,
         steps: Annotated[int, Field(ge=0, le=LIMITS.steps_max, description="0: the engine's default")] = 0,
         seed: Annotated[int, Field(ge=-1, description="-1: random")] = -1,
-        negative: Annotated[str, Field(description="what it must not show")] = "",
+        negative: Annotated[str, Field(description="content to avoid")] = "",
         reference_images: Annotated[tuple[str, ...], Field(description="names of uploaded images")] = (),
         wait_seconds: WaitSeconds = 25,
     ) -> CallToolResult:
@@ -88,7 +88,7 @@ class ImageTools(MCPServer[Any]):
             return await _until_over(backend, job_id, clock)
 
     async def wait_for_job(self, ctx: CallContext, job_id: str, wait_seconds: WaitSeconds = 25) -> CallToolResult:
-        """Wait until a job is over, at most wait_seconds. Call it again while the answer says "not done yet"."""
+        """Wait until a job is over, at most wait_seconds. Call it again while the answer is "not done yet"."""
         async with self._call(ctx, wait_seconds) as clock:
             return await _until_over(self._backend(ctx), job_id, clock)
 
@@ -104,7 +104,9 @@ class ImageTools(MCPServer[Any]):
 
     async def list_jobs(self, ctx: CallContext, limit: Annotated[int, Field(ge=1, le=50)] = 10) -> CallToolResult:
         """List the last jobs, newest first: finds a job whose id was lost."""
-        return data_answer({"jobs": list(await self._backend(ctx).page(limit)), "next": "get_job tells more of one."})
+        return data_answer(
+            {"jobs": list(await self._backend(ctx).page(limit)), "next": "get_job has the details of one."}
+        )
 
     async def view_image(
         self,
@@ -132,7 +134,7 @@ class ImageTools(MCPServer[Any]):
                 reporting.cancel()
 
     async def list_tools(self) -> list[Tool]:
-        """Return the tools, without the titles that pydantic gives to each parameter: models need no second name."""
+        """Return the tools, without the titles that pydantic adds to each parameter, and that no model needs."""
         tools = await super().list_tools()
         return [tool.model_copy(update={"input_schema": _without_titles(tool.input_schema)}) for tool in tools]
 

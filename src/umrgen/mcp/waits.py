@@ -1,4 +1,4 @@
-"""How long a call may wait: hosts cut calls off, after 5 seconds to 5 minutes, and do not say when."""
+"""The time limits of calls. Hosts cut calls off, after 5 seconds to 5 minutes, without announcing it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -32,7 +32,7 @@ class CallClock:
     _last: float = 0.0
 
     async def progress(self, message: str) -> None:
-        """Report the seconds since the call's arrival. A client that cannot be told is no error."""
+        """Report the seconds since the call's arrival. A client that cannot receive them is no error."""
         self.message = message
         self._last = max(self._last + 0.001, _now() - self.arrived)
         with suppress(OSError, RuntimeError):
@@ -47,7 +47,7 @@ class CallClock:
 
 @dataclass
 class WaitLimits:
-    """The time limits of clients, learned from the calls that they cut off."""
+    """The time limits of clients, estimated from the calls that they cut off."""
 
     _learned: dict[str, float] = field(default_factory=dict)
 

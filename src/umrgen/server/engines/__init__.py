@@ -1,6 +1,6 @@
-"""Engines: what draws. One file per engine, imported on use.
+"""Engines, which draw images. One file per engine, imported on use.
 
-An engine is given a `DrawTask` and returns images. It knows neither the ledger nor HTTP nor file names. The server
+An engine gets a `DrawTask` and returns images. It has no access to the ledger, to HTTP or to file names. The server
 imports an engine's module to read its class, so the module imports frameworks in `load`, not at its top.
 """
 
@@ -47,7 +47,7 @@ ENGINES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine is and can do; `kind` is "procedural" or "model"."""
+    """The name and the features of an engine; `kind` is "procedural" or "model"."""
 
     name: str
     kind: str
@@ -105,7 +105,7 @@ class EngineStalled(EngineCrashed):
 
 
 class Phase(StrEnum):
-    """What an engine does between steps."""
+    """A kind of work of an engine between steps."""
 
     LOADING = "loading"
     COMPILING = "compiling"
@@ -114,7 +114,7 @@ class Phase(StrEnum):
 
 
 class Report(Protocol):
-    """How an engine reports progress. Each further step, and each phase that is new since it, is a sign of life.
+    """The callback for an engine's progress. A further step, and a phase that is new since it, is a sign of life.
 
     An engine is stopped without one for `stall_after` seconds; in a phase of loading or compiling, `load_timeout`.
     """
@@ -130,13 +130,13 @@ class Report(Protocol):
 
 
 class Engine(Protocol):
-    """An engine in a process of its own: loaded once, then it draws one task at a time."""
+    """An engine in a separate process: loaded once, then it draws one task at a time."""
 
     @property
     def info(self) -> EngineInfo: ...
 
     def load(self) -> None:
-        """Import frameworks, load weights and warm up. Raises EngineFailure, which says what the operator should do."""
+        """Import frameworks, load weights and warm up. Raises EngineFailure, with the remedy for the operator."""
         ...
 
     def draw(self, task: DrawTask, report: Report) -> "Sequence[Pixels | EncodedImage]":
@@ -154,7 +154,7 @@ class RemoteEngine(Protocol):
 
     @property
     def capacity(self) -> int:
-        """How many tasks it draws at a time now; 0 while none of its servers responds."""
+        """The number of tasks that it draws at a time now; 0 while none of its servers responds."""
         ...
 
     async def load(self, on_capacity: Callable[[], None]) -> None:

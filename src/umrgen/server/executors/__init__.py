@@ -1,4 +1,4 @@
-"""Executors: where engines run. One folder or file per alternative; the ledger alone decides about retries."""
+"""Executors, which run engines. One folder or file per alternative; only the ledger decides about retries."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +50,7 @@ class VerifiedImage:
 
 
 async def verified(images: Sequence[EncodedImage]) -> tuple[VerifiedImage, ...]:
-    """Check what an engine returned. Raises EngineCrashed when it is not one or more whole images."""
+    """Check the images of an engine. Raises EngineCrashed if there are none, too many, or an incomplete one."""
     if not 1 <= len(images) <= MAX_IMAGES:
         raise EngineCrashed(f"it returned {len(images)} images; 1 to {MAX_IMAGES} are possible")
     return tuple([await asyncio.to_thread(_verify, image.data) for image in images])
@@ -60,7 +60,7 @@ def _verify(data: bytes) -> VerifiedImage:
     try:
         facts = verify(data)
     except UmrgenError as error:
-        raise EngineCrashed(f"what it returned is not an image: {error}") from None
+        raise EngineCrashed(f"its result is not an image: {error}") from None
     if not facts.width or not facts.height:
         raise EngineCrashed("it returned an image without a size")
     return VerifiedImage(data, facts.sha256, facts.width, facts.height, facts.media_type)
@@ -71,17 +71,17 @@ class Executor(Protocol):
 
     @property
     def info(self) -> EngineInfo | None:
-        """What the engine is; None until it is loaded for the first time."""
+        """The engine's description; None until it is loaded for the first time."""
         ...
 
     @property
     def trouble(self) -> str | None:
-        """Why no engine can run now, for the operator's users to read; None while one can."""
+        """The reason why no engine can run now, as shown to callers; None while one can."""
         ...
 
     @property
     def capacity(self) -> int:
-        """How many jobs run at a time now; it changes as devices come and go."""
+        """The number of jobs that run at a time now; it changes with the number of devices."""
         ...
 
     def watch(self, on_capacity: Callable[[], None]) -> None:

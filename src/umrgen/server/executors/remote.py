@@ -61,7 +61,7 @@ class _Progress:
 
 
 class RemoteExecutor:
-    """Implements `Executor` with one `RemoteEngine`, which says itself how many tasks it draws at a time."""
+    """Implements `Executor` with one `RemoteEngine`, which reports how many tasks it draws at a time."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The built-in engine: it composes a scene from the prompt's words with numpy alone, no model needed."""
+"""The built-in engine: it composes a scene from the words of the prompt, with numpy and without a model."""
 
 from typing import TYPE_CHECKING
 

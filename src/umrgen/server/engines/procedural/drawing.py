@@ -1,7 +1,7 @@
-"""How the procedural engine draws.
+"""The steps of the procedural engine.
 
-Every step paints the scene anew, finer than the one before (an eighth of the size, a quarter, a half, the
-whole), and from the fourth on adds a shifted sample to the average, which is what smooths the edges.
+Each of the first four steps paints the scene at a larger size: an eighth, a quarter, a half, the whole. Each further
+step adds a sample, shifted by a part of a pixel, to the average, which smooths the edges.
 """
 
 import time
@@ -32,7 +32,7 @@ _SIGN = (
 )
 
 
-# --- the whole -------------------------------------------------------------------------------------------
+# --- composition -----------------------------------------------------------------------------------------
 
 
 def _compose(c: Canvas, s: Scene) -> None:
@@ -82,7 +82,7 @@ def _compose(c: Canvas, s: Scene) -> None:
 
 
 def _palette(references: tuple[bytes, ...]) -> Array | None:
-    """The references, averaged, as one little picture: their colours and where they are bright."""
+    """Return the average of the reference images, at 48 × 48 pixels: their colours and their distribution of light."""
     if not references:
         return None
     from PIL import Image
@@ -101,7 +101,7 @@ def _palette(references: tuple[bytes, ...]) -> Array | None:
 
 
 def _borrow(picture: Array, palette: Array) -> None:
-    """Give `picture` the references' mean colour, contrasts of colour, and some of their light and dark."""
+    """Adapt the mean colour, the contrast of colours, and in part the distribution of light to the references."""
     mean, wanted = picture.mean((1, 2), keepdims=True), palette.mean((1, 2), keepdims=True)
     ratio = (palette.std((1, 2), keepdims=True) + 0.04) / (picture.std((1, 2), keepdims=True) + 0.04)
     layout = palette.mean(0, keepdims=True) - palette.mean()
@@ -114,7 +114,7 @@ def _borrow(picture: Array, palette: Array) -> None:
 
 
 def _develop(light: Array, s: Scene, palette: Array | None, noise: np.random.Generator, grain: float) -> "Pixels":
-    """Linear light to pixels: bloom, a film's shoulder, grading, and dither against banding."""
+    """Convert linear light to pixels: bloom, tone curve, colour grading, and dither against banding."""
     saturation, contrast, exposure, warmth = s.mood
     _, height, width = light.shape
     soft = 0.9 if contrast < -0.1 else 0.5
@@ -174,7 +174,7 @@ def _enlarge(pixels: "Pixels", width: int, height: int) -> "Pixels":
 
 
 def _signed(pixels: "Pixels") -> "Pixels":
-    """The engine's name, small, in the bottom right corner: nobody shall take this for a model's work."""
+    """Write the engine's name into the bottom right corner, so that the image is not mistaken for that of a model."""
     height, width, _ = pixels.shape
     scale = max(1, min(width, height) // 512)
     mask = np.array([[mark == "#" for mark in line.ljust(len(_SIGN[0]))] for line in _SIGN])

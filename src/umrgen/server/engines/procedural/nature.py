@@ -1,4 +1,4 @@
-"""What nature brings to the procedural engine's scenes: sky, land, water, weather; and, without any, silk."""
+"""Landscapes of the procedural engine: sky, land, water, weather; and abstract images for other prompts."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ _GREY_STORM = np.array([0.035, 0.05, 0.068], np.float32)
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """The light of one picture: its colour times its power, where it stands, and the colour of distance."""
+    """The light of one scene: its colour times its power, its position, and the colours of haze and shadow."""
 
     colour: Array
     x: float
@@ -25,21 +25,21 @@ class Light:
 
 
 def sky(c: Canvas, s: Scene) -> Light:
-    """Paint the sky and its glow over the whole canvas, and say what the light is."""
+    """Paint the sky and its glow over the whole canvas; return the light of the scene."""
     look = s.look
     stops = np.array([look.zenith, look.middle, look.horizon], np.float32)
     dark = 0.9 if s.has("storm") else 0.55 if s.has("rain", "clouds") and not s.has("street") else 0.0
     grey = _GREY_STORM * (2.5 if look.power > 1 else 1.0 if look.power > 0.5 else 0.25)
     stops = mix(stops, grey, dark * np.array([[0.95], [0.8], [0.35]], np.float32))
     height = np.clip(1 - c.y[:, 0] / min(c.top, -1e-3), 0, 1)
-    # A quadratic curve through the three colours: straight pieces would show where they meet.
+    # A quadratic curve through the three colours: linear pieces would have a visible edge.
     weights = np.stack([(1 - height) ** 2, 2 * height * (1 - height) * 1.15, height**2])
     c.rgb[:] = (weights[:, None] * stops[:, :, None]).sum(0)[:, :, None]
     spot = c.random("light")
     x = float(spot.uniform(-0.6, 0.6)) * min(c.edge, 0.5)
     y = max(-look.height, c.top * 0.72)
     if s.has("mountains") and 0 < look.height < 0.3:
-        y -= 0.1  # or the peaks would hide it
+        y -= 0.1  # above the peaks, which would hide it
     light = np.asarray(look.light, np.float32) * look.power * (0.45 if dark > 0.6 else 1)
     sky = c.y[: c.horizon]
     away = np.sqrt((c.x - x) ** 2 + (sky - y) ** 2)
@@ -55,7 +55,7 @@ def sky(c: Canvas, s: Scene) -> Light:
 
 
 def stars(c: Canvas, s: Scene) -> None:
-    """Stars of every size, and a milky way across."""
+    """Paint stars of several sizes, and the milky way."""
     spread = c.random("stars")
     count = 900
     x = spread.uniform(-1, 1, count) * 1.6
@@ -71,7 +71,7 @@ def stars(c: Canvas, s: Scene) -> None:
 
 
 def moon(c: Canvas, s: Scene, light: Light) -> None:
-    """A full moon with its seas, and its glow."""
+    """Paint a full moon and its glow."""
     y = max(-0.36, c.top * 0.66)
     away = np.sqrt((c.x - light.x) ** 2 + (c.y[: c.horizon] - y) ** 2)
     tint = vector((1.0, 0.96, 0.86))
@@ -84,20 +84,20 @@ def moon(c: Canvas, s: Scene, light: Light) -> None:
 
 
 def aurora(c: Canvas) -> None:
-    """Two curtains of northern light."""
+    """Paint two curtains of northern light."""
     sky = c.y[: c.horizon]
     for name, level, colour in (("a", 0.10, (0.08, 0.85, 0.42)), ("b", 0.26, (0.25, 0.35, 0.95))):
         wave = c.fbm("curtain" + name, c.x * 1.6, c.x * 0.7, 4) - 0.5
         rays = c.fbm("rays" + name, c.x * 22, c.x * 9 + sky * 0.6, 3)
         above = -sky - level - wave * 0.5
-        fall = np.exp(np.minimum(above * -5.5, above * 45))  # slowly upwards, steeply downwards; never above 1
+        fall = np.exp(np.minimum(above * -5.5, above * 45))  # fades slowly upwards, fast downwards; at most 1
         c.rgb[:, : c.horizon] += fall * rays**1.5 * vector(colour) * 0.9
 
 
 def clouds(c: Canvas, s: Scene, light: Light) -> None:
-    """A flat layer of cloud in true perspective, lit by comparing it with itself one pace to the light.
+    """Paint a flat layer of clouds in perspective; the lighting compares the density with that nearer to the light.
 
-    Clouds are soft, so half the picture's size is enough to work them out at.
+    Clouds are soft, so they are computed at half the size.
     """
     heavy = s.has("storm", "clouds")
     rows, columns = max(c.horizon // 2, 2), max(c.width // 2, 2)
@@ -122,7 +122,7 @@ def clouds(c: Canvas, s: Scene, light: Light) -> None:
 
 
 def lightning(c: Canvas, light: Light) -> None:
-    """One bolt with forks, and the lit clouds around it."""
+    """Paint a bolt with forks, and the lit clouds around it."""
     fate = c.random("bolt")
     x = -float(np.sign(light.x) or 1) * float(fate.uniform(0.12, 0.3)) * min(c.edge * 2, 1)
     n = 1600
@@ -145,7 +145,7 @@ def lightning(c: Canvas, light: Light) -> None:
 
 
 def _shade(along: Array, away: Array, light: Light) -> Array:
-    """How much the light strikes a slope; a low light grazes."""
+    """Return the brightness of a slope under this light."""
     lx, lz, up = np.sign(light.x) * 0.9 or 0.9, 0.3, 0.42 + 0.5 * min(-light.y, 0.6)
     cosine = (up - along * lx - away * lz) / np.sqrt(1 + along**2 + away**2)
     struck: Array = np.clip(cosine, 0, 1.3)
@@ -153,7 +153,7 @@ def _shade(along: Array, away: Array, light: Light) -> Array:
 
 
 def mountains(c: Canvas, s: Scene, light: Light) -> None:
-    """A valley between mountains, with distance and mist in it."""
+    """Paint a valley between mountains, with haze and mist."""
     snowy, foggy = s.has("snow"), s.has("mist")
     octaves = 5 + c.detail // 2
 
@@ -187,7 +187,7 @@ def mountains(c: Canvas, s: Scene, light: Light) -> None:
 
 
 def plain(c: Canvas, s: Scene, light: Light) -> None:
-    """Hills, dunes, a meadow or snow: soft land with a surface of its own."""
+    """Paint hills, dunes, a meadow or snow."""
     desert, snow, field = s.has("desert"), s.has("snow"), s.has("field")
     rng = c.random("plain")
     turn = float(rng.uniform(-0.5, 0.5))
@@ -228,7 +228,7 @@ def plain(c: Canvas, s: Scene, light: Light) -> None:
 
 
 def headland(c: Canvas, s: Scene, light: Light, side: float) -> Array:
-    """The cliff (or an island's shore) that rises from the sea, and fades out below it."""
+    """Paint a cliff or an island, transparent below the sea; return the y of its skyline."""
     plateau = 0.78 if s.has("cliff") else 0.4
 
     def height(x: Array, z: Array) -> Array:
@@ -264,7 +264,7 @@ def headland(c: Canvas, s: Scene, light: Light, side: float) -> Array:
 
 
 def water(c: Canvas, s: Scene, light: Light) -> None:
-    """Water is what it mirrors: the more, the flatter one looks at it; waves bend the mirror."""
+    """Paint water: a mirror image, stronger at flat viewing angles, and displaced by waves."""
     rows = slice(c.horizon, c.height)
     y = c.y[rows]
     far = 1 / (y + 0.004)
@@ -288,7 +288,7 @@ def water(c: Canvas, s: Scene, light: Light) -> None:
 
 
 def weather(c: Canvas, s: Scene, light: Light) -> None:
-    """What is in the air before everything: fog, rain, snow."""
+    """Paint fog, rain and snow in front of the scene."""
     fate = c.random("weather")
     if s.has("mist") and not s.has("mountains"):
         for index in range(3):
@@ -311,7 +311,7 @@ def weather(c: Canvas, s: Scene, light: Light) -> None:
 
 
 def abstract(c: Canvas, s: Scene) -> None:
-    """Silk: colour fields folded by their own noise, lit as if the folds were cloth."""
+    """Paint folds of colour, lit like cloth: the image for a prompt without a known word."""
     rng = c.random("silk")
     height, width = max(c.height * 2 // 3, 2), max(c.width * 2 // 3, 2)
     x, y = resize(c.x, 1, width) * 1.5, resize(c.y, height, 1) * 1.5

@@ -1,4 +1,4 @@
-"""The procedural engine's brushes: coordinates, noise, terrain, shapes, and the finishing of a picture."""
+"""Primitives of the procedural engine: coordinates, noise, terrain, shapes, and bloom."""
 
 import hashlib
 from collections.abc import Callable
@@ -10,27 +10,27 @@ from numpy.typing import NDArray
 __all__ = ["Array", "Canvas", "bloom", "mix", "resize", "smooth"]
 
 Array: TypeAlias = NDArray[Any]
-_CELLS = 128  # the random lattice is this wide and high, and repeats
+_CELLS = 128  # the width and height of the random lattice, which repeats
 
 
 def smooth(low: float, high: float, value: Array) -> Array:
-    """0 below `low`, 1 above `high`, an S between."""
+    """Return a smooth step: 0 below `low`, 1 above `high`."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def mix(first: Any, second: Any, share: Any) -> Any:
-    """`first` with `share` of it replaced by `second`."""
+    """Interpolate from `first` (share 0) to `second` (share 1)."""
     return first + (second - first) * share
 
 
 def vector(colour: Any) -> Array:
-    """A colour shaped to be spread over a block of pixels."""
+    """Return a colour as an array of shape (3, 1, 1), which broadcasts over pixels."""
     return np.asarray(colour, np.float32).reshape(3, 1, 1)
 
 
 def resize(picture: Array, height: int, width: int) -> Array:
-    """`picture` (its last two axes) stretched bilinearly."""
+    """Resize the last two axes of an image by bilinear interpolation."""
     for axis, size in ((-2, height), (-1, width)):
         old = picture.shape[axis]
         if old == size:
@@ -56,7 +56,7 @@ def _halve(picture: Array) -> Array:
 
 
 def bloom(picture: Array, threshold: float) -> Array:
-    """The light that spills from what is brighter than `threshold`, at a quarter of the size."""
+    """Return the glow around pixels brighter than `threshold`, at a quarter of the size: a pyramid of blurs."""
     bright = np.maximum(_halve(_halve(picture)) - threshold, 0)
     np.minimum(bright, 6, out=bright)
     levels = [bright]
@@ -72,10 +72,10 @@ def bloom(picture: Array, threshold: float) -> Array:
 
 
 class Canvas:
-    """Linear light being painted, in units that fit the composition to any aspect ratio.
+    """An image in linear light, with coordinates in units that fit the composition to any aspect ratio.
 
-    `x` runs from the middle to the right, `y` from the horizon down. The same key gives the same scene
-    at any pixel size; `detail` is how many octaves finer than the plainest it may get.
+    `x` increases from the middle to the right, `y` from the horizon down. The scene depends on the key only, not on the
+    size in pixels. `detail` is the number of noise octaves in addition to the minimum.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Canvas:
         self.x = ((np.arange(width) + 0.5 + shift[0] - width / 2) / unit).astype(np.float32)[None, :]
         self.y = ((np.arange(height) + 0.5 + shift[1] - horizon * height) / unit).astype(np.float32)[:, None]
         self.horizon = min(max(int(np.searchsorted(self.y[:, 0], 0)), 1), height - 1)
-        # The true edges, whatever the shift: things are placed by them, and must not move with it.
+        # The edges without the shift: objects are placed by them, and must be the same in each sample.
         self.top, self.bottom = -horizon * height / unit, (1 - horizon) * height / unit
         self.edge = width / 2 / unit
         self.rgb = np.zeros((3, height, width), np.float32)
@@ -96,20 +96,20 @@ class Canvas:
         a = self._lattice.reshape(_CELLS, _CELLS)
         right, below = np.roll(a, -1, 1), np.roll(a, -1, 0)
         twist = np.roll(below, -1, 1) - right - below + a
-        # Four coefficients in sixteen bytes: a whole patch of the lattice is looked up at once.
+        # The four coefficients of a cell are one complex number: one lookup reads all of them.
         self._patches = np.stack([a, right - a, below - a, twist], -1).view(np.complex128).ravel()
 
     def random(self, name: str) -> np.random.Generator:
-        """A stream of its own for `name`, so that leaving one thing out moves nothing else."""
+        """Return a random generator for `name`: an object that is left out changes no other object."""
         digest = hashlib.sha256(f"{self.key}\0{name}".encode("utf-8", "surrogatepass")).digest()
         return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
 
     def chance(self, index: Array) -> Array:
-        """A random number for each whole number."""
+        """Return a random number, 0 to 1, for each integer."""
         return np.take(self._lattice, (index * 40503 + 977) & (_CELLS * _CELLS - 1))
 
     def noise(self, u: Array, v: Array) -> Array:
-        """Smooth value noise in 0..1."""
+        """Return smooth value noise, 0 to 1."""
         iu, iv = np.floor(u), np.floor(v)
         fu, fv = u - iu, v - iv
         fu *= fu * (3 - 2 * fu)
@@ -125,7 +125,7 @@ class Canvas:
         return result
 
     def fbm(self, name: str, u: Array, v: Array, octaves: int, gain: float = 0.5, ridged: bool = False) -> Array:
-        """`octaves` of noise, each finer, turned (or the lattice would show) and `gain` as strong; 0..1."""
+        """Return fractal noise, 0 to 1: each octave is finer, rotated (to hide the lattice) and `gain` times as strong."""
         start = self.random(name).random(2, np.float32) * _CELLS
         u, v = u + start[0], v + start[1]
         total: Array = np.zeros(np.broadcast_shapes(u.shape, v.shape), np.float32)
@@ -143,7 +143,7 @@ class Canvas:
         return total
 
     def veil(self, name: str, across: float, down: float, octaves: int, rows: slice = slice(None)) -> Array:
-        """Noise over `rows` for what has no edges: worked out at a third of the size."""
+        """Return noise over `rows`, computed at a third of the size: for objects without edges."""
         y = self.y[rows]
         if not y.size:
             return np.zeros((0, self.width), np.float32)
@@ -152,18 +152,18 @@ class Canvas:
         return resize(self.fbm(name, u, v, octaves), y.size, self.width)
 
     def box(self, left: float, top: float, right: float, bottom: float) -> tuple[slice, slice]:
-        """The pixels of a rectangle in units, as slices that may be empty."""
+        """Return the rows and columns of a rectangle, given in units, as slices that may be empty."""
         columns = np.searchsorted(self.x[0], (left, right))
         rows = np.searchsorted(self.y[:, 0], (top, bottom))
         return slice(int(rows[0]), int(rows[1])), slice(int(columns[0]), int(columns[1]))
 
     def cover(self, where: tuple[slice, slice], colour: Array, alpha: Array) -> None:
-        """Lay `colour` over the pixels of `where`."""
+        """Blend `colour` into the pixels of `where`."""
         part = self.rgb[:, where[0], where[1]]
         part += (colour - part) * alpha
 
     def polygon(self, points: list[tuple[float, float]], colour: Array, curve: float = 0.0) -> None:
-        """A convex polygon, its corners clockwise on the screen; `curve` shades it like a column."""
+        """Draw a convex polygon, with its corners clockwise on the screen; `curve` shades it like a column."""
         xs, ys = [p[0] for p in points], [p[1] for p in points]
         pad = self.pixel
         where = self.box(min(xs) - pad, min(ys) - pad, max(xs) + pad, max(ys) + pad)
@@ -178,7 +178,7 @@ class Canvas:
         self.cover(where, vector(colour) * (1 - curve * across**2), np.clip(inside / pad + 0.5, 0, 1))
 
     def splat(self, x: Array, y: Array, radius: float, colour: Any) -> None:
-        """Soft dots of light at (`x`, `y`); `colour` is (3,) or (3, n)."""
+        """Add soft dots of light at (`x`, `y`); `colour` has the shape (3,) or (3, n)."""
         reach = max(1, min(int(np.ceil(radius / self.pixel * 2.5)), 40))
         sigma = max(radius / self.pixel, 0.6)
         column = (x - self.x[0, 0]) / self.pixel
@@ -197,7 +197,7 @@ class Canvas:
                     np.add.at(flat[channel], at, (light[channel] * fall)[ok])
 
     def streaks(self, x: Array, y: Array, length: float, lean: float, light: float) -> None:
-        """Thin slanted streaks, brighter where the picture behind them is bright."""
+        """Add thin slanted streaks, which are brighter in front of bright pixels."""
         count = max(2, int(length / self.pixel))
         t = np.arange(count)[:, None]
         column = (x - self.x[0, 0]) / self.pixel + t * lean
@@ -215,7 +215,7 @@ class Canvas:
                 np.add.at(plane, at, share[ok] * (0.1 + np.minimum(plane[at], 1.2)))
 
     def mirror(self, base: Array, slope: Array, rows: slice, strength: Array) -> None:
-        """Lay over `rows` what stands above the line `base`, shaken by `slope` (in units)."""
+        """Blend into `rows` the mirror image of the pixels above the line `base`, displaced by `slope` (in units)."""
         y = self.y[rows]
         source = (2 * base - y - self.y[0, 0] + slope) / self.pixel
         limit = np.clip((base - self.y[0, 0]) / self.pixel - 1, 0, self.height - 1)
@@ -233,10 +233,10 @@ class Canvas:
         height: Callable[[Array, Array], Array],
         paint: Callable[[Array, Array, Array, Array, Array], tuple[Array, Array]],
     ) -> Array:
-        """Land seen from `camera` above 0: `height(x, z)`, coloured by `paint(x, z, h, dh/dx, dh/dz)`.
+        """Draw terrain, seen from the height `camera`: `height(x, z)`, coloured by `paint(x, z, h, dh/dx, dh/dz)`.
 
-        Slices of land from near to far: what each adds above all nearer ones is what is seen of it. So the
-        work is done on slices by columns, and a pixel only looks up its slice. Gives back the skyline's y.
+        The terrain is computed in slices from near to far; the part of a slice above all nearer slices is visible. So
+        the functions run for each slice and column, and a pixel only selects its slice. Returns the y of the skyline.
         """
         near = camera / (self.bottom * 1.1 + 1e-3)
         count = 96 + min(self.height // 5, 320)

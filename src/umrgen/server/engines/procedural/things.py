@@ -1,4 +1,4 @@
-"""What people and seeds put into the procedural engine's scenes: city, street, lighthouse, boat, forest."""
+"""Objects of the procedural engine: city, street, lighthouse, boat, forest."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ _NEON = ((1.0, 0.05, 0.42), (0.05, 0.75, 1.0), (1.0, 0.32, 0.04), (0.55, 0.12, 1
 
 
 def _windows(c: Canvas, across: Array, up: Array, owner: Array, lit: float) -> Array:
-    """Which windows are lit, and how brightly; coordinates count windows, `owner` numbers the house."""
+    """Return the brightness of windows. The unit of `across` and `up` is a window; `owner` numbers the building."""
     column, row = np.floor(across), np.floor(up)
     inside = smooth(0.12, 0.2, across - column) * smooth(0.88, 0.8, across - column)
     inside = inside * (smooth(0.2, 0.3, up - row) * smooth(0.85, 0.75, up - row))
@@ -23,7 +23,7 @@ def _windows(c: Canvas, across: Array, up: Array, owner: Array, lit: float) -> A
 
 
 def skyline(c: Canvas, s: Scene, light: Light, depth: float) -> None:
-    """One row of towers; `depth` 0 is far, 1 near."""
+    """Paint one row of towers; `depth` is 0 for the farthest row, 1 for the nearest."""
     rng = c.random(f"skyline{depth}")
     ends = np.cumsum(rng.uniform(0.035, 0.09, 120) * (0.6 + 0.7 * depth)) - 2.2
     owner = np.searchsorted(ends, c.x[0]).clip(0, 119)[None, :]
@@ -47,7 +47,7 @@ def skyline(c: Canvas, s: Scene, light: Light, depth: float) -> None:
 
 
 def street(c: Canvas, s: Scene, light: Light) -> None:
-    """A street canyon: each column of the picture meets a wall at one depth, which makes it cheap."""
+    """Paint a street between walls: each column of pixels has one depth, so few values are computed."""
     neon = neon_colours(s)
     wall, eye, rng = 0.5 * max(1.0, c.edge * 2) ** 0.8, 0.2, c.random("street")
     ax = np.abs(c.x) + 0.004
@@ -88,7 +88,7 @@ def street(c: Canvas, s: Scene, light: Light) -> None:
 
 
 def neon_colours(s: Scene) -> tuple[tuple[float, float, float], ...]:
-    """The colours of signs and windows: the prompt's first."""
+    """Return the colours of signs and windows: first those of the prompt."""
     return (s.colours + _NEON)[:5]
 
 
@@ -100,7 +100,7 @@ def _sign(
     neon: tuple[tuple[float, float, float], ...],
     rng: np.random.Generator,
 ) -> None:
-    """A neon sign that stands out from the wall: a dark plate with glowing glyphs and a tube around it."""
+    """Paint a neon sign on the wall: a dark plate with glowing glyphs and a tube around it."""
     side, upright = (-1 if rng.random() < 0.5 else 1), rng.random() < 0.75
     wide, tall = (0.13, rng.uniform(0.35, 0.85)) if upright else (rng.uniform(0.2, 0.3), 0.13)
     foot = rng.uniform(0.38, 1.6)
@@ -130,7 +130,7 @@ def _sign(
     c.rgb[:, rows, columns] += np.exp(-away) * edge * vector(colour) * 0.10
 
 
-# --- what stands in front --------------------------------------------------------------------------------
+# --- objects in front -----------------------------------------------------------------------------------
 
 
 def _pine(c: Canvas, x: float, foot: float, tall: float, colour: Array, snow: float, salt: int) -> None:
@@ -154,7 +154,7 @@ def _pine(c: Canvas, x: float, foot: float, tall: float, colour: Array, snow: fl
 
 
 def forest(c: Canvas, s: Scene, light: Light) -> None:
-    """Rows of pines, the far ones veiled, the near ones leaving the middle open."""
+    """Paint rows of pines: far rows with haze, near rows with a gap in the middle."""
     rng = c.random("forest")
     bright = float(light.colour.mean() * 0.35 + light.ambient.mean() * 1.2)
     bright *= 0.25 if 0.05 < -light.y < 0.3 and light.colour.max() > 0.5 else 1.0  # against the light
@@ -186,7 +186,7 @@ def forest(c: Canvas, s: Scene, light: Light) -> None:
 
 
 def lighthouse(c: Canvas, s: Scene, light: Light, side: float, skyline: Array) -> None:
-    """The tower on the `skyline` of its cliff, its lamp and its beam."""
+    """Paint a lighthouse on the `skyline` of its cliff, with its lamp and beam."""
     x, tall = side * 0.235 * min(c.edge * 2, 1.3), 0.285
     columns = c.box(x - 0.036, 0, x + 0.036, 0)[1]
     foot = float(skyline[columns].max(initial=-9)) + 0.004
@@ -230,7 +230,7 @@ def lighthouse(c: Canvas, s: Scene, light: Light, side: float, skyline: Array) -
 
 
 def boat(c: Canvas, s: Scene, light: Light) -> None:
-    """A sailing boat, and first its image in the water."""
+    """Paint a sailing boat and its mirror image."""
     x = -float(np.sign(light.x) or 1) * 0.14 * min(c.edge * 2, 1)
     water, size = 0.055, 0.2
     cloth = light.colour * 0.42 + light.haze * 0.35 + light.ambient * 0.4

@@ -1,4 +1,4 @@
-"""What the procedural engine understands: its vocabulary, and the light that each time of day brings."""
+"""The vocabulary of the procedural engine, and the light of each time of day."""
 
 import re
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ __all__ = ["Look", "Scene", "read_scene"]
 
 Colour = tuple[float, float, float]
 
-# canonical name -> what people call it. Plurals are tried by `_lookup`, so singulars suffice.
+# Canonical name: synonyms, in the singular; `_lookup` finds plurals.
 _THINGS = {
     "storm": "stormy tempest hurricane thunderstorm squall gale",
     "rain": "rainy raining drizzle downpour wet",
@@ -84,7 +84,7 @@ _NIGHTLY = {"moon", "stars", "aurora", "street"}
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A time of day: three sky colours from the zenith down, the light, and how high it stands."""
+    """A time of day: three colours of the sky, the colour and power of the light, and its height."""
 
     zenith: Colour
     middle: Colour
@@ -96,7 +96,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a prompt asks for. `names` is empty when it knows none of its words."""
+    """The content of a prompt. `names` is empty when no word is in the vocabulary."""
 
     names: frozenset[str]
     time: str
@@ -105,7 +105,7 @@ class Scene:
     mood: tuple[float, float, float, float]
 
     def has(self, *names: str) -> bool:
-        """Whether any of `names` is to be seen."""
+        """Return whether any of `names` is in the scene."""
         return not self.names.isdisjoint(names)
 
 
@@ -147,7 +147,7 @@ def _lookup(words: list[str], table: dict[str, str]) -> list[str]:
 
 
 def read_scene(prompt: str, negative: str) -> Scene:
-    """The scene that `prompt` asks for, without what `negative` (or "no ..." in the prompt) names."""
+    """Return the scene of `prompt`, without the objects in `negative` or after "no" and "without" in the prompt."""
     text = prompt.casefold()
     refused = re.findall(r"\b(?:no|without)\s+(?:an?\s+|the\s+)?([a-z]+)", text) + negative.casefold().split()
     words = [word for word in re.findall(r"[a-z]+", text) if word not in refused]
@@ -164,7 +164,7 @@ def read_scene(prompt: str, negative: str) -> Scene:
     if not names & {"clear", "storm", "clouds", "desert"} and names:
         names.add("wisps")
     if "mountains" in names and "desert" not in names:
-        names.add("forest")  # a dark foreground gives the distance its depth
+        names.add("forest")  # a dark foreground adds depth
     if "snow" in names:
         names -= {"stars"} if "stars" not in _lookup(words, _WORDS) else set()
     if names:

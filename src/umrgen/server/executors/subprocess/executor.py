@@ -45,7 +45,7 @@ class SubprocessExecutor:
     # --- processes ---
 
     async def _keep(self, device: int) -> None:
-        """Keep a process on this device, for ever."""
+        """Start a process on this device, and a new one whenever it ends, until cancelled."""
         delay = FIRST_DELAY
         while True:
             try:
@@ -61,7 +61,7 @@ class SubprocessExecutor:
             self._processes.discard(process)
             if process.was_used:
                 delay = FIRST_DELAY
-            else:  # it ends by itself: no reason to believe that the next one will not
+            else:  # it ended without a job, so the next one may too
                 await asyncio.sleep(delay)
                 delay = min(LONGEST_DELAY, delay * 2)
 

@@ -18,7 +18,7 @@ Frame = tuple[dict[str, Any], bytes]
 
 
 class FrameError(Exception):
-    """What came through the pipe is no frame."""
+    """The data from the pipe is not a frame."""
 
 
 def pack(head: Mapping[str, Any], body: bytes = b"") -> bytes:

@@ -53,7 +53,7 @@ class EngineProcess:
         self.job_id: str | None = None
         """The job it is drawing, from the request to the final message."""
         self.was_used = False
-        """Whether it was ever given a job."""
+        """True after its first job."""
         self._ended = False
         self._inbox: asyncio.Queue[Frame | EngineCrashed] = asyncio.Queue(INBOX)
         self._reader = asyncio.create_task(self._read())
@@ -143,7 +143,7 @@ class EngineProcess:
                 return head, body
 
     async def cancel(self, job_id: str, grace: float) -> None:
-        """Ask it to stop this job, and wait until it has; end it after `grace` seconds."""
+        """Request it to stop this job, and wait for that; kill it after `grace` seconds."""
         if self.job_id != job_id:
             return
         try:
@@ -163,11 +163,11 @@ class EngineProcess:
                 self._process.stdin.write(pack({"do": "show", "job_id": job_id, "wanted": wanted}))
 
     async def ended(self) -> None:
-        """Wait until the process has ended, for whatever reason."""
+        """Wait until the process has ended."""
         await self._process.wait()
 
     def end(self) -> None:
-        """Kill the process without waiting for its end. It is not `alive` any more."""
+        """Kill the process without waiting for its end. It is no longer `alive`."""
         self._ended = True
         with suppress(ProcessLookupError):
             self._process.kill()
@@ -260,7 +260,7 @@ def _phase_of(head: Mapping[str, Any]) -> Phase:
 
 
 def _check_done(head: Mapping[str, Any]) -> None:
-    """Raise EngineFailure or EngineCrashed unless the final message says that all images were sent."""
+    """Raise EngineFailure or EngineCrashed unless the final message confirms that all images were sent."""
     match head["is"]:
         case "done":
             return
