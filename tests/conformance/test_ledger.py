@@ -87,6 +87,13 @@ async def test_a_job_is_stored_as_submitted(observed: ObservedLedger) -> None:
     assert observed.reported == [job]
 
 
+async def test_each_job_has_a_random_output_key_that_it_keeps(observed: ObservedLedger) -> None:
+    jobs = [await observed.submit(f"ext_{number}") for number in range(3)]
+    assert len({job.output_key for job in jobs}) == 3
+    assert all(len(job.output_key) == 32 for job in jobs)
+    assert (await observed.claim()).output_key == jobs[0].output_key
+
+
 async def test_jobs_are_claimed_in_the_order_of_their_submits(observed: ObservedLedger) -> None:
     for number in range(3):
         await observed.submit(f"ext_{number}")

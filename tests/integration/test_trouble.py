@@ -179,9 +179,10 @@ class TestDisk:
             until(lambda: get_status(http, job_id)["state"] == "running")
             first.kill_group()
         with closing(sqlite3.connect(state / "ledger.sqlite3")) as ledger:
-            find = "SELECT session_id, token FROM jobs WHERE id = ?"
-            session_id, token = ledger.execute(find, (job_id,)).fetchone()
-            job = Job(job_id, session_id, GenerationRequest("hang", seed=7), "", created_at=0, token=token)
+            find = "SELECT session_id, token, output_key FROM jobs WHERE id = ?"
+            session_id, token, key = ledger.execute(find, (job_id,)).fetchone()
+            request = GenerationRequest("hang", seed=7)
+            job = Job(job_id, session_id, request, "", created_at=0, token=token, output_key=key)
             stored = state / "outputs" / session_id / output_name(job, 0, "image/png")
             stored.write_bytes(b"stored just before the kill")
             with failing_server(state) as again, again.http(Authorization=f"Bearer {first.key}") as http:

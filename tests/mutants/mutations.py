@@ -851,6 +851,14 @@ MUTATIONS = (
         "tests/unit/test_logs.py::test_a_text_line_is_one_line_of_printable_characters",
     ),
     _server(
+        "output-names",
+        "security: the names of images cannot be derived from what an image contains",
+        "domain/job.py",
+        'f"{job.output_key}{job.id}/{job.token}/{index}"',
+        'f"{job.id}/{job.token}/{index}"',
+        "tests/unit/test_jobs.py::test_the_names_of_images_cannot_be_derived_from_the_id",
+    ),
+    _server(
         "output-sandbox",
         "security: the response of an image has a sandbox policy",
         "http/api/outputs.py",

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umrgen.model import State, Status
-from umrgen.server.domain.job import TRANSITIONS, Change, Conflict, Job, Output, advance
+from umrgen.server.domain.job import TRANSITIONS, Change, Conflict, Job, Output, advance, output_name, possible_outputs
 from umrgen.server.domain.job_answer import job_to_wire
 from umrgen.server.domain.request import GenerationRequest
 
@@ -23,6 +23,15 @@ def test_a_final_state_has_no_transition() -> None:
             else:
                 with pytest.raises(Conflict):
                     advance(job, change, now=1)
+
+
+def test_the_names_of_images_cannot_be_derived_from_the_id() -> None:
+    """All other parts of a name are in the image, or small numbers."""
+    jobs = [JOB._replace(token=1, output_key=key) for key in ("", "a", "b")]
+    assert len({output_name(job, 0, "image/png") for job in jobs}) == 3
+    names = possible_outputs(jobs[1])
+    assert output_name(jobs[1], 1, "image/webp") in names
+    assert len(set(names)) == len(names)
 
 
 @given(st.lists(st.sampled_from(Change), max_size=12))

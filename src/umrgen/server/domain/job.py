@@ -112,6 +112,8 @@ class Job(NamedTuple):  # a frozen dataclass with these fields takes six times a
     """The change number of the job's last change of state."""
     key_id: str = ""
     """The API key that submitted the job; the job's webhook is signed with this key's secret."""
+    output_key: str = ""
+    """A random part of the names of the job's images; "" for jobs that ran before this field existed."""
 
     @property
     def over(self) -> bool:
@@ -126,10 +128,10 @@ class Job(NamedTuple):  # a frozen dataclass with these fields takes six times a
 def output_name(job: Job, index: int, media_type: str) -> str:
     """Return the file name of an image of the job's present attempt.
 
-    It cannot be guessed without the job's id, and no two attempts share one, so an attempt that lost its lease cannot
-    overwrite a file of the next.
+    It cannot be derived from the job's id, which each image contains. No two attempts share a name, so an attempt that
+    lost its lease cannot overwrite a file of the next.
     """
-    digest = hashlib.sha256(f"{job.id}/{job.token}/{index}".encode()).hexdigest()[:32]
+    digest = hashlib.sha256(f"{job.output_key}{job.id}/{job.token}/{index}".encode()).hexdigest()[:32]
     return f"umrgen_{job.request.seed}_{digest}{EXTENSIONS[media_type]}"
 
 

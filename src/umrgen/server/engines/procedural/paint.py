@@ -125,7 +125,7 @@ class Canvas:
         return result
 
     def fbm(self, name: str, u: Array, v: Array, octaves: int, gain: float = 0.5, ridged: bool = False) -> Array:
-        """Return fractal noise, 0 to 1: each octave is finer, rotated (to hide the lattice) and `gain` times as strong."""
+        """Return fractal noise, 0 to 1: each octave is finer, rotated (to hide the lattice), `gain` times as strong."""
         start = self.random(name).random(2, np.float32) * _CELLS
         u, v = u + start[0], v + start[1]
         total: Array = np.zeros(np.broadcast_shapes(u.shape, v.shape), np.float32)

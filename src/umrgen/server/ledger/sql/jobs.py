@@ -1,5 +1,6 @@
 """The store of jobs: the rules of submitting, claiming and changing, as functions over a connection."""
 
+import secrets
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -198,7 +199,16 @@ class SqlJobStore:
         key_id: str = "",
         call: Call | None = None,
     ) -> tuple[Job, bool]:
-        job = Job(job_id, session_id, request, engine, created_at=now, priority=priority, key_id=key_id)
+        job = Job(
+            job_id,
+            session_id,
+            request,
+            engine,
+            created_at=now,
+            priority=priority,
+            key_id=key_id,
+            output_key=secrets.token_hex(16),
+        )
         return await self._database.write(
             lambda transaction: _submit(transaction, job, idempotency=idempotency, caps=caps, call=call), changes=1
         )
