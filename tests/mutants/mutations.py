@@ -41,6 +41,7 @@ SECURITY = "tests/integration/test_security.py"
 WAITING = "tests/unit/test_waiting_rules.py"
 IMAGES = "tests/unit/test_images.py"
 LEGACY_PACE = "tests/integration/test_legacy_server.py::test_a_job_of_15_minutes_in_simulated_time"
+LOST_SUBMIT = "tests/unit/test_lost_submit.py"
 VECTORS = "tests/unit/test_vectors.py"
 DURABLE = "tests/unit/test_durability.py"
 FAULTS = "tests/integration/faults/test_download.py"
@@ -611,8 +612,8 @@ MUTATIONS = (
         "unclear-submit",
         "contract: a submit that may have arrived is not repeated on a server without idempotency",
         "client/flows/submit.py",
-        "            yield from _check_repeatable(self._context, error, self._retries)\n",
-        "            yield from ()\n",
+        "            if not (yield from _supports_idempotency(self._context, error, self._retries)):\n",
+        "            if False:\n",
         f"{WAITING}::TestSubmitting::test_a_sent_submit_is_repeated_only_with_idempotency_support",
     ),
     _client(
@@ -1009,6 +1010,30 @@ MUTATIONS = (
         "    context.budget.pause(context.now + delay)\n",
         "",
         f"{WAITING}::TestRetries::test_a_pause_applies_to_every_call_of_the_client",
+    ),
+    _client(
+        "lost-submit-time",
+        "retrieval: a job from before a lost submit is not taken for its job",
+        "client/flows/lost_submit.py",
+        "if created is not None and -SLACK <= created - lost.sent_at <= LONGEST_SUBMIT + SLACK:",
+        "if created is not None:",
+        f"{LOST_SUBMIT}::test_a_running_job_from_before_the_submit_is_not_taken",
+    ),
+    _client(
+        "lost-submit-known",
+        "retrieval: the job of another submit is not taken for that of a lost one",
+        "client/flows/lost_submit.py",
+        "if _is_id(active) and active not in known:",
+        "if _is_id(active):",
+        f"{LOST_SUBMIT}::test_a_running_job_of_another_submit_is_not_taken",
+    ),
+    _client(
+        "lost-submit-certain",
+        "retrieval: a lost submit ends in the journal only when the server certainly does not have its job",
+        "client/flows/lost_submit.py",
+        "    if conclusive:\n",
+        "    if True:\n",
+        f"{LOST_SUBMIT}::test_the_result_of_a_search_as_an_error",
     ),
     _client(
         "weak-tags",

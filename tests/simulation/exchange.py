@@ -2,7 +2,10 @@
 
 from umrgen.client.flow import Step
 
-__all__ = ["Exchange"]
+__all__ = ["EPOCH", "Exchange"]
+
+EPOCH = 1_800_000_000.0
+"""The time on the server's clock at second 0, in seconds since the epoch."""
 
 Place = tuple[str, int | None, int | None]
 

@@ -6,13 +6,11 @@ from email.utils import formatdate
 from typing import Any
 
 from simulation.choices import Choices
-from simulation.exchange import Exchange
+from simulation.exchange import EPOCH, Exchange
 from simulation.server import STATUS, SimulatedServer, exchange_for, lost_exchange
 from umrgen.client.flow import Step
 
 __all__ = ["Network"]
-
-EPOCH = 1_800_000_000.0
 
 
 class Network:

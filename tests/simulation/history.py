@@ -11,7 +11,7 @@ from simulation.request_checks import CallRecord, Violation, check_request, reco
 from simulation.result_checks import check_result
 from simulation.server import SimulatedServer
 from umrgen.client.flow import CallContext, Flow, Options, Reply, Step, TransportFailure
-from umrgen.client.flows.submit import check_idempotency_support, submit
+from umrgen.client.flows.submit import submit, supports_idempotency
 from umrgen.client.flows.wait import StatusPoller
 from umrgen.client.flows.wait_many import BatchPoller
 from umrgen.client.protocol import API, call_if_supported
@@ -119,9 +119,15 @@ def _options(choices: Choices) -> Options:
 def _submit_and_wait(history: History, drive: Drive) -> Any:
     slot = history.choices.chance(0.4)
     if history.server.one_at_a_time and history.choices.chance(0.5):
-        history.server.submit(0.0, "")  # a job of another client
+        history.server.submit(-5.0, "")  # a job of another client
     receipt = drive(history, submit(history.context, {"prompt": "x"}, "key-1", wait_for_slot=slot))
     history.job_ids = [receipt["job_id"]]
+    require(history.server.jobs[receipt["job_id"]].key == "key-1", "the job of another client was taken for this one")
+    for record in history.records.values():
+        record.ended, record.imageless = (
+            False,
+            0,
+        )  # the search for a lost submit requests the status of jobs that have ended
     return drive(history, StatusPoller(history.context, receipt["job_id"], seen=True).result())
 
 
@@ -162,8 +168,8 @@ def _capabilities(history: History, drive: Drive) -> Any:
 
 def _idempotency_support(history: History, drive: Drive) -> Any:
     """The check that `resume` makes before it repeats a submit."""
-    drive(history, check_idempotency_support(history.context))
-    require(not history.server.legacy, "a server without idempotency keys was taken for one with them")
+    supported = drive(history, supports_idempotency(history.context))
+    require(not (supported and history.server.legacy), "a server without idempotency keys was taken for one with them")
     return True
 
 

@@ -4,7 +4,8 @@ A modern server's records are made by `domain.job.advance`, and its responses by
 a legacy server's bodies by those of `umrgen.testing.legacy`. So no form of a response is written here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from email.utils import formatdate
 from typing import Any
 from urllib.parse import unquote
 
@@ -12,7 +13,7 @@ import msgspec
 from starlette.responses import Response
 
 from simulation.choices import Choices
-from simulation.exchange import Exchange
+from simulation.exchange import EPOCH, Exchange
 from simulation.timeline import NEVER, Schedule, SimulatedJob
 from umrgen.client.flow import Step
 from umrgen.server.domain.job_answer import job_to_wire
@@ -36,6 +37,8 @@ ENDS = ("completed", "completed", "completed", "completed", "failed", "without i
 STATUS = "/api/v1/status/"
 CANCEL = "/api/v1/cancel/"
 LONGEST_WAIT = 60
+WEAK_TAG = {"etag": 'W/"1"'}
+"""A tag of the first servers, which is no sign of long polls."""
 DRAIN = 3.0
 """Seconds before a restart in which a modern server accepts no new jobs."""
 CAPABILITIES = ServerCapabilities("simulated", None, 1, 50, LONGEST_WAIT, 0, NO_CAPS, 0)
@@ -139,6 +142,13 @@ class SimulatedServer:
             return _response(step, at, json_response(Health("ok")), "healthy")
         if path == "/healthz" and self.minimal:
             return exchange_for(step, at, 200, {"up": True}, "refused")
+        if self.legacy and path.startswith("/api/status?"):
+            active = self.blocking(at)
+            return exchange_for(step, at, 200, {"active_job_id": active and active.id}, "data", _date(at))
+        if self.legacy and path.startswith("/api/history?") and not self.minimal:
+            ended = [job for job in self.created if job.state(at) == "completed"]
+            listed = [{"job_id": job.id, "prompt": "x" if job.key else "another"} for job in ended]
+            return exchange_for(step, at, 200, listed, "data", _date(at))
         if self.legacy:
             return self._unknown_path(step, at)
         if path == "/api/v1/status":
@@ -194,7 +204,7 @@ class SimulatedServer:
         if job is None:
             return self._not_found(step, at)
         if self.legacy:
-            exchange = exchange_for(step, at, 200, self._legacy_body(job, at), "status")
+            exchange = exchange_for(step, at, 200, self._legacy_body(job, at), "status", _date(at) | WEAK_TAG)
             active = job.state(at) in ("queued", "running")
             return _about(exchange, job, at, position=job.position(at) if active else None, step=None)
         headers = _preferences(step)
@@ -236,6 +246,7 @@ class SimulatedServer:
             urls=job.urls,
             settled=at - job.ended_at >= 60.0,
             error="it failed",
+            created_at=int(1000 * (EPOCH + job.created)),
             queue_index=None if position is None else position - 1,
             eta_seconds=0 if position is None else (22 if self.estimates else 30) * position,
         )
@@ -279,7 +290,7 @@ def exchange_for(
     step: Step,
     at: float,
     status: int,
-    body: Mapping[str, Any] | None,
+    body: Mapping[str, Any] | Sequence[Any] | None,
     kind: str,
     headers: dict[str, str] | None = None,
     *,
@@ -314,6 +325,10 @@ def _response(step: Step, at: float, response: Response, kind: str) -> Exchange:
 
 def _problem(step: Step, at: float, problem: Problem, kind: str) -> Exchange:
     return _response(step, at, problem.response(), kind)
+
+
+def _date(at: float) -> dict[str, str]:
+    return {"date": formatdate(EPOCH + at, usegmt=True)}
 
 
 def _about(exchange: Exchange, job: SimulatedJob, at: float, *, position: int | None, step: int | None) -> Exchange:

@@ -103,8 +103,9 @@ def test_a_broken_client_is_caught(change: Any, words: str) -> None:
     assert any(words in violation for violation in _violations(400, mutated(change)))
 
 
-def _repeats_anything(*_: Any) -> "Flow[None]":
+def _repeats_anything(*_: Any) -> "Flow[bool]":
     yield from ()
+    return True
 
 
 def _passes_another_kind_on(self: StatusPoller, error: Exception) -> Exception:
@@ -114,7 +115,7 @@ def _passes_another_kind_on(self: StatusPoller, error: Exception) -> Exception:
 @pytest.mark.parametrize(
     ("owner", "name", "value", "words"),
     [
-        (submission, "_check_repeatable", _repeats_anything, "may have arrived was repeated"),
+        (submission, "_supports_idempotency", _repeats_anything, "may have arrived was repeated"),
         (submission._Submission, "maybe_created", property(lambda self: False, lambda self, value: None), "denies it"),
         (StatusPoller, "_not_found_error", _passes_another_kind_on, "ValueError"),
         (StatusPoller, "_is_progress", lambda self, status: True, "requested again after 0.250"),

@@ -272,11 +272,11 @@ class TestSubmitting:
     @pytest.mark.parametrize("failure", [refused(sent=True), reply("", 500), reply("<html>", 502), reply("", 504)])
     def test_a_sent_submit_is_repeated_only_with_idempotency_support(self, failure: Any) -> None:
         assert make([failure, HEALTHY, CREATED]).outcome["job_id"] == "ext_1"
-        played = make([failure, OLD])
+        played = make([failure, OLD, OLD])
         assert isinstance(played.outcome, errors.UmrgenError)
         assert played.outcome.sent
         assert "may have been created" in played.outcome.next
-        assert [sent.step.method for sent in played.sent] == ["POST", "GET"]
+        assert [sent.step.method for sent in played.sent] == ["POST", "GET", "GET"]
 
     def test_a_sent_submit_is_not_repeated_before_support_is_known(self) -> None:
         played = make([refused(sent=True), refused(), refused(), HEALTHY, CREATED])

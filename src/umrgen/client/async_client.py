@@ -9,7 +9,8 @@ from typing import Any, Self, Unpack
 from umrgen.client.address import configured_server
 from umrgen.client.driver import FlowDriver, with_changes
 from umrgen.client.flow import CallContext, Event, Options
-from umrgen.client.flows.submit import check_idempotency_support, submit
+from umrgen.client.flows.lost_submit import LostSubmit, require_lost_job
+from umrgen.client.flows.submit import submit, supports_idempotency
 from umrgen.client.flows.upload import read_image, upload
 from umrgen.client.flows.wait_many import BatchPoller, Outcome
 from umrgen.client.job import AsyncJob, Target, target_file
@@ -19,7 +20,7 @@ from umrgen.client.partial import check_target
 from umrgen.client.protocol import API, call_if_supported
 from umrgen.client.transport import Transport
 from umrgen.clock import Clock
-from umrgen.errors import ConcurrencyLimit, UmrgenError
+from umrgen.errors import ConcurrencyLimit, JobNotFound, UmrgenError
 from umrgen.image_files import SavedImage
 
 __all__ = ["AsyncClient"]
@@ -122,7 +123,8 @@ class AsyncClient:
             server, embedded = (str(self._embedded), True) if self._embedded else (self.transport.base_url, False)
             entry = journal.begin(server, request, key, target=target, overwrite=overwrite, embedded=embedded)
         try:
-            response = await self._driver.run(submit(context, request, key, wait_for_slot=wait_for_slot))
+            flow = submit(context, request, key, wait_for_slot=wait_for_slot, known_ids=self._known_ids)
+            response = await self._driver.run(flow)
         except UmrgenError as error:
             if journal is not None and entry is not None and not error.sent:
                 journal.ended(entry, "refused")
@@ -195,17 +197,38 @@ class AsyncClient:
     async def resume(self, entry: JournalEntry, to: Target = None, **options: Unpack[CallOptions]) -> SavedImage:
         """Finish the job of a journal entry: submit it again under the same idempotency key, wait, and save its image.
 
-        Raises as `generate`, and ConnectionFailed when it is not known whether the job was created and the server
-        does not support idempotency keys.
+        On a server without idempotency keys, a job whose id is not known is searched for. Raises as `generate`,
+        JobNotFound when such a server does not have the job, and ConnectionFailed when that is not known.
         """
         context = self._driver.new_context(options)
-        if entry.job_id is None:
-            await self._driver.run(check_idempotency_support(context))
+        if entry.job_id is not None:
+            job = AsyncJob(self._driver, entry.job_id, context=context, entry=entry.id)
+        elif await self._driver.run(supports_idempotency(context)):
             job = await self._submit(context, entry.request, entry.idempotency_key, entry=entry.id)
         else:
-            job = AsyncJob(self._driver, entry.job_id, context=context, entry=entry.id)
+            job = await self._find_lost(context, entry)
         target = to if to is not None else entry.target
         return await job.download(target, overwrite=entry.overwrite, again=True)
+
+    async def _find_lost(self, context: CallContext, entry: JournalEntry) -> AsyncJob:
+        """Return the job of an entry without a job id, on a server without idempotency keys."""
+        clock = self.transport.clock
+        sent_at = clock.monotonic() - (clock.now() / 1000 - entry.begun_at)
+        lost = LostSubmit(entry.request, sent_at, self._known_ids)
+        try:
+            job_id = await self._driver.run(require_lost_job(context, lost))
+        except JobNotFound:
+            if self.journal is not None:
+                self.journal.ended(entry.id, "gone")
+            raise
+        if self.journal is not None:
+            self.journal.submitted(entry.id, job_id)
+        return AsyncJob(self._driver, job_id, context=context, entry=entry.id)
+
+    def _known_ids(self) -> set[str]:
+        """Return the ids of the jobs in the journal."""
+        entries = self.journal.entries() if self.journal is not None else []
+        return {entry.job_id for entry in entries if entry.job_id is not None}
 
     # --- the server ---
 

@@ -241,6 +241,8 @@ class CallContext:
         self.budget = budget or RequestBudget(options.requests_a_minute)
         self.now = now
         self.deadline = float("inf") if options.timeout is None else now + options.timeout
+        self.status_due = now
+        """The earliest time of the first status call of a wait; later than now after another call asked for the job."""
         self.notify = notify
         self.random = random
 

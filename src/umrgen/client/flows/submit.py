@@ -1,27 +1,35 @@
 """Submitting a job exactly once, on an unreliable network."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from umrgen.client.flow import CallContext, Event, Flow, Reply, RetryBudget, TransportFailure, retry_after
+from umrgen.client.flows.lost_submit import LostSubmit, find_lost_job
 from umrgen.client.flows.wait import StatusPoller
 from umrgen.client.protocol import API, error_from, is_transient, rate_limit_delay, unreachable_message
 from umrgen.errors import ConcurrencyLimit, ConnectionFailed, RateLimited, UmrgenError, WaitTimeout
 
-__all__ = ["check_idempotency_support", "submit"]
+__all__ = ["submit", "supports_idempotency"]
+
+KnownIds = Callable[[], Collection[str]]
 
 
 def submit(
-    context: CallContext, request: Mapping[str, Any], idempotency_key: str, *, wait_for_slot: bool = False
+    context: CallContext,
+    request: Mapping[str, Any],
+    idempotency_key: str,
+    *,
+    wait_for_slot: bool = False,
+    known_ids: KnownIds = tuple,
 ) -> "Flow[Mapping[str, Any]]":
     """Create the job; return the server's response, which has a `job_id`.
 
     A submit is repeated when it certainly did not reach the server, or was refused before it was processed. When it
-    may have been processed, it is repeated only to a server that supports idempotency keys; on an older one, a
-    repetition would create a second job. The attribute `sent` of a raised error is true when a job may have been
-    created.
+    may have been processed, it is repeated only to a server that supports idempotency keys; on an older one, where a
+    repetition would create a second job, its job is searched for: one that is none of the `known_ids`. The attribute
+    `sent` of a raised error is true when a job may have been created.
     """
-    submission = _Submission(context, request, idempotency_key, wait_for_slot)
+    submission = _Submission(context, request, idempotency_key, wait_for_slot, known_ids)
     try:
         return (yield from submission.flow())
     except WaitTimeout as timeout:
@@ -33,10 +41,21 @@ def submit(
         raise
 
 
+class _LostError(Exception):
+    """The submit cannot be repeated: it may have created a job, and the server has no idempotency keys."""
+
+
 class _Submission:
     """One submit with its retries. After the deadline, the last error is raised, as the reason for the timeout."""
 
-    def __init__(self, context: CallContext, request: Mapping[str, Any], key: str, wait_for_slot: bool) -> None:
+    def __init__(
+        self,
+        context: CallContext,
+        request: Mapping[str, Any],
+        key: str,
+        wait_for_slot: bool,
+        known_ids: KnownIds,
+    ) -> None:
         self.maybe_created = False
         self.last_error: UmrgenError | None = None
         self._context = context
@@ -46,14 +65,35 @@ class _Submission:
         self._retries = RetryBudget(context, context.options.submit_patience)
         self._limited = RetryBudget(context, float("inf"))
         self._waited_for: set[str] = set()
+        self._sent_at = context.now
+        self._known_ids = known_ids
 
     def flow(self) -> "Flow[Mapping[str, Any]]":
+        try:
+            return (yield from self._until_accepted())
+        except _LostError:
+            return (yield from self._find_again())
+
+    def _find_again(self) -> "Flow[Mapping[str, Any]]":
+        """Return the id of the job that a submit without a response has created. Raises `last_error` without one."""
+        context, error = self._context, self.last_error
+        assert error is not None
+        lost = LostSubmit(self._request, self._sent_at, lambda: {*self._known_ids(), *self._waited_for})
+        job_id, _ = yield from find_lost_job(context, lost)
+        if job_id is None:
+            error.retryable = False
+            error.next = "The job may have been created: check the server before you submit again."
+            raise error
+        context.notify(Event("submitted", job_id, f"{error}; the server has the job", {"job_id": job_id}))
+        return {"job_id": job_id}
+
+    def _until_accepted(self) -> "Flow[Mapping[str, Any]]":
         context, delay = self._context, 0.0
         while True:
             try:
-                reply = yield context.step(
-                    "POST", f"{API}/generate", delay=delay, headers=self._headers, body=self._request
-                )
+                step = context.step("POST", f"{API}/generate", delay=delay, headers=self._headers, body=self._request)
+                self._sent_at = context.now + step.delay
+                reply = yield step
             except TransportFailure as failure:
                 context.now = failure.at
                 error = ConnectionFailed(unreachable_message(failure))
@@ -103,7 +143,8 @@ class _Submission:
         self.last_error = error
         if maybe_created:
             self.maybe_created = True
-            yield from _check_repeatable(self._context, error, self._retries)
+            if not (yield from _supports_idempotency(self._context, error, self._retries)):
+                raise _LostError
         return self._retries.next_delay(error, requested)
 
 
@@ -112,13 +153,12 @@ def _job_id_of(data: Mapping[str, Any]) -> str | None:
     return job_id if isinstance(job_id, str) and job_id else None
 
 
-def _check_repeatable(context: CallContext, error: UmrgenError, retries: RetryBudget) -> "Flow[None]":
-    """Return if this server supports idempotency keys, which it does if it has our `/healthz`. Raises `error` if not.
+def _supports_idempotency(context: CallContext, error: UmrgenError, retries: RetryBudget) -> "Flow[bool]":
+    """Return whether this server supports idempotency keys, which it does if it has our `/healthz`.
 
-    It is not known whether the submit reached the server; without idempotency keys, a repetition could create a
-    second job.
+    Raises `error` when it cannot be asked.
     """
-    delay = context.options.first_backoff
+    delay, limited = context.options.first_backoff, RetryBudget(context, float("inf"))
     while True:
         try:
             reply = yield context.step("GET", "/healthz", delay=delay)
@@ -128,16 +168,20 @@ def _check_repeatable(context: CallContext, error: UmrgenError, retries: RetryBu
             continue
         context.now = reply.at
         if reply.status == 200 and (reply.json() or {}).get("status") == "ok":
-            return
-        if not is_transient(reply):
-            error.retryable = False
-            error.next = "The job may have been created: check the server before you submit again."
-            raise error
-        delay = retries.next_delay(error, retry_after(reply))
+            return True
+        if reply.status == 429:
+            delay = limited.next_delay(error, rate_limit_delay(context, reply, limited))
+        elif is_transient(reply):
+            delay = retries.next_delay(error, retry_after(reply))
+        else:
+            return False
 
 
-def check_idempotency_support(context: CallContext) -> "Flow[None]":
-    """Raise ConnectionFailed unless the server supports idempotency keys, so that a submit is safe to repeat."""
-    error = ConnectionFailed("it is not known whether this job was created, and this server has no idempotency keys")
+def supports_idempotency(context: CallContext) -> "Flow[bool]":
+    """Return whether the server supports idempotency keys, so that a submit is safe to repeat.
+
+    Raises ConnectionFailed when it cannot be asked.
+    """
+    error = ConnectionFailed("it is not known whether this job was created: the server cannot be reached")
     error.sent = True
-    yield from _check_repeatable(context, error, RetryBudget(context, context.options.submit_patience))
+    return (yield from _supports_idempotency(context, error, RetryBudget(context, context.options.submit_patience)))

@@ -30,7 +30,7 @@ class StatusPoller:
 
     def __init__(self, context: CallContext, job_id: str, *, seen: bool = False, long_poll: bool = True) -> None:
         self.context = context
-        self.delay = 0.0
+        self.delay = max(0.0, context.status_due - context.now)
         """Seconds until the next status call."""
         self._long_poll = long_poll
         self.job_id = job_id
