@@ -1,6 +1,7 @@
 """The conformance suite of ledgers, run with each implementation."""
 
 import asyncio
+import hashlib
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
@@ -644,7 +645,7 @@ async def test_the_oldest_images_expire_above_the_size_limit(observed: ObservedL
 
 
 def upload(name: str, session: str = "sid_a", created_at: int = 5) -> Upload:
-    return Upload(name, session, 3, "00" * 32, 64, 64, created_at)
+    return Upload(name, session, 3, hashlib.sha256(name.encode()).hexdigest(), 64, 64, created_at)
 
 
 async def add_upload(observed: ObservedLedger, upload: Upload, cap: int = 10) -> None:
@@ -667,6 +668,19 @@ async def test_uploads_are_visible_in_their_session_only_and_limited_in_number(o
     assert await ledger.outputs.obsolete_files(now=0, limit=9) == [("sid_a", "ref_0.png")]
     await ledger.outputs.forget_files([("sid_a", "ref_0.png")])
     assert await ledger.outputs.obsolete_files(now=0, limit=9) == []
+
+
+async def test_the_same_content_again_is_the_same_upload(observed: ObservedLedger) -> None:
+    uploads = observed.ledger.uploads
+    first = upload("a.png", created_at=1)
+    assert await uploads.add(first, cap=1) == first
+    again = replace(first, name="b.png", created_at=5)
+    with pytest.raises(UploadsFull):  # the first is not stored yet
+        await uploads.add(again, cap=1)
+    assert await uploads.mark_stored("sid_a", "a.png")
+    assert await uploads.add(again, cap=1) == replace(first, created_at=5)
+    assert await uploads.of_session("sid_a") == [replace(first, created_at=5)]
+    assert (await uploads.add(replace(again, session_id="sid_b"), cap=1)).name == "b.png"
 
 
 async def test_an_upload_is_visible_once_its_file_is_stored(observed: ObservedLedger) -> None:

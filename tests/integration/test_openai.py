@@ -100,7 +100,7 @@ def test_a_stream_has_partial_images(slow_server: ServerProcess) -> None:
         ({"prompt": "a boat", "n": 11}, "n", "10"),
         ({"prompt": "a boat", "output_format": "gif"}, "output_format", "gif"),
         ({"prompt": "a boat", "background": "transparent"}, "background", "transparent"),
-        ({"prompt": " "}, "prompt", "blank"),
+        ({"prompt": " "}, "prompt", "visible"),
         ({"prompt": "a boat", "extra_body": {"steps": 1000}}, "steps", "50"),
     ],
 )
@@ -133,7 +133,7 @@ def test_a_wrong_key_is_an_authentication_error(shared_server: ServerProcess) ->
 def test_models(sdk: openai.OpenAI) -> None:
     assert [model.id for model in sdk.models.list()] == ["procedural"]
     assert sdk.models.retrieve("gpt-image-1").id == "gpt-image-1"
-    with pytest.raises(openai.NotFoundError, match="images/generations"):
+    with pytest.raises(openai.NotFoundError):
         sdk.chat.completions.create(model="any", messages=[])
 
 

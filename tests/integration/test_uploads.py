@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -18,8 +19,8 @@ UPLOAD = "/api/v1/upload-reference"
 MIB = 1 << 20
 
 
-def encoded_image(kind: str, size: tuple[int, int] = (64, 48), **options: object) -> bytes:
-    pixels = np.random.default_rng(1).integers(0, 255, (*size[::-1], 3), np.uint8)
+def encoded_image(kind: str, size: tuple[int, int] = (64, 48), seed: int = 1, **options: object) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), np.uint8)
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, kind, **options)
     return encoded.getvalue()
@@ -96,19 +97,33 @@ class TestAccepted:
 
     @pytest.mark.slow
     def test_an_eleventh_image_is_refused(self, running: ServerProcess) -> None:
+        images = [encoded_image("PNG", seed=seed) for seed in range(11)]
         with running.http() as http:
-            names = [send(http, encoded_image("PNG")).json()["filename"] for _ in range(10)]
-            refused = send(http, encoded_image("PNG"))
-            problem(refused, 409, "too_many_references")
+            names = [send(http, image).json()["filename"] for image in images[:10]]
+            problem(send(http, images[10]), 409, "too_many_references")
             with Client(running.url, running.key, journal=False) as client, pytest.raises(InvalidRequest):
-                client.upload(encoded_image("PNG"))  # without retries, because waiting does not help
-            folder = next((running.state / "outputs").iterdir())
-            assert len(list(folder.iterdir())) == 10, "no file of the eleventh is stored"
+                client.upload(images[10])  # without retries, because waiting does not help
+            stored = lambda: sorted(path.name for path in (running.state / "outputs").glob("sid_*/*"))  # noqa: E731
+            assert stored() == sorted(names), "no file of the eleventh is stored"
             assert [each["filename"] for each in http.get(UPLOAD).json()["references"]] == names
             assert http.delete(f"{UPLOAD}/{names[0]}").json()["filename"] == names[0]
             problem(http.delete(f"{UPLOAD}/{names[0]}"), 404, "reference_not_found")
-            assert send(http, encoded_image("PNG")).status_code == 200
-            assert len(list(folder.iterdir())) == 10
+            assert send(http, images[10]).status_code == 200
+            assert len(stored()) == 10
+
+    def test_the_same_image_again_has_the_same_name_and_counts_once(self, running: ServerProcess) -> None:
+        lossless = encoded_image("WEBP", lossless=True)
+        with running.http() as http, ThreadPoolExecutor(2) as pool:
+            names = {send(http, encoded_image("PNG")).json()["filename"] for _ in range(3)}
+            names |= {answer.json()["filename"] for answer in pool.map(lambda _: send(http, lossless), range(2))}
+            assert len(names) == 1
+            assert len(http.get(UPLOAD).json()["references"]) == 1
+            other = [send(http, encoded_image("PNG", seed=seed)).json()["filename"] for seed in range(2, 11)]
+            assert len(set(other) | names) == 10
+            assert send(http, encoded_image("PNG")).json()["filename"] in names
+            http.delete(f"{UPLOAD}/{names.pop()}")
+            again = send(http, encoded_image("PNG")).json()
+            assert http.get(again["url"]).status_code == 200
 
     @pytest.mark.slow
     def test_sixteen_bits_of_grey_stay_grey(self, running: ServerProcess) -> None:
@@ -171,7 +186,7 @@ class TestRefused:
                 http.post(UPLOAD, content=data, headers={"Content-Type": "image/png"}), 415, "unsupported_media_type"
             )
             problem(http.post(UPLOAD, files={"image": data}), 400, "invalid_request")
-            problem(http.post(UPLOAD, data={"file": "text"}, files={"x": b"y"}), 400, "invalid_request")
+            problem(http.post(UPLOAD, data={"x": "text"}, files={"x": b"y"}), 400, "invalid_request")
             problem(http.post(UPLOAD, files=[("file", data)] * 11), 400, "invalid_request")
             kind = {"Content-Type": "multipart/form-data; boundary=x"}
             for body in (b"", b"--x", b"--y\r\n\r\n--y--", b"\0" * 100, b"--x\r\nA: b\r\n" * 1000):
@@ -225,5 +240,5 @@ class TestUsed:
                     "references"
                 ]
             )
-            == 3
+            == 1
         )

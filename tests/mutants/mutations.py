@@ -47,6 +47,7 @@ DURABLE = "tests/unit/test_durability.py"
 FAULTS = "tests/integration/faults/test_download.py"
 ISOLATION = f"{SECURITY}::TestSessionIsolation::test_no_call_discloses_data_of_another_session"
 REFUSALS = "tests/unit/test_refusals.py"
+VALUES = "tests/integration/test_values.py"
 MCP = "tests/integration/test_mcp.py"
 CALLS = "tests/unit/test_calls.py"
 LOGS = "tests/integration/test_operations.py::TestLogs::test_json_lines_have_no_prompts_keys_or_queries"
@@ -810,6 +811,46 @@ MUTATIONS = (
         'headers["x-should-retry"] = "false"',
         "pass",
         "tests/integration/test_openai.py::test_an_invalid_request_names_the_field",
+    ),
+    _server(
+        "null-is-not-given",
+        "contract: null for an optional field means that it is not given",
+        "http/api/schemas.py",
+        "for name, value in data.items() if value is not None}",
+        "for name, value in data.items()}",
+        f"{VALUES}::TestJson::test_null_means_not_given",
+    ),
+    _server(
+        "visible-prompt",
+        "contract: a prompt has a visible character",
+        "domain/request.py",
+        "return any(char not in _BLANK and category(char) not in _INVISIBLE for char in text)",
+        "return bool(text.strip())",
+        f"{VALUES}::TestJson::test_a_prompt_without_a_visible_character_is_refused",
+    ),
+    _server(
+        "status-error-state",
+        "contract: an error of the status call has a state",
+        "http/api/status.py",
+        "to_problem(error).with_state()",
+        "to_problem(error)",
+        f"{VALUES}::TestStatusErrors::test_an_error_has_a_state",
+    ),
+    _server(
+        "form-parts",
+        "security: the parts of a form are counted before they are parsed",
+        "http/forms.py",
+        'if body.count(b"--" + boundary) > MAX_PARTS + 1:',
+        "if False:",
+        f"{VALUES}::TestMultipart::test_a_form_of_many_parts_is_refused_before_it_is_parsed",
+    ),
+    _server(
+        "same-upload",
+        "contract: the same reference image again has the same name and counts once",
+        "ledger/sql/uploads.py",
+        "    if row is not None:\n        known",
+        "    if False:\n        known",
+        "tests/integration/test_uploads.py::TestAccepted::test_the_same_image_again_has_the_same_name_and_counts_once",
     ),
     _server(
         "cut-off-call",

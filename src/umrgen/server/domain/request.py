@@ -6,13 +6,25 @@ A new parameter is a field here.
 
 import secrets
 from typing import Annotated
+from unicodedata import category
 
 import msgspec
 from msgspec import Meta
 
 from umrgen.model import LIMITS
 
-__all__ = ["GenerationRequest", "Lora"]
+__all__ = ["GenerationRequest", "Lora", "has_visible_character"]
+
+_INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Cn", "Co", "Zs", "Zl", "Zp", "Mn", "Mc", "Me"))
+"""The Unicode categories of controls, formats, unassigned code points, spaces, and marks of other characters."""
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+"""Letters and symbols without a shape: Hangul fillers, and the empty Braille pattern."""
+
+
+def has_visible_character(text: str) -> bool:
+    """Return whether `text` has a character that can be seen."""
+    return any(char not in _BLANK and category(char) not in _INVISIBLE for char in text)
+
 
 Side = Annotated[int, Meta(ge=LIMITS.side_min, le=LIMITS.side_max, description="pixels")]
 

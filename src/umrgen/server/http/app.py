@@ -1,6 +1,6 @@
 """The HTTP interface as one ASGI application: calls ahead of the router, routes, error responses, middleware."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from granian.utils.proxies import wrap_asgi_with_proxy_headers
@@ -9,26 +9,31 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from umrgen.errors import UmrgenError
 from umrgen.server.http import Services, guide, openai, openapi, ops, studio
 from umrgen.server.http.api import events, outputs, status, v1
+from umrgen.server.http.auth import authenticate
 from umrgen.server.http.middleware import SecurityMiddleware
 from umrgen.server.http.problems import Problem, on_error
 
 __all__ = ["make_app", "routes"]
 
 AHEAD = (
-    (status.PATH, ("GET",), status.status),
-    (events.PATH, ("GET",), events.events),
+    (status.PATH, ("GET", "HEAD"), status.status),
+    (events.PATH, ("GET", "HEAD"), events.events),
     (outputs.PATH, ("GET", "HEAD"), outputs.outputs),
     (v1.SUBMIT, ("POST",), v1.submit),
 )
 """Frequent calls, handled ahead of the router: at this path, or below it if it ends in a slash."""
 
 
+ONLY_AHEAD = ("/api/v1/status/{job_id:path}", "/api/v1/events/{job_id:path}", "/outputs/{path:path}")
+CATCH_ALL = ("/api/{rest:path}", "/v1/{rest:path}")
+"""Paths for which this application has its own answer to unknown methods and paths."""
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 MCP_PATH = "/mcp"
 
 
@@ -63,7 +68,29 @@ def _calls(services: Services, mcp: ASGIApp | None) -> ASGIApp:
 
 def routes(services: Services) -> list[Route]:
     """Return all routes of the router."""
-    return [route for part in (v1, openai, ops, openapi, guide, studio) for route in part.routes(services)]
+    known = [route for part in (v1, openai, ops, openapi, guide, studio) for route in part.routes(services)]
+    known += [Route(path, _only_ahead, methods=["GET"]) for path in ONLY_AHEAD]
+    return [*known, *(Route(path, _unknown(services, known), methods=METHODS) for path in CATCH_ALL)]
+
+
+async def _only_ahead(request: Request) -> Response:
+    """Never called: the handlers ahead of the router answer. The route makes other methods a 405."""
+    return Problem("not_found").response()
+
+
+def _unknown(services: Services, known: Sequence[Route]) -> Callable[[Request], Awaitable[Response]]:
+    """Return the handler of paths and methods that no route has; a path of the API is disclosed to callers only."""
+
+    async def unknown(request: Request) -> Response:
+        if request.url.path.startswith("/api/"):
+            await authenticate(services, request.scope, dict(request.headers.raw))
+        others = [route for route in known if route.matches(request.scope)[0] is Match.PARTIAL]
+        allowed = {method for route in others for method in route.methods or ()}
+        if allowed:
+            return Problem("method_not_allowed", headers={"Allow": ", ".join(sorted(allowed))}).response()
+        return Problem("not_found").response()
+
+    return unknown
 
 
 def _router(services: Services) -> Starlette:

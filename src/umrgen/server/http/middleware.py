@@ -25,6 +25,7 @@ __all__ = ["SecurityMiddleware"]
 
 access = logging.getLogger("umrgen.access")
 
+STATUS_PATH = "/api/v1/status/"
 _POLLED = ("/healthz", "/readyz", "/api/v1/status")
 """Paths that load balancers and waiting clients request all the time, and that change nothing."""
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -55,6 +56,8 @@ class SecurityMiddleware:
             self._check(scope)
             await self._app(self._without_prefix(scope), receive, observed)
         except Problem as problem:
+            if scope["path"].startswith(f"{self._prefix}{STATUS_PATH}"):
+                problem.with_state()
             await problem.response()(scope, receive, observed)
         except asyncio.CancelledError:
             if not was_disconnected(scope):

@@ -135,6 +135,13 @@ class Problem(Exception):
             **{name: value for name, value in members.items() if value},
         )
 
+    def with_state(self) -> "Problem":
+        """Add `state`, for the status call: a loop that polls stops at `failed`, where asking again cannot help."""
+        self.body = msgspec.structs.replace(
+            self.body, state="unknown" if self.status == 429 or self.status >= 500 else "failed"
+        )
+        return self
+
     def response(self) -> Response:
         body = msgspec.json.encode(self.body)
         return Response(body, self.status, self.headers, media_type="application/problem+json")

@@ -165,8 +165,12 @@ class OutputStore(Protocol):
 class UploadStore(Protocol):
     """Records of reference images. A record is written before its file, and marked when the file is stored."""
 
-    async def add(self, upload: Upload, *, cap: int) -> None:
-        """Write the record of a file that is about to be stored. Raises UploadsFull when the session has `cap`."""
+    async def add(self, upload: Upload, *, cap: int) -> Upload:
+        """Write the record of a file that is about to be stored; return it.
+
+        If the session has a stored file with the same content, return that record, with the new `created_at`. Raises
+        UploadsFull when the session has `cap` files.
+        """
         ...
 
     async def mark_stored(self, session_id: str, name: str) -> bool:

@@ -14,6 +14,11 @@ class FieldError:
 
     field: str
     error: str
+    """A predicate ("must be 1 to 50"), or a whole clause."""
+
+    def __str__(self) -> str:
+        separator = " " if self.error.startswith(("must ", "is ")) else ": "
+        return f"{self.field}{separator}{self.error}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,5 +63,5 @@ class Refusal(UmrgenError):
 
 def invalid(errors: Sequence[FieldError]) -> Refusal:
     """Return the refusal of a request with one or more errors."""
-    detail = "; ".join(f"{each.field}: {each.error}" for each in errors)
+    detail = "; ".join(str(each) for each in errors)
     return Refusal("invalid_request", detail, errors=errors, field=errors[0].field)

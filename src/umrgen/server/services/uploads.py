@@ -11,6 +11,7 @@ import secrets
 import sys
 from collections import Counter
 from contextlib import suppress
+from weakref import WeakValueDictionary
 
 from umrgen.clock import Clock
 from umrgen.model import LIMITS
@@ -49,18 +50,19 @@ class Uploads:
         self._admission = admission
         self._decoders = asyncio.Semaphore(DECODERS)
         self._receiving: Counter[str] = Counter()
+        self._adding: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        """Locks by session and digest: of concurrent uploads of one image, the second finds the record of the first."""
 
     async def admit(self, caller: Caller) -> "Reservation":
         """Return a reservation for one image, before its body is read. Raises Refusal."""
         await self._admission.check_upload()
-        if len(await self._uploads.of_session(caller.session_id)) >= LIMITS.references:
-            raise Refusal("too_many_references")
         return Reservation(self, caller.session_id, self._receiving)
 
     async def add(self, session_id: str, data: bytes) -> Upload:
         """Decode an image, encode its pixels again, and store it. Raises Refusal; then nothing was stored.
 
-        The record is written before the file, so that no crash leaves a file without a record.
+        The same image again has the same record. The record is written before the file, so that no crash leaves a file
+        without a record.
         """
         async with self._decoders:
             width, height, png = await _reencode(data)
@@ -73,10 +75,17 @@ class Uploads:
             height=height,
             created_at=self._clock.now(),
         )
+        async with self._adding.setdefault((session_id, upload.sha256), asyncio.Lock()):
+            return await self._store(upload, png)
+
+    async def _store(self, upload: Upload, png: bytes) -> Upload:
+        session_id = upload.session_id
         try:
-            await self._uploads.add(upload, cap=LIMITS.references)
+            known = await self._uploads.add(upload, cap=LIMITS.references)
         except UploadsFull:
             raise Refusal("too_many_references") from None
+        if known is not upload:
+            return known
         try:
             await self._blobs.put(session_id, upload.name, png)
             await self._uploads.mark_stored(session_id, upload.name)

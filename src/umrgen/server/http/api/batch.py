@@ -22,7 +22,7 @@ from umrgen.server.services.job_waits import MAX_JOBS, JobListing
 
 __all__ = ["changes_response", "jobs", "statuses"]
 
-MAX_BODY = 1 << 20
+MAX_BODY = 256 << 10
 MAX_PAGE = 200
 
 

@@ -58,6 +58,10 @@ async def events(services: Services, scope: Scope, receive: Receive, send: Send)
         await send({"type": "http.response.start", "status": 204, "headers": _HEADERS[1:]})
         await send({"type": "http.response.body", "body": b""})
         return
+    if scope["method"] == "HEAD":
+        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        await send({"type": "http.response.body", "body": b""})
+        return
     previews = b"preview=1" in scope["query_string"].split(b"&")
     with CancelledOnDisconnect(scope, receive):
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})

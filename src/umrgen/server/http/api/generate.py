@@ -19,7 +19,7 @@ from umrgen.server.tracing import span
 
 __all__ = ["generate", "receipt_response"]
 
-MAX_BODY = 1 << 20
+MAX_BODY = 256 << 10
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 

@@ -187,6 +187,7 @@ class ProblemAnswer(Struct, frozen=True, kw_only=True):
     code: Annotated[str, Meta(description="the error code, for programs")]
     retryable: bool
     next: Annotated[str, Meta(description="the next step, as a sentence")]
+    state: Annotated[Literal["failed", "unknown"], Meta(description="of the status call only")] | UnsetType = UNSET
     job_id: str | UnsetType = UNSET
     field: str | UnsetType = UNSET
     errors: list[FieldError] | UnsetType = UNSET

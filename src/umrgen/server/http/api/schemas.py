@@ -1,6 +1,9 @@
 """Decoding of requests: msgspec types, and errors that name every invalid field."""
 
+import codecs
 import re
+from collections.abc import Callable
+from itertools import islice
 from typing import Annotated, Any
 
 import msgspec
@@ -8,7 +11,7 @@ from msgspec import Meta
 from msgspec.inspect import IntType, Metadata, StrType, type_info
 from msgspec.structs import FieldInfo
 
-from umrgen.server.domain.request import GenerationRequest
+from umrgen.server.domain.request import GenerationRequest, has_visible_character
 from umrgen.server.http.problems import Problem
 from umrgen.server.services.refusal import FieldError, invalid
 
@@ -26,14 +29,25 @@ _FIELDS = {field.name: field for field in msgspec.structs.fields(GenerationReque
 
 
 def decode_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object in `body`. Raises Problem `invalid_request`."""
+    """Return the JSON object in `body`, without fields that are null. Raises Problem `invalid_request`."""
     try:
-        data = msgspec.json.decode(body)
+        data = msgspec.json.decode(body.removeprefix(codecs.BOM_UTF8))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Problem("invalid_request", "the body is not valid JSON") from None
     if not isinstance(data, dict):
         raise Problem("invalid_request", "the body must be a JSON object")
-    return data
+    return {name: _given(value) for name, value in data.items() if value is not None}
+
+
+def _given(value: Any) -> Any:
+    """Return a value as other languages mean it: 1024.0 is an integer, and a null in an object is not given."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_given(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _given(each) for name, each in value.items() if each is not None}
+    return value
 
 
 def decode_generate(data: dict[str, Any]) -> tuple[GenerationRequest, list[str]]:
@@ -42,10 +56,10 @@ def decode_generate(data: dict[str, Any]) -> tuple[GenerationRequest, list[str]]
         request = msgspec.convert(data, GenerationRequest)
     except msgspec.ValidationError:
         raise invalid(_field_errors(data)) from None
-    if not request.prompt.strip():
+    if not has_visible_character(request.prompt):
         raise invalid(_field_errors(data))
-    warnings = [f"the field {short(name)} is unknown and was ignored" for name in data if name not in _FIELDS]
-    return request, warnings[:20]
+    unknown = islice((name for name in data if name not in _FIELDS), 20)
+    return request, [f"the field {short(name)} is unknown and was ignored" for name in unknown]
 
 
 def _field_errors(data: dict[str, Any]) -> list[FieldError]:
@@ -61,13 +75,28 @@ def _field_errors(data: dict[str, Any]) -> list[FieldError]:
         except msgspec.ValidationError as error:
             errors.append(FieldError(name, _error_text(field, data[name], str(error))))
     prompt = values.get("prompt")
-    if isinstance(prompt, str) and not prompt.strip():
-        errors.append(FieldError("prompt", "must not be blank"))
+    if isinstance(prompt, str) and not has_visible_character(prompt):
+        errors.append(FieldError("prompt", "must have a visible character"))
     return errors
 
 
-_PREDICATES = (
-    (r"Expected (.*), got (.*)", r"must be of type \1; got \2"),
+_TYPE_NAMES = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "a string",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
+
+
+def _type_name(names: str) -> str:
+    """Return msgspec's names of JSON types in words."""
+    return " or ".join(_TYPE_NAMES.get(name, name) for name in names.split(" | "))
+
+
+_PREDICATES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"Expected (.*), got (.*)", lambda found: f"must be {_type_name(found[1])}; got {_type_name(found[2])}"),
     (r"Expected \w+ of length >= (.*)", r"must have a length of \1 or more"),
     (r"Expected \w+ of length <= (.*)", r"must have a length of \1 or less"),
     (r"Expected \w+ >= (.*)", r"must be \1 or more"),

@@ -57,8 +57,10 @@ async def status(services: Services, scope: Scope, receive: Receive, send: Send)
         try:
             answer = await _answer(services, scope)
         except Exception as error:
-            answer = to_problem(error).raw_response()
+            answer = to_problem(error).with_state().raw_response()
         code, fields, body = answer
+        if scope["method"] == "HEAD":
+            body = b""
         await send({"type": "http.response.start", "status": code, "headers": fields})
         await send({"type": "http.response.body", "body": body})
 

@@ -16,7 +16,7 @@ from umrgen.server.http.api.generate import generate
 from umrgen.server.http.api.responses import Capabilities, EngineAnswer, KeyLimits, Sizes, Steps, json_response
 from umrgen.server.http.api.status import wire
 from umrgen.server.http.auth import authenticate
-from umrgen.server.http.problems import Problem, to_problem
+from umrgen.server.http.problems import to_problem
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.job_waits import MAX_JOBS
 from umrgen.server.services.server_state import ServerCapabilities
@@ -60,12 +60,7 @@ def routes(services: Services) -> list[Route]:
         Route("/api/v1/upload-reference", keyed(references.all_of), methods=["GET"]),
         Route("/api/v1/upload-reference/{filename}", keyed(references.remove), methods=["DELETE"]),
         Route("/api/v1/capabilities", keyed(capabilities), methods=["GET"]),
-        Route("/api/{rest:path}", keyed(nothing), methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]),
     ]
-
-
-async def nothing(services: Services, request: Request, caller: Caller) -> Response:
-    raise Problem("not_found")
 
 
 async def cancel(services: Services, request: Request, caller: Caller) -> Response:

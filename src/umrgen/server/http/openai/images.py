@@ -29,7 +29,7 @@ from umrgen.server.services.job_waits import JobEvent
 
 __all__ = ["routes"]
 
-MAX_BODY = 1 << 20
+MAX_BODY = 256 << 10
 USAGE = {
     "input_tokens": 0,
     "output_tokens": 0,

@@ -10,7 +10,6 @@ from umrgen.server.http import Services
 from umrgen.server.http.api.responses import json_response
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.openai.errors import error_response
-from umrgen.server.http.problems import Problem
 
 __all__ = ["routes"]
 
@@ -22,14 +21,9 @@ def routes(services: Services) -> list[Route]:
         except Exception as error:
             return error_response(error)
 
-    async def unknown(request: Request) -> Response:
-        text = "this server has /v1/images/generations, /v1/images/edits and /v1/models"
-        return error_response(Problem("not_found", text))
-
     return [
         Route("/v1/models", models, methods=["GET"]),
         Route("/v1/models/{model:path}", models, methods=["GET"]),
-        Route("/v1/{rest:path}", unknown, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
     ]
 
 

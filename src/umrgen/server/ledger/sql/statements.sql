@@ -120,6 +120,13 @@ UPDATE outputs SET expired_at = :now WHERE name = :name;
 -- name: insert_upload
 INSERT INTO uploads ({upload}, stored) VALUES ({:upload}, 0);
 
+-- name: find_upload
+SELECT {upload} FROM uploads WHERE session_id = :session_id AND sha256 = :sha256 AND stored = 1
+ORDER BY created_at DESC LIMIT 1;
+
+-- name: renew_upload
+UPDATE uploads SET created_at = :created_at WHERE name = :name;
+
 -- name: mark_upload_stored
 UPDATE uploads SET stored = 1 WHERE name = :name AND session_id = :session_id;
 

@@ -1,6 +1,6 @@
 """The store of reference image records."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from umrgen.server.ledger.errors import UploadsFull
 from umrgen.server.ledger.sql.database import Database, Transaction
@@ -13,12 +13,18 @@ LONGEST_UPLOAD = 3_600_000
 """Milliseconds after which an upload that was not marked as stored is no longer counted: its server was stopped."""
 
 
-def _add(transaction: Transaction, upload: Upload, cap: int) -> None:
+def _add(transaction: Transaction, upload: Upload, cap: int) -> Upload:
+    row = transaction.connection.one("find_upload", {"session_id": upload.session_id, "sha256": upload.sha256})
+    if row is not None:
+        known = replace(Upload(*row), created_at=upload.created_at)
+        transaction.connection.run("renew_upload", {"name": known.name, "created_at": known.created_at})
+        return known
     values = {"session_id": upload.session_id, "since": upload.created_at - LONGEST_UPLOAD}
     row = transaction.connection.one("count_uploads", values)
     if row is not None and row[0] >= cap:
         raise UploadsFull
     transaction.connection.run("insert_upload", asdict(upload))
+    return upload
 
 
 def _expire(transaction: Transaction, before: int, limit: int) -> list[Upload]:
@@ -42,8 +48,8 @@ class SqlUploadStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, upload: Upload, *, cap: int) -> None:
-        await self._database.write(lambda transaction: _add(transaction, upload, cap))
+    async def add(self, upload: Upload, *, cap: int) -> Upload:
+        return await self._database.write(lambda transaction: _add(transaction, upload, cap))
 
     async def mark_stored(self, session_id: str, name: str) -> bool:
         values = {"session_id": session_id, "name": name}
