@@ -48,6 +48,7 @@ FAULTS = "tests/integration/faults/test_download.py"
 ISOLATION = f"{SECURITY}::TestSessionIsolation::test_no_call_discloses_data_of_another_session"
 REFUSALS = "tests/unit/test_refusals.py"
 VALUES = "tests/integration/test_values.py"
+SERVING = "tests/integration/test_serve.py"
 MCP = "tests/integration/test_mcp.py"
 CALLS = "tests/unit/test_calls.py"
 LOGS = "tests/integration/test_operations.py::TestLogs::test_json_lines_have_no_prompts_keys_or_queries"
@@ -851,6 +852,54 @@ MUTATIONS = (
         "    if row is not None:\n        known",
         "    if False:\n        known",
         "tests/integration/test_uploads.py::TestAccepted::test_the_same_image_again_has_the_same_name_and_counts_once",
+    ),
+    _server(
+        "no-key-in-a-log",
+        "security: a first key is shown in a terminal, and never written to a log",
+        "serve.py",
+        "    if not shown:\n",
+        "    if False:\n",
+        f"{SERVING}::test_a_service_creates_no_key_and_its_log_has_only_log_lines",
+    ),
+    _server(
+        "two-key-variables",
+        "security: the client's UMRGEN_API_KEY is no key of a server",
+        "settings.py",
+        'variable="UMRGEN_SERVER_KEY"',
+        'variable="UMRGEN_API_KEY"',
+        f"{SERVING}::test_a_client_key_in_the_environment_is_not_a_key_of_the_server",
+    ),
+    _server(
+        "log-does-not-block",
+        "reliability: a blocked reader of the log does not stop the server",
+        "logs.py",
+        "    handler = BackgroundHandler(sys.stderr)",
+        "    handler = logging.StreamHandler(sys.stderr)",
+        f"{SERVING}::test_a_reader_of_the_log_that_stops_does_not_stop_the_server",
+    ),
+    _server(
+        "private-ledger",
+        "security: only the server's user can read the ledger and its backups, whatever the umask",
+        "ledger/sqlite/file.py",
+        "            make_private(self._path)",
+        "            pass",
+        f"{SERVING}::test_the_first_start_creates_a_key_and_prints_it_once",
+    ),
+    _server(
+        "private-backup",
+        "security: a backup is readable by its user only",
+        "ledger/sqlite/maintenance.py",
+        "        make_private(partial)",
+        "        pass",
+        "tests/integration/test_operations.py::TestLedgerMaintenance::test_a_backup_is_private_whatever_the_umask",
+    ),
+    _server(
+        "webhook-unreadable-retry-after",
+        "webhooks: a Retry-After that cannot be read is ignored",
+        "webhooks/retry_schedule.py",
+        "    except Exception:  # the parser",
+        "    except ZeroDivisionError:  # the parser",
+        f"{DELIVERER}::TestRetrySchedule::test_any_retry_after_can_be_read_or_is_ignored",
     ),
     _server(
         "cut-off-call",

@@ -63,6 +63,8 @@ def require_server_packages() -> Iterator[None]:
 
 def exit_code(error: errors.UmrgenError) -> int:
     """Return the exit code for an error."""
+    if error.code == "bad_engine":
+        return 2
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
 
 
