@@ -43,6 +43,8 @@ IMAGES = "tests/unit/test_images.py"
 LEGACY_PACE = "tests/integration/test_legacy_server.py::test_a_job_of_15_minutes_in_simulated_time"
 LOST_SUBMIT = "tests/unit/test_lost_submit.py"
 VECTORS = "tests/unit/test_vectors.py"
+RESPONSES = "tests/unit/test_responses.py"
+WILD = "tests/unit/test_wild_responses.py"
 DURABLE = "tests/unit/test_durability.py"
 FAULTS = "tests/integration/faults/test_download.py"
 ISOLATION = f"{SECURITY}::TestSessionIsolation::test_no_call_discloses_data_of_another_session"
@@ -1104,9 +1106,82 @@ MUTATIONS = (
         "journalled",
         "contract: a job id is in the journal before the job is waited on",
         "client/async_client.py",
-        '            journal.submitted(entry, response["job_id"])\n',
+        "            journal.submitted(entry, receipt.job_id)\n",
         "            pass\n",
         "tests/integration/test_client.py::test_a_submitted_job_is_in_the_journal",
+    ),
+    _client(
+        "gateway-404",
+        "retrieval: a gateway's 404 does not end a job that was seen",
+        "client/responses.py",
+        '    return data.get("code") == "job_not_found" or (',
+        "    return True or (",
+        f"{RESPONSES}::test_no_response_of_a_gateway_ends_a_job",
+    ),
+    _client(
+        "seen-jobs-wait",
+        "retrieval: 401, 403, redirects and other errors are retried within patience for a job that was seen",
+        "client/flows/wait.py",
+        "self._retries.delay_after_error(reply, seen=self._seen)",
+        "self._retries.delay_after_error(reply)",
+        VECTORS,
+    ),
+    _client(
+        "gateway-output",
+        "retrieval: a gateway's error for an image is retried",
+        "client/responses.py",
+        '    return status >= 400 and (read_object(body) or {}).get("code") in _OUTPUT_CODES\n',
+        "    return status >= 400\n",
+        f"{RESPONSES}::test_no_response_of_a_gateway_ends_a_job",
+    ),
+    _client(
+        "never-reached",
+        "errors: a server that was never reached is ConnectionFailed at the deadline",
+        "client/protocol.py",
+        "return timeout if self._answered or self._last_error is None else self._last_error",
+        "return timeout",
+        VECTORS,
+    ),
+    _client(
+        "printable-errors",
+        "security: a text from elsewhere is shown as one line of printable characters",
+        "errors.py",
+        '        super().__init__(printable(message or (type(self).__doc__ or "").strip()))\n',
+        '        super().__init__(message or (type(self).__doc__ or "").strip())\n',
+        "tests/unit/test_text.py::test_every_error_is_printable",
+    ),
+    _client(
+        "job-id-checked",
+        "security: a job id is checked before it is journalled",
+        "client/responses.py",
+        "if data is None or not isinstance(job_id, str) or not JOB_ID.fullmatch(job_id):",
+        "if data is None or not isinstance(job_id, str):",
+        f"{RESPONSES}::test_any_object_is_parsed",
+        VECTORS,
+    ),
+    _client(
+        "key-checked",
+        "security: a key that no header can have is refused at construction, without being shown",
+        "client/address.py",
+        '    if wrong := re.search(r"[^\\x21-\\x7e]", stripped):\n',
+        "    if wrong := None:\n",
+        "tests/unit/test_server_address.py::test_a_key_that_no_header_can_have_is_refused",
+    ),
+    _client(
+        "values-limit",
+        "retrieval: the memory of a response is limited",
+        "client/responses.py",
+        '    if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:\n        return None\n',
+        "",
+        f"{RESPONSES}::test_unusual_bodies",
+    ),
+    _client(
+        "retry-after-dates",
+        "retrieval: a date that does not exist is ignored",
+        "client/flow.py",
+        "    except (ValueError, OverflowError, OSError):",
+        "    except ZeroDivisionError:",
+        VECTORS,
     ),
     _client(
         "no-redirects",

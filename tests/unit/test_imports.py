@@ -10,9 +10,10 @@ ROOT = Path(umrgen.__file__).parent
 
 # Each layer may import from itself and from those before it in its own line. Names are prefixes.
 CLIENT = [
+    ["text"],
     ["errors", "paths", "durable", "clock"],
     ["model", "image_files"],
-    ["client.address"],
+    ["client.address", "client.responses", "client.failures"],
     ["client.flow", "client.options"],
     ["client.protocol"],
     ["client.flows"],
@@ -25,6 +26,7 @@ CLIENT = [
     ["cli", "mcp", "__main__"],
 ]
 SERVER = [
+    ["text"],
     ["errors", "paths", "durable", "clock"],
     ["model", "image_files"],
     [

@@ -37,7 +37,7 @@ def jobs(
 
         async with AsyncClient(**client_arguments(base_url, timeout)) as client:
             page = await client.jobs(state=state, limit=limit)
-        output.result(page, "\n".join(_line(job) for job in page["jobs"]) or "no jobs")
+        output.result(dict(page), "\n".join(_line(job) for job in page["jobs"]) or "no jobs")
 
     def on_this_machine() -> None:
         from umrgen.client.journal import Journal

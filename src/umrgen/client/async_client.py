@@ -124,21 +124,22 @@ class AsyncClient:
             entry = journal.begin(server, request, key, target=target, overwrite=overwrite, embedded=embedded)
         try:
             flow = submit(context, request, key, wait_for_slot=wait_for_slot, known_ids=self._known_ids)
-            response = await self._driver.run(flow)
+            receipt = await self._driver.run(flow)
         except UmrgenError as error:
             if journal is not None and entry is not None and not error.sent:
                 journal.ended(entry, "refused")
             raise
         if journal is not None and entry is not None:
-            journal.submitted(entry, response["job_id"])
-        return AsyncJob(self._driver, response["job_id"], seen=True, context=context, entry=entry)
+            journal.submitted(entry, receipt.job_id)
+        return AsyncJob(self._driver, receipt.job_id, seen=True, context=context, entry=entry)
 
     # --- many jobs ---
 
     async def as_completed(self, jobs: Iterable[AsyncJob], **options: Unpack[CallOptions]) -> AsyncIterator[AsyncJob]:
         """Yield the jobs in the order in which they end, each with its `outcome`. One deadline applies to all."""
         by_id = {job.id: job for job in jobs}
-        poller = BatchPoller(self._driver.new_context(options), list(by_id))
+        accepted = any(job.accepted for job in by_id.values())
+        poller = BatchPoller(self._driver.new_context(options), list(by_id), seen=accepted)
         while poller.pending:
             for job_id, outcome in (await self._driver.run(poller.next_finished())).items():
                 by_id[job_id].outcome = outcome
@@ -173,7 +174,7 @@ class AsyncClient:
                 break
             jobs[job.id] = job, place
             del waiting[0]
-        poller = BatchPoller(context, list(jobs))
+        poller = BatchPoller(context, list(jobs), seen=True)
         while poller.pending:
             for job_id, outcome in (await self._driver.run(poller.next_finished())).items():
                 job, place = jobs[job_id]
@@ -202,7 +203,7 @@ class AsyncClient:
         """
         context = self._driver.new_context(options)
         if entry.job_id is not None:
-            job = AsyncJob(self._driver, entry.job_id, context=context, entry=entry.id)
+            job = AsyncJob(self._driver, entry.job_id, known=True, context=context, entry=entry.id)
         elif await self._driver.run(supports_idempotency(context)):
             job = await self._submit(context, entry.request, entry.idempotency_key, entry=entry.id)
         else:
@@ -232,7 +233,7 @@ class AsyncClient:
 
     # --- the server ---
 
-    async def jobs(self, *, state: str | None = None, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+    async def jobs(self, *, state: str | None = None, limit: int = 50, cursor: str | None = None) -> Mapping[str, Any]:
         """Return a page of this key's jobs, newest first: `jobs` and `next_cursor`. Raises Unsupported."""
         query = {"state": state, "limit": limit, "cursor": cursor}
         arguments = "&".join(f"{name}={value}" for name, value in query.items() if value is not None)
@@ -242,7 +243,7 @@ class AsyncClient:
         """Upload a reference image, a file or bytes; return its name for `reference_images`. Raises Unsupported."""
         return await self._driver.run(upload(self._driver.new_context({}), read_image(image)))
 
-    async def capabilities(self) -> dict[str, Any]:
+    async def capabilities(self) -> Mapping[str, Any]:
         """Return the server's capabilities. Raises Unsupported on older servers."""
         return await self._driver.run(call_if_supported(self._driver.new_context({}), "GET", f"{API}/capabilities"))
 

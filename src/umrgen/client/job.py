@@ -37,7 +37,10 @@ def _numbered(target: Path, index: int) -> Path:
 
 
 class AsyncJob:
-    """One job on one server. The constructor sends no request; it raises UmrgenError for an invalid id."""
+    """One job on one server. The constructor sends no request; it raises UmrgenError for an invalid id.
+
+    `seen`: the server accepted this job in this process; `known`: it did so earlier, by the journal.
+    """
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class AsyncJob:
         job_id: str,
         *,
         seen: bool = False,
+        known: bool = False,
         context: CallContext | None = None,
         entry: str | None = None,
     ) -> None:
@@ -53,11 +57,17 @@ class AsyncJob:
         """How the job ended, once known: its final status, or the error that makes it unknown."""
         self._driver = driver
         self._seen = seen
+        self._known = known or seen
         self._context = context
         self._entry = entry
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id!r})"
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the server has accepted this job or reported its status, in this process."""
+        return self._seen
 
     async def watch(self, **options: Unpack[CallOptions]) -> AsyncIterator[Status]:
         """Yield each change of the job's status, until it is over."""
@@ -109,7 +119,7 @@ class AsyncJob:
         context = self._context
         if context is None or changes or context.deadline <= self._driver.transport.clock.monotonic():
             context = self._driver.new_context(changes)
-        return StatusPoller(context, self.id, seen=self._seen)
+        return StatusPoller(context, self.id, seen=self._seen or self._known, answered=self._seen)
 
     async def _wait(self, poller: StatusPoller) -> Status:
         """Return the status of the completed job; close its journal entry when it can no longer complete."""
@@ -119,6 +129,7 @@ class AsyncJob:
             if self.outcome is not None and (self.outcome.images or self.outcome.state == State.FAILED):
                 return require_completed(self.outcome)  # an older server no longer has a failed job
             self.outcome = await self._driver.run(poller.result())
+            self._seen = True
         except JobFailed:
             self._close_entry("failed")
             raise

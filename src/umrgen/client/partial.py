@@ -26,7 +26,6 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         raise TargetUnusable(f"the folder {folder} is not writable", next="Choose another path with -o.")
     if target.is_dir():
         raise TargetUnusable(f"{target} is a folder", next="Choose the name of a file in it.")
-        raise TargetUnusable(f"{target} is a folder", next="Name a file in it.")
     if target.exists() and not overwrite:
         raise _exists(target)
 
@@ -84,11 +83,11 @@ class PartialFile:
             return [path for path in self._target.parent.iterdir() if pattern.fullmatch(path.name)]
         return []
 
-    def begin(self, status: int, headers: dict[str, str]) -> bool:
+    def begin(self, status: int, headers: dict[str, str], error: bytes = b"", *, foreign: bool = False) -> bool:
         """Prepare for a response's body; return whether it continues the file. Raises as `classify_response`."""
         if status == 206 and self._file is None:
             self._open_previous(validator_of(headers))
-        if classify_response(status, headers, self.state) == "append":
+        if classify_response(status, headers, self.state, error, foreign=foreign) == "append":
             return True
         self._create(validator_of(headers))
         return False

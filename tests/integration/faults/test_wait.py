@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from gateways import GATEWAY_RESPONSES
 
 from fault_cases import (
     FOREIGN_OUTPUT,
@@ -143,12 +144,24 @@ CASES = [
         FaultCase(
             f"redirect ({n}) to another host",
             redirect_to_foreign(n, "/api/v1/status/x"),
-            Fails(NotUmrgen),
             check=no_foreign_request,
         )
         for n in (302, 307, 308)
     ),
-    FaultCase("redirect loop", (Redirect("?again"),), Fails(NotUmrgen), times=None),
+    FaultCase("redirect loop", (Redirect("?again"),), Fails(NotUmrgen), times=None, options=SHORT),
+    *(
+        FaultCase(
+            f"{sent.name}, twice", (Respond(sent.status, sent.body.encode(), sent.headers),), times=2, simulated=True
+        )
+        for sent in GATEWAY_RESPONSES
+    ),
+    FaultCase(
+        "404 of a gateway, beyond patience",
+        (Respond(404, b"404 page not found", {"Content-Type": "text/plain"}),),
+        Fails(NotUmrgen),
+        times=None,
+        options=SHORT,
+    ),
     *(FaultCase(f"{what}, once", (fault,)) for what, fault in INVALID.items()),
     *(
         FaultCase(f"{what}, beyond patience", (fault,), Fails(NotUmrgen), times=None, options=SHORT)

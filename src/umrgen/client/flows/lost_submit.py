@@ -4,7 +4,6 @@ They run one job at a time, name the running one in a call of their page, and th
 lists finished ones. The submit is recognised by its prompt and size, where they are listed, and by its time.
 """
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from urllib.parse import quote
 
 from umrgen.client.flow import CallContext, Flow, RetryBudget, TransportFailure, retry_after, server_time
 from umrgen.client.protocol import API, call, error_from, is_transient, rate_limit_delay, unreachable_message
+from umrgen.client.responses import read_json
 from umrgen.errors import ApiError, ConnectionFailed, JobNotFound, RateLimited
 from umrgen.model import JOB_ID, LIMITS, State, Status
 
@@ -140,7 +140,7 @@ def _page(context: CallContext, path: str) -> "Flow[Any]":
         elif is_transient(reply):
             delay = retries.next_delay(error, retry_after(reply))
         else:
-            return _decoded(reply.body) if reply.status == 200 else None
+            return read_json(reply.body) if reply.status == 200 else None
 
 
 def _created_at(context: CallContext, job_id: str) -> "Flow[float | None]":
@@ -160,10 +160,3 @@ def _created_at(context: CallContext, job_id: str) -> "Flow[float | None]":
 
 def _is_id(value: Any) -> bool:
     return isinstance(value, str) and JOB_ID.fullmatch(value) is not None
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from umrgen.client.flow import CallContext, Flow, RetryBudget
 from umrgen.client.protocol import API, call, is_missing_endpoint
-from umrgen.errors import ApiError, InvalidRequest, Unsupported
+from umrgen.client.responses import parse_upload
+from umrgen.errors import ApiError, InvalidRequest, NotUmrgen, Unsupported
 
 __all__ = ["read_image", "upload"]
 
@@ -47,4 +48,7 @@ def upload(context: CallContext, image: bytes) -> "Flow[str]":
         if is_missing_endpoint(error):
             raise Unsupported("this server does not support reference images", status=error.status) from None
         raise
-    return str(data.get("filename", ""))
+    name = parse_upload(data)
+    if name is None:
+        raise NotUmrgen("the response to the upload has no file name")
+    return name
