@@ -44,6 +44,7 @@ LEGACY_PACE = "tests/integration/test_legacy_server.py::test_a_job_of_15_minutes
 LOST_SUBMIT = "tests/unit/test_lost_submit.py"
 VECTORS = "tests/unit/test_vectors.py"
 RESPONSES = "tests/unit/test_responses.py"
+TERMINAL = "tests/integration/test_terminal_text.py::test_a_command_prints_only_printable_lines"
 WILD = "tests/unit/test_wild_responses.py"
 DURABLE = "tests/unit/test_durability.py"
 FAULTS = "tests/integration/faults/test_download.py"
@@ -1151,6 +1152,30 @@ MUTATIONS = (
         "tests/unit/test_text.py::test_every_error_is_printable",
     ),
     _client(
+        "printable-json",
+        "security: JSON on stdout has escapes for characters that move a terminal",
+        "text.py",
+        '    return UNPRINTABLE.sub(lambda match: f"\\\\u{ord(match[0]):04x}", text)\n',
+        "    return text\n",
+        "tests/unit/test_text.py::test_json_is_printable_and_unchanged",
+    ),
+    _client(
+        "printable-doctor",
+        "security: `umrgen doctor` shows a server's texts as printable lines",
+        "client/diagnostics.py",
+        '        object.__setattr__(self, "message", printable(self.message))',
+        '        object.__setattr__(self, "message", self.message)',
+        f"{TERMINAL}[200-doctor-text]",
+    ),
+    _client(
+        "printable-status",
+        "security: the texts of a status are printable",
+        "model.py",
+        "            state=printable(state, 40),\n",
+        "            state=state,\n",
+        "tests/unit/test_text.py::test_the_texts_of_a_status_are_printable",
+    ),
+    _client(
         "job-id-checked",
         "security: a job id is checked before it is journalled",
         "client/responses.py",
@@ -1166,6 +1191,22 @@ MUTATIONS = (
         '    if wrong := re.search(r"[^\\x21-\\x7e]", stripped):\n',
         "    if wrong := None:\n",
         "tests/unit/test_server_address.py::test_a_key_that_no_header_can_have_is_refused",
+    ),
+    _client(
+        "response-limit",
+        "retrieval: a response that is too large is not read to its end",
+        "client/transport.py",
+        "        if len(body) > limit:\n            break\n",
+        "        if len(body) > 40 * limit:\n            break\n",
+        f"{WILD}::test_an_endless_body_is_not_read_to_its_end",
+    ),
+    _client(
+        "no-cookies",
+        "security: the client stores no cookies",
+        "client/transport.py",
+        "follow_redirects=False, cookies=_no_cookies())",
+        "follow_redirects=False)",
+        "tests/unit/test_transport.py::test_no_cookie_is_stored",
     ),
     _client(
         "values-limit",

@@ -14,6 +14,7 @@ from umrgen.cli.common import (
     run,
     target_option,
 )
+from umrgen.text import printable
 
 __all__ = ["cancel", "fetch", "status", "wait", "watch"]
 
@@ -30,7 +31,7 @@ def status(job_id: str, base_url: str | None, timeout: float | None, output: Com
     def work() -> None:
         found = status_once(job_id, base_url, timeout)
         text = describe(found) + (f": {found.error}" if found.error else "")
-        output.result(dict(found.raw), "\n".join([text, *found.images]))
+        output.result(dict(found.raw), "\n".join([text, *map(printable, found.images)]))
 
     exit_on_error(output, work)
 
@@ -80,7 +81,7 @@ def wait(job_ids: tuple[str, ...], base_url: str | None, timeout: float | None, 
         ) as client:
             final = await client.job(job_ids[0]).wait()
         printer.clear()
-        output.result(dict(final.raw), "\n".join([describe(final), *final.images]))
+        output.result(dict(final.raw), "\n".join([describe(final), *map(printable, final.images)]))
 
     async def wait_for_all() -> None:
         from umrgen.client.flows.wait import require_completed

@@ -18,9 +18,10 @@ from umrgen.client.journal import Journal, JournalEntry
 from umrgen.client.options import CallOptions, RequestOptions
 from umrgen.client.partial import check_target
 from umrgen.client.protocol import API, call_if_supported
+from umrgen.client.responses import MAX_LIST, parse_page
 from umrgen.client.transport import Transport
 from umrgen.clock import Clock
-from umrgen.errors import ConcurrencyLimit, JobNotFound, UmrgenError
+from umrgen.errors import ConcurrencyLimit, JobNotFound, NotUmrgen, UmrgenError
 from umrgen.image_files import SavedImage
 
 __all__ = ["AsyncClient"]
@@ -237,7 +238,11 @@ class AsyncClient:
         """Return a page of this key's jobs, newest first: `jobs` and `next_cursor`. Raises Unsupported."""
         query = {"state": state, "limit": limit, "cursor": cursor}
         arguments = "&".join(f"{name}={value}" for name, value in query.items() if value is not None)
-        return await self._driver.run(call_if_supported(self._driver.new_context({}), "GET", f"{API}/jobs?{arguments}"))
+        flow = call_if_supported(self._driver.new_context({}), "GET", f"{API}/jobs?{arguments}", limit=MAX_LIST)
+        page = parse_page(await self._driver.run(flow))
+        if page is None:
+            raise NotUmrgen("the response to the call for the list of jobs has no list")
+        return page
 
     async def upload(self, image: Path | str | bytes) -> str:
         """Upload a reference image, a file or bytes; return its name for `reference_images`. Raises Unsupported."""

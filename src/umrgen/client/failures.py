@@ -6,7 +6,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 
-__all__ = ["failure_reason"]
+__all__ = ["disk_reason", "failure_reason"]
 
 _CERTIFICATES = {
     10: "has expired",
@@ -34,6 +34,11 @@ def failure_reason(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.errno:
             return _system_reason(cause.errno)
     return _KINDS.get(type(error).__name__, "the connection failed")
+
+
+def disk_reason(error: OSError) -> str:
+    """Return why a call of the file system failed, in the words of the operating system."""
+    return os.strerror(error.errno) if error.errno else "an error of the operating system"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

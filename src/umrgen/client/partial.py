@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from umrgen.client.failures import disk_reason
 from umrgen.client.flows.download import PartialState, classify_response, partial_name, validator_of
 from umrgen.durable import sync_folder
 from umrgen.errors import TargetUnusable, UmrgenError
@@ -52,7 +53,7 @@ def translate_disk_errors(target: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise TargetUnusable(
-            f"{target} cannot be written: {error.strerror or error}",
+            f"{target} cannot be written: {disk_reason(error)}",
             code="disk_full" if full else None,
             next="Free disk space, then fetch the image again." if full else "Choose another path with -o.",
         ) from None

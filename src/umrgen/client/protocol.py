@@ -13,6 +13,7 @@ from umrgen.client.flow import (
     retry_after,
     seconds_to_next_minute,
 )
+from umrgen.client.responses import MAX_BODY
 from umrgen.errors import (
     ApiError,
     ConnectionFailed,
@@ -175,6 +176,7 @@ def call(
     body: Any = None,
     content_type: str = "application/json",
     long_poll: int = 0,
+    limit: int = MAX_BODY,
     retries: RetryBudget | None = None,
     delay: float = 0.0,
     job_id: str | None = None,
@@ -194,7 +196,7 @@ def call(
     while True:
         try:
             step = context.step(
-                method, path, delay=delay, headers=headers, body=body, long_poll=long_poll, job_id=job_id
+                method, path, delay=delay, headers=headers, body=body, long_poll=long_poll, limit=limit, job_id=job_id
             )
         except WaitTimeout as timeout:
             raise policy.timeout_error(timeout) from None
@@ -212,11 +214,11 @@ def call(
 
 
 def call_if_supported(
-    context: CallContext, method: str, path: str, *, job_id: str | None = None
+    context: CallContext, method: str, path: str, *, limit: int = MAX_BODY, job_id: str | None = None
 ) -> "Flow[Mapping[str, Any]]":
     """Send a request that older servers do not support. Raises Unsupported there."""
     try:
-        _, data = yield from call(context, method, path, job_id=job_id)
+        _, data = yield from call(context, method, path, limit=limit, job_id=job_id)
     except ApiError as error:
         if is_missing_endpoint(error):
             raise Unsupported(f"this server does not support {path.removeprefix(API)}", status=error.status) from None

@@ -12,11 +12,12 @@ from umrgen.text import JOB_ID, printable
 
 __all__ = [
     "MAX_BODY",
-    "MAX_STATUS",
+    "MAX_LIST",
     "Batch",
     "SubmitReceipt",
     "decompress",
     "parse_batch",
+    "parse_page",
     "parse_receipt",
     "parse_upload",
     "read_json",
@@ -25,11 +26,11 @@ __all__ = [
     "reports_output_error",
 ]
 
-MAX_STATUS = 1 << 20
-"""Bytes of the largest response to a status call."""
-MAX_BODY = 4 << 20
-"""Bytes of the largest response to another call: a page of 200 jobs with the longest prompts has about 3 MiB."""
-MAX_VALUES = 250_000
+MAX_BODY = 1 << 20
+"""Bytes of the largest response."""
+MAX_LIST = 4 << 20
+"""Bytes of the largest response about many jobs: a page of 200 jobs with the longest prompts has about 3 MiB."""
+MAX_VALUES = 100_000
 """The most values in a response: each takes up to 100 bytes of memory, however short it is in the body."""
 MAX_DEPTH = 64
 """Nested lists and objects: a deeper response could be parsed here, and then not be printed."""
@@ -140,6 +141,15 @@ def parse_batch(data: Mapping[str, Any]) -> Batch | None:
 
 def _has_job_id(item: Any) -> bool:
     return isinstance(item, dict) and isinstance(job_id := item.get("job_id"), str) and bool(JOB_ID.fullmatch(job_id))
+
+
+def parse_page(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Parse a page of the list of jobs; an entry without an id and a state is left out."""
+    listed, cursor = data.get("jobs"), data.get("next_cursor")
+    if not isinstance(listed, list):
+        return None
+    jobs = [item for item in listed if _has_job_id(item) and isinstance(item.get("state"), str)]
+    return dict(data) | {"jobs": jobs, "next_cursor": cursor if isinstance(cursor, str) else None}
 
 
 def parse_upload(data: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -45,8 +45,8 @@ class StdlibTransport:
                 prefix = urlsplit(self._server.base_url).path
                 headers = self._server.headers() | dict(step.headers)
                 connection.request(step.method, prefix + step.path, body=step.body, headers=headers)
-                response = connection.getresponse()
-                body = _read(response, step.limit)
+                with closing(connection.getresponse()) as response:  # it has a reference to the socket
+                    body = _read(response, step.limit)
         except (OSError, http.client.HTTPException, ValueError) as error:
             late = deadline is not None and deadline.passed
             reason = f"no response within {step.timeout:.1f} s" if late else failure_reason(error)

@@ -7,6 +7,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx2
@@ -120,7 +121,7 @@ class Transport:
         if with_key:
             client, sent = self._client, self._headers | dict(headers)
         else:
-            self._foreign = self._foreign or httpx2.AsyncClient()
+            self._foreign = self._foreign or httpx2.AsyncClient(cookies=_no_cookies())
             client, sent = self._foreign, dict(headers)
         trace = _RequestTrace()
         try:
@@ -162,7 +163,11 @@ def _http_client(base_url: str) -> httpx2.AsyncClient:
     # For plain HTTP, an empty context is used, which accepts no certificate.
     tls = None if base_url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     limits = httpx2.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE)
-    return httpx2.AsyncClient(verify=tls or True, limits=limits, follow_redirects=False)
+    return httpx2.AsyncClient(verify=tls or True, limits=limits, follow_redirects=False, cookies=_no_cookies())
+
+
+def _no_cookies() -> CookieJar:
+    return CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
 
 
 def _target(url: str) -> bytes:

@@ -3,6 +3,7 @@
 import secrets
 from pathlib import Path
 
+from umrgen.client.failures import disk_reason
 from umrgen.client.flow import CallContext, Flow, RetryBudget
 from umrgen.client.protocol import API, call, is_missing_endpoint
 from umrgen.client.responses import parse_upload
@@ -19,7 +20,7 @@ def read_image(image: "Path | str | bytes") -> bytes:
     try:
         data = image if isinstance(image, bytes) else Path(image).expanduser().read_bytes()
     except OSError as error:
-        raise InvalidRequest(f"the image {image!s} cannot be read: {error.strerror}") from None
+        raise InvalidRequest(f"the image {image!s} cannot be read: {disk_reason(error)}") from None
     if not data:
         raise InvalidRequest("the image is empty")
     if len(data) > MAX_BYTES:

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from umrgen.client.flow import CallContext, Event, Flow, Reply, RetryBudget, TransportFailure, retry_after
 from umrgen.client.protocol import API, RetryPolicy
-from umrgen.client.responses import MAX_STATUS, reports_missing_job
+from umrgen.client.responses import reports_missing_job
 from umrgen.errors import JobFailed, JobNotFound, JobStalled, OutputMissing, WaitTimeout
 from umrgen.model import State, Status
 
@@ -109,7 +109,6 @@ class StatusPoller:
                 delay=self.delay,
                 headers=headers,
                 long_poll=wait,
-                limit=MAX_STATUS,
                 job_id=self.job_id,
             )
         except WaitTimeout as timeout:

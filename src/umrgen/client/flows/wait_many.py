@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from umrgen.client.flow import CallContext, Flow, RetryBudget
 from umrgen.client.flows.wait import StatusPoller, applied_wait
 from umrgen.client.protocol import API, call, is_missing_endpoint
-from umrgen.client.responses import Batch, parse_batch
+from umrgen.client.responses import MAX_LIST, Batch, parse_batch
 from umrgen.errors import ApiError, JobNotFound, JobStalled, NotUmrgen, UmrgenError
 from umrgen.model import Status
 
@@ -65,6 +65,7 @@ class BatchPoller:
                 path,
                 body=body,
                 long_poll=context.long_poll_seconds(),
+                limit=MAX_LIST,
                 retries=self._retries,
                 delay=self._delay,
                 job_id=job_ids[0],
