@@ -46,6 +46,9 @@ def answer(status: int, data: dict[str, object]) -> bytes:
     return f"HTTP/1.1 {status} {WILD[:9]!r}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
+NO_SUCH_JOB = answer(404, {"error": WILD, "code": "job_not_found"})
+
+
 @pytest.fixture(scope="module")
 def wild() -> Iterator[WildServer]:
     with wild_server() as server:
@@ -67,8 +70,8 @@ def test_a_command_prints_only_printable_lines(
         return  # it has no events
     monkeypatch.setenv("UMRGEN_BASE_URL", wild.url)
     monkeypatch.setenv("UMRGEN_API_KEY", "umr_key")
-    last = answer(status, EVERYTHING)
-    wild.play([RECEIPT, last] if command[0] in ("generate", "submit") and status == 200 else [last])
+    first = {"generate": [RECEIPT], "submit": [RECEIPT], "doctor": [NO_SUCH_JOB]} if status == 200 else {}
+    wild.play([*first.get(command[0], []), answer(status, EVERYTHING | {"engine": {"name": WILD}})])
     limit = [] if command[0] == "doctor" else ["--timeout", "0.3"]
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(umrgen, [*command, *output, *limit])

@@ -12,8 +12,9 @@ from umrgen.client.address import Server
 from umrgen.client.failures import disk_reason
 from umrgen.client.flow import Options, Reply, Step, TransportFailure, http_date
 from umrgen.client.protocol import API, error_from
+from umrgen.client.responses import reports_missing_job
 from umrgen.client.transport import Transport
-from umrgen.errors import UmrgenError
+from umrgen.errors import NotUmrgen, UmrgenError
 from umrgen.text import printable
 
 __all__ = ["Check", "configured_address", "run_checks"]
@@ -105,9 +106,9 @@ def _connection_remedy(base_url: str) -> str:
 
 
 def _check_api(reply: Reply) -> Check:
-    if reply.json() is not None:
-        return Check("api", "good", "the response is JSON, as from an UMRGEN server")
     error = error_from(reply)
+    if not isinstance(error, NotUmrgen):
+        return Check("api", "good", "the response is JSON, as from an UMRGEN server")
     remedy = "A tunnel or proxy may have sent this page: open the address in a browser, or correct the address."
     return Check("api", "bad", str(error), remedy)
 
@@ -116,7 +117,7 @@ def _check_key(reply: Reply, api_key: str | None) -> Check:
     if reply.status in (401, 403):
         message = "the server does not accept this key" if api_key else "no key is configured; the server requires one"
         return Check("key", "bad", message, "Set UMRGEN_API_KEY; the operator makes a key with `umrgen keys create`.")
-    if reply.status == 404:
+    if reports_missing_job(reply.status, reply.json()):
         return Check("key", "good", "the key is accepted")
     remedy = "Try again; if the error persists, contact the operator."
     return Check("key", "bad", f"the server responds with HTTP {reply.status}", remedy)
