@@ -99,10 +99,12 @@ class ApiError(UmrgenError):
 
     code = "api_error"
 
-    def __init__(self, message: str | None = None, *, status: int | None = None, **details: Any) -> None:
+    def __init__(
+        self, message: str | None = None, *, status: int | None = None, coded: bool = False, **details: Any
+    ) -> None:
         super().__init__(message, **details)
         self.status = status
-        self.coded = False
+        self.coded = coded
         """Whether `code` is from the response, as newer servers send it."""
 
 
@@ -192,6 +194,15 @@ class JobFailed(UmrgenError):
     code = "job_failed"
     next = "Submit the job again if a new attempt may succeed."
 
+    def __init__(self, message: str | None = None, *, whole_reason: str | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.whole_reason = whole_reason or str(self)
+        """The reason as the server reported it; the message may be a part of it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the error as `--json` prints it."""
+        return super().as_dict() | ({} if self.whole_reason == str(self) else {"whole_reason": self.whole_reason})
+
 
 class JobStalled(UmrgenError):
     """The job is running, but has not changed for a long time."""
@@ -280,6 +291,9 @@ def api_error(status: int, data: Mapping[str, Any] | None, *, job_id: str | None
     code = str(sent) if coded else _OLDER_CODES.get(message or "", "")
     kind = _class_for(status, code)
     job = data.get("job_id")
+    if message == "CONCURRENT_LIMIT":
+        running = f": job {job} is running" if isinstance(job, str) else ""
+        message = f"this server runs one job at a time{running}"
     advice = None if kind.next else data.get("next")  # our own advice has the client's variables and commands
     error = kind(
         f"{printable(message)} (HTTP {status})" if message else f"{(kind.__doc__ or '').strip()} (HTTP {status})",

@@ -57,6 +57,8 @@ class RequestLimits:
 
 
 LIMITS = RequestLimits()
+OUR_MEMBERS = {"attempt", "engine", "error_code", "retry_after_ms"}
+"""Members of a status that the first UMRGEN servers do not send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Status:
             images=_image_urls(data),
             error=_text(data.get("error")),
             error_code=_code(data.get("error_code")),
-            queue_position=_integer(data.get("queue_position")),
+            queue_position=_queue_position(data),
             eta_seconds=_number(data.get("eta_seconds")),
             step=_integer(progress.get("step")),
             total_steps=_integer(progress.get("total")),
@@ -127,14 +129,27 @@ class Status:
         )
 
 
+def _queue_position(data: Mapping[str, Any]) -> int | None:
+    """Return the place in the queue from 1; the first servers, which send none of our other members, count from 0."""
+    place = _integer(data.get("queue_position"))
+    older = not OUR_MEMBERS & data.keys()
+    return None if place is None else place + (older and data.get("state") == State.QUEUED)
+
+
 def _image_urls(data: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return `image_url` first, then the other images of `results`, which is all that older servers send."""
-    urls = [data.get("image_url")]
+    """Return the images of `results`, the first of which is `image_url`; older servers send one of the two."""
     results = data.get("results")
     listed = results.get("images") if isinstance(results, Mapping) else None
-    if isinstance(listed, list):
-        urls += [image.get("url") if isinstance(image, Mapping) else image for image in listed]
-    return tuple(dict.fromkeys(url for url in urls if isinstance(url, str) and url))
+    found = [image.get("url") if isinstance(image, Mapping) else image for image in _list(listed)]
+    urls = [url for url in found if isinstance(url, str) and url]
+    first = data.get("image_url")
+    if isinstance(first, str) and first:
+        urls = [first, *(urls if first in urls else urls[1:])]
+    return tuple(dict.fromkeys(urls))
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _text(value: Any) -> str | None:

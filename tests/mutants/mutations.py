@@ -41,6 +41,7 @@ SECURITY = "tests/integration/test_security.py"
 WAITING = "tests/unit/test_waiting_rules.py"
 IMAGES = "tests/unit/test_images.py"
 LEGACY_PACE = "tests/integration/test_legacy_server.py::test_a_job_of_15_minutes_in_simulated_time"
+LEGACY_CLIENT = "tests/integration/test_legacy_client.py"
 LOST_SUBMIT = "tests/unit/test_lost_submit.py"
 VECTORS = "tests/unit/test_vectors.py"
 RESPONSES = "tests/unit/test_responses.py"
@@ -1078,6 +1079,78 @@ MUTATIONS = (
         "    if conclusive:\n",
         "    if True:\n",
         f"{LOST_SUBMIT}::test_the_result_of_a_search_as_an_error",
+    ),
+    _client(
+        "upload-extension",
+        "retrieval: an upload has the extension of its content",
+        "client/flows/upload.py",
+        "{EXTENSIONS.get(media_type, '')}",
+        "",
+        f"{LEGACY_CLIENT}::TestReferences::test_an_upload_has_a_unique_name_with_the_extension_of_its_content",
+    ),
+    _client(
+        "every-image",
+        "retrieval: every image of a job is saved",
+        "client/job.py",
+        "for index in range(len(status.images)):",
+        "for index in range(1):",
+        f"{LEGACY_CLIENT}::TestImages::test_every_image_of_a_job_is_saved",
+    ),
+    _client(
+        "missing-ends",
+        "retrieval: a job without an image ends in the journal",
+        "client/job.py",
+        '            self._close_entry("missing")\n',
+        "",
+        f"{LEGACY_CLIENT}::TestImages::test_a_job_without_an_image_ends_after_one_more_look",
+    ),
+    _client(
+        "own-seed",
+        "retrieval: the client sends a seed of its own, so that it can be reported",
+        "client/async_client.py",
+        "            request = with_seed(request, key)\n",
+        "            pass\n",
+        f"{LEGACY_CLIENT}::TestReports::test_the_seed_is_the_clients_own",
+    ),
+    _client(
+        "places-from-one",
+        "retrieval: places in the queue are counted from 1 on every server",
+        "model.py",
+        'return None if place is None else place + (older and data.get("state") == State.QUEUED)',
+        "return place",
+        f"{LEGACY_CLIENT}::TestReports::test_places_are_counted_from_one",
+    ),
+    _client(
+        "warned",
+        "retrieval: what an older server does not do is said",
+        "client/older_servers.py",
+        '    if "status_url" in receipt:\n',
+        "    if receipt:\n",
+        f"{LEGACY_CLIENT}::TestReports::test_what_is_ignored_is_said",
+    ),
+    _client(
+        "job-of-another-server",
+        "retrieval: a 404 of one server does not end a job of another one",
+        "client/known_jobs.py",
+        "return entry.embedded or entry.server == base_url",
+        "return True",
+        f"{LEGACY_CLIENT}::TestForgottenJobs::test_a_job_of_another_server_is_not_ended",
+    ),
+    _client(
+        "job-named",
+        "retrieval: a refused submit names the job that runs",
+        "errors.py",
+        'running = f": job {job} is running" if isinstance(job, str) else ""',
+        'running = ""',
+        f"{LEGACY_CLIENT}::TestOneJobAtATime::test_the_error_names_the_running_job",
+    ),
+    _client(
+        "zrok-header",
+        "retrieval: the header that skips zrok's page goes to *.share.zrok.io only",
+        "client/address.py",
+        '.endswith(".share.zrok.io"):',
+        '.endswith("share.zrok.io"):',
+        "tests/unit/test_server_address.py::test_the_header_for_zrok_goes_to_its_shares_only",
     ),
     _client(
         "weak-tags",

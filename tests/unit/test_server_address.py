@@ -82,3 +82,19 @@ def test_both_clients_check_the_key_at_construction(
         kind("http://127.0.0.1:9", key, journal=None)
     assert refused.value.code == "bad_api_key"
     assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "sent"),
+    [
+        ("umrgen.share.zrok.io", True),
+        ("UMRGEN.share.ZROK.io", True),
+        ("share.zrok.io", False),
+        ("evilshare.zrok.io", False),
+        ("umrgen.share.zrok.io.evil.example", False),
+        ("umrgen.zrok.io", False),
+        ("127.0.0.1", False),
+    ],
+)
+def test_the_header_for_zrok_goes_to_its_shares_only(host: str, sent: bool) -> None:
+    assert ("skip_zrok_interstitial" in Server(f"https://{host}", SECRET).headers()) is sent

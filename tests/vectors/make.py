@@ -432,6 +432,11 @@ def statuses() -> list[Json]:
             follow=True,
         ),
         case("every image of a batch", "wait", job("completed", image_url=IMAGE, results={"images": batch})),
+        case(
+            "an absolute image_url is the first of the results",
+            "wait",
+            job("completed", image_url=f"http://umrgen.example{IMAGE}", results={"images": batch}),
+        ),
         case("results of wrong types", "wait", job("completed", image_url=7, results=[IMAGE]), empty),
         case("failed with a reason", "wait", job("failed", error="out of memory", error_code="engine_failed")),
         case("failed without a reason", "wait", job("failed")),

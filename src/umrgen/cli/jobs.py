@@ -1,5 +1,6 @@
 """Commands on existing jobs: status, watch, wait, fetch, cancel."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,7 @@ def status(job_id: str, base_url: str | None, timeout: float | None, output: Com
 
     def work() -> None:
         found = status_once(job_id, base_url, timeout)
-        text = describe(found) + (f": {found.error}" if found.error else "")
-        output.result(dict(found.raw), "\n".join([text, *map(printable, found.images)]))
+        output.result(dict(found.raw), "\n".join([describe(found), *map(printable, found.images)]))
 
     exit_on_error(output, work)
 
@@ -140,10 +140,9 @@ def fetch(
         async with AsyncClient(on_event=printer, follow=printer.follow, **arguments) as client:
             images = await client.job(job_id).download_all(to, overwrite=overwrite)
         printer.clear()
-        first = images[0].as_dict()
-        if len(images) > 1:
-            first["images"] = [image.as_dict() for image in images]
-        output.result(first, "\n".join(str(image.path) for image in images))
+        output.result(
+            replace(images[0], others=tuple(images[1:])).as_dict(), "\n".join(str(image.path) for image in images)
+        )
 
     run(output, work)
 
@@ -160,6 +159,6 @@ def cancel(job_id: str, base_url: str | None, timeout: float | None, output: Com
     async def work() -> None:
         async with AsyncClient(**client_arguments(base_url, timeout)) as client:
             found = await client.job(job_id).cancel()
-        output.result(dict(found.raw), describe(found) + (f": {found.error}" if found.error else ""))
+        output.result(dict(found.raw), describe(found))
 
     run(output, work)

@@ -15,6 +15,7 @@ from umrgen.client.flows.upload import read_image, upload
 from umrgen.client.flows.wait_many import BatchPoller, Outcome
 from umrgen.client.job import AsyncJob, Target, target_file
 from umrgen.client.journal import Journal, JournalEntry
+from umrgen.client.older_servers import receipt_warnings, with_seed
 from umrgen.client.options import CallOptions, RequestOptions
 from umrgen.client.partial import check_target
 from umrgen.client.protocol import API, call_if_supported
@@ -120,6 +121,8 @@ class AsyncClient:
         entry: str | None = None,
     ) -> AsyncJob:
         journal = self.journal
+        if entry is None:
+            request = with_seed(request, key)
         if journal is not None and entry is None:
             server, embedded = (str(self._embedded), True) if self._embedded else (self.transport.base_url, False)
             entry = journal.begin(server, request, key, target=target, overwrite=overwrite, embedded=embedded)
@@ -132,7 +135,9 @@ class AsyncClient:
             raise
         if journal is not None and entry is not None:
             journal.submitted(entry, receipt.job_id)
-        return AsyncJob(self._driver, receipt.job_id, seen=True, context=context, entry=entry)
+        for warning in (*receipt.warnings, *receipt_warnings(receipt.raw, request)):
+            context.notify(Event("warning", receipt.job_id, warning))
+        return AsyncJob(self._driver, receipt.job_id, seen=True, context=context, entry=entry, request=request)
 
     # --- many jobs ---
 
@@ -143,8 +148,9 @@ class AsyncClient:
         poller = BatchPoller(self._driver.new_context(options), list(by_id), seen=accepted)
         while poller.pending:
             for job_id, outcome in (await self._driver.run(poller.next_finished())).items():
-                by_id[job_id].outcome = outcome
-                yield by_id[job_id]
+                job = by_id[job_id]
+                job.outcome = job.described(outcome) if isinstance(outcome, JobNotFound) else outcome
+                yield job
 
     async def wait_all(self, jobs: Sequence[AsyncJob], **options: Unpack[CallOptions]) -> list[Outcome]:
         """Wait for all `jobs`; return their outcomes in the same order: a final status or an error for each."""
@@ -204,7 +210,9 @@ class AsyncClient:
         """
         context = self._driver.new_context(options)
         if entry.job_id is not None:
-            job = AsyncJob(self._driver, entry.job_id, known=True, context=context, entry=entry.id)
+            job = AsyncJob(
+                self._driver, entry.job_id, known=True, context=context, entry=entry.id, request=entry.request
+            )
         elif await self._driver.run(supports_idempotency(context)):
             job = await self._submit(context, entry.request, entry.idempotency_key, entry=entry.id)
         else:
@@ -225,7 +233,7 @@ class AsyncClient:
             raise
         if self.journal is not None:
             self.journal.submitted(entry.id, job_id)
-        return AsyncJob(self._driver, job_id, context=context, entry=entry.id)
+        return AsyncJob(self._driver, job_id, context=context, entry=entry.id, request=entry.request)
 
     def _known_ids(self) -> set[str]:
         """Return the ids of the jobs in the journal."""

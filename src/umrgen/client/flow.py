@@ -97,7 +97,8 @@ class Options:
 class Event:
     """Something that happened during a wait, for the `on_event` callback.
 
-    `kind` is one of: submitted, status, stalled, retrying, slot, unknown_state, download, saved.
+    `kind` is one of: submitted, status, stalled, retrying, slot, unknown_state, warning, download, saved. A warning
+    reports what of the request the server did not do.
     """
 
     kind: str

@@ -50,7 +50,7 @@ class JournalEntry:
     begun_at: float = 0.0
     job_id: str | None = None
     end: str | None = None
-    """One of: saved, failed, gone, refused; None while the job is unfinished."""
+    """One of: saved, failed, missing (no image), gone, refused; None while the job is unfinished."""
     ended_at: float | None = None
     path: str | None = None
 

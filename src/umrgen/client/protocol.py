@@ -180,17 +180,18 @@ def call(
     retries: RetryBudget | None = None,
     delay: float = 0.0,
     job_id: str | None = None,
+    answered: bool = False,
     seen: bool = False,
 ) -> "Flow[tuple[Reply, Mapping[str, Any]]]":
     """Send a request that is safe to repeat; return its response and the JSON object in it.
 
     Retries while the server is unreachable or failing, within `retries` (`submit_patience` by default), and while it
     responds with 429, until the deadline. With `seen`, the server has responded to this call before: any other error
-    response may be a gateway's, and is retried within `retries` too. Raises ConnectionFailed, WaitTimeout and the
-    errors of other responses.
+    response may be a gateway's, and is retried within `retries` too. `answered`: the server has responded about the
+    job. Raises ConnectionFailed, WaitTimeout and the errors of other responses.
     """
     retries = retries or RetryBudget(context, context.options.submit_patience)
-    policy = RetryPolicy(context, retries, job_id, answered=seen)
+    policy = RetryPolicy(context, retries, job_id, answered=answered or seen)
     headers = {"Content-Type": content_type} if body is not None else {}
     headers |= {"Prefer": f"wait={long_poll}"} if long_poll else {}
     while True:

@@ -93,7 +93,8 @@ def not_found_after_the_first_status(run: CaseRun) -> tuple[Fault, ...]:
     return (job_in_state("running"), Respond(404, coded if run.mode == "modern" else JOB_NOT_FOUND))
 
 
-RESTARTED = {"modern": SAVES, "legacy": Fails(JobNotFound, "job_gone")}
+FORGOTTEN = {"modern": Fails(JobNotFound, "job_gone"), "legacy": SAVES}
+"""An older server still lists the image of a job that it has forgotten."""
 INVALID: Mapping[str, Fault] = {
     "HTML page": HtmlPage(),
     "empty body": Respond(200),
@@ -232,9 +233,9 @@ CASES = [
         check=requested_as("/outputs/./a//b/../c.png?session_id=x"),
     ),
     FaultCase("404 for an unknown job", (), Fails(JobNotFound, "job_not_found"), job=UNKNOWN_JOB),
-    FaultCase("404 for a known job", not_found_after_the_first_status, Fails(JobNotFound, "job_gone")),
-    FaultCase("the server restarts", restart, RESTARTED),
-    FaultCase("the server restarts and refuses connections", restart_and_refuse, RESTARTED),
+    FaultCase("404 for a known job", not_found_after_the_first_status, FORGOTTEN),
+    FaultCase("the server restarts", restart),
+    FaultCase("the server restarts and refuses connections", restart_and_refuse),
 ]
 
 

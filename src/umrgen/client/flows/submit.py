@@ -104,6 +104,8 @@ class _Submission:
             data = reply.json()
             receipt = parse_receipt(data) if reply.status in (200, 201, 202) else None
             if receipt is not None:
+                if "status_url" not in receipt.raw:
+                    context.budget.limited = True  # an older server: it limits the calls of a minute
                 context.notify(Event("submitted", receipt.job_id, data=receipt.raw))
                 return receipt
             delay = yield from self._handle_error_reply(reply, data)

@@ -3,6 +3,7 @@
 import re
 from urllib.parse import quote
 
+from umrgen.client.engine_error import short_reason
 from umrgen.client.flow import CallContext, Event, Flow, Reply, RetryBudget, TransportFailure, retry_after
 from umrgen.client.protocol import API, RetryPolicy
 from umrgen.client.responses import reports_missing_job
@@ -143,7 +144,9 @@ class StatusPoller:
         The end of a job requires certainty: any other response than the server's own 404 may be from a gateway.
         """
         if reports_missing_job(reply.status, reply.json()):
-            raise self._not_found_error(reply.status)
+            error = self._not_found_error(reply.status)
+            error.coded = "code" in (reply.json() or {})
+            raise error
         self.delay = self._retries.delay_after_error(reply, seen=self._seen)
 
     def _not_found_error(self, status: int) -> JobNotFound:
@@ -242,11 +245,8 @@ class StatusPoller:
 def require_completed(status: Status) -> Status:
     """Return `status` if it is completed with an image. Raises JobFailed and OutputMissing."""
     if status.state == State.FAILED:
-        raise JobFailed(
-            status.error or "the job failed; the server reported no reason",
-            code=status.error_code or None,
-            job_id=status.job_id,
-        )
+        reason = status.error or "the job failed; the server reported no reason"
+        raise JobFailed(short_reason(reason), code=status.error_code or None, job_id=status.job_id, whole_reason=reason)
     if not status.images:
         raise OutputMissing(
             f"job {status.job_id} is completed, but the server has no image of it", job_id=status.job_id

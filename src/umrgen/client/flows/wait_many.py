@@ -69,7 +69,8 @@ class BatchPoller:
                 retries=self._retries,
                 delay=self._delay,
                 job_id=job_ids[0],
-                seen=self._seen,
+                answered=self._seen,
+                seen=bool(self._requested),
             )
         except ApiError as error:
             if not is_missing_endpoint(error):
@@ -131,5 +132,5 @@ def _outcomes(batch: Batch, requested: set[str]) -> dict[str, Outcome]:
     }
     for job_id in batch.unknown:
         if job_id in requested:
-            outcomes[job_id] = JobNotFound(f"the server has no job {job_id}", job_id=job_id)
+            outcomes[job_id] = JobNotFound(f"the server has no job {job_id}", job_id=job_id, coded=True)
     return outcomes
