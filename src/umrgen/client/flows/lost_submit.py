@@ -61,6 +61,13 @@ def require_lost_job(context: CallContext, lost: LostSubmit) -> "Flow[str]":
 
 def find_lost_job(context: CallContext, lost: LostSubmit) -> "Flow[tuple[str | None, bool]]":
     """Return the id of the job that a submit has created, and whether the search was conclusive."""
+    try:
+        return (yield from _search(context, lost))
+    except ApiError:  # the response of a gateway, which says nothing about the job
+        return None, False
+
+
+def _search(context: CallContext, lost: LostSubmit) -> "Flow[tuple[str | None, bool]]":
     page = yield from _page(context, "/api/status")
     if not isinstance(page, Mapping) or "active_job_id" not in page:
         return None, False
@@ -146,8 +153,9 @@ def _page(context: CallContext, path: str) -> "Flow[Any]":
 def _created_at(context: CallContext, job_id: str) -> "Flow[float | None]":
     """Return when a job was created, on the driver's monotonic clock; None when the server does not tell it."""
     try:
-        reply, data = yield from call(context, "GET", f"{API}/status/{quote(job_id, safe='')}", job_id=job_id)
-    except ApiError:
+        path = f"{API}/status/{quote(job_id, safe='')}"
+        reply, data = yield from call(context, "GET", path, job_id=job_id)
+    except JobNotFound:
         return None
     options = context.options
     interval = options.queued_interval if data.get("state") == State.QUEUED else options.running_interval
