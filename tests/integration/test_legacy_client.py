@@ -15,7 +15,7 @@ from umrgen import Client
 from umrgen.client.flow import Event
 from umrgen.client.journal import Journal, JournalEntry
 from umrgen.errors import ConcurrencyLimit, ConnectionFailed, InvalidRequest, JobNotFound, OutputMissing, Unsupported
-from umrgen.testing import FakeClock, FaultServer, NoResponse, Reset, png_bytes
+from umrgen.testing import FakeClock, FaultServer, NoResponse, Reset, Respond, png_bytes
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -318,6 +318,21 @@ class TestImages:
         assert sum("/status/" in request.path for request in server.requests) == 2
         assert [entry.end for entry in journal.entries()] == ["missing"]
 
+    @pytest.mark.parametrize("forgotten", [False, True])
+    def test_an_image_that_the_server_no_longer_has_ends_the_job(
+        self, serve: Servers, clock: FakeClock, journal: Journal, tmp_path: Path, forgotten: bool
+    ) -> None:
+        server = serve(job_seconds=0)
+        server.on("GET /outputs/*", Respond(404), times=None)
+        with client_of(server, clock, journal) as client:
+            job = client.submit("a boat")
+            job.wait()
+            if forgotten:
+                server.restart()
+            with pytest.raises(OutputMissing):
+                job.download(tmp_path / "boat.png")
+        assert [entry.end for entry in journal.entries()] == ["missing"]
+
 
 class TestReports:
     """What these servers do not report, or do not do, is said by the client."""
@@ -361,6 +376,13 @@ class TestReports:
         assert ["webhook_url" in warnings[0], "priority" in warnings[1]] == [True, True]
         assert warnings[2] == "the image has 512 × 512 pixels; the request was for width 100 and height 512"
         assert (image.width, image.height) == (512, 512)
+
+    def test_an_ignored_idempotency_key_is_said(self, serve: Servers, clock: FakeClock) -> None:
+        events: list[Event] = []
+        with client_of(serve(), clock, on_event=events.append) as client:
+            client.submit("a boat", idempotency_key="one")
+        (warning,) = [event.message for event in events if event.kind == "warning"]
+        assert "idempotency_key" in warning
 
     def test_nothing_is_said_of_what_is_done(self, serve: Servers, clock: FakeClock, tmp_path: Path) -> None:
         events: list[Event] = []

@@ -87,8 +87,8 @@ class AsyncClient:
         that the key has too many jobs. Raises InvalidRequest, Unauthorized, RateLimited, ConnectionFailed, ...
         """
         key = idempotency_key or secrets.token_hex(16)
-        body = _request(prompt, request)
-        return await self._submit(self._driver.new_context({}), body, key, wait_for_slot=wait_for_slot)
+        body, given = _request(prompt, request), idempotency_key is not None
+        return await self._submit(self._driver.new_context({}), body, key, given_key=given, wait_for_slot=wait_for_slot)
 
     async def generate(
         self,
@@ -118,6 +118,7 @@ class AsyncClient:
         target: Path | None = None,
         overwrite: bool = False,
         wait_for_slot: bool = False,
+        given_key: bool = False,
         entry: str | None = None,
     ) -> AsyncJob:
         journal = self.journal
@@ -135,7 +136,8 @@ class AsyncClient:
             raise
         if journal is not None and entry is not None:
             journal.submitted(entry, receipt.job_id)
-        for warning in (*receipt.warnings, *receipt_warnings(receipt.raw, request)):
+        wanted = {**request, "idempotency_key": given_key}
+        for warning in (*receipt.warnings, *receipt_warnings(receipt.raw, wanted)):
             context.notify(Event("warning", receipt.job_id, warning))
         return AsyncJob(self._driver, receipt.job_id, seen=True, context=context, entry=entry, request=request)
 

@@ -177,7 +177,11 @@ class AsyncJob:
         saved = []
         for index in range(len(status.images)):
             path = _numbered(target, index)
-            saved.append(await self._save(poller.context, status, index, path, overwrite, any_suffix, again))
+            try:
+                saved.append(await self._save(poller.context, status, index, path, overwrite, any_suffix, again))
+            except OutputMissing:
+                self._close_entry("missing")
+                raise
         self._close_entry("saved", saved[0].path)
         return saved
 
@@ -211,7 +215,10 @@ class AsyncJob:
                 # The URL may have expired: get a new one by another status call.
                 poller = StatusPoller(context, self.id, seen=True)
                 poller.delay = context.options.running_interval
-                status = await self._driver.run(poller.result())
+                try:
+                    status = await self._driver.run(poller.result())
+                except JobNotFound:
+                    raise error from None
                 if index >= len(status.images):
                     raise
         media, request = facts.media_type, self._known_request()

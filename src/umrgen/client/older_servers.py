@@ -9,7 +9,11 @@ from umrgen.image_files import SavedImage
 __all__ = ["receipt_warnings", "sent_seed", "size_warnings", "with_seed"]
 
 SEEDS = 2**32
-IGNORED = {"webhook_url": "it sends no webhook", "priority": "it has no priorities"}
+IGNORED = {
+    "webhook_url": "it sends no webhook",
+    "priority": "it has no priorities",
+    "idempotency_key": "a second submit makes a second job",
+}
 
 
 def with_seed(request: Mapping[str, Any], idempotency_key: str) -> dict[str, Any]:
