@@ -187,7 +187,7 @@ async def _draw_many(
         else:
             images.append(result.as_dict())
             if not output.machine_readable:
-                click.echo(str(result.path))
+                click.echo("\n".join(str(image.path) for image in (result, *result.others)))
     data = {"images": images, "errors": [error.as_dict() for error in errors]}
     if output.machine_readable:
         output.result(data, "")

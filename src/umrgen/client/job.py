@@ -233,7 +233,7 @@ class AsyncJob:
             status.seed if status.seed is not None else sent_seed(request),
             status.engine,
         )
-        for warning in size_warnings(saved, request):
+        for warning in size_warnings(saved, request) if index == 0 else ():
             context.notify(Event("warning", self.id, warning))
         return saved
 
