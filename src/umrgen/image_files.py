@@ -9,7 +9,7 @@ import struct
 import zlib
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,14 @@ class SavedImage:
     height: int | None = None
     seed: int | None = None
     engine: str | None = None
+    others: tuple["SavedImage", ...] = ()
+    """The further images of the same job."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as the CLI prints them as JSON."""
-        return {
+        """Return the fields as the CLI prints them as JSON; of several images, each in `images`."""
+        images = [replace(self, others=()), *self.others]
+        listed = {"images": [image.as_dict() for image in images]} if self.others else {}
+        return listed | {
             "job_id": self.job_id,
             "path": str(self.path),
             "sha256": self.sha256,

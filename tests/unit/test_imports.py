@@ -10,14 +10,15 @@ ROOT = Path(umrgen.__file__).parent
 
 # Each layer may import from itself and from those before it in its own line. Names are prefixes.
 CLIENT = [
+    ["text"],
     ["errors", "paths", "durable", "clock"],
     ["model", "image_files"],
-    ["client.address"],
+    ["client.address", "client.responses", "client.failures", "client.engine_error", "client.older_servers"],
     ["client.flow", "client.options"],
     ["client.protocol"],
     ["client.flows"],
     ["client.partial", "client.transport", "client.stdlib_transport", "client.journal"],
-    ["client.retrieval", "client.driver"],
+    ["client.retrieval", "client.driver", "client.known_jobs"],
     ["client.job"],
     ["client.async_client"],
     ["client.client", "client.diagnostics"],
@@ -25,6 +26,7 @@ CLIENT = [
     ["cli", "mcp", "__main__"],
 ]
 SERVER = [
+    ["text"],
     ["errors", "paths", "durable", "clock"],
     ["model", "image_files"],
     [

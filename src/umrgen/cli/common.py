@@ -1,7 +1,6 @@
 """Parts that the commands share: options, output as JSON or text, errors as exit codes."""
 
 import functools
-import json
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 import click
 
 from umrgen import errors
+from umrgen.text import printable_json
 
 if TYPE_CHECKING:
     from umrgen.server.settings import Settings
@@ -86,7 +86,7 @@ class CommandOutput:
     def event(self, kind: str, data: dict[str, Any]) -> None:
         """Print an event, with --events."""
         if self.as_events:
-            click.echo(json.dumps({"event": kind} | data, ensure_ascii=False))
+            click.echo(printable_json({"event": kind} | data))
 
     def result(self, data: dict[str, Any], text: str) -> None:
         """Print the command's single result."""
@@ -94,7 +94,7 @@ class CommandOutput:
         if self.as_events:
             self.event("done", data)
         elif self.as_json:
-            click.echo(json.dumps(data, ensure_ascii=False))
+            click.echo(printable_json(data))
         else:
             click.echo(text)
 
@@ -105,7 +105,7 @@ class CommandOutput:
         elif self.as_events:
             self.event("error", error.as_dict())
         elif self.as_json:
-            click.echo(json.dumps(error.as_dict(), ensure_ascii=False))
+            click.echo(printable_json(error.as_dict()))
         message = str(error).rstrip(".")
         click.echo(f"umrgen: {message}." + (f" {error.next}" if error.next else ""), err=True)
         return exit_code(error)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from umrgen.client.failures import disk_reason
 from umrgen.durable import make_folder, sync, sync_folder
 from umrgen.errors import UmrgenError
 from umrgen.paths import data_home
@@ -49,7 +50,7 @@ class JournalEntry:
     begun_at: float = 0.0
     job_id: str | None = None
     end: str | None = None
-    """One of: saved, failed, gone, refused; None while the job is unfinished."""
+    """One of: saved, failed, missing (no image), gone, refused; None while the job is unfinished."""
     ended_at: float | None = None
     path: str | None = None
 
@@ -128,7 +129,7 @@ class Journal:
                 fcntl.flock(raw, fcntl.LOCK_EX)
                 yield raw
         except OSError as error:
-            raise JournalUnusable(f"the journal {self.path} cannot be written: {error.strerror or error}") from None
+            raise JournalUnusable(f"the journal {self.path} cannot be written: {disk_reason(error)}") from None
 
     def _prune(self, file: IO[bytes]) -> None:
         """Rewrite the file in place, under the lock, without entries that were closed long ago."""
