@@ -88,7 +88,8 @@ class PartialFile:
         """Prepare for a response's body; return whether it continues the file. Raises as `classify_response`."""
         if status == 206 and self._file is None:
             self._open_previous(validator_of(headers))
-        if classify_response(status, headers, self.state, error, foreign=foreign) == "append":
+        continues = classify_response(status, headers, self.state, error, foreign=foreign) == "append"
+        if continues and self._file is not None:  # a 206 from the first byte may be sent without a partial file
             return True
         self._create(validator_of(headers))
         return False
