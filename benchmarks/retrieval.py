@@ -218,7 +218,8 @@ async def work(count):
                 most = max(most, connections())
     late.sort()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"connections": most, "mb": memory, "p50": late[len(late) // 2], "p99": late[int(0.99 * len(late))]}))
+    p50, p99 = late[len(late) // 2], late[int(0.99 * len(late))]
+    print(json.dumps({"connections": most, "mb": memory, "p50": p50, "p99": p99}))
 
 asyncio.run(work(int(sys.argv[1])))
 """
