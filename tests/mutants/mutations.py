@@ -939,6 +939,14 @@ MUTATIONS = (
         "tests/conformance/test_executors.py::test_a_preview_that_cannot_be_decoded_costs_nothing",
     ),
     _server(
+        "a1111-interrupt",
+        "agents: an interrupt in AUTOMATIC1111's API cancels the caller's own calls only",
+        "http/a1111.py",
+        "for job in list(self.waiting[caller.key.id]):",
+        "for job in [job for jobs in self.waiting.values() for job in jobs]:",
+        "tests/integration/test_a1111.py::test_progress_interrupt_and_cut_offs",
+    ),
+    _server(
         "webhook-unreadable-retry-after",
         "webhooks: a Retry-After that cannot be read is ignored",
         "webhooks/retry_schedule.py",
