@@ -47,7 +47,7 @@ def _work(task: DrawTask, report: Report) -> Iterator[float]:
         yield PAUSE
     for step in range(1, steps + 1):
         report(step, steps, lambda: _preview(task))
-        yield 0.02 if prompt == "slow" else 0.0
+        yield 0.02 if prompt in ("slow", "junk", "truncated", "huge") else 0.0
     while prompt == "wait":
         report(steps, steps)
         yield 0.01

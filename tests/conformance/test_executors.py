@@ -188,8 +188,9 @@ async def test_previews_are_drawn_while_a_client_follows_the_job(executor: Execu
 @pytest.mark.parametrize("prompt", ["junk", "truncated", "huge"])
 async def test_a_preview_that_cannot_be_decoded_costs_nothing(executor: Executor, prompt: str) -> None:
     previews: list[bytes] = []
-    executor.show("ext_1", True)
-    assert await executor.run(drawing(prompt, steps=10), ignore, previews.append)
+    assert await executor.run(
+        drawing(prompt, steps=20), lambda step, total: executor.show("ext_1", True), previews.append
+    )
     assert previews == []
     assert executor.trouble is None
 
