@@ -38,6 +38,7 @@ ADDRESSES = "tests/unit/test_webhook_addresses.py"
 DELIVERER = "tests/unit/test_webhook_deliverer.py"
 OUTPUTS = "tests/integration/test_outputs.py"
 SECURITY = "tests/integration/test_security.py"
+RESUME = "tests/integration/test_resume.py::TestWhatCannotBeFinished"
 WAITING = "tests/unit/test_waiting_rules.py"
 IMAGES = "tests/unit/test_images.py"
 LEGACY_PACE = "tests/integration/test_legacy_server.py::test_a_job_of_15_minutes_in_simulated_time"
@@ -1104,7 +1105,7 @@ MUTATIONS = (
         "journalled",
         "contract: a job id is in the journal before the job is waited on",
         "client/async_client.py",
-        '            journal.submitted(entry, response["job_id"])\n',
+        '            self.journal.submitted(entry, response["job_id"])\n',
         "            pass\n",
         "tests/integration/test_client.py::test_a_submitted_job_is_in_the_journal",
     ),
@@ -1150,6 +1151,48 @@ MUTATIONS = (
         "                if not changed:\n"
         "                    return",
         "tests/integration/test_api.py::test_a_disconnect_does_not_cancel_the_job",
+    ),
+    _client(
+        "planned-submits",
+        "retrieval: a job that a killed command did not submit is known to `resume`",
+        "client/async_client.py",
+        "overwrite=overwrite, planned=True)",
+        "overwrite=overwrite, planned=False)",
+        "tests/integration/test_resume.py::test_images_that_a_killed_command_did_not_submit",
+    ),
+    _client(
+        "unfinishable-ends",
+        "retrieval: what cannot be finished ends in the journal",
+        "client/job.py",
+        "            self._close_entry(_ENDS[type(error)])\n",
+        "",
+        f"{RESUME}::test_a_job_without_an_image",
+    ),
+    _client(
+        "deleted-output-ends",
+        "retrieval: a job whose image was deleted ends in the journal",
+        "client/job.py",
+        '                    self._close_entry("missing")\n',
+        "                    pass\n",
+        f"{RESUME}::test_a_deleted_image",
+    ),
+    _client(
+        "refused-key-ends-nothing",
+        "retrieval: a refused key ends no entry of the journal",
+        "client/async_client.py",
+        "        elif not again or isinstance(error, InvalidRequest):",
+        "        else:",
+        f"{RESUME}::test_a_refused_key_ends_nothing",
+    ),
+    _client(
+        "resume-carries-on",
+        "retrieval: an error of one job does not stop `resume`",
+        "cli/resume.py",
+        "        except UmrgenError as error:\n            self._fail(entry, error)\n        except Exception",
+        "        except ZeroDivisionError as error:\n"
+        "            self._fail(entry, error)\n"
+        "        except ArithmeticError",
+        f"{RESUME}::test_an_unknown_job_does_not_stop_the_others",
     ),
     *(
         _client(

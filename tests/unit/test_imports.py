@@ -10,13 +10,14 @@ ROOT = Path(umrgen.__file__).parent
 
 # Each layer may import from itself and from those before it in its own line. Names are prefixes.
 CLIENT = [
-    ["errors", "paths", "durable", "clock"],
+    ["errors", "paths", "durable", "file_locks", "clock"],
     ["model", "image_files"],
     ["client.address"],
     ["client.flow", "client.options"],
     ["client.protocol"],
     ["client.flows"],
-    ["client.partial", "client.transport", "client.stdlib_transport", "client.journal"],
+    ["client.partial", "client.transport", "client.stdlib_transport", "client.journal", "client.journal_entries"],
+    ["client.missing_jobs"],
     ["client.retrieval", "client.driver"],
     ["client.job"],
     ["client.async_client"],
@@ -25,7 +26,7 @@ CLIENT = [
     ["cli", "mcp", "__main__"],
 ]
 SERVER = [
-    ["errors", "paths", "durable", "clock"],
+    ["errors", "paths", "durable", "file_locks", "clock"],
     ["model", "image_files"],
     [
         "server.settings",

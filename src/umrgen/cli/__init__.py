@@ -21,6 +21,7 @@ COMMANDS = {
     "upload": "umrgen.cli.upload:upload",
     "jobs": "umrgen.cli.listing:jobs",
     "resume": "umrgen.cli.resume:resume",
+    "forget": "umrgen.cli.resume:forget",
     "doctor": "umrgen.cli.doctor:doctor",
     "mcp": "umrgen.cli.mcp:mcp",
     "serve": "umrgen.cli.serve:serve",

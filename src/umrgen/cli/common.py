@@ -75,6 +75,8 @@ class CommandOutput:
         self._has_result = False
         self.job_ids: list[str] = []
         """The ids of the command's jobs, for the message after an interruption."""
+        self.continuation = ""
+        """The command that continues this one, when it is not `fetch` or `resume`."""
 
     @property
     def machine_readable(self) -> bool:
@@ -93,7 +95,7 @@ class CommandOutput:
             self.event("done", data)
         elif self.as_json:
             click.echo(json.dumps(data, ensure_ascii=False))
-        else:
+        elif text:
             click.echo(text)
 
     def failure(self, error: errors.UmrgenError) -> int:
@@ -111,8 +113,9 @@ class CommandOutput:
     def interrupted(self) -> int:
         """Print how to continue after Ctrl-C; return the exit code."""
         if self.job_ids:
-            ids = " ".join(self.job_ids)
-            click.echo(f"\numrgen: interrupted; the jobs continue. Resume with: umrgen fetch {ids}", err=True)
+            one = f"umrgen fetch {self.job_ids[0]}" if len(self.job_ids) == 1 else "umrgen resume"
+            command = self.continuation or one
+            click.echo(f"\numrgen: interrupted; the jobs continue. Resume with: {command}", err=True)
         else:
             click.echo("\numrgen: interrupted.", err=True)
         return 130

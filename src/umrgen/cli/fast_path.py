@@ -6,6 +6,7 @@ from umrgen.client.address import configured_server
 from umrgen.client.flow import CallContext, Options, drive
 from umrgen.client.flows.wait import StatusPoller
 from umrgen.client.stdlib_transport import StdlibTransport, is_supported
+from umrgen.errors import JobNotFound
 from umrgen.model import Status, check_job_id
 
 __all__ = ["status_once"]
@@ -22,11 +23,17 @@ def status_once(job_id: str, base_url: str | None, timeout: float | None) -> Sta
 
         return asyncio.run(_status_with_pool(job_id, base_url, options))
     poller = StatusPoller(CallContext(options, time.monotonic()), job_id)
-    return drive(poller.next_change(), StdlibTransport(server, options.connect_timeout).send, time.sleep)
+    try:
+        return drive(poller.next_change(), StdlibTransport(server, options.connect_timeout).send, time.sleep)
+    except JobNotFound as error:
+        from umrgen.client.journal import DefaultJournal
+        from umrgen.client.missing_jobs import explained
+
+        raise explained(error, DefaultJournal(), server.base_url) from None
 
 
 async def _status_with_pool(job_id: str, base_url: str | None, options: Options) -> Status:
     from umrgen.client.async_client import AsyncClient
 
-    async with AsyncClient(base_url, timeout=options.timeout, journal=None) as client:
+    async with AsyncClient(base_url, timeout=options.timeout) as client:
         return await client.job(job_id).status()

@@ -72,6 +72,7 @@ def wait(job_ids: tuple[str, ...], base_url: str | None, timeout: float | None, 
     from umrgen.client.async_client import AsyncClient
 
     output.job_ids += job_ids
+    output.continuation = f"umrgen wait {' '.join(job_ids)}"
     printer = ProgressPrinter(output)
 
     async def wait_for_one() -> None:

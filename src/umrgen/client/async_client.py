@@ -3,6 +3,7 @@
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -14,16 +15,26 @@ from umrgen.client.flows.submit import submit, supports_idempotency
 from umrgen.client.flows.upload import read_image, upload
 from umrgen.client.flows.wait_many import BatchPoller, Outcome
 from umrgen.client.job import AsyncJob, Target, target_file
-from umrgen.client.journal import Journal, JournalEntry
+from umrgen.client.journal import DefaultJournal, Journal, JournalEntry
 from umrgen.client.options import CallOptions, RequestOptions
 from umrgen.client.partial import check_target
 from umrgen.client.protocol import API, call_if_supported
 from umrgen.client.transport import Transport
 from umrgen.clock import Clock
-from umrgen.errors import ConcurrencyLimit, JobNotFound, UmrgenError
+from umrgen.errors import ConcurrencyLimit, InvalidRequest, JobNotFound, UmrgenError
 from umrgen.image_files import SavedImage
 
 __all__ = ["AsyncClient"]
+
+
+@dataclass(frozen=True, slots=True)
+class _PlannedSubmit:
+    """One request of several: its body, idempotency key, target, and entry in the journal."""
+
+    request: Mapping[str, Any]
+    key: str
+    to: Target
+    entry: str | None
 
 
 class AsyncClient:
@@ -49,7 +60,7 @@ class AsyncClient:
     ) -> None:
         self.options = with_changes(Options(), options)
         self.transport = Transport(configured_server(base_url, api_key), self.options, clock)
-        self.journal = Journal() if journal is True else journal or None
+        self.journal = DefaultJournal() if journal is True else journal or None
         self._embedded = embedded
         self._driver = FlowDriver(
             self.transport, self.options, self.journal, on_event=on_event or (lambda event: None), random=random
@@ -117,21 +128,59 @@ class AsyncClient:
         overwrite: bool = False,
         wait_for_slot: bool = False,
         entry: str | None = None,
+        again: bool = False,
     ) -> AsyncJob:
-        journal = self.journal
-        if journal is not None and entry is None:
-            server, embedded = (str(self._embedded), True) if self._embedded else (self.transport.base_url, False)
-            entry = journal.begin(server, request, key, target=target, overwrite=overwrite, embedded=embedded)
+        planned = entry is not None and not again
+        if entry is None:
+            entry = self._begin_entry(request, key, target, overwrite=overwrite)
+        elif planned and self.journal is not None:
+            self.journal.submitting(entry)
+        flow = submit(
+            context,
+            request,
+            key,
+            wait_for_slot=wait_for_slot,
+            known_ids=self._known_ids,
+            on_postponed=lambda postponed: self._note_postponed(entry, postponed),
+        )
         try:
-            flow = submit(context, request, key, wait_for_slot=wait_for_slot, known_ids=self._known_ids)
             response = await self._driver.run(flow)
         except UmrgenError as error:
-            if journal is not None and entry is not None and not error.sent:
-                journal.ended(entry, "refused")
+            self._note_refusal(entry, error, planned=planned, again=again)
             raise
-        if journal is not None and entry is not None:
-            journal.submitted(entry, response["job_id"])
+        if self.journal is not None and entry is not None:
+            self.journal.submitted(entry, response["job_id"])
         return AsyncJob(self._driver, response["job_id"], seen=True, context=context, entry=entry)
+
+    def _begin_entry(
+        self,
+        request: Mapping[str, Any],
+        key: str,
+        target: Path | None,
+        *,
+        overwrite: bool,
+        planned: bool = False,
+    ) -> str | None:
+        """Write an entry to the journal, if there is one; return the entry's id."""
+        if self.journal is None:
+            return None
+        server, embedded = (str(self._embedded), True) if self._embedded else (self.transport.base_url, False)
+        return self.journal.begin(
+            server, request, key, target=target, overwrite=overwrite, embedded=embedded, planned=planned
+        )
+
+    def _note_postponed(self, entry: str | None, postponed: bool) -> None:
+        if self.journal is not None and entry is not None:
+            (self.journal.postponed if postponed else self.journal.submitting)(entry)
+
+    def _note_refusal(self, entry: str | None, error: UmrgenError, *, planned: bool, again: bool) -> None:
+        """Record a submit that has failed. Its entry is closed only when it is certain that there is no job."""
+        if self.journal is None or entry is None or error.sent:
+            return
+        if planned and error.retryable:
+            self.journal.postponed(entry)
+        elif not again or isinstance(error, InvalidRequest):
+            self.journal.ended(entry, "refused")
 
     # --- many jobs ---
 
@@ -141,7 +190,8 @@ class AsyncClient:
         poller = BatchPoller(self._driver.new_context(options), list(by_id))
         while poller.pending:
             for job_id, outcome in (await self._driver.run(poller.next_finished())).items():
-                by_id[job_id].outcome = outcome
+                explained = self._driver.explained(outcome) if isinstance(outcome, JobNotFound) else outcome
+                by_id[job_id].outcome = explained
                 yield by_id[job_id]
 
     async def wait_all(self, jobs: Sequence[AsyncJob], **options: Unpack[CallOptions]) -> list[Outcome]:
@@ -161,50 +211,69 @@ class AsyncClient:
         """Run several requests (`prompt` and other arguments of `submit`); yield each result when it is ready.
 
         All are submitted first. After a response that the key has too many jobs, the rest run one after the other.
+        Another error of a submit is raised after the jobs that exist are finished.
         """
         context = self._driver.new_context(options)
         jobs: dict[str, tuple[AsyncJob, Target]] = {}
-        waiting = list(zip(requests, to, strict=True))
+        failure: UmrgenError | None = None
+        waiting = [self._plan(request, place, overwrite) for request, place in zip(requests, to, strict=True)]
         while waiting:
-            request, place = waiting[0]
             try:
-                job = await self._submit_to(context, request, place, overwrite=overwrite, wait_for_slot=False)
+                job = await self._submit_planned(context, waiting[0], wait_for_slot=False)
             except ConcurrencyLimit:
                 break
-            jobs[job.id] = job, place
-            del waiting[0]
+            except UmrgenError as error:
+                failure = error
+                break
+            jobs[job.id] = job, waiting.pop(0).to
         poller = BatchPoller(context, list(jobs))
         while poller.pending:
             for job_id, outcome in (await self._driver.run(poller.next_finished())).items():
                 job, place = jobs[job_id]
                 job.outcome = outcome
                 yield await _download_or_error(job, place, overwrite)
-        for request, place in waiting:
-            job = await self._submit_to(context, request, place, overwrite=overwrite, wait_for_slot=True)
-            yield await _download_or_error(job, place, overwrite)
+        while waiting and failure is None:
+            try:
+                job = await self._submit_planned(context, waiting[0], wait_for_slot=True)
+            except UmrgenError as error:
+                failure = error
+                break
+            yield await _download_or_error(job, waiting.pop(0).to, overwrite)
+        if failure is not None:
+            self._give_up(waiting[1:], failure)
+            raise failure
 
-    async def _submit_to(
-        self, context: CallContext, request: Mapping[str, Any], to: Target, *, overwrite: bool, wait_for_slot: bool
-    ) -> AsyncJob:
+    def _plan(self, request: Mapping[str, Any], to: Target, overwrite: bool) -> "_PlannedSubmit":
+        """Record a submit that comes later, so that after an interruption it is known that it was never begun."""
         key = secrets.token_hex(16)
+        body = _request(request["prompt"], {name: value for name, value in request.items() if name != "prompt"})
         target = Path(to) if to is not None else Path()
-        return await self._submit(
-            context, dict(request), key, target=target, overwrite=overwrite, wait_for_slot=wait_for_slot
-        )
+        return _PlannedSubmit(body, key, to, self._begin_entry(body, key, target, overwrite=overwrite, planned=True))
+
+    def _give_up(self, plans: Sequence["_PlannedSubmit"], error: UmrgenError) -> None:
+        """Close the entries of submits that were not begun, unless they may succeed later."""
+        for plan in plans:
+            if self.journal is not None and plan.entry is not None and not error.retryable:
+                self.journal.ended(plan.entry, "refused")
+
+    async def _submit_planned(self, context: CallContext, plan: "_PlannedSubmit", *, wait_for_slot: bool) -> AsyncJob:
+        return await self._submit(context, plan.request, plan.key, wait_for_slot=wait_for_slot, entry=plan.entry)
 
     # --- after an interruption ---
 
     async def resume(self, entry: JournalEntry, to: Target = None, **options: Unpack[CallOptions]) -> SavedImage:
         """Finish the job of a journal entry: submit it again under the same idempotency key, wait, and save its image.
 
-        On a server without idempotency keys, a job whose id is not known is searched for. Raises as `generate`,
-        JobNotFound when such a server does not have the job, and ConnectionFailed when that is not known.
+        An entry whose submit was not begun is submitted, when the key has a slot for it. On a server without
+        idempotency keys, a job whose id is not known is searched for. Raises as `generate`, JobNotFound when such a
+        server does not have the job, and ConnectionFailed when that is not known.
         """
         context = self._driver.new_context(options)
         if entry.job_id is not None:
             job = AsyncJob(self._driver, entry.job_id, context=context, entry=entry.id)
-        elif await self._driver.run(supports_idempotency(context)):
-            job = await self._submit(context, entry.request, entry.idempotency_key, entry=entry.id)
+        elif entry.planned or await self._driver.run(supports_idempotency(context)):
+            request, key = entry.request, entry.idempotency_key
+            job = await self._submit(context, request, key, wait_for_slot=True, entry=entry.id, again=not entry.planned)
         else:
             job = await self._find_lost(context, entry)
         target = to if to is not None else entry.target

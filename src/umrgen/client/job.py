@@ -32,6 +32,10 @@ def target_file(to: Target, job_id: str) -> tuple[Path, bool]:
     return path, False
 
 
+_ENDS: dict[type[UmrgenError], str] = {JobFailed: "failed", JobNotFound: "gone", OutputMissing: "missing"}
+"""How a journal entry ends by an error after which the job can never be finished."""
+
+
 def _numbered(target: Path, index: int) -> Path:
     return target if index == 0 else target.with_stem(f"{target.stem}-{index + 1}")
 
@@ -119,13 +123,10 @@ class AsyncJob:
             if self.outcome is not None and (self.outcome.images or self.outcome.state == State.FAILED):
                 return require_completed(self.outcome)  # an older server no longer has a failed job
             self.outcome = await self._driver.run(poller.result())
-        except JobFailed:
-            self._close_entry("failed")
+            return self.outcome
+        except (JobFailed, JobNotFound, OutputMissing) as error:
+            self._close_entry(_ENDS[type(error)])
             raise
-        except JobNotFound:
-            self._close_entry("gone")
-            raise
-        return self.outcome
 
     async def _download(
         self, to: Target, options: Mapping[str, Any], *, overwrite: bool, again: bool, every: bool
@@ -166,10 +167,13 @@ class AsyncJob:
                 break
             except (OutputForbidden, OutputMissing) as error:
                 error.job_id = self.id
+                if last and error.code in ("output_not_found", "output_expired"):
+                    self._close_entry("missing")
                 if last or error.code == "foreign_output":
                     raise
                 # The URL may have expired: get a new one by another status call.
-                status = await self._driver.run(StatusPoller(context, self.id, seen=True).result())
+                self.outcome = None
+                status = await self._wait(StatusPoller(context, self.id, seen=True))
                 if index >= len(status.images):
                     raise
         media = facts.media_type
