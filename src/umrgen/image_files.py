@@ -9,16 +9,26 @@ import struct
 import zlib
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from umrgen.errors import OutputCorrupt, OutputMissing
 
-__all__ = ["EXTENSIONS", "PNG_MAGIC", "ImageFacts", "SavedImage", "digest_from_headers", "sniff", "verify"]
+__all__ = [
+    "EXTENSIONS",
+    "MEDIA_TYPES",
+    "PNG_MAGIC",
+    "ImageFacts",
+    "SavedImage",
+    "digest_from_headers",
+    "sniff",
+    "verify",
+]
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 EXTENSIONS = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+MEDIA_TYPES = {suffix: media for media, suffix in EXTENSIONS.items()} | {".jpeg": "image/jpeg"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +55,13 @@ class SavedImage:
     height: int | None = None
     seed: int | None = None
     engine: str | None = None
+    more: "tuple[SavedImage, ...]" = ()
+    """The further images of a job with several."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as the CLI prints them as JSON."""
-        return {
+        """Return the fields as the CLI prints them as JSON; `images` lists all images of a job with several."""
+        several = {"images": [replace(image, more=()).as_dict() for image in (self, *self.more)]} if self.more else {}
+        return several | {
             "job_id": self.job_id,
             "path": str(self.path),
             "sha256": self.sha256,

@@ -38,6 +38,7 @@ ADDRESSES = "tests/unit/test_webhook_addresses.py"
 DELIVERER = "tests/unit/test_webhook_deliverer.py"
 OUTPUTS = "tests/integration/test_outputs.py"
 SECURITY = "tests/integration/test_security.py"
+TARGETS = "tests/integration/test_targets.py"
 RESUME = "tests/integration/test_resume.py::TestWhatCannotBeFinished"
 WAITING = "tests/unit/test_waiting_rules.py"
 IMAGES = "tests/unit/test_images.py"
@@ -1193,6 +1194,38 @@ MUTATIONS = (
         "            self._fail(entry, error)\n"
         "        except ArithmeticError",
         f"{RESUME}::test_an_unknown_job_does_not_stop_the_others",
+    ),
+    _client(
+        "target-tried",
+        "retrieval: a target that cannot be written is found before the submit",
+        "client/target.py",
+        "        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))\n        probe.unlink()\n",
+        "",
+        f"{TARGETS}::TestBeforeTheSubmit::test_an_unusable_target",
+    ),
+    _client(
+        "streams-not-replaced",
+        "retrieval: a device or FIFO is written to, never replaced",
+        "client/target.py",
+        "        return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))\n",
+        "        return False\n",
+        f"{TARGETS}::TestStreams::test_a_pipe_is_written_to",
+    ),
+    _client(
+        "format-of-extension",
+        "retrieval: the format of a file is the one of its extension",
+        "client/retrieval.py",
+        "                facts = await download.convert(wanted)\n",
+        "                pass\n",
+        f"{TARGETS}::test_the_format_follows_the_extension",
+    ),
+    _client(
+        "every-image",
+        "retrieval: all images of a job are saved",
+        "client/job.py",
+        "range(1 if is_stream(target) else len(status.images))",
+        "range(1)",
+        f"{TARGETS}::test_all_images_of_a_job_are_saved",
     ),
     *(
         _client(

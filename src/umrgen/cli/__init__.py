@@ -7,6 +7,8 @@ from importlib import import_module
 import click
 
 from umrgen import __version__
+from umrgen.cli.common import CommandOutput
+from umrgen.errors import UmrgenError
 
 __all__ = ["COMMANDS", "main"]
 
@@ -64,6 +66,8 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
+    except UmrgenError as error:
+        code = CommandOutput(False, False).failure(error)
     except (click.Abort, KeyboardInterrupt):
         code = 130
     except BrokenPipeError:  # the reader of our output has closed it

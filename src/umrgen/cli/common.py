@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CommandOutput",
     "ServerOptions",
+    "check_stdout",
     "client_arguments",
     "connection_options",
     "exit_code",
@@ -73,6 +74,8 @@ class CommandOutput:
         self.as_json = as_json
         self.as_events = as_events
         self._has_result = False
+        self.text_to_stderr = False
+        """Whether stdout has an image."""
         self.job_ids: list[str] = []
         """The ids of the command's jobs, for the message after an interruption."""
         self.continuation = ""
@@ -96,7 +99,7 @@ class CommandOutput:
         elif self.as_json:
             click.echo(json.dumps(data, ensure_ascii=False))
         elif text:
-            click.echo(text)
+            click.echo(text, err=self.text_to_stderr)
 
     def failure(self, error: errors.UmrgenError) -> int:
         """Print an error in one line; return its exit code. After a result, stdout gets no second object."""
@@ -134,15 +137,37 @@ def output_options(command: F) -> F:
 
 
 def _target(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
-    """Convert the path of a file or folder; one that ends with a slash must be an existing folder."""
-    if value is not None and value.endswith(os.sep) and not Path(value).is_dir():
-        raise click.BadParameter(f"the folder {value} does not exist; create it: mkdir -p {value}")
-    return None if value is None else Path(value).expanduser()
+    """Convert the path of a file or folder: `-` is stdout, and a folder that is named with a slash is created."""
+    from umrgen.client.target import STDOUT, prepare_target
+    from umrgen.paths import user_path
+
+    if value is None:
+        return None
+    if value == "-":
+        return STDOUT
+    if value.endswith((os.sep, os.altsep or os.sep)):
+        prepare_target(value, overwrite=True)
+    return user_path(value)
 
 
 def target_option(help: str) -> Callable[[F], F]:
     """Add -o, as `to`."""
     return click.option("-o", "--output", "to", callback=_target, help=help, metavar="PATH")
+
+
+def check_stdout(to: Path | None, output: CommandOutput) -> None:
+    """Keep stdout for the image when it goes there. Raises UsageError and TargetUnusable when it cannot."""
+    from umrgen.client.target import descriptor_of
+
+    if to is None or descriptor_of(to) != 1:
+        return
+    if output.machine_readable:
+        raise click.UsageError("stdout cannot have both the image and JSON: choose a file with -o.")
+    if os.isatty(1):
+        raise errors.TargetUnusable(
+            "stdout is a terminal, which cannot show an image", next="Redirect it: umrgen ... -o - > image.png"
+        )
+    output.text_to_stderr = True
 
 
 class ServerOptions(TypedDict):

@@ -13,6 +13,7 @@ import click
 from umrgen.cli.common import (
     CommandOutput,
     F,
+    check_stdout,
     client_arguments,
     connection_options,
     exit_on_error,
@@ -83,8 +84,9 @@ def describe_image(image: "SavedImage", seconds: float) -> str:
     from umrgen.cli.progress import human_bytes
 
     kind = image.media_type.removeprefix("image/").upper()
+    paths = "\n".join(str(each.path) for each in (image, *image.more))
     return (
-        f"{image.path}\n"
+        f"{paths}\n"
         f"  {image.width} × {image.height} {kind}, {human_bytes(image.bytes)}, seed {image.seed}, "
         f"drawn by {image.engine} in {seconds:.1f} s\n"
         f"  sha256 {image.sha256}"
@@ -117,16 +119,15 @@ def generate(
     """
     from umrgen.cli.progress import ProgressPrinter
     from umrgen.client.async_client import AsyncClient
-    from umrgen.client.partial import check_target
+    from umrgen.client.target import prepare_target
 
     started = time.monotonic()
     printer = ProgressPrinter(output)
-    targets = _targets(to, count)
 
     def work() -> None:
-        for target in targets:
-            if target is not None and not target.is_dir():
-                check_target(target, overwrite=overwrite)
+        check_stdout(to, output)
+        for target in _targets(to, count):
+            prepare_target(target, overwrite=overwrite)
         with _server(base_url, output, webhook=bool(request.get("webhook_url"))) as server:
             asyncio.run(draw(server))
 
@@ -142,7 +143,9 @@ def generate(
                 seconds = time.monotonic() - started
                 output.result(image.as_dict() | {"seconds": round(seconds, 3)}, describe_image(image, seconds))
             else:
-                await _draw_many(client, _requests(prompt, request, count), targets, overwrite, output, printer)
+                await _draw_many(
+                    client, _requests(prompt, request, count), _targets(to, count), overwrite, output, printer
+                )
 
     exit_on_error(output, work)
 
@@ -154,8 +157,12 @@ async def _uploaded(client: "AsyncClient", references: tuple[Path, ...]) -> dict
 
 def _targets(to: Path | None, count: int) -> list[Path | None]:
     """Return the targets: `name-1.png`, `name-2.png`, ... for a file, the same for all for a folder or None."""
-    if count == 1 or to is None or to.is_dir():
+    from umrgen.client.target import is_folder, is_stream
+
+    if count == 1 or to is None or is_folder(to):
         return [to] * count
+    if is_stream(to):
+        raise click.UsageError(f"{to} can have one image only: choose a folder with -o.")
     return [to.with_stem(f"{to.stem}-{number}") for number in range(1, count + 1)]
 
 
@@ -182,7 +189,7 @@ async def _draw_many(
         else:
             images.append(result.as_dict())
             if not output.machine_readable:
-                click.echo(str(result.path))
+                click.echo("\n".join(str(image.path) for image in (result, *result.more)))
     data = {"images": images, "errors": [error.as_dict() for error in errors]}
     if output.machine_readable:
         output.result(data, "")

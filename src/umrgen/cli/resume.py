@@ -59,8 +59,11 @@ def resume(
 
     def work() -> None:
         from umrgen.client.journal import Journal
+        from umrgen.client.target import is_stream
 
         entries = _selected(Journal().unfinished(), job_ids)
+        if to is not None and is_stream(to):
+            raise click.UsageError("`resume` saves files: use `umrgen fetch ID -o -` for stdout.")
         resumption = _Resumption(output, to, base_url, timeout)
         resumption.run(entries, every=every or bool(job_ids))
         output.result({"jobs": resumption.rows}, "" if resumption.rows else "no unfinished jobs")
@@ -197,7 +200,9 @@ class _Resumption:
         except Exception as error:
             self._fail(entry, UmrgenError(f"resuming failed: {type(error).__name__}", code="internal_error"))
         else:
-            self._add({"job_id": image.job_id, "state": "completed", "path": str(image.path)}, str(image.path))
+            row = {"job_id": image.job_id, "state": "completed", "path": str(image.path)}
+            paths = [str(each.path) for each in (image, *image.more)]
+            self._add(row | ({"paths": paths} if image.more else {}), "  ".join(paths))
 
     def _fail(self, entry: "JournalEntry", error: UmrgenError) -> None:
         self.errors.append(error)

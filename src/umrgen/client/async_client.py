@@ -14,15 +14,16 @@ from umrgen.client.flows.lost_submit import LostSubmit, require_lost_job
 from umrgen.client.flows.submit import submit, supports_idempotency
 from umrgen.client.flows.upload import read_image, upload
 from umrgen.client.flows.wait_many import BatchPoller, Outcome
-from umrgen.client.job import AsyncJob, Target, target_file
+from umrgen.client.job import AsyncJob
 from umrgen.client.journal import DefaultJournal, Journal, JournalEntry
 from umrgen.client.options import CallOptions, RequestOptions
-from umrgen.client.partial import check_target
 from umrgen.client.protocol import API, call_if_supported
+from umrgen.client.target import Target, is_stream, prepare_target
 from umrgen.client.transport import Transport
 from umrgen.clock import Clock
 from umrgen.errors import ConcurrencyLimit, InvalidRequest, JobNotFound, UmrgenError
 from umrgen.image_files import SavedImage
+from umrgen.paths import user_path
 
 __all__ = ["AsyncClient"]
 
@@ -110,11 +111,10 @@ class AsyncClient:
         **request: Unpack[RequestOptions],
     ) -> SavedImage:
         """Submit, wait and download; return the saved image. One deadline applies to all of it."""
-        first, _ = target_file(to, "umrgen")
-        check_target(first, overwrite=overwrite or to is None)
+        prepare_target(to, overwrite=overwrite)
         context = self._driver.new_context({} if timeout == -1 else {"timeout": timeout})
         body, key = _request(prompt, request), secrets.token_hex(16)
-        target = Path(to) if to is not None else Path()
+        target = _resumable(to)
         job = await self._submit(context, body, key, target=target, overwrite=overwrite, wait_for_slot=wait_for_slot)
         return await job.download(to, overwrite=overwrite)
 
@@ -211,11 +211,10 @@ class AsyncClient:
         """Run several requests (`prompt` and other arguments of `submit`); yield each result when it is ready.
 
         All are submitted first. After a response that the key has too many jobs, the rest run one after the other.
-        Another error of a submit is raised after the jobs that exist are finished.
+        Another error of a submit is raised; the jobs that exist continue, and `umrgen resume` saves their images.
         """
         context = self._driver.new_context(options)
         jobs: dict[str, tuple[AsyncJob, Target]] = {}
-        failure: UmrgenError | None = None
         waiting = [self._plan(request, place, overwrite) for request, place in zip(requests, to, strict=True)]
         while waiting:
             try:
@@ -223,8 +222,8 @@ class AsyncClient:
             except ConcurrencyLimit:
                 break
             except UmrgenError as error:
-                failure = error
-                break
+                self._give_up(waiting[1:], error)
+                raise
             jobs[job.id] = job, waiting.pop(0).to
         poller = BatchPoller(context, list(jobs))
         while poller.pending:
@@ -232,22 +231,19 @@ class AsyncClient:
                 job, place = jobs[job_id]
                 job.outcome = outcome
                 yield await _download_or_error(job, place, overwrite)
-        while waiting and failure is None:
+        while waiting:
             try:
                 job = await self._submit_planned(context, waiting[0], wait_for_slot=True)
             except UmrgenError as error:
-                failure = error
-                break
+                self._give_up(waiting[1:], error)
+                raise
             yield await _download_or_error(job, waiting.pop(0).to, overwrite)
-        if failure is not None:
-            self._give_up(waiting[1:], failure)
-            raise failure
 
     def _plan(self, request: Mapping[str, Any], to: Target, overwrite: bool) -> "_PlannedSubmit":
         """Record a submit that comes later, so that after an interruption it is known that it was never begun."""
         key = secrets.token_hex(16)
         body = _request(request["prompt"], {name: value for name, value in request.items() if name != "prompt"})
-        target = Path(to) if to is not None else Path()
+        target = _resumable(to)
         return _PlannedSubmit(body, key, to, self._begin_entry(body, key, target, overwrite=overwrite, planned=True))
 
     def _give_up(self, plans: Sequence["_PlannedSubmit"], error: UmrgenError) -> None:
@@ -321,6 +317,12 @@ async def _download_or_error(job: AsyncJob, to: Target, overwrite: bool) -> Save
         return await job.download(to, overwrite=overwrite)
     except UmrgenError as error:
         return error
+
+
+def _resumable(to: Target) -> Path:
+    """Return the target for `resume`: the current folder in place of a pipe, which may be another process's by then."""
+    path = Path() if to is None else user_path(to)
+    return Path() if is_stream(path) else path
 
 
 def _request(prompt: str, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import Any, Self, TypeVar, Unpack
 from umrgen.client.async_client import AsyncClient
 from umrgen.client.flow import Event
 from umrgen.client.flows.wait_many import Outcome
-from umrgen.client.job import AsyncJob, Target
+from umrgen.client.job import AsyncJob
 from umrgen.client.journal import Journal, JournalEntry
 from umrgen.client.options import CallOptions, RequestOptions
+from umrgen.client.target import Target
 from umrgen.errors import UmrgenError
 from umrgen.image_files import SavedImage
 from umrgen.model import Status

@@ -1,7 +1,7 @@
 """`AsyncJob`: one job on one server."""
 
-import os
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -10,27 +10,14 @@ from umrgen.client.flow import CallContext
 from umrgen.client.flows.wait import StatusPoller, require_completed
 from umrgen.client.flows.wait_many import Outcome
 from umrgen.client.options import CallOptions
-from umrgen.client.partial import check_target
 from umrgen.client.protocol import API, call_if_supported
 from umrgen.client.retrieval import fetch_image
+from umrgen.client.target import Target, check_target, is_stream, prepare_target, target_file
 from umrgen.errors import JobFailed, JobNotFound, OutputForbidden, OutputMissing, UmrgenError
 from umrgen.image_files import SavedImage
 from umrgen.model import State, Status, check_job_id
 
-__all__ = ["AsyncJob", "Target", "target_file"]
-
-Target = str | os.PathLike[str] | None
-
-
-def target_file(to: Target, job_id: str) -> tuple[Path, bool]:
-    """Return the file to write, and whether its extension may follow the image's type."""
-    if to is None:
-        return Path(f"{job_id}.png"), True
-    path = Path(to).expanduser()
-    if path.is_dir() or str(to).endswith(os.sep):
-        return path / f"{job_id}.png", True
-    return path, False
-
+__all__ = ["AsyncJob"]
 
 _ENDS: dict[type[UmrgenError], str] = {JobFailed: "failed", JobNotFound: "gone", OutputMissing: "missing"}
 """How a journal entry ends by an error after which the job can never be finished."""
@@ -90,17 +77,18 @@ class AsyncJob:
     ) -> SavedImage:
         """Wait until the job is completed, then save its image, verified; return the saved image.
 
-        `to` is a file or a folder; by default, the file is named after the job, in the current folder. With `again`,
-        a file that already holds the same image is a success.
+        `to` is a file or a folder; by default, the file is named after the job, in the current folder. The further
+        images of a job with several are in `more`; the second is named `name-2.png`, and so on. With `again`, a file
+        that already holds the same image is a success.
         """
-        images = await self._download(to, options, overwrite=overwrite, again=again, every=False)
-        return images[0]
+        images = await self._download(to, options, overwrite=overwrite, again=again)
+        return replace(images[0], more=tuple(images[1:]))
 
     async def download_all(
         self, to: Target = None, *, overwrite: bool = False, again: bool = False, **options: Unpack[CallOptions]
     ) -> list[SavedImage]:
-        """Save every image of the job, as `download` does; the second is named `name-2.png`, and so on."""
-        return await self._download(to, options, overwrite=overwrite, again=again, every=True)
+        """Save every image of the job, as `download` does; return them in one list."""
+        return await self._download(to, options, overwrite=overwrite, again=again)
 
     async def cancel(self) -> Status:
         """Cancel the job on the server; return its status after that. Raises Unsupported on older servers."""
@@ -129,14 +117,15 @@ class AsyncJob:
             raise
 
     async def _download(
-        self, to: Target, options: Mapping[str, Any], *, overwrite: bool, again: bool, every: bool
+        self, to: Target, options: Mapping[str, Any], *, overwrite: bool, again: bool
     ) -> list[SavedImage]:
+        prepare_target(to, overwrite=overwrite or again)
         target, any_suffix = target_file(to, self.id)
         check_target(target, overwrite=overwrite or again)
         poller = self._poller(options)
         status = await self._wait(poller)
         saved = []
-        for index in range(len(status.images) if every else 1):
+        for index in range(1 if is_stream(target) else len(status.images)):
             path = _numbered(target, index)
             saved.append(await self._save(poller.context, status, index, path, overwrite, any_suffix, again))
         self._close_entry("saved", saved[0].path)

@@ -4,15 +4,19 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from umrgen.client.conversion import converted
 from umrgen.client.flow import CallContext, Event, Reply, RetryBudget, TransportFailure, retry_after
 from umrgen.client.flows.download import ThroughputWatchdog, expected_size, redirect_target, resolve_output
-from umrgen.client.partial import PartialFile, check_target, translate_disk_errors
+from umrgen.client.partial import PartialFile, translate_disk_errors
 from umrgen.client.protocol import rate_limit_delay
+from umrgen.client.streams import write_stream
+from umrgen.client.target import check_target, is_stream
 from umrgen.client.transport import Stream, Transport
 from umrgen.durable import sync
 from umrgen.errors import ConnectionFailed, OutputCorrupt, RateLimited, ServerError, UmrgenError
-from umrgen.image_files import EXTENSIONS, ImageFacts, digest_from_headers, verify
+from umrgen.image_files import EXTENSIONS, MEDIA_TYPES, ImageFacts, digest_from_headers, verify
 
 __all__ = ["fetch_image"]
 
@@ -135,6 +139,12 @@ class Download:
             if watchdog.too_slow(len(chunk), clock.monotonic()):
                 raise TransportFailure("the transfer was too slow", at=clock.monotonic(), sent=True)
 
+    async def convert(self, media_type: str) -> ImageFacts:
+        """Convert the verified image to another format; return the facts of that file, which is verified too."""
+        data = await asyncio.to_thread(lambda: converted(self._partial.read(), media_type))
+        self._partial.replace(data)
+        return verify(data)
+
     def publish(self, target: Path, *, overwrite: bool) -> None:
         """Sync the partial file and rename it to `target`."""
         self._partial.publish(target, overwrite=overwrite)
@@ -155,6 +165,26 @@ def _is_same_image(target: Path, facts: ImageFacts) -> bool:
         return False
 
 
+async def _fetch_to_stream(
+    transport: Transport, context: CallContext, job_id: str, image_url: str, target: Path
+) -> tuple[Path, ImageFacts]:
+    """Download to a temporary file, then write the verified image to a device, pipe or descriptor."""
+    suffix = target.suffix.lower() if target.suffix.lower() in MEDIA_TYPES else ""
+    with TemporaryDirectory(prefix="umrgen-") as folder:
+        path, facts = await fetch_image(
+            transport,
+            context,
+            job_id,
+            image_url,
+            Path(folder, f"image{suffix or '.png'}"),
+            overwrite=True,
+            any_suffix=not suffix,
+        )
+        with translate_disk_errors(target):
+            await write_stream(target, path.read_bytes(), context, transport.clock)
+    return target, facts
+
+
 async def fetch_image(
     transport: Transport,
     context: CallContext,
@@ -168,11 +198,15 @@ async def fetch_image(
 ) -> tuple[Path, ImageFacts]:
     """Save the image at `image_url` as `target`, verified and synced; return its final path and facts.
 
-    With `any_suffix`, the extension follows the image's actual type. With `again` (a second call, after a crash), a
-    target that already holds the same image is a success. Raises the Output… errors, ConnectionFailed, TargetUnusable
-    and WaitTimeout; then there is no file under the final name, and the bytes received are kept for a later call.
+    With `any_suffix`, the extension follows the image's actual type; otherwise, the image is converted to the type of
+    the extension, if that is another. A device, pipe or descriptor is written to when the image is verified. With
+    `again` (a second call, after a crash), a target that already holds the same image is a success. Raises the Output…
+    errors, ConnectionFailed, TargetUnusable and WaitTimeout; then there is no file under the final name, and the bytes
+    received are kept for a later call.
     """
     check_target(target, overwrite=overwrite or again)
+    if is_stream(target):
+        return await _fetch_to_stream(transport, context, job_id, image_url, target)
     download = Download(transport, context, job_id, target)
     try:
         with translate_disk_errors(target):
@@ -185,6 +219,8 @@ async def fetch_image(
                 facts = await download.fetch_verified(image_url)
             if any_suffix:
                 target = target.with_suffix(EXTENSIONS[facts.media_type])
+            elif facts.media_type != (wanted := MEDIA_TYPES.get(target.suffix.lower(), facts.media_type)):
+                facts = await download.convert(wanted)
             if again and _is_same_image(target, facts):
                 await asyncio.to_thread(sync, target)  # the first call may have ended before it synced the folder
             else:
