@@ -58,14 +58,15 @@ export function progressKey({ state, queuePosition, step }) {
 }
 
 /**
- * Return `image_url` first, then the other images of `results`, which is all that older servers send.
+ * Return the images of `results`, the first of which is `image_url`; older servers send one of the two.
  * @param {any} data
  * @returns {string[]}
  */
 function imageUrls(data) {
   const listed = data.results?.images;
-  const urls = [data.image_url, ...(Array.isArray(listed) ? listed.map((image) => image?.url ?? image) : [])];
-  return [...new Set(urls.filter(text))];
+  const urls = (Array.isArray(listed) ? listed.map((image) => image?.url ?? image) : []).filter(text);
+  const first = data.image_url;
+  return [...new Set(text(first) ? [first, ...(urls.includes(first) ? urls : urls.slice(1))] : urls)];
 }
 
 /** @param {unknown} value */

@@ -8,7 +8,7 @@ import os
 from itertools import takewhile
 from pathlib import Path
 
-__all__ = ["make_folder", "sync", "sync_folder"]
+__all__ = ["make_folder", "make_private", "sync", "sync_folder"]
 
 
 def make_folder(folder: Path, *, mode: int = 0o777) -> None:
@@ -20,6 +20,11 @@ def make_folder(folder: Path, *, mode: int = 0o777) -> None:
     for path in reversed(missing):
         path.mkdir(mode if path == folder else 0o777, exist_ok=True)
         sync_folder(path.parent)
+
+
+def make_private(file: Path) -> None:
+    """Create an empty file that only this user can read, whatever the umask. Raises OSError if it exists."""
+    os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def sync_folder(folder: Path) -> None:

@@ -28,6 +28,8 @@ The docstring of a class is its default message.
 from collections.abc import Mapping
 from typing import Any
 
+from umrgen.text import ERROR_CODE, JOB_ID, printable
+
 __all__ = [
     "ApiError",
     "ConcurrencyLimit",
@@ -71,14 +73,15 @@ class UmrgenError(Exception):
         job_id: str | None = None,
         next: str | None = None,
     ) -> None:
-        super().__init__(message or (type(self).__doc__ or "").strip())
+        # The one place through which each text from elsewhere passes on its way to a user.
+        super().__init__(printable(message or (type(self).__doc__ or "").strip()))
         self.job_id = job_id
         if code is not None:
             self.code = code
         if retryable is not None:
             self.retryable = retryable
         if next is not None:
-            self.next = next
+            self.next = printable(next)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the error as `--json` prints it."""
@@ -96,10 +99,12 @@ class ApiError(UmrgenError):
 
     code = "api_error"
 
-    def __init__(self, message: str | None = None, *, status: int | None = None, **details: Any) -> None:
+    def __init__(
+        self, message: str | None = None, *, status: int | None = None, coded: bool = False, **details: Any
+    ) -> None:
         super().__init__(message, **details)
         self.status = status
-        self.coded = False
+        self.coded = coded
         """Whether `code` is from the response, as newer servers send it."""
 
 
@@ -189,6 +194,15 @@ class JobFailed(UmrgenError):
     code = "job_failed"
     next = "Submit the job again if a new attempt may succeed."
 
+    def __init__(self, message: str | None = None, *, whole_reason: str | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.whole_reason = whole_reason or str(self)
+        """The reason as the server reported it; the message may be a part of it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the error as `--json` prints it."""
+        return super().as_dict() | ({} if self.whole_reason == str(self) else {"whole_reason": self.whole_reason})
+
 
 class JobStalled(UmrgenError):
     """The job is running, but has not changed for a long time."""
@@ -239,6 +253,8 @@ _BY_CODE: dict[str, type[ApiError]] = {
     "concurrent_limit": ConcurrencyLimit,
     "content_policy": ContentPolicy,
 }
+_OLDER_CODES = {"CONCURRENT_LIMIT": "concurrent_limit", "Job not found": "job_not_found"}
+"""The codes of the `error` texts that older servers send instead of a `code`."""
 
 
 def _class_for(status: int, code: str) -> type[ApiError]:
@@ -249,14 +265,14 @@ def _class_for(status: int, code: str) -> type[ApiError]:
             return Unauthorized
         case 403:
             return Forbidden
-        case 404:
-            return JobNotFound
         case 405 | 501:
             return Unsupported
         case 429:
             return RateLimited
         case _ if status >= 500 or status in (408, 425):
             return ServerError
+        case 404 if not code:
+            return NotUmrgen
         case _ if status >= 400:
             return InvalidRequest
     return NotUmrgen
@@ -266,23 +282,25 @@ def api_error(status: int, data: Mapping[str, Any] | None, *, job_id: str | None
     """Return the exception for an error response: by its `code`, otherwise by its status.
 
     `data` is the decoded JSON object, or None when the body was not one. Older servers send their code
-    in `error` (`CONCURRENT_LIMIT`), newer ones in `code`.
+    in `error` (`CONCURRENT_LIMIT`), newer ones in `code`. A 404 without either is not from this API.
     """
     data = data or {}
-    message = data.get("error") or data.get("detail") or data.get("message")
-    message = message if isinstance(message, str) else None
-    code = data.get("code")
-    if not isinstance(code, str):
-        code = "concurrent_limit" if message == "CONCURRENT_LIMIT" else ""
+    message = next((text for name in ("error", "detail", "message") if isinstance(text := data.get(name), str)), None)
+    sent = data.get("code")
+    coded = isinstance(sent, str) and ERROR_CODE.fullmatch(sent) is not None
+    code = str(sent) if coded else _OLDER_CODES.get(message or "", "")
     kind = _class_for(status, code)
     job = data.get("job_id")
+    if message == "CONCURRENT_LIMIT":
+        running = f": job {job} is running" if isinstance(job, str) else ""
+        message = f"this server runs one job at a time{running}"
     advice = None if kind.next else data.get("next")  # our own advice has the client's variables and commands
     error = kind(
-        f"{message} (HTTP {status})" if message else f"{(kind.__doc__ or '').strip()} (HTTP {status})",
+        f"{printable(message)} (HTTP {status})" if message else f"{(kind.__doc__ or '').strip()} (HTTP {status})",
         status=status,
         code=code or None,
-        job_id=job if isinstance(job, str) else job_id,
+        job_id=job if isinstance(job, str) and JOB_ID.fullmatch(job) else job_id,
         next=advice if isinstance(advice, str) else None,
     )
-    error.coded = bool(code)
+    error.coded = coded
     return error

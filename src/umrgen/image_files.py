@@ -55,13 +55,14 @@ class SavedImage:
     height: int | None = None
     seed: int | None = None
     engine: str | None = None
-    more: "tuple[SavedImage, ...]" = ()
-    """The further images of a job with several."""
+    others: tuple["SavedImage", ...] = ()
+    """The further images of the same job."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as the CLI prints them as JSON; `images` lists all images of a job with several."""
-        several = {"images": [replace(image, more=()).as_dict() for image in (self, *self.more)]} if self.more else {}
-        return several | {
+        """Return the fields as the CLI prints them as JSON; of several images, each in `images`."""
+        images = [replace(self, others=()), *self.others]
+        listed = {"images": [image.as_dict() for image in images]} if self.others else {}
+        return listed | {
             "job_id": self.job_id,
             "path": str(self.path),
             "sha256": self.sha256,

@@ -1,24 +1,21 @@
 """Values that the client and the server share: job states, the limits of a request, and a parsed status response."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from umrgen.errors import UmrgenError
+from umrgen.text import ERROR_CODE, JOB_ID, printable
 
 __all__ = ["FINAL_STATES", "JOB_ID", "LIMITS", "RequestLimits", "State", "Status", "check_job_id"]
-
-JOB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
-"""The pattern of a job id, which is part of paths and file names."""
 
 
 def check_job_id(job_id: str) -> str:
     """Return `job_id`. Raises UmrgenError when it does not match `JOB_ID`."""
-    if not JOB_ID.fullmatch(job_id):
+    if not isinstance(job_id, str) or not JOB_ID.fullmatch(job_id):
         raise UmrgenError(
-            f"{job_id[:80]!r} is not a job id",
+            f"{str(job_id)[:80]!r} is not a job id",
             code="bad_job_id",
             next="Use an id as `umrgen submit` prints it, for example ext_0123.",
         )
@@ -60,13 +57,16 @@ class RequestLimits:
 
 
 LIMITS = RequestLimits()
+OUR_MEMBERS = {"attempt", "engine", "error_code", "retry_after_ms"}
+"""Members of a status that the first UMRGEN servers do not send."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
     """A job's status as reported by a server; missing values and values of a wrong type are None.
 
-    `state` is the server's string, which may be unknown to this client. `raw` is the whole response.
+    `state` is the server's string, which may be unknown to this client. Its texts are printable. `raw` is the whole
+    response, unchanged.
     """
 
     job_id: str
@@ -114,41 +114,57 @@ class Status:
         progress = progress if isinstance(progress, Mapping) else {}
         return cls(
             job_id=job_id,
-            state=state,
+            state=printable(state, 40),
             images=_image_urls(data),
             error=_text(data.get("error")),
-            error_code=_text(data.get("error_code")),
-            queue_position=_integer(data.get("queue_position")),
+            error_code=_code(data.get("error_code")),
+            queue_position=_queue_position(data),
             eta_seconds=_number(data.get("eta_seconds")),
             step=_integer(progress.get("step")),
             total_steps=_integer(progress.get("total")),
-            seed=_integer(data.get("seed")),
+            seed=_integer(data.get("seed"), LIMITS.seed_max),
             engine=_text(data.get("engine")),
             retry_after_ms=_number(data.get("retry_after_ms")),
             raw=data,
         )
 
 
+def _queue_position(data: Mapping[str, Any]) -> int | None:
+    """Return the place in the queue from 1; the first servers, which send none of our other members, count from 0."""
+    place = _integer(data.get("queue_position"))
+    older = not OUR_MEMBERS & data.keys()
+    return None if place is None else place + (older and data.get("state") == State.QUEUED)
+
+
 def _image_urls(data: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return `image_url` first, then the other images of `results`, which is all that older servers send."""
-    urls = [data.get("image_url")]
+    """Return the images of `results`, the first of which is `image_url`; older servers send one of the two."""
     results = data.get("results")
     listed = results.get("images") if isinstance(results, Mapping) else None
-    if isinstance(listed, list):
-        urls += [image.get("url") if isinstance(image, Mapping) else image for image in listed]
-    return tuple(dict.fromkeys(url for url in urls if isinstance(url, str) and url))
+    found = [image.get("url") if isinstance(image, Mapping) else image for image in _list(listed)]
+    urls = [url for url in found if isinstance(url, str) and url]
+    first = data.get("image_url")
+    if isinstance(first, str) and first:
+        urls = [first, *(urls if first in urls else urls[1:])]
+    return tuple(dict.fromkeys(urls))
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return printable(value) or None if isinstance(value, str) else None
 
 
-def _number(value: Any) -> float | None:
+def _code(value: Any) -> str | None:
+    return value if isinstance(value, str) and ERROR_CODE.fullmatch(value) else None
+
+
+def _number(value: Any, most: float = 1e12) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if value == value and 0 <= value < 1e12 else None
+    return float(value) if 0 <= value <= most else None
 
 
-def _integer(value: Any) -> int | None:
-    number = _number(value)
-    return None if number is None else int(number)
+def _integer(value: Any, most: int = 10**12) -> int | None:
+    return None if _number(value, most) is None else int(value)

@@ -385,6 +385,7 @@ class TestLocal:
 
     async def test_the_environment_of_the_engine_has_no_api_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("UMRGEN_API_KEY", "secret")
+        monkeypatch.setenv("UMRGEN_SERVER_KEY", "secret")
         executor = SubprocessExecutor("procedural", {})
         await executor.ready()
         (process,) = executor._processes

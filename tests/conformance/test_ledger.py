@@ -24,6 +24,7 @@ from umrgen.server.ledger import (
     IdempotencyConflict,
     Key,
     Ledger,
+    LedgerDamaged,
     LedgerTooNew,
     LedgerUnavailable,
     OutputExpired,
@@ -453,7 +454,7 @@ class TestSqliteFile:
     async def test_a_file_that_is_no_ledger_is_closed_after_the_error(self, tmp_path: Path) -> None:
         path = tmp_path / "ledger.sqlite3"
         path.write_bytes(b"This is no database. " * 400)
-        with pytest.raises(sqlite3.DatabaseError):
+        with pytest.raises(LedgerDamaged, match="not a database"):
             await SqliteLedger(path).open()
         assert open_descriptors(tmp_path) == []
 

@@ -83,7 +83,7 @@ def test_a_wrong_engine_or_option_is_refused_before_the_start(
 ) -> None:
     arguments = ("--state", str(state), "--port", "0", "--engine", engine, "--engine-option", option)
     refused = cli("serve", *arguments, PYTHONPATH=TESTS)
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert message in refused.stderr
     assert "Traceback" not in refused.stderr
 

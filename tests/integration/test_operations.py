@@ -130,11 +130,11 @@ class TestSettings:
             headers = {"Authorization": f"Bearer {key}"}
             return httpx2.get(f"{running.url}/api/v1/jobs", headers=headers).status_code == 200
 
-        with server(state, UMRGEN_API_KEY=old) as running:
+        with server(state, UMRGEN_SERVER_KEY=old) as running:
             assert opens(running, old)
-        with server(state, UMRGEN_API_KEY=new) as running:
+        with server(state, UMRGEN_SERVER_KEY=new) as running:
             assert (opens(running, old), opens(running, new)) == (False, True)
-        with server(state, UMRGEN_API_KEY=old) as running:
+        with server(state, UMRGEN_SERVER_KEY=old) as running:
             assert (opens(running, old), opens(running, new)) == (True, False)
         with server(state) as running:
             assert (opens(running, old), opens(running, new)) == (False, False)
@@ -221,7 +221,7 @@ class TestRetention:
                 problem(gone, 410, "output_expired")
                 assert [http.get(job["image_url"]).status_code for job in jobs[1:]] == [200, 200]
                 assert http.get(f"/api/v1/status/{jobs[0]['job_id']}").json()["state"] == "completed"
-        folder = next((state / "outputs").iterdir())
+        folder = next((state / "outputs").glob("sid_*"))
         assert len(list(folder.iterdir())) == 2
         assert cli("ledger", "check", "--state", str(state)).returncode == 0
 
@@ -316,6 +316,14 @@ class TestLedgerMaintenance:
         assert "the counts of session" in cli("ledger", "check", "--state", str(state)).stdout
         (state / "ledger.sqlite3").write_bytes(b"SQLite format 3\0" + bytes(5000))
         assert cli("ledger", "check", "--state", str(state)).returncode == 1
+
+    def test_a_backup_is_private_whatever_the_umask(self, used: ServerProcess, tmp_path: Path) -> None:
+        before = os.umask(0o022)
+        try:
+            assert cli("ledger", "backup", str(tmp_path / "copy"), "--state", str(used.state)).returncode == 0
+        finally:
+            os.umask(before)
+        assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o600
 
     @pytest.mark.slow
     def test_backup_while_the_server_runs(self, state: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import pty
 import re
 import signal
 import socket
@@ -12,22 +14,48 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from support import GUIDE, ServerProcess, clean_environment, cli, server, tied, until
+from support import GUIDE, ServerProcess, clean_environment, cli, finish, server, submit, tied, until
 from umrgen.server.services import api_keys
 from umrgen.server.services.api_keys import PublicKey, check_usable, hash_key
 
 
+class Terminal:
+    """A process whose stdin and stderr are a pseudo-terminal, which is its controlling terminal."""
+
+    def __init__(self, *command: str) -> None:
+        self._ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", TAKE_TERMINAL, *command],
+            stdin=theirs,
+            stderr=theirs,
+            stdout=subprocess.DEVNULL,
+            env=clean_environment(),
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self.shown = ""
+
+    def read_until(self, text: str) -> None:
+        while text not in self.shown:
+            self.shown += os.read(self._ours, 4096).decode().replace("\r\n", "\n")
+
+    def close(self) -> int:
+        """Close the terminal, and return the exit code of the process."""
+        os.close(self._ours)
+        return self.process.wait(30)
+
+
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+SERVE = ("-m", "umrgen", "serve", "--port", "0", "--state")
+
+
 def test_the_first_start_creates_a_key_and_prints_it_once(state: Path) -> None:
-    command = [sys.executable, "-m", "umrgen", "serve", "--port", "0", "--state", str(state / "deep")]
-    with subprocess.Popen(tied(*command), stderr=subprocess.PIPE, text=True, env=clean_environment()) as process:
-        assert process.stderr is not None
-        lines: list[str] = []
-        while not any("umrgen generate" in line for line in lines):
-            lines.append(process.stderr.readline())
-        process.send_signal(signal.SIGTERM)
-        rest = process.stderr.read()
-    banner = "".join(lines) + rest
-    assert process.returncode == 0
+    terminal = Terminal(sys.executable, *SERVE, str(state / "deep"))
+    terminal.read_until("umrgen generate")
+    banner = terminal.shown
+    assert terminal.close() == 0, "the end of its terminal is SIGHUP, which drains"
     key = next(word for word in banner.split() if word.startswith("umr_"))
     for file in (state / "deep").rglob("*"):
         if file.is_file():
@@ -40,6 +68,98 @@ def test_the_first_start_creates_a_key_and_prints_it_once(state: Path) -> None:
         answer = httpx2.get(f"{again.url}/api/v1/status/x", headers={"Authorization": f"Bearer {key}"})
         assert answer.status_code == 404
     assert (state / "deep").stat().st_mode & 0o077 == 0
+    assert (state / "deep" / "ledger.sqlite3").stat().st_mode & 0o077 == 0
+
+
+def test_a_service_creates_no_key_and_its_log_has_only_log_lines(state: Path) -> None:
+    command = [sys.executable, *SERVE, str(state), "--log-format", "json"]
+    with subprocess.Popen(tied(*command), stderr=subprocess.PIPE, text=True, env=clean_environment()) as process:
+        assert process.stderr is not None
+        lines: list[str] = []
+        while not any("listening on" in line for line in lines):
+            lines.append(process.stderr.readline())
+        process.send_signal(signal.SIGTERM)
+        lines += process.stderr.readlines()
+    messages = [json.loads(line)["message"] for line in lines]
+    assert any("umrgen keys create --state" in message for message in messages)
+    assert "umr_" not in "".join(lines)
+    assert json.loads(cli("keys", "list", "--state", str(state), "--json").stdout) == {"keys": []}
+
+
+def test_sighup_reloads_the_limits_of_a_service(state: Path, tmp_path: Path) -> None:
+    config = tmp_path / "umrgen.toml"
+    config.write_text("rate = 50\n")
+    with server(state, "--config", str(config)) as running, running.http() as http:
+        limit = lambda: http.get("/api/v1/capabilities").json()["limits"]["requests_per_minute"]  # noqa: E731
+        assert limit() == 50
+        config.write_text("rate = 70\n")
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: limit() == 70)
+        config.write_text('rate = "many"\n')
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: "not reloaded" in running.log())
+        assert limit() == 70
+
+
+def test_a_client_key_in_the_environment_is_not_a_key_of_the_server(state: Path) -> None:
+    foreign = "umr_the-key-of-another-server"
+    with server(state, UMRGEN_API_KEY=foreign) as running:
+        assert running.key
+        answer = httpx2.get(f"{running.url}/api/v1/jobs", headers={"Authorization": f"Bearer {foreign}"})
+        assert answer.status_code == 401
+
+
+def test_a_reader_of_the_log_that_stops_does_not_stop_the_server(state: Path) -> None:
+    command = [sys.executable, *SERVE, str(state), "--json", "--access-log", "all", "--rate", "0"]
+    with subprocess.Popen(
+        tied(*command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment()
+    ) as process:
+        assert process.stdout is not None
+        started = json.loads(process.stdout.readline())
+        headers = {"Authorization": f"Bearer {started['key']}"}
+        with httpx2.Client(base_url=started["url"], headers=headers, timeout=20) as http:
+            for _ in range(1500):  # some 200 KB of log; a pipe has 64
+                assert http.get("/api/v1/nothing").status_code == 404
+            assert http.get("/healthz").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_a_damaged_ledger_is_one_line_with_the_remedy(state: Path) -> None:
+    with server(state) as running, running.http() as http:
+        finish(http, submit(http))
+    path = state / "ledger.sqlite3"
+    whole = path.read_bytes()
+    for damaged in (b"x" + whole[1:], whole[: len(whole) // 2], b"not a database" * 100):
+        path.write_bytes(damaged)
+        for command in (("serve", "--port", "0"), ("keys", "list")):
+            refused = cli(*command, "--state", str(state))
+            assert refused.returncode == 1, refused
+            (line,) = [line for line in refused.stderr.splitlines() if line.startswith("umrgen: ")]
+            assert "umrgen ledger check" in line
+            assert "Traceback" not in refused.stderr
+
+
+def test_the_keys_command_does_not_invent_a_server(tmp_path: Path) -> None:
+    for command in (("list",), ("revoke", "key_1")):
+        refused = cli("keys", *command, "--state", str(tmp_path / "none"))
+        assert refused.returncode == 1
+        assert str(tmp_path / "none") in refused.stderr
+        assert not (tmp_path / "none").exists()
+    made = cli("keys", "create", "--state", str(tmp_path / "new"))
+    assert made.returncode == 0
+    assert "a new ledger is created" in made.stderr
+    config = tmp_path / "umrgen.toml"
+    config.write_text(f'state = "{tmp_path / "new"}"\n')
+    again = cli("keys", "create", "--config", str(config))
+    assert "a new ledger" not in again.stderr
+    assert str(tmp_path / "new") in again.stderr
+
+
+def test_a_state_folder_that_others_can_enter_is_a_warning(state: Path) -> None:
+    state.mkdir(mode=0o755)
+    with server(state) as running:
+        assert "chmod 700" in running.log()
 
 
 @pytest.mark.slow
@@ -63,7 +183,7 @@ if GUIDE.is_file():
     @pytest.mark.slow
     def test_the_key_of_the_guide_is_refused(state: Path) -> None:
         guide_key = re.search(r"Bearer (\S+)", GUIDE.read_text())[1]  # type: ignore[index]
-        refused = cli("serve", "--port", "0", "--state", str(state), UMRGEN_API_KEY=guide_key)
+        refused = cli("serve", "--port", "0", "--state", str(state), UMRGEN_SERVER_KEY=guide_key)
         assert refused.returncode == 1
         assert "guide" in refused.stderr
         assert guide_key not in refused.stderr
@@ -73,7 +193,7 @@ if GUIDE.is_file():
 @pytest.mark.slow
 def test_a_key_from_the_environment(state: Path) -> None:
     own = hashlib.sha256(b"any").hexdigest()
-    with server(state, UMRGEN_API_KEY=own) as running:
+    with server(state, UMRGEN_SERVER_KEY=own) as running:
         assert running.key == ""
         answer = httpx2.get(f"{running.url}/api/v1/status/x", headers={"Authorization": f"Bearer {own}"})
         assert answer.status_code == 404

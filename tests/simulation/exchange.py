@@ -13,7 +13,7 @@ Place = tuple[str, int | None, int | None]
 class Exchange:
     """Filled in by the simulated server and the faults: checks do not parse a response.
 
-    `kind`: lost, status, same, gone, limited, transient, garbage, refused, receipt, batch, data, healthy.
+    `kind`: lost, status, same, gone, limited, transient, garbage, foreign, refused, receipt, batch, data, healthy.
     """
 
     __slots__ = (

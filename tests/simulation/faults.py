@@ -5,6 +5,8 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
 
+from gateways import GATEWAY_RESPONSES
+
 from simulation.choices import Choices
 from simulation.exchange import EPOCH, Exchange
 from simulation.server import STATUS, SimulatedServer, exchange_for, lost_exchange
@@ -168,9 +170,26 @@ def _wrong_types(network: Network, step: Step, at: float) -> Exchange:
     return exchange
 
 
-def _elsewhere(network: Network, step: Step, at: float) -> Exchange:
-    exchange = exchange_for(step, at, 302, None, "refused", {"location": "https://evil.example/x"})
-    return exchange if network._choices.chance(0.1) else network._server_response(step, at)
+RESPONSES = [sent for sent in GATEWAY_RESPONSES if sent.status != 304]
+"""A 304 confirms the last status, also when a cache sends it."""
+
+
+def _gateway(network: Network, step: Step, at: float) -> Exchange:
+    """A gateway responds in the place of the server; the server may have received the request, if it is slow."""
+    sent = network._choices.pick(RESPONSES)
+    if step.path == "/healthz" and sent.sender == "a health check":
+        return network._server_response(step, at)  # it cannot be distinguished from the server's
+    slow = sent.status >= 500 and sent.status != 501
+    exchange = exchange_for(step, at, sent.status, None, "foreign")
+    exchange.headers = {name.lower(): value for name, value in sent.headers.items()}
+    exchange.body, exchange.fault = sent.body.encode(), sent.name
+    if slow or sent.status == 408:
+        exchange.kind, exchange.ambiguous = "transient", True
+    elif sent.status == 200:
+        exchange.kind, exchange.ambiguous = "garbage", not sent.body.startswith("<")
+    if slow and network._choices.chance(0.3):
+        network._server_response(step, at)
+    return exchange
 
 
 FAULTS: tuple[Callable[[Network, Step, float], Exchange], ...] = (
@@ -184,5 +203,6 @@ FAULTS: tuple[Callable[[Network, Step, float], Exchange], ...] = (
     _backwards,
     _imageless,
     _wrong_types,
-    _elsewhere,
+    _gateway,
+    _gateway,
 )

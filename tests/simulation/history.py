@@ -15,6 +15,7 @@ from umrgen.client.flows.submit import submit, supports_idempotency
 from umrgen.client.flows.wait import StatusPoller
 from umrgen.client.flows.wait_many import BatchPoller
 from umrgen.client.protocol import API, call_if_supported
+from umrgen.client.responses import read_object
 from umrgen.errors import UmrgenError
 
 __all__ = ["SCENARIOS", "Failure", "History", "run_choices", "run_history"]
@@ -93,6 +94,7 @@ def drive(history: History, flow: "Flow[Any]") -> Any:
                     at=exchange.at,
                     elapsed=exchange.at - sent_at,
                     wall=exchange.wall,
+                    data=read_object(exchange.body),
                 )
                 step = flow.send(reply)
             if context.budget.limited and history.limited_at is None:
@@ -121,14 +123,14 @@ def _submit_and_wait(history: History, drive: Drive) -> Any:
     if history.server.one_at_a_time and history.choices.chance(0.5):
         history.server.submit(-5.0, "")  # a job of another client
     receipt = drive(history, submit(history.context, {"prompt": "x"}, "key-1", wait_for_slot=slot))
-    history.job_ids = [receipt["job_id"]]
-    require(history.server.jobs[receipt["job_id"]].key == "key-1", "the job of another client was taken for this one")
+    history.job_ids = [receipt.job_id]
+    require(history.server.jobs[receipt.job_id].key == "key-1", "the job of another client was taken for this one")
     for record in history.records.values():
         record.ended, record.imageless = (
             False,
             0,
         )  # the search for a lost submit requests the status of jobs that have ended
-    return drive(history, StatusPoller(history.context, receipt["job_id"], seen=True).result())
+    return drive(history, StatusPoller(history.context, receipt.job_id, seen=True).result())
 
 
 def _wait(history: History, drive: Drive) -> Any:
@@ -158,8 +160,7 @@ def _many(history: History, drive: Drive) -> Any:
 
 def _cancel(history: History, drive: Drive) -> Any:
     job = history.server.submit(0.0, "")
-    path = f"{API}/cancel/{job.id}" if job.id.isalnum() or "/" not in job.id else f"{API}/cancel/ext_none"
-    return drive(history, call_if_supported(history.context, "POST", path, job_id=job.id))
+    return drive(history, call_if_supported(history.context, "POST", f"{API}/cancel/{job.id}", job_id=job.id))
 
 
 def _capabilities(history: History, drive: Drive) -> Any:

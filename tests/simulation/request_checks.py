@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 __all__ = ["BAD", "EPS", "CallRecord", "Violation", "check_request", "most_delay", "record_exchange", "require"]
 
 EPS = 1e-6
-BAD = ("lost", "transient", "garbage")
+BAD = ("lost", "transient", "garbage", "foreign")
 """Kinds of exchanges that use up a retry budget."""
-OWN_PATH = re.compile(r"/(healthz|api/v1(/[A-Za-z0-9_.~%-]+)+|api/(status|history)\?session_id=sid_ext_gen)")
+OWN_PATH = re.compile(r"/(healthz|api/v1(/[A-Za-z0-9_.:~%-]+)+|api/(status|history)\?session_id=sid_ext_gen)")
 
 
 class Violation(Exception):
@@ -136,7 +136,7 @@ def _least_gap(history: "History", record: CallRecord, before: Exchange) -> floa
     match before.kind:
         case "lost" | "transient":
             return max(_backoff(options, record.failures if polling else 1), requested or 0.0)
-        case "garbage":
+        case "garbage" | "foreign":
             return options.running_interval if polling else options.first_backoff
         case "limited" if before.blocking is not None or b"concurrent_limit" in before.body:
             # Immediately after the blocking job was seen to end; otherwise after a short delay.
@@ -166,7 +166,7 @@ def most_delay(history: "History", before: Exchange) -> float:
     options, requested = history.context.options, _requested_delay(history.context.options, before)
     upwards = 1 + options.jitter
     match before.kind:
-        case "lost" | "transient" | "garbage":
+        case "lost" | "transient" | "garbage" | "foreign":
             failures = sum(exchange.kind in BAD for exchange in history.exchanges)
             most = max(_backoff(options, failures), requested or 0.0, options.running_interval) * upwards
         case "limited":

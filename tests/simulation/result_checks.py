@@ -38,6 +38,9 @@ def _check_job(history: "History", job_id: str, end: Any) -> None:
     if isinstance(end, errors.JobStalled):
         _check_stall(history, job_id)
         return
+    if isinstance(end, errors.NotUmrgen):
+        require(_is_out_of_patience(history, job_id), "a job was given up before its patience ended")
+        return
     require(job is not None, "a result was reported for a job that was never created")
     assert job is not None
     require(isinstance(end, Status) and end.state == job.state(now) and end.over, "the reported state is not the job's")
@@ -45,6 +48,14 @@ def _check_job(history: "History", job_id: str, end: Any) -> None:
     if reported or history.scenario == "wait":  # a watch and a batch report a response as it is
         # A legacy server reports only the first image after a minute.
         require(reported[:1] == actual[:1] and set(reported) <= set(actual), "the reported images are not the job's")
+
+
+def _is_out_of_patience(history: "History", job_id: str) -> bool:
+    """Return whether every response about a job was invalid for as long as the patience."""
+    record = history.records[("GET", f"/api/v1/status/{quote(job_id, safe='')}")]
+    last, options = record.last, history.context.options
+    delay = 1.1 * options.longest_backoff
+    return last is not None and record.bad_since is not None and last.at - record.bad_since + delay >= options.patience
 
 
 def _check_stall(history: "History", job_id: str) -> None:
@@ -107,19 +118,28 @@ def _check_error(history: "History", error: errors.UmrgenError) -> None:
             require(
                 limited and context.time_left <= most_delay(history, last) + EPS, "a rate limit was raised too early"
             )
-        case errors.NotUmrgen() | errors.ServerError() | errors.ConnectionFailed() | errors.InvalidRequest():
-            unclear = short and error.sent and last.kind not in BAD  # such a call cannot be repeated
-            redirected = last.kind == "refused"
+        case errors.Unsupported() if short:
+            # Whether a 404 is an older server's or a gateway's cannot be known.
+            require(server.legacy or last.kind == "foreign", "a supported call was reported as unsupported")
+        case errors.ApiError() | errors.ConnectionFailed():
+            unclear = short and error.sent and last.kind not in ("lost", "transient")  # such a call is not repeated
+            redirected = last.kind == "refused" or (last.kind == "foreign" and not _has_status(history))
             garbled = isinstance(error, errors.NotUmrgen) and record.garbage > options.garbage_tries
             out_of_patience = _out_of_patience(history, options.submit_patience if short else options.patience)
             garbled = garbled or (history.submitting and last.kind == "garbage")
             require(
                 out_of_patience or unclear or redirected or garbled, f"{error.code}: gave up before its patience ended"
             )
-        case errors.Unsupported():
-            require(server.legacy, "a supported call was reported as unsupported")
         case _:
             raise Violation(f"an unexplained error: {type(error).__name__}")
+
+
+def _has_status(history: "History") -> bool:
+    """Return whether the last request was for a status, of a job that the server has accepted or reported."""
+    if not history.exchanges[-1].step.path.startswith("/api/v1/status"):
+        return False
+    accepted = history.scenario == "submit and wait" and not history.submitting
+    return accepted or bool(history.states) or any(record.place is not None for record in history.records.values())
 
 
 def _check_sent(history: "History", error: errors.UmrgenError) -> None:

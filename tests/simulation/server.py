@@ -76,7 +76,7 @@ class SimulatedServer:
         """Create a job and decide its whole life; `key` is its idempotency key."""
         choices = self.choices
         end = choices.pick(ENDS)
-        job_id = f"ext_{len(self.created) + 1}" + choices.pick(("", "", "", "/../x?y#z"))
+        job_id = f"ext_{len(self.created) + 1}" + choices.pick(("", "", "", ".a:b-c"))
         images = choices.pick((1, 1, 2)) if end != "without images" else choices.pick((1, 1, 2)) * 0
         need = choices.pick(DURATIONS) * choices.between(0.8, 1.2)
         state = "failed" if end == "failed" else "completed"

@@ -4,6 +4,8 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import gateways
+
 import state_machine
 from umrgen import errors
 from umrgen.cli import COMMANDS
@@ -76,3 +78,8 @@ def test_the_commands_in_the_pages_exist() -> None:
     for page in DOCS.glob("*.md"):
         for name in re.findall(r"^umrgen (\w+)", page.read_text(), re.MULTILINE):
             assert name in COMMANDS, f"{page.name}: umrgen {name}"
+
+
+def test_the_responses_of_gateways_are_those_of_the_tests() -> None:
+    page = (DOCS / "retrieval.md").read_text()
+    assert gateways.table() in page, "python tests/gateways.py prints the table"

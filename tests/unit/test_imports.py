@@ -10,9 +10,10 @@ ROOT = Path(umrgen.__file__).parent
 
 # Each layer may import from itself and from those before it in its own line. Names are prefixes.
 CLIENT = [
+    ["text"],
     ["errors", "paths", "durable", "file_locks", "clock"],
     ["model", "image_files"],
-    ["client.address"],
+    ["client.address", "client.responses", "client.failures", "client.engine_error", "client.older_servers"],
     ["client.flow", "client.options"],
     ["client.protocol"],
     ["client.flows"],
@@ -26,8 +27,7 @@ CLIENT = [
         "client.journal",
         "client.journal_entries",
     ],
-    ["client.missing_jobs"],
-    ["client.retrieval", "client.driver"],
+    ["client.retrieval", "client.driver", "client.known_jobs"],
     ["client.job"],
     ["client.async_client"],
     ["client.client", "client.diagnostics"],
@@ -35,6 +35,7 @@ CLIENT = [
     ["cli", "mcp", "__main__"],
 ]
 SERVER = [
+    ["text"],
     ["errors", "paths", "durable", "file_locks", "clock"],
     ["model", "image_files"],
     [

@@ -102,6 +102,12 @@ def test_a_job_without_a_time_is_taken_when_it_is_the_only_one_and_long_over() -
     assert search(twice, now=300.0, known=("ext_2",)) == ("ext_1", True)
 
 
+@pytest.mark.parametrize("status", [403, 404, 405, 410])
+def test_a_gateways_response_about_the_job_is_not_conclusive(status: int) -> None:
+    answers = {"/api/status": {"active_job_id": None}, "/api/history": [LISTED], STATUS: reply("<html>", status)}
+    assert search(answers, now=300.0) == (None, False)
+
+
 def test_a_server_without_the_calls_is_not_searched() -> None:
     assert search({}) == (None, False)
     assert search({"/api/status": {"status": "green"}}) == (None, False)

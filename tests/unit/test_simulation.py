@@ -11,6 +11,7 @@ from simulation.__main__ import shortest
 from simulation.choices import Choices, shrink
 from simulation.history import Failure, History, drive, run_choices, run_history
 
+from umrgen.client import protocol
 from umrgen.client.flow import Flow, Step
 from umrgen.client.flows import submit as submission
 from umrgen.client.flows import wait as watch
@@ -127,7 +128,8 @@ def _passes_another_kind_on(self: StatusPoller, error: Exception) -> Exception:
             lambda self, error, requested=None, *, job_id=None: 15.0,
             "beyond its patience",
         ),
-        (watch, "is_transient", lambda reply: False, "gave up before its patience ended"),
+        (protocol, "is_transient", lambda reply: False, "gave up before its patience ended"),
+        (watch, "reports_missing_job", lambda status, data: status == 404, "a known job was reported as unknown"),
     ],
     ids=[
         "resubmits to servers without keys",
@@ -138,6 +140,7 @@ def _passes_another_kind_on(self: StatusPoller, error: Exception) -> Exception:
         "never resets its budget",
         "endless patience",
         "no patience",
+        "takes any 404 for the server's",
     ],
 )
 def test_a_broken_rule_is_caught(

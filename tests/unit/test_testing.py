@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from support import draw_task
-from umrgen import JobNotFound, OutputMissing, WaitTimeout
+from umrgen import ConnectionFailed, JobNotFound, OutputMissing
 from umrgen.client.flow import CallContext, Options, Reply, Step, TransportFailure
 from umrgen.client.flows.wait import StatusPoller
 from umrgen.image_files import verify
@@ -108,7 +108,7 @@ def test_run_flow_applies_the_timeouts_of_steps() -> None:
             yield reply({"state": "running"}, elapsed=1000)
 
     outcome, sent = run_flow(poller(timeout=100, wait=0).result(), endless())
-    assert isinstance(outcome, WaitTimeout)
+    assert isinstance(outcome, ConnectionFailed)
     assert [step.timeout for _, step in sent][:2] == [30, 30]
 
 

@@ -6,7 +6,7 @@ import gc
 from umrgen.client.address import Server
 from umrgen.client.flow import Options, Step
 from umrgen.client.transport import Transport
-from umrgen.testing import FaultServer, Redirect
+from umrgen.testing import FaultServer, Redirect, Respond
 
 
 async def test_a_cancelled_tls_handshake_closes_its_connection() -> None:
@@ -51,3 +51,16 @@ async def test_a_redirect_is_not_followed() -> None:
             await transport.aclose()
         assert (reply.status, reply.headers["location"]) == (307, "/elsewhere")
         assert [request.path for request in server.requests] == ["/healthz"]
+
+
+async def test_no_cookie_is_stored() -> None:
+    """A cookie of a gateway is not sent with the next request, and a cookie that no header can have is no error."""
+    with FaultServer() as server:
+        server.on("GET /healthz", Respond(200, b"{}", {"Set-Cookie": "a=\xe9; Path=/"}), Respond(200, b"{}"), times=2)
+        transport = Transport(Server(server.url, "umr_a-secret"), Options())
+        try:
+            for _ in range(2):
+                await transport.send(Step("GET", "/healthz", {}, None, 0.0, 10.0))
+        finally:
+            await transport.aclose()
+        assert all("cookie" not in request.headers for request in server.requests)

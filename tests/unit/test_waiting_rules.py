@@ -261,17 +261,17 @@ def make(answers: Any, events: list[Event] | None = None, wait_for_slot: bool = 
 class TestSubmitting:
     def test_a_submit_sends_an_idempotency_key(self) -> None:
         played = make([CREATED])
-        assert played.outcome["job_id"] == "ext_1"
+        assert played.outcome.job_id == "ext_1"
         assert played.sent[0].step.headers["Idempotency-Key"] == "key-1"
 
     def test_an_unsent_submit_is_repeated_under_the_same_key(self) -> None:
         played = make([refused(), refused(), CREATED])
-        assert played.outcome["job_id"] == "ext_1"
+        assert played.outcome.job_id == "ext_1"
         assert {sent.step.headers["Idempotency-Key"] for sent in played.sent} == {"key-1"}
 
     @pytest.mark.parametrize("failure", [refused(sent=True), reply("", 500), reply("<html>", 502), reply("", 504)])
     def test_a_sent_submit_is_repeated_only_with_idempotency_support(self, failure: Any) -> None:
-        assert make([failure, HEALTHY, CREATED]).outcome["job_id"] == "ext_1"
+        assert make([failure, HEALTHY, CREATED]).outcome.job_id == "ext_1"
         played = make([failure, OLD, OLD])
         assert isinstance(played.outcome, errors.UmrgenError)
         assert played.outcome.sent
@@ -297,7 +297,7 @@ class TestSubmitting:
         assert isinstance(refusal, errors.ConcurrencyLimit)
         assert refusal.job_id == "ext_9"
         played = make([taken, status(), reply(DONE), CREATED], wait_for_slot=True)
-        assert played.outcome["job_id"] == "ext_1"
+        assert played.outcome.job_id == "ext_1"
         assert [sent.step.path for sent in played.sent][1:3] == ["/api/v1/status/ext_9"] * 2
 
     def test_an_unreachable_server_is_reported_within_the_submit_budget(self) -> None:

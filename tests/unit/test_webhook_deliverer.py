@@ -176,10 +176,20 @@ class TestRetrySchedule:
             ("", None),
             ("Mon, 99 Foo 2026 00:00:00 GMT", None),
             ("²", None),
+            ("Jan 99999999999999 12:00:00 2024", None),
+            ("Mon, 01 Jan 2024 00:00:00 +9999999999", None),
         ],
     )
     def test_retry_after_is_parsed_in_both_forms(self, value: str, seconds: float | None) -> None:
         assert retry_after(value, START) == seconds
+
+    @given(
+        st.text() | st.from_regex(r"[A-Z][a-z]{2},? \d{1,20} [A-Z][a-z]{2} \d{1,6} \d\d:\d\d:\d{1,20}( [-+]?\w{1,12})?")
+    )
+    def test_any_retry_after_can_be_read_or_is_ignored(self, value: str) -> None:
+        seconds = retry_after(value, START)
+        assert seconds is None or seconds >= 0
+        assert retry_after("Jan 99999999999999 12:00:00 2024", START) is None
 
 
 class TestDelivering:
@@ -240,6 +250,18 @@ class TestDelivering:
         times = [at for at, *_ in play(scenario, Sender(answers.__getitem__)).sent]
         waits = [round(after - before) for before, after in pairwise(times)]
         assert waits == [600, 14400, 120]
+
+    def test_an_unreadable_retry_after_is_a_counted_attempt_with_the_usual_delay(self) -> None:
+        async def scenario(setup: Setup) -> None:
+            await setup.end_job("ext_1")
+            webhook = await setup.over("ext_1")
+            assert (webhook.state, webhook.attempts) == (WebhookState.DELIVERED, 4)
+
+        unreadable = Response(503, "Jan 99999999999999 12:00:00 2024")
+        times = [
+            at for at, *_ in play(scenario, Sender(lambda number: unreadable if number < 4 else Response(204))).sent
+        ]
+        assert [round(after - before) for before, after in pairwise(times)] == [5, 30, 120]
 
     @pytest.mark.parametrize("response", [Response(410), PermanentFailure("not public")])
     def test_a_permanent_failure_is_not_retried(self, response: Response | Exception) -> None:

@@ -3,6 +3,7 @@
     python tests/vectors/make.py        writes tests/vectors/*.json
 
 A vector has responses, and the requests with their times, events and outcome that they must lead to.
+`origins.json` has the responses of gateways and wild values.
 `tests/unit/test_vectors.py` checks that the files are up to date with the flows; the JavaScript client's tests run the
 same files. Random numbers are 0.5, times are seconds since the start, option names are Python's.
 """
@@ -10,6 +11,7 @@ same files. Random numbers are 0.5, times are seconds since the start, option na
 import base64
 import json
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from itertools import repeat
@@ -21,10 +23,15 @@ from umrgen.client.flows.download import PartialState, classify_response, expect
 from umrgen.client.flows.submit import submit
 from umrgen.client.flows.wait import StatusPoller
 from umrgen.client.flows.wait_many import BatchPoller
-from umrgen.errors import UmrgenError
+from umrgen.errors import NotUmrgen, UmrgenError
 from umrgen.image_files import digest_from_headers, verify
 from umrgen.model import Status
 from umrgen.testing import png_bytes, reply, run_flow
+from umrgen.text import printable
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from gateways import GATEWAY_RESPONSES, GatewayResponse
+from gateways import JSON as JSON_TYPE
 
 FOLDER = Path(__file__).parent
 JOB = "ext_1"
@@ -102,7 +109,7 @@ def outcome_of(result: Any) -> Json:
     if isinstance(result, Status):
         names = ("state", "images", "error", "error_code", "queue_position", "eta_seconds", "step", "total_steps")
         return {name: getattr(result, name) for name in (*names, "seed", "engine", "retry_after_ms")}
-    return {"job_id": result["job_id"]}
+    return {"job_id": result.job_id}
 
 
 def waiting(context: CallContext) -> "Flow[Status]":
@@ -328,12 +335,6 @@ def retries() -> list[Json]:
             COMPLETED,
         ),
         case("401", "wait", response({"error": "Unauthorized: bad key"}, 401)),
-        case(
-            "401 in the middle",
-            "wait",
-            job(),
-            response({"error": "bad key", "code": "unauthorized", "success": False}, 401),
-        ),
         case("403", "wait", response("", 403)),
         case("403 as an HTML page", "wait", response("<html>tunnel", 403)),
         case("a redirect", "wait", response("", 302, {"Location": "https://evil.example/x"})),
@@ -369,7 +370,6 @@ def deadline() -> list[Json]:
             repeated=True,
             timeout=20,
         ),
-        case("failures until the deadline", "wait", failure(), repeated=True, timeout=12),
         case("queue_timeout", "wait", job("queued"), repeated=True, queue_timeout=10),
         case(
             "long polls are limited to queue_timeout",
@@ -432,6 +432,11 @@ def statuses() -> list[Json]:
             follow=True,
         ),
         case("every image of a batch", "wait", job("completed", image_url=IMAGE, results={"images": batch})),
+        case(
+            "an absolute image_url is the first of the results",
+            "wait",
+            job("completed", image_url=f"http://umrgen.example{IMAGE}", results={"images": batch}),
+        ),
         case("results of wrong types", "wait", job("completed", image_url=7, results=[IMAGE]), empty),
         case("failed with a reason", "wait", job("failed", error="out of memory", error_code="engine_failed")),
         case("failed without a reason", "wait", job("failed")),
@@ -585,6 +590,194 @@ def waits() -> Json:
     return {name: [vector(item) for item in items] for name, items in groups.items()}
 
 
+# --- the origin of a response -------------------------------------------------------------------------
+
+
+def gateway(sent: GatewayResponse) -> Json:
+    return response(sent.body, sent.status, sent.headers)
+
+
+GONE = response({"success": False, "error": "No such job", "code": "job_not_found"}, 404)
+TRAEFIK = gateway(GATEWAY_RESPONSES[0])
+
+
+def while_polled() -> list[Json]:
+    """Return cases of gateways' responses for a job that the server has reported: none ends the wait."""
+    return [
+        case(f"{sent.name} while a job is polled", "wait", job(), gateway(sent), gateway(sent), COMPLETED)
+        for sent in GATEWAY_RESPONSES
+    ]
+
+
+def at_first() -> list[Json]:
+    """Return cases of the same responses to the first call: the address may be wrong, so most end the call."""
+    return [case(f"{sent.name} at first", "wait", gateway(sent), repeated=True) for sent in GATEWAY_RESPONSES]
+
+
+def ends() -> list[Json]:
+    """Return cases of the end of a job: only the API's own 404 is one."""
+    not_own: list[tuple[str, Json]] = [
+        ("its code with another status", response({"code": "job_not_found"}, 410)),
+        ("its code with 403", response({"code": "job_not_found", "error": "no"}, 403)),
+        ("its text beside another code", response({"error": "Job not found", "code": "no_route"}, 404)),
+        ("another spelling of its text", response({"error": "job not found"}, 404)),
+        ("its text in a list", response('["Job not found"]', 404)),
+        ("the API's own 401", response({"error": "bad key", "code": "unauthorized", "success": False}, 401)),
+        ("the API's own 403", response({"error": "no", "code": "forbidden_origin"}, 403)),
+        ("an unknown path of the API", response({"error": "The path is unknown", "code": "not_found"}, 404)),
+        ("an error of the API that is not about the job", response({"error": "no", "code": "forbidden_host"}, 421)),
+    ]
+    return [
+        case("job_not_found ends a job", "wait", job(), GONE),
+        case("an older server's 404 ends a job", "wait", job(), NOT_FOUND),
+        case("job_not_found of a job that was never seen", "wait", GONE),
+        *[case(f"{name} does not end a job", "wait", job(), answer, COMPLETED) for name, answer in not_own],
+        case("gateways are retried with a growing backoff", "wait", job(), *[TRAEFIK] * 6, COMPLETED),
+        case("within patience", "wait", job(), TRAEFIK, repeated=True, patience=20),
+        case("401 within patience", "wait", job(), response("Unauthorized", 401), repeated=True, patience=20),
+        case("a redirect within patience", "wait", job(), response("", 302), repeated=True, patience=20),
+        case("until the deadline: the job continues", "wait", job(), TRAEFIK, repeated=True, timeout=15),
+        case("a Retry-After of a gateway", "wait", job(), TRAEFIK | {"headers": {"Retry-After": "9"}}, COMPLETED),
+        case("a valid response between them resets the budget", "wait", job(), *[TRAEFIK, job()] * 9, COMPLETED),
+    ]
+
+
+def unreached() -> list[Json]:
+    """Return cases of a deadline before the first valid response: it is not known that the job continues."""
+    return [
+        case("failures until the deadline", "wait", failure(), repeated=True, timeout=12),
+        case("timeouts until the deadline", "wait", failure(1000, sent=True), repeated=True, timeout=12),
+        case("502 until the deadline", "wait", response("", 502), repeated=True, timeout=12),
+        case("429 until the deadline", "wait", response("", 429), repeated=True, timeout=12),
+        case("failures after a status, until the deadline", "wait", job(), failure(), repeated=True, timeout=12),
+        case("failures of batch calls until the deadline", "many", failure(), repeated=True, timeout=12),
+    ]
+
+
+def batch_origins() -> list[Json]:
+    first = response({"jobs": [DONE | {"job_id": "ext_1"}], "cursor": "1", "unknown": []}, 200, LONG_POLL)
+    last = response({"jobs": [DONE | {"job_id": f"ext_{n}"} for n in (0, 2)], "cursor": "2", "unknown": []})
+    sent = [item for item in GATEWAY_RESPONSES if item.status != 200 or item.content_type != JSON_TYPE]
+    return [
+        *[case(f"{item.name} between batch calls", "many", first, gateway(item), last) for item in sent],
+        case(
+            "ids of wrong types", "many", response({"jobs": [{"job_id": 7}, None, 5], "unknown": [[], "ext_1"]}), last
+        ),
+    ]
+
+
+def submit_origins() -> list[Json]:
+    unreadable = {
+        "an empty 200": response(""),
+        "a truncated 200": response('{"success": true, "job_'),
+        "a job id with a slash": response({"job_id": "ext_1/../x"}, 202),
+        "a job id with a line break": response({"job_id": "ext_1\r\nok: saved"}, 202),
+        "a job id of 200 characters": response({"job_id": "e" * 200}, 202),
+        "a job id of a wrong type": response({"job_id": ["ext_1"]}, 202),
+    }
+    pages = [item for item in GATEWAY_RESPONSES if item.status in (300, 302, 401, 403, 404, 451)]
+    return [
+        *[case(f"after {name}, repeated", "submit", answer, HEALTHY, CREATED) for name, answer in unreadable.items()],
+        *[
+            case(f"after {name}, not repeated", "submit", answer, OLD_404, OLD_404)
+            for name, answer in unreadable.items()
+        ],
+        *[case(f"{item.name} to a submit", "submit", gateway(item)) for item in pages],
+        case("an HTML page with 200 to a submit", "submit", response("<html>You are about to visit</html>")),
+        case(
+            "the state of idempotency until the deadline",
+            "submit",
+            failure(sent=True),
+            failure(),
+            repeated=True,
+            timeout=3,
+        ),
+    ]
+
+
+def wild_statuses() -> list[Json]:
+    deep = '{"state": "running", "x": ' + "[" * 500 + "]" * 500 + "}"
+    escape = "x\x1b]0;t\x07\x1b[2J\r\nok: saved"
+    return [
+        case("a seed of 16 digits", "watch", job("completed", image_url=IMAGE, seed=2**53 - 1)),
+        case("a seed that is too large", "watch", job("completed", image_url=IMAGE, seed=2**60)),
+        case("a body that is nested too deeply", "wait", response(deep), COMPLETED),
+        case("texts that move a terminal", "watch", job("failed", error=escape, engine=escape, error_code="\x1b[2J")),
+        case("an unknown state that moves a terminal", "wait", job("\x1b[2Jpaused"), COMPLETED),
+        case("an error code that is a sentence", "wait", job("failed", error="no", error_code="it failed")),
+        case("a long error", "wait", job("failed", error="a" * 5000)),
+        *[
+            case(f"Retry-After {text!r}", "wait", job("running", {"Retry-After": text} | DATE), COMPLETED)
+            for text in (
+                "Jan 99999999999999 12:00:00 2024",
+                "Wed, 99 Nov 2026 08:00:00 GMT",
+                "Tue, 24 Nov 2026 99:99:99 GMT",
+                "Tue, 24 Nov 0000 08:00:00 GMT",
+                "Tue, 24 Nov 9999 08:00:00 GMT",
+                "9" * 400,
+                "1e9",
+                "\u0665",
+            )
+        ],
+        *[
+            case(f"retry_after_ms {value!r}", "wait", job("running", retry_after_ms=value), COMPLETED)
+            for value in (10**300, -1, 1500.5, True, [2000], {"ms": 1})
+        ],
+    ]
+
+
+def texts() -> list[Json]:
+    """Return texts from elsewhere, and how they are shown."""
+    given = [
+        *("a boat", "", "  two  spaces ", "line\nbreak\r\n", "tab\there", "caf\u00e9 \u2603 \U0001f6a2"),
+        *("\x1b[31mred\x1b[0m", "\x9b31m", "\x00\x07\x08\x7f", "\u202eevil\u202c", "\u2028\u2029", "\ud800x\udc00"),
+        *("\u200b\ufeff", "\u00a0no-break", "a" * 1000, "a" * 1001, "\n" * 5000 + "x", "\u0301" * 3),
+    ]
+    return [{"text": text, "printable": printable(text)} for text in given]
+
+
+def download_origins() -> list[Json]:
+    """Return responses to the request for an image: `retry` is a gateway's, which is retried within `patience`."""
+    own = [
+        (404, '{"success": false, "error": "No such output", "code": "output_not_found"}'),
+        (410, '{"success": false, "error": "gone", "code": "output_expired"}'),
+        (403, '{"success": false, "error": "no", "code": "forbidden_output"}'),
+        *((status, "") for status in (400, 403, 404, 410)),
+        *((status, "") for status in (401, 405, 418, 421)),
+    ]
+    names = {True: "the API", False: "an older server"}
+    sent = [GatewayResponse(names[bool(body)], status, JSON_TYPE if body else "", body) for status, body in own]
+    cases = []
+    for item in (*GATEWAY_RESPONSES, *sent):
+        headers = {name.lower(): value for name, value in item.headers.items()}
+        try:
+            outcome: Json = {
+                "continues": classify_response(item.status, headers, PartialState(), item.body.encode()) == "append"
+            }
+        except NotUmrgen:
+            outcome = {"retry": True}
+        except UmrgenError as error:
+            outcome = {"error": type(error).__name__, "code": error.code}
+        cases.append(
+            {"name": item.name, "status": item.status, "headers": item.headers, "body": item.body, "outcome": outcome}
+        )
+    return cases
+
+
+def origins() -> Json:
+    flows = {
+        "while polled": while_polled(),
+        "at first": at_first(),
+        "ends": ends(),
+        "unreached": unreached(),
+        "batches": batch_origins(),
+        "submits": submit_origins(),
+        "statuses": wild_statuses(),
+    }
+    made: Json = {name: [vector(item) for item in items] for name, items in flows.items()}
+    return made | {"texts": texts(), "downloads": download_origins()}
+
+
 # --- vectors of functions: addresses, downloads, images ---------------------------------------------
 
 
@@ -643,7 +836,7 @@ def downloads() -> list[Json]:
         (206, partial | {"Content-Range": "bytes 500-999/*"}, half),
         (206, {"ETag": '"v1"'}, half),
         (206, {"Last-Modified": "x", "Content-Range": "bytes 500-999/1000"}, PartialState(500, "x")),
-        *[(status, {}, half) for status in (400, 401, 403, 404, 410, 416, 418, 429, 500, 503)],
+        *[(status, {}, half) for status in (400, 403, 404, 410, 416, 429, 500, 503)],
     ]
     cases = []
     for status, headers, have in answers:
@@ -726,6 +919,7 @@ def images() -> list[Json]:
 
 FILES: Mapping[str, Callable[[], Any]] = {
     "waits": waits,
+    "origins": origins,
     "addresses": addresses,
     "downloads": downloads,
     "images": images,

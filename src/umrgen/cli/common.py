@@ -1,7 +1,6 @@
 """Parts that the commands share: options, output as JSON or text, errors as exit codes."""
 
 import functools
-import json
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 import click
 
 from umrgen import errors
+from umrgen.text import printable_json
 
 if TYPE_CHECKING:
     from umrgen.server.settings import Settings
@@ -64,6 +64,8 @@ def require_server_packages() -> Iterator[None]:
 
 def exit_code(error: errors.UmrgenError) -> int:
     """Return the exit code for an error."""
+    if error.code == "bad_engine":
+        return 2
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
 
 
@@ -89,7 +91,7 @@ class CommandOutput:
     def event(self, kind: str, data: dict[str, Any]) -> None:
         """Print an event, with --events."""
         if self.as_events:
-            click.echo(json.dumps({"event": kind} | data, ensure_ascii=False))
+            click.echo(printable_json({"event": kind} | data))
 
     def result(self, data: dict[str, Any], text: str) -> None:
         """Print the command's single result."""
@@ -97,7 +99,7 @@ class CommandOutput:
         if self.as_events:
             self.event("done", data)
         elif self.as_json:
-            click.echo(json.dumps(data, ensure_ascii=False))
+            click.echo(printable_json(data))
         elif text:
             click.echo(text, err=self.text_to_stderr)
 
@@ -108,7 +110,7 @@ class CommandOutput:
         elif self.as_events:
             self.event("error", error.as_dict())
         elif self.as_json:
-            click.echo(json.dumps(error.as_dict(), ensure_ascii=False))
+            click.echo(printable_json(error.as_dict()))
         message = str(error).rstrip(".")
         click.echo(f"umrgen: {message}." + (f" {error.next}" if error.next else ""), err=True)
         return exit_code(error)
@@ -156,7 +158,7 @@ def target_option(help: str) -> Callable[[F], F]:
 
 
 def check_stdout(to: Path | None, output: CommandOutput) -> None:
-    """Keep stdout for the image when it goes there. Raises UsageError and TargetUnusable when it cannot."""
+    """Reserve stdout for the image when it is the target. Raises UsageError and TargetUnusable when it cannot."""
     from umrgen.client.target import descriptor_of
 
     if to is None or descriptor_of(to) != 1:

@@ -62,7 +62,7 @@ def embedded_server(state: Path | None = None) -> Iterator[EmbeddedServer]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env=os.environ | {"UMRGEN_API_KEY": key},
+            env=os.environ | {"UMRGEN_SERVER_KEY": key},
             text=True,
             start_new_session=True,  # Ctrl-C must not reach the server, which stops when its input ends
         )

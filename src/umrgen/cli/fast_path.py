@@ -5,6 +5,8 @@ import time
 from umrgen.client.address import configured_server
 from umrgen.client.flow import CallContext, Options, drive
 from umrgen.client.flows.wait import StatusPoller
+from umrgen.client.journal import DefaultJournal
+from umrgen.client.known_jobs import describe_missing
 from umrgen.client.stdlib_transport import StdlibTransport, is_supported
 from umrgen.errors import JobNotFound
 from umrgen.model import Status, check_job_id
@@ -26,10 +28,7 @@ def status_once(job_id: str, base_url: str | None, timeout: float | None) -> Sta
     try:
         return drive(poller.next_change(), StdlibTransport(server, options.connect_timeout).send, time.sleep)
     except JobNotFound as error:
-        from umrgen.client.journal import DefaultJournal
-        from umrgen.client.missing_jobs import explained
-
-        raise explained(error, DefaultJournal(), server.base_url) from None
+        raise describe_missing(error, DefaultJournal(), server.base_url) from None
 
 
 async def _status_with_pool(job_id: str, base_url: str | None, options: Options) -> Status:

@@ -84,12 +84,16 @@ def describe_image(image: "SavedImage", seconds: float) -> str:
     from umrgen.cli.progress import human_bytes
 
     kind = image.media_type.removeprefix("image/").upper()
-    paths = "\n".join(str(each.path) for each in (image, *image.more))
-    return (
-        f"{paths}\n"
-        f"  {image.width} × {image.height} {kind}, {human_bytes(image.bytes)}, seed {image.seed}, "
-        f"drawn by {image.engine} in {seconds:.1f} s\n"
-        f"  sha256 {image.sha256}"
+    seed = "" if image.seed is None else f", seed {image.seed}"
+    origin = "" if image.engine is None else f" by {image.engine}"
+    facts = f"{image.width} × {image.height} {kind}, {human_bytes(image.bytes)}{seed}"
+    return "\n".join(
+        [
+            str(image.path),
+            f"  {facts}, drawn{origin} in {seconds:.1f} s",
+            f"  sha256 {image.sha256}",
+            *(str(other.path) for other in image.others),
+        ]
     )
 
 
@@ -189,7 +193,7 @@ async def _draw_many(
         else:
             images.append(result.as_dict())
             if not output.machine_readable:
-                click.echo("\n".join(str(image.path) for image in (result, *result.more)))
+                click.echo("\n".join(str(image.path) for image in (result, *result.others)))
     data = {"images": images, "errors": [error.as_dict() for error in errors]}
     if output.machine_readable:
         output.result(data, "")

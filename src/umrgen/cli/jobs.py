@@ -15,6 +15,7 @@ from umrgen.cli.common import (
     run,
     target_option,
 )
+from umrgen.text import printable
 
 __all__ = ["cancel", "fetch", "status", "wait", "watch"]
 
@@ -30,8 +31,7 @@ def status(job_id: str, base_url: str | None, timeout: float | None, output: Com
 
     def work() -> None:
         found = status_once(job_id, base_url, timeout)
-        text = describe(found) + (f": {found.error}" if found.error else "")
-        output.result(dict(found.raw), "\n".join([text, *found.images]))
+        output.result(dict(found.raw), "\n".join([describe(found), *map(printable, found.images)]))
 
     exit_on_error(output, work)
 
@@ -83,7 +83,7 @@ def wait(job_ids: tuple[str, ...], base_url: str | None, timeout: float | None, 
         ) as client:
             final = await client.job(job_ids[0]).wait()
         printer.clear()
-        output.result(dict(final.raw), "\n".join([describe(final), *final.images]))
+        output.result(dict(final.raw), "\n".join([describe(final), *map(printable, final.images)]))
 
     async def wait_for_all() -> None:
         from umrgen.client.flows.wait import require_completed
@@ -143,7 +143,7 @@ def fetch(
         async with AsyncClient(on_event=printer, follow=printer.follow, **arguments) as client:
             image = await client.job(job_id).download(to, overwrite=overwrite)
         printer.clear()
-        output.result(image.as_dict(), "\n".join(str(each.path) for each in (image, *image.more)))
+        output.result(image.as_dict(), "\n".join(str(each.path) for each in (image, *image.others)))
 
     run(output, work)
 
@@ -160,6 +160,6 @@ def cancel(job_id: str, base_url: str | None, timeout: float | None, output: Com
     async def work() -> None:
         async with AsyncClient(**client_arguments(base_url, timeout)) as client:
             found = await client.job(job_id).cancel()
-        output.result(dict(found.raw), describe(found) + (f": {found.error}" if found.error else ""))
+        output.result(dict(found.raw), describe(found))
 
     run(output, work)

@@ -26,26 +26,42 @@ from umrgen.errors import UmrgenError
 if TYPE_CHECKING:
     from umrgen.server.ledger import Key
     from umrgen.server.services.api_keys import ApiKeys
+    from umrgen.server.settings import Settings
 
 __all__ = ["keys"]
 
 
-def _with_keys(server: ServerOptions, work: Callable[["ApiKeys"], Awaitable[None]]) -> None:
-    """Open the keys of the server that `server_options` name, whether it runs or not."""
+def _with_keys(server: ServerOptions, work: Callable[["ApiKeys"], Awaitable[None]], *, new: bool = False) -> None:
+    """Open the keys of the server that `server_options` name, whether it runs or not.
+
+    `new`: create its state folder if there is none; else this is an error.
+    """
 
     async def opened() -> None:
         settings = server_settings(**server)
         with require_server_packages():
             from umrgen.server.application import open_keys
 
-        try:
-            make_folder(settings.state, mode=0o700)
-        except OSError as error:
-            raise UmrgenError(f"the state folder {settings.state} cannot be created: {error.strerror}") from None
+        if not settings.ledger_file.exists():
+            _create_state(settings, new=new)
         async with open_keys(settings) as keys:
             await work(keys)
 
     exit_on_error(CommandOutput(False, False), lambda: asyncio.run(opened()))
+
+
+def _create_state(settings: "Settings", *, new: bool) -> None:
+    """Create the state folder of a server that was never started, and report it. Raises UmrgenError."""
+    advice = "Name the server's folder with --state, or its settings file with --config."
+    if not new:
+        raise UmrgenError(f"there is no server with the ledger {settings.ledger_file}", code="no_server", next=advice)
+    try:
+        make_folder(settings.state, mode=0o700)
+    except OSError as error:
+        raise UmrgenError(
+            f"the state folder {settings.state} cannot be created: {error.strerror}", next=advice
+        ) from None
+    click.echo(f"a new ledger is created: {settings.ledger_file}", err=True)
 
 
 def _as_dict(key: "Key") -> dict[str, Any]:
@@ -139,9 +155,10 @@ def create(
         else:
             click.echo(secret)
             click.echo(f"{key.id}, session {key.session_id}; the key is not printed again", err=True)
+            click.echo(f"the server's ledger: {server_settings(**server).ledger_file}", err=True)
             click.echo(f"its webhooks are signed with {webhook_secret}", err=True)
 
-    _with_keys(server, work)
+    _with_keys(server, work, new=True)
 
 
 @keys.command("list")

@@ -6,17 +6,23 @@ from typing import Any
 import click
 
 from umrgen.cli.common import CommandOutput, client_arguments, connection_options, exit_on_error, output_options, run
+from umrgen.text import printable
 
 __all__ = ["jobs"]
 
+PROMPT = 48
+"""Characters of a prompt in a list."""
 
-def _when(seconds: float) -> str:
+
+def _when(seconds: Any) -> str:
+    """Return a time of the journal or the server; an unusable one is shown as a dash."""
+    if not isinstance(seconds, int | float) or not 0 <= seconds < 4e9:
+        return "-".ljust(11)
     return datetime.fromtimestamp(seconds).astimezone().strftime("%m-%d %H:%M")
 
 
-def _shortened(text: str, width: int = 48) -> str:
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return line if len(line) <= width else line[: width - 1] + "…"
+def _seconds(milliseconds: Any) -> Any:
+    return milliseconds / 1000 if isinstance(milliseconds, int | float) and milliseconds < 1e15 else None
 
 
 @click.command()
@@ -37,7 +43,7 @@ def jobs(
 
         async with AsyncClient(**client_arguments(base_url, timeout)) as client:
             page = await client.jobs(state=state, limit=limit)
-        output.result(page, "\n".join(_line(job) for job in page["jobs"]) or "no jobs")
+        output.result(dict(page), "\n".join(_line(job) for job in page["jobs"]) or "no jobs")
 
     def on_this_machine() -> None:
         from umrgen.client.journal import Journal
@@ -45,7 +51,7 @@ def jobs(
         entries = Journal().entries()[::-1][:limit]
         lines = [
             f"{_when(entry.begun_at)}  {entry.end or 'unfinished':10}  {entry.job_id or '(not confirmed)':36}  "
-            + _shortened(str(entry.request.get("prompt", "")))
+            + printable(str(entry.request.get("prompt", "")), PROMPT)
             for entry in entries
         ]
         if any(entry.end is None for entry in entries):
@@ -59,15 +65,16 @@ def jobs(
 
 
 def _line(job: dict[str, Any]) -> str:
-    text = f"{_when(job['created_at'] / 1000)}  {job['state']:9}  {job['job_id']}  {_shortened(job.get('prompt', ''))}"
-    return text + (f"  ({job['error']})" if job.get("error") else "") + _webhook(job.get("webhook"))
+    created, prompt = _when(_seconds(job.get("created_at"))), printable(str(job.get("prompt") or ""), PROMPT)
+    text = f"{created}  {job['state']:9}  {job['job_id']}  {prompt}"
+    return printable(text + (f"  ({job['error']})" if job.get("error") else "") + _webhook(job.get("webhook")))
 
 
-def _webhook(webhook: dict[str, Any] | None) -> str:
+def _webhook(webhook: Any) -> str:
     """Return the state of the job's webhook, if it has one."""
-    if not webhook:
+    if not isinstance(webhook, dict):
         return ""
-    text = f"  [webhook {webhook['state']}"
-    if webhook["state"] == "pending" and webhook["attempts"]:
-        text += f" after {webhook['attempts']}, next {_when(webhook['next_at'] / 1000)}"
-    return text + (f": {webhook['last_error']}]" if webhook["last_error"] else "]")
+    text = f"  [webhook {webhook.get('state')}"
+    if webhook.get("state") == "pending" and webhook.get("attempts"):
+        text += f" after {webhook['attempts']}, next {_when(_seconds(webhook.get('next_at')))}"
+    return text + (f": {webhook['last_error']}]" if webhook.get("last_error") else "]")

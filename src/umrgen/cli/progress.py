@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from umrgen.cli.common import CommandOutput
+from umrgen.client.engine_error import short_reason
 from umrgen.client.flow import Event
 from umrgen.model import State, Status
 
@@ -44,7 +45,7 @@ def describe(status: Status) -> str:
         text += f" {bar(step / status.total_steps)} step {step} of {status.total_steps}"
     if not status.over and status.eta_seconds:
         text += f", about {human_seconds(status.eta_seconds)} left"
-    return text
+    return text + (f": {short_reason(status.error)}" if status.error else "")
 
 
 class ProgressPrinter:

@@ -54,7 +54,7 @@ def resume(
     """Finish every unfinished job of this machine: wait, download, verify.
 
     Jobs on another server than the configured one are not changed, only listed. A job that cannot be finished (it
-    failed, or the server does not have it or its image any more) is reported once.
+    failed, or the server no longer has it or its image) is reported once.
     """
 
     def work() -> None:
@@ -192,7 +192,7 @@ class _Resumption:
                     await self._finish_one(client, entry)
 
     async def _finish_one(self, client: "AsyncClient", entry: "JournalEntry") -> None:
-        """Finish one entry; whatever goes wrong is an error of this entry alone."""
+        """Finish one entry; any error is recorded for this entry only."""
         try:
             image = await client.resume(entry, self._to)
         except UmrgenError as error:
@@ -201,8 +201,8 @@ class _Resumption:
             self._fail(entry, UmrgenError(f"resuming failed: {type(error).__name__}", code="internal_error"))
         else:
             row = {"job_id": image.job_id, "state": "completed", "path": str(image.path)}
-            paths = [str(each.path) for each in (image, *image.more)]
-            self._add(row | ({"paths": paths} if image.more else {}), "  ".join(paths))
+            paths = [str(each.path) for each in (image, *image.others)]
+            self._add(row | ({"paths": paths} if image.others else {}), "  ".join(paths))
 
     def _fail(self, entry: "JournalEntry", error: UmrgenError) -> None:
         self.errors.append(error)
@@ -220,7 +220,7 @@ class _Resumption:
             click.echo(f"{row['job_id'] or row.get('entry') or '(not confirmed)'}  {text}")
 
     def _advise(self) -> None:
-        """Print what can be done with the entries that remain."""
+        """Print the commands for the entries that remain."""
         if self._output.machine_readable:
             return
         planned = [row for row in self.rows if row["state"] == "not_submitted"]

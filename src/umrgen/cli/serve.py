@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ def _announce(announcement: "Announcement", as_json: bool) -> None:
             "studio": announcement.studio,
         }
         click.echo(json.dumps(data))
+        return
+    if not sys.stderr.isatty():  # a log
         return
     settings = announcement.settings
     click.echo(
@@ -103,7 +106,7 @@ def _print_config(context: click.Context, parameter: click.Parameter, requested:
     help="Print an example file for --config.",
 )
 def serve(config: Path | None, as_json: bool, until_eof: bool, **flags: Any) -> None:
-    """Serve the API. The first start creates the state folder and a key, and prints the key once."""
+    """Serve the API. The first start in a terminal creates the state folder and a key, and prints the key once."""
 
     def work() -> None:
         with require_server_packages():
@@ -111,8 +114,17 @@ def serve(config: Path | None, as_json: bool, until_eof: bool, **flags: Any) -> 
             from umrgen.server.serve import serve as serve_forever
             from umrgen.server.settings import Settings
 
-        settings = Settings.load({name: value for name, value in flags.items() if value != ()}, os.environ, config)
+        def load() -> Settings:
+            return Settings.load({name: value for name, value in flags.items() if value != ()}, os.environ, config)
+
+        settings = load()
         set_up_logs(settings.log_format)
-        serve_forever(settings, lambda announcement: _announce(announcement, as_json), until_eof=until_eof)
+        serve_forever(
+            settings,
+            lambda announcement: _announce(announcement, as_json),
+            load=load,
+            until_eof=until_eof,
+            show_key=as_json or sys.stderr.isatty(),
+        )
 
     exit_on_error(CommandOutput(False, False), work)

@@ -1,6 +1,7 @@
 """The address and API key of a server, and the headers of every request to it."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -14,24 +15,24 @@ __all__ = ["Server", "configured_server"]
 class Server:
     """A base URL without its trailing slash, and the API key for its origin.
 
-    Raises UmrgenError when the URL is not an http(s) address.
+    White space around both is removed. Raises UmrgenError when the URL is not an http(s) address, or when no HTTP
+    header can have the key.
     """
 
     base_url: str
     key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if not _is_address(self.base_url):
-            raise UmrgenError(
-                f"{self.base_url!r} is not a server address",
-                code="bad_base_url",
-                next="Use the form http://host:port or https://host/prefix.",
-            )
-        object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
+        object.__setattr__(self, "base_url", _checked_address(self.base_url.strip()))
+        object.__setattr__(self, "key", _checked_key(self.key))
 
     def headers(self) -> dict[str, str]:
         """Return the headers of every API request."""
-        headers = {"User-Agent": f"umrgen/{__version__}", "Accept": "application/json"}
+        headers = {
+            "User-Agent": f"umrgen/{__version__}",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",  # a compressed response could be a thousand times as large
+        }
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         if (urlsplit(self.base_url).hostname or "").endswith(".share.zrok.io"):
@@ -39,13 +40,49 @@ class Server:
         return headers
 
 
+def _checked_address(url: str) -> str:
+    if not _is_address(url):
+        raise UmrgenError(
+            f"{_without_password(url)!r} is not a server address",
+            code="bad_base_url",
+            next="Use the form http://host:port or https://host/prefix.",
+        )
+    url = url.rstrip("/")
+    if (end := re.search(r"/api(/v1)?$", url)) is not None:
+        raise UmrgenError(
+            f"the server address {url} ends with {end[0]}, which the client adds itself",
+            code="bad_base_url",
+            next=f"Use {url[: end.start()]}.",
+        )
+    return url
+
+
 def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and parts.hostname and not parts.query and not parts.fragment
-        return bool(valid and parts.username is None and parts.port != 0)
+        usable = url.isprintable() and not re.search(r"[\s\\]", url) and len(url) <= 2000
+        return bool(valid and usable and parts.username is None and parts.port != 0)
     except ValueError:
         return False
+
+
+def _without_password(url: str) -> str:
+    """Return a refused address without its user name and password."""
+    return re.sub(r"//[^/]*@", "//…@", url)
+
+
+def _checked_key(key: str | None) -> str | None:
+    """Return the key without white space around it. The error does not show the key, nor a part of it."""
+    stripped = (key or "").strip()
+    if wrong := re.search(r"[^\x21-\x7e]", stripped):
+        raise UmrgenError(
+            f"the API key cannot be sent: its character {wrong.start() + 1} of {len(stripped)} is not a printable "
+            "ASCII character",
+            code="bad_api_key",
+            next="Copy the key again, without line breaks and spaces; it begins with umr_.",
+        )
+    return stripped or None
 
 
 def configured_server(base_url: str | None = None, api_key: str | None = None) -> Server:

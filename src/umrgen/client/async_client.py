@@ -16,12 +16,14 @@ from umrgen.client.flows.upload import read_image, upload
 from umrgen.client.flows.wait_many import BatchPoller, Outcome
 from umrgen.client.job import AsyncJob
 from umrgen.client.journal import DefaultJournal, Journal, JournalEntry
+from umrgen.client.older_servers import receipt_warnings, with_seed
 from umrgen.client.options import CallOptions, RequestOptions
 from umrgen.client.protocol import API, call_if_supported
+from umrgen.client.responses import MAX_LIST, parse_page
 from umrgen.client.target import Target, is_stream, prepare_target
 from umrgen.client.transport import Transport
 from umrgen.clock import Clock
-from umrgen.errors import ConcurrencyLimit, InvalidRequest, JobNotFound, UmrgenError
+from umrgen.errors import ConcurrencyLimit, InvalidRequest, JobNotFound, NotUmrgen, UmrgenError
 from umrgen.image_files import SavedImage
 from umrgen.paths import user_path
 
@@ -97,8 +99,8 @@ class AsyncClient:
         that the key has too many jobs. Raises InvalidRequest, Unauthorized, RateLimited, ConnectionFailed, ...
         """
         key = idempotency_key or secrets.token_hex(16)
-        body = _request(prompt, request)
-        return await self._submit(self._driver.new_context({}), body, key, wait_for_slot=wait_for_slot)
+        body, given = _request(prompt, request), idempotency_key is not None
+        return await self._submit(self._driver.new_context({}), body, key, given_key=given, wait_for_slot=wait_for_slot)
 
     async def generate(
         self,
@@ -127,11 +129,13 @@ class AsyncClient:
         target: Path | None = None,
         overwrite: bool = False,
         wait_for_slot: bool = False,
+        given_key: bool = False,
         entry: str | None = None,
         again: bool = False,
     ) -> AsyncJob:
         planned = entry is not None and not again
         if entry is None:
+            request = with_seed(request, key)
             entry = self._begin_entry(request, key, target, overwrite=overwrite)
         elif planned and self.journal is not None:
             self.journal.submitting(entry)
@@ -144,13 +148,16 @@ class AsyncClient:
             on_postponed=lambda postponed: self._note_postponed(entry, postponed),
         )
         try:
-            response = await self._driver.run(flow)
+            receipt = await self._driver.run(flow)
         except UmrgenError as error:
             self._note_refusal(entry, error, planned=planned, again=again)
             raise
         if self.journal is not None and entry is not None:
-            self.journal.submitted(entry, response["job_id"])
-        return AsyncJob(self._driver, response["job_id"], seen=True, context=context, entry=entry)
+            self.journal.submitted(entry, receipt.job_id)
+        wanted = {**request, "idempotency_key": given_key}
+        for warning in (*receipt.warnings, *receipt_warnings(receipt.raw, wanted)):
+            context.notify(Event("warning", receipt.job_id, warning))
+        return AsyncJob(self._driver, receipt.job_id, seen=True, context=context, entry=entry, request=request)
 
     def _begin_entry(
         self,
@@ -187,12 +194,13 @@ class AsyncClient:
     async def as_completed(self, jobs: Iterable[AsyncJob], **options: Unpack[CallOptions]) -> AsyncIterator[AsyncJob]:
         """Yield the jobs in the order in which they end, each with its `outcome`. One deadline applies to all."""
         by_id = {job.id: job for job in jobs}
-        poller = BatchPoller(self._driver.new_context(options), list(by_id))
+        accepted = any(job.accepted for job in by_id.values())
+        poller = BatchPoller(self._driver.new_context(options), list(by_id), seen=accepted)
         while poller.pending:
             for job_id, outcome in (await self._driver.run(poller.next_finished())).items():
-                explained = self._driver.explained(outcome) if isinstance(outcome, JobNotFound) else outcome
-                by_id[job_id].outcome = explained
-                yield by_id[job_id]
+                job = by_id[job_id]
+                job.outcome = job.described(outcome) if isinstance(outcome, JobNotFound) else outcome
+                yield job
 
     async def wait_all(self, jobs: Sequence[AsyncJob], **options: Unpack[CallOptions]) -> list[Outcome]:
         """Wait for all `jobs`; return their outcomes in the same order: a final status or an error for each."""
@@ -225,7 +233,7 @@ class AsyncClient:
                 self._give_up(waiting[1:], error)
                 raise
             jobs[job.id] = job, waiting.pop(0).to
-        poller = BatchPoller(context, list(jobs))
+        poller = BatchPoller(context, list(jobs), seen=True)
         while poller.pending:
             for job_id, outcome in (await self._driver.run(poller.next_finished())).items():
                 job, place = jobs[job_id]
@@ -240,9 +248,10 @@ class AsyncClient:
             yield await _download_or_error(job, waiting.pop(0).to, overwrite)
 
     def _plan(self, request: Mapping[str, Any], to: Target, overwrite: bool) -> "_PlannedSubmit":
-        """Record a submit that comes later, so that after an interruption it is known that it was never begun."""
+        """Record a submit that is sent later, so that after an interruption it is known that it was never begun."""
         key = secrets.token_hex(16)
-        body = _request(request["prompt"], {name: value for name, value in request.items() if name != "prompt"})
+        parameters = {name: value for name, value in request.items() if name != "prompt"}
+        body = with_seed(_request(request["prompt"], parameters), key)
         target = _resumable(to)
         return _PlannedSubmit(body, key, to, self._begin_entry(body, key, target, overwrite=overwrite, planned=True))
 
@@ -266,7 +275,9 @@ class AsyncClient:
         """
         context = self._driver.new_context(options)
         if entry.job_id is not None:
-            job = AsyncJob(self._driver, entry.job_id, context=context, entry=entry.id)
+            job = AsyncJob(
+                self._driver, entry.job_id, known=True, context=context, entry=entry.id, request=entry.request
+            )
         elif entry.planned or await self._driver.run(supports_idempotency(context)):
             request, key = entry.request, entry.idempotency_key
             job = await self._submit(context, request, key, wait_for_slot=True, entry=entry.id, again=not entry.planned)
@@ -288,7 +299,7 @@ class AsyncClient:
             raise
         if self.journal is not None:
             self.journal.submitted(entry.id, job_id)
-        return AsyncJob(self._driver, job_id, context=context, entry=entry.id)
+        return AsyncJob(self._driver, job_id, context=context, entry=entry.id, request=entry.request)
 
     def _known_ids(self) -> set[str]:
         """Return the ids of the jobs in the journal."""
@@ -297,17 +308,21 @@ class AsyncClient:
 
     # --- the server ---
 
-    async def jobs(self, *, state: str | None = None, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+    async def jobs(self, *, state: str | None = None, limit: int = 50, cursor: str | None = None) -> Mapping[str, Any]:
         """Return a page of this key's jobs, newest first: `jobs` and `next_cursor`. Raises Unsupported."""
         query = {"state": state, "limit": limit, "cursor": cursor}
         arguments = "&".join(f"{name}={value}" for name, value in query.items() if value is not None)
-        return await self._driver.run(call_if_supported(self._driver.new_context({}), "GET", f"{API}/jobs?{arguments}"))
+        flow = call_if_supported(self._driver.new_context({}), "GET", f"{API}/jobs?{arguments}", limit=MAX_LIST)
+        page = parse_page(await self._driver.run(flow))
+        if page is None:
+            raise NotUmrgen("the response to the call for the list of jobs has no list")
+        return page
 
     async def upload(self, image: Path | str | bytes) -> str:
         """Upload a reference image, a file or bytes; return its name for `reference_images`. Raises Unsupported."""
         return await self._driver.run(upload(self._driver.new_context({}), read_image(image)))
 
-    async def capabilities(self) -> dict[str, Any]:
+    async def capabilities(self) -> Mapping[str, Any]:
         """Return the server's capabilities. Raises Unsupported on older servers."""
         return await self._driver.run(call_if_supported(self._driver.new_context({}), "GET", f"{API}/capabilities"))
 

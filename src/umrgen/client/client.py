@@ -203,7 +203,7 @@ class Client:
         """Finish the job of a journal entry; see `AsyncClient.resume`."""
         return self._loop.run(self._async.resume(entry, to, **options))
 
-    def jobs(self, *, state: str | None = None, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+    def jobs(self, *, state: str | None = None, limit: int = 50, cursor: str | None = None) -> Mapping[str, Any]:
         """Return a page of this key's jobs, newest first."""
         return self._loop.run(self._async.jobs(state=state, limit=limit, cursor=cursor))
 
@@ -211,7 +211,7 @@ class Client:
         """Upload a reference image; return its name for `reference_images`."""
         return self._loop.run(self._async.upload(image))
 
-    def capabilities(self) -> dict[str, Any]:
+    def capabilities(self) -> Mapping[str, Any]:
         """Return the server's capabilities."""
         return self._loop.run(self._async.capabilities())
 

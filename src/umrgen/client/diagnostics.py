@@ -3,17 +3,19 @@
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from umrgen.client.address import Server
-from umrgen.client.flow import Options, Reply, Step, TransportFailure
+from umrgen.client.failures import disk_reason
+from umrgen.client.flow import Options, Reply, Step, TransportFailure, http_date
 from umrgen.client.protocol import API, error_from
+from umrgen.client.responses import reports_missing_job
 from umrgen.client.transport import Transport
-from umrgen.errors import UmrgenError
+from umrgen.errors import NotUmrgen, UmrgenError
+from umrgen.text import printable
 
 __all__ = ["Check", "configured_address", "run_checks"]
 
@@ -30,6 +32,10 @@ class Check:
     verdict: Verdict
     message: str
     remedy: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", printable(self.message))  # parts of it are from the server
+        object.__setattr__(self, "remedy", printable(self.remedy))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result as `--json` prints it."""
@@ -62,7 +68,7 @@ def check_folder(folder: Path) -> Check:
             pass
     except OSError as error:
         return Check(
-            "folder", "bad", f"{folder} is not writable: {error.strerror or error}", "Choose another folder with -o."
+            "folder", "bad", f"{folder} is not writable: {disk_reason(error)}", "Choose another folder with -o."
         )
     return Check("folder", "good", f"{folder} is writable")
 
@@ -100,9 +106,9 @@ def _connection_remedy(base_url: str) -> str:
 
 
 def _check_api(reply: Reply) -> Check:
-    if reply.json() is not None:
-        return Check("api", "good", "the response is JSON, as from an UMRGEN server")
     error = error_from(reply)
+    if not isinstance(error, NotUmrgen):
+        return Check("api", "good", "the response is JSON, as from an UMRGEN server")
     remedy = "A tunnel or proxy may have sent this page: open the address in a browser, or correct the address."
     return Check("api", "bad", str(error), remedy)
 
@@ -111,17 +117,17 @@ def _check_key(reply: Reply, api_key: str | None) -> Check:
     if reply.status in (401, 403):
         message = "the server does not accept this key" if api_key else "no key is configured; the server requires one"
         return Check("key", "bad", message, "Set UMRGEN_API_KEY; the operator makes a key with `umrgen keys create`.")
-    if reply.status == 404:
+    if reports_missing_job(reply.status, reply.json()):
         return Check("key", "good", "the key is accepted")
     remedy = "Try again; if the error persists, contact the operator."
     return Check("key", "bad", f"the server responds with HTTP {reply.status}", remedy)
 
 
 def _check_clock(reply: Reply) -> Check:
-    try:
-        skew = reply.wall - parsedate_to_datetime(reply.headers.get("date", "")).timestamp()
-    except (TypeError, ValueError):
+    date = http_date(reply.headers.get("date", ""))
+    if date is None:
         return Check("clock", "note", "the server's responses have no valid date")
+    skew = reply.wall - date
     if abs(skew) <= MAX_SKEW:
         return Check("clock", "good", "this clock and the server's agree")
     message = f"this clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the server's"

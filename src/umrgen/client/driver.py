@@ -6,9 +6,7 @@ from typing import Any, TypeVar
 
 from umrgen.client.flow import CallContext, Event, Flow, Options, RequestBudget, drive_async
 from umrgen.client.journal import Journal
-from umrgen.client.missing_jobs import explained
 from umrgen.client.transport import Transport
-from umrgen.errors import JobNotFound
 
 __all__ = ["FlowDriver", "with_changes"]
 
@@ -49,11 +47,4 @@ class FlowDriver:
 
     async def run(self, flow: Flow[R]) -> R:
         """Run a flow and return its result."""
-        try:
-            return await drive_async(flow, self.transport.send, self.transport.clock.sleep)
-        except JobNotFound as error:
-            raise self.explained(error) from None
-
-    def explained(self, error: JobNotFound) -> JobNotFound:
-        """Return the error for a job that the server does not have, with what the journal knows of it."""
-        return explained(error, self.journal, self.transport.base_url)
+        return await drive_async(flow, self.transport.send, self.transport.clock.sleep)

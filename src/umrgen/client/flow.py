@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from umrgen.client.responses import MAX_BODY
 from umrgen.errors import UmrgenError, WaitTimeout
 from umrgen.model import Status
 
@@ -29,6 +30,7 @@ __all__ = [
     "TransportFailure",
     "drive",
     "drive_async",
+    "http_date",
     "retry_after",
     "seconds_to_next_minute",
     "server_time",
@@ -95,7 +97,8 @@ class Options:
 class Event:
     """Something that happened during a wait, for the `on_event` callback.
 
-    `kind` is one of: submitted, status, stalled, retrying, slot, unknown_state, download, saved.
+    `kind` is one of: submitted, status, stalled, retrying, slot, unknown_state, warning, download, saved. A warning
+    reports what of the request the server did not do.
     """
 
     kind: str
@@ -115,6 +118,8 @@ class Step:
     body: bytes | None
     delay: float
     timeout: float
+    limit: int = MAX_BODY
+    """Bytes: a larger response is not read to its end, and counts as none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +135,12 @@ class Reply:
     wall: float = 0.0
     """Wall-clock seconds since the epoch, for dates in headers."""
 
-    def json(self) -> dict[str, Any] | None:
-        """Return the JSON object in the body, or None when the body is not one."""
-        try:
-            data = json.loads(self.body)
-        except (ValueError, RecursionError):
-            return None
-        return data if isinstance(data, dict) else None
+    data: Mapping[str, Any] | None = None
+    """The JSON object in the body, if it is one, by `read_object`: a transport parses it before it measures `at`."""
+
+    def json(self) -> Mapping[str, Any] | None:
+        """Return `data`."""
+        return self.data
 
 
 class TransportFailure(Exception):
@@ -260,6 +264,7 @@ class CallContext:
         headers: Mapping[str, str] | None = None,
         body: Any = None,
         long_poll: float = 0.0,
+        limit: int = MAX_BODY,
         job_id: str | None = None,
     ) -> Step:
         """Return a request that fits into the time left and into the server's request budget.
@@ -274,7 +279,7 @@ class CallContext:
             raise self.timeout_error(job_id)
         timeout = min(left, self.options.request_timeout + long_poll)
         encoded = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        return Step(method, path, headers or {}, encoded, delay, timeout)
+        return Step(method, path, headers or {}, encoded, delay, timeout, limit)
 
     def long_poll_seconds(self, *limits: float) -> int:
         """Return the `wait` to request of a long poll: the option, capped by the time left and by `limits`."""
@@ -337,15 +342,15 @@ def retry_after(reply: Reply) -> float | None:
     A date is compared with the response's own `Date` header, so that a wrong clock on either side has no effect.
     """
     text = reply.headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d{1,9}", text):
+    if re.fullmatch(r"[0-9]{1,9}", text):
         return float(text)
-    then = _http_date(text)
+    then = http_date(text)
     return None if then is None else max(0.0, then - server_time(reply))
 
 
 def server_time(reply: Reply) -> float:
     """Return the time of a response in seconds since the epoch: its `Date` header, or else this machine's clock."""
-    date = _http_date(reply.headers.get("date", ""))
+    date = http_date(reply.headers.get("date", ""))
     return reply.wall if date is None else date
 
 
@@ -354,10 +359,13 @@ def seconds_to_next_minute(reply: Reply) -> float:
     return 60.0 - server_time(reply) % 60.0
 
 
-def _http_date(text: str) -> float | None:
+def http_date(text: str) -> float | None:
+    """Return the seconds since the epoch of an HTTP date (RFC 9110), or None for any other text."""
+    if not re.fullmatch(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [12][0-9]{3} [0-9:]{8} GMT", text):
+        return None
     from email.utils import parsedate_to_datetime  # rarely needed, and slow to import
 
     try:
         return parsedate_to_datetime(text).timestamp()
-    except (TypeError, ValueError):
+    except (ValueError, OverflowError, OSError):  # a day or a year that does not exist
         return None

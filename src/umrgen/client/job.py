@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from umrgen.client.driver import FlowDriver
-from umrgen.client.flow import CallContext
+from umrgen.client.flow import CallContext, Event
+from umrgen.client.flows.lost_submit import listed_image
 from umrgen.client.flows.wait import StatusPoller, require_completed
 from umrgen.client.flows.wait_many import Outcome
+from umrgen.client.journal import JournalEntry
+from umrgen.client.known_jobs import describe_missing, is_from
+from umrgen.client.older_servers import sent_seed, size_warnings
 from umrgen.client.options import CallOptions
 from umrgen.client.protocol import API, call_if_supported
 from umrgen.client.retrieval import fetch_image
@@ -19,16 +23,16 @@ from umrgen.model import State, Status, check_job_id
 
 __all__ = ["AsyncJob"]
 
-_ENDS: dict[type[UmrgenError], str] = {JobFailed: "failed", JobNotFound: "gone", OutputMissing: "missing"}
-"""How a journal entry ends by an error after which the job can never be finished."""
-
 
 def _numbered(target: Path, index: int) -> Path:
     return target if index == 0 else target.with_stem(f"{target.stem}-{index + 1}")
 
 
 class AsyncJob:
-    """One job on one server. The constructor sends no request; it raises UmrgenError for an invalid id."""
+    """One job on one server. The constructor sends no request; it raises UmrgenError for an invalid id.
+
+    `seen`: the server accepted this job in this process; `known`: it did so earlier, by the journal.
+    """
 
     def __init__(
         self,
@@ -36,26 +40,34 @@ class AsyncJob:
         job_id: str,
         *,
         seen: bool = False,
+        known: bool = False,
         context: CallContext | None = None,
         entry: str | None = None,
+        request: Mapping[str, Any] | None = None,
     ) -> None:
         self.id = check_job_id(job_id)
         self.outcome: Outcome | None = None
         """How the job ended, once known: its final status, or the error that makes it unknown."""
         self._driver = driver
         self._seen = seen
+        self._known = known or seen
         self._context = context
         self._entry = entry
+        self._request = request
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id!r})"
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the server has accepted this job or reported its status, in this process."""
+        return self._seen
 
     async def watch(self, **options: Unpack[CallOptions]) -> AsyncIterator[Status]:
         """Yield each change of the job's status, until it is over."""
         poller = self._poller(options)
         while True:
-            status = await self._driver.run(poller.next_change())
-            self._seen = True
+            status = await self._next_change(poller)
             yield status
             if status.over:
                 self.outcome = status
@@ -63,10 +75,7 @@ class AsyncJob:
 
     async def status(self) -> Status:
         """Return the current status of the job."""
-        poller = self._poller({"wait": 0, "patience": self._driver.options.submit_patience})
-        status = await self._driver.run(poller.next_change())
-        self._seen = True
-        return status
+        return await self._next_change(self._poller({"wait": 0, "patience": self._driver.options.submit_patience}))
 
     async def wait(self, **options: Unpack[CallOptions]) -> Status:
         """Wait until the job is completed; return its status. Raises JobFailed, WaitTimeout, OutputMissing, ..."""
@@ -77,17 +86,17 @@ class AsyncJob:
     ) -> SavedImage:
         """Wait until the job is completed, then save its image, verified; return the saved image.
 
-        `to` is a file or a folder; by default, the file is named after the job, in the current folder. The further
-        images of a job with several are in `more`; the second is named `name-2.png`, and so on. With `again`, a file
-        that already holds the same image is a success.
+        `to` is a file or a folder; by default, the file is named after the job, in the current folder. Further images
+        of the job are saved as `name-2.png` and so on: `others` of the result. With `again`, a file that already
+        holds the same image is a success.
         """
-        images = await self._download(to, options, overwrite=overwrite, again=again)
-        return replace(images[0], more=tuple(images[1:]))
+        first, *others = await self._download(to, options, overwrite=overwrite, again=again)
+        return replace(first, others=tuple(others))
 
     async def download_all(
         self, to: Target = None, *, overwrite: bool = False, again: bool = False, **options: Unpack[CallOptions]
     ) -> list[SavedImage]:
-        """Save every image of the job, as `download` does; return them in one list."""
+        """Save every image of the job, as `download` does; return all of them."""
         return await self._download(to, options, overwrite=overwrite, again=again)
 
     async def cancel(self) -> Status:
@@ -101,7 +110,19 @@ class AsyncJob:
         context = self._context
         if context is None or changes or context.deadline <= self._driver.transport.clock.monotonic():
             context = self._driver.new_context(changes)
-        return StatusPoller(context, self.id, seen=self._seen)
+        return StatusPoller(context, self.id, seen=self._seen or self._known, answered=self._seen)
+
+    async def _next_change(self, poller: StatusPoller) -> Status:
+        try:
+            status = await self._driver.run(poller.next_change())
+        except JobNotFound as error:
+            raise self.described(error) from None
+        self._seen = True
+        return status
+
+    def described(self, error: JobNotFound) -> JobNotFound:
+        """Return the error with what this machine's journal knows of the job."""
+        return describe_missing(error, self._driver.journal, self._driver.transport.base_url)
 
     async def _wait(self, poller: StatusPoller) -> Status:
         """Return the status of the completed job; close its journal entry when it can no longer complete."""
@@ -111,10 +132,27 @@ class AsyncJob:
             if self.outcome is not None and (self.outcome.images or self.outcome.state == State.FAILED):
                 return require_completed(self.outcome)  # an older server no longer has a failed job
             self.outcome = await self._driver.run(poller.result())
-            return self.outcome
-        except (JobFailed, JobNotFound, OutputMissing) as error:
-            self._close_entry(_ENDS[type(error)])
+            self._seen = True
+        except JobFailed:
+            self._close_entry("failed")
             raise
+        except OutputMissing:
+            self._close_entry("missing")
+            raise
+        except JobNotFound as error:
+            self.outcome = await self._forgotten_image(poller.context, error)
+        return self.outcome
+
+    async def _forgotten_image(self, context: CallContext, error: JobNotFound) -> Status:
+        """Return the status of a job that an older server has forgotten, but whose image it still lists.
+
+        Otherwise, close its journal entry, and raise `error` with what the journal knows of the job.
+        """
+        if not error.coded and (status := await self._driver.run(listed_image(context, self.id))):
+            return status
+        described = self.described(error)
+        self._close_entry("gone")
+        raise described from None
 
     async def _download(
         self, to: Target, options: Mapping[str, Any], *, overwrite: bool, again: bool
@@ -127,7 +165,11 @@ class AsyncJob:
         saved = []
         for index in range(1 if is_stream(target) else len(status.images)):
             path = _numbered(target, index)
-            saved.append(await self._save(poller.context, status, index, path, overwrite, any_suffix, again))
+            try:
+                saved.append(await self._save(poller.context, status, index, path, overwrite, any_suffix, again))
+            except OutputMissing:
+                self._close_entry("missing")
+                raise
         self._close_entry("saved", saved[0].path)
         return saved
 
@@ -156,26 +198,52 @@ class AsyncJob:
                 break
             except (OutputForbidden, OutputMissing) as error:
                 error.job_id = self.id
-                if last and error.code in ("output_not_found", "output_expired"):
-                    self._close_entry("missing")
                 if last or error.code == "foreign_output":
                     raise
                 # The URL may have expired: get a new one by another status call.
-                self.outcome = None
-                status = await self._wait(StatusPoller(context, self.id, seen=True))
+                poller = StatusPoller(context, self.id, seen=True)
+                poller.delay = context.options.running_interval
+                try:
+                    status = await self._driver.run(poller.result())
+                except JobNotFound:
+                    raise error from None
                 if index >= len(status.images):
                     raise
-        media = facts.media_type
-        return SavedImage(
-            path, self.id, facts.bytes, facts.sha256, media, facts.width, facts.height, status.seed, status.engine
+        media, request = facts.media_type, self._known_request()
+        saved = SavedImage(
+            path,
+            self.id,
+            facts.bytes,
+            facts.sha256,
+            media,
+            facts.width,
+            facts.height,
+            status.seed if status.seed is not None else sent_seed(request),
+            status.engine,
         )
+        for warning in size_warnings(saved, request) if index == 0 else ():
+            context.notify(Event("warning", self.id, warning))
+        return saved
+
+    def _known_entry(self) -> JournalEntry | None:
+        """Return the entry of the job in the journal, if it was submitted to this server."""
+        journal = self._driver.journal
+        entry = journal.find_job(self.id) if journal is not None else None
+        return entry if entry is not None and is_from(entry, self._driver.transport.base_url) else None
+
+    def _known_request(self) -> Mapping[str, Any]:
+        """Return the request of the job, as far as this machine knows it."""
+        if self._request is None:
+            entry = self._known_entry()
+            self._request = entry.request if entry is not None else {}
+        return self._request
 
     def _close_entry(self, end: str, path: Path | None = None) -> None:
         journal = self._driver.journal
         if journal is None:
             return
         if self._entry is None:
-            entry = journal.find_job(self.id)
+            entry = self._known_entry()
             self._entry = entry.id if entry is not None and entry.end is None else None
         if self._entry is not None:
             journal.ended(self._entry, end, path)

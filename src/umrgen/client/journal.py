@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from umrgen.client.failures import disk_reason
 from umrgen.client.journal_entries import JournalEntry, read_entries
 from umrgen.durable import make_folder, sync, sync_folder
 from umrgen.errors import UmrgenError
@@ -119,7 +120,7 @@ class Journal:
                 lock(raw, wait=True)
                 yield raw
         except OSError as error:
-            raise JournalUnusable(f"the journal {self.path} cannot be written: {error.strerror or error}") from None
+            raise JournalUnusable(f"the journal {self.path} cannot be written: {disk_reason(error)}") from None
 
     def _prune(self, file: IO[bytes]) -> None:
         """Rewrite the file in place, under the lock, without entries that were closed long ago."""

@@ -37,6 +37,8 @@ class JournalEntry:
         return self.id in ids or (self.job_id is not None and self.job_id in ids)
 
 
+_LATEST = 1e11
+"""Seconds since the epoch; a later time is an error in the file, and no date."""
 _TEXTS, _TIMES = (str, type(None)), (int, float, type(None))
 _TYPES: dict[str, tuple[type, ...]] = {
     "id": (str,),
@@ -75,4 +77,10 @@ def _fields(raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     known = {name: value for name, value in line.items() if name in _TYPES} if isinstance(line, dict) else {}
-    return known if all(isinstance(value, _TYPES[name]) for name, value in known.items()) else {}
+    return known if all(_is_valid(name, value) for name, value in known.items()) else {}
+
+
+def _is_valid(name: str, value: Any) -> bool:
+    if name in ("begun_at", "ended_at") and isinstance(value, int | float):
+        return 0 <= value < _LATEST
+    return isinstance(value, _TYPES[name])

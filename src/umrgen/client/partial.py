@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from umrgen.client.failures import disk_reason
 from umrgen.client.flows.download import PartialState, classify_response, partial_name, partial_prefix, validator_of
 from umrgen.durable import sync_folder
 from umrgen.errors import TargetUnusable, UmrgenError
@@ -40,7 +41,7 @@ def translate_disk_errors(target: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise TargetUnusable(
-            f"{target} cannot be written: {error.strerror or error}",
+            f"{target} cannot be written: {disk_reason(error)}",
             code="disk_full" if full else None,
             next="Free disk space, then fetch the image again." if full else "Choose another path with -o.",
         ) from None
@@ -71,11 +72,11 @@ class PartialFile:
             return [path for path in self._target.parent.iterdir() if pattern.fullmatch(path.name)]
         return []
 
-    def begin(self, status: int, headers: dict[str, str]) -> bool:
+    def begin(self, status: int, headers: dict[str, str], error: bytes = b"", *, foreign: bool = False) -> bool:
         """Prepare for a response's body; return whether it continues the file. Raises as `classify_response`."""
         if status == 206 and self._file is None:
             self._open_previous(validator_of(headers))
-        if classify_response(status, headers, self.state) == "append":
+        if classify_response(status, headers, self.state, error, foreign=foreign) == "append":
             return True
         self._create(validator_of(headers))
         return False

@@ -8,19 +8,31 @@ from tempfile import TemporaryDirectory
 
 from umrgen.client.conversion import converted
 from umrgen.client.flow import CallContext, Event, Reply, RetryBudget, TransportFailure, retry_after
-from umrgen.client.flows.download import ThroughputWatchdog, expected_size, redirect_target, resolve_output
+from umrgen.client.flows.download import ThroughputWatchdog, expected_size, has_image, redirect_target, resolve_output
 from umrgen.client.partial import PartialFile, translate_disk_errors
 from umrgen.client.protocol import rate_limit_delay
 from umrgen.client.streams import write_stream
 from umrgen.client.target import check_target, is_stream
 from umrgen.client.transport import Stream, Transport
 from umrgen.durable import sync
-from umrgen.errors import ConnectionFailed, OutputCorrupt, RateLimited, ServerError, UmrgenError
+from umrgen.errors import (
+    ConnectionFailed,
+    NotUmrgen,
+    OutputCorrupt,
+    OutputForbidden,
+    OutputMissing,
+    RateLimited,
+    ServerError,
+    UmrgenError,
+    WaitTimeout,
+)
 from umrgen.image_files import EXTENSIONS, MEDIA_TYPES, ImageFacts, digest_from_headers, verify
 
 __all__ = ["fetch_image"]
 
 MAX_REDIRECTS = 5
+MAX_ERROR = 64 * 1024
+"""Bytes that are read of the body of a response without an image."""
 
 
 class Download:
@@ -52,7 +64,11 @@ class Download:
         while True:
             self._context.now = self._transport.clock.monotonic()
             if self._context.time_left <= 0:
-                raise self._context.timeout_error(self._job_id)
+                raise WaitTimeout(
+                    f"the image of job {self._job_id} was not downloaded within {self._context.options.timeout:g} s",
+                    job_id=self._job_id,
+                    next=f"Continue with: umrgen fetch {self._job_id}",
+                )
             before = self._partial.state.size
             try:
                 location = await self._request(url, with_key)
@@ -63,21 +79,33 @@ class Download:
                 )
             except RateLimited as error:
                 delay = self._limited.next_delay(error, self._requested_delay, job_id=self._job_id)
-            except ServerError as error:
-                delay = self._retries.next_delay(error, self._requested_delay, job_id=self._job_id)
+            except (ServerError, NotUmrgen) as error:
+                final = OutputCorrupt(str(error)) if error.status == 200 else error
+                delay = self._retries.next_delay(final, self._requested_delay, job_id=self._job_id)
             except ValueError:
                 self._partial.discard()  # it has bytes of another version
                 delay = self._retry_delay(OutputCorrupt("the image changed during the download"), progress=False)
             else:
-                if location is None:
+                if location is None and self._partial.state.size:
                     return
+                if location is None:  # a gateway without a route
+                    missing = OutputMissing("the server sent an empty file")
+                    await self._sleep(self._retry_delay(missing, progress=False))
+                    continue
                 redirects += 1
                 if redirects > MAX_REDIRECTS:
                     raise OutputCorrupt(f"more than {MAX_REDIRECTS} redirects of the image", code="redirect_loop")
                 foreign = self._context.options.follow_foreign
-                url, with_key = redirect_target(self._transport.base_url, url, location, follow_foreign=foreign)
-                continue
-            await self._transport.clock.sleep(min(delay, max(0.0, self._context.time_left)))
+                try:
+                    url, with_key = redirect_target(self._transport.base_url, url, location, follow_foreign=foreign)
+                    continue
+                except OutputForbidden as error:  # a gateway's login page, for example
+                    redirects = 0
+                    delay = self._retries.next_delay(error, job_id=self._job_id)
+            await self._sleep(delay)
+
+    async def _sleep(self, delay: float) -> None:
+        await self._transport.clock.sleep(min(delay, max(0.0, self._context.time_left)))
 
     def _retry_delay(self, error: UmrgenError, *, progress: bool) -> float:
         """Return the seconds until the next attempt. Raises `error` after too many attempts without a new byte."""
@@ -104,7 +132,8 @@ class Download:
             self._requested_delay = rate_limit_delay(context, reply, self._limited) if limited else retry_after(reply)
             if 300 <= stream.status < 400 and (location := stream.headers.get("location")):
                 return location
-            self._partial.begin(stream.status, stream.headers)
+            error = b"" if has_image(stream.status, stream.headers) else await _beginning(stream)
+            self._partial.begin(stream.status, stream.headers, error, foreign=not with_key)
             self._length = expected_size(stream.status, stream.headers)
             self._digest = digest_from_headers(stream.headers, partial=stream.status == 206)
             async with aclosing(self._checked_chunks(stream)) as chunks:
@@ -156,6 +185,16 @@ class Download:
     def close(self) -> None:
         """Close the partial file and keep it for a later call."""
         self._partial.close()
+
+
+async def _beginning(stream: Stream) -> bytes:
+    """Return the first bytes of a response without an image."""
+    body = b""
+    async for chunk in stream.chunks():
+        body += chunk[:MAX_ERROR]
+        if len(body) >= MAX_ERROR:
+            break
+    return body
 
 
 def _is_same_image(target: Path, facts: ImageFacts) -> bool:
@@ -228,7 +267,7 @@ async def fetch_image(
     except (UmrgenError, OSError) as error:
         if isinstance(error, UmrgenError) and error.job_id is None:
             error.job_id = job_id
-        resumable = isinstance(error, ConnectionFailed | ServerError | RateLimited | TimeoutError)
+        resumable = isinstance(error, ConnectionFailed | ServerError | NotUmrgen | RateLimited | TimeoutError)
         download.close() if resumable else download.discard()
         raise
     except BaseException:

@@ -15,7 +15,7 @@ __all__ = ["write_stream"]
 CHUNK = 4096
 """Bytes that a pipe takes without blocking when it is ready at all (PIPE_BUF on Linux)."""
 INTERVAL = 0.02
-"""Seconds between two looks at a pipe that is not ready."""
+"""Seconds between two checks of a pipe that is not ready."""
 
 
 async def write_stream(target: Path, data: bytes, context: CallContext, clock: Clock) -> None:
@@ -37,7 +37,7 @@ async def write_stream(target: Path, data: bytes, context: CallContext, clock: C
 async def _opened(target: Path, context: CallContext, clock: Clock) -> int:
     inherited = descriptor_of(target)
     if inherited is not None:
-        return os.dup(inherited)  # opened anew, a redirected file would be written from its first byte
+        return os.dup(inherited)  # opened again, a redirected file would be written from its first byte
     while True:
         try:
             descriptor = os.open(target, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
@@ -53,7 +53,7 @@ async def _opened(target: Path, context: CallContext, clock: Clock) -> int:
 def _is_ready(descriptor: int) -> bool:
     try:
         return bool(select.select([], [descriptor], [], 0)[1])
-    except (OSError, ValueError):  # not a kind of file that can be asked
+    except (OSError, ValueError):  # `select` does not support this kind of file
         return True
 
 

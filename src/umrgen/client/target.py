@@ -1,4 +1,4 @@
-"""Where an image is saved, and what can be known of it before any request is sent."""
+"""The target of an image: its kind, and checks of it before any request is sent."""
 
 import os
 import re
@@ -67,7 +67,7 @@ def target_file(to: Target, job_id: str) -> tuple[Path, bool]:
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether `path` is a folder; False when it cannot be asked."""
+    """Return whether `path` is a folder; False when its status cannot be read."""
     with suppress(OSError):
         return path.is_dir()
     return False
@@ -80,7 +80,7 @@ def _ends_with_separator(to: str | os.PathLike[str]) -> bool:
 def prepare_target(to: Target, *, overwrite: bool) -> None:
     """Raise TargetUnusable when `to` cannot be written; create the folder that `to` names with a slash at its end.
 
-    The folder is tried with a file of its own: permissions, read-only file systems and long names have one result.
+    The check creates a file in the folder: permissions, read-only file systems and long names have one result.
     """
     if to is not None and "\0" in os.fspath(to):
         raise TargetUnusable(f"{to!r} is not a path: it has a NUL character", next="Choose another path with -o.")

@@ -6,18 +6,20 @@ The API key is sent to the base URL's origin only. Redirects are not followed, a
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx2
 
 from umrgen.client.address import Server
+from umrgen.client.failures import failure_reason
 from umrgen.client.flow import Options, Reply, Step, TransportFailure
+from umrgen.client.responses import decompress, read_object
 from umrgen.clock import Clock, SystemClock
 
 __all__ = ["Stream", "Transport"]
 
-MAX_RESPONSE = 32 * 1024 * 1024
 KEEP_ALIVE = 90.0
 """Seconds for which an idle connection is kept: longer than any polling interval, so that it is reused."""
 
@@ -85,35 +87,27 @@ class Transport:
         """Send one request; the whole response must arrive within `step.timeout`. Raises TransportFailure."""
         started = self.clock.monotonic()
         trace = _RequestTrace()
-        body = bytearray()
         try:
-            async with (
-                asyncio.timeout(step.timeout),
-                self._client.stream(
-                    step.method,
-                    self.base_url + step.path,
-                    headers=self._headers | dict(step.headers),
-                    content=step.body,
-                    timeout=self._timeouts(step.timeout, step.timeout),
-                    extensions={"trace": trace.trace},
-                ) as response,
-            ):
-                async for chunk in response.aiter_bytes():
-                    body += chunk
-                    if len(body) > MAX_RESPONSE:
-                        raise trace.failure(f"a response of over {MAX_RESPONSE} bytes", self.clock.monotonic())
-        except httpx2.HTTPError as error:
-            raise trace.failure(_reason(error), self.clock.monotonic()) from error
+            async with asyncio.timeout(step.timeout), self._response(step, trace) as response:
+                body = await _read(response, step.limit, trace, self.clock)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise trace.failure(failure_reason(error), self.clock.monotonic()) from None
         except TimeoutError:
             raise trace.failure(f"no response within {step.timeout:.1f} s", self.clock.monotonic()) from None
+        data = read_object(body)
         now = self.clock.monotonic()
-        return Reply(
-            response.status_code,
-            {name.lower(): value for name, value in response.headers.items()},
-            bytes(body),
-            at=now,
-            elapsed=now - started,
-            wall=self.clock.now() / 1000,
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        wall = self.clock.now() / 1000
+        return Reply(response.status_code, headers, body, at=now, elapsed=now - started, wall=wall, data=data)
+
+    def _response(self, step: Step, trace: "_RequestTrace") -> AbstractAsyncContextManager[httpx2.Response]:
+        return self._client.stream(
+            step.method,
+            self.base_url + step.path,
+            headers=self._headers | dict(step.headers),
+            content=step.body,
+            timeout=self._timeouts(step.timeout, step.timeout),
+            extensions={"trace": trace.trace},
         )
 
     @asynccontextmanager
@@ -127,14 +121,16 @@ class Transport:
         if with_key:
             client, sent = self._client, self._headers | dict(headers)
         else:
-            self._foreign = self._foreign or httpx2.AsyncClient()
+            self._foreign = self._foreign or httpx2.AsyncClient(cookies=_no_cookies())
             client, sent = self._foreign, dict(headers)
         trace = _RequestTrace()
-        request = client.build_request("GET", url, headers=sent, timeout=self._timeouts(min(begin, timeout), timeout))
-        request.extensions |= {"trace": trace.trace}
-        if request.url.raw_path != (target := _target(url)):
-            request.extensions |= {"target": target}
         try:
+            request = client.build_request(
+                "GET", url, headers=sent, timeout=self._timeouts(min(begin, timeout), timeout)
+            )
+            request.extensions |= {"trace": trace.trace}
+            if request.url.raw_path != (target := _target(url)):
+                request.extensions |= {"target": target}
             async with asyncio.timeout(timeout):
                 async with asyncio.timeout(min(begin, timeout)):
                     response = await client.send(request, stream=True)
@@ -142,14 +138,24 @@ class Transport:
                     yield Stream(response)
                 finally:
                     await response.aclose()
-        except httpx2.HTTPError as error:
-            raise trace.failure(_reason(error), self.clock.monotonic()) from error
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise trace.failure(failure_reason(error), self.clock.monotonic()) from None
         except TimeoutError:
             raise trace.failure("no full response in time", self.clock.monotonic()) from None
 
 
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+async def _read(response: httpx2.Response, limit: int, trace: _RequestTrace, clock: Clock) -> bytes:
+    """Return the body. Raises TransportFailure when it has more than `limit` bytes."""
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > limit:
+            break
+    else:
+        decoded = decompress(bytes(body), response.headers.get("content-encoding", ""), limit)
+        if len(decoded) <= limit:
+            return decoded
+    raise trace.failure(f"a response of over {limit:,} bytes", clock.monotonic())
 
 
 def _http_client(base_url: str) -> httpx2.AsyncClient:
@@ -157,7 +163,11 @@ def _http_client(base_url: str) -> httpx2.AsyncClient:
     # For plain HTTP, an empty context is used, which accepts no certificate.
     tls = None if base_url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     limits = httpx2.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE)
-    return httpx2.AsyncClient(verify=tls or True, limits=limits, follow_redirects=False)
+    return httpx2.AsyncClient(verify=tls or True, limits=limits, follow_redirects=False, cookies=_no_cookies())
+
+
+def _no_cookies() -> CookieJar:
+    return CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
 
 
 def _target(url: str) -> bytes:

@@ -5,6 +5,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,8 @@ __all__ = ["Application", "open_keys"]
 
 log = logging.getLogger(__name__)
 
+RELOADED = ("rate", "concurrent", "daily", "session_queued")
+"""The settings that `Application.reload` applies; others need a restart."""
 LAST_DELIVERIES = 5.0
 """Seconds that webhooks in flight have when the server stops; the rest is sent after its restart."""
 
@@ -97,7 +100,8 @@ def _executor(settings: Settings) -> Executor:
         kind = "remote" if is_remote(engine) else "subprocess"
         executor: Executor = _make(EXECUTORS, kind, engine, options, devices=settings.devices, watchdog=limits)
     except EngineFailure as failure:
-        raise BadSettings(str(failure), next="See --engine and --engine-option in: umrgen serve --help") from None
+        next = "See --engine and --engine-option in: umrgen serve --help"
+        raise BadSettings(str(failure), code="bad_engine", next=next) from None
     return executor
 
 
@@ -275,6 +279,12 @@ class Application:
         self._chores = [asyncio.create_task(chore) for chore in chores]
         self.dispatcher.start()
         self.deliverer.start()
+
+    def reload(self, settings: Settings) -> None:
+        """Apply those of the settings that can change while the server runs: the default limits of keys."""
+        changed = {name: getattr(settings, name) for name in RELOADED}
+        self.services.limits.settings = replace(self.services.limits.settings, **changed)
+        log.info("reloaded: %s", ", ".join(f"{name} {value}" for name, value in changed.items()))
 
     async def drain(self, limit: float) -> None:
         """Refuse new jobs, let running jobs finish within `limit` seconds, and answer the waiting calls."""

@@ -24,7 +24,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     """Return the application; without `settings`, its settings come from the environment (`UMRGEN_…`, `UMRGEN_CONFIG`).
 
     Its startup opens the state folder, which must have an API key already: create one with `umrgen keys create`, or set
-    UMRGEN_API_KEY. Raises BadSettings and UnusableKey.
+    UMRGEN_SERVER_KEY. Raises BadSettings and UnusableKey.
     """
     if settings is None:
         config = os.environ.get("UMRGEN_CONFIG")

@@ -3,15 +3,24 @@
 Values from callers, such as prompts and paths, are escaped: a line break in them cannot forge a log line.
 """
 
+import atexit
 import json
 import logging
+import queue
 import re
 import sys
+import threading
 import time
+from contextlib import suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, TextIO
 
-__all__ = ["set_up_logs"]
+__all__ = ["BackgroundHandler", "set_up_logs"]
+
+WAITING = 2000
+"""Lines that wait for a slow reader."""
+LAST_LINES = 2.0
+"""Seconds for which the end of the process waits for the last lines."""
 
 _AMBIGUOUS = re.compile(r"[\s=\"\\]")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -69,9 +78,48 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
+class BackgroundHandler(logging.Handler):
+    """A handler that writes lines on a thread: a slow or blocked reader of stderr does not delay the server.
+
+    Beyond WAITING lines, further ones are dropped and counted; the count is the next line.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: queue.Queue[str] = queue.Queue(WAITING)
+        self._dropped = 0
+        threading.Thread(target=self._write, name="umrgen-log", daemon=True).start()
+        atexit.register(self.flush)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if self._dropped and not self._lines.full():
+                dropped, self._dropped = self._dropped, 0
+                message = "%d log lines were dropped: the reader of stderr was too slow"
+                lost = logging.LogRecord(__name__, logging.WARNING, "", 0, message, (dropped,), None)
+                self._lines.put_nowait(self.format(lost))
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self._dropped += 1
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            with suppress(OSError, ValueError):  # the reader is gone, or the stream is closed
+                self._stream.write(f"{line}\n")
+                self._stream.flush()
+            self._lines.task_done()
+
+    def flush(self) -> None:
+        """Wait until the lines are written, at most LAST_LINES seconds: the reader may be blocked."""
+        with self._lines.all_tasks_done:
+            self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, LAST_LINES)
+
+
 def set_up_logs(form: str) -> None:
     """Send log lines to stderr, in the form "text" or "json"."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = BackgroundHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     # The source position and the thread are not in the lines; finding them costs more than formatting.
     logging._srcfile = None

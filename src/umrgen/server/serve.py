@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import resource
 import signal
@@ -10,8 +11,10 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from umrgen.errors import UmrgenError
 from umrgen.server.application import Application
 from umrgen.server.http.server import Address, HttpServer, reserve
 from umrgen.server.services.api_keys import NewKey, check_usable
@@ -19,6 +22,8 @@ from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.state import own_state
 
 __all__ = ["Announcement", "serve"]
+
+log = logging.getLogger(__name__)
 
 LAST_RESPONSES = 5.0
 """Seconds that responses in flight have to finish when the server stops."""
@@ -49,8 +54,9 @@ def _open_many_files(settings: Settings) -> Settings:
 class _Stop:
     """A stop request, by a signal or the end of standard input; a second request stops without draining."""
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, reload: Callable[[], None]) -> None:
         self._application = application
+        self._reload = reload
         self.requested = asyncio.Event()
         self.immediately = asyncio.Event()
 
@@ -62,19 +68,39 @@ class _Stop:
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Request a stop on SIGINT and SIGTERM."""
+        """Request a stop on SIGINT and SIGTERM, and on SIGHUP if a terminal started the server.
+
+        A service gets SIGHUP to reload its settings.
+        """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self)
+        handlers: dict[signal.Signals, Callable[[], None]] = {
+            signal.SIGINT: self,
+            signal.SIGTERM: self,
+            signal.SIGHUP: self if _in_terminal() else self._reload,
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in handlers:
                 loop.remove_signal_handler(number)
 
 
-async def _first_key(application: Application) -> str | None:
-    """Create an API key if there is no valid one; return its secret, or None."""
+def _in_terminal() -> bool:
+    """Return whether this process has a controlling terminal, whose end sends SIGHUP."""
+    try:
+        os.close(os.open(os.ctermid(), os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+async def _first_key(application: Application, *, shown: bool) -> str | None:
+    """Create an API key if there is no valid one, and `shown` is true; return its secret, or None.
+
+    `shown`: a person or a program reads it. A log keeps what is written to it.
+    """
     settings = application.settings
     await application.keys.adopt(settings.api_key)
     if await application.keys.usable():
@@ -84,6 +110,9 @@ async def _first_key(application: Application) -> str | None:
             f"there is no API key yet, and other machines can reach {settings.host}",
             next="Create a key first: umrgen keys create --state DIR",
         )
+    if not shown:
+        log.warning("there is no API key yet; create one: umrgen keys create --state %s", settings.state)
+        return None
     secret, _ = await application.keys.create(NewKey("first"))
     return secret
 
@@ -110,6 +139,7 @@ async def _serve_on(
     application: Application,
     key: str | None,
     announce: Callable[[Announcement], None],
+    reload: Callable[[], None],
     *,
     until_eof: bool,
 ) -> None:
@@ -122,11 +152,12 @@ async def _serve_on(
     )
     application.start()
     _collect_garbage_rarely()
-    stop = _Stop(application)
+    stop = _Stop(application, reload)
     with stop.on_signals():
         await http.start()
         if until_eof:
             _stop_at_eof(stop)
+        log.info("listening on %s, engine %s, state in %s", address.url, settings.engine, settings.state)
         announce(Announcement(address.url, key, settings, _studio(application, address.url)))
         await _first(stop.requested.wait(), http.ended())
         await application.drain(settings.drain)
@@ -145,13 +176,30 @@ async def _first(*awaitables: Coroutine[Any, Any, Any]) -> None:
         task.result()
 
 
-async def _serve(settings: Settings, announce: Callable[[Announcement], None], *, until_eof: bool) -> None:
+def _reload(application: Application, load: Callable[[], Settings]) -> None:
+    """Apply the settings that can change while the server runs; keys are read from the ledger all the time."""
+    try:
+        application.reload(load())
+    except UmrgenError as error:
+        log.error("the settings were not reloaded: %s", error)
+
+
+async def _serve(
+    settings: Settings,
+    announce: Callable[[Announcement], None],
+    load: Callable[[], Settings],
+    *,
+    until_eof: bool,
+    show_key: bool,
+) -> None:
     application = Application(settings)
     await application.open()
     try:
-        key = await _first_key(application)
+        key = await _first_key(application, shown=show_key)
         with contextlib.closing(reserve(settings.host, settings.port)) as address:
-            await _serve_on(address, application, key, announce, until_eof=until_eof)
+            await _serve_on(
+                address, application, key, announce, partial(_reload, application, load), until_eof=until_eof
+            )
     finally:
         await application.close()
 
@@ -169,10 +217,18 @@ def _stop_at_eof(stop: _Stop) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def serve(settings: Settings, announce: Callable[[Announcement], None], *, until_eof: bool = False) -> None:
+def serve(
+    settings: Settings,
+    announce: Callable[[Announcement], None],
+    *,
+    load: Callable[[], Settings] | None = None,
+    until_eof: bool = False,
+    show_key: bool = True,
+) -> None:
     """Serve until a signal (or, with `until_eof`, the end of standard input).
 
-    Raises BadSettings and UnusableKey before anything is started.
+    `load` returns the settings as they are written now, for SIGHUP. `show_key`: `announce` shows a first key to a
+    reader; otherwise none is created. Raises BadSettings and UnusableKey before anything is started.
     """
     if settings.api_key:
         check_usable(settings.api_key)
@@ -181,6 +237,7 @@ def serve(settings: Settings, announce: Callable[[Announcement], None], *, until
         try:
             import uvloop
         except ImportError:
-            asyncio.run(_serve(settings, announce, until_eof=until_eof))
+            run = asyncio.run
         else:
-            uvloop.run(_serve(settings, announce, until_eof=until_eof))
+            run = uvloop.run
+        run(_serve(settings, announce, load or (lambda: settings), until_eof=until_eof, show_key=show_key))

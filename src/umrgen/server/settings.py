@@ -24,8 +24,8 @@ class BadSettings(UmrgenError):
     code = "bad_settings"
 
 
-def _text(default: str, help: str, *, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices})
+def _text(default: str, help: str, *, choices: tuple[str, ...] = (), variable: str = "") -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices, "own_variable": variable})
 
 
 def _number(default: float, help: str, low: float, high: float) -> Any:
@@ -54,7 +54,11 @@ class Settings:
     blobs: str = _text(
         "local", "where images are kept: local (a folder in the state folder), local:FOLDER, or memory (for tests)"
     )
-    api_key: str = _text("", "an API key to accept in addition to those of `umrgen keys` (20 characters or more)")
+    api_key: str = _text(
+        "",
+        "an API key to accept in addition to those of `umrgen keys` (20 characters or more)",
+        variable="UMRGEN_SERVER_KEY",  # UMRGEN_API_KEY is the client's: often that of another server
+    )
 
     # --- the engine ---
     engine: str = _text("procedural", "the engine that draws the images: its name, or module:Class")
@@ -196,6 +200,7 @@ class Setting:
     help: str
     range: tuple[float, float] | None = None
     choices: tuple[str, ...] = ()
+    own_variable: str = ""
 
     @property
     def flag(self) -> str:
@@ -203,7 +208,7 @@ class Setting:
 
     @property
     def variable(self) -> str:
-        return f"UMRGEN_{self.name.upper()}"
+        return self.own_variable or f"UMRGEN_{self.name.upper()}"
 
     @property
     def written_default(self) -> str:

@@ -1,6 +1,7 @@
 """The state folder of one server: its lock, and the server's id among those that share a ledger."""
 
 import fcntl
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from umrgen.durable import make_folder, sync_folder
 from umrgen.server.settings import BadSettings
 
 __all__ = ["own_state", "worker_id"]
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -28,6 +31,8 @@ def own_state(state: Path) -> Iterator[IO[str]]:
             f"the state folder {state} cannot be written: {error.strerror}",
             next="Choose another with --state.",
         ) from None
+    if state.stat().st_mode & 0o077:
+        log.warning("other users can enter the state folder %s, which has prompts and images: chmod 700 it", state)
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

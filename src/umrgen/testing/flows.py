@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from umrgen.client.flow import Flow, Reply, Step, TransportFailure
+from umrgen.client.responses import read_object
 from umrgen.errors import UmrgenError
 
 __all__ = ["FlowRun", "SentStep", "reply", "run_flow"]
@@ -40,9 +41,9 @@ def reply(
     """Return a reply for `run_flow`, `elapsed` seconds after its step was sent; a mapping is sent as JSON."""
     if isinstance(body, Mapping):
         body = json.dumps(body)
-    data = body.encode() if isinstance(body, str) else body
+    content = body.encode() if isinstance(body, str) else body
     lower = {name.lower(): value for name, value in (headers or {}).items()}
-    return Reply(status, lower, data, at=0.0, elapsed=elapsed)
+    return Reply(status, lower, content, at=0.0, elapsed=elapsed, data=read_object(content))
 
 
 def run_flow(flow: "Flow[R]", replies: Iterable[Scripted], *, start: float = 0.0) -> FlowRun[R]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gateways import GATEWAY_RESPONSES
 
 from fault_cases import (
     FOREIGN_OUTPUT,
@@ -35,7 +36,7 @@ from fault_cases import (
 )
 from support import until
 from umrgen import ConnectionFailed, OutputCorrupt, OutputForbidden, OutputMissing, ServerError, WaitTimeout
-from umrgen.errors import TargetUnusable
+from umrgen.errors import NotUmrgen, TargetUnusable
 from umrgen.testing import (
     Drip,
     Fault,
@@ -239,10 +240,42 @@ CASES = [
         simulated=True,
     ),
     *(
-        FaultCase(f"redirect ({n}) to another host", redirect(foreign_url, n), FOREIGN_OUTPUT, check=no_foreign_request)
+        FaultCase(f"redirect ({n}) to another host, once", redirect(foreign_url, n), check=no_foreign_request)
         for n in (302, 307, 308)
     ),
-    FaultCase("redirect to //foreign/x", redirect(protocol_relative_url), FOREIGN_OUTPUT, check=no_foreign_request),
+    FaultCase(
+        "redirect to another host",
+        redirect(foreign_url),
+        FOREIGN_OUTPUT,
+        times=None,
+        simulated=True,
+        check=no_foreign_request,
+    ),
+    FaultCase(
+        "redirect to //foreign/x",
+        redirect(protocol_relative_url),
+        FOREIGN_OUTPUT,
+        times=None,
+        simulated=True,
+        check=no_foreign_request,
+    ),
+    *(
+        FaultCase(
+            f"{sent.name}, twice",
+            (Respond(sent.status, sent.body.encode(), sent.headers),),
+            times=2,
+            simulated=True,
+        )
+        for sent in GATEWAY_RESPONSES
+        if sent.status != 404 or sent.body  # a 404 without a body may be an older server's
+    ),
+    FaultCase(
+        "404 of a gateway, without end",
+        (Respond(404, b"404 page not found", {"Content-Type": "text/plain"}),),
+        Fails(NotUmrgen),
+        times=None,
+        simulated=True,
+    ),
     FaultCase(
         "redirect to another host, allowed", redirect(foreign_url), options=ANY_ORIGIN, check=foreign_image_requested
     ),
@@ -250,7 +283,7 @@ CASES = [
     FaultCase("redirect loop", (Redirect("?again"),), Fails(OutputCorrupt, "redirect_loop"), times=None),
     *(FaultCase(f"a file that is {what}, once", (fault,)) for what, (fault, _) in INVALID_FILES.items()),
     *(
-        FaultCase(f"a file that is {what}", (fault,), expected, times=None)
+        FaultCase(f"a file that is {what}", (fault,), expected, times=None, simulated=True)
         for what, (fault, expected) in INVALID_FILES.items()
     ),
     FaultCase("longer than announced", (Tamper(lambda body: body + b"junk", keep_length=True),)),

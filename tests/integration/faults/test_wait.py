@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from gateways import GATEWAY_RESPONSES
 
 from fault_cases import (
     FOREIGN_OUTPUT,
@@ -92,7 +93,8 @@ def not_found_after_the_first_status(run: CaseRun) -> tuple[Fault, ...]:
     return (job_in_state("running"), Respond(404, coded if run.mode == "modern" else JOB_NOT_FOUND))
 
 
-RESTARTED = {"modern": SAVES, "legacy": Fails(JobNotFound, "job_gone")}
+FORGOTTEN = {"modern": Fails(JobNotFound, "job_gone"), "legacy": SAVES}
+"""An older server still lists the image of a job that it has forgotten."""
 INVALID: Mapping[str, Fault] = {
     "HTML page": HtmlPage(),
     "empty body": Respond(200),
@@ -143,12 +145,24 @@ CASES = [
         FaultCase(
             f"redirect ({n}) to another host",
             redirect_to_foreign(n, "/api/v1/status/x"),
-            Fails(NotUmrgen),
             check=no_foreign_request,
         )
         for n in (302, 307, 308)
     ),
-    FaultCase("redirect loop", (Redirect("?again"),), Fails(NotUmrgen), times=None),
+    FaultCase("redirect loop", (Redirect("?again"),), Fails(NotUmrgen), times=None, options=SHORT),
+    *(
+        FaultCase(
+            f"{sent.name}, twice", (Respond(sent.status, sent.body.encode(), sent.headers),), times=2, simulated=True
+        )
+        for sent in GATEWAY_RESPONSES
+    ),
+    FaultCase(
+        "404 of a gateway, beyond patience",
+        (Respond(404, b"404 page not found", {"Content-Type": "text/plain"}),),
+        Fails(NotUmrgen),
+        times=None,
+        options=SHORT,
+    ),
     *(FaultCase(f"{what}, once", (fault,)) for what, fault in INVALID.items()),
     *(
         FaultCase(f"{what}, beyond patience", (fault,), Fails(NotUmrgen), times=None, options=SHORT)
@@ -219,9 +233,9 @@ CASES = [
         check=requested_as("/outputs/./a//b/../c.png?session_id=x"),
     ),
     FaultCase("404 for an unknown job", (), Fails(JobNotFound, "job_not_found"), job=UNKNOWN_JOB),
-    FaultCase("404 for a known job", not_found_after_the_first_status, Fails(JobNotFound, "job_gone")),
-    FaultCase("the server restarts", restart, RESTARTED),
-    FaultCase("the server restarts and refuses connections", restart_and_refuse, RESTARTED),
+    FaultCase("404 for a known job", not_found_after_the_first_status, FORGOTTEN),
+    FaultCase("the server restarts", restart),
+    FaultCase("the server restarts and refuses connections", restart_and_refuse),
 ]
 
 

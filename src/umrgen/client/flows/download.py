@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from typing import Literal
 from urllib.parse import urljoin, urlsplit
 
-from umrgen.errors import OutputForbidden, OutputMissing, RateLimited, ServerError, UmrgenError
+from umrgen.client.responses import reports_output_error
+from umrgen.errors import NotUmrgen, OutputForbidden, OutputMissing, RateLimited, ServerError, UmrgenError
+from umrgen.text import printable
 
 __all__ = [
     "PartialState",
     "ThroughputWatchdog",
     "classify_response",
     "expected_size",
+    "has_image",
     "partial_name",
     "partial_prefix",
     "redirect_target",
@@ -23,6 +26,10 @@ __all__ = [
 
 LONGEST_WHOLE_NAME = 200
 """Bytes; file systems have a limit of 255 for a name, and a partial file's is up to 28 longer."""
+
+
+MAX_URL = 8192
+"""Characters of the longest URL of an image."""
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:
@@ -45,6 +52,8 @@ def resolve_output(base_url: str, image_url: str, *, follow_foreign: bool = Fals
     A path is appended to the base URL unchanged, never re-encoded. Raises OutputForbidden for a URL of another
     origin, unless `follow_foreign`.
     """
+    if len(image_url) > MAX_URL or re.search(r"[\ud800-\udfff]", image_url):
+        raise OutputForbidden(f"the image's URL is not valid: {image_url[:80]!r}", code="bad_image_url")
     if image_url.startswith("/") and not image_url.startswith("//") and "\\" not in image_url:
         return base_url.rstrip("/") + image_url, True
     clean = not re.search(r"[\\\x00-\x20\x7f]", image_url)
@@ -58,7 +67,7 @@ def resolve_output(base_url: str, image_url: str, *, follow_foreign: bool = Fals
 
 def _foreign_output(url: str) -> OutputForbidden:
     return OutputForbidden(
-        f"the image is on another server: {url[:200]!r}",
+        f"the image is on another server: {printable(url, 200)!r}",
         code="foreign_output",
         next="If you trust that server, allow it with follow_foreign (--follow-foreign).",
     )
@@ -66,7 +75,11 @@ def _foreign_output(url: str) -> OutputForbidden:
 
 def redirect_target(base_url: str, url: str, location: str, *, follow_foreign: bool) -> tuple[str, bool]:
     """Return the target of a redirect of `url`, and whether the API key may be sent to it. As `resolve_output`."""
-    return resolve_output(base_url, urljoin(url, location), follow_foreign=follow_foreign)
+    try:
+        target = urljoin(url, location)
+    except ValueError:  # an invalid IPv6 address
+        raise _foreign_output(location) from None
+    return resolve_output(base_url, target, follow_foreign=follow_foreign)
 
 
 def partial_name(target_name: str, job_id: str, validator: str) -> str:
@@ -105,23 +118,40 @@ def validator_of(headers: Mapping[str, str]) -> str:
     return headers.get("etag") or headers.get("last-modified") or ""
 
 
-def classify_response(status: int, headers: Mapping[str, str], partial: PartialState) -> Literal["append", "restart"]:
+def has_image(status: int, headers: Mapping[str, str]) -> bool:
+    """Return whether the body of a response may be an image; a page or JSON with 200 is from a gateway."""
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    text = media_type.startswith("text/") or media_type.endswith(("json", "xml", "html"))
+    return status in (200, 206) and not text
+
+
+def classify_response(
+    status: int, headers: Mapping[str, str], partial: PartialState, error: bytes = b"", *, foreign: bool = False
+) -> Literal["append", "restart"]:
     """Return whether a response's body continues the partial file or starts the file from its first byte.
 
-    Raises ValueError when the partial file cannot be continued and must be discarded, RateLimited and ServerError for
-    transient errors, OutputForbidden and OutputMissing for others.
+    `error` is the body of a response without an image. `foreign`: the image is on another server than the API.
+    Raises ValueError when the partial file cannot be continued and must be discarded, RateLimited, ServerError and
+    NotUmrgen (a gateway's response) for transient errors, OutputForbidden and OutputMissing for others.
     """
-    if status == 200:
+    if status == 200 and has_image(status, headers):
         return "restart"
     if status == 206:
-        span = re.match(r"bytes (\d+)-", headers.get("content-range", ""))
+        span = re.match(r"bytes ([0-9]{1,15})-", headers.get("content-range", ""))
         same = partial.validator == validator_of(headers)
         if span and int(span[1]) == partial.size and same:
             return "append"
         raise ValueError("the response has a range of another version")
     if status == 416:
         raise ValueError("the file has no such range")
+    if status < 400 or not (foreign or status == 429 or status >= 500 or reports_output_error(status, error)):
+        raise _gateway_error(status, headers)
     raise _download_error(status)
+
+
+def _gateway_error(status: int, headers: Mapping[str, str]) -> NotUmrgen:
+    media_type = printable(headers.get("content-type", ""), 80) or "no content type"
+    return NotUmrgen(f"expected an image, got another server's response ({media_type}, HTTP {status})", status=status)
 
 
 def _download_error(status: int) -> UmrgenError:
@@ -141,10 +171,10 @@ def _download_error(status: int) -> UmrgenError:
 def expected_size(status: int, headers: Mapping[str, str]) -> int | None:
     """Return the size of the whole file by the headers, or None when they do not give it."""
     if status == 206:
-        total = re.match(r"bytes \d+-\d+/(\d+)$", headers.get("content-range", ""))
+        total = re.match(r"bytes [0-9]+-[0-9]+/([0-9]{1,15})$", headers.get("content-range", ""))
         return int(total[1]) if total else None
     length = headers.get("content-length", "")
-    return int(length) if re.fullmatch(r"\d{1,15}", length) and "content-encoding" not in headers else None
+    return int(length) if re.fullmatch(r"[0-9]{1,15}", length) and "content-encoding" not in headers else None
 
 
 class ThroughputWatchdog:

@@ -4,7 +4,6 @@ They run one job at a time, name the running one in a call of their page, and th
 lists finished ones. The submit is recognised by its prompt and size, where they are listed, and by its time.
 """
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from urllib.parse import quote
 
 from umrgen.client.flow import CallContext, Flow, RetryBudget, TransportFailure, retry_after, server_time
 from umrgen.client.protocol import API, call, error_from, is_transient, rate_limit_delay, unreachable_message
+from umrgen.client.responses import read_json
 from umrgen.errors import ApiError, ConnectionFailed, JobNotFound, RateLimited
 from umrgen.model import JOB_ID, LIMITS, State, Status
 
@@ -61,6 +61,13 @@ def require_lost_job(context: CallContext, lost: LostSubmit) -> "Flow[str]":
 
 def find_lost_job(context: CallContext, lost: LostSubmit) -> "Flow[tuple[str | None, bool]]":
     """Return the id of the job that a submit has created, and whether the search was conclusive."""
+    try:
+        return (yield from _search(context, lost))
+    except ApiError:  # the response of a gateway, which says nothing about the job
+        return None, False
+
+
+def _search(context: CallContext, lost: LostSubmit) -> "Flow[tuple[str | None, bool]]":
     page = yield from _page(context, "/api/status")
     if not isinstance(page, Mapping) or "active_job_id" not in page:
         return None, False
@@ -140,14 +147,15 @@ def _page(context: CallContext, path: str) -> "Flow[Any]":
         elif is_transient(reply):
             delay = retries.next_delay(error, retry_after(reply))
         else:
-            return _decoded(reply.body) if reply.status == 200 else None
+            return read_json(reply.body) if reply.status == 200 else None
 
 
 def _created_at(context: CallContext, job_id: str) -> "Flow[float | None]":
     """Return when a job was created, on the driver's monotonic clock; None when the server does not tell it."""
     try:
-        reply, data = yield from call(context, "GET", f"{API}/status/{quote(job_id, safe='')}", job_id=job_id)
-    except ApiError:
+        path = f"{API}/status/{quote(job_id, safe='')}"
+        reply, data = yield from call(context, "GET", path, job_id=job_id)
+    except JobNotFound:
         return None
     options = context.options
     interval = options.queued_interval if data.get("state") == State.QUEUED else options.running_interval
@@ -160,10 +168,3 @@ def _created_at(context: CallContext, job_id: str) -> "Flow[float | None]":
 
 def _is_id(value: Any) -> bool:
     return isinstance(value, str) and JOB_ID.fullmatch(value) is not None
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None

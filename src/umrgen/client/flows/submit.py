@@ -6,7 +6,8 @@ from typing import Any
 from umrgen.client.flow import CallContext, Event, Flow, Reply, RetryBudget, TransportFailure, retry_after
 from umrgen.client.flows.lost_submit import LostSubmit, find_lost_job
 from umrgen.client.flows.wait import StatusPoller
-from umrgen.client.protocol import API, error_from, is_transient, rate_limit_delay, unreachable_message
+from umrgen.client.protocol import API, error_from, is_html, is_transient, rate_limit_delay, unreachable_message
+from umrgen.client.responses import SubmitReceipt, parse_receipt
 from umrgen.errors import ConcurrencyLimit, ConnectionFailed, RateLimited, UmrgenError, WaitTimeout
 
 __all__ = ["submit", "supports_idempotency"]
@@ -26,8 +27,8 @@ def submit(
     wait_for_slot: bool = False,
     known_ids: KnownIds = tuple,
     on_postponed: Callable[[bool], None] = _ignore,
-) -> "Flow[Mapping[str, Any]]":
-    """Create the job; return the server's response, which has a `job_id`.
+) -> "Flow[SubmitReceipt]":
+    """Create the job; return the server's receipt.
 
     A submit is repeated when it certainly did not reach the server, or was refused before it was processed. When it
     may have been processed, it is repeated only to a server that supports idempotency keys; on an older one, where a
@@ -76,14 +77,14 @@ class _Submission:
         self._known_ids = known_ids
         self._on_postponed = on_postponed
 
-    def flow(self) -> "Flow[Mapping[str, Any]]":
+    def flow(self) -> "Flow[SubmitReceipt]":
         try:
             return (yield from self._until_accepted())
         except _LostError:
             return (yield from self._find_again())
 
-    def _find_again(self) -> "Flow[Mapping[str, Any]]":
-        """Return the id of the job that a submit without a response has created. Raises `last_error` without one."""
+    def _find_again(self) -> "Flow[SubmitReceipt]":
+        """Return a receipt for the job of a submit without a response. Raises `last_error` without one."""
         context, error = self._context, self.last_error
         assert error is not None
         lost = LostSubmit(self._request, self._sent_at, lambda: {*self._known_ids(), *self._waited_for})
@@ -93,9 +94,9 @@ class _Submission:
             error.next = "The job may have been created: check the server before you submit again."
             raise error
         context.notify(Event("submitted", job_id, f"{error}; the server has the job", {"job_id": job_id}))
-        return {"job_id": job_id}
+        return SubmitReceipt(job_id, (), {"job_id": job_id})
 
-    def _until_accepted(self) -> "Flow[Mapping[str, Any]]":
+    def _until_accepted(self) -> "Flow[SubmitReceipt]":
         context, delay = self._context, 0.0
         while True:
             try:
@@ -109,15 +110,19 @@ class _Submission:
                 continue
             context.now = reply.at
             data = reply.json()
-            if reply.status in (200, 201, 202) and data is not None and _job_id_of(data):
-                context.notify(Event("submitted", _job_id_of(data), data=data))
-                return data
+            receipt = parse_receipt(data) if reply.status in (200, 201, 202) else None
+            if receipt is not None:
+                if "status_url" not in receipt.raw:
+                    context.budget.limited = True  # an older server: it limits the calls of a minute
+                context.notify(Event("submitted", receipt.job_id, data=receipt.raw))
+                return receipt
             delay = yield from self._handle_error_reply(reply, data)
 
     def _handle_error_reply(self, reply: Reply, data: Mapping[str, Any] | None) -> "Flow[float]":
         """Return the delay before the retry of a transient error; raise any other."""
         error = error_from(reply)
-        if reply.status in (201, 202):  # created, but the response cannot be read
+        if reply.status in (201, 202) or (reply.status == 200 and data is None and not is_html(reply)):
+            # Created, but the response cannot be read. An HTML page is from a gateway, in place of the request.
             return (yield from self._retry_delay(error, None, maybe_created=True))
         if isinstance(error, ConcurrencyLimit) and self._wait_for_slot:
             if self.maybe_created:
@@ -161,11 +166,6 @@ class _Submission:
         return self._retries.next_delay(error, requested)
 
 
-def _job_id_of(data: Mapping[str, Any]) -> str | None:
-    job_id = data.get("job_id")
-    return job_id if isinstance(job_id, str) and job_id else None
-
-
 def _supports_idempotency(context: CallContext, error: UmrgenError, retries: RetryBudget) -> "Flow[bool]":
     """Return whether this server supports idempotency keys, which it does if it has our `/healthz`.
 
@@ -174,7 +174,11 @@ def _supports_idempotency(context: CallContext, error: UmrgenError, retries: Ret
     delay, limited = context.options.first_backoff, RetryBudget(context, float("inf"))
     while True:
         try:
-            reply = yield context.step("GET", "/healthz", delay=delay)
+            step = context.step("GET", "/healthz", delay=delay)
+        except WaitTimeout:
+            raise error from None
+        try:
+            reply = yield step
         except TransportFailure as failure:
             context.now = failure.at
             delay = retries.next_delay(error)

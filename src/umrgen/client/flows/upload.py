@@ -3,9 +3,12 @@
 import secrets
 from pathlib import Path
 
+from umrgen.client.failures import disk_reason
 from umrgen.client.flow import CallContext, Flow, RetryBudget
 from umrgen.client.protocol import API, call, is_missing_endpoint
-from umrgen.errors import ApiError, InvalidRequest, Unsupported
+from umrgen.client.responses import parse_upload
+from umrgen.errors import ApiError, InvalidRequest, NotUmrgen, Unsupported
+from umrgen.image_files import EXTENSIONS, sniff
 
 __all__ = ["read_image", "upload"]
 
@@ -18,7 +21,7 @@ def read_image(image: "Path | str | bytes") -> bytes:
     try:
         data = image if isinstance(image, bytes) else Path(image).expanduser().read_bytes()
     except OSError as error:
-        raise InvalidRequest(f"the image {image!s} cannot be read: {error.strerror}") from None
+        raise InvalidRequest(f"the image {image!s} cannot be read: {disk_reason(error)}") from None
     if not data:
         raise InvalidRequest("the image is empty")
     if len(data) > MAX_BYTES:
@@ -29,13 +32,16 @@ def read_image(image: "Path | str | bytes") -> bytes:
 def upload(context: CallContext, image: bytes) -> "Flow[str]":
     """Upload an image; return the name under which a request refers to it. Raises Unsupported.
 
-    It is not sent again when it may have reached the server: a session may hold only a few uploads.
+    It is not sent again when it may have reached the server: a session may hold only a few uploads. The file has a
+    unique name with the extension of its content: the first servers store it under this name, and check the extension.
     """
     boundary = secrets.token_hex(16)
+    media_type = sniff(image) or "application/octet-stream"
+    file_name = f"reference-{secrets.token_hex(16)}{EXTENSIONS.get(media_type, '')}"
     head = (
         f"--{boundary}\r\n"
-        'Content-Disposition: form-data; name="file"; filename="reference"\r\n'
-        "Content-Type: application/octet-stream\r\n\r\n"
+        f'Content-Disposition: form-data; name="file"; filename="{file_name}"\r\n'
+        f"Content-Type: {media_type}\r\n\r\n"
     )
     body = head.encode() + image + f"\r\n--{boundary}--\r\n".encode()
     kind = f"multipart/form-data; boundary={boundary}"
@@ -45,6 +51,13 @@ def upload(context: CallContext, image: bytes) -> "Flow[str]":
         _, data = yield from call(context, "POST", path, body=body, content_type=kind, retries=no_retries)
     except ApiError as error:
         if is_missing_endpoint(error):
-            raise Unsupported("this server does not support reference images", status=error.status) from None
+            raise Unsupported(
+                "this server does not support reference images",
+                status=error.status,
+                next="Submit without reference images, or use a server that supports them.",
+            ) from None
         raise
-    return str(data.get("filename", ""))
+    name = parse_upload(data)
+    if name is None:
+        raise NotUmrgen("the response to the upload has no file name")
+    return name

@@ -3,17 +3,11 @@
 import re
 from urllib.parse import quote
 
+from umrgen.client.engine_error import short_reason
 from umrgen.client.flow import CallContext, Event, Flow, Reply, RetryBudget, TransportFailure, retry_after
-from umrgen.client.protocol import API, error_from, is_transient, rate_limit_delay, unreachable_message
-from umrgen.errors import (
-    ConnectionFailed,
-    JobFailed,
-    JobNotFound,
-    JobStalled,
-    OutputMissing,
-    RateLimited,
-    WaitTimeout,
-)
+from umrgen.client.protocol import API, RetryPolicy
+from umrgen.client.responses import reports_missing_job
+from umrgen.errors import JobFailed, JobNotFound, JobStalled, OutputMissing, WaitTimeout
 from umrgen.model import State, Status
 
 __all__ = ["StatusPoller", "applied_wait", "require_completed"]
@@ -21,14 +15,26 @@ __all__ = ["StatusPoller", "applied_wait", "require_completed"]
 
 def applied_wait(reply: Reply) -> float:
     """Return the seconds of the server's `Preference-Applied` header; 0 when it does not support long polls."""
-    applied = re.search(r"wait=(\d{1,4})", reply.headers.get("preference-applied", ""))
+    applied = re.search(r"wait=([0-9]{1,4})", reply.headers.get("preference-applied", ""))
     return float(applied[1]) if applied else 0.0
 
 
 class StatusPoller:
-    """Waits for one job. The polling state (ETag, retry budgets, stall timer) is kept between calls."""
+    """Waits for one job. The polling state (ETag, retry budgets, stall timer) is kept between calls.
 
-    def __init__(self, context: CallContext, job_id: str, *, seen: bool = False, long_poll: bool = True) -> None:
+    `seen`: the server has accepted this job or reported its status before, so that only its own 404 ends the wait.
+    `answered`: it did so in this process (by default, as `seen`), so that a timeout may report that the job continues.
+    """
+
+    def __init__(
+        self,
+        context: CallContext,
+        job_id: str,
+        *,
+        seen: bool = False,
+        answered: bool | None = None,
+        long_poll: bool = True,
+    ) -> None:
         self.context = context
         self.delay = max(0.0, context.status_due - context.now)
         """Seconds until the next status call."""
@@ -37,9 +43,13 @@ class StatusPoller:
         self.status: Status | None = None
         self._path = f"{API}/status/{quote(job_id, safe='')}"
         self._seen = seen
-        self._retries = RetryBudget(context, context.options.patience)
-        self._limited = RetryBudget(context, float("inf"))
-        self._garbage = 0
+        self._retries = RetryPolicy(
+            context,
+            RetryBudget(context, context.options.patience),
+            job_id,
+            answered=seen if answered is None else answered,
+            advice=f"Continue with: umrgen wait {job_id}",
+        )
         self._etag: str | None = None
         self._changes = 0
         self._changed_at = context.now
@@ -94,23 +104,28 @@ class StatusPoller:
         if self._etag and not until_over:
             headers["If-None-Match"] = self._etag
         try:
-            reply = yield context.step(
-                "GET", self._path, delay=self.delay, headers=headers, long_poll=wait, job_id=self.job_id
+            step = context.step(
+                "GET",
+                self._path,
+                delay=self.delay,
+                headers=headers,
+                long_poll=wait,
+                job_id=self.job_id,
             )
+        except WaitTimeout as timeout:
+            raise self._retries.timeout_error(timeout) from None
+        try:
+            reply = yield step
         except TransportFailure as failure:
-            context.now = failure.at
-            error = ConnectionFailed(
-                unreachable_message(failure), job_id=self.job_id, next=f"Continue with: umrgen wait {self.job_id}"
-            )
-            self.delay = self._retries.next_delay(error, job_id=self.job_id)
+            self.delay = self._retries.delay_after_failure(failure)
             return None
         context.now = reply.at
         if reply.status == 304 and self.status is not None:
             self._reset_retries()
             self.delay = self._next_delay(reply, self.status)
             return self.status
-        data = reply.json() if reply.status == 200 else None
-        status = Status.parse(data, self.job_id) if data is not None else None
+        data = reply.json()
+        status = Status.parse(data, self.job_id) if reply.status == 200 and data is not None else None
         if status is None:
             self._handle_error_reply(reply)
             return None
@@ -121,37 +136,26 @@ class StatusPoller:
 
     def _reset_retries(self) -> None:
         self._seen = True
-        self._garbage = 0
         self._retries.reset()
-        self._limited.reset()
 
     def _handle_error_reply(self, reply: Reply) -> None:
-        """Set the delay before the retry of a transient error; raise any other."""
-        context, job_id = self.context, self.job_id
-        error = error_from(reply, job_id=job_id)
-        if isinstance(error, JobNotFound):
-            raise self._not_found_error(error)
-        if isinstance(error, RateLimited):
-            requested = rate_limit_delay(context, reply, self._limited)
-            self.delay = self._limited.next_delay(error, requested, job_id=job_id)
-        elif is_transient(reply):
-            self.delay = self._retries.next_delay(error, retry_after(reply), job_id=job_id)
-        elif reply.status == 200 and (self._seen or self._garbage < context.options.garbage_tries):
-            # A tunnel's page or a truncated response. A server that sent a valid response before gets more retries.
-            self._garbage += 1
-            self.delay = max(self._retries.next_delay(error, job_id=job_id), context.options.running_interval)
-        else:
-            raise error
+        """Set the delay before the retry; raise an error that ends the wait.
 
-    def _not_found_error(self, error: JobNotFound) -> JobNotFound:
+        The end of a job requires certainty: any other response than the server's own 404 may be from a gateway.
+        """
+        if reports_missing_job(reply.status, reply.json()):
+            error = self._not_found_error(reply.status)
+            error.coded = "code" in (reply.json() or {})
+            raise error
+        self.delay = self._retries.delay_after_error(reply, seen=self._seen)
+
+    def _not_found_error(self, status: int) -> JobNotFound:
         if not self._seen:
-            return JobNotFound(
-                f"the server has no job {self.job_id}", status=error.status, job_id=self.job_id, next=error.next
-            )
+            return JobNotFound(f"the server has no job {self.job_id}", status=status, job_id=self.job_id)
         return JobNotFound(
             f"job {self.job_id} no longer exists: it failed earlier, or the server was restarted",
             code="job_gone",
-            status=error.status,
+            status=status,
             job_id=self.job_id,
             next="Submit it again; this server does not keep failed jobs.",
         )
@@ -241,11 +245,8 @@ class StatusPoller:
 def require_completed(status: Status) -> Status:
     """Return `status` if it is completed with an image. Raises JobFailed and OutputMissing."""
     if status.state == State.FAILED:
-        raise JobFailed(
-            status.error or "the job failed; the server reported no reason",
-            code=status.error_code or None,
-            job_id=status.job_id,
-        )
+        reason = status.error or "the job failed; the server reported no reason"
+        raise JobFailed(short_reason(reason), code=status.error_code or None, job_id=status.job_id, whole_reason=reason)
     if not status.images:
         raise OutputMissing(
             f"job {status.job_id} is completed, but the server has no image of it", job_id=status.job_id

@@ -1,12 +1,12 @@
 """Waiting for many jobs: by batch calls where the server supports them, otherwise by one call per job."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from umrgen.client.flow import CallContext, Flow, RetryBudget
 from umrgen.client.flows.wait import StatusPoller, applied_wait
 from umrgen.client.protocol import API, call, is_missing_endpoint
-from umrgen.errors import ApiError, JobNotFound, JobStalled, UmrgenError
+from umrgen.client.responses import MAX_LIST, Batch, parse_batch
+from umrgen.errors import ApiError, JobNotFound, JobStalled, NotUmrgen, UmrgenError
 from umrgen.model import Status
 
 __all__ = ["BatchPoller", "Outcome"]
@@ -21,16 +21,20 @@ BATCH_GAP = 0.03
 
 
 class BatchPoller:
-    """Waits for many jobs. The server's first response decides between batch calls and single status calls."""
+    """Waits for many jobs. The server's first response decides between batch calls and single status calls.
 
-    def __init__(self, context: CallContext, job_ids: Sequence[str]) -> None:
+    `seen`: the server has accepted one of these jobs before, in this process.
+    """
+
+    def __init__(self, context: CallContext, job_ids: Sequence[str], *, seen: bool = False) -> None:
         self.context = context
         self.pending = list(dict.fromkeys(job_ids))
         self._retries = RetryBudget(context, context.options.patience)
         self._use_batch = True
+        self._seen = seen
         self._requested: set[str] = set()
         self._cursor = ""
-        self._states: dict[Any, Any] = {}
+        self._states: dict[str, str] = {}
         self._delay = 0.0
         self._pollers: dict[str, StatusPoller] = {}
         self._due: dict[str, float] = {}
@@ -61,29 +65,33 @@ class BatchPoller:
                 path,
                 body=body,
                 long_poll=context.long_poll_seconds(),
+                limit=MAX_LIST,
                 retries=self._retries,
                 delay=self._delay,
                 job_id=job_ids[0],
+                answered=self._seen,
+                seen=bool(self._requested),
             )
         except ApiError as error:
             if not is_missing_endpoint(error):
                 raise
             self._use_single_calls()
             return {}
-        if not isinstance(data.get("jobs"), list):
+        batch = parse_batch(data)
+        if batch is None:
             self._use_single_calls()
             return {}
+        self._seen = True
         self._requested.update(job_ids)
-        cursor = data.get("cursor")
-        self._cursor = cursor if isinstance(cursor, str) else ""
+        self._cursor = batch.cursor
         timed_out = 0 < applied_wait(reply) <= reply.elapsed * 1.1
-        poll_now = timed_out or self._has_new_states(data)
+        poll_now = timed_out or self._has_new_states(batch)
         self._delay = BATCH_GAP if poll_now else context.with_jitter(context.options.running_interval)
-        return _outcomes(data, set(job_ids))
+        return _outcomes(batch, set(job_ids))
 
-    def _has_new_states(self, data: dict[str, Any]) -> bool:
+    def _has_new_states(self, batch: Batch) -> bool:
         """Return whether a response has a state that was not known; some servers repeat known ones."""
-        states = {item.get("job_id"): item.get("state") for item in data["jobs"] if isinstance(item, dict)}
+        states = {status.job_id: status.state for status in batch.jobs}
         changed = any(self._states.get(job_id) != state for job_id, state in states.items())
         self._states |= states
         return changed
@@ -104,7 +112,7 @@ class BatchPoller:
         poller.delay = max(0.0, self._due[job_id] - context.now)
         try:
             status = yield from poller.poll()
-        except (JobNotFound, JobStalled) as error:
+        except (JobNotFound, JobStalled, NotUmrgen) as error:
             return {job_id: error}
         if status is not None and status.over:
             return {job_id: status}
@@ -117,15 +125,12 @@ class BatchPoller:
         return min(2 * options.queued_interval * index, options.longest_delay)
 
 
-def _outcomes(data: dict[str, Any], requested: set[str]) -> dict[str, Outcome]:
+def _outcomes(batch: Batch, requested: set[str]) -> dict[str, Outcome]:
     """Return the outcomes of the jobs in a response that are over, or that the server does not have."""
-    outcomes: dict[str, Outcome] = {}
-    for item in data["jobs"]:
-        job_id = item.get("job_id") if isinstance(item, dict) else None
-        if job_id in requested and (status := Status.parse(item, job_id)) and status.over:
-            outcomes[job_id] = status
-    unknown = data.get("unknown")
-    for job_id in unknown if isinstance(unknown, list) else ():
+    outcomes: dict[str, Outcome] = {
+        status.job_id: status for status in batch.jobs if status.over and status.job_id in requested
+    }
+    for job_id in batch.unknown:
         if job_id in requested:
-            outcomes[job_id] = JobNotFound(f"the server has no job {job_id}", job_id=job_id)
+            outcomes[job_id] = JobNotFound(f"the server has no job {job_id}", job_id=job_id, coded=True)
     return outcomes

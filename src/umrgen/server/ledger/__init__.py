@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from umrgen.server.ledger.errors import (
     DailyLimit,
     IdempotencyConflict,
+    LedgerDamaged,
     LedgerTooNew,
     LedgerUnavailable,
     OutputExpired,
@@ -55,6 +56,7 @@ __all__ = [
     "Key",
     "KeyStore",
     "Ledger",
+    "LedgerDamaged",
     "LedgerTooNew",
     "LedgerUnavailable",
     "OnChange",

@@ -5,6 +5,7 @@ from umrgen.errors import UmrgenError
 __all__ = [
     "DailyLimit",
     "IdempotencyConflict",
+    "LedgerDamaged",
     "LedgerTooNew",
     "LedgerUnavailable",
     "OutputExpired",
@@ -20,6 +21,13 @@ class LedgerUnavailable(UmrgenError):
     code = "ledger_unavailable"
     retryable = True
     next = "Check for a full disk, or for another program that locks the file."
+
+
+class LedgerDamaged(UmrgenError):
+    """The file of the ledger is damaged, or is not a ledger."""
+
+    code = "ledger_damaged"
+    next = "See `umrgen ledger check`; then stop the server, and put back a file of `umrgen ledger backup`."
 
 
 class LedgerTooNew(UmrgenError):

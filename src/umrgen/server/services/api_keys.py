@@ -34,7 +34,7 @@ class PublicKey(UnusableKey):
     """This API key is printed in the public guide, so it is not secret."""
 
     code = "public_key"
-    next = "Unset UMRGEN_API_KEY here, or create another key with `umrgen keys create`."
+    next = "Choose another UMRGEN_SERVER_KEY, or create another key with `umrgen keys create`."
 
 
 class UnusableNewKey(UmrgenError):

@@ -64,16 +64,17 @@ class RateLimits:
     """The limits of each key: those of the key, or else the server's defaults. 0: no limit."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
-        self._settings = settings
+        self.settings = settings
+        """Replaced when the settings are reloaded."""
         self._limiter = GcraLimiter(clock)
 
     def rate(self, key: Key) -> int:
         """Return the key's requests a minute."""
-        return self._settings.rate if key.rate is None else key.rate
+        return self.settings.rate if key.rate is None else key.rate
 
     def take(self, key: Key) -> bool:
         """Count one request; return False, and do not count it, if the key has none left."""
-        rate = self._settings.rate if key.rate is None else key.rate
+        rate = self.settings.rate if key.rate is None else key.rate
         return not rate or self._limiter.take(key.id, rate)
 
     def charge(self, key: Key, count: int) -> None:
@@ -96,7 +97,7 @@ class RateLimits:
 
     def caps(self, key: Key) -> Caps:
         """Return the key's limits on jobs, which the job store enforces."""
-        settings = self._settings
+        settings = self.settings
         return Caps(
             queued=settings.session_queued,
             active=settings.concurrent if key.concurrent is None else key.concurrent,

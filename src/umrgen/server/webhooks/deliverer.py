@@ -213,16 +213,19 @@ class WebhookDeliverer:
         webhook = replace(webhook, attempts=webhook.attempts + 1)
         try:
             classify(await self._send(webhook, key, job))
+            return replace(
+                webhook, state=WebhookState.DELIVERED, next_at=None, delivered_at=self._clock.now(), last_error=None
+            )
         except PermanentFailure as failure:
             return _failed(webhook, str(failure))
-        except TransientFailure as failure:
+        except Exception as failure:  # any failure is a counted attempt: one that is not would be repeated at once
+            return self._failed_attempt(webhook, failure)
+
+    def _failed_attempt(self, webhook: Webhook, failure: Exception) -> Webhook:
+        if isinstance(failure, TransientFailure):
             return self._retry_later(webhook, str(failure), failure.retry_after)
-        except Exception:
-            log.exception("webhook %s could not be sent", webhook.id)
-            return self._retry_later(webhook, "the server failed to send it")
-        return replace(
-            webhook, state=WebhookState.DELIVERED, next_at=None, delivered_at=self._clock.now(), last_error=None
-        )
+        log.error("webhook %s could not be sent", webhook.id, exc_info=failure)
+        return self._retry_later(webhook, "the server failed to send it")
 
     async def _send(self, webhook: Webhook, key: Key, job: Job) -> ReceiverResponse:
         sender = self._sender

@@ -30,13 +30,13 @@ def next_try(attempts: int, ended_at: int, now: int, *, asked: float | None, ran
 
 
 def retry_after(value: str, now: int) -> float | None:
-    """Return the seconds in a Retry-After header, in either of its forms; None when it is invalid."""
+    """Return the seconds in a Retry-After header, in either of its forms; None when it cannot be read."""
     value = value.strip()
     if value.isascii() and value.isdigit():
         return float(value[:9])
     try:
         when = parsedate_to_datetime(value)
-    except (ValueError, TypeError):
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return max(0.0, (when - datetime.fromtimestamp(now / 1000, UTC)).total_seconds())
+    except Exception:  # the parser raises several types, and the receiver chooses its input
         return None
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.fromtimestamp(now / 1000, UTC)).total_seconds())

@@ -19,7 +19,7 @@ from umrgen.server.executors.watchdog import Watchdog
 
 __all__ = ["EngineProcess"]
 
-SECRETS = ("UMRGEN_API_KEY", "UMRGEN_METRICS_TOKEN")
+SECRETS = ("UMRGEN_API_KEY", "UMRGEN_SERVER_KEY", "UMRGEN_METRICS_TOKEN")
 
 INVALID = "it sent an invalid message"
 

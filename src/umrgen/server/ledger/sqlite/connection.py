@@ -15,6 +15,8 @@ __all__ = ["DIALECT", "SqliteConnection", "connect", "migrate", "schema_version"
 BUSY_SECONDS = 5.0
 """Seconds that a write waits for another program's lock. A read does not wait: it would block the event loop."""
 
+_DEFECTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.NotSupportedError)
+"""Errors of this program. The others are those of a disk, a lock, or a damaged file."""
 DIALECT = Dialect(contains=lambda name: f"IN (SELECT value FROM json_each(:{name}))")  # noqa: S608
 
 
@@ -76,7 +78,9 @@ class SqliteConnection:
             values = {**values, **{name: json.dumps(list(values[name])) for name in lists}}
         try:
             return self._connection.execute(self._sql[statement], values)
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, _DEFECTS):
+                raise
             raise LedgerUnavailable(f"the ledger cannot be used: {error}") from error
 
     def run(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> int:

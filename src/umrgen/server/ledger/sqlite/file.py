@@ -1,14 +1,15 @@
 """The ledger in one SQLite file: WAL, every commit synced. Several servers on one machine may share the file."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from umrgen.durable import make_folder
+from umrgen.durable import make_folder, make_private
 from umrgen.server.domain.job import Job
-from umrgen.server.ledger.errors import LedgerUnavailable
+from umrgen.server.ledger.errors import LedgerDamaged, LedgerUnavailable
 from umrgen.server.ledger.sql.change_feed import ChangeFeed
 from umrgen.server.ledger.sql.database import SqlConnection, Transaction
 from umrgen.server.ledger.sql.ledger import SqlStores
@@ -37,6 +38,16 @@ class SqliteLedger(SqlStores):
 
     async def open(self, on_change: OnChange = lambda jobs: None, on_foreign_change: OnChange | None = None) -> None:
         make_folder(self._path.parent)
+        with suppress(FileExistsError):
+            make_private(self._path)
+        try:
+            await self._open(on_change, on_foreign_change or on_change)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise LedgerDamaged(f"the ledger {self._path} cannot be read: {error}") from None
+
+    async def _open(self, on_change: OnChange, on_foreign_change: OnChange) -> None:
         with closing(connect(self._path)) as connection:
             migrate(connection)
         with ExitStack() as opened:
@@ -49,7 +60,7 @@ class SqliteLedger(SqlStores):
                 ranges=feed,
             )
             opened.pop_all()  # from here on `close` closes them
-        self._polling = asyncio.create_task(self._poll(feed, self._observing(on_foreign_change or on_change)))
+        self._polling = asyncio.create_task(self._poll(feed, self._observing(on_foreign_change)))
 
     async def close(self) -> None:
         if self._polling is not None:

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from umrgen.durable import sync_folder
+from umrgen.durable import make_private, sync_folder
 from umrgen.errors import UmrgenError
 from umrgen.server.ledger.sqlite.connection import connect, schema_version
 
@@ -108,6 +108,8 @@ def backup(path: Path, target: Path) -> int:
         raise MaintenanceFailed(f"{target} exists already", next="Name a new file.")
     partial = target.with_name(f".{target.name}.partial")
     try:
+        partial.unlink(missing_ok=True)
+        make_private(partial)  # hashes of keys, which sign webhooks, and prompts
         with closing(_open(path)) as source, closing(sqlite3.connect(partial)) as copy:
             source.backup(copy, pages=1000)
             copy.execute("PRAGMA journal_mode = DELETE")
