@@ -38,6 +38,7 @@ ADDRESSES = "tests/unit/test_webhook_addresses.py"
 DELIVERER = "tests/unit/test_webhook_deliverer.py"
 OUTPUTS = "tests/integration/test_outputs.py"
 SECURITY = "tests/integration/test_security.py"
+SURROUNDINGS = "tests/integration/test_surroundings.py"
 TARGETS = "tests/integration/test_targets.py"
 RESUME = "tests/integration/test_resume.py::TestWhatCannotBeFinished"
 WAITING = "tests/unit/test_waiting_rules.py"
@@ -1335,9 +1336,9 @@ MUTATIONS = (
     _client(
         "no-cookies",
         "security: the client stores no cookies",
-        "client/transport.py",
-        "follow_redirects=False, cookies=_no_cookies())",
-        "follow_redirects=False)",
+        "client/pools.py",
+        "        cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),\n",
+        "",
         "tests/unit/test_transport.py::test_no_cookie_is_stored",
     ),
     _client(
@@ -1359,7 +1360,7 @@ MUTATIONS = (
     _client(
         "no-redirects",
         "README: the API key is not sent to the target of a redirect",
-        "client/transport.py",
+        "client/pools.py",
         "follow_redirects=False",
         "follow_redirects=True",
         "tests/unit/test_transport.py::test_a_redirect_is_not_followed",
@@ -1448,6 +1449,62 @@ MUTATIONS = (
         "                facts = await download.convert(wanted)\n",
         "                pass\n",
         f"{TARGETS}::test_the_format_follows_the_extension",
+    ),
+    _client(
+        "loopback-without-proxy",
+        "retrieval: a proxy of the environment is not used for this machine",
+        "client/proxies.py",
+        "    if is_loopback(host):\n        return None\n",
+        "",
+        "tests/unit/test_proxies.py::test_an_address_of_this_machine_has_no_proxy",
+    ),
+    _client(
+        "no-proxy",
+        "retrieval: `no_proxy` is respected",
+        "client/proxies.py",
+        "        return None\n    for name in",
+        "        pass\n    for name in",
+        "tests/unit/test_proxies.py::test_no_proxy",
+    ),
+    _client(
+        "fork-raises",
+        "retrieval: after a fork, the calls of a client raise",
+        "client/client.py",
+        "        if os.getpid() != self._process:\n            work.close()",
+        "        if os.getpid() == 0:\n            work.close()",
+        f"{SURROUNDINGS}::test_a_client_after_a_fork",
+    ),
+    _client(
+        "several-loops",
+        "retrieval: one AsyncClient works in several event loops",
+        "client/pools.py",
+        "        pools = self._by_loop.setdefault(loop, {})",
+        "        pools = self._by_loop.setdefault(next(iter(self._by_loop), loop), {})",
+        f"{SURROUNDINGS}::test_one_client_on_several_event_loops",
+    ),
+    _client(
+        "journal-optional",
+        "retrieval: without a writable home folder, the journal is off, with one warning",
+        "client/journal.py",
+        "        except JournalUnusable as error:\n            self._turn_off(error)\n\n    def entries",
+        "        except JournalUnusable:\n            raise\n\n    def entries",
+        f"{SURROUNDINGS}::TestWithoutAHome::test_a_warning_and_no_journal",
+    ),
+    _client(
+        "closed-streams",
+        "retrieval: the command line works with closed standard streams",
+        "cli/surroundings.py",
+        "            os.open(os.devnull, os.O_RDWR)  # the lowest free number",
+        "            pass",
+        f"{SURROUNDINGS}::TestDescriptors::test_closed",
+    ),
+    _client(
+        "full-stdout",
+        "retrieval: a full disk for stdout is one line and exit code 1",
+        "cli/__init__.py",
+        "    except OSError as error:\n        code = _failed_output(error)",
+        "    except BrokenPipeError as error:\n        code = _failed_output(error)",
+        f"{SURROUNDINGS}::TestDescriptors::test_a_full_disk_for_stdout_is_one_error",
     ),
     *(
         _client(

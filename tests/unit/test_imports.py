@@ -14,6 +14,7 @@ CLIENT = [
     ["errors", "paths", "durable", "file_locks", "clock"],
     ["model", "image_files"],
     ["client.address", "client.responses", "client.failures", "client.engine_error", "client.older_servers"],
+    ["client.proxies", "client.pools"],
     ["client.flow", "client.options"],
     ["client.protocol"],
     ["client.flows"],

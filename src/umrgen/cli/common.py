@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 import click
 
 from umrgen import errors
-from umrgen.text import printable_json
+from umrgen.text import printable, printable_json
 
 if TYPE_CHECKING:
     from umrgen.server.settings import Settings
 
 __all__ = [
     "CommandOutput",
+    "EncodedText",
     "ServerOptions",
     "check_stdout",
     "client_arguments",
@@ -136,6 +137,18 @@ def output_options(command: F) -> F:
         return command(*args, output=CommandOutput(as_json, as_events), **kwargs)
 
     return wrapped  # type: ignore[return-value]  # click replaces the signature
+
+
+class EncodedText(click.ParamType[str]):
+    """Text of an argument that must be valid in the encoding of the locale, which is UTF-8 nearly everywhere."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> str:
+        text = str(value)
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            self.fail(f"it is not valid UTF-8: {printable(text)}", param, context)
+        return text
 
 
 def _target(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:

@@ -20,7 +20,7 @@ def status_once(job_id: str, base_url: str | None, timeout: float | None) -> Sta
     server = configured_server(base_url)
     defaults = Options()
     options = Options(wait=0, patience=defaults.submit_patience, timeout=timeout or defaults.timeout)
-    if not is_supported():
+    if not is_supported(server.base_url):
         import asyncio
 
         return asyncio.run(_status_with_pool(job_id, base_url, options))

@@ -12,6 +12,7 @@ import click
 
 from umrgen.cli.common import (
     CommandOutput,
+    EncodedText,
     F,
     check_stdout,
     client_arguments,
@@ -53,8 +54,8 @@ def request_options(command: F) -> F:
             metavar="URL",
             help="A URL to which the server sends a webhook when the job is over.",
         ),
-        click.option("--negative", help="A negative prompt: contents to avoid."),
-        click.argument("prompt"),
+        click.option("--negative", type=EncodedText(), help="A negative prompt: contents to avoid."),
+        click.argument("prompt", type=EncodedText()),
     ):
         command = option(command)
     return command
