@@ -20,7 +20,7 @@ from PIL import Image
 
 from umrgen.server.engines import DrawTask, EncodedImage, EngineFailure, EngineInfo, Phase, Report
 
-INFO = EngineInfo("fake", "procedural", "1", features=("previews",))
+INFO = EngineInfo("fake", "procedural", "1", default_steps=6, features=("previews",))
 PAUSE = 0.3
 """Seconds between two signs of life."""
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -142,6 +143,37 @@ def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
         if time.monotonic() > deadline:
             raise AssertionError(f"the condition was false for {seconds} s")
         time.sleep(0.01)
+
+
+class Terminal:
+    """A process whose stdin and stderr are a pseudo-terminal, which is its controlling terminal."""
+
+    def __init__(self, *command: str) -> None:
+        self._ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", TAKE_TERMINAL, *command],
+            stdin=theirs,
+            stderr=theirs,
+            stdout=subprocess.DEVNULL,
+            env=clean_environment(),
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self.shown = ""
+
+    def read_until(self, text: str) -> None:
+        while text not in self.shown:
+            self.shown += os.read(self._ours, 4096).decode().replace("\r\n", "\n")
+
+    def close(self) -> int:
+        """Close the terminal, and return the exit code of the process."""
+        os.close(self._ours)
+        return self.process.wait(30)
+
+
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
 
 
 @contextmanager

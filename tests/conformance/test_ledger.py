@@ -22,6 +22,7 @@ from umrgen.server.ledger import (
     DailyLimit,
     Idempotency,
     IdempotencyConflict,
+    JobCounts,
     Key,
     Ledger,
     LedgerDamaged,
@@ -203,7 +204,18 @@ async def test_a_queue_position_decreases_after_a_claim(observed: ObservedLedger
     running = await observed.claim()
     assert await observed.ledger.jobs.queue_position(running) is None
     assert await observed.ledger.jobs.queue_position(jobs[2]) == 2
-    assert await observed.ledger.jobs.count() == {State.QUEUED: 2, State.RUNNING: 1}
+    assert await observed.ledger.jobs.count() == JobCounts(2, 1)
+
+
+async def test_the_jobs_of_a_session_are_counted_by_day(observed: ObservedLedger) -> None:
+    for number, (session, day) in enumerate((("sid_a", 5), ("sid_a", 6), ("sid_a", 6), ("sid_b", 6))):
+        await observed.submit(f"ext_{number}", session, now=day * DAY)
+    await observed.claim(now=6 * DAY)
+    counts = observed.ledger.jobs.count
+    assert await counts("sid_a", now=6 * DAY + 1) == JobCounts(2, 1, 2)
+    assert await counts("sid_a", now=7 * DAY) == JobCounts(2, 1, 0)
+    assert await counts("sid_b", now=6 * DAY) == JobCounts(1, 0, 1)
+    assert await counts("sid_c", now=6 * DAY) == JobCounts(0, 0, 0)
 
 
 async def test_a_job_is_completed_with_its_output(observed: ObservedLedger) -> None:
@@ -251,7 +263,7 @@ async def test_concurrent_submits_with_one_idempotency_key_create_one_job(observ
     results = await asyncio.gather(*(post(number) for number in range(64)))
     assert len({job.id for job, _ in results}) == 1
     assert sum(new for _, new in results) == 1
-    assert await observed.ledger.jobs.count() == {State.QUEUED: 1, State.RUNNING: 0}
+    assert await observed.ledger.jobs.count() == JobCounts(1, 0)
 
 
 async def test_an_idempotency_key_with_another_body_is_a_conflict_for_a_day(observed: ObservedLedger) -> None:
@@ -510,7 +522,7 @@ class TestSqliteFile:
             connection.commit()
         ledger = SqliteLedger(path)
         await ledger.open()
-        assert await ledger.jobs.count() == {State.QUEUED: 1, State.RUNNING: 1}
+        assert await ledger.jobs.count() == JobCounts(1, 1)
         (job,) = await ledger.jobs.claim("worker", now=2000, lease_until=3000)
         await ledger.close()
         assert (job.id, job.request, job.priority) == ("ext_1", GenerationRequest("a lighthouse", seed=7), 0)

@@ -16,7 +16,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from umrgen.model import State
 from umrgen.server.domain.job import Change, Conflict, Job, Output
 from umrgen.server.domain.request import GenerationRequest
-from umrgen.server.ledger import Caps, Idempotency, IdempotencyConflict, Ledger, QueueFull
+from umrgen.server.ledger import Caps, Idempotency, IdempotencyConflict, JobCounts, Ledger, QueueFull
 from umrgen.server.ledger.sqlite.file import SqliteLedger
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
 
@@ -249,7 +249,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def the_counts_equal_the_models(self) -> None:
         states = [job.state for job in self.model.jobs.values()]
-        expected = {state: states.count(state) for state in (State.QUEUED, State.RUNNING)}
+        expected = JobCounts(states.count(State.QUEUED), states.count(State.RUNNING))
         assert self.do(self.ledger.jobs.count()) == expected
 
 

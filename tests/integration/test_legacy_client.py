@@ -14,7 +14,16 @@ from support import cli
 from umrgen import Client
 from umrgen.client.flow import Event
 from umrgen.client.journal import Journal, JournalEntry
-from umrgen.errors import ConcurrencyLimit, ConnectionFailed, InvalidRequest, JobNotFound, OutputMissing, Unsupported
+from umrgen.errors import (
+    ConcurrencyLimit,
+    ConnectionFailed,
+    InvalidRequest,
+    JobNotFound,
+    OutputMissing,
+    UmrgenError,
+    Unsupported,
+    WaitTimeout,
+)
 from umrgen.testing import FakeClock, FaultServer, NoResponse, Reset, Respond, png_bytes
 
 pytestmark = pytest.mark.timeout(60)
@@ -137,17 +146,30 @@ class TestLostSubmits:
         assert journal.unfinished() == []
         assert server.jobs == []
 
-    def test_resume_does_not_end_what_is_not_certain(
-        self, serve: Servers, clock: FakeClock, journal: Journal, tmp_path: Path
+    @pytest.mark.parametrize(
+        ("seconds", "newer", "error", "left"),
+        [(100, False, JobNotFound, 0), (1000, False, WaitTimeout, 1), (100, True, ConnectionFailed, 1)],
+    )
+    def test_resume_ends_only_what_is_certain(
+        self,
+        serve: Servers,
+        clock: FakeClock,
+        journal: Journal,
+        tmp_path: Path,
+        seconds: float,
+        newer: bool,
+        error: type[UmrgenError],
+        left: int,
     ) -> None:
-        server = serve(job_seconds=1000)
+        """A job that was created later runs. The older version lists its prompt after its end: it is another one."""
+        server = serve(job_seconds=seconds, newer_version=newer)
         journal.begin(server.url, {"prompt": "a boat"}, "key-1", target=tmp_path / "boat.png")
         clock.advance(300)
         with client_of(server, clock) as client:
             client.submit("another boat, of another caller")
-        with client_of(server, clock, journal) as client, pytest.raises(ConnectionFailed):
+        with client_of(server, clock, journal) as client, pytest.raises(error):
             client.resume(journal.unfinished()[0])
-        assert len(journal.unfinished()) == 1
+        assert len(journal.unfinished()) == left
 
     def test_on_the_command_line(self, home: Path, tmp_path: Path) -> None:
         target = tmp_path / "boat.png"

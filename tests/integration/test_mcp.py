@@ -180,9 +180,14 @@ async def test_progress_rises_strictly_also_while_the_job_is_queued(slow: Server
     async def observe(progress: float, total: float | None, message: str | None) -> None:
         reports.append((progress, total, message))
 
-    async with over_http(slow, mode) as client:
+    key = json.loads(cli("keys", "create", "--state", str(slow.state), "--json").stdout)[
+        "key"
+    ]  # no limit is learned yet
+    async with over_http(slow, mode, key) as client:
         blocking = await client.call_tool("generate_image", {"prompt": "first", **SMALL, "steps": 6, "wait_seconds": 0})
-        result = await client.call_tool("generate_image", {"prompt": "second", **SMALL}, progress_callback=observe)
+        result = await client.call_tool(
+            "generate_image", {"prompt": "second", **SMALL, "steps": 4}, progress_callback=observe
+        )
         assert not blocking.is_error
         assert not result.is_error
     values = [progress for progress, _, _ in reports]

@@ -92,6 +92,42 @@ def test_a_stream_has_partial_images(slow_server: ServerProcess) -> None:
     assert events[-1].usage.total_tokens == 0
 
 
+def test_an_edit_with_two_images(sdk: openai.OpenAI, shared_server: ServerProcess) -> None:
+    drawn = image_of(sdk.images.generate(model="any", prompt="a red boat", **SMALL))
+    prompt = "a boat like these"
+    for images in (drawn, [("/home/somebody/a.png", drawn), ("b.gif", jpeg())]):
+        answer = sdk.images.edit(model="any", image=images, prompt=prompt, n=1, size="512x512", extra_body={"steps": 1})
+        assert verify(image_of(answer)).width == 512
+    requests = [job["request"]["reference_images"] for job in jobs(shared_server, prompt)]
+    assert [len(names) for names in requests] == [2, 1]
+    with shared_server.http() as http:  # they were for these calls only
+        until(lambda: http.get("/api/v1/upload-reference").json()["references"] == [])
+
+
+def jpeg() -> bytes:
+    encoded = io.BytesIO()
+    Image.new("RGB", (64, 64), "blue").save(encoded, "JPEG")
+    return encoded.getvalue()
+
+
+def test_an_edit_streams(sdk: openai.OpenAI) -> None:
+    stream = sdk.images.edit(model="any", image=jpeg(), prompt="a boat", size="512x512", stream=True)
+    assert [event.type for event in stream][-1] == "image_edit.completed"
+
+
+def test_an_invalid_edit_names_the_field(sdk: openai.OpenAI) -> None:
+    for options, field in (
+        ({"image": jpeg(), "mask": jpeg()}, "mask"),
+        ({"image": [jpeg()] * 11}, "image"),
+        ({"image": b"no image"}, "file"),
+        ({"image": jpeg(), "size": "1x1"}, "width"),
+    ):
+        with pytest.raises(openai.APIStatusError) as refused:
+            sdk.images.edit(model="any", prompt="a boat", **options)  # type: ignore[call-overload]
+        assert refused.value.body["param"] == field  # type: ignore[index]
+        assert refused.value.status_code in (400, 415)
+
+
 @pytest.mark.parametrize(
     ("options", "field", "text"),
     [

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import pty
 import re
 import signal
 import socket
@@ -14,40 +12,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from support import GUIDE, ServerProcess, clean_environment, cli, finish, server, submit, tied, until
+from support import GUIDE, ServerProcess, Terminal, clean_environment, cli, finish, server, submit, tied, until
 from umrgen.server.services import api_keys
 from umrgen.server.services.api_keys import PublicKey, check_usable, hash_key
 
-
-class Terminal:
-    """A process whose stdin and stderr are a pseudo-terminal, which is its controlling terminal."""
-
-    def __init__(self, *command: str) -> None:
-        self._ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", TAKE_TERMINAL, *command],
-            stdin=theirs,
-            stderr=theirs,
-            stdout=subprocess.DEVNULL,
-            env=clean_environment(),
-            start_new_session=True,
-        )
-        os.close(theirs)
-        self.shown = ""
-
-    def read_until(self, text: str) -> None:
-        while text not in self.shown:
-            self.shown += os.read(self._ours, 4096).decode().replace("\r\n", "\n")
-
-    def close(self) -> int:
-        """Close the terminal, and return the exit code of the process."""
-        os.close(self._ours)
-        return self.process.wait(30)
-
-
-TAKE_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-)
 SERVE = ("-m", "umrgen", "serve", "--port", "0", "--state")
 
 

@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 import umrgen
-from support import ServerProcess, clean_environment, cli, problem, server
+from support import ServerProcess, Terminal, clean_environment, cli, problem, server
 from umrgen.server.services.one_time_links import GOOD_FOR, OneTimeLinks
 
 ROOT = Path(__file__).parents[2]
@@ -215,9 +215,10 @@ class TestLink:
             problem(response, 405, "method_not_allowed")
 
     def test_the_link_is_printed(self, state: Path) -> None:
-        command = [sys.executable, "-m", "umrgen", "serve", "--state", str(state), "--port", "0", "--until-eof"]
-        ended = subprocess.run(command, input="", capture_output=True, text=True, timeout=60, env=clean_environment())
-        assert re.search(r"http://127\.0\.0\.1:\d+/#start=[\w-]{43}$", ended.stderr, re.MULTILINE)
+        terminal = Terminal(sys.executable, "-m", "umrgen", "serve", "--state", str(state), "--port", "0")
+        terminal.read_until("umrgen generate")
+        assert re.search(r"http://127\.0\.0\.1:\d+/#start=[\w-]{43}$", terminal.shown, re.MULTILINE)
+        assert terminal.close() == 0
 
     def test_a_ticket_expires(self) -> None:
         from support import Clock

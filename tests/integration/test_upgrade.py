@@ -29,7 +29,7 @@ def old_state(state: Path) -> Path:
 def test_a_ledger_of_the_first_version_is_migrated_and_served(old_state: Path) -> None:
     jobs = MADE["jobs"]
     arguments = ("--url-ttl", "86400", "--retain-days", "0", "--upload-hours", "8760")
-    with server(old_state, *arguments, UMRGEN_API_KEY=MADE["key"]) as running:
+    with server(old_state, *arguments, UMRGEN_SERVER_KEY=MADE["key"]) as running:
         running.key = MADE["key"]
         with running.http() as http:
             done = http.get(f"/api/v1/status/{jobs['completed']}").json()
@@ -50,7 +50,7 @@ def test_a_ledger_of_the_first_version_is_migrated_and_served(old_state: Path) -
 
 
 def test_counts_and_change_numbers_are_kept_by_a_migration(old_state: Path) -> None:
-    with server(old_state, "--drain", "0", UMRGEN_API_KEY=MADE["key"]) as running:
+    with server(old_state, "--drain", "0", UMRGEN_SERVER_KEY=MADE["key"]) as running:
         running.key = MADE["key"]
         with running.http() as http:
             first = http.post("/api/v1/status", json={"job_ids": list(MADE["jobs"].values())}).json()

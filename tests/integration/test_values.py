@@ -2,6 +2,7 @@
 
 import json
 import socket
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support import SMALL, ServerProcess, finish, submit
+from support import SMALL, ServerProcess, finish, server, submit, until
 from umrgen.server.domain.request import has_visible_character
 from umrgen.server.png import encode_png
 
@@ -211,3 +212,17 @@ def test_http_1_0(shared_server: ServerProcess) -> None:
     head, _, body = received.partition(b"\r\n\r\n")
     assert b" 200 " in head.splitlines()[0]
     assert json.loads(body)["success"] is True
+
+
+def test_capabilities_have_the_present_load_and_the_engines_default_steps(state: Path) -> None:
+    engine = ("--engine", "fake_engines:FakeEngine")
+    with server(state, *engine, PYTHONPATH=str(Path(__file__).parents[1])) as running, running.http() as http:
+        before = http.get("/api/v1/capabilities").json()
+        assert before["steps"]["default"] == 6
+        assert (before["used_today"], before["queued"], before["accepts_jobs"]) == (0, 0, True)
+        assert accepted(http, {"prompt": "wait"})["steps"] == 6
+        jobs = [http.post("/api/v1/generate", json={"prompt": "wait", "steps": 1}).json()["job_id"] for _ in range(3)]
+        until(lambda: http.get(f"/api/v1/status/{jobs[0]}").json()["state"] == "running")
+        after = http.get("/api/v1/capabilities").json()
+        assert (after["used_today"], after["queued"]) == (4, 2)
+        assert "(6)" in http.get("/guide.md").text or "| 6 |" in http.get("/guide.md").text

@@ -1120,8 +1120,8 @@ MUTATIONS = (
         "lost-submit-known",
         "retrieval: the job of another submit is not taken for that of a lost one",
         "client/flows/lost_submit.py",
-        "if _is_id(active) and active not in known:",
-        "if _is_id(active):",
+        "running = active if _is_id(active) and active not in known else None",
+        "running = active if _is_id(active) else None",
         f"{LOST_SUBMIT}::test_a_running_job_of_another_submit_is_not_taken",
     ),
     _client(

@@ -14,6 +14,7 @@ from umrgen.server.domain.job import Change, Job, output_name
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineStalled
 from umrgen.server.executors import OnPreview, OnStep, VerifiedImage
+from umrgen.server.ledger import JobCounts
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.scheduler.attempt import Attempt, AttemptContext, DispatchPolicy
 from umrgen.server.scheduler.dispatcher import Dispatcher
@@ -307,12 +308,12 @@ async def test_the_dispatcher_claims_as_many_jobs_as_there_is_capacity() -> None
     dispatcher.start()
     executor.grow(2)
     await executor.running("ext_1", "ext_2")
-    assert await ledger.jobs.count() == {State.QUEUED: 2, State.RUNNING: 2}
+    assert await ledger.jobs.count() == JobCounts(2, 2)
     executor.gates["ext_1"].set()
     await executor.running("ext_2", "ext_3")
     executor.grow(3)
     await executor.running("ext_2", "ext_3", "ext_4")
     async with asyncio.timeout(10):
         await dispatcher.drain(0)
-    assert await ledger.jobs.count() == {State.QUEUED: 3, State.RUNNING: 0}
+    assert await ledger.jobs.count() == JobCounts(3, 0)
     await ledger.close()

@@ -122,7 +122,7 @@ def _folder_of_the_keys(state: Path) -> None:
     async def nothing(keys: ApiKeys) -> None:
         pass
 
-    _with_keys({"state": state, "ledger": None, "config": None}, nothing)
+    _with_keys({"state": state, "ledger": None, "config": None}, nothing, new=True)
 
 
 @pytest.mark.parametrize("create", [_folder_of_a_server, _folder_of_a_ledger, _folder_of_the_keys])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -48,11 +49,12 @@ def search(
 
     def answer(step: Step) -> Reply:
         found = answers.get(step.path.partition("?")[0], PAGE)
+        found = found() if callable(found) else found
         return found if isinstance(found, Reply) else reply(json.dumps(found))
 
     context = CallContext(Options(), now, random=lambda: 0.5)
     lost = LostSubmit(request, sent_at, lambda: known)
-    return run_flow(find_lost_job(context, lost), [answer] * 20, start=now).outcome
+    return run_flow(find_lost_job(context, lost), repeat(answer), start=now).outcome
 
 
 STATUS = "/api/v1/status/ext_1"
@@ -67,9 +69,17 @@ def test_a_running_job_from_before_the_submit_is_not_taken() -> None:
     assert search({"/api/status": {"active_job_id": "ext_1"}, STATUS: created(3.0)}) == (None, True)
 
 
-def test_a_running_job_from_long_after_the_submit_is_not_taken() -> None:
-    answers = {"/api/status": {"active_job_id": "ext_1"}, STATUS: created(290.0)}
+@pytest.mark.parametrize("member", [{}, {"created_at": None}, {"created_at": int(1000 * (EPOCH + 290.0))}])
+def test_a_running_job_whose_time_does_not_tell_is_recognised_by_its_prompt(member: Mapping[str, Any]) -> None:
+    """The older version lists its prompt after its end; the newer one does not, so that it is not known."""
+    states = iter([{"state": "running"} | member, {"state": "running"} | member, {"state": "completed"} | member])
+    answers = {"/api/status": {"active_job_id": "ext_1"}, STATUS: lambda: next(states)}
     assert search(answers, now=300.0) == (None, False)
+    listed = answers | {"/api/history": [LISTED], STATUS: lambda: next(again)}
+    again = iter([{"state": "running"} | member, {"state": "running"} | member, {"state": "completed"} | member])
+    assert search(listed, now=300.0) == ("ext_1", True)
+    again = iter([{"state": "running"} | member, {"state": "completed"} | member])
+    assert search(listed | {"/api/history": [LISTED | {"prompt": "a house"}]}, now=300.0) == (None, True)
 
 
 def test_a_running_job_of_another_submit_is_not_taken() -> None:

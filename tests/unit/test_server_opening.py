@@ -74,7 +74,7 @@ async def test_without_a_key_it_listens_only_on_loopback(tmp_path: Path) -> None
     await application.open()
     try:
         with pytest.raises(BadSettings, match="there is no API key yet"):
-            await serve._first_key(application)
+            await serve._first_key(application, shown=True)
         assert await application.keys.usable() == []
     finally:
         await application.close()

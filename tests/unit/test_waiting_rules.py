@@ -287,6 +287,12 @@ class TestSubmitting:
         played = make([draining, CREATED])
         assert gaps(played) == [pytest.approx(5.25, abs=0.3)]
 
+    @pytest.mark.parametrize(("member", "limited"), [({}, True), ({"status_url": "/api/v1/status/ext_1"}, False)])
+    def test_the_request_budget_applies_to_older_servers(self, member: dict[str, str], limited: bool) -> None:
+        context = new_context()
+        run_flow(submit(context, {"prompt": "x"}, "key-1"), [reply({"success": True, "job_id": "ext_1"} | member, 202)])
+        assert context.budget.limited is limited
+
     def test_a_rate_limited_submit_is_retried_until_the_deadline(self) -> None:
         limited = reply({"error": "slow down"}, 429, {"Retry-After": "20"})
         assert gaps(make([limited, limited, CREATED])) == [pytest.approx(21, abs=1.1)] * 2

@@ -701,6 +701,14 @@ def wild_statuses() -> list[Json]:
     return [
         case("a seed of 16 digits", "watch", job("completed", image_url=IMAGE, seed=2**53 - 1)),
         case("a seed that is too large", "watch", job("completed", image_url=IMAGE, seed=2**60)),
+        case(
+            "an ETag that no header can have is not sent",
+            "watch",
+            job("queued", {"ETag": '"caf\u00e9"'}),
+            job("running", {"ETag": "no quotes"}),
+            job("running", {"ETag": '"' + "9" * 300 + '"'}, progress={"step": 1, "total": 4}),
+            COMPLETED,
+        ),
         case("a body that is nested too deeply", "wait", response(deep), COMPLETED),
         case("texts that move a terminal", "watch", job("failed", error=escape, engine=escape, error_code="\x1b[2J")),
         case("an unknown state that moves a terminal", "wait", job("\x1b[2Jpaused"), COMPLETED),

@@ -5,8 +5,6 @@ import time
 from umrgen.client.address import configured_server
 from umrgen.client.flow import CallContext, Options, drive
 from umrgen.client.flows.wait import StatusPoller
-from umrgen.client.journal import DefaultJournal
-from umrgen.client.known_jobs import describe_missing
 from umrgen.client.stdlib_transport import StdlibTransport, is_supported
 from umrgen.errors import JobNotFound
 from umrgen.model import Status, check_job_id
@@ -28,6 +26,9 @@ def status_once(job_id: str, base_url: str | None, timeout: float | None) -> Sta
     try:
         return drive(poller.next_change(), StdlibTransport(server, options.connect_timeout).send, time.sleep)
     except JobNotFound as error:
+        from umrgen.client.journal import DefaultJournal  # only needed here
+        from umrgen.client.known_jobs import describe_missing
+
         raise describe_missing(error, DefaultJournal(), server.base_url) from None
 
 

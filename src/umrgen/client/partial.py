@@ -76,7 +76,8 @@ class PartialFile:
         """Prepare for a response's body; return whether it continues the file. Raises as `classify_response`."""
         if status == 206 and self._file is None:
             self._open_previous(validator_of(headers))
-        if classify_response(status, headers, self.state, error, foreign=foreign) == "append":
+        continues = classify_response(status, headers, self.state, error, foreign=foreign) == "append"
+        if continues and self._file is not None:  # a 206 from the first byte may be sent without a partial file
             return True
         self._create(validator_of(headers))
         return False
@@ -124,12 +125,16 @@ class PartialFile:
         self._file.seek(0)
         self._file.truncate()
         self._file.write(content)
+
+    def sync(self) -> None:
+        """Write the whole content to the disk."""
+        assert self._file is not None
         self._file.flush()
+        os.fsync(self._file.fileno())
 
     def publish(self, target: Path, *, overwrite: bool) -> None:
-        """Sync the file, then rename it to `target` atomically; without `overwrite`, never replace another file."""
+        """Rename the synced file to `target` atomically; without `overwrite`, never replace another file."""
         assert self._file is not None and self._path is not None
-        os.fsync(self._file.fileno())
         if overwrite:
             os.replace(self._path, target)
         else:

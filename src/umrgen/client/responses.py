@@ -16,6 +16,7 @@ __all__ = [
     "Batch",
     "SubmitReceipt",
     "decompress",
+    "entity_tag",
     "parse_batch",
     "parse_page",
     "parse_receipt",
@@ -92,6 +93,11 @@ def _is_deep(data: Any) -> bool:
         if not level:
             return False
     return True
+
+
+def entity_tag(text: str) -> str | None:
+    """Return an ETag that a request can have in its headers (RFC 9110, without its obsolete characters), or None."""
+    return text if re.fullmatch(r'(W/)?"[\x21\x23-\x7e]{0,200}"', text) else None
 
 
 # --- submits, batches, uploads ------------------------------------------------------------------------

@@ -51,12 +51,16 @@ class Download:
         self._digest: str | None = None
 
     async def fetch_verified(self, image_url: str) -> ImageFacts:
-        """Download the whole image into the partial file and verify it."""
+        """Download the whole image into the partial file, verify it, and sync it at the same time."""
         base, foreign = self._transport.base_url, self._context.options.follow_foreign
         url, with_key = resolve_output(base, image_url, follow_foreign=foreign)
         await self._download(url, with_key)
-        data = await asyncio.to_thread(self._partial.read)
-        return verify(data, length=self._length, sha256=self._digest)
+        syncing = asyncio.create_task(asyncio.to_thread(self._partial.sync))
+        try:
+            data = await asyncio.to_thread(self._partial.read)
+            return verify(data, length=self._length, sha256=self._digest)
+        finally:
+            await syncing
 
     async def _download(self, url: str, with_key: bool) -> None:
         """Send requests until the body is complete."""
@@ -172,10 +176,11 @@ class Download:
         """Convert the verified image to another format; return the facts of that file, which is verified too."""
         data = await asyncio.to_thread(lambda: converted(self._partial.read(), media_type))
         self._partial.replace(data)
+        await asyncio.to_thread(self._partial.sync)
         return verify(data)
 
     def publish(self, target: Path, *, overwrite: bool) -> None:
-        """Sync the partial file and rename it to `target`."""
+        """Rename the partial file to `target`, and sync its folder."""
         self._partial.publish(target, overwrite=overwrite)
 
     def discard(self) -> None:

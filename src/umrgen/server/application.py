@@ -198,7 +198,7 @@ class Application:
             outputs=self._make_outputs(authentication, clock),
             tickets=OneTimeLinks(clock),
             uploads=uploads,
-            state=self._make_state(limits),
+            state=self._make_state(limits, clock),
             submissions=self._make_submissions(limits, uploads, worker, clock),
             cancellations=Cancellations(ledger.jobs, clock),
             signatures=self.signatures,
@@ -233,8 +233,9 @@ class Application:
             log_prompts=settings.log_prompts,
         )
 
-    def _make_state(self, limits: RateLimits) -> ServerState:
+    def _make_state(self, limits: RateLimits, clock: Clock) -> ServerState:
         return ServerState(
+            clock=clock,
             jobs=self.ledger.jobs,
             outputs=self.ledger.outputs,
             blobs=self.blobs,

@@ -99,12 +99,10 @@ class InProcessServer:
                     await asyncio.sleep(0.0005)
 
     async def _caught_up(self) -> bool:
-        from umrgen.model import State
-
         active = await self._application.ledger.jobs.count()
-        running = active.get(State.RUNNING, 0)
+        running = active.running
         idle = self._engine.capacity - running
-        return running == self._engine.running and (idle <= 0 or not active.get(State.QUEUED, 0))
+        return running == self._engine.running and (idle <= 0 or not active.queued)
 
     async def jobs(self) -> list[ServerJob]:
         """Return all jobs, oldest first."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 from urllib.parse import urljoin, urlsplit
 
-from umrgen.client.responses import reports_output_error
+from umrgen.client.responses import entity_tag, reports_output_error
 from umrgen.errors import NotUmrgen, OutputForbidden, OutputMissing, RateLimited, ServerError, UmrgenError
 from umrgen.text import printable
 
@@ -108,7 +108,9 @@ class PartialState:
         headers = {"Accept": "image/png, image/jpeg, image/webp", "Accept-Encoding": "identity"}
         if self.size:
             headers["Range"] = f"bytes={self.size}-"
-            if self.validator.startswith('"'):  # If-Range does not allow a weak validator (RFC 9110)
+            if entity_tag(self.validator) and self.validator.startswith(
+                '"'
+            ):  # If-Range does not allow a weak validator (RFC 9110)
                 headers["If-Range"] = self.validator
         return headers
 

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from umrgen.client.flow import CallContext, Flow, RetryBudget, TransportFailure, retry_after, server_time
+from umrgen.client.flows.wait import StatusPoller
 from umrgen.client.protocol import API, call, error_from, is_transient, rate_limit_delay, unreachable_message
 from umrgen.client.responses import read_json
 from umrgen.errors import ApiError, ConnectionFailed, JobNotFound, RateLimited
@@ -24,7 +25,7 @@ SLACK = 2.0
 LONGEST_SUBMIT = 60.0
 """Seconds after the start of a submit until which it may have reached the server."""
 MOST_CANDIDATES = 5
-"""Listed jobs whose time is requested."""
+"""Listed jobs whose time is requested, from each end of the list."""
 
 
 @dataclass(frozen=True)
@@ -72,23 +73,36 @@ def _search(context: CallContext, lost: LostSubmit) -> "Flow[tuple[str | None, b
     if not isinstance(page, Mapping) or "active_job_id" not in page:
         return None, False
     known, active = set(lost.known_ids()), page["active_job_id"]
-    if _is_id(active) and active not in known:
-        created = yield from _created_at(context, active)
+    running = active if _is_id(active) and active not in known else None
+    if running is not None:
+        created = yield from _created_at(context, running)
         if created is not None and -SLACK <= created - lost.sent_at <= LONGEST_SUBMIT + SLACK:
-            return active, True
+            return running, True
         if created is not None and created < lost.sent_at:
-            known.add(active)
-    job_id = yield from _find_listed(context, lost, known)
-    # A running job that was made later may belong to this submit, if its gateway was slow.
-    return job_id, job_id is not None or not _is_id(active) or active in known
-
-
-def _find_listed(context: CallContext, lost: LostSubmit, known: Collection[str]) -> "Flow[str | None]":
-    """Return the id of the finished job whose prompt, size and time match, or None when it is not certain."""
+            known.add(running)
+            running = None
     listed = yield from _history(context)
+    if running is not None and listed is not None:
+        # Its time does not tell whose it is: its gateway may have been slow. Its prompt is listed after its end.
+        yield from StatusPoller(context, running, seen=True).next_change(until_over=True)
+        listed = yield from _history(context)
+    if listed is None:
+        return None, running is None
+    return (yield from _find_listed(context, lost, listed, known, running)), True
+
+
+def _find_listed(
+    context: CallContext, lost: LostSubmit, listed: list[Mapping[str, Any]], known: Collection[str], running: str | None
+) -> "Flow[str | None]":
+    """Return the id of the finished job whose prompt, size and time match, or None when it is not certain.
+
+    `running`: the job that ran during the search.
+    """
     found = [item["job_id"] for item in listed if _matches(item, lost.request) and item["job_id"] not in known]
+    if running in found:
+        return running
     undated = []
-    for job_id in found[:MOST_CANDIDATES]:
+    for job_id in dict.fromkeys([*found[:MOST_CANDIDATES], *found[-MOST_CANDIDATES:]]):
         created = yield from _created_at(context, job_id)
         if created is None:
             undated.append(job_id)
@@ -112,7 +126,7 @@ def _same_side(listed: Any, requested: Any) -> bool:
 
 def listed_image(context: CallContext, job_id: str) -> "Flow[Status | None]":
     """Return the status of a job that the server has forgotten, but lists as finished; None if it does not."""
-    for item in (yield from _history(context)):
+    for item in (yield from _history(context)) or ():
         url = item.get("imageUrl") if item.get("job_id") == job_id else None
         if isinstance(url, str) and url:
             return Status(job_id, State.COMPLETED, (url,), raw=item)
@@ -122,10 +136,10 @@ def listed_image(context: CallContext, job_id: str) -> "Flow[Status | None]":
 # --- the calls --------------------------------------------------------------------------------------
 
 
-def _history(context: CallContext) -> "Flow[list[Mapping[str, Any]]]":
-    """Return the finished jobs that the server lists; the newer version lists none."""
+def _history(context: CallContext) -> "Flow[list[Mapping[str, Any]] | None]":
+    """Return the finished jobs that the server lists; None on the newer version, which lists none."""
     page = yield from _page(context, "/api/history")
-    return [item for item in page if isinstance(item, Mapping)] if isinstance(page, list) else []
+    return [item for item in page if isinstance(item, Mapping)] if isinstance(page, list) else None
 
 
 def _page(context: CallContext, path: str) -> "Flow[Any]":

@@ -6,7 +6,7 @@ from urllib.parse import quote
 from umrgen.client.engine_error import short_reason
 from umrgen.client.flow import CallContext, Event, Flow, Reply, RetryBudget, TransportFailure, retry_after
 from umrgen.client.protocol import API, RetryPolicy
-from umrgen.client.responses import reports_missing_job
+from umrgen.client.responses import entity_tag, reports_missing_job
 from umrgen.errors import JobFailed, JobNotFound, JobStalled, OutputMissing, WaitTimeout
 from umrgen.model import State, Status
 
@@ -130,7 +130,7 @@ class StatusPoller:
             self._handle_error_reply(reply)
             return None
         self._reset_retries()
-        self._etag = reply.headers.get("etag")
+        self._etag = entity_tag(reply.headers.get("etag", ""))
         self.delay = self._next_delay(reply, status)
         return status
 

@@ -55,6 +55,8 @@ class EngineInfo:
     size_multiple: int = 1
     """Width and height must be multiples of this."""
     max_steps: int = LIMITS.steps_max
+    default_steps: int = LIMITS.steps_default
+    """The steps of a request that gives none."""
     features: tuple[str, ...] = ()
     """Of "previews", "references", "negative", "loras"."""
     min_side: int = LIMITS.side_min

@@ -106,7 +106,7 @@ class ServiceBackend:
 
     @asynccontextmanager
     async def attend(self, request: Mapping[str, Any]) -> AsyncIterator[str]:
-        generation, _ = decode_generate(dict(request))
+        generation, _ = decode_generate(dict(request), self._services.state.default_steps)
         async with self._services.submissions.attend(self._caller, [generation]) as jobs:
             yield jobs[0].id
 
@@ -148,5 +148,5 @@ class ServiceBackend:
         return images[number - 1][1]
 
     async def describe(self) -> Mapping[str, Any]:
-        response = capabilities_response(self._services.state.capabilities(self._caller))
+        response = capabilities_response(await self._services.state.capabilities(self._caller))
         return msgspec.json.decode(response.body, type=dict[str, Any])

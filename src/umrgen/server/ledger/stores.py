@@ -16,6 +16,7 @@ from umrgen.server.ledger.values import (
     Call,
     Caps,
     Idempotency,
+    JobCounts,
     Key,
     OnChange,
     Upload,
@@ -89,8 +90,8 @@ class JobStore(Protocol):
         """Return jobs of a session, newest first, and the cursor of the next page."""
         ...
 
-    async def count(self) -> dict[State, int]:
-        """Count queued and running jobs; finished ones are not counted."""
+    async def count(self, session_id: str | None = None, *, now: int = 0) -> JobCounts:
+        """Count the queued and running jobs, of all sessions or of one, and those that this one submitted today."""
         ...
 
     async def recent_runs(self, *, among: int) -> list[Job]:

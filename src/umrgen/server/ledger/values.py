@@ -14,6 +14,7 @@ __all__ = [
     "Call",
     "Caps",
     "Idempotency",
+    "JobCounts",
     "Key",
     "OnChange",
     "Upload",
@@ -52,6 +53,16 @@ class Caps:
 
 
 NO_CAPS = Caps()
+
+
+@dataclass(frozen=True, slots=True)
+class JobCounts:
+    """Numbers of jobs."""
+
+    queued: int
+    running: int
+    submitted: int = 0
+    """Submitted on the present day (UTC); counted for one session only."""
 
 
 @dataclass(frozen=True, slots=True)

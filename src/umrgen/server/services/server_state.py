@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from umrgen.model import LIMITS, State
+from umrgen.clock import Clock
+from umrgen.model import LIMITS
 from umrgen.server.blobs import BlobStore
 from umrgen.server.engines import EngineInfo
 from umrgen.server.executors import Executor
@@ -10,6 +11,7 @@ from umrgen.server.ledger import Caps, JobStore, OutputStore
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.limits import RateLimits
+from umrgen.server.services.refusal import Refusal
 from umrgen.server.services.subscriptions import Subscriptions
 
 __all__ = ["Figures", "GuideFacts", "ServerCapabilities", "ServerState"]
@@ -48,6 +50,13 @@ class ServerCapabilities:
     """The caller's requests per minute; 0: no limit, as in `caps`."""
     caps: Caps
     running_cap: int
+    default_steps: int
+    used_today: int
+    """The jobs that the caller's session has submitted today (UTC)."""
+    queued: int
+    """The queued jobs of all callers."""
+    refusal: str | None
+    """The code with which a job would be refused now, whoever submits it; None when jobs are accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,7 @@ class GuideFacts:
 class ServerState:
     """Answers questions about the server itself."""
 
+    clock: Clock
     jobs: JobStore
     outputs: OutputStore
     blobs: BlobStore
@@ -90,16 +100,29 @@ class ServerState:
         """Return the present figures. Raises LedgerUnavailable and BlobStoreUnavailable."""
         counts = await self.jobs.count()
         return Figures(
-            queued=counts[State.QUEUED],
-            running=counts[State.RUNNING],
+            queued=counts.queued,
+            running=counts.running,
             waiting_calls=len(self.subscriptions),
             images_bytes=await self.outputs.kept_bytes(),
             free_bytes=await self.blobs.free_bytes(),
             engine_up=self.executor.trouble is None,
         )
 
-    def capabilities(self, caller: Caller) -> ServerCapabilities:
-        """Return the features and limits for this caller."""
+    @property
+    def default_steps(self) -> int:
+        """The steps of a request that gives none: the engine's own default."""
+        info = self.executor.info
+        return info.default_steps if info else LIMITS.steps_default
+
+    async def _refusal(self) -> str | None:
+        try:
+            await self.admission.check_job()
+        except Refusal as refusal:
+            return refusal.code
+        return None
+
+    async def capabilities(self, caller: Caller) -> ServerCapabilities:
+        """Return the features and limits for this caller, and the present load. Raises LedgerUnavailable."""
         info = self.executor.info
         return ServerCapabilities(
             engine=self.engine,
@@ -110,6 +133,10 @@ class ServerState:
             rate=self.limits.rate(caller.key),
             caps=self.limits.caps(caller.key),
             running_cap=self.running_cap,
+            default_steps=self.default_steps,
+            used_today=(await self.jobs.count(caller.session_id, now=self.clock.now())).submitted,
+            queued=(await self.jobs.count()).queued,
+            refusal=await self._refusal(),
         )
 
     def guide_facts(self) -> GuideFacts:
@@ -125,6 +152,6 @@ class ServerState:
             side_default=LIMITS.side_default,
             size_multiple=info.size_multiple if info else 1,
             max_steps=min(LIMITS.steps_max, info.max_steps if info else LIMITS.steps_max),
-            default_steps=LIMITS.steps_default,
+            default_steps=self.default_steps,
             longest_wait=int(self.longest_wait),
         )

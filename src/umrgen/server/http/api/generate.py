@@ -26,7 +26,7 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 async def generate(services: Services, request: Request, caller: Caller) -> Response:
     with span("POST /api/v1/generate", headers=request.headers) as current:
         data = decode_object(await read_body(request, MAX_BODY))
-        generation, warnings = decode_generate(data)
+        generation, warnings = decode_generate(data, services.state.default_steps)
         submitted = await services.submissions.submit(caller, generation, _idempotency(request, data))
         job = submitted.job
         current.set_attribute("umrgen.job_id", job.id)

@@ -169,6 +169,10 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     max_wait: Annotated[int, Meta(description="the longest long poll, in seconds")]
     batch_max: int
     limits: KeyLimits
+    used_today: Annotated[int, Meta(description="jobs submitted by this key's session today (UTC)")]
+    queued: Annotated[int, Meta(description="queued jobs of all keys")]
+    accepts_jobs: bool
+    refusal: Annotated[str, Meta(description="the error code of a submit while jobs are not accepted")] | None
 
 
 class Health(Struct, frozen=True):

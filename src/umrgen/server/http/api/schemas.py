@@ -50,10 +50,10 @@ def _given(value: Any) -> Any:
     return value
 
 
-def decode_generate(data: dict[str, Any]) -> tuple[GenerationRequest, list[str]]:
+def decode_generate(data: dict[str, Any], default_steps: int) -> tuple[GenerationRequest, list[str]]:
     """Return the request in `data`, and a warning for each unknown field. Raises Refusal `invalid_request`."""
     try:
-        request = msgspec.convert(data, GenerationRequest)
+        request = msgspec.convert({"steps": default_steps} | data, GenerationRequest)
     except msgspec.ValidationError:
         raise invalid(_field_errors(data)) from None
     if not has_visible_character(request.prompt):

@@ -71,7 +71,7 @@ async def cancel(services: Services, request: Request, caller: Caller) -> Respon
 
 async def capabilities(services: Services, request: Request, caller: Caller) -> Response:
     """Return what this server can do for this key."""
-    return capabilities_response(services.state.capabilities(caller))
+    return capabilities_response(await services.state.capabilities(caller))
 
 
 def capabilities_response(can: ServerCapabilities) -> Response:
@@ -94,7 +94,7 @@ def capabilities_response(can: ServerCapabilities) -> Response:
                 default=LIMITS.side_default,
                 multiple_of=can.size_multiple,
             ),
-            steps=Steps(max=can.max_steps, default=LIMITS.steps_default),
+            steps=Steps(max=can.max_steps, default=can.default_steps),
             prompt_chars=LIMITS.prompt_chars,
             calls=list(_CALLS),
             max_wait=can.longest_wait,
@@ -106,5 +106,9 @@ def capabilities_response(can: ServerCapabilities) -> Response:
                 queued=caps.queued or None,
                 running=can.running_cap or None,
             ),
+            used_today=can.used_today,
+            queued=can.queued,
+            accepts_jobs=can.refusal is None,
+            refusal=can.refusal,
         )
     )

@@ -1,11 +1,12 @@
-"""`POST /v1/images/generations`: the response is the image, so the call lasts until it is drawn.
+"""`POST /v1/images/generations` and `/edits`: the response is the image, so the call lasts until it is drawn.
 
 The response is sent inside `Submissions.attend`: a client whose call is cut off, and repeats it, gets the same image.
 """
 
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from umrgen.errors import UmrgenError
+from umrgen.model import LIMITS
 from umrgen.server.conversion import convert
 from umrgen.server.domain.job import Job, Output
 from umrgen.server.http import Services
@@ -21,15 +24,18 @@ from umrgen.server.http.api.schemas import decode_object
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.disconnect import CancelledOnDisconnect
+from umrgen.server.http.forms import boundary_of, read_form
 from umrgen.server.http.guide import request_base_url
 from umrgen.server.http.openai.errors import error_body, error_response
 from umrgen.server.http.openai.requests import ImageCall, decode_call
+from umrgen.server.http.problems import Problem
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.job_waits import JobEvent
 
 __all__ = ["routes"]
 
 MAX_BODY = 256 << 10
+MAX_IMAGES_BODY = 32 << 20
 USAGE = {
     "input_tokens": 0,
     "output_tokens": 0,
@@ -42,11 +48,32 @@ Decode = Callable[[Services, Request, Caller], Awaitable[ImageCall]]
 
 
 def routes(services: Services) -> list[Route]:
-    return [Route("/v1/images/generations", _Endpoint(services, _generation, "image_generation"), methods=["POST"])]
+    return [
+        Route("/v1/images/generations", _Endpoint(services, _generation, "image_generation"), methods=["POST"]),
+        Route("/v1/images/edits", _Endpoint(services, _edit, "image_edit"), methods=["POST"]),
+    ]
 
 
 async def _generation(services: Services, request: Request, caller: Caller) -> ImageCall:
-    return decode_call(decode_object(await read_body(request, MAX_BODY)))
+    return decode_call(decode_object(await read_body(request, MAX_BODY)), services.state.default_steps)
+
+
+async def _edit(services: Services, request: Request, caller: Caller) -> ImageCall:
+    """Decode an edit: its images become reference images for this call. Their file names are ignored."""
+    boundary = boundary_of(request, "the images in fields `image` or `image[]`")
+    known = {upload.name for upload in await services.uploads.all(caller)}
+    with await services.uploads.admit(caller) as reserved:
+        parts = await read_form(request, boundary, MAX_IMAGES_BODY)
+        images = [part.content for part in parts if part.name in ("image", "image[]")]
+        fields = {part.name: part.text for part in parts if part.name not in ("image", "image[]")}
+        if "mask" in fields:
+            raise Problem("invalid_request", "mask is not supported: the whole image is drawn anew", field="mask")
+        if not 1 <= len(images) <= LIMITS.references:
+            count = f"image must be given 1 to {LIMITS.references} times; got {len(images)}"
+            raise Problem("invalid_request", count, field="image")
+        names = [(await reserved.add(image)).name for image in images]
+    call = decode_call(fields, services.state.default_steps, names)
+    return replace(call, references=tuple(set(names) - known))
 
 
 class _Endpoint:
@@ -64,36 +91,33 @@ class _Endpoint:
         try:
             caller = await authenticate(self._services, scope, dict(request.headers.raw))
             call = await self._decode(self._services, request, caller)
-            with CancelledOnDisconnect(scope, receive):
-                images = _Images(self._services, caller, call, base_url)
+            images = _Images(self._services, caller, call, base_url)
+            async with images.attend() as jobs:
+                # A disconnect ends the wait, and leaves the jobs unclaimed. It has no effect once all is sent.
                 if call.partial_images is None:
-                    await self._respond(images, scope, receive, send)
+                    with CancelledOnDisconnect(scope, receive):
+                        body = await images.described_with(jobs)
+                    await json_response(body)(scope, receive, send)
                 else:
-                    await self._stream(images, send)
+                    with CancelledOnDisconnect(scope, receive):
+                        await self._stream(images, jobs, send)
+                    await send(_END)
+            await images.remove_references()
         except _Reported:
-            pass
+            await send(_END)
         except Exception as error:
             await error_response(error)(scope, receive, send)
 
-    async def _respond(self, images: "_Images", scope: Scope, receive: Receive, send: Send) -> None:
-        async with images.attend() as jobs:
-            found = [await images.of(await images.until_over(job)) for job in jobs]
-            body = images.described() | {"data": [image for each in found for image in each], "usage": USAGE}
-            await json_response(body)(scope, receive, send)
-
-    async def _stream(self, images: "_Images", send: Send) -> None:
-        async with images.attend() as jobs:
-            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            try:
-                for job in jobs:
-                    async for kind, data in images.events(job):
-                        await send(_chunk(f"{self._events}.{kind}", data))
-            except Exception as error:  # the status is sent already
-                await send(_chunk("error", error_body(error)))
-                await send(_END)
-                raise _Reported from error  # the jobs stay unclaimed
-            await send(_END)
+    async def _stream(self, images: "_Images", jobs: Sequence[Job], send: Send) -> None:
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        try:
+            for job in jobs:
+                async for kind, data in images.events(job):
+                    await send(_chunk(f"{self._events}.{kind}", data))
+        except Exception as error:  # the status is sent already
+            await send(_chunk("error", error_body(error)))
+            raise _Reported from error  # the jobs stay unclaimed
 
 
 _END = {"type": "http.response.body", "body": b""}
@@ -118,11 +142,22 @@ class _Images:
         self._call = call
         self._base_url = base_url
 
+    async def remove_references(self) -> None:
+        """Remove the images that were uploaded for this call. After a call that is cut off they stay for the next."""
+        for name in self._call.references:
+            with suppress(UmrgenError):  # else retention deletes it
+                await self._services.uploads.remove(self._caller, name)
+
     def attend(self) -> Any:
         return self._services.submissions.attend(self._caller, self._call.requests)
 
     async def until_over(self, job: Job) -> Job:
         return await self._services.job_waits.until_over(self._caller, job)
+
+    async def described_with(self, jobs: Sequence[Job]) -> dict[str, Any]:
+        """Wait for the jobs, and return the body of a response that is not a stream."""
+        found = [await self.of(await self.until_over(job)) for job in jobs]
+        return self.described() | {"data": [image for each in found for image in each], "usage": USAGE}
 
     def described(self) -> dict[str, Any]:
         call = self._call

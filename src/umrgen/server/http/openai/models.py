@@ -29,7 +29,7 @@ def routes(services: Services) -> list[Route]:
 
 async def _answer(services: Services, request: Request) -> Mapping[str, object]:
     caller = await authenticate(services, request.scope, dict(request.headers.raw))
-    can = services.state.capabilities(caller)
+    can = await services.state.capabilities(caller)
     found = [_model(name) for name in (can.info.models if can.info and can.info.models else (can.engine,))]
     wanted = request.path_params.get("model")
     if wanted is None:

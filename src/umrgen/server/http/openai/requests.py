@@ -44,6 +44,8 @@ class ImageCall:
     as_url: bool
     partial_images: int | None
     """None: the response is not a stream."""
+    references: Sequence[str] = ()
+    """Reference images that were uploaded for this call only."""
 
     @property
     def media_type(self) -> str:
@@ -54,7 +56,7 @@ class ImageCall:
         return f"{self.requests[0].width}x{self.requests[0].height}"
 
 
-def decode_call(data: Mapping[str, Any], references: Sequence[str] = ()) -> ImageCall:
+def decode_call(data: Mapping[str, Any], default_steps: int, references: Sequence[str] = ()) -> ImageCall:
     """Return the call in a body: JSON, or the text fields of a form. Raises Refusal `invalid_request`.
 
     `references`: the names of uploaded reference images. A null means that the field was not given.
@@ -64,7 +66,7 @@ def decode_call(data: Mapping[str, Any], references: Sequence[str] = ()) -> Imag
     request = {name: _number(given[name]) for name in _PASSED if name in given}
     request |= {"negative": given["negative_prompt"]} if "negative_prompt" in given else {}
     request |= _sides(fields.size) | ({"reference_images": list(references)} if references else {})
-    generation, _ = decode_generate(request)
+    generation, _ = decode_generate(request, default_steps)
     return ImageCall(
         [_numbered(generation, number) for number in range(fields.n)],
         fields.output_format,

@@ -15,7 +15,7 @@ from umrgen.server.ledger.sql.database import Database, SqlConnection, Transacti
 from umrgen.server.ledger.sql.outputs import add_obsolete_file
 from umrgen.server.ledger.sql.rows import job_of, values_of
 from umrgen.server.ledger.sql.webhooks import enter_webhook
-from umrgen.server.ledger.values import DAY, NO_CAPS, BatchKey, Call, Caps, Idempotency
+from umrgen.server.ledger.values import DAY, NO_CAPS, BatchKey, Call, Caps, Idempotency, JobCounts
 
 __all__ = ["SqlJobStore"]
 
@@ -263,10 +263,11 @@ class SqlJobStore:
         cursor = rows[limit - 1][-1] if len(rows) > limit else None
         return [job_of(row) for row in rows[:limit]], cursor
 
-    async def count(self) -> dict[State, int]:
-        row = await self._database.read(lambda connection: connection.one("count"))
-        queued, running = row or (0, 0)
-        return {State.QUEUED: int(queued), State.RUNNING: int(running)}
+    async def count(self, session_id: str | None = None, *, now: int = 0) -> JobCounts:
+        statement = "count" if session_id is None else "session_counts"
+        values = {"id": session_id, "day": now // DAY}
+        row = await self._database.read(lambda connection: connection.one(statement, values))
+        return JobCounts(*map(int, row or (0, 0)))
 
     async def recent_runs(self, *, among: int) -> list[Job]:
         values = {"among": among}
