@@ -1478,8 +1478,8 @@ MUTATIONS = (
         "several-loops",
         "retrieval: one AsyncClient works in several event loops",
         "client/pools.py",
-        "        pools = self._by_loop.setdefault(loop, {})",
-        "        pools = self._by_loop.setdefault(next(iter(self._by_loop), loop), {})",
+        "        loop = asyncio.get_running_loop()\n        if loop not in",
+        "        loop = next(iter(self._by_loop), asyncio.get_running_loop())\n        if loop not in",
         f"{SURROUNDINGS}::test_one_client_on_several_event_loops",
     ),
     _client(

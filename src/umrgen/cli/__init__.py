@@ -9,6 +9,7 @@ import click
 
 from umrgen import __version__
 from umrgen.cli.common import CommandOutput
+from umrgen.cli.examples import add_examples
 from umrgen.cli.surroundings import close_stdout, prepare_streams
 from umrgen.client.failures import disk_reason
 from umrgen.errors import UmrgenError
@@ -47,6 +48,7 @@ class LazyGroup(click.Group):
             return None
         module, _, name = COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(import_module(module), name)
+        add_examples(cmd_name, command)
         return command
 
     def resolve_command(
