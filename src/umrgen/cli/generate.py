@@ -187,6 +187,7 @@ async def _draw_many(
     printer: "ProgressPrinter",
 ) -> None:
     images, errors = [], []
+    printer.count(0, len(requests))
     async for result in client.generate_many(requests, targets, overwrite=overwrite):
         printer.clear()
         if isinstance(result, UmrgenError):
@@ -195,9 +196,13 @@ async def _draw_many(
             images.append(result.as_dict())
             if not output.machine_readable:
                 click.echo("\n".join(str(image.path) for image in (result, *result.others)))
+        printer.count(len(images) + len(errors), len(requests))
+    printer.clear()
     data = {"images": images, "errors": [error.as_dict() for error in errors]}
     if output.machine_readable:
         output.result(data, "")
+    if len(errors) > 1 and not output.machine_readable:
+        click.echo(f"{len(errors)} of {len(requests)} images failed; the first error follows", err=True)
     if errors:
         raise errors[0]
 

@@ -75,6 +75,11 @@ class ProgressPrinter:
         elif not self._quiet:
             self._print(event)
 
+    def count(self, done: int, total: int) -> None:
+        """Print how many of several images are done."""
+        if not self._quiet:
+            self._progress(f"{bar(done / total)} {done} of {total} images")
+
     def _print(self, event: Event) -> None:
         match event.kind:
             case "submitted":

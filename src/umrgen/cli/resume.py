@@ -120,10 +120,14 @@ class _Resumption:
         self._to = to
         self._base_url = base_url or os.environ.get("UMRGEN_BASE_URL")
         self._timeout = timeout
+        self._total = 0
         self._printer = ProgressPrinter(output)
 
     def run(self, entries: Sequence["JournalEntry"], *, every: bool) -> None:
         """Finish the entries; with `every`, submit those that were not submitted."""
+        self._total = len(entries)
+        if self._total > 1:
+            self._printer.count(0, self._total)
         here, embedded = [], []
         for entry in entries:
             if entry.planned and not every:
@@ -218,6 +222,8 @@ class _Resumption:
         self._printer.clear()
         if not self._output.machine_readable:
             click.echo(f"{row['job_id'] or row.get('entry') or '(not confirmed)'}  {text}")
+        if self._total > len(self.rows):
+            self._printer.count(len(self.rows), self._total)
 
     def _advise(self) -> None:
         """Print the commands for the entries that remain."""

@@ -265,10 +265,14 @@ async def fetch_image(
                 target = target.with_suffix(EXTENSIONS[facts.media_type])
             elif facts.media_type != (wanted := MEDIA_TYPES.get(target.suffix.lower(), facts.media_type)):
                 facts = await download.convert(wanted)
-            if again and _is_same_image(target, facts):
+            if not (again and _is_same_image(target, facts)):
+                try:
+                    await asyncio.to_thread(download.publish, target, overwrite=overwrite)
+                except FileExistsError:  # another process may have just saved the same image
+                    if not (again and _is_same_image(target, facts)):
+                        raise
+            if again:
                 await asyncio.to_thread(sync, target)  # the first call may have ended before it synced the folder
-            else:
-                await asyncio.to_thread(download.publish, target, overwrite=overwrite)
     except (UmrgenError, OSError) as error:
         if isinstance(error, UmrgenError) and error.job_id is None:
             error.job_id = job_id
