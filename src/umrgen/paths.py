@@ -5,7 +5,7 @@ from pathlib import Path
 
 from umrgen.errors import UmrgenError
 
-__all__ = ["data_home", "user_path"]
+__all__ = ["data_home", "pictures_home", "user_path"]
 
 
 def data_home() -> Path:
@@ -14,12 +14,19 @@ def data_home() -> Path:
     Raises UmrgenError for a user without a home folder.
     """
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return _in_home(base, "Set HOME or XDG_DATA_HOME to a writable folder.") / "umrgen"
+
+
+def pictures_home() -> Path:
+    """Return our folder in the user's pictures. Raises UmrgenError for a user without a home folder."""
+    return _in_home("~/Pictures/umrgen", "Set HOME, or choose a folder.")
+
+
+def _in_home(path: str, remedy: str) -> Path:
     try:
-        return Path(base).expanduser() / "umrgen"
+        return Path(path).expanduser()
     except RuntimeError:
-        raise UmrgenError(
-            "this user has no home folder", code="no_home", next="Set HOME or XDG_DATA_HOME to a writable folder."
-        ) from None
+        raise UmrgenError("this user has no home folder", code="no_home", next=remedy) from None
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:

@@ -58,8 +58,9 @@ class TestWithoutAHome:
         monkeypatch.delenv("XDG_DATA_HOME", raising=False)
         with pytest.warns(RuntimeWarning, match="no home folder") as warned:
             client = Client(fault_server.url, fault_server.key)
-        with client:
-            client.submit("a boat").wait()
+            with client:
+                client.submit("a boat").wait()
+                client.submit("another boat").wait()
         assert len(warned) == 1
 
     def test_a_journal_that_was_asked_for_must_be_writable(self, fault_server: FaultServer, tmp_path: Path) -> None:

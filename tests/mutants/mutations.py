@@ -1486,8 +1486,8 @@ MUTATIONS = (
         "journal-optional",
         "retrieval: without a writable home folder, the journal is off, with one warning",
         "client/journal.py",
-        "        except JournalUnusable as error:\n            self._turn_off(error)\n\n    def entries",
-        "        except JournalUnusable:\n            raise\n\n    def entries",
+        "        except JournalUnusable as error:\n            self._unusable = error\n        if self",
+        "        except JournalUnusable:\n            raise\n        if self",
         f"{SURROUNDINGS}::TestWithoutAHome::test_a_warning_and_no_journal",
     ),
     _client(

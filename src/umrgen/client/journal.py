@@ -166,35 +166,32 @@ class Journal:
 
 
 class DefaultJournal(Journal):
-    """The journal of this user. When it cannot be used, it is off, with one warning: the user's job is not refused."""
+    """The journal of this user. When it cannot be used, it is off: the first submit warns, and is not refused."""
 
     def __init__(self) -> None:
-        self._off = False
+        self._unusable: UmrgenError | None = None
+        self._warned = False
         try:
             super().__init__()
         except UmrgenError as error:
             super().__init__(Path())
-            self._turn_off(error)
+            self._unusable = error
 
     def _append(self, line: Mapping[str, Any]) -> None:
         try:
-            if not self._off:
+            if self._unusable is None:
                 super()._append(line)
         except JournalUnusable as error:
-            self._turn_off(error)
+            self._unusable = error
+        if self._unusable is not None and not self._warned:
+            self._warned = True
+            text = f"{self._unusable}. `umrgen resume` will not know the jobs of this call. {self._unusable.next}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def entries(self) -> list[JournalEntry]:
         """Return all entries, oldest first; none when the journal is off."""
         try:
-            return [] if self._off else super().entries()
+            return [] if self._unusable is not None else super().entries()
         except JournalUnusable as error:
-            self._turn_off(error)
+            self._unusable = error
             return []
-
-    def _turn_off(self, error: UmrgenError) -> None:
-        self._off = True
-        warnings.warn(
-            f"{error}. `umrgen resume` will not know the jobs of this call. {error.next}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
