@@ -28,8 +28,12 @@ def make_private(file: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Store the folder's list of names: new, renamed and removed ones. Raises OSError."""
-    _sync(folder)
+    """Store the folder's list of names: new, renamed and removed ones. Raises OSError.
+
+    Windows cannot open a folder, and stores names by itself.
+    """
+    if os.name != "nt":
+        _sync(folder)
 
 
 def sync(file: Path) -> None:
@@ -39,7 +43,7 @@ def sync(file: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -15,10 +15,21 @@ from typing import Any
 
 from umrgen.errors import OutputCorrupt, OutputMissing
 
-__all__ = ["EXTENSIONS", "PNG_MAGIC", "ImageFacts", "SavedImage", "digest_from_headers", "png_texts", "sniff", "verify"]
+__all__ = [
+    "EXTENSIONS",
+    "MEDIA_TYPES",
+    "PNG_MAGIC",
+    "ImageFacts",
+    "SavedImage",
+    "digest_from_headers",
+    "png_texts",
+    "sniff",
+    "verify",
+]
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 EXTENSIONS = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+MEDIA_TYPES = {suffix: media for media, suffix in EXTENSIONS.items()} | {".jpeg": "image/jpeg"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,11 +107,6 @@ class TestBadInput:
         # Even root cannot write into /proc.
         self.one_line(cli("generate", "x", "-o", "/proc/x.png", *SMALL, **environment), 1, "/proc")
 
-    def test_a_missing_folder_is_a_usage_error(self, environment: dict[str, str], tmp_path: Path) -> None:
-        done = cli("generate", "x", "-o", f"{tmp_path}/boats/", **environment)
-        assert done.returncode == 2
-        assert "mkdir -p" in done.stderr
-
     @pytest.mark.slow
     def test_an_unreachable_server(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as closed:

@@ -8,12 +8,15 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from http_to import http_to
 from support import ServerProcess, clean_environment, cli, finish, tied, until
 from umrgen.client.journal import Journal
 from umrgen.image_files import verify
+from umrgen.testing import FaultServer, Respond
 
 SMALL = ["--width", "512", "--height", "512", "--steps", "1"]
 
@@ -177,3 +180,93 @@ def test_the_journal_does_not_contain_the_api_key(environment: dict[str, str], t
         if path.is_file():
             assert environment["UMRGEN_API_KEY"].encode() not in path.read_bytes()
             assert os.stat(path).st_mode & 0o077 == 0
+
+
+class TestWhatCannotBeFinished:
+    """Each ends in the journal, is reported once, and does not stop the others."""
+
+    def resumed_twice(self, server: FaultServer, home: Path) -> tuple[int, list[dict[str, Any]], str]:
+        """Return the exit code, the rows and the messages of `resume`; check that a second one has nothing to do."""
+        environment = {"UMRGEN_BASE_URL": server.url, "UMRGEN_API_KEY": server.key, "XDG_DATA_HOME": str(home)}
+        first, second = cli("resume", "--json", **environment), cli("resume", **environment)
+        assert (second.returncode, second.stdout) == (0, "no unfinished jobs\n")
+        return first.returncode, json.loads(first.stdout)["jobs"], first.stderr
+
+    def begun(self, server: FaultServer, home: Path, job_id: str, target: str) -> None:
+        log = Journal(home / "umrgen" / "journal.ndjson", wall=lambda: 1_790_000_000.0)
+        log.submitted(log.begin(server.url, {"prompt": "a boat"}, job_id, target=home / target), job_id)
+
+    def test_an_unknown_job_does_not_stop_the_others(self, tmp_path: Path) -> None:
+        with FaultServer("legacy", job_seconds=0) as server, http_to(server) as http:
+            good = http.post("/api/v1/generate", json={"prompt": "a boat"}).json()["job_id"]
+            for job_id in ("ext_gone", good, "../bad"):
+                self.begun(server, tmp_path, job_id, f"{len(job_id)}.png")
+            log = Journal(tmp_path / "umrgen" / "journal.ndjson")
+            (bad,) = [entry for entry in log.unfinished() if entry.job_id == "../bad"]
+            dropped = cli("forget", bad.id, "--json", XDG_DATA_HOME=str(tmp_path))
+            assert json.loads(dropped.stdout) == {"forgotten": ["../bad"]}
+            code, rows, messages = self.resumed_twice(server, tmp_path)
+        assert code == 1
+        assert {row["job_id"]: row["state"] for row in rows} == {"ext_gone": "gone", good: "completed"}
+        assert verify((tmp_path / f"{len(good)}.png").read_bytes())
+        assert "job ext_gone was submitted to" in messages
+        assert "on 2026-09-21" in messages
+
+    def test_a_job_without_an_image(self, tmp_path: Path) -> None:
+        with FaultServer("legacy", job_seconds=0, images=0) as server, http_to(server) as http:
+            job_id = http.post("/api/v1/generate", json={"prompt": "a boat"}).json()["job_id"]
+            self.begun(server, tmp_path, job_id, "a.png")
+            code, rows, _ = self.resumed_twice(server, tmp_path)
+        assert (code, [row["state"] for row in rows]) == (6, ["missing"])
+
+    @pytest.mark.parametrize("status", [404, 410])
+    def test_a_deleted_image(self, tmp_path: Path, status: int) -> None:
+        with FaultServer("legacy", job_seconds=0) as server, http_to(server) as http:
+            server.on("GET /outputs/*", Respond(status, b""), times=None)
+            job_id = http.post("/api/v1/generate", json={"prompt": "a boat"}).json()["job_id"]
+            self.begun(server, tmp_path, job_id, "a.png")
+            code, rows, _ = self.resumed_twice(server, tmp_path)
+        assert (code, [row["state"] for row in rows]) == (6, ["missing"])
+
+    def test_a_refused_key_ends_nothing(self, environment: dict[str, str], shared_server: ServerProcess) -> None:
+        journal(environment).begin(shared_server.url, {"prompt": "a boat"}, "resume-401")
+        done = cli("resume", "--json", **environment | {"UMRGEN_API_KEY": "umr_of-another-server-000"})
+        assert done.returncode == 4
+        assert [entry.idempotency_key for entry in journal(environment).unfinished()] == ["resume-401"]
+
+    def test_an_unreachable_server_ends_nothing(self, tmp_path: Path) -> None:
+        with FaultServer("legacy") as server:
+            self.begun(server, tmp_path, "ext_1", "a.png")
+        environment = {"UMRGEN_BASE_URL": server.url, "UMRGEN_API_KEY": server.key, "XDG_DATA_HOME": str(tmp_path)}
+        done = cli("resume", "--json", "--timeout", "1", **environment)
+        assert json.loads(done.stdout)["jobs"][0]["state"] == "unfinished"
+        assert len(Journal(tmp_path / "umrgen" / "journal.ndjson").unfinished()) == 1
+
+
+@pytest.mark.slow
+def test_images_that_a_killed_command_did_not_submit(tmp_path: Path) -> None:
+    with FaultServer("legacy", job_seconds=2) as server, http_to(server) as http:
+        environment = {"UMRGEN_BASE_URL": server.url, "UMRGEN_API_KEY": server.key, "XDG_DATA_HOME": str(tmp_path)}
+        command = [sys.executable, "-m", "umrgen", "generate", "a boat", "-n", "3", "-o", str(tmp_path), "--events"]
+        with subprocess.Popen(
+            tied(*command), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=clean_environment(**environment)
+        ) as process:
+            assert process.stdout is not None
+            while b'"status"' not in process.stdout.readline():
+                pass
+            process.kill()
+        (first,) = server.jobs
+        http.post(f"/api/cancel/{first.id}")
+        cli("forget", first.id, XDG_DATA_HOME=str(tmp_path))
+        listed = cli("resume", "--json", **environment)
+        rows = json.loads(listed.stdout)["jobs"]
+        assert [(row["job_id"], row["state"], row["prompt"]) for row in rows] == [(None, "not_submitted", "a boat")] * 2
+        assert "umrgen resume --all" in cli("resume", **environment).stderr
+        assert len(server.jobs) == 1
+        cli("forget", rows[0]["entry"], XDG_DATA_HOME=str(tmp_path))
+        done = cli("resume", "--all", "--json", **environment)
+        assert done.returncode == 0, done.stderr
+        (row,) = json.loads(done.stdout)["jobs"]
+        assert row["state"] == "completed"
+        assert [job.id for job in server.jobs] == [first.id, row["job_id"]]
+        assert verify(Path(row["path"]).read_bytes())

@@ -11,13 +11,23 @@ ROOT = Path(umrgen.__file__).parent
 # Each layer may import from itself and from those before it in its own line. Names are prefixes.
 CLIENT = [
     ["text"],
-    ["errors", "paths", "durable", "clock"],
+    ["errors", "paths", "durable", "file_locks", "clock"],
     ["model", "image_files"],
     ["client.address", "client.responses", "client.failures", "client.engine_error", "client.older_servers"],
+    ["client.proxies", "client.pools"],
     ["client.flow", "client.options"],
     ["client.protocol"],
     ["client.flows"],
-    ["client.partial", "client.transport", "client.stdlib_transport", "client.journal"],
+    [
+        "client.partial",
+        "client.target",
+        "client.streams",
+        "client.conversion",
+        "client.transport",
+        "client.stdlib_transport",
+        "client.journal",
+        "client.journal_entries",
+    ],
     ["client.retrieval", "client.driver", "client.known_jobs"],
     ["client.job"],
     ["client.async_client"],
@@ -27,7 +37,7 @@ CLIENT = [
 ]
 SERVER = [
     ["text"],
-    ["errors", "paths", "durable", "clock"],
+    ["errors", "paths", "durable", "file_locks", "clock"],
     ["model", "image_files"],
     [
         "server.settings",

@@ -1,12 +1,19 @@
 """The command line. Each group of commands has a module, which is imported when one of them is run."""
 
-import os
 import sys
+from contextlib import suppress
+from difflib import get_close_matches
 from importlib import import_module
 
 import click
 
 from umrgen import __version__
+from umrgen.cli.common import CommandOutput
+from umrgen.cli.examples import add_examples
+from umrgen.cli.surroundings import close_stdout, prepare_streams
+from umrgen.client.failures import disk_reason
+from umrgen.errors import UmrgenError
+from umrgen.text import printable
 
 __all__ = ["COMMANDS", "main"]
 
@@ -21,6 +28,7 @@ COMMANDS = {
     "upload": "umrgen.cli.upload:upload",
     "jobs": "umrgen.cli.listing:jobs",
     "resume": "umrgen.cli.resume:resume",
+    "forget": "umrgen.cli.resume:forget",
     "doctor": "umrgen.cli.doctor:doctor",
     "mcp": "umrgen.cli.mcp:mcp",
     "serve": "umrgen.cli.serve:serve",
@@ -40,7 +48,17 @@ class LazyGroup(click.Group):
             return None
         module, _, name = COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(import_module(module), name)
+        add_examples(cmd_name, command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command to run. Raises UsageError with the nearest name for an unknown one."""
+        near = get_close_matches(args[0], COMMANDS, n=1)
+        if args[0] not in COMMANDS and near and not args[0].startswith("-"):
+            ctx.fail(f"No such command {printable(args[0])!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -55,6 +73,7 @@ def umrgen() -> None:
 
 def main() -> None:
     """Run the command line and exit with one of the documented exit codes."""
+    prepare_streams()
     try:
         code = umrgen.main(prog_name="umrgen", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as help:
@@ -63,9 +82,21 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
+    except UmrgenError as error:
+        code = CommandOutput(False, False).failure(error)
     except (click.Abort, KeyboardInterrupt):
         code = 130
-    except BrokenPipeError:  # the reader of our output has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+    except OSError as error:
+        code = _failed_output(error)
     sys.exit(code)
+
+
+def _failed_output(error: OSError) -> int:
+    """Print why stdout or stderr cannot be written; nothing when its reader has closed it. Return the exit code."""
+    if error.filename is not None:  # not a stream
+        raise error
+    close_stdout()
+    if not isinstance(error, BrokenPipeError):
+        with suppress(OSError):
+            click.echo(f"umrgen: stdout cannot be written: {disk_reason(error)}.", err=True)
+    return 1

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 import click
 
 from umrgen import errors
-from umrgen.text import printable_json
+from umrgen.text import printable, printable_json
 
 if TYPE_CHECKING:
     from umrgen.server.settings import Settings
 
 __all__ = [
     "CommandOutput",
+    "EncodedText",
     "ServerOptions",
+    "check_stdout",
     "client_arguments",
     "connection_options",
     "exit_code",
@@ -75,8 +77,12 @@ class CommandOutput:
         self.as_json = as_json
         self.as_events = as_events
         self._has_result = False
+        self.text_to_stderr = False
+        """Whether stdout has an image."""
         self.job_ids: list[str] = []
         """The ids of the command's jobs, for the message after an interruption."""
+        self.continuation = ""
+        """The command that continues this one, when it is not `fetch` or `resume`."""
 
     @property
     def machine_readable(self) -> bool:
@@ -95,8 +101,8 @@ class CommandOutput:
             self.event("done", data)
         elif self.as_json:
             click.echo(printable_json(data))
-        else:
-            click.echo(text)
+        elif text:
+            click.echo(text, err=self.text_to_stderr)
 
     def failure(self, error: errors.UmrgenError) -> int:
         """Print an error in one line; return its exit code. After a result, stdout gets no second object."""
@@ -113,8 +119,9 @@ class CommandOutput:
     def interrupted(self) -> int:
         """Print how to continue after Ctrl-C; return the exit code."""
         if self.job_ids:
-            ids = " ".join(self.job_ids)
-            click.echo(f"\numrgen: interrupted; the jobs continue. Resume with: umrgen fetch {ids}", err=True)
+            one = f"umrgen fetch {self.job_ids[0]}" if len(self.job_ids) == 1 else "umrgen resume"
+            command = self.continuation or one
+            click.echo(f"\numrgen: interrupted; the jobs continue. Resume with: {command}", err=True)
         else:
             click.echo("\numrgen: interrupted.", err=True)
         return 130
@@ -132,16 +139,50 @@ def output_options(command: F) -> F:
     return wrapped  # type: ignore[return-value]  # click replaces the signature
 
 
+class EncodedText(click.ParamType[str]):
+    """Text of an argument that must be valid in the encoding of the locale, which is UTF-8 nearly everywhere."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> str:
+        text = str(value)
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            self.fail(f"it is not valid UTF-8: {printable(text)}", param, context)
+        return text
+
+
 def _target(context: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
-    """Convert the path of a file or folder; one that ends with a slash must be an existing folder."""
-    if value is not None and value.endswith(os.sep) and not Path(value).is_dir():
-        raise click.BadParameter(f"the folder {value} does not exist; create it: mkdir -p {value}")
-    return None if value is None else Path(value).expanduser()
+    """Convert the path of a file or folder: `-` is stdout, and a folder that is named with a slash is created."""
+    from umrgen.client.target import STDOUT, prepare_target
+    from umrgen.paths import user_path
+
+    if value is None:
+        return None
+    if value == "-":
+        return STDOUT
+    if value.endswith((os.sep, os.altsep or os.sep)):
+        prepare_target(value, overwrite=True)
+    return user_path(value)
 
 
 def target_option(help: str) -> Callable[[F], F]:
     """Add -o, as `to`."""
     return click.option("-o", "--output", "to", callback=_target, help=help, metavar="PATH")
+
+
+def check_stdout(to: Path | None, output: CommandOutput) -> None:
+    """Reserve stdout for the image when it is the target. Raises UsageError and TargetUnusable when it cannot."""
+    from umrgen.client.target import descriptor_of
+
+    if to is None or descriptor_of(to) != 1:
+        return
+    if output.machine_readable:
+        raise click.UsageError("stdout cannot have both the image and JSON: choose a file with -o.")
+    if os.isatty(1):
+        raise errors.TargetUnusable(
+            "stdout is a terminal, which cannot show an image", next="Redirect it: umrgen ... -o - > image.png"
+        )
+    output.text_to_stderr = True
 
 
 class ServerOptions(TypedDict):

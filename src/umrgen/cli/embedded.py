@@ -6,6 +6,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ def embedded_server(state: Path | None = None) -> Iterator[EmbeddedServer]:
     the caller sets `keep`.
     """
     _check_installed()
-    state = state or data_home() / "embedded" / secrets.token_hex(8)
+    keep = state is not None  # a folder with an unfinished job stays when its server does not start
+    state = state or _new_state_folder()
     key = _client_key(state)
     log_path = state / "server.log"
     with log_path.open("a") as log:
@@ -65,9 +67,9 @@ def embedded_server(state: Path | None = None) -> Iterator[EmbeddedServer]:
             start_new_session=True,  # Ctrl-C must not reach the server, which stops when its input ends
         )
     server: EmbeddedServer | None = None
-    keep = False
     try:
         server = EmbeddedServer(_address(process, log_path), key, state)
+        keep = False
         yield server
     except _UNFINISHED:
         keep = True
@@ -77,6 +79,16 @@ def embedded_server(state: Path | None = None) -> Iterator[EmbeddedServer]:
             pass
         if not keep and not (server and server.keep):
             shutil.rmtree(state, ignore_errors=True)
+
+
+def _new_state_folder() -> Path:
+    """Return a new folder for a server: in the user's data folder, or a temporary one when that is not writable."""
+    try:
+        folder = data_home() / "embedded" / secrets.token_hex(8)
+        make_folder(folder, mode=0o700)
+    except (OSError, UmrgenError):
+        return Path(tempfile.mkdtemp(prefix="umrgen-"))
+    return folder
 
 
 def _client_key(state: Path) -> str:

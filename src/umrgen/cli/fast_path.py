@@ -18,7 +18,7 @@ def status_once(job_id: str, base_url: str | None, timeout: float | None) -> Sta
     server = configured_server(base_url)
     defaults = Options()
     options = Options(wait=0, patience=defaults.submit_patience, timeout=timeout or defaults.timeout)
-    if not is_supported():
+    if not is_supported(server.base_url):
         import asyncio
 
         return asyncio.run(_status_with_pool(job_id, base_url, options))
@@ -26,10 +26,10 @@ def status_once(job_id: str, base_url: str | None, timeout: float | None) -> Sta
     try:
         return drive(poller.next_change(), StdlibTransport(server, options.connect_timeout).send, time.sleep)
     except JobNotFound as error:
-        from umrgen.client.journal import Journal  # only needed here
+        from umrgen.client.journal import DefaultJournal  # only needed here
         from umrgen.client.known_jobs import describe_missing
 
-        raise describe_missing(error, Journal(), server.base_url) from None
+        raise describe_missing(error, DefaultJournal(), server.base_url) from None
 
 
 async def _status_with_pool(job_id: str, base_url: str | None, options: Options) -> Status:

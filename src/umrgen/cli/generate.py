@@ -12,7 +12,9 @@ import click
 
 from umrgen.cli.common import (
     CommandOutput,
+    EncodedText,
     F,
+    check_stdout,
     client_arguments,
     connection_options,
     exit_on_error,
@@ -52,8 +54,8 @@ def request_options(command: F) -> F:
             metavar="URL",
             help="A URL to which the server sends a webhook when the job is over.",
         ),
-        click.option("--negative", help="A negative prompt: contents to avoid."),
-        click.argument("prompt"),
+        click.option("--negative", type=EncodedText(), help="A negative prompt: contents to avoid."),
+        click.argument("prompt", type=EncodedText()),
     ):
         command = option(command)
     return command
@@ -122,16 +124,15 @@ def generate(
     """
     from umrgen.cli.progress import ProgressPrinter
     from umrgen.client.async_client import AsyncClient
-    from umrgen.client.partial import check_target
+    from umrgen.client.target import prepare_target
 
     started = time.monotonic()
     printer = ProgressPrinter(output)
-    targets = _targets(to, count)
 
     def work() -> None:
-        for target in targets:
-            if target is not None and not target.is_dir():
-                check_target(target, overwrite=overwrite)
+        check_stdout(to, output)
+        for target in _targets(to, count):
+            prepare_target(target, overwrite=overwrite)
         with _server(base_url, output, webhook=bool(request.get("webhook_url"))) as server:
             asyncio.run(draw(server))
 
@@ -147,7 +148,9 @@ def generate(
                 seconds = time.monotonic() - started
                 output.result(image.as_dict() | {"seconds": round(seconds, 3)}, describe_image(image, seconds))
             else:
-                await _draw_many(client, _requests(prompt, request, count), targets, overwrite, output, printer)
+                await _draw_many(
+                    client, _requests(prompt, request, count), _targets(to, count), overwrite, output, printer
+                )
 
     exit_on_error(output, work)
 
@@ -159,8 +162,12 @@ async def _uploaded(client: "AsyncClient", references: tuple[Path, ...]) -> dict
 
 def _targets(to: Path | None, count: int) -> list[Path | None]:
     """Return the targets: `name-1.png`, `name-2.png`, ... for a file, the same for all for a folder or None."""
-    if count == 1 or to is None or to.is_dir():
+    from umrgen.client.target import is_folder, is_stream
+
+    if count == 1 or to is None or is_folder(to):
         return [to] * count
+    if is_stream(to):
+        raise click.UsageError(f"{to} can have one image only: choose a folder with -o.")
     return [to.with_stem(f"{to.stem}-{number}") for number in range(1, count + 1)]
 
 
@@ -180,6 +187,7 @@ async def _draw_many(
     printer: "ProgressPrinter",
 ) -> None:
     images, errors = [], []
+    printer.count(0, len(requests))
     async for result in client.generate_many(requests, targets, overwrite=overwrite):
         printer.clear()
         if isinstance(result, UmrgenError):
@@ -188,9 +196,13 @@ async def _draw_many(
             images.append(result.as_dict())
             if not output.machine_readable:
                 click.echo("\n".join(str(image.path) for image in (result, *result.others)))
+        printer.count(len(images) + len(errors), len(requests))
+    printer.clear()
     data = {"images": images, "errors": [error.as_dict() for error in errors]}
     if output.machine_readable:
         output.result(data, "")
+    if len(errors) > 1 and not output.machine_readable:
+        click.echo(f"{len(errors)} of {len(requests)} images failed; the first error follows", err=True)
     if errors:
         raise errors[0]
 

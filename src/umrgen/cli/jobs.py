@@ -1,6 +1,5 @@
 """Commands on existing jobs: status, watch, wait, fetch, cancel."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import click
 
 from umrgen.cli.common import (
     CommandOutput,
+    check_stdout,
     client_arguments,
     connection_options,
     exit_on_error,
@@ -73,6 +73,8 @@ def wait(job_ids: tuple[str, ...], base_url: str | None, timeout: float | None, 
     from umrgen.client.async_client import AsyncClient
 
     output.job_ids += job_ids
+    if len(job_ids) > 1:
+        output.continuation = f"umrgen wait {' '.join(job_ids)}"
     printer = ProgressPrinter(output)
 
     async def wait_for_one() -> None:
@@ -135,14 +137,13 @@ def fetch(
     output.job_ids.append(job_id)
 
     async def work() -> None:
+        check_stdout(to, output)
         printer = ProgressPrinter(output)
         arguments = client_arguments(base_url, timeout) | {"follow_foreign": follow_foreign}
         async with AsyncClient(on_event=printer, follow=printer.follow, **arguments) as client:
-            images = await client.job(job_id).download_all(to, overwrite=overwrite)
+            image = await client.job(job_id).download(to, overwrite=overwrite)
         printer.clear()
-        output.result(
-            replace(images[0], others=tuple(images[1:])).as_dict(), "\n".join(str(image.path) for image in images)
-        )
+        output.result(image.as_dict(), "\n".join(str(each.path) for each in (image, *image.others)))
 
     run(output, work)
 

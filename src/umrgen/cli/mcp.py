@@ -10,6 +10,7 @@ import click
 
 from umrgen.cli.common import CommandOutput, exit_on_error
 from umrgen.errors import UmrgenError
+from umrgen.paths import pictures_home, user_path
 
 if TYPE_CHECKING:
     from umrgen.cli.embedded import EmbeddedServer
@@ -41,7 +42,7 @@ def mcp(folder: Path | None, base_url: str | None) -> None:
                 f"the packages for MCP are not installed: {missing.name} is missing", next="pip install 'umrgen[mcp]'"
             ) from None
 
-        place = (folder or Path.home() / "Pictures" / "umrgen").expanduser()
+        place = user_path(folder or pictures_home())
         asyncio.run(serve(base_url, place.absolute(), lambda: _server(base_url)))
 
     exit_on_error(CommandOutput(as_json=False, as_events=False), work)

@@ -1,5 +1,6 @@
 """The progress of a wait: a live line on a terminal, plain lines elsewhere, or events as JSON."""
 
+import os
 import shutil
 import sys
 import time
@@ -54,7 +55,7 @@ class ProgressPrinter:
     def __init__(self, output: CommandOutput, *, quiet: bool = False) -> None:
         self._output = output
         self._quiet = quiet or output.machine_readable
-        self._live = sys.stderr.isatty() and not self._quiet
+        self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not self._quiet
         self._started = time.monotonic()
         self._last_line = ""
         self._download_started = 0.0
@@ -73,6 +74,11 @@ class ProgressPrinter:
                 self._output.event(event.kind, _event_data(event))
         elif not self._quiet:
             self._print(event)
+
+    def count(self, done: int, total: int) -> None:
+        """Print how many of several images are done."""
+        if not self._quiet:
+            self._progress(f"{bar(done / total)} {done} of {total} images")
 
     def _print(self, event: Event) -> None:
         match event.kind:

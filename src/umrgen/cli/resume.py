@@ -1,8 +1,9 @@
-"""`umrgen resume`: finish the jobs of interrupted commands."""
+"""`umrgen resume`: finish the jobs of interrupted commands; `umrgen forget`: drop them."""
 
 import asyncio
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,104 +14,237 @@ from umrgen.cli.common import (
     client_arguments,
     connection_options,
     exit_on_error,
+    json_option,
     output_options,
     target_option,
 )
-from umrgen.errors import UmrgenError
+from umrgen.errors import JobFailed, JobNotFound, OutputMissing, UmrgenError
 
 if TYPE_CHECKING:
-    from umrgen.cli.progress import ProgressPrinter
+    from umrgen.cli.embedded import EmbeddedServer
     from umrgen.client.async_client import AsyncClient
     from umrgen.client.journal import JournalEntry
 
-__all__ = ["resume"]
+__all__ = ["forget", "resume"]
+
+CONCURRENT = 50
+"""Jobs that are finished at the same time, so that one that never ends does not stop the others."""
+
+_ENDED: tuple[tuple[type[UmrgenError], str], ...] = (
+    (JobFailed, "failed"),
+    (JobNotFound, "gone"),
+    (OutputMissing, "missing"),
+)
 
 
 @click.command()
 @click.argument("job_ids", nargs=-1, metavar="[JOB_ID]...")
 @target_option("Another file or folder than the original one.")
+@click.option("--all", "every", is_flag=True, help="Also submit the jobs that an interrupted command did not submit.")
 @connection_options
 @output_options
 def resume(
-    job_ids: tuple[str, ...], to: Path | None, base_url: str | None, timeout: float | None, output: CommandOutput
+    job_ids: tuple[str, ...],
+    to: Path | None,
+    every: bool,
+    base_url: str | None,
+    timeout: float | None,
+    output: CommandOutput,
 ) -> None:
     """Finish every unfinished job of this machine: wait, download, verify.
 
-    Jobs on another server than the configured one are not changed, only listed.
+    Jobs on another server than the configured one are not changed, only listed. A job that cannot be finished (it
+    failed, or the server no longer has it or its image) is reported once.
     """
-    from umrgen.cli.progress import ProgressPrinter
-    from umrgen.client.journal import Journal
-
-    journal = Journal()
-    printer = ProgressPrinter(output)
-    entries = [entry for entry in journal.unfinished() if not job_ids or entry.job_id in job_ids or entry.id in job_ids]
-    results: list[dict[str, Any]] = []
-    errors: list[UmrgenError] = []
 
     def work() -> None:
-        unknown = set(job_ids) - {name for entry in entries for name in (entry.id, entry.job_id)}
-        if unknown:
-            raise UmrgenError(
-                f"the journal has no unfinished job {sorted(unknown)[0]}",
-                code="not_in_journal",
-                next="See: umrgen jobs --local; `umrgen fetch ID` saves the image of any job.",
-            )
-        resumable, embedded, others = _by_server(entries, base_url)
-        for entry in others:
-            if not output.machine_readable:
-                click.echo(f"not resumed: job {entry.job_id or entry.id} is on {entry.server}", err=True)
-            results.append({"job_id": entry.job_id, "state": "elsewhere", "path": None})
-        if resumable:
-            asyncio.run(_finish(resumable, client_arguments(base_url, timeout)))
-        for entry in embedded:
-            _finish_embedded(entry)
-        output.result({"jobs": results}, "\n".join(_line(result) for result in results) or "no unfinished jobs")
-        if errors:
-            raise errors[0]
+        from umrgen.client.journal import Journal
+        from umrgen.client.target import is_stream
 
-    async def _finish(entries: Sequence["JournalEntry"], arguments: dict[str, Any]) -> None:
-        from umrgen.client.async_client import AsyncClient
-
-        async with AsyncClient(on_event=printer, follow=printer.follow, journal=journal, **arguments) as client:
-            results.extend([await _resume_entry(client, entry, to, errors, printer) for entry in entries])
-
-    def _finish_embedded(entry: "JournalEntry") -> None:
-        from umrgen.cli.embedded import embedded_server
-
-        if not Path(entry.server).is_dir():
-            journal.ended(entry.id, "gone")
-            results.append({"job_id": entry.job_id, "state": "gone", "path": None})
-            return
-        with embedded_server(Path(entry.server)) as server:
-            arguments = client_arguments(server.url, timeout) | {"api_key": server.key}
-            asyncio.run(_finish([entry], arguments))
+        entries = _selected(Journal().unfinished(), job_ids)
+        if to is not None and is_stream(to):
+            raise click.UsageError("`resume` saves files: use `umrgen fetch ID -o -` for stdout.")
+        resumption = _Resumption(output, to, base_url, timeout)
+        resumption.run(entries, every=every or bool(job_ids))
+        output.result({"jobs": resumption.rows}, "" if resumption.rows else "no unfinished jobs")
+        if resumption.errors:
+            raise resumption.errors[0]
 
     exit_on_error(output, work)
 
 
-def _by_server(entries: Sequence["JournalEntry"], base_url: str | None) -> tuple[list["JournalEntry"], ...]:
-    """Return the entries of the configured server, of embedded servers, and of other servers."""
-    configured = (base_url or os.environ.get("UMRGEN_BASE_URL") or "").rstrip("/")
-    resumable = [entry for entry in entries if not entry.embedded and entry.server == configured]
-    embedded = [entry for entry in entries if entry.embedded]
-    return resumable, embedded, [entry for entry in entries if entry not in resumable and not entry.embedded]
+@click.command()
+@click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...")
+@json_option
+def forget(job_ids: tuple[str, ...], as_json: bool) -> None:
+    """Drop unfinished jobs from the journal of this machine. On the server, they are not changed.
+
+    JOB_ID is the id of a job, or of an entry as `umrgen resume` prints it.
+    """
+    output = CommandOutput(as_json, as_events=False)
+
+    def work() -> None:
+        from umrgen.client.journal import Journal
+
+        journal = Journal()
+        entries = _selected(journal.unfinished(), job_ids)
+        for entry in entries:
+            journal.ended(entry.id, "forgotten")
+        names = [entry.job_id or entry.id for entry in entries]
+        output.result({"forgotten": names}, "\n".join(f"{name} is forgotten" for name in names))
+
+    exit_on_error(output, work)
 
 
-async def _resume_entry(
-    client: "AsyncClient", entry: "JournalEntry", to: Path | None, errors: list[UmrgenError], printer: "ProgressPrinter"
-) -> dict[str, Any]:
-    from umrgen.errors import JobFailed
-
-    try:
-        image = await client.resume(entry, to)
-    except UmrgenError as error:
-        printer.clear()
-        errors.append(error)
-        state = "failed" if isinstance(error, JobFailed) else "unfinished"
-        return {"job_id": entry.job_id, "state": state, "path": None, "error": str(error), "code": error.code}
-    printer.clear()
-    return {"job_id": image.job_id, "state": "completed", "path": str(image.path)}
+def _selected(entries: Sequence["JournalEntry"], names: Sequence[str]) -> list["JournalEntry"]:
+    """Return the entries with these ids, or all without any. Raises UmrgenError for an unknown id."""
+    for name in names:
+        if not any(entry.names(name) for entry in entries):
+            raise UmrgenError(
+                f"the journal has no unfinished job {name}",
+                code="not_in_journal",
+                next="See: umrgen jobs --local; `umrgen fetch ID` saves the image of any job.",
+            )
+    return [entry for entry in entries if not names or entry.names(*names)]
 
 
-def _line(result: dict[str, Any]) -> str:
-    return f"{result['job_id']}  {result['path'] or result.get('error') or result['state']}"
+class _Resumption:
+    """One run of `umrgen resume`. `rows` are its results, and `errors` what prevented some of them."""
+
+    def __init__(self, output: CommandOutput, to: Path | None, base_url: str | None, timeout: float | None) -> None:
+        from umrgen.cli.progress import ProgressPrinter
+
+        self.rows: list[dict[str, Any]] = []
+        self.errors: list[UmrgenError] = []
+        self._output = output
+        self._to = to
+        self._base_url = base_url or os.environ.get("UMRGEN_BASE_URL")
+        self._timeout = timeout
+        self._total = 0
+        self._printer = ProgressPrinter(output)
+
+    def run(self, entries: Sequence["JournalEntry"], *, every: bool) -> None:
+        """Finish the entries; with `every`, submit those that were not submitted."""
+        self._total = len(entries)
+        if self._total > 1:
+            self._printer.count(0, self._total)
+        here, embedded = [], []
+        for entry in entries:
+            if entry.planned and not every:
+                self._skip(entry, "not_submitted", "was never submitted")
+            elif entry.embedded:
+                embedded.append(entry)
+            elif self._is_here(entry):
+                here.append(entry)
+            else:
+                self._skip(entry, "elsewhere", f"is on {entry.server}: set UMRGEN_BASE_URL to resume it")
+        self._finish(here, nullcontext())
+        for folder in dict.fromkeys(entry.server for entry in embedded):
+            self._finish_embedded(Path(folder), [entry for entry in embedded if entry.server == folder])
+        self._advise()
+
+    def _is_here(self, entry: "JournalEntry") -> bool:
+        from umrgen.client.address import Server
+
+        return self._base_url is not None and Server(self._base_url).base_url == entry.server
+
+    def _finish(
+        self, entries: Sequence["JournalEntry"], server: "AbstractContextManager[EmbeddedServer | None]"
+    ) -> None:
+        """Finish the entries of one server. Its own failure is an error of each of them."""
+        if not entries:
+            return
+        try:
+            with server as embedded:
+                arguments = client_arguments(self._base_url, self._timeout)
+                if embedded is not None:
+                    embedded.keep = True
+                    arguments |= {"base_url": embedded.url, "api_key": embedded.key, "embedded": embedded.state}
+                asyncio.run(self._finish_all(entries, arguments))
+                if embedded is not None:
+                    embedded.keep = bool(_unfinished(entries))
+        except UmrgenError as error:
+            for entry in entries:
+                self._fail(entry, error)
+
+    def _finish_embedded(self, folder: Path, entries: Sequence["JournalEntry"]) -> None:
+        from umrgen.cli.embedded import embedded_server
+        from umrgen.client.journal import Journal
+
+        if folder.is_dir():
+            self._finish(entries, embedded_server(folder))
+            return
+        for entry in entries:
+            Journal().ended(entry.id, "gone")
+            self._skip(entry, "gone", f"is gone: the folder {folder} of its temporary server was removed")
+
+    async def _finish_all(self, entries: Sequence["JournalEntry"], arguments: dict[str, Any]) -> None:
+        from umrgen.client.async_client import AsyncClient
+
+        slots = asyncio.Semaphore(CONCURRENT)
+        submitted = [entry for entry in entries if not entry.planned]
+        follow = self._printer.follow and len(entries) == 1
+
+        async def finish(entry: "JournalEntry") -> None:
+            async with slots:
+                await self._finish_one(client, entry)
+
+        async with AsyncClient(on_event=self._printer, follow=follow, **arguments) as client:
+            await asyncio.gather(*map(finish, submitted))
+            for entry in entries:
+                if entry.planned:
+                    await self._finish_one(client, entry)
+
+    async def _finish_one(self, client: "AsyncClient", entry: "JournalEntry") -> None:
+        """Finish one entry; any error is recorded for this entry only."""
+        try:
+            image = await client.resume(entry, self._to)
+        except UmrgenError as error:
+            self._fail(entry, error)
+        except Exception as error:
+            self._fail(entry, UmrgenError(f"resuming failed: {type(error).__name__}", code="internal_error"))
+        else:
+            row = {"job_id": image.job_id, "state": "completed", "path": str(image.path)}
+            paths = [str(each.path) for each in (image, *image.others)]
+            self._add(row | ({"paths": paths} if image.others else {}), "  ".join(paths))
+
+    def _fail(self, entry: "JournalEntry", error: UmrgenError) -> None:
+        self.errors.append(error)
+        state = next((state for kind, state in _ENDED if isinstance(error, kind)), "unfinished")
+        row = _row(entry, state) | {"error": str(error), "code": error.code}
+        self._add(row, str(error))
+
+    def _skip(self, entry: "JournalEntry", state: str, reason: str) -> None:
+        self._add(_row(entry, state), reason)
+
+    def _add(self, row: dict[str, Any], text: str) -> None:
+        self.rows.append(row)
+        self._printer.clear()
+        if not self._output.machine_readable:
+            click.echo(f"{row['job_id'] or row.get('entry') or '(not confirmed)'}  {text}")
+        if self._total > len(self.rows):
+            self._printer.count(len(self.rows), self._total)
+
+    def _advise(self) -> None:
+        """Print the commands for the entries that remain."""
+        if self._output.machine_readable:
+            return
+        planned = [row for row in self.rows if row["state"] == "not_submitted"]
+        if planned:
+            click.echo(f"{len(planned)} not submitted; submit with: umrgen resume --all", err=True)
+        if planned or any(row["state"] == "unfinished" for row in self.rows):
+            click.echo("drop an unfinished job with: umrgen forget ID", err=True)
+
+
+def _row(entry: "JournalEntry", state: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"job_id": entry.job_id, "state": state, "path": None}
+    if entry.job_id is None and state != "elsewhere":
+        row |= {"entry": entry.id, "prompt": entry.request.get("prompt")}
+    return row
+
+
+def _unfinished(entries: Sequence["JournalEntry"]) -> list["JournalEntry"]:
+    from umrgen.client.journal import Journal
+
+    ids = {entry.id for entry in entries}
+    return [entry for entry in Journal().unfinished() if entry.id in ids]

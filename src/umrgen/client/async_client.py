@@ -3,6 +3,7 @@
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -13,19 +14,30 @@ from umrgen.client.flows.lost_submit import LostSubmit, require_lost_job
 from umrgen.client.flows.submit import submit, supports_idempotency
 from umrgen.client.flows.upload import read_image, upload
 from umrgen.client.flows.wait_many import BatchPoller, Outcome
-from umrgen.client.job import AsyncJob, Target, target_file
-from umrgen.client.journal import Journal, JournalEntry
+from umrgen.client.job import AsyncJob
+from umrgen.client.journal import DefaultJournal, Journal, JournalEntry
 from umrgen.client.older_servers import receipt_warnings, with_seed
 from umrgen.client.options import CallOptions, RequestOptions
-from umrgen.client.partial import check_target
 from umrgen.client.protocol import API, call_if_supported
 from umrgen.client.responses import MAX_LIST, parse_page
+from umrgen.client.target import Target, is_stream, prepare_target
 from umrgen.client.transport import Transport
 from umrgen.clock import Clock
-from umrgen.errors import ConcurrencyLimit, JobNotFound, NotUmrgen, UmrgenError
+from umrgen.errors import ConcurrencyLimit, InvalidRequest, JobNotFound, NotUmrgen, UmrgenError
 from umrgen.image_files import SavedImage
+from umrgen.paths import user_path
 
 __all__ = ["AsyncClient"]
+
+
+@dataclass(frozen=True, slots=True)
+class _PlannedSubmit:
+    """One request of several: its body, idempotency key, target, and entry in the journal."""
+
+    request: Mapping[str, Any]
+    key: str
+    to: Target
+    entry: str | None
 
 
 class AsyncClient:
@@ -51,7 +63,7 @@ class AsyncClient:
     ) -> None:
         self.options = with_changes(Options(), options)
         self.transport = Transport(configured_server(base_url, api_key), self.options, clock)
-        self.journal = Journal() if journal is True else journal or None
+        self.journal = DefaultJournal() if journal is True else journal or None
         self._embedded = embedded
         self._driver = FlowDriver(
             self.transport, self.options, self.journal, on_event=on_event or (lambda event: None), random=random
@@ -101,11 +113,10 @@ class AsyncClient:
         **request: Unpack[RequestOptions],
     ) -> SavedImage:
         """Submit, wait and download; return the saved image. One deadline applies to all of it."""
-        first, _ = target_file(to, "umrgen")
-        check_target(first, overwrite=overwrite or to is None)
+        prepare_target(to, overwrite=overwrite)
         context = self._driver.new_context({} if timeout == -1 else {"timeout": timeout})
         body, key = _request(prompt, request), secrets.token_hex(16)
-        target = Path(to) if to is not None else Path()
+        target = _resumable(to)
         job = await self._submit(context, body, key, target=target, overwrite=overwrite, wait_for_slot=wait_for_slot)
         return await job.download(to, overwrite=overwrite)
 
@@ -120,26 +131,63 @@ class AsyncClient:
         wait_for_slot: bool = False,
         given_key: bool = False,
         entry: str | None = None,
+        again: bool = False,
     ) -> AsyncJob:
-        journal = self.journal
+        planned = entry is not None and not again
         if entry is None:
             request = with_seed(request, key)
-        if journal is not None and entry is None:
-            server, embedded = (str(self._embedded), True) if self._embedded else (self.transport.base_url, False)
-            entry = journal.begin(server, request, key, target=target, overwrite=overwrite, embedded=embedded)
+            entry = self._begin_entry(request, key, target, overwrite=overwrite)
+        elif planned and self.journal is not None:
+            self.journal.submitting(entry)
+        flow = submit(
+            context,
+            request,
+            key,
+            wait_for_slot=wait_for_slot,
+            known_ids=self._known_ids,
+            on_postponed=lambda postponed: self._note_postponed(entry, postponed),
+        )
         try:
-            flow = submit(context, request, key, wait_for_slot=wait_for_slot, known_ids=self._known_ids)
             receipt = await self._driver.run(flow)
         except UmrgenError as error:
-            if journal is not None and entry is not None and not error.sent:
-                journal.ended(entry, "refused")
+            self._note_refusal(entry, error, planned=planned, again=again)
             raise
-        if journal is not None and entry is not None:
-            journal.submitted(entry, receipt.job_id)
+        if self.journal is not None and entry is not None:
+            self.journal.submitted(entry, receipt.job_id)
         wanted = {**request, "idempotency_key": given_key}
         for warning in (*receipt.warnings, *receipt_warnings(receipt.raw, wanted)):
             context.notify(Event("warning", receipt.job_id, warning))
         return AsyncJob(self._driver, receipt.job_id, seen=True, context=context, entry=entry, request=request)
+
+    def _begin_entry(
+        self,
+        request: Mapping[str, Any],
+        key: str,
+        target: Path | None,
+        *,
+        overwrite: bool,
+        planned: bool = False,
+    ) -> str | None:
+        """Write an entry to the journal, if there is one; return the entry's id."""
+        if self.journal is None:
+            return None
+        server, embedded = (str(self._embedded), True) if self._embedded else (self.transport.base_url, False)
+        return self.journal.begin(
+            server, request, key, target=target, overwrite=overwrite, embedded=embedded, planned=planned
+        )
+
+    def _note_postponed(self, entry: str | None, postponed: bool) -> None:
+        if self.journal is not None and entry is not None:
+            (self.journal.postponed if postponed else self.journal.submitting)(entry)
+
+    def _note_refusal(self, entry: str | None, error: UmrgenError, *, planned: bool, again: bool) -> None:
+        """Record a submit that has failed. Its entry is closed only when it is certain that there is no job."""
+        if self.journal is None or entry is None or error.sent:
+            return
+        if planned and error.retryable:
+            self.journal.postponed(entry)
+        elif not again or isinstance(error, InvalidRequest):
+            self.journal.ended(entry, "refused")
 
     # --- many jobs ---
 
@@ -171,52 +219,68 @@ class AsyncClient:
         """Run several requests (`prompt` and other arguments of `submit`); yield each result when it is ready.
 
         All are submitted first. After a response that the key has too many jobs, the rest run one after the other.
+        Another error of a submit is raised; the jobs that exist continue, and `umrgen resume` saves their images.
         """
         context = self._driver.new_context(options)
         jobs: dict[str, tuple[AsyncJob, Target]] = {}
-        waiting = list(zip(requests, to, strict=True))
+        waiting = [self._plan(request, place, overwrite) for request, place in zip(requests, to, strict=True)]
         while waiting:
-            request, place = waiting[0]
             try:
-                job = await self._submit_to(context, request, place, overwrite=overwrite, wait_for_slot=False)
+                job = await self._submit_planned(context, waiting[0], wait_for_slot=False)
             except ConcurrencyLimit:
                 break
-            jobs[job.id] = job, place
-            del waiting[0]
+            except UmrgenError as error:
+                self._give_up(waiting[1:], error)
+                raise
+            jobs[job.id] = job, waiting.pop(0).to
         poller = BatchPoller(context, list(jobs), seen=True)
         while poller.pending:
             for job_id, outcome in (await self._driver.run(poller.next_finished())).items():
                 job, place = jobs[job_id]
                 job.outcome = outcome
                 yield await _download_or_error(job, place, overwrite)
-        for request, place in waiting:
-            job = await self._submit_to(context, request, place, overwrite=overwrite, wait_for_slot=True)
-            yield await _download_or_error(job, place, overwrite)
+        while waiting:
+            try:
+                job = await self._submit_planned(context, waiting[0], wait_for_slot=True)
+            except UmrgenError as error:
+                self._give_up(waiting[1:], error)
+                raise
+            yield await _download_or_error(job, waiting.pop(0).to, overwrite)
 
-    async def _submit_to(
-        self, context: CallContext, request: Mapping[str, Any], to: Target, *, overwrite: bool, wait_for_slot: bool
-    ) -> AsyncJob:
+    def _plan(self, request: Mapping[str, Any], to: Target, overwrite: bool) -> "_PlannedSubmit":
+        """Record a submit that is sent later, so that after an interruption it is known that it was never begun."""
         key = secrets.token_hex(16)
-        target = Path(to) if to is not None else Path()
-        return await self._submit(
-            context, dict(request), key, target=target, overwrite=overwrite, wait_for_slot=wait_for_slot
-        )
+        parameters = {name: value for name, value in request.items() if name != "prompt"}
+        body = with_seed(_request(request["prompt"], parameters), key)
+        target = _resumable(to)
+        return _PlannedSubmit(body, key, to, self._begin_entry(body, key, target, overwrite=overwrite, planned=True))
+
+    def _give_up(self, plans: Sequence["_PlannedSubmit"], error: UmrgenError) -> None:
+        """Close the entries of submits that were not begun, unless they may succeed later."""
+        for plan in plans:
+            if self.journal is not None and plan.entry is not None and not error.retryable:
+                self.journal.ended(plan.entry, "refused")
+
+    async def _submit_planned(self, context: CallContext, plan: "_PlannedSubmit", *, wait_for_slot: bool) -> AsyncJob:
+        return await self._submit(context, plan.request, plan.key, wait_for_slot=wait_for_slot, entry=plan.entry)
 
     # --- after an interruption ---
 
     async def resume(self, entry: JournalEntry, to: Target = None, **options: Unpack[CallOptions]) -> SavedImage:
         """Finish the job of a journal entry: submit it again under the same idempotency key, wait, and save its image.
 
-        On a server without idempotency keys, a job whose id is not known is searched for. Raises as `generate`,
-        JobNotFound when such a server does not have the job, and ConnectionFailed when that is not known.
+        An entry whose submit was not begun is submitted, when the key has a slot for it. On a server without
+        idempotency keys, a job whose id is not known is searched for. Raises as `generate`, JobNotFound when such a
+        server does not have the job, and ConnectionFailed when that is not known.
         """
         context = self._driver.new_context(options)
         if entry.job_id is not None:
             job = AsyncJob(
                 self._driver, entry.job_id, known=True, context=context, entry=entry.id, request=entry.request
             )
-        elif await self._driver.run(supports_idempotency(context)):
-            job = await self._submit(context, entry.request, entry.idempotency_key, entry=entry.id)
+        elif entry.planned or await self._driver.run(supports_idempotency(context)):
+            request, key = entry.request, entry.idempotency_key
+            job = await self._submit(context, request, key, wait_for_slot=True, entry=entry.id, again=not entry.planned)
         else:
             job = await self._find_lost(context, entry)
         target = to if to is not None else entry.target
@@ -268,6 +332,12 @@ async def _download_or_error(job: AsyncJob, to: Target, overwrite: bool) -> Save
         return await job.download(to, overwrite=overwrite)
     except UmrgenError as error:
         return error
+
+
+def _resumable(to: Target) -> Path:
+    """Return the target for `resume`: the current folder in place of a pipe, which may be another process's by then."""
+    path = Path() if to is None else user_path(to)
+    return Path() if is_stream(path) else path
 
 
 def _request(prompt: str, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ exact for synchronous callers too, and Ctrl-C ends any wait immediately.
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any, Self, TypeVar, Unpack
 from umrgen.client.async_client import AsyncClient
 from umrgen.client.flow import Event
 from umrgen.client.flows.wait_many import Outcome
-from umrgen.client.job import AsyncJob, Target
+from umrgen.client.job import AsyncJob
 from umrgen.client.journal import Journal, JournalEntry
 from umrgen.client.options import CallOptions, RequestOptions
+from umrgen.client.target import Target
 from umrgen.errors import UmrgenError
 from umrgen.image_files import SavedImage
 from umrgen.model import Status
@@ -29,12 +31,20 @@ class _LoopThread:
     """An event loop in a thread, for synchronous callers."""
 
     def __init__(self) -> None:
+        self._process = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="umrgen-client", daemon=True)
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, R]) -> R:
-        """Run `work` on the loop; return its result. Ctrl-C cancels it."""
+        """Run `work` on the loop; return its result. Ctrl-C cancels it. Raises UmrgenError after a fork."""
+        if os.getpid() != self._process:
+            work.close()
+            raise UmrgenError(
+                "this client was made before a fork, and its thread exists in the parent process only",
+                code="forked",
+                next="Make a Client in each process.",
+            )
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -57,10 +67,13 @@ class _LoopThread:
                 return
             yield item  # type: ignore[misc]  # it is not None while `more` is true
 
-    def close(self) -> None:
-        """Stop the loop and its thread."""
+    def close(self, before: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run `before`, then stop the loop and its thread; do nothing in a forked process, which has none."""
+        if os.getpid() != self._process:
+            return
 
         async def shut_down() -> None:
+            await before()
             await self._loop.shutdown_asyncgens()
             await self._loop.shutdown_default_executor()
 
@@ -136,8 +149,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections. Jobs continue on the server."""
-        self._loop.run(self._async.aclose())
-        self._loop.close()
+        self._loop.close(self._async.aclose)
 
     def job(self, job_id: str) -> SyncJob:
         """Return an existing job by its id; sends no request."""

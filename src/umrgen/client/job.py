@@ -1,6 +1,5 @@
 """`AsyncJob`: one job on one server."""
 
-import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,26 +14,14 @@ from umrgen.client.journal import JournalEntry
 from umrgen.client.known_jobs import describe_missing, is_from
 from umrgen.client.older_servers import sent_seed, size_warnings
 from umrgen.client.options import CallOptions
-from umrgen.client.partial import check_target
 from umrgen.client.protocol import API, call_if_supported
 from umrgen.client.retrieval import fetch_image
+from umrgen.client.target import Target, check_target, is_stream, prepare_target, target_file
 from umrgen.errors import JobFailed, JobNotFound, OutputForbidden, OutputMissing, UmrgenError
 from umrgen.image_files import SavedImage
 from umrgen.model import State, Status, check_job_id
 
-__all__ = ["AsyncJob", "Target", "target_file"]
-
-Target = str | os.PathLike[str] | None
-
-
-def target_file(to: Target, job_id: str) -> tuple[Path, bool]:
-    """Return the file to write, and whether its extension may follow the image's type."""
-    if to is None:
-        return Path(f"{job_id}.png"), True
-    path = Path(to).expanduser()
-    if path.is_dir() or str(to).endswith(os.sep):
-        return path / f"{job_id}.png", True
-    return path, False
+__all__ = ["AsyncJob"]
 
 
 def _numbered(target: Path, index: int) -> Path:
@@ -170,12 +157,13 @@ class AsyncJob:
     async def _download(
         self, to: Target, options: Mapping[str, Any], *, overwrite: bool, again: bool
     ) -> list[SavedImage]:
+        prepare_target(to, overwrite=overwrite or again)
         target, any_suffix = target_file(to, self.id)
         check_target(target, overwrite=overwrite or again)
         poller = self._poller(options)
         status = await self._wait(poller)
         saved = []
-        for index in range(len(status.images)):
+        for index in range(1 if is_stream(target) else len(status.images)):
             path = _numbered(target, index)
             try:
                 saved.append(await self._save(poller.context, status, index, path, overwrite, any_suffix, again))

@@ -5,23 +5,24 @@ sent, gets the job's id after the response, and is closed when the job ends. It 
 last line (after a power cut during a write) is ignored.
 """
 
-import fcntl
 import json
 import os
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from umrgen.client.failures import disk_reason
+from umrgen.client.journal_entries import JournalEntry, read_entries
 from umrgen.durable import make_folder, sync, sync_folder
 from umrgen.errors import UmrgenError
+from umrgen.file_locks import lock
 from umrgen.paths import data_home
 
-__all__ = ["Journal", "JournalEntry", "JournalUnusable"]
+__all__ = ["DefaultJournal", "Journal", "JournalEntry", "JournalUnusable"]
 
 KEEP_ENDED = 7 * 86400
 """Seconds for which a closed entry is kept."""
@@ -34,29 +35,6 @@ class JournalUnusable(UmrgenError):
 
     code = "journal_unusable"
     next = "Make its folder writable (XDG_DATA_HOME sets another), or turn it off with journal=None."
-
-
-@dataclass(frozen=True, slots=True)
-class JournalEntry:
-    """One job in the journal. `server` is a base URL, or the state folder of an embedded server."""
-
-    id: str
-    server: str
-    request: Mapping[str, Any]
-    idempotency_key: str
-    target: str | None = None
-    overwrite: bool = False
-    embedded: bool = False
-    begun_at: float = 0.0
-    job_id: str | None = None
-    end: str | None = None
-    """One of: saved, failed, missing (no image), gone, refused; None while the job is unfinished."""
-    ended_at: float | None = None
-    path: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 class Journal:
@@ -77,8 +55,12 @@ class Journal:
         target: Path | None = None,
         overwrite: bool = False,
         embedded: bool = False,
+        planned: bool = False,
     ) -> str:
-        """Write an entry before its job is submitted; return the entry's id. Raises JournalUnusable."""
+        """Write an entry before its job is submitted; return the entry's id. Raises JournalUnusable.
+
+        `planned` entries are submitted later, after `submitting`.
+        """
         entry = JournalEntry(
             id=secrets.token_hex(8),
             server=server,
@@ -88,9 +70,18 @@ class Journal:
             overwrite=overwrite,
             embedded=embedded,
             begun_at=self._wall(),
+            planned=planned,
         )
         self._append({name: value for name, value in entry.as_dict().items() if value is not None})
         return entry.id
+
+    def submitting(self, entry_id: str) -> None:
+        """Record, before the first byte is sent, that the submit of a planned entry begins."""
+        self._append({"id": entry_id, "planned": False, "begun_at": self._wall()})
+
+    def postponed(self, entry_id: str) -> None:
+        """Record that a submit was refused for now, so that its job certainly does not exist."""
+        self._append({"id": entry_id, "planned": True})
 
     def submitted(self, entry_id: str, job_id: str) -> None:
         """Write the job's id."""
@@ -126,7 +117,7 @@ class Journal:
             make_folder(self.path.parent, mode=0o700)
             descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             with os.fdopen(descriptor, "r+b", buffering=0) as raw:
-                fcntl.flock(raw, fcntl.LOCK_EX)
+                lock(raw, wait=True)
                 yield raw
         except OSError as error:
             raise JournalUnusable(f"the journal {self.path} cannot be written: {disk_reason(error)}") from None
@@ -135,7 +126,7 @@ class Journal:
         """Rewrite the file in place, under the lock, without entries that were closed long ago."""
         file.seek(0)
         copy = self.path.with_suffix(".new")
-        entries = _read((copy.read_bytes() if copy.exists() else b"") + file.read())
+        entries = read_entries((copy.read_bytes() if copy.exists() else b"") + file.read())
         oldest = self._wall() - KEEP_ENDED
         kept = [entry for entry in entries if entry.ended_at is None or entry.ended_at > oldest]
         if len(kept) == len(entries):
@@ -151,12 +142,19 @@ class Journal:
     # --- reading ---
 
     def entries(self) -> list[JournalEntry]:
-        """Return all entries, oldest first."""
+        """Return all entries, oldest first. Raises JournalUnusable."""
         found: dict[str, JournalEntry] = {}
         for path in (self.path.with_suffix(".new"), self.path):
-            if path.is_file():
-                found |= {entry.id: entry for entry in _read(path.read_bytes())}
+            found |= {entry.id: entry for entry in read_entries(self._content(path))}
         return sorted(found.values(), key=lambda entry: entry.begun_at)
+
+    def _content(self, path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return b""
+        except OSError as error:
+            raise JournalUnusable(f"the journal {path} cannot be read: {error.strerror or error}") from None
 
     def unfinished(self) -> list[JournalEntry]:
         """Return the entries that are not closed, oldest first."""
@@ -167,17 +165,33 @@ class Journal:
         return next((entry for entry in reversed(self.entries()) if entry.job_id == job_id), None)
 
 
-def _read(data: bytes) -> list[JournalEntry]:
-    """Return the entries in the file's content; an invalid line is ignored."""
-    found: dict[str, JournalEntry] = {}
-    for raw in data.split(b"\n"):
+class DefaultJournal(Journal):
+    """The journal of this user. When it cannot be used, it is off: the first submit warns, and is not refused."""
+
+    def __init__(self) -> None:
+        self._unusable: UmrgenError | None = None
+        self._warned = False
         try:
-            line = json.loads(raw)
-            entry_id = line["id"]
-            if entry_id in found:
-                found[entry_id] = replace(found[entry_id], **line)
-            elif "server" in line:
-                found[entry_id] = JournalEntry(**line)
-        except (ValueError, TypeError, KeyError):
-            continue
-    return list(found.values())
+            super().__init__()
+        except UmrgenError as error:
+            super().__init__(Path())
+            self._unusable = error
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        try:
+            if self._unusable is None:
+                super()._append(line)
+        except JournalUnusable as error:
+            self._unusable = error
+        if self._unusable is not None and not self._warned:
+            self._warned = True
+            text = f"{self._unusable}. `umrgen resume` will not know the jobs of this call. {self._unusable.next}"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+    def entries(self) -> list[JournalEntry]:
+        """Return all entries, oldest first; none when the journal is off."""
+        try:
+            return [] if self._unusable is not None else super().entries()
+        except JournalUnusable as error:
+            self._unusable = error
+            return []

@@ -1,7 +1,6 @@
 """The partial file of a download: locked by one process, resumed by the next, renamed only when it is complete."""
 
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -11,27 +10,16 @@ from pathlib import Path
 from typing import IO
 
 from umrgen.client.failures import disk_reason
-from umrgen.client.flows.download import PartialState, classify_response, partial_name, validator_of
+from umrgen.client.flows.download import PartialState, classify_response, partial_name, partial_prefix, validator_of
 from umrgen.durable import sync_folder
 from umrgen.errors import TargetUnusable, UmrgenError
+from umrgen.file_locks import lock
 
-__all__ = ["PartialFile", "check_target", "translate_disk_errors"]
-
-
-def check_target(target: Path, *, overwrite: bool) -> None:
-    """Raise TargetUnusable when `target` cannot be written; called before any request."""
-    folder = target.parent
-    if not folder.is_dir():
-        raise TargetUnusable(f"the folder {folder} does not exist", next=f"Create it: mkdir -p {folder}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise TargetUnusable(f"the folder {folder} is not writable", next="Choose another path with -o.")
-    if target.is_dir():
-        raise TargetUnusable(f"{target} is a folder", next="Choose the name of a file in it.")
-    if target.exists() and not overwrite:
-        raise _exists(target)
+__all__ = ["PartialFile", "target_exists", "translate_disk_errors"]
 
 
-def _exists(target: Path) -> TargetUnusable:
+def target_exists(target: Path) -> TargetUnusable:
+    """Return the error for a target that is another file."""
     return TargetUnusable(
         f"{target} already exists", code="target_exists", next="Choose another name, or allow --overwrite."
     )
@@ -45,7 +33,7 @@ def translate_disk_errors(target: Path) -> Iterator[None]:
     except UmrgenError:  # WaitTimeout is a TimeoutError, and so an OSError
         raise
     except FileExistsError:
-        raise _exists(target) from None
+        raise target_exists(target) from None
     except FileNotFoundError:
         raise TargetUnusable(
             f"the folder {target.parent} no longer exists", next="Create it again, then fetch the image again."
@@ -79,7 +67,7 @@ class PartialFile:
 
     def _siblings(self) -> list[Path]:
         """Return all partial files of this target."""
-        pattern = re.compile(re.escape(f".{self._target.name}.") + r"[0-9a-f]{12}(\.[0-9a-f]{8})?\.part")
+        pattern = re.compile(re.escape(partial_prefix(self._target.name)) + r"[0-9a-f]{12}(\.[0-9a-f]{8})?\.part")
         with suppress(OSError):
             return [path for path in self._target.parent.iterdir() if pattern.fullmatch(path.name)]
         return []
@@ -102,7 +90,7 @@ class PartialFile:
         self.state = PartialState(0)
         with suppress(OSError):
             file = path.open("r+b")
-            if _lock(file) and os.fstat(file.fileno()).st_nlink == 1:
+            if lock(file, wait=False) and os.fstat(file.fileno()).st_nlink == 1:
                 size = file.seek(0, os.SEEK_END)
                 self._file, self._path, self.state = file, path, PartialState(size, validator)
             else:  # another process writes it, or has just linked it to its final name
@@ -117,7 +105,7 @@ class PartialFile:
         except FileExistsError:  # another process downloads the same image: use another name
             path = path.with_name(f"{path.name.removesuffix('.part')}.{secrets.token_hex(4)}.part")
             file = path.open("x+b")
-        _lock(file)
+        lock(file, wait=False)
         self._file, self._path, self.state = file, path, PartialState(0, validator)
 
     def write(self, chunk: bytes) -> None:
@@ -132,6 +120,13 @@ class PartialFile:
         self._file.flush()
         self._file.seek(0)
         return self._file.read()
+
+    def replace(self, content: bytes) -> None:
+        """Replace the whole content, by the image in another format."""
+        assert self._file is not None
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(content)
 
     def sync(self) -> None:
         """Write the whole content to the disk."""
@@ -169,19 +164,10 @@ class PartialFile:
         self._file = None
 
 
-def _lock(file: IO[bytes]) -> bool:
-    """Lock `file` for this process; the operating system releases the lock when the process ends."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _remove_if_unlocked(path: Path) -> None:
     """Remove an abandoned partial file. Never truncate it: it may be a second name of a finished image."""
     with suppress(OSError), path.open("rb") as file:
-        if _lock(file):
+        if lock(file, wait=False):
             path.unlink()
 
 

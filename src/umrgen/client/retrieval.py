@@ -4,11 +4,15 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from umrgen.client.conversion import converted
 from umrgen.client.flow import CallContext, Event, Reply, RetryBudget, TransportFailure, retry_after
 from umrgen.client.flows.download import ThroughputWatchdog, expected_size, has_image, redirect_target, resolve_output
-from umrgen.client.partial import PartialFile, check_target, translate_disk_errors
+from umrgen.client.partial import PartialFile, translate_disk_errors
 from umrgen.client.protocol import rate_limit_delay
+from umrgen.client.streams import write_stream
+from umrgen.client.target import check_target, is_stream
 from umrgen.client.transport import Stream, Transport
 from umrgen.durable import sync
 from umrgen.errors import (
@@ -22,7 +26,7 @@ from umrgen.errors import (
     UmrgenError,
     WaitTimeout,
 )
-from umrgen.image_files import EXTENSIONS, ImageFacts, digest_from_headers, verify
+from umrgen.image_files import EXTENSIONS, MEDIA_TYPES, ImageFacts, digest_from_headers, verify
 
 __all__ = ["fetch_image"]
 
@@ -172,6 +176,13 @@ class Download:
             if watchdog.too_slow(len(chunk), clock.monotonic()):
                 raise TransportFailure("the transfer was too slow", at=clock.monotonic(), sent=True)
 
+    async def convert(self, media_type: str) -> ImageFacts:
+        """Convert the verified image to another format; return the facts of that file, which is verified too."""
+        data = await asyncio.to_thread(lambda: converted(self._partial.read(), media_type))
+        self._partial.replace(data)
+        await asyncio.to_thread(self._partial.sync)
+        return verify(data)
+
     def publish(self, target: Path, *, overwrite: bool) -> None:
         """Rename the partial file to `target`, and sync its folder."""
         self._partial.publish(target, overwrite=overwrite)
@@ -202,6 +213,27 @@ def _is_same_image(target: Path, facts: ImageFacts) -> bool:
         return False
 
 
+async def _fetch_to_stream(
+    transport: Transport, context: CallContext, job_id: str, image_url: str, target: Path, *, coded: bool
+) -> tuple[Path, ImageFacts]:
+    """Download to a temporary file, then write the verified image to a device, pipe or descriptor."""
+    suffix = target.suffix.lower() if target.suffix.lower() in MEDIA_TYPES else ""
+    with TemporaryDirectory(prefix="umrgen-") as folder:
+        path, facts = await fetch_image(
+            transport,
+            context,
+            job_id,
+            image_url,
+            Path(folder, f"image{suffix or '.png'}"),
+            overwrite=True,
+            any_suffix=not suffix,
+            coded=coded,
+        )
+        with translate_disk_errors(target):
+            await write_stream(target, path.read_bytes(), context, transport.clock)
+    return target, facts
+
+
 async def fetch_image(
     transport: Transport,
     context: CallContext,
@@ -216,12 +248,15 @@ async def fetch_image(
 ) -> tuple[Path, ImageFacts]:
     """Save the image at `image_url` as `target`, verified and synced; return its final path and facts.
 
-    With `any_suffix`, the extension follows the image's actual type. With `again` (a second call, after a crash), a
-    target that already holds the same image is a success. `coded`: the errors of the server always have a code.
-    Raises the Output… errors, ConnectionFailed, NotUmrgen, TargetUnusable and WaitTimeout; then there is no file under
-    the final name, and the bytes received are kept for a later call.
+    With `any_suffix`, the extension follows the image's actual type; otherwise, the image is converted to the type of
+    the extension, if that is another. A device, pipe or descriptor is written to when the image is verified. With
+    `again` (a second call, after a crash), a target that already holds the same image is a success. `coded`: the errors
+    of the server always have a code. Raises the Output… errors, ConnectionFailed, NotUmrgen, TargetUnusable and
+    WaitTimeout; then there is no file under the final name, and the bytes received are kept for a later call.
     """
     check_target(target, overwrite=overwrite or again)
+    if is_stream(target):
+        return await _fetch_to_stream(transport, context, job_id, image_url, target, coded=coded)
     download = Download(transport, context, job_id, target, coded=coded)
     try:
         with translate_disk_errors(target):
@@ -234,10 +269,16 @@ async def fetch_image(
                 facts = await download.fetch_verified(image_url)
             if any_suffix:
                 target = target.with_suffix(EXTENSIONS[facts.media_type])
-            if again and _is_same_image(target, facts):
+            elif facts.media_type != (wanted := MEDIA_TYPES.get(target.suffix.lower(), facts.media_type)):
+                facts = await download.convert(wanted)
+            if not (again and _is_same_image(target, facts)):
+                try:
+                    await asyncio.to_thread(download.publish, target, overwrite=overwrite)
+                except FileExistsError:  # another process may have just saved the same image
+                    if not (again and _is_same_image(target, facts)):
+                        raise
+            if again:
                 await asyncio.to_thread(sync, target)  # the first call may have ended before it synced the folder
-            else:
-                await asyncio.to_thread(download.publish, target, overwrite=overwrite)
     except (UmrgenError, OSError) as error:
         if isinstance(error, UmrgenError) and error.job_id is None:
             error.job_id = job_id

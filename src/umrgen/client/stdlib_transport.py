@@ -5,7 +5,6 @@ It does not support proxies: see `is_supported`.
 """
 
 import http.client
-import os
 import socket
 import threading
 import time
@@ -16,14 +15,15 @@ from urllib.parse import urlsplit
 from umrgen.client.address import Server
 from umrgen.client.failures import failure_reason
 from umrgen.client.flow import Reply, Step, TransportFailure
+from umrgen.client.proxies import proxy_for
 from umrgen.client.responses import decompress, read_object
 
 __all__ = ["StdlibTransport", "is_supported"]
 
 
-def is_supported() -> bool:
-    """Return whether no proxy is configured."""
-    return not {"http_proxy", "https_proxy", "all_proxy"} & {name.lower() for name in os.environ}
+def is_supported(base_url: str) -> bool:
+    """Return whether requests to this server need no proxy."""
+    return proxy_for(base_url) is None
 
 
 class StdlibTransport:

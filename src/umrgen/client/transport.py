@@ -4,10 +4,8 @@ The API key is sent to the base URL's origin only. Redirects are not followed, a
 """
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx2
@@ -15,13 +13,12 @@ import httpx2
 from umrgen.client.address import Server
 from umrgen.client.failures import failure_reason
 from umrgen.client.flow import Options, Reply, Step, TransportFailure
+from umrgen.client.pools import KEEP_ALIVE, Pools
+from umrgen.client.proxies import proxy_for
 from umrgen.client.responses import decompress, read_object
 from umrgen.clock import Clock, SystemClock
 
-__all__ = ["Stream", "Transport"]
-
-KEEP_ALIVE = 90.0
-"""Seconds for which an idle connection is kept: longer than any polling interval, so that it is reused."""
+__all__ = ["KEEP_ALIVE", "Stream", "Transport"]
 
 
 class Stream:
@@ -69,15 +66,12 @@ class Transport:
         self.base_url = server.base_url
         self.clock = clock or SystemClock()
         self._connect_timeout = options.connect_timeout
-        self._client = _http_client(self.base_url)
-        self._foreign: httpx2.AsyncClient | None = None
+        self._pools = Pools(self.base_url)
         self._headers = server.headers()
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
-        if self._foreign is not None:
-            await self._foreign.aclose()
+        await self._pools.aclose()
 
     def _timeouts(self, begin: float, seconds: float) -> httpx2.Timeout:
         # Below the whole timeout, so that a connection timeout is reported as such.
@@ -91,7 +85,7 @@ class Transport:
             async with asyncio.timeout(step.timeout), self._response(step, trace) as response:
                 body = await _read(response, step.limit, trace, self.clock)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise trace.failure(failure_reason(error), self.clock.monotonic()) from None
+            raise trace.failure(_reason(error, trace, self.base_url), self.clock.monotonic()) from None
         except TimeoutError:
             raise trace.failure(f"no response within {step.timeout:.1f} s", self.clock.monotonic()) from None
         data = read_object(body)
@@ -101,7 +95,7 @@ class Transport:
         return Reply(response.status_code, headers, body, at=now, elapsed=now - started, wall=wall, data=data)
 
     def _response(self, step: Step, trace: "_RequestTrace") -> AbstractAsyncContextManager[httpx2.Response]:
-        return self._client.stream(
+        return self._pools.client(_origin(self.base_url)).stream(
             step.method,
             self.base_url + step.path,
             headers=self._headers | dict(step.headers),
@@ -118,11 +112,8 @@ class Transport:
 
         The response must begin within `begin` seconds, and be complete within `timeout` seconds.
         """
-        if with_key:
-            client, sent = self._client, self._headers | dict(headers)
-        else:
-            self._foreign = self._foreign or httpx2.AsyncClient(cookies=_no_cookies())
-            client, sent = self._foreign, dict(headers)
+        client = self._pools.client(_origin(url))
+        sent = self._headers | dict(headers) if with_key else dict(headers)
         trace = _RequestTrace()
         try:
             request = client.build_request(
@@ -139,7 +130,7 @@ class Transport:
                 finally:
                     await response.aclose()
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise trace.failure(failure_reason(error), self.clock.monotonic()) from None
+            raise trace.failure(_reason(error, trace, url), self.clock.monotonic()) from None
         except TimeoutError:
             raise trace.failure("no full response in time", self.clock.monotonic()) from None
 
@@ -158,16 +149,17 @@ async def _read(response: httpx2.Response, limit: int, trace: _RequestTrace, clo
     raise trace.failure(f"a response of over {limit:,} bytes", clock.monotonic())
 
 
-def _http_client(base_url: str) -> httpx2.AsyncClient:
-    # Loading the root certificates into a TLS context takes longer than a whole call; plain HTTP needs none of them.
-    # For plain HTTP, an empty context is used, which accepts no certificate.
-    tls = None if base_url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    limits = httpx2.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE)
-    return httpx2.AsyncClient(verify=tls or True, limits=limits, follow_redirects=False, cookies=_no_cookies())
+def _reason(error: Exception, trace: _RequestTrace, url: str) -> str:
+    """Return why a request failed; with the proxy, when the connection could not be opened."""
+    reason = failure_reason(error)
+    refused = isinstance(error, httpx2.ProxyError)
+    proxy = proxy_for(url) if refused or not trace.begun else None
+    return f"{reason} ({proxy})" if proxy else reason
 
 
-def _no_cookies() -> CookieJar:
-    return CookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
+def _origin(url: str) -> str:
+    """Return the scheme, host and port of a URL."""
+    return "/".join(url.split("/", 3)[:3])
 
 
 def _target(url: str) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from umrgen.errors import UmrgenError
-from umrgen.paths import data_home
+from umrgen.paths import data_home, user_path
 
 __all__ = ["BadSettings", "Setting", "Settings", "settings_table"]
 
@@ -250,7 +250,7 @@ class Setting:
                 raise TypeError
             return tuple(part.strip() for part in parts if part.strip())
         if self.kind is Path:
-            return Path(value).expanduser()
+            return user_path(value)
         if self.kind is str and not isinstance(value, str):
             raise TypeError
         return self.kind(value)

@@ -17,11 +17,15 @@ __all__ = [
     "expected_size",
     "has_image",
     "partial_name",
+    "partial_prefix",
     "redirect_target",
     "resolve_output",
     "same_origin",
     "validator_of",
 ]
+
+LONGEST_WHOLE_NAME = 200
+"""Bytes; file systems have a limit of 255 for a name, and a partial file's is up to 28 longer."""
 
 
 MAX_URL = 8192
@@ -81,7 +85,15 @@ def redirect_target(base_url: str, url: str, location: str, *, follow_foreign: b
 def partial_name(target_name: str, job_id: str, validator: str) -> str:
     """Return the name of the partial file, which is the same for the same version of the same job's image."""
     digest = hashlib.sha256(f"{job_id}\0{validator}".encode()).hexdigest()[:12]
-    return f".{target_name}.{digest}.part"
+    return f"{partial_prefix(target_name)}{digest}.part"
+
+
+def partial_prefix(target_name: str) -> str:
+    """Return the begin of the names of a target's partial files: its own name, cut when theirs would be too long."""
+    name = target_name.encode("utf-8", "surrogateescape")
+    if len(name) <= LONGEST_WHOLE_NAME:
+        return f".{target_name}."
+    return f".{name[:160].decode('utf-8', 'ignore')}~{hashlib.sha256(name).hexdigest()[:8]}."
 
 
 class PartialState:

@@ -15,6 +15,10 @@ __all__ = ["submit", "supports_idempotency"]
 KnownIds = Callable[[], Collection[str]]
 
 
+def _ignore(postponed: bool) -> None:
+    pass
+
+
 def submit(
     context: CallContext,
     request: Mapping[str, Any],
@@ -22,15 +26,17 @@ def submit(
     *,
     wait_for_slot: bool = False,
     known_ids: KnownIds = tuple,
+    on_postponed: Callable[[bool], None] = _ignore,
 ) -> "Flow[SubmitReceipt]":
     """Create the job; return the server's receipt.
 
     A submit is repeated when it certainly did not reach the server, or was refused before it was processed. When it
     may have been processed, it is repeated only to a server that supports idempotency keys; on an older one, where a
     repetition would create a second job, its job is searched for: one that is none of the `known_ids`. The attribute
-    `sent` of a raised error is true when a job may have been created.
+    `sent` of a raised error is true when a job may have been created. `on_postponed` is called with True before a wait
+    for a slot, while there is certainly no job, and with False after it.
     """
-    submission = _Submission(context, request, idempotency_key, wait_for_slot, known_ids)
+    submission = _Submission(context, request, idempotency_key, wait_for_slot, known_ids, on_postponed)
     try:
         return (yield from submission.flow())
     except WaitTimeout as timeout:
@@ -56,6 +62,7 @@ class _Submission:
         key: str,
         wait_for_slot: bool,
         known_ids: KnownIds,
+        on_postponed: Callable[[bool], None],
     ) -> None:
         self.maybe_created = False
         self.last_error: UmrgenError | None = None
@@ -68,6 +75,7 @@ class _Submission:
         self._waited_for: set[str] = set()
         self._sent_at = context.now
         self._known_ids = known_ids
+        self._on_postponed = on_postponed
 
     def flow(self) -> "Flow[SubmitReceipt]":
         try:
@@ -117,7 +125,12 @@ class _Submission:
             # Created, but the response cannot be read. An HTML page is from a gateway, in place of the request.
             return (yield from self._retry_delay(error, None, maybe_created=True))
         if isinstance(error, ConcurrencyLimit) and self._wait_for_slot:
-            return (yield from self._wait_for_job(error, reply))
+            if self.maybe_created:
+                return (yield from self._wait_for_job(error, reply))
+            self._on_postponed(True)
+            delay = yield from self._wait_for_job(error, reply)
+            self._on_postponed(False)
+            return delay
         if isinstance(error, RateLimited) and not isinstance(error, ConcurrencyLimit):
             # Refused before it was processed: only the deadline limits the retries.
             self.last_error = error

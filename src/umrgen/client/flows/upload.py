@@ -9,6 +9,7 @@ from umrgen.client.protocol import API, call, is_missing_endpoint
 from umrgen.client.responses import parse_upload
 from umrgen.errors import ApiError, InvalidRequest, NotUmrgen, Unsupported
 from umrgen.image_files import EXTENSIONS, sniff
+from umrgen.paths import user_path
 
 __all__ = ["read_image", "upload"]
 
@@ -19,7 +20,7 @@ MAX_BYTES = 10 << 20
 def read_image(image: "Path | str | bytes") -> bytes:
     """Return the bytes of an image or a file. Raises InvalidRequest for an image that no server would accept."""
     try:
-        data = image if isinstance(image, bytes) else Path(image).expanduser().read_bytes()
+        data = image if isinstance(image, bytes) else user_path(image).read_bytes()
     except OSError as error:
         raise InvalidRequest(f"the image {image!s} cannot be read: {disk_reason(error)}") from None
     if not data:

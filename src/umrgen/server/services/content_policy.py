@@ -8,10 +8,10 @@ import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from umrgen.errors import UmrgenError
+from umrgen.paths import user_path
 from umrgen.server.settings import BadSettings
 
 __all__ = ["PolicyFailed", "PromptPolicy", "load_policy"]
@@ -89,7 +89,7 @@ def load_policy(setting: str) -> PromptPolicy | None:
     """Return the policy that a setting names: none (""), `module:function`, or a file. Raises BadSettings."""
     if not setting:
         return None
-    path = Path(setting).expanduser()
+    path = user_path(setting)
     if path.is_file():
         try:
             return PromptPolicy(TermList(path.read_text().splitlines()))

@@ -1,0 +1,38 @@
+"""An example of each command, for its help."""
+
+import click
+
+__all__ = ["EXAMPLES", "add_examples"]
+
+EXAMPLES = {
+    "generate": 'umrgen generate "a lighthouse at dusk" -o lighthouse.png --seed 7',
+    "submit": 'umrgen submit "a lighthouse at dusk" --steps 8',
+    "status": "umrgen status ext_0123 --json",
+    "watch": "umrgen watch ext_0123 --events",
+    "wait": "umrgen wait ext_0123 ext_0124 --timeout 120",
+    "fetch": "umrgen fetch ext_0123 -o - > lighthouse.png",
+    "cancel": "umrgen cancel ext_0123",
+    "upload": "umrgen upload sketch.png",
+    "jobs": "umrgen jobs --state failed --limit 5",
+    "resume": "umrgen resume --all",
+    "forget": "umrgen forget ext_0123",
+    "doctor": "umrgen doctor --draw",
+    "mcp": "umrgen mcp --folder ~/Pictures/umrgen",
+    "serve": "umrgen serve --port 3088 --state /var/lib/umrgen",
+    "keys": "umrgen keys create --name laptop --expires 30d",
+    "keys create": "umrgen keys create --name laptop --expires 30d",
+    "keys list": "umrgen keys list --json",
+    "keys revoke": "umrgen keys revoke key_0123",
+    "ledger": "umrgen ledger backup ledger-copy.sqlite3",
+    "ledger check": "umrgen ledger check --json",
+    "ledger backup": "umrgen ledger backup ledger-copy.sqlite3",
+    "ledger vacuum": "umrgen ledger vacuum",
+}
+
+
+def add_examples(name: str, command: click.Command) -> None:
+    """Add the example of a command to its help, and those of its subcommands to theirs."""
+    if name in EXAMPLES:
+        command.epilog = f"\b\nExample:\n  {EXAMPLES[name]}"
+    for inner, subcommand in getattr(command, "commands", {}).items():
+        add_examples(f"{name} {inner}", subcommand)
