@@ -2,7 +2,8 @@
 
 `one`, `several` (three images, one of another size and encoded by the engine), `refuse`, `raise`, `phases` (each
 phase takes a third of a second), `same` (one phase again and again), `compile` (for a second), `many` (nine images),
-`wait` (for a cancellation), `stubborn` (of which the remote engine ignores one cancellation).
+`wait` (for a cancellation), `stubborn` (of which the remote engine ignores one cancellation), `slow` (0.02 s a step),
+`unprintable` (a message of control characters); and those of `_preview`.
 """
 
 import asyncio
@@ -30,6 +31,8 @@ def _work(task: DrawTask, report: Report) -> Iterator[float]:
     prompt, steps = task.request.prompt, task.request.steps
     if prompt == "refuse":
         raise EngineFailure("this prompt is refused")
+    if prompt == "unprintable":
+        raise EngineFailure("bad \udc80\x1b[2J\nnumber \u202e1" + "x" * 9000)
     if prompt == "raise":
         raise RuntimeError(f"a defect of the engine in {__file__}")
     if prompt == "phases":
@@ -43,11 +46,30 @@ def _work(task: DrawTask, report: Report) -> Iterator[float]:
         report.phase(Phase.DRAWING)
         yield PAUSE
     for step in range(1, steps + 1):
-        report(step, steps, lambda: _pixels(task))
-        yield 0.0
+        report(step, steps, lambda: _preview(task))
+        yield 0.02 if prompt == "slow" else 0.0
     while prompt == "wait":
         report(steps, steps)
         yield 0.01
+
+
+def _preview(task: DrawTask) -> Any:
+    """Return a preview; for the prompts `junk`, `truncated`, `huge` and `defect` one that cannot be shown."""
+    match task.request.prompt:
+        case "junk":
+            return EncodedImage(b"no image", "image/png")
+        case "truncated":
+            encoded = BytesIO()
+            Image.fromarray(_pixels(task)).save(encoded, "PNG")
+            return EncodedImage(encoded.getvalue()[:300], "image/png")
+        case "huge":
+            encoded = BytesIO()
+            Image.new("1", (30_000, 30_000)).save(encoded, "PNG")
+            return EncodedImage(encoded.getvalue(), "image/png")
+        case "defect":
+            raise RuntimeError("a defect of the engine's preview")
+        case _:
+            return _pixels(task)
 
 
 def _pixels(task: DrawTask, shade: int = 90) -> Any:

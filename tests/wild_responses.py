@@ -1,6 +1,7 @@
 """Wild HTTP responses on real sockets against every call of the Python client.
 
-    python tests/wild_responses.py --answers 100000     random ones; prints counts, and the memory that was needed
+    python tests/wild_responses.py --answers 100000     random ones; prints the ends of the calls
+    python tests/wild_responses.py --memory             the memory that a process needs for the worst bodies
 
 `tests/unit/test_wild_responses.py` does the same with few. Every call must return, or raise a UmrgenError, whose texts
 are printable, before its deadline. Sleeps are simulated; the transports, the sockets and HTTP are real.
@@ -11,7 +12,7 @@ import asyncio
 import gzip
 import json
 import random
-import resource
+import subprocess
 import sys
 import tempfile
 import threading
@@ -397,13 +398,58 @@ def _run_stdlib(server: WildServer, name: str, folder: Path, clock: FakeClock, e
         clock.advance(waited)
 
 
+def worst_bodies() -> dict[str, bytes]:
+    """Return the bodies that take most memory: by their size, their values, their characters, or compressed."""
+    most = 4 << 20
+    return {
+        "32 MiB of values": b'{"jobs": [' + b"[]," * (11 << 20) + b"0]}",
+        "4 MiB of values": b'{"jobs": [' + b"[]," * (most // 3 - 10) + b"0]}",
+        "as many values as are accepted": b'{"jobs": [' + b'{"a":{}},' * 30_000 + b"0]}",
+        "4 MiB of text beyond the BMP": b'{"jobs": [], "x": "' + "\U0001f6a2".encode() * (most // 4 - 20) + b'"}',
+        "32 MiB of text": b'{"jobs": [], "x": "' + b"x" * (32 << 20) + b'"}',
+    }
+
+
+def print_memory() -> None:
+    """Print the most memory that a process needs for one call with each of the worst bodies."""
+    with wild_server() as server, tempfile.TemporaryDirectory() as folder:
+        for name, body in worst_bodies().items():
+            packed = gzip.compress(body, 1)
+            for how, sent, extra in (("", body, ""), (", compressed", packed, "Content-Encoding: gzip\r\n")):
+                head = f"HTTP/1.1 200 OK\r\n{extra}Content-Length: {len(sent)}\r\n\r\n".encode()
+                server.play([head + sent])
+                needed = [_memory_of(server, call, folder) for call in (("async", "jobs"), ("stdlib", "status"))]
+                print(f"{max(needed) / 1024:5.0f} MB  {name}{how}")
+
+
+def _memory_of(server: WildServer, call: tuple[str, str], folder: str) -> int:
+    command = [sys.executable, __file__, "--one", *call, str(server.port), folder]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def run_one(kind: str, name: str, port: str, folder: str) -> None:
+    """Run one call against a server of another process; print the memory that this process needed, in KiB."""
+    server, report = WildServer(), Report()
+    server.port = int(port)
+    run_call(server, kind, name, [], Path(folder), report)
+    if report.violations:
+        raise SystemExit(report.violations[0])
+    # Not the resource usage of the process, which begins with that of its parent.
+    [peak] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    print(peak.split()[1])
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["--one"]:
+        return run_one(*sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--answers", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--memory", action="store_true", help="print the memory of calls with the worst bodies")
     arguments = parser.parse_args()
+    if arguments.memory:
+        return print_memory()
     rng, report, started = random.Random(arguments.seed), Report(), time.monotonic()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with wild_server() as server, tempfile.TemporaryDirectory() as folder:
         while server.sent < arguments.answers and len(report.violations) < 5:
             kind, name = rng.choice(CALLS)
@@ -411,9 +457,7 @@ def main() -> None:
         sent = server.sent
     for name, count in sorted(report.ends.items()):
         print(f"{count:8}  {name}")
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"{sent} answers, {sum(report.ends.values())} calls, {time.monotonic() - started:.0f} s")
-    print(f"peak memory {memory / 1024:.0f} MB, {before / 1024:.0f} MB of it before the first answer")
     for violation in report.violations:
         print(f"violation: {violation}")
     sys.exit(bool(report.violations))

@@ -3,9 +3,13 @@ import { systemClock } from "./clock.js";
 import { CallContext, RequestBudget, RetryBudget } from "./context.js";
 import { hex } from "./images.js";
 import { Job } from "./job.js";
-import { DEFAULTS, withChanges } from "./options.js";
+import { configuredServer } from "./address.js";
+import { NotUmrgen } from "./errors.js";
+import { receiptWarnings, withSeed } from "./older_servers.js";
+import { CALL_NAMES, DEFAULTS, unknownOption, withChanges } from "./options.js";
 import { callIfSupported } from "./protocol.js";
-import { parseStatus } from "./status.js";
+import { uploadForm } from "./references.js";
+import { MAX_LIST, parsePage, parseUpload } from "./responses.js";
 import { submit } from "./submit.js";
 import { Transport } from "./transport.js";
 import { BatchPoller } from "./wait_many.js";
@@ -14,12 +18,13 @@ import { BatchPoller } from "./wait_many.js";
 /** @import { CallOptions } from "./job.js" */
 /** @import { Options } from "./options.js" */
 /** @import { Deadline, Event } from "./context.js" */
+/** @import { ReferenceImage } from "./references.js" */
 /** @import { Status } from "./status.js" */
 
 /**
- * `fetch`, `clock` and `random` are for tests and unusual platforms.
+ * In Node, Deno and Bun, `baseUrl` and `apiKey` default to UMRGEN_BASE_URL and UMRGEN_API_KEY. `fetch`, `clock` and `random` are for tests and unusual platforms.
  * @typedef {Partial<Options> & {
- *   baseUrl: string,
+ *   baseUrl?: string,
  *   apiKey?: string,
  *   onEvent?: (event: Event) => void,
  *   fetch?: typeof fetch,
@@ -29,15 +34,16 @@ import { BatchPoller } from "./wait_many.js";
  */
 
 /**
- * The parameters of an image. Other fields are sent too; names in camel case are converted to snake case.
+ * The parameters of an image.
  * @typedef {object} Picture
  * @property {string} [negative]
  * @property {number} [width]
  * @property {number} [height]
  * @property {number} [steps]
  * @property {number} [seed]
- * @property {{name: string, strength?: number}[]} [loras]
- * @property {string[]} [referenceImages] names from `uploadReference`
+ * @property {readonly {name: string, strength?: number}[]} [loras]
+ * @property {readonly ReferenceImage[]} [references] images to upload first
+ * @property {readonly string[]} [referenceImages] names from `uploadReference`
  * @property {number} [priority] among the jobs of this key; higher is sooner
  * @property {string} [webhookUrl]
  */
@@ -48,9 +54,23 @@ import { BatchPoller } from "./wait_many.js";
  * @typedef {Picture & CallOptions & {
  *   idempotencyKey?: string,
  *   waitForSlot?: boolean,
- *   [field: string]: unknown,
  * }} SubmitOptions
  */
+
+/** The fields of a request by their names in `Picture`. @type {Record<string, string>} */
+const FIELDS = {
+  negative: "negative",
+  width: "width",
+  height: "height",
+  steps: "steps",
+  seed: "seed",
+  loras: "loras",
+  referenceImages: "reference_images",
+  priority: "priority",
+  webhookUrl: "webhook_url",
+};
+const SUBMIT_NAMES = [...Object.keys(FIELDS), "references", "idempotencyKey", "waitForSlot"];
+const CLIENT_NAMES = ["baseUrl", "apiKey", "fetch", "clock", "random"];
 
 /** A client of one server, with one API key. */
 export class Umrgen {
@@ -59,11 +79,13 @@ export class Umrgen {
   #budget;
   #random;
   #onEvent;
+  /** The jobs of first servers, by which a lost submit is recognised. @type {Set<string>} */
+  #olderJobs = new Set();
 
-  /** @param {UmrgenOptions} options */
-  constructor({ baseUrl, apiKey, onEvent, fetch, clock = systemClock, random = Math.random, ...options }) {
-    this.#transport = new Transport(baseUrl, apiKey, clock, fetch);
-    this.#options = withChanges(DEFAULTS, options);
+  /** @param {UmrgenOptions} [options] */
+  constructor({ baseUrl, apiKey, onEvent, fetch, clock = systemClock, random = Math.random, ...options } = {}) {
+    this.#options = withChanges(DEFAULTS, options, CLIENT_NAMES);
+    this.#transport = new Transport(...configuredServer(baseUrl, apiKey), clock, fetch);
     this.#budget = new RequestBudget(this.#options.requestsAMinute);
     this.#random = random;
     this.#onEvent = onEvent;
@@ -79,7 +101,7 @@ export class Umrgen {
    * @param {string} id
    */
   job(id) {
-    return new Job(this.#newContext, id);
+    return new Job(this.#factory({}), id);
   }
 
   /**
@@ -87,21 +109,21 @@ export class Umrgen {
    * @param {string} prompt
    * @param {SubmitOptions} [options]
    */
-  async submit(prompt, { idempotencyKey, waitForSlot = false, ...rest } = {}) {
+  async submit(prompt, { idempotencyKey, waitForSlot = false, references = [], ...rest } = {}) {
     // Generated before the first attempt, so that all attempts have the same key.
     const key = idempotencyKey ?? hex(crypto.getRandomValues(new Uint8Array(16)));
-    /** @type {Record<string, unknown>} */
-    const request = { prompt };
-    /** @type {Record<string, unknown>} */
-    const callOptions = {};
-    for (const [name, value] of Object.entries(rest)) {
-      if (Object.hasOwn(DEFAULTS, name) || name === "signal" || name === "onEvent") callOptions[name] = value;
-      // Without undefined fields, so that the server's defaults apply.
-      else if (value != null) request[name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)] = value;
-    }
+    const { request, callOptions } = split(prompt, rest);
     const context = this.#newContext(callOptions);
-    const id = await submit(context, request, key, waitForSlot);
-    return new Job((call, deadline) => this.#newContext({ ...callOptions, ...call }, deadline), id, context);
+    const uploaded = [];
+    for (const image of references) uploaded.push((await this.#upload(context, image)).filename);
+    if (uploaded.length) request.reference_images = [...(rest.referenceImages ?? []), ...uploaded];
+    const sent = withSeed(request, key);
+    const { jobId, warnings, raw } = await submit(context, sent, key, waitForSlot, this.#olderJobs);
+    if (!("status_url" in raw)) this.#olderJobs.add(jobId);
+    const all = [...warnings, ...receiptWarnings(raw, { ...sent, idempotency_key: idempotencyKey })];
+    for (const warning of all) context.notify("warning", jobId, warning);
+    const newContext = this.#factory(callOptions);
+    return new Job(newContext, jobId, { context, request: sent, warnings: Object.freeze(all) });
   }
 
   /**
@@ -123,7 +145,8 @@ export class Umrgen {
    */
   async *asCompleted(jobs, call = {}) {
     const byId = new Map(Array.from(jobs, (job) => [job.id, job]));
-    const poller = new BatchPoller(this.#newContext(call), [...byId.keys()]);
+    const seen = [...byId.values()].some((job) => job.seen);
+    const poller = new BatchPoller(this.#newContext(call), [...byId.keys()], seen);
     while (poller.pending.length) {
       for (const [id, outcome] of await poller.nextFinished()) {
         const job = /** @type {Job} */ (byId.get(id));
@@ -139,46 +162,83 @@ export class Umrgen {
    * @returns {Promise<{jobs: Status[], nextCursor: string | null}>}
    */
   async jobs({ state, limit = 50, cursor, ...call } = {}) {
+    const context = this.#newContext(call, undefined, ["state", "limit", "cursor"]);
     const query = new URLSearchParams({ limit: String(limit) });
     if (state) query.set("state", state);
     if (cursor) query.set("cursor", cursor);
-    const { jobs, next_cursor } = await callIfSupported(this.#newContext(call), `/jobs?${query}`);
-    const statuses = Array.isArray(jobs) ? jobs.map((job) => parseStatus(job, job?.job_id)) : [];
-    return { jobs: statuses.filter((status) => status !== null), nextCursor: next_cursor ?? null };
+    const page = parsePage(await callIfSupported(context, `/jobs?${query}`, {}, { limit: MAX_LIST }));
+    if (!page) throw new NotUmrgen("the response to the call for the list of jobs has no list");
+    return page;
   }
 
   /**
    * Return the capabilities of the server. Throws Unsupported on older servers.
    * @param {CallOptions} [call]
    */
-  capabilities(call = {}) {
+  async capabilities(call = {}) {
     return callIfSupported(this.#newContext(call), "/capabilities");
   }
 
   /**
-   * Upload a reference image (PNG, JPEG or WebP); its `filename` is for `referenceImages`.
-   * @param {Blob} file
+   * Upload a reference image (PNG, JPEG or WebP); its `filename` is for `referenceImages`. Throws Unsupported on
+   * servers without reference images.
+   * @param {ReferenceImage} image
    * @param {CallOptions} [call]
-   * @returns {Promise<{filename: string, url: string} & Record<string, any>>}
+   * @returns {Promise<{filename: string, url: string}>}
    */
-  async uploadReference(file, call = {}) {
-    const context = this.#newContext(call);
-    const body = new FormData();
-    body.append("file", file);
+  async uploadReference(image, call = {}) {
+    return this.#upload(this.#newContext(call), image);
+  }
+
+  /**
+   * @param {CallContext} context
+   * @param {ReferenceImage} image
+   */
+  async #upload(context, image) {
+    const body = await uploadForm(image);
     // Not repeated when it may have reached the server: a session may hold only a few uploads.
     const noRetries = { retries: new RetryBudget(context, 0) };
     const data = await callIfSupported(context, "/upload-reference", { method: "POST", body }, noRetries);
-    return /** @type {{filename: string, url: string}} */ (data);
+    const uploaded = parseUpload(data);
+    if (!uploaded) throw new NotUmrgen("the response to the upload has no file name");
+    return uploaded;
   }
 
   /**
    * @param {CallOptions} call
    * @param {Deadline} [deadline]
+   * @param {readonly string[]} [others] other names that the call accepts
    */
-  #newContext = ({ signal, onEvent = this.#onEvent, ...changes }, deadline) =>
-    new CallContext(this.#transport, withChanges(this.#options, changes), this.#budget, this.#random, {
-      signal,
-      onEvent,
-      deadline,
-    });
+  #newContext({ signal, onEvent = this.#onEvent, ...changes }, deadline, others = []) {
+    const options = withChanges(this.#options, changes, others);
+    return new CallContext(this.#transport, options, this.#budget, this.#random, { signal, onEvent, deadline });
+  }
+
+  /**
+   * Return the factory of the contexts of a job, whose options default to those of its submit.
+   * @param {CallOptions} defaults
+   * @returns {import("./job.js").ContextFactory}
+   */
+  #factory(defaults) {
+    return (call, deadline) => this.#newContext({ ...defaults, ...call }, deadline);
+  }
+}
+
+/**
+ * Divide the options of a submit into the request and the options of the call. Throws TypeError for an unknown name.
+ * @param {string} prompt
+ * @param {Record<string, unknown>} options
+ */
+function split(prompt, options) {
+  /** @type {Record<string, unknown>} */
+  const request = { prompt };
+  /** @type {CallOptions} */
+  const callOptions = {};
+  for (const [name, value] of Object.entries(options)) {
+    if (CALL_NAMES.includes(name)) Object.assign(callOptions, { [name]: value });
+    else if (!Object.hasOwn(FIELDS, name)) throw unknownOption(name, [...SUBMIT_NAMES, ...CALL_NAMES]);
+    // Without undefined fields, so that the server's defaults apply.
+    else if (value != null) request[FIELDS[name]] = value;
+  }
+  return { request, callOptions };
 }

@@ -9,7 +9,7 @@ import { WaitTimeout } from "./errors.js";
 /**
  * Something that happened during a wait, for the `onEvent` callback.
  * @typedef {object} Event
- * @property {"submitted" | "status" | "stalled" | "retrying" | "slot" | "unknown_state" | "download" | "saved"} kind
+ * @property {"submitted" | "status" | "stalled" | "retrying" | "slot" | "unknown_state" | "warning" | "download" | "saved"} kind
  * @property {string | null} jobId
  * @property {string} message
  * @property {Record<string, any>} data
@@ -54,8 +54,9 @@ export class RequestBudget {
 }
 
 /**
- * The time at which a call must end. `passed` is set once a timeout was thrown.
- * @typedef {{at: number, passed: boolean}} Deadline
+ * The time at which a call must end. `passed` is set once a timeout was thrown. `statusDue` is the earliest time of the
+ * first status call of a wait; later than now after another call asked for the job.
+ * @typedef {{at: number, passed: boolean, statusDue?: number}} Deadline
  */
 
 /** The context of one call. */
@@ -88,7 +89,8 @@ export class CallContext {
   }
 
   /**
-   * Call `onEvent`.
+   * Call `onEvent`. An exception in it is reported on the console: it must not end a call that has created a job.
+   * Without `onEvent`, a warning is shown there.
    * @param {Event["kind"]} kind
    * @param {string | null} jobId
    * @param {string} [message]
@@ -96,7 +98,12 @@ export class CallContext {
    * @param {Status} [status]
    */
   notify(kind, jobId, message = "", data = {}, status) {
-    this.onEvent?.({ kind, jobId, message, data, status });
+    if (!this.onEvent && kind === "warning") console.warn(`umrgen: ${message}`);
+    try {
+      this.onEvent?.({ kind, jobId, message, data, status });
+    } catch (error) {
+      console.error("umrgen: an exception in onEvent", error);
+    }
   }
 
   /**
@@ -104,13 +111,23 @@ export class CallContext {
    * to its timeout. Throws WaitTimeout when no time would be left, and the errors of `send`.
    * @param {string} path
    * @param {Request} request
-   * @param {{delay?: number, longPoll?: number, jobId?: string | null}} [options]
+   * @param {{delay?: number, longPoll?: number, jobId?: string | null, limit?: number}} [options]
    * @returns {Promise<Reply>}
    */
-  async request(path, request, { delay = 0, longPoll = 0, jobId = null } = {}) {
+  async request(path, request, { delay = 0, longPoll = 0, jobId = null, limit } = {}) {
     await this.pause(delay, jobId);
+    return this.send(path, request, { longPoll, limit });
+  }
+
+  /**
+   * Send a request now; the rest as `request`.
+   * @param {string} path
+   * @param {Request} request
+   * @param {{longPoll?: number, limit?: number}} [options]
+   */
+  send(path, request, { longPoll = 0, limit } = {}) {
     const timeout = Math.min(this.timeLeft, this.options.requestTimeout + longPoll);
-    return this.transport.send(path, request, timeout, this.signal);
+    return this.transport.send(path, request, timeout, this.signal, limit);
   }
 
   /**

@@ -21,6 +21,8 @@
 //   ├── OutputCorrupt           the downloaded file is incomplete or damaged
 //   └── TargetUnusable          the image cannot be saved at the chosen path (umrgen/node)
 
+import { printable } from "./text.js";
+
 /**
  * The properties of an error besides its message; the class has a default for each.
  * @typedef {object} Details
@@ -29,7 +31,6 @@
  * @property {string | null} [jobId]
  * @property {string} [next]
  * @property {number} [status]
- * @property {unknown} [cause]
  */
 
 /** The base class of all errors. */
@@ -44,9 +45,10 @@ export class UmrgenError extends Error {
    * @param {string} [message]
    * @param {Details} [details]
    */
-  constructor(message, { code, retryable, jobId, next, status, cause } = {}) {
+  constructor(message, { code, retryable, jobId, next, status } = {}) {
     const kind = new.target;
-    super(message || kind.defaultMessage, cause === undefined ? undefined : { cause });
+    // The one place through which each text from elsewhere passes on its way to a user.
+    super(printable(message || kind.defaultMessage));
     this.name = kind.name;
     /** The stable identifier of the kind of error. */
     this.code = code || kind.code;
@@ -55,7 +57,7 @@ export class UmrgenError extends Error {
     /** The id of the job, if any. @type {string | null} */
     this.jobId = jobId ?? null;
     /** Advice for the user. */
-    this.next = next ?? kind.next;
+    this.next = printable(next ?? kind.next);
     /** The HTTP status of the response, if any. @type {number | null} */
     this.status = status ?? null;
     /** Whether a failed submit may still have created a job. */
@@ -129,7 +131,7 @@ export class NotUmrgen extends ApiError {
 export class Unsupported extends ApiError {
   static defaultMessage = "This server does not support this call.";
   static code = "unsupported";
-  static next = "Use a newer version of the server.";
+  static next = "Use another server.";
 }
 
 /** The server cannot be reached. */

@@ -3,9 +3,9 @@ import { withTimeout } from "./clock.js";
 import { RetryBudget } from "./context.js";
 import { Unsupported } from "./errors.js";
 import { API, RetryPolicy } from "./protocol.js";
-import { isMissingEndpoint } from "./responses.js";
+import { isMissingEndpoint, MAX_BODY, parseObject, reportsMissingJob } from "./responses.js";
 import { parseStatus } from "./status.js";
-import { parseObject, readText, TransportFailure } from "./transport.js";
+import { readText, TransportFailure } from "./transport.js";
 
 /** @import { CallContext } from "./context.js" */
 /** @import { Status } from "./status.js" */
@@ -29,19 +29,21 @@ const IDLE_TIMEOUT = 30;
  * @param {CallContext} context
  * @param {string} jobId
  * @param {boolean} preview
+ * @param {boolean} seen whether the server has accepted this job or reported its status before
  * @returns {AsyncGenerator<JobEvent, void>}
  */
-export async function* events(context, jobId, preview) {
+export async function* events(context, jobId, preview, seen) {
   const path = `${API}/events/${encodeURIComponent(jobId)}${preview ? "?preview=1" : ""}`;
-  const policy = new RetryPolicy(context, jobId, new RetryBudget(context, context.options.patience));
+  const policy = new RetryPolicy(context, jobId, new RetryBudget(context, context.options.patience), seen);
   let last = "";
+  let streamed = false;
   for (let delay = 0; ;) {
-    await context.pause(delay, jobId);
     const controller = new AbortController();
     const onTimeout = () => controller.abort(new TransportFailure("no data in time", true));
     /** @type {<T>(work: () => Promise<T>) => Promise<T>} */
     const limited = (work) => withTimeout(context.clock, Math.min(IDLE_TIMEOUT, context.timeLeft), onTimeout, work);
     try {
+      await context.pause(delay, jobId);
       /** @type {Record<string, string>} */
       const headers = { Accept: "text/event-stream" };
       if (last) headers["Last-Event-ID"] = last;
@@ -50,14 +52,16 @@ export async function* events(context, jobId, preview) {
         transport.open(transport.baseUrl + path, true, { headers }, controller, signal),
       );
       if (response.status === 204) return;
-      if (response.status !== 200) {
-        delay = await delayAfterError(context, response, policy);
+      if (response.status !== 200 || !/^text\/event-stream\b/i.test(response.headers.get("content-type") ?? "")) {
+        const error = await limited(() => readText(response.body));
+        delay = delayAfterError(context, response, error, policy, seen, streamed);
         continue;
       }
       delay = context.options.firstBackoff;
       for await (const { type, id, data, retry } of messages(response.body, limited)) {
         policy.reset();
-        if (id) last = id;
+        seen = streamed = true;
+        if (/^[\x21-\x7e]{1,200}$/.test(id)) last = id; // a header can have it
         if (retry) delay = context.serverDelay(retry / 1000);
         const parsed = parseObject(data);
         if (!parsed || !/^(status|progress|preview)$/.test(type)) continue;
@@ -76,22 +80,27 @@ export async function* events(context, jobId, preview) {
 /**
  * Return the seconds until the retry after a response that is not a stream. Throws permanent errors.
  * @param {CallContext} context
- * @param {{status: number, headers: Headers, body: AsyncIterable<Uint8Array>}} response
+ * @param {{status: number, headers: Headers}} response
+ * @param {string} text
  * @param {RetryPolicy} policy
+ * @param {boolean} seen
+ * @param {boolean} streamed whether this server has sent events before
  */
-async function delayAfterError(context, { status, headers, body }, policy) {
-  const text = await readText(body);
+function delayAfterError(context, { status, headers }, text, policy, seen, streamed) {
   const reply = { status, headers, text, json: parseObject(text), wall: context.clock.wall(), elapsed: 0 };
   try {
-    return policy.delayAfterError(reply);
+    // Of a job that was seen, only the server's own 404 is an end; but a server without this call responds with one too.
+    const unsupported = !streamed && [404, 405, 501].includes(status);
+    return policy.delayAfterError(reply, seen && !reportsMissingJob(reply) && !unsupported);
   } catch (error) {
-    throw isMissingEndpoint(error) ? new Unsupported("this server does not support /events", { status }) : error;
+    throw !streamed && isMissingEndpoint(error) ? new Unsupported("this server does not support /events", { status }) : error;
   }
 }
 
 /**
  * The messages of an event stream (WHATWG HTML, section 9.2). A stream that ends within one drops it. A lone CR,
- * which the standard allows too, ends no line here: no server of ours sends it.
+ * which the standard allows too, ends no line here: no server of ours sends it. Throws TransportFailure for a message
+ * of more than MAX_BODY characters.
  * @param {AsyncGenerator<Uint8Array, void>} body
  * @param {<T>(work: () => Promise<T>) => Promise<T>} soon
  */
@@ -103,6 +112,7 @@ async function* messages(body, soon) {
     const { value, done } = await soon(() => body.next());
     if (done || !value) return;
     text += decoder.decode(value, { stream: true });
+    if (text.length + message.data.length > MAX_BODY) throw new TransportFailure("a message that is too long", true);
     const lines = text.split(/\r?\n/);
     text = lines.pop() ?? "";
     for (const line of lines) {
@@ -115,7 +125,7 @@ async function* messages(body, soon) {
       if (field === "event") message.type = value;
       else if (field === "id") message.id = value;
       else if (field === "data") message.data += message.data ? `\n${value}` : value;
-      else if (field === "retry") message.retry = Number(value) || 0;
+      else if (field === "retry") message.retry = /^\d{1,9}$/.test(value) ? Number(value) : 0;
     }
   }
 }

@@ -15,5 +15,6 @@ export { parseStatus } from "./status.js";
 /** @typedef {import("./job.js").CallOptions} CallOptions */
 /** @typedef {import("./job.js").Image} Image */
 /** @typedef {import("./options.js").Options} Options */
+/** @typedef {import("./references.js").ReferenceImage} ReferenceImage */
 /** @typedef {import("./context.js").Event} Event */
 /** @typedef {import("./status.js").Status} Status */

@@ -1,9 +1,12 @@
 // One job on one server.
 import { callIfSupported } from "./protocol.js";
-import { OutputForbidden, OutputMissing, UmrgenError } from "./errors.js";
+import { JobNotFound, OutputForbidden, OutputMissing, UmrgenError } from "./errors.js";
 import { events } from "./events.js";
+import { listedImage } from "./lost_submit.js";
+import { sizeWarnings } from "./older_servers.js";
 import { fetchImage, MemorySink } from "./retrieval.js";
 import { parseStatus } from "./status.js";
+import { JOB_ID, quoted } from "./text.js";
 import { requireCompleted, StatusPoller } from "./wait.js";
 
 /** @import { Sink } from "./retrieval.js" */
@@ -30,8 +33,11 @@ import { requireCompleted, StatusPoller } from "./wait.js";
  * }} Image
  */
 
-/** The pattern of a job id, which is part of paths and file names. */
-const JOB_ID = /^\w[\w.:-]{0,127}$/;
+/**
+ * The submit of a job: its context, whose deadline and signal apply to later calls, the request as it was sent, and the
+ * parts of it that the server does not use.
+ * @typedef {{context: CallContext, request: Record<string, any>, warnings: readonly string[]}} Submit
+ */
 
 /** One job on one server. */
 export class Job {
@@ -40,24 +46,33 @@ export class Job {
   #contextFactory;
   #seen;
   #submit;
+  #request;
 
   /**
    * Called by `Umrgen.submit` and `Umrgen.job`.
    * @param {ContextFactory} contextFactory
    * @param {string} id
-   * @param {CallContext} [submit] the context of the submit, whose deadline and signal apply to later calls
+   * @param {Submit} [submit]
    */
   constructor(contextFactory, id, submit) {
-    if (!JOB_ID.test(id)) {
-      throw new UmrgenError(`${JSON.stringify(String(id).slice(0, 80))} is not a job id`, {
+    if (typeof id !== "string" || !JOB_ID.test(id)) {
+      throw new UmrgenError(`${quoted(id)} is not a job id`, {
         code: "bad_job_id",
         next: "Use an id from submit, such as ext_0123.",
       });
     }
     this.id = id;
+    /** The parts of the request that the server does not use. */
+    this.warnings = submit?.warnings ?? [];
     this.#contextFactory = contextFactory;
-    this.#submit = submit;
+    this.#submit = submit?.context;
+    this.#request = submit?.request ?? {};
     this.#seen = !!submit;
+  }
+
+  /** Whether the server has accepted this job or reported its status, to this object. */
+  get seen() {
+    return this.#seen;
   }
 
   /** Yield each change of the job's status, until it is over. */
@@ -73,8 +88,7 @@ export class Job {
   async *watch(call) {
     const poller = this.#poller(this.#newContext(call));
     for (;;) {
-      const status = await poller.nextChange();
-      this.#seen = true;
+      const status = await this.#run(poller, poller.nextChange());
       if (status.over) this.outcome = status;
       yield status;
       if (status.over) return;
@@ -86,7 +100,7 @@ export class Job {
    * @param {CallOptions & {preview?: boolean}} [call]
    */
   events({ preview = false, ...call } = {}) {
-    return events(this.#newContext(call), this.id, preview);
+    return events(this.#newContext(call), this.id, preview, this.#seen);
   }
 
   /**
@@ -96,9 +110,8 @@ export class Job {
   async status(call) {
     const context = this.#newContext(call);
     context.options = { ...context.options, wait: 0, patience: call?.patience ?? context.options.submitPatience };
-    const status = await this.#poller(context).nextChange();
-    this.#seen = true;
-    return status;
+    const poller = this.#poller(context);
+    return this.#run(poller, poller.nextChange());
   }
 
   /**
@@ -126,17 +139,17 @@ export class Job {
    */
   async download(sink, { index = 0, ...call } = {}) {
     const context = this.#newContext(call);
-    let status = await this.#wait(context);
+    let status = await this.#waitForImage(context);
     for (let last = false; ; last = true) {
       try {
         const facts = await fetchImage(context, this.id, this.#imageUrl(status, index), sink);
-        return { ...facts, jobId: this.id, seed: status.seed, engine: status.engine };
+        for (const warning of sizeWarnings(facts, this.#request)) context.notify("warning", this.id, warning);
+        return { ...facts, jobId: this.id, seed: status.seed ?? this.#request.seed ?? null, engine: status.engine };
       } catch (error) {
         if (error instanceof UmrgenError) error.jobId ??= this.id;
         const refused = error instanceof OutputForbidden || error instanceof OutputMissing;
         if (!refused || last || error.code === "foreign_output") throw error;
-        // The URL may have expired: get a new one by another status call.
-        status = await new StatusPoller(context, this.id, { seen: true }).result();
+        status = await this.#newStatus(context, error);
       }
     }
   }
@@ -171,6 +184,50 @@ export class Job {
   }
 
   /**
+   * Return the result of a poller; note whether it has seen the job.
+   * @template T
+   * @param {StatusPoller} poller
+   * @param {Promise<T>} result
+   */
+  async #run(poller, result) {
+    try {
+      return await result;
+    } finally {
+      this.#seen = poller.seen;
+    }
+  }
+
+  /**
+   * Return the status of the completed job; of one that an older server has forgotten, but whose image it still lists.
+   * @param {CallContext} context
+   */
+  async #waitForImage(context) {
+    try {
+      return await this.#wait(context);
+    } catch (error) {
+      const listed = error instanceof JobNotFound && !error.coded ? await listedImage(context, this.id) : null;
+      if (!listed) throw error;
+      return listed;
+    }
+  }
+
+  /**
+   * Return the status by another call, because the URL of the image may have expired. Throws `refused` when the server
+   * no longer has the job.
+   * @param {CallContext} context
+   * @param {UmrgenError} refused
+   */
+  async #newStatus(context, refused) {
+    const poller = new StatusPoller(context, this.id, { seen: true });
+    poller.delay = context.options.runningInterval;
+    try {
+      return await poller.result();
+    } catch (error) {
+      throw error instanceof JobNotFound ? refused : error;
+    }
+  }
+
+  /**
    * Return the status of the completed job, which may be known already.
    * @param {CallContext} context
    */
@@ -178,7 +235,8 @@ export class Job {
     const known = this.outcome;
     if (known instanceof UmrgenError) throw known;
     if (known?.imageUrl || known?.state === "failed") return requireCompleted(known);
-    return (this.outcome = await this.#poller(context).result());
+    const poller = this.#poller(context);
+    return (this.outcome = await this.#run(poller, poller.result()));
   }
 
   /**

@@ -1,6 +1,5 @@
 // `umrgen/node`: saving images to disk, in Node, Deno and Bun.
 import { extname, join } from "node:path";
-import { env } from "node:process";
 import { Umrgen } from "./client.js";
 import { UmrgenError } from "./errors.js";
 import { checkTarget, isFolder, PartialFile, translateDiskError } from "./partial.js";
@@ -57,11 +56,6 @@ export async function saveImage(job, to, { overwrite = false, ...call } = {}) {
  * @param {Partial<UmrgenOptions> & {to?: string, overwrite?: boolean, signal?: AbortSignal}} [options]
  */
 export async function pollAndDownload(jobId, apiKey, { baseUrl, to, overwrite, signal, ...options } = {}) {
-  const address = baseUrl ?? env.UMRGEN_BASE_URL;
-  if (!address) {
-    const next = "Pass baseUrl, or set UMRGEN_BASE_URL.";
-    throw new UmrgenError("no server is configured", { code: "no_server", next });
-  }
-  const umrgen = new Umrgen({ ...options, baseUrl: address, apiKey: apiKey ?? env.UMRGEN_API_KEY });
+  const umrgen = new Umrgen({ ...options, baseUrl, apiKey });
   return saveImage(umrgen.job(jobId), to, { overwrite, signal });
 }

@@ -1,4 +1,5 @@
 // All limits and intervals: the same names (in camel case), meanings and defaults as in the Python client.
+import { quoted } from "./text.js";
 
 const defaults = {
   /** The deadline for a whole call: submit, wait, back off, download. null: no deadline. @type {number | null} */
@@ -55,14 +56,51 @@ const defaults = {
 
 export const DEFAULTS = Object.freeze(defaults);
 
+/** The names of a call's options besides these. */
+export const CALL_NAMES = ["signal", "onEvent", ...Object.keys(defaults)];
+
 /**
  * Return `options` with some values changed. Throws TypeError for an unknown name.
  * @param {Options} options
  * @param {Record<string, unknown>} changes
+ * @param {readonly string[]} [others] other names that the call accepts
  * @returns {Options}
  */
-export function withChanges(options, changes) {
-  for (const name in changes) if (!Object.hasOwn(DEFAULTS, name)) throw new TypeError(`unknown option: ${name}`);
+export function withChanges(options, changes, others = []) {
+  for (const name in changes) {
+    if (!Object.hasOwn(DEFAULTS, name)) throw unknownOption(name, [...CALL_NAMES, ...others]);
+  }
   const given = Object.entries(changes).filter(([, value]) => value !== undefined);
   return { ...options, ...Object.fromEntries(given) };
+}
+
+/**
+ * Return the error for an unknown option, which names the nearest known one.
+ * @param {string} name
+ * @param {readonly string[]} known
+ */
+export function unknownOption(name, known) {
+  const [nearest] = [...known].sort((one, other) => distance(name, one) - distance(name, other));
+  const hint = distance(name, nearest) <= Math.max(2, name.length / 3) ? `; did you mean ${nearest}?` : "";
+  return new TypeError(`unknown option: ${quoted(name).slice(1, -1)}${hint}`);
+}
+
+/**
+ * Return the number of edits between two names: letters that are added, removed, replaced or swapped; case is ignored.
+ * @param {string} one
+ * @param {string} other
+ */
+function distance(one, other) {
+  const [a, b] = [one, other].map((name) => name.slice(0, 40).replaceAll("_", "").toLowerCase());
+  const rows = Array.from({ length: a.length + 1 }, (_, row) => [row]);
+  for (let column = 0; column <= b.length; column++) rows[0][column] = column;
+  for (let row = 1; row <= a.length; row++) {
+    for (let column = 1; column <= b.length; column++) {
+      const replaced = rows[row - 1][column - 1] + (a[row - 1] === b[column - 1] ? 0 : 1);
+      rows[row][column] = Math.min(rows[row - 1][column] + 1, rows[row][column - 1] + 1, replaced);
+      const swapped = row > 1 && column > 1 && a[row - 1] === b[column - 2] && a[row - 2] === b[column - 1];
+      if (swapped) rows[row][column] = Math.min(rows[row][column], rows[row - 2][column - 2] + 1);
+    }
+  }
+  return rows[a.length][b.length];
 }

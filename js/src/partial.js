@@ -46,10 +46,9 @@ function targetExists(target) {
 export function translateDiskError(error, target) {
   if (!error?.syscall || error instanceof TargetUnusable) return error;
   const full = error.code === "ENOSPC" || error.code === "EDQUOT";
-  return new TargetUnusable(`${target} cannot be written: ${error.message}`, {
+  return new TargetUnusable(`${target} cannot be written (${error.code})`, {
     code: full ? "disk_full" : undefined,
     next: full ? "Free disk space, then fetch the image again." : "Choose another path.",
-    cause: error,
   });
 }
 

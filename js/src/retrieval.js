@@ -1,8 +1,10 @@
 // Fetching an image into a sink, verified.
 import { withTimeout } from "./clock.js";
 import { RetryBudget } from "./context.js";
-import { expectedSize, isContinuation, rangeHeaders, resolveOutput, StalePartial, validatorOf } from "./download.js";
-import { ConnectionFailed, OutputCorrupt, OutputForbidden, RateLimited, ServerError } from "./errors.js";
+import { expectedSize, hasImage, isContinuation, rangeHeaders } from "./download.js";
+import { redirectTarget, resolveOutput, StalePartial, validatorOf } from "./download.js";
+import { ConnectionFailed, NotUmrgen, OutputCorrupt, OutputForbidden, OutputMissing } from "./errors.js";
+import { RateLimited, ServerError } from "./errors.js";
 import { digestFromHeaders, verify } from "./images.js";
 import { rateLimitDelay } from "./protocol.js";
 import { retryAfter } from "./responses.js";
@@ -13,6 +15,8 @@ import { TransportFailure } from "./transport.js";
 /** @import { ImageFacts } from "./images.js" */
 
 const MAX_REDIRECTS = 5;
+/** Bytes of a response without an image that are read. */
+const MAX_ERROR = 4096;
 
 /**
  * The destination of a download. `begin` starts an empty file; `read` returns everything written since.
@@ -113,14 +117,18 @@ class Download {
       const before = this.#partial.size;
       try {
         const location = await this.#request(url, withKey);
-        if (location === null) return;
+        delay = 0;
+        if (location === null && this.#partial.size) return;
+        if (location === null) {
+          delay = this.#retryDelay(new OutputMissing("the server sent an empty file"), false); // a gateway without a route
+          continue;
+        }
         if (++redirects > MAX_REDIRECTS) {
           throw new OutputCorrupt(`more than ${MAX_REDIRECTS} redirects of the image`, { code: "redirect_loop" });
         }
-        const target = URL.canParse(location, url) ? new URL(location, url).href : location;
-        ({ url, withKey } = resolveOutput(transport.baseUrl, target, options.followForeign));
-        delay = 0;
+        ({ url, withKey } = redirectTarget(transport.baseUrl, url, location, options.followForeign));
       } catch (error) {
+        if (error instanceof OutputForbidden && error.code !== "output_forbidden") redirects = 0;
         delay = this.#delayAfter(error, before);
       }
     }
@@ -134,18 +142,24 @@ class Download {
   #delayAfter(error, before) {
     const jobId = this.#jobId;
     if (error instanceof TransportFailure) {
-      const { message, cause } = error;
-      const interruption = `the download was interrupted: ${message}`;
+      const interruption = `the download was interrupted: ${error.message}`;
       const progress = this.#partial.size > before;
       if (progress) this.#retries.reset();
-      return this.#retryDelay(new ConnectionFailed(interruption, { jobId, cause: cause ?? error }), progress);
+      return this.#retryDelay(new ConnectionFailed(interruption, { jobId }), progress);
     }
     if (error instanceof StalePartial) {
       this.#partial.size = 0; // its bytes are of another version
       return this.#retryDelay(new OutputCorrupt("the image changed during the download"), false);
     }
     if (error instanceof RateLimited) return this.#limited.nextDelay(error, this.#requestedDelay, jobId);
-    if (error instanceof ServerError) return this.#retries.nextDelay(error, this.#requestedDelay, jobId);
+    if (error instanceof ServerError || error instanceof NotUmrgen) {
+      const final = error.status === 200 ? new OutputCorrupt(error.message) : error;
+      return this.#retries.nextDelay(final, this.#requestedDelay, jobId);
+    }
+    // A redirect to another server: a gateway's login page, for example.
+    if (error instanceof OutputForbidden && error.code !== "output_forbidden") {
+      return this.#retries.nextDelay(error, null, jobId);
+    }
     throw error;
   }
 
@@ -195,9 +209,9 @@ class Download {
     if (status >= 300 && status < 400) {
       const location = headers.get("location");
       if (location) return location;
-      throw new OutputForbidden(`the image redirects to an unknown address (HTTP ${status})`, { status });
     }
-    if (!isContinuation(status, headers, partial)) {
+    const error = hasImage(status, headers) ? "" : await beginning(body);
+    if (!isContinuation(status, headers, partial, { error, foreign: !withKey })) {
       await this.#sink.begin();
       this.#partial = { size: 0, validator: validatorOf(headers) };
     }
@@ -236,4 +250,18 @@ class Download {
       count = 0;
     }
   }
+}
+
+/**
+ * Return the first bytes of a response without an image, as text.
+ * @param {AsyncIterable<Uint8Array>} body
+ */
+async function beginning(body) {
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const part of body) {
+    text += decoder.decode(part.subarray(0, MAX_ERROR), { stream: true });
+    if (text.length >= MAX_ERROR) break;
+  }
+  return text;
 }

@@ -1,27 +1,31 @@
 // Submitting a job exactly once, on an unreliable network.
 import { RetryBudget } from "./context.js";
 import { ConcurrencyLimit, RateLimited, UmrgenError, WaitTimeout } from "./errors.js";
-import { API, post, rateLimitDelay } from "./protocol.js";
-import { errorFrom, isTransient, retryAfter, unreachableError } from "./responses.js";
+import { findLostJob } from "./lost_submit.js";
+import { API, post, rateLimitDelay, unreachableError } from "./protocol.js";
+import { errorFrom, isHtml, isTransient, parseReceipt, retryAfter } from "./responses.js";
+import { TransportFailure } from "./transport.js";
 import { StatusPoller } from "./wait.js";
 
 /** @import { CallContext } from "./context.js" */
+/** @import { SubmitReceipt } from "./responses.js" */
 /** @import { Reply } from "./transport.js" */
 
 /**
- * Create the job; return its id.
+ * Create the job; return the server's receipt.
  *
  * A submit is repeated when it certainly did not reach the server, or was refused before it was processed. When it
- * may have been processed, it is repeated only to a server that supports idempotency keys; on an older one, a
- * repetition would create a second job. The property `sent` of an error is true when a job may have been created.
+ * may have been processed, it is repeated only to a server that supports idempotency keys; on an older one, where a
+ * repetition would create a second job, its job is searched for: one that is none of the `knownIds`. The property `sent` of an error is true when a job may have been created.
  * @param {CallContext} context
  * @param {Record<string, unknown>} data
  * @param {string} key
  * @param {boolean} waitForSlot
- * @returns {Promise<string>}
+ * @param {Set<string>} knownIds
+ * @returns {Promise<SubmitReceipt>}
  */
-export async function submit(context, data, key, waitForSlot) {
-  const submission = new Submission(context, data, key, waitForSlot);
+export async function submit(context, data, key, waitForSlot, knownIds) {
+  const submission = new Submission(context, data, key, waitForSlot, knownIds);
   try {
     return await submission.run();
   } catch (error) {
@@ -31,6 +35,9 @@ export async function submit(context, data, key, waitForSlot) {
     throw cause;
   }
 }
+
+/** The submit cannot be repeated: it may have created a job, and the server has no idempotency keys. */
+class LostError extends Error {}
 
 /** One submit with its retries. */
 class Submission {
@@ -44,15 +51,22 @@ class Submission {
   #limited;
   /** @type {Set<string>} */
   #waitedFor = new Set();
+  #data;
+  #knownIds;
+  #sentAt;
 
   /**
    * @param {CallContext} context
    * @param {Record<string, unknown>} data
    * @param {string} key
    * @param {boolean} waitForSlot
+   * @param {Set<string>} knownIds
    */
-  constructor(context, data, key, waitForSlot) {
+  constructor(context, data, key, waitForSlot, knownIds) {
     this.#context = context;
+    this.#data = data;
+    this.#knownIds = knownIds;
+    this.#sentAt = context.now;
     this.#request = post(data);
     this.#request.headers["Idempotency-Key"] = key;
     this.#waitForSlot = waitForSlot;
@@ -60,22 +74,54 @@ class Submission {
     this.#limited = new RetryBudget(context, Infinity);
   }
 
-  /** Submit until a job is created; return its id. */
+  /** Submit until a job is created; return the server's receipt. */
   async run() {
+    try {
+      return await this.#untilAccepted();
+    } catch (error) {
+      if (error instanceof LostError) return this.#findAgain();
+      throw error;
+    }
+  }
+
+  /**
+   * Return a receipt for the job of a submit without a response. Throws the last error without one.
+   * @returns {Promise<SubmitReceipt>}
+   */
+  async #findAgain() {
+    const context = this.#context;
+    const error = /** @type {UmrgenError} */ (this.lastError);
+    const knownIds = new Set([...this.#knownIds, ...this.#waitedFor]);
+    const jobId = await findLostJob(context, { request: this.#data, sentAt: this.#sentAt, knownIds });
+    if (jobId === null) {
+      error.retryable = false;
+      error.next = "The job may have been created: check the server before you submit again.";
+      throw error;
+    }
+    context.notify("submitted", jobId, `${error.message}; the server has the job`, { job_id: jobId });
+    return { jobId, warnings: [], raw: { job_id: jobId } };
+  }
+
+  /** @returns {Promise<SubmitReceipt>} */
+  async #untilAccepted() {
     const context = this.#context;
     for (let delay = 0; ;) {
       let reply;
       try {
-        reply = await context.request(`${API}/generate`, this.#request, { delay });
+        await context.pause(delay, null);
+        this.#sentAt = context.now;
+        reply = await context.send(`${API}/generate`, this.#request);
       } catch (failure) {
         const error = unreachableError(failure);
-        delay = await this.#retryDelay(error, null, error.sent);
+        delay = await this.#retryDelay(error, null, failure instanceof TransportFailure && failure.sent);
         continue;
       }
-      const id = reply.json?.job_id;
-      if ([200, 201, 202].includes(reply.status) && typeof id === "string" && id) {
-        context.notify("submitted", id, "", reply.json ?? {});
-        return id;
+      const receipt = [200, 201, 202].includes(reply.status) ? parseReceipt(reply.json) : null;
+      if (receipt) {
+        // An older server limits the calls of a minute.
+        if (!("status_url" in receipt.raw)) context.budget.limited = true;
+        context.notify("submitted", receipt.jobId, "", receipt.raw);
+        return receipt;
       }
       delay = await this.#handleError(reply);
     }
@@ -88,8 +134,9 @@ class Submission {
   async #handleError(reply) {
     const { status, json } = reply;
     const error = errorFrom(reply);
-    // Created, but the response cannot be read.
-    if (status === 201 || status === 202) return this.#retryDelay(error, null, true);
+    // Created, but the response cannot be read. An HTML page is from a gateway, in place of the request.
+    const unreadable = status === 200 && !json && !isHtml(reply);
+    if (status === 201 || status === 202 || unreadable) return this.#retryDelay(error, null, true);
     if (error instanceof ConcurrencyLimit) {
       if (this.#waitForSlot) return this.#waitForJob(error, reply);
     } else if (error instanceof RateLimited) {
@@ -140,29 +187,28 @@ class Submission {
   }
 
   /**
-   * Return if this server supports idempotency keys, which it does if it has our `/healthz`. Throw `error` if not:
-   * without them, a repetition could create a second job.
+   * Return if this server supports idempotency keys, which it does if it has our `/healthz`. Throws LostError if not,
+   * and `error` when it cannot be asked.
    * @param {UmrgenError} error
    */
   async #checkRepeatable(error) {
     const context = this.#context;
     const retries = this.#retries;
+    const limited = new RetryBudget(context, Infinity);
     for (let delay = context.options.firstBackoff; ;) {
       let reply;
       try {
         reply = await context.request("/healthz", {}, { delay });
       } catch (failure) {
+        if (failure instanceof WaitTimeout) throw error;
         unreachableError(failure);
         delay = retries.nextDelay(error);
         continue;
       }
       if (reply.status === 200 && reply.json?.status === "ok") return;
-      if (!isTransient(reply.status)) {
-        error.retryable = false;
-        error.next = "The job may have been created: check the server before you submit again.";
-        throw error;
-      }
-      delay = retries.nextDelay(error, retryAfter(reply));
+      if (reply.status === 429) delay = limited.nextDelay(error, rateLimitDelay(context, reply, limited));
+      else if (isTransient(reply.status)) delay = retries.nextDelay(error, retryAfter(reply));
+      else throw new LostError();
     }
   }
 }

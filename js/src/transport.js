@@ -1,22 +1,22 @@
-// The HTTP transport: a server's address, its API key, which is sent to its origin only, and requests with `fetch`.
+// The HTTP transport: requests with `fetch`; the API key is sent to the server's origin only.
+import { checkedAddress, checkedKey } from "./address.js";
 import { withTimeout } from "./clock.js";
-import { UmrgenError } from "./errors.js";
+import { crossOriginAdvice, failureReason, wasNotSent } from "./failures.js";
+import { MAX_BODY, parseObject } from "./responses.js";
 
 /** @import { Clock } from "./clock.js" */
-
-/** The largest response to an API call, in bytes. */
-const MAX_RESPONSE = 32 * 1024 * 1024;
 
 /** No response was received. `sent` is false only when the request certainly did not reach the server. */
 export class TransportFailure extends Error {
   /**
    * @param {string} reason
    * @param {boolean} sent
-   * @param {unknown} [cause]
+   * @param {string} [advice]
    */
-  constructor(reason, sent, cause) {
-    super(reason, { cause });
+  constructor(reason, sent, advice = "") {
+    super(reason);
     this.sent = sent;
+    this.advice = advice;
   }
 }
 
@@ -46,38 +46,35 @@ export class Transport {
    * @param {typeof fetch} [fetcher]
    */
   constructor(baseUrl, apiKey, clock, fetcher) {
-    if (!isAddress(baseUrl)) {
-      throw new UmrgenError(`${JSON.stringify(baseUrl)} is not a server address`, {
-        code: "bad_base_url",
-        next: "Use the form http://host:port or https://host/prefix.",
-      });
-    }
-    this.baseUrl = baseUrl.replace(/\/+$/, "");
+    this.baseUrl = checkedAddress(baseUrl);
     this.clock = clock;
     // A browser's `fetch` must be called as a function, not as a method of another object.
     this.#fetch = (/** @type {string} */ url, /** @type {RequestInit} */ init) => (fetcher ?? fetch)(url, init);
-    if (apiKey) this.#headers.Authorization = `Bearer ${apiKey}`;
-    if (new URL(baseUrl).hostname.endsWith(".share.zrok.io")) this.#headers.skip_zrok_interstitial = "1";
+    const key = checkedKey(apiKey);
+    if (key) this.#headers.Authorization = `Bearer ${key}`;
+    if (new URL(this.baseUrl).hostname.endsWith(".share.zrok.io")) this.#headers.skip_zrok_interstitial = "1";
   }
 
   /**
-   * Send one API request; the whole response must arrive within `timeout` seconds. Throws TransportFailure, or the
-   * reason of `signal`.
+   * Send one API request; the whole response must arrive within `timeout` seconds, parsing included, and have at most
+   * `limit` bytes. Throws TransportFailure, or the reason of `signal`.
    * @param {string} path
    * @param {Request} request
    * @param {number} timeout
    * @param {AbortSignal} [signal]
+   * @param {number} [limit]
    * @returns {Promise<Reply>}
    */
-  async send(path, request, timeout, signal) {
+  async send(path, request, timeout, signal, limit = MAX_BODY) {
     const started = this.clock.now();
     const controller = new AbortController();
     const onTimeout = () => controller.abort(new TransportFailure(`no response within ${timeout.toFixed(1)} s`, true));
     return withTimeout(this.clock, timeout, onTimeout, async () => {
       const { status, headers, body } = await this.open(this.baseUrl + path, true, request, controller, signal);
-      const text = await readText(body);
+      const text = await readText(body, limit);
+      const json = parseObject(text);
       const elapsed = this.clock.now() - started;
-      return { status, headers, text, json: parseObject(text), elapsed, wall: this.clock.wall() };
+      return { status, headers, text, json, elapsed, wall: this.clock.wall() };
     });
   }
 
@@ -96,7 +93,8 @@ export class Transport {
     const fail = (error) => {
       signal?.throwIfAborted();
       if (controller.signal.aborted) throw controller.signal.reason;
-      throw new TransportFailure(reason(error), !wasNotSent(error), error);
+      const advice = url.startsWith(this.baseUrl) ? crossOriginAdvice(this.baseUrl) : "";
+      throw new TransportFailure(failureReason(error), !wasNotSent(error), advice);
     };
     const response = await this.#fetch(url, {
       method,
@@ -135,60 +133,18 @@ async function* chunks(response, fail) {
 }
 
 /**
- * Return the whole body of an API response as text.
+ * Return the whole body of an API response as text. Throws TransportFailure when it has more than `limit` bytes.
  * @param {AsyncIterable<Uint8Array>} body
+ * @param {number} [limit]
  */
-export async function readText(body) {
+export async function readText(body, limit = MAX_BODY) {
   const decoder = new TextDecoder();
-  let text = "";
+  const parts = [];
   let length = 0;
   for await (const part of body) {
     length += part.length;
-    if (length > MAX_RESPONSE) throw new TransportFailure(`a response of over ${MAX_RESPONSE} bytes`, true);
-    text += decoder.decode(part, { stream: true });
+    if (length > limit) throw new TransportFailure(`a response of over ${limit.toLocaleString("en")} bytes`, true);
+    parts.push(decoder.decode(part, { stream: true }));
   }
-  return text + decoder.decode();
-}
-
-/**
- * Return the JSON object in `text`, or null.
- * @param {string} text
- * @returns {Record<string, any> | null}
- */
-export function parseObject(text) {
-  try {
-    const data = JSON.parse(text);
-    return data && typeof data === "object" && !Array.isArray(data) ? data : null;
-  } catch {
-    return null;
-  }
-}
-
-/** @param {string} url */
-function isAddress(url) {
-  try {
-    const { protocol, search, hash, username } = new URL(url);
-    return /^https?:$/.test(protocol) && !search && !hash && !username;
-  } catch {
-    return false;
-  }
-}
-
-/** @param {any} error */
-function reason(error) {
-  return error?.cause?.message || error?.cause?.code || error?.message || String(error);
-}
-
-/**
- * Return whether a request failed before it was connected: Node reports that in `cause`, Bun in `code`, Deno in the
- * message. A browser does not report it; then the request may have reached the server.
- * @param {any} error
- */
-function wasNotSent(error) {
-  const { code = "", syscall = "" } = error?.cause ?? error ?? {};
-  return (
-    /^(connect|getaddrinfo)$/.test(syscall) ||
-    /^(ECONNREFUSED|ENOTFOUND|EAI_AGAIN|UND_ERR_CONNECT_TIMEOUT|ConnectionRefused)$/.test(code) ||
-    /tcp connect error|dns error/.test(error?.message)
-  );
+  return parts.join("") + decoder.decode();
 }

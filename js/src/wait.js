@@ -1,9 +1,11 @@
 // Waiting for one job: the interval between status calls, the meaning of a status, stalls.
 import { RetryBudget } from "./context.js";
+import { shortReason } from "./engine_error.js";
 import { JobFailed, JobNotFound, JobStalled, OutputMissing, WaitTimeout } from "./errors.js";
 import { API, RetryPolicy } from "./protocol.js";
-import { retryAfter } from "./responses.js";
+import { reportsMissingJob, retryAfter } from "./responses.js";
 import { parseStatus, progressKey } from "./status.js";
+import { quoted } from "./text.js";
 
 /** @import { CallContext } from "./context.js" */
 /** @import { Status } from "./status.js" */
@@ -26,10 +28,18 @@ function appliedWait({ headers }) {
   return Number(/wait=(\d{1,4})/.exec(headers.get("preference-applied") ?? "")?.[1] ?? 0);
 }
 
+/**
+ * Return the ETag of a response if a header can have it, or null.
+ * @param {Reply} reply
+ */
+function sendableTag({ headers }) {
+  return /^(W\/)?"[\x21\x23-\x7e]{0,200}"$/.exec(headers.get("etag") ?? "")?.[0] ?? null;
+}
+
 /** Waits for one job. The polling state (ETag, retry budgets, stall timer) is kept between calls. */
 export class StatusPoller {
   /** Seconds until the next status call. */
-  delay = 0;
+  delay;
   /** @type {Status | null} */
   #status = null;
   #context;
@@ -57,8 +67,14 @@ export class StatusPoller {
     this.#jobId = jobId;
     this.#seen = seen;
     this.#longPoll = longPoll;
-    this.#retryPolicy = new RetryPolicy(context, jobId, new RetryBudget(context, context.options.patience));
+    this.delay = Math.max(0, (context.deadline.statusDue ?? 0) - context.now);
+    this.#retryPolicy = new RetryPolicy(context, jobId, new RetryBudget(context, context.options.patience), seen);
     this.#changedAt = this.#queuedSince = context.now;
+  }
+
+  /** Whether the server has accepted this job or reported its status. */
+  get seen() {
+    return this.#seen;
   }
 
   /**
@@ -127,31 +143,34 @@ export class StatusPoller {
     }
     this.#seen = true;
     this.#retryPolicy.reset();
-    if (!unchanged) this.#etag = reply.headers.get("etag");
+    if (!unchanged) this.#etag = sendableTag(reply);
     this.delay = this.#nextDelay(reply, status);
     return status;
   }
 
   /**
-   * Set the delay before the retry of a transient error; throw any other.
+   * Set the delay before the retry; throw an error that ends the wait.
+   *
+   * The end of a job requires certainty: any other response than the server's own 404 may be from a gateway.
    * @param {Reply} reply
    */
   #handleError(reply) {
-    try {
-      this.delay = this.#retryPolicy.delayAfterError(reply, this.#seen);
-    } catch (error) {
-      throw error instanceof JobNotFound ? this.#notFoundError(error) : error;
-    }
+    if (reportsMissingJob(reply)) throw this.#notFoundError(reply);
+    this.delay = this.#retryPolicy.delayAfterError(reply, this.#seen);
   }
 
-  /** @param {JobNotFound} error */
-  #notFoundError({ status, next }) {
+  /** @param {Reply} reply */
+  #notFoundError({ status, json }) {
     const jobId = this.#jobId;
-    const details = { status: status ?? undefined, jobId };
-    if (!this.#seen) return new JobNotFound(`the server has no job ${jobId}`, { ...details, next });
-    const message = `job ${jobId} no longer exists: it failed earlier, or the server was restarted`;
-    const advice = "Submit it again; this server does not keep failed jobs.";
-    return new JobNotFound(message, { ...details, code: "job_gone", next: advice });
+    const gone = {
+      message: `job ${jobId} no longer exists: it failed earlier, or the server was restarted`,
+      code: "job_gone",
+      next: "Submit it again; this server does not keep failed jobs.",
+    };
+    const { message, ...details } = this.#seen ? gone : { message: `the server has no job ${jobId}` };
+    const error = new JobNotFound(message, { ...details, status, jobId });
+    error.coded = !!json?.code;
+    return error;
   }
 
   /**
@@ -222,7 +241,7 @@ export class StatusPoller {
     }
     if (!/^(queued|running|completed|failed)$/.test(status.state) && !this.#reportedUnknown) {
       this.#reportedUnknown = true;
-      context.notify("unknown_state", jobId, `unknown state ${JSON.stringify(status.state)}; waiting continues`);
+      context.notify("unknown_state", jobId, `unknown state ${quoted(status.state)}; waiting continues`);
     }
     if (status.state === "running" && context.now - this.#changedAt >= stallAfter) this.#reportStall(status);
     if (status.state !== "queued") this.#queuedSince = context.now;
@@ -251,7 +270,7 @@ export function requireCompleted(status) {
   const { jobId, state, error, errorCode } = status;
   if (state === "failed") {
     const message = error ?? "the job failed; the server reported no reason";
-    throw new JobFailed(message, { code: errorCode ?? undefined, jobId });
+    throw new JobFailed(shortReason(message), { code: errorCode ?? undefined, jobId });
   }
   if (!status.imageUrl) {
     throw new OutputMissing(`job ${jobId} is completed, but the server has no image of it`, { jobId });

@@ -1,9 +1,8 @@
 // Waiting for many jobs: by batch calls where the server supports them, otherwise by one call per job.
 import { RetryBudget } from "./context.js";
-import { JobNotFound, JobStalled } from "./errors.js";
+import { JobNotFound, JobStalled, NotUmrgen } from "./errors.js";
 import { API, call, post } from "./protocol.js";
-import { isMissingEndpoint } from "./responses.js";
-import { parseStatus } from "./status.js";
+import { isMissingEndpoint, MAX_LIST, parseBatch } from "./responses.js";
 import { longPollTimedOut, StatusPoller } from "./wait.js";
 
 /** @import { CallContext } from "./context.js" */
@@ -25,6 +24,7 @@ export class BatchPoller {
   #context;
   #retries;
   #useBatch = true;
+  #answered;
   /** @type {Set<string>} */
   #requested = new Set();
   #cursor = "";
@@ -39,10 +39,12 @@ export class BatchPoller {
   /**
    * @param {CallContext} context
    * @param {string[]} jobIds
+   * @param {boolean} [seen] whether the server has accepted one of these jobs before
    */
-  constructor(context, jobIds) {
+  constructor(context, jobIds, seen = false) {
     this.#context = context;
     this.pending = [...new Set(jobIds)];
+    this.#answered = seen;
     this.#retries = new RetryBudget(context, context.options.patience);
   }
 
@@ -72,6 +74,9 @@ export class BatchPoller {
       retries: this.#retries,
       delay: this.#delay,
       jobId: jobIds[0],
+      limit: MAX_LIST,
+      answered: this.#answered,
+      seen: this.#requested.size > 0,
     };
     let reply;
     try {
@@ -79,16 +84,17 @@ export class BatchPoller {
     } catch (error) {
       if (!isMissingEndpoint(error)) throw error;
     }
-    const jobs = reply?.json.jobs;
-    if (!reply || !Array.isArray(jobs)) return this.#useSingleCalls();
+    const batch = reply && parseBatch(reply.json);
+    if (!reply || !batch) return this.#useSingleCalls();
+    this.#answered = true;
     for (const jobId of jobIds) this.#requested.add(jobId);
-    this.#cursor = typeof reply.json.cursor === "string" ? reply.json.cursor : "";
+    this.#cursor = batch.cursor;
     // Some servers repeat known states.
-    const changed = jobs.filter((job) => this.#states.get(job?.job_id) !== job?.state);
-    for (const job of changed) this.#states.set(job.job_id, job.state);
+    const changed = batch.jobs.filter(({ jobId, state }) => this.#states.get(jobId) !== state);
+    for (const { jobId, state } of changed) this.#states.set(jobId, state);
     const pollNow = longPollTimedOut(reply) || changed.length;
     this.#delay = pollNow ? BATCH_GAP : context.withJitter(context.options.runningInterval);
-    return outcomes(jobs, reply.json.unknown, new Set(jobIds));
+    return outcomes(batch, new Set(jobIds));
   }
 
   /** Poll each job by its own calls, within the request budget: this is an older server. */
@@ -113,7 +119,7 @@ export class BatchPoller {
       const status = await poller.poll();
       if (status?.over) return new Map([[jobId, status]]);
     } catch (error) {
-      if (error instanceof JobNotFound || error instanceof JobStalled) return new Map([[jobId, error]]);
+      if ([JobNotFound, JobStalled, NotUmrgen].some((Kind) => error instanceof Kind)) return new Map([[jobId, /** @type {UmrgenError} */ (error)]]);
       throw error;
     }
     this.#due.set(jobId, context.now + Math.max(poller.delay, this.#interval(this.pending.indexOf(jobId))));
@@ -132,19 +138,17 @@ export class BatchPoller {
 
 /**
  * Return the outcomes of the jobs in a response that are over, or that the server does not have.
- * @param {any[]} jobs
- * @param {unknown} unknown
+ * @param {{jobs: Status[], unknown: string[]}} batch
  * @param {Set<string>} requested
  */
-function outcomes(jobs, unknown, requested) {
+function outcomes({ jobs, unknown }, requested) {
   /** @type {Map<string, Outcome>} */
   const found = new Map();
-  for (const job of jobs) {
-    const status = requested.has(job?.job_id) ? parseStatus(job, job.job_id) : null;
-    if (status?.over) found.set(status.jobId, status);
-  }
-  for (const jobId of Array.isArray(unknown) ? unknown : []) {
-    if (requested.has(jobId)) found.set(jobId, new JobNotFound(`the server has no job ${jobId}`, { jobId }));
+  for (const status of jobs) if (status.over && requested.has(status.jobId)) found.set(status.jobId, status);
+  for (const jobId of unknown.filter((id) => requested.has(id))) {
+    const error = new JobNotFound(`the server has no job ${jobId}`, { jobId });
+    error.coded = true;
+    found.set(jobId, error);
   }
   return found;
 }

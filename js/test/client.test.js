@@ -157,6 +157,7 @@ describe("a public share of zrok", () => {
       apiKey: "k",
       fetch: fakeFetch,
       followForeign: true,
+      patience: 0,
     });
     await assert.rejects(shared.job("ext_1").image(), { code: "output_corrupt" });
     const own = seen.get("https://umrgen.share.zrok.io/api/v1/status/ext_1");

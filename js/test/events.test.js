@@ -78,7 +78,7 @@ function withStreams(...streams) {
         else controller.enqueue(typeof piece === "string" ? encoder.encode(piece) : piece);
       },
     });
-    return new Response(body, { status: 200 });
+    return new Response(body, { status: 200, headers: { "Content-Type": "text/event-stream" } });
   };
   const client = new Umrgen({ baseUrl: "http://umrgen.example", fetch, clock, random: () => 0.5 });
   return { job: client.job("ext_1"), requests };

@@ -4,7 +4,8 @@ import { readFileSync } from "node:fs";
 import { describe, it } from "node:test";
 import { Umrgen, UmrgenError, verify } from "../src/index.js";
 import { digestFromHeaders } from "../src/images.js";
-import { expectedSize, isContinuation, rangeHeaders, resolveOutput, StalePartial } from "../src/download.js";
+import { expectedSize, hasImage, isContinuation, rangeHeaders, resolveOutput, StalePartial } from "../src/download.js";
+import { printable } from "../src/text.js";
 import { scripted, VirtualClock } from "./support/virtual.js";
 
 const BASE = "http://umrgen.example";
@@ -47,14 +48,16 @@ function outcomeLike(expected, outcome) {
   return Object.fromEntries(fields);
 }
 
-for (const [group, cases] of Object.entries(vectors("waits"))) {
+const { texts, downloads: gatewayDownloads, ...origins } = vectors("origins");
+
+for (const [group, cases] of Object.entries({ ...vectors("waits"), ...origins })) {
   describe(group, () => {
-    for (const vector of cases.filter(({ python_only }) => !python_only)) {
+    for (const vector of cases) {
       it(vector.name, async () => {
         const clock = new VirtualClock();
         const { fetch, requests } = scripted(clock, BASE, vector);
         const events = [];
-        const onEvent = ({ kind }) => events.push(kind);
+        const onEvent = ({ kind }) => kind !== "warning" && events.push(kind); // a flow gives none
         const options = { ...withCamelCase(vector.options), clock, fetch, onEvent, random: () => 0.5 };
         const umrgen = new Umrgen({ baseUrl: BASE, apiKey: "k", ...options });
         const outcome = await FLOWS[vector.flow](umrgen).catch((error) => {
@@ -62,6 +65,10 @@ for (const [group, cases] of Object.entries(vectors("waits"))) {
           throw error;
         });
         const rounded = requests.map((request) => ({ ...request, at: Math.round(request.at * 1000) / 1000 }));
+        for (const { body } of rounded.filter(({ path }) => path.endsWith("/generate"))) {
+          assert.ok(Number.isInteger(body.seed)); // the client's own; the flows of the vectors add none
+          delete body.seed;
+        }
         assert.deepEqual(rounded, vector.requests);
         assert.deepEqual(events, vector.events);
         assert.deepEqual(outcomeLike(vector.outcome, outcome), vector.outcome);
@@ -115,6 +122,27 @@ describe("images", () => {
         actual = { media_type: mediaType, sha256, width, height };
       } catch (error) {
         actual = { error: error.name, code: error.code };
+      }
+      assert.deepEqual(actual, outcome);
+    });
+  }
+});
+
+describe("texts from elsewhere", () => {
+  for (const { text, printable: shown } of texts) {
+    it(JSON.stringify(text.slice(0, 40)), () => assert.equal(printable(text), shown));
+  }
+});
+
+describe("downloads through gateways", () => {
+  for (const { name, status, headers, body, outcome } of gatewayDownloads) {
+    it(`${status} of ${name}`, () => {
+      let actual;
+      try {
+        const error = hasImage(status, new Headers(headers)) ? "" : body;
+        actual = { continues: isContinuation(status, new Headers(headers), { size: 0, validator: "" }, { error }) };
+      } catch (error) {
+        actual = error.name === "NotUmrgen" ? { retry: true } : { error: error.name, code: error.code };
       }
       assert.deepEqual(actual, outcome);
     });

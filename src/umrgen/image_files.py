@@ -22,6 +22,7 @@ __all__ = [
     "ImageFacts",
     "SavedImage",
     "digest_from_headers",
+    "png_texts",
     "sniff",
     "verify",
 ]
@@ -134,6 +135,16 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
                 raise OutputCorrupt("the PNG has bytes after its end")
             return
     raise OutputCorrupt("the PNG is truncated")
+
+
+def png_texts(data: bytes) -> dict[str, str]:
+    """Return the uncompressed international text chunks of a PNG by key; {} for another file. Raises OutputCorrupt."""
+    texts = {}
+    for name, body in _png_chunks(data) if data.startswith(PNG_MAGIC) else ():
+        key, _, rest = bytes(body).partition(b"\0")
+        if name == b"iTXt" and rest.startswith(b"\0\0"):
+            texts[key.decode("latin-1")] = rest[2:].split(b"\0", 2)[-1].decode("utf-8", "replace")
+    return texts
 
 
 def _check_png(data: bytes) -> tuple[int, int]:

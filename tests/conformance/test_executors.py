@@ -177,7 +177,7 @@ async def test_previews_are_drawn_while_a_client_follows_the_job(executor: Execu
     def on_step(step: int, total: int) -> None:
         executor.show("ext_1", True)  # again, after the process has started the job
 
-    await executor.run(drawing("one", steps=50), on_step, previews.append)
+    await executor.run(drawing("slow", steps=50), on_step, previews.append)
     assert previews
     assert all(verify(preview).media_type == "image/jpeg" for preview in previews)
     previews.clear()
@@ -185,7 +185,34 @@ async def test_previews_are_drawn_while_a_client_follows_the_job(executor: Execu
     assert previews == []
 
 
+@pytest.mark.parametrize("prompt", ["junk", "truncated", "huge"])
+async def test_a_preview_that_cannot_be_decoded_costs_nothing(executor: Executor, prompt: str) -> None:
+    previews: list[bytes] = []
+    executor.show("ext_1", True)
+    assert await executor.run(drawing(prompt, steps=10), ignore, previews.append)
+    assert previews == []
+    assert executor.trouble is None
+
+
+async def test_a_message_of_an_engine_is_one_printable_line(executor: Executor) -> None:
+    with pytest.raises(EngineFailure) as failure:
+        await executor.run(drawing("unprintable"), ignore)
+    message = str(failure.value)
+    assert message.startswith("bad")
+    assert message.isprintable()
+    assert len(message) <= 1000
+    assert await executor.run(TASK, ignore)
+
+
 class TestRemote:
+    async def test_a_defect_in_a_preview_costs_nothing(self) -> None:
+        executor = RemoteExecutor("fake_engines:FakeRemoteEngine", {})
+        await executor.ready()
+        executor.show("ext_1", True)
+        assert await executor.run(drawing("defect", steps=3), ignore, lambda jpeg: None)
+        assert executor.trouble is None
+        await executor.stop()
+
     """Tests of engines that are reached over a network."""
 
     async def test_the_engine_reports_its_capacity(self) -> None:

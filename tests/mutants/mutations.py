@@ -56,6 +56,7 @@ ISOLATION = f"{SECURITY}::TestSessionIsolation::test_no_call_discloses_data_of_a
 REFUSALS = "tests/unit/test_refusals.py"
 VALUES = "tests/integration/test_values.py"
 SERVING = "tests/integration/test_serve.py"
+RETENTION = "tests/unit/test_retention.py"
 MCP = "tests/integration/test_mcp.py"
 CALLS = "tests/unit/test_calls.py"
 LOGS = "tests/integration/test_operations.py::TestLogs::test_json_lines_have_no_prompts_keys_or_queries"
@@ -899,6 +900,54 @@ MUTATIONS = (
         "        make_private(partial)",
         "        pass",
         "tests/integration/test_operations.py::TestLedgerMaintenance::test_a_backup_is_private_whatever_the_umask",
+    ),
+    _server(
+        "clock-jump",
+        "reliability: retention deletes nothing for a day after a jump of the clock",
+        "services/retention.py",
+        "if not self._clock_check.is_trusted(await self._outputs.newest()):",
+        "if False:",
+        f"{RETENTION}::test_a_clock_that_is_ahead_for_a_minute_deletes_nothing",
+    ),
+    _server(
+        "wrong-date-at-start",
+        "reliability: retention deletes nothing for a day after a start with a wrong date",
+        "services/clock_check.py",
+        "doubt = newest is not None and wall - newest / 1000 > IDLE_SECONDS",
+        "doubt = False",
+        f"{RETENTION}::test_a_start_with_a_wrong_date_deletes_nothing_for_a_day",
+    ),
+    _server(
+        "older-ledger",
+        "reliability: with an older ledger, nothing is deleted",
+        "application.py",
+        "            self.retention.paused = True\n",
+        "",
+        "tests/integration/test_lost_ledger.py::test_an_older_ledger_is_recognized",
+    ),
+    _server(
+        "engine-text",
+        "security: the text of an engine is one printable line",
+        "engines/__init__.py",
+        "return printable(super().__str__())",
+        "return super().__str__()",
+        "tests/conformance/test_executors.py::test_a_message_of_an_engine_is_one_printable_line",
+    ),
+    _server(
+        "engine-preview",
+        "reliability: a preview that cannot be decoded does not end its job",
+        "engines/encoding.py",
+        "    except Exception:  # the decoder",
+        "    except ZeroDivisionError:  # the decoder",
+        "tests/conformance/test_executors.py::test_a_preview_that_cannot_be_decoded_costs_nothing",
+    ),
+    _server(
+        "a1111-interrupt",
+        "agents: an interrupt in AUTOMATIC1111's API cancels the caller's own calls only",
+        "http/a1111.py",
+        "for job in list(self.waiting[caller.key.id]):",
+        "for job in [job for jobs in self.waiting.values() for job in jobs]:",
+        "tests/integration/test_a1111.py::test_progress_interrupt_and_cut_offs",
     ),
     _server(
         "webhook-unreadable-retry-after",

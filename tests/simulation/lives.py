@@ -132,6 +132,7 @@ STORE_OF = {
     "expired_leases": "jobs",
     "obsolete_files": "outputs",
     "forget_files": "outputs",
+    "newest": "outputs",
     "acquire": "coordination",
 }
 """The store of each ledger method that the server's code calls."""
@@ -154,9 +155,12 @@ class ServerProcess:
         previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
         self.context = AttemptContext(self, self, self, self, policy, previews)  # type: ignore[arg-type]
         self.dispatcher = Dispatcher(self.context, "worker")
+        self.retention = self.new_retention()
+
+    def new_retention(self) -> Retention:
         lease = TaskLease(self, "retention", "worker", self)  # type: ignore[arg-type]
         forever, nothing = RetentionPolicy(0, 0, 0), lambda session_id, name: None
-        self.retention = Retention(self, self, self, self, forever, nothing, lease)  # type: ignore[arg-type]
+        return Retention(self, self, self, self, forever, nothing, lease)  # type: ignore[arg-type]
 
     async def pause(self) -> None:
         """Let other tasks run. Raise ProcessKilled if the process was killed during this time."""
@@ -339,7 +343,11 @@ async def _serve(process: ServerProcess, callers: int, *, until_all_are_over: bo
             while any(not job.over for job in process.checker.jobs.values()):  # noqa: ASYNC110 - in virtual time
                 await asyncio.sleep(1)
         await process.dispatcher.drain(10)
+        for task in changing:
+            task.cancel()
         world.wall += 4 * 3_600_000  # later than every time that the clock has had, so that each file is due
+        retaining.cancel()  # it does not trust a clock that jumps; a new one does
+        retaining = asyncio.create_task(process.new_retention().run())
         await asyncio.sleep(2 * INTERVAL)
     for task in changing:
         task.cancel()

@@ -155,16 +155,13 @@ def vector(case: Json) -> Json:
     }
 
 
-def case(
-    name: str, flow: str, *answers: Json, repeated: bool = False, python_only: bool = False, **options: Any
-) -> Json:
-    """Return a case; one with `python_only` is not (yet) a rule of the JavaScript client."""
+def case(name: str, flow: str, *answers: Json, repeated: bool = False, **options: Any) -> Json:
+    """Return a case."""
     return (
         {"name": name, "flow": flow}
         | ({"options": options} if options else {})
         | {"answers": list(answers)}
         | ({"repeat": True} if repeated else {})
-        | ({"python_only": True} if python_only else {})
     )
 
 
@@ -494,7 +491,7 @@ def submits() -> list[Json]:
             for name, answer in maybe_created.items()
         ],
         *[
-            case(f"after {name}, not repeated on an older server", "submit", answer, OLD_404, OLD_404, python_only=True)
+            case(f"after {name}, not repeated on an older server", "submit", answer, OLD_404, OLD_404)
             for name, answer in maybe_created.items()
         ],
         case(
@@ -503,7 +500,6 @@ def submits() -> list[Json]:
             failure(sent=True),
             response({"status": "green"}),
             OLD_404,
-            python_only=True,
         ),
         case(
             "the job of a lost submit is found on the first servers",
@@ -512,7 +508,6 @@ def submits() -> list[Json]:
             OLD_404,
             response({"active_job_id": JOB}),
             job("running", created_at=1_800_000_000_000),
-            python_only=True,
         ),
         case(
             "not repeated before the support is known",

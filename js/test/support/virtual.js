@@ -67,7 +67,9 @@ export function scripted(clock, baseUrl, { answers, repeat = false }) {
       throw new TypeError("fetch failed", { cause: { code: next.sent ? "ECONNRESET" : "ECONNREFUSED" } });
     }
     const text = typeof next.body === "string" ? next.body : JSON.stringify(next.body);
-    return new Response(next.status === 304 ? null : text, { status: next.status, headers: next.headers });
+    // As `fetch` returns the bytes of a header.
+    const values = Object.entries(next.headers ?? {}).map(([name, value]) => [name, Buffer.from(value).toString("latin1")]);
+    return new Response([204, 304].includes(next.status) ? null : text, { status: next.status, headers: values });
   };
   return { fetch: respond, requests };
 }

@@ -14,6 +14,7 @@ from umrgen.cli.common import (
     exit_on_error,
     json_option,
     require_server_packages,
+    run,
     server_options,
     server_settings,
 )
@@ -89,3 +90,36 @@ def vacuum(as_json: bool, **server: Unpack[ServerOptions]) -> None:
         click.echo(data if as_json else f"{human_bytes(before)} before, {human_bytes(after)} after")
 
     exit_on_error(CommandOutput(False, False), work)
+
+
+@ledger.command()
+@server_options
+@json_option
+def adopt(as_json: bool, **server: Unpack[ServerOptions]) -> None:
+    """Make records for images without one, from the provenance in their files. The server must not run.
+
+    For a ledger that was lost, or an older one that was put back. No file is moved or deleted.
+    """
+
+    async def work() -> None:
+        with require_server_packages():
+            from umrgen.server.application import open_ledger
+            from umrgen.server.ledger.adoption import adopt as adopt_images
+            from umrgen.server.ledger.adoption import find_images
+            from umrgen.server.state import LedgerMark, own_state
+
+        settings = server_settings(**server)
+        with own_state(settings.state):
+            async with open_ledger(settings) as opened:
+                report = await adopt_images(opened, find_images(settings.blobs_folder))
+            LedgerMark(settings.state / "ledger-mark").remove()
+        if as_json:
+            click.echo(json.dumps(asdict(report)))
+            return
+        for name, reason in report.refused.items():
+            click.echo(f"left alone: {name}: {reason}", err=True)
+        click.echo(
+            f"{len(report.adopted):,} images adopted, {report.known:,} known, {len(report.refused):,} left alone"
+        )
+
+    run(CommandOutput(False, False), work)

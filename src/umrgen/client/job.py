@@ -194,6 +194,7 @@ class AsyncJob:
                     overwrite=overwrite,
                     any_suffix=any_suffix,
                     again=again,
+                    coded="attempt" in status.raw,  # older servers have no attempts, and no codes
                 )
                 break
             except (OutputForbidden, OutputMissing) as error:

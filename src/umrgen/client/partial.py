@@ -72,11 +72,13 @@ class PartialFile:
             return [path for path in self._target.parent.iterdir() if pattern.fullmatch(path.name)]
         return []
 
-    def begin(self, status: int, headers: dict[str, str], error: bytes = b"", *, foreign: bool = False) -> bool:
+    def begin(
+        self, status: int, headers: dict[str, str], error: bytes = b"", *, foreign: bool = False, coded: bool = False
+    ) -> bool:
         """Prepare for a response's body; return whether it continues the file. Raises as `classify_response`."""
         if status == 206 and self._file is None:
             self._open_previous(validator_of(headers))
-        continues = classify_response(status, headers, self.state, error, foreign=foreign) == "append"
+        continues = classify_response(status, headers, self.state, error, foreign=foreign, coded=coded) == "append"
         if continues and self._file is not None:  # a 206 from the first byte may be sent without a partial file
             return True
         self._create(validator_of(headers))

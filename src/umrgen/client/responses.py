@@ -176,8 +176,11 @@ def reports_missing_job(status: int, data: Mapping[str, Any] | None) -> bool:
     return data.get("code") == "job_not_found" or ("code" not in data and data.get("error") == "Job not found")
 
 
-def reports_output_error(status: int, body: bytes) -> bool:
-    """Return whether an UMRGEN server itself refuses an image: with its `code`, or as older servers without a body."""
+def reports_output_error(status: int, body: bytes, *, coded: bool = False) -> bool:
+    """Return whether an UMRGEN server itself refuses an image: with its `code`, or as older servers without a body.
+
+    `coded`: the server is a newer one, whose errors always have a code.
+    """
     if not body:
-        return status in (400, 403, 404, 410)
+        return not coded and status in (400, 403, 404, 410)
     return status >= 400 and (read_object(body) or {}).get("code") in _OUTPUT_CODES

@@ -38,7 +38,9 @@ MAX_ERROR = 64 * 1024
 class Download:
     """One download of an image into its partial file."""
 
-    def __init__(self, transport: Transport, context: CallContext, job_id: str, target: Path) -> None:
+    def __init__(self, transport: Transport, context: CallContext, job_id: str, target: Path, *, coded: bool) -> None:
+        """`coded`: the errors of the server always have a code, so that any other is a gateway's."""
+        self._coded = coded
         self._transport = transport
         self._context = context
         self._job_id = job_id
@@ -92,7 +94,7 @@ class Download:
             else:
                 if location is None and self._partial.state.size:
                     return
-                if location is None:  # a gateway without a route
+                if location is None:  # a gateway without a route, or an older server without the file
                     missing = OutputMissing("the server sent an empty file")
                     await self._sleep(self._retry_delay(missing, progress=False))
                     continue
@@ -137,13 +139,15 @@ class Download:
             if 300 <= stream.status < 400 and (location := stream.headers.get("location")):
                 return location
             error = b"" if has_image(stream.status, stream.headers) else await _beginning(stream)
-            self._partial.begin(stream.status, stream.headers, error, foreign=not with_key)
+            self._partial.begin(stream.status, stream.headers, error, foreign=not with_key, coded=self._coded)
             self._length = expected_size(stream.status, stream.headers)
             self._digest = digest_from_headers(stream.headers, partial=stream.status == 206)
             async with aclosing(self._checked_chunks(stream)) as chunks:
                 await self._write(chunks)
         if self._length is not None and self._partial.state.size < self._length:
             raise TransportFailure("the body ended early", at=transport.clock.monotonic(), sent=True)
+        if self._coded and not self._partial.state.size:
+            raise NotUmrgen("expected an image, got an empty response", status=200)
         return None
 
     async def _write(self, chunks: AsyncIterator[bytes]) -> None:
@@ -210,7 +214,7 @@ def _is_same_image(target: Path, facts: ImageFacts) -> bool:
 
 
 async def _fetch_to_stream(
-    transport: Transport, context: CallContext, job_id: str, image_url: str, target: Path
+    transport: Transport, context: CallContext, job_id: str, image_url: str, target: Path, *, coded: bool
 ) -> tuple[Path, ImageFacts]:
     """Download to a temporary file, then write the verified image to a device, pipe or descriptor."""
     suffix = target.suffix.lower() if target.suffix.lower() in MEDIA_TYPES else ""
@@ -223,6 +227,7 @@ async def _fetch_to_stream(
             Path(folder, f"image{suffix or '.png'}"),
             overwrite=True,
             any_suffix=not suffix,
+            coded=coded,
         )
         with translate_disk_errors(target):
             await write_stream(target, path.read_bytes(), context, transport.clock)
@@ -239,19 +244,20 @@ async def fetch_image(
     overwrite: bool,
     any_suffix: bool,
     again: bool = False,
+    coded: bool = False,
 ) -> tuple[Path, ImageFacts]:
     """Save the image at `image_url` as `target`, verified and synced; return its final path and facts.
 
     With `any_suffix`, the extension follows the image's actual type; otherwise, the image is converted to the type of
     the extension, if that is another. A device, pipe or descriptor is written to when the image is verified. With
-    `again` (a second call, after a crash), a target that already holds the same image is a success. Raises the Output…
-    errors, ConnectionFailed, TargetUnusable and WaitTimeout; then there is no file under the final name, and the bytes
-    received are kept for a later call.
+    `again` (a second call, after a crash), a target that already holds the same image is a success. `coded`: the errors
+    of the server always have a code. Raises the Output… errors, ConnectionFailed, NotUmrgen, TargetUnusable and
+    WaitTimeout; then there is no file under the final name, and the bytes received are kept for a later call.
     """
     check_target(target, overwrite=overwrite or again)
     if is_stream(target):
-        return await _fetch_to_stream(transport, context, job_id, image_url, target)
-    download = Download(transport, context, job_id, target)
+        return await _fetch_to_stream(transport, context, job_id, image_url, target, coded=coded)
+    download = Download(transport, context, job_id, target, coded=coded)
     try:
         with translate_disk_errors(target):
             try:

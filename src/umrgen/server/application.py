@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -21,7 +21,7 @@ from umrgen.server.engines import EngineFailure, check_options, is_remote
 from umrgen.server.executors import EXECUTORS, Executor, WatchdogLimits
 from umrgen.server.http import Services
 from umrgen.server.http.app import make_app
-from umrgen.server.ledger import LEDGERS, Ledger
+from umrgen.server.ledger import LEDGERS, Ledger, LedgerUnavailable
 from umrgen.server.metrics import Metrics
 from umrgen.server.scheduler.attempt import AttemptContext, DispatchPolicy
 from umrgen.server.scheduler.dispatcher import Dispatcher
@@ -45,19 +45,22 @@ from umrgen.server.services.submissions import Submissions
 from umrgen.server.services.subscriptions import Subscriptions
 from umrgen.server.services.uploads import Uploads
 from umrgen.server.settings import BadSettings, Settings
-from umrgen.server.state import worker_id
+from umrgen.server.state import LedgerMark, worker_id
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.deliverer import WebhookDeliverer
 
 if TYPE_CHECKING:
     from umrgen.server.http.mcp import McpEndpoint
 
-__all__ = ["Application", "open_keys"]
+__all__ = ["Application", "open_keys", "open_ledger"]
 
 log = logging.getLogger(__name__)
 
 RELOADED = ("rate", "concurrent", "daily", "session_queued")
 """The settings that `Application.reload` applies; others need a restart."""
+MARK_SECONDS = 60.0
+"""Seconds between two writes of the ledger's mark."""
+ADOPT = "Put back the right file, or stop the server and run: umrgen ledger adopt"
 LAST_DELIVERIES = 5.0
 """Seconds that webhooks in flight have when the server stops; the rest is sent after its restart."""
 
@@ -106,14 +109,21 @@ def _executor(settings: Settings) -> Executor:
 
 
 @asynccontextmanager
-async def open_keys(settings: Settings) -> AsyncIterator[ApiKeys]:
-    """Open the API keys of the server that these settings describe, whether it runs or not."""
+async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
+    """Open the ledger of the server that these settings describe."""
     ledger = _ledger(settings)
     await ledger.open(lambda jobs: None)
     try:
-        yield ApiKeys(ledger.keys, SystemClock())
+        yield ledger
     finally:
         await ledger.close()
+
+
+@asynccontextmanager
+async def open_keys(settings: Settings) -> AsyncIterator[ApiKeys]:
+    """Open the API keys of the server that these settings describe, whether it runs or not."""
+    async with open_ledger(settings) as ledger:
+        yield ApiKeys(ledger.keys, SystemClock())
 
 
 class Application:
@@ -135,6 +145,8 @@ class Application:
         clock = clock or SystemClock()
         worker = _worker(settings)
         self.settings = settings
+        self._clock = clock
+        self._mark = LedgerMark(None if settings.ledger == "memory" else settings.state / "ledger-mark")
         self.metrics = Metrics()
         self.ledger = ledger or _ledger(settings, self.metrics.commits.observe)
         self.blobs = blobs or _blobs(settings, worker)
@@ -268,15 +280,42 @@ class Application:
         try:
             await self.signatures.load(self.ledger.coordination, self.settings.state / "url-secret")
             self.estimates.observe(await self.ledger.jobs.recent_runs(among=500))
+            await self._check_ledger()
             await self.dispatcher.recover()
             await self.services.submissions.recover()
         except BaseException:
             await self.ledger.close()
             raise
 
+    async def _check_ledger(self) -> None:
+        """Pause retention if the ledger lacks records: an earlier backup of it was put back, or it was lost."""
+        last_change = await self.ledger.jobs.last_change()
+        if not self._mark.is_older(last_change):
+            self._mark.write(last_change)
+        else:
+            self.retention.paused = True
+            log.error("this ledger is older than the one that was used last: nothing is deleted. %s", ADOPT)
+        if not last_change and not await self.blobs.is_empty():
+            log.error("the ledger is new, but there are images, which it does not have: they are kept. %s", ADOPT)
+
+    async def _keep_mark(self) -> None:
+        while True:
+            await self._clock.sleep(MARK_SECONDS)
+            await self._write_mark()
+
+    async def _write_mark(self) -> None:
+        if not self.retention.paused:
+            with suppress(LedgerUnavailable):
+                self._mark.write(await self.ledger.jobs.last_change())
+
     def start(self) -> None:
         """Start running jobs, as soon as the engine is loaded. Requests are served before that."""
-        chores = [self.retention.run(), self.keys.keep_uses(), *([self._mcp.serve()] if self._mcp else [])]
+        chores = [
+            self.retention.run(),
+            self.keys.keep_uses(),
+            self._keep_mark(),
+            *([self._mcp.serve()] if self._mcp else []),
+        ]
         self._chores = [asyncio.create_task(chore) for chore in chores]
         self.dispatcher.start()
         self.deliverer.start()
@@ -305,6 +344,7 @@ class Application:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self.keys.write_uses()
+        await self._write_mark()
         await self.deliverer.stop(0)
         await self.executor.stop()
         await self.ledger.close()

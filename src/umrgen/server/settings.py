@@ -101,6 +101,7 @@ class Settings:
     missed_outputs: int = _number(60, "wrong image URLs of an address per minute before it is throttled", 1, 1_000_000)
     studio: bool = _switch("serve the studio, the server's web page, at /", default=True)
     mcp: bool = _switch("serve tools for agents at /mcp, by the Model Context Protocol")
+    a1111: bool = _switch("serve AUTOMATIC1111's API at /sdapi/v1, for clients of it")
     header_timeout: float = _number(
         75.0, "seconds within which a connection must send a request's head, and may be idle between two", 1, 600
     )

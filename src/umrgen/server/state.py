@@ -5,14 +5,14 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from umrgen.durable import make_folder, sync_folder
 from umrgen.server.settings import BadSettings
 
-__all__ = ["own_state", "worker_id"]
+__all__ = ["LedgerMark", "own_state", "worker_id"]
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,32 @@ def own_state(state: Path) -> Iterator[IO[str]]:
                 next="Stop it, or choose another folder with --state.",
             ) from None
         yield lock
+
+
+class LedgerMark:
+    """A file with the last change number that this server saw, by which it recognizes an older ledger."""
+
+    def __init__(self, path: Path | None) -> None:
+        """`path` is None for a ledger in memory, which has no mark."""
+        self._path = path
+
+    def is_older(self, last_change: int) -> bool:
+        """Return whether the ledger with this last change number lacks changes that this server saw."""
+        try:
+            return self._path is not None and int(self._path.read_text()) > last_change
+        except (OSError, ValueError):
+            return False
+
+    def write(self, last_change: int) -> None:
+        """Note the number; without an effect on a full disk."""
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.write_text(f"{last_change}\n")
+
+    def remove(self) -> None:
+        """Accept any ledger at the next start."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
 
 def worker_id(state: Path) -> str:

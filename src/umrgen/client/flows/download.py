@@ -128,11 +128,18 @@ def has_image(status: int, headers: Mapping[str, str]) -> bool:
 
 
 def classify_response(
-    status: int, headers: Mapping[str, str], partial: PartialState, error: bytes = b"", *, foreign: bool = False
+    status: int,
+    headers: Mapping[str, str],
+    partial: PartialState,
+    error: bytes = b"",
+    *,
+    foreign: bool = False,
+    coded: bool = False,
 ) -> Literal["append", "restart"]:
     """Return whether a response's body continues the partial file or starts the file from its first byte.
 
     `error` is the body of a response without an image. `foreign`: the image is on another server than the API.
+    `coded`: the errors of the server always have a code.
     Raises ValueError when the partial file cannot be continued and must be discarded, RateLimited, ServerError and
     NotUmrgen (a gateway's response) for transient errors, OutputForbidden and OutputMissing for others.
     """
@@ -146,7 +153,8 @@ def classify_response(
         raise ValueError("the response has a range of another version")
     if status == 416:
         raise ValueError("the file has no such range")
-    if status < 400 or not (foreign or status == 429 or status >= 500 or reports_output_error(status, error)):
+    own = foreign or status == 429 or status >= 500 or reports_output_error(status, error, coded=coded)
+    if status < 400 or not own:
         raise _gateway_error(status, headers)
     raise _download_error(status)
 

@@ -56,6 +56,10 @@ class BlobStore(Protocol):
         """Return a URL from which a client can fetch the blob for a while; None where there is none."""
         ...
 
+    async def is_empty(self) -> bool:
+        """Return whether there is no blob at all."""
+        ...
+
     async def free_bytes(self) -> int | None:
         """Return how many bytes can still be stored; None where that is unknown."""
         ...

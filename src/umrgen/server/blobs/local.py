@@ -96,6 +96,10 @@ class LocalBlobStore:
     async def url_for(self, session_id: str, name: str) -> str | None:
         return None
 
+    async def is_empty(self) -> bool:
+        with _translated("read"):
+            return not any(self._root.glob("[!.]*/*"))
+
     async def free_bytes(self) -> int | None:
         now = time.monotonic()
         if now >= self._free_until:

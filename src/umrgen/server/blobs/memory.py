@@ -28,6 +28,9 @@ class MemoryBlobStore:
     async def url_for(self, session_id: str, name: str) -> str | None:
         return None
 
+    async def is_empty(self) -> bool:
+        return not self._blobs
+
     async def free_bytes(self) -> int | None:
         return None
 

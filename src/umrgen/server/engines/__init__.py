@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from umrgen.model import LIMITS
 from umrgen.server.domain.request import GenerationRequest
+from umrgen.text import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,7 @@ __all__ = [
     "EncodedImage",
     "Engine",
     "EngineCrashed",
+    "EngineError",
     "EngineFailure",
     "EngineInfo",
     "EngineStalled",
@@ -90,11 +92,18 @@ class Cancelled(Exception):
     """Raised by `Report` inside an engine when the job was cancelled."""
 
 
-class EngineFailure(Exception):
+class EngineError(Exception):
+    """An error of an engine. Its message is from elsewhere: as text, it is one printable line."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+class EngineFailure(EngineError):
     """The engine cannot draw this request. The message is for the user, and contains no path."""
 
 
-class EngineCrashed(Exception):
+class EngineCrashed(EngineError):
     """The engine broke while it was drawing; another attempt may succeed. The message contains no path."""
 
     code = "engine_crashed"

@@ -38,6 +38,7 @@ class _Progress:
     def __init__(self, watchdog: Watchdog, on_step: OnStep, on_preview: OnPreview | None) -> None:
         self.wanted = False
         self.cancelled = False
+        self._showing: asyncio.Future[None] | None = None
         self._watchdog = watchdog
         self._on_step = on_step
         self._on_preview = on_preview
@@ -48,8 +49,19 @@ class _Progress:
             raise EngineCrashed("it reported an impossible step")
         self._watchdog.step(step)
         self._on_step(step, total)
-        if preview is not None and self.wanted and self._on_preview is not None:
-            self._on_preview(preview_jpeg(preview()))
+        if preview is not None and self.wanted and self._showing is None:
+            self._showing = asyncio.ensure_future(self._show(preview))
+
+    async def _show(self, preview: "Callable[[], Pixels | EncodedImage]") -> None:
+        """Encode a preview on a thread, and publish it; one at a time, further ones are dropped."""
+        try:
+            jpeg = await asyncio.to_thread(preview_jpeg, preview())
+            if jpeg and self.wanted and self._on_preview is not None:
+                self._on_preview(jpeg)
+        except Exception as error:
+            log.info("the engine failed to make a preview: %s", type(error).__name__)
+        finally:
+            self._showing = None
 
     def phase(self, phase: Phase, /) -> None:
         self._check_cancelled()

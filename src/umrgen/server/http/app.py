@@ -13,7 +13,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from umrgen.errors import UmrgenError
-from umrgen.server.http import Services, guide, openai, openapi, ops, studio
+from umrgen.server.http import Services, a1111, guide, openai, openapi, ops, studio
 from umrgen.server.http.api import events, outputs, status, v1
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.middleware import SecurityMiddleware
@@ -68,7 +68,7 @@ def _calls(services: Services, mcp: ASGIApp | None) -> ASGIApp:
 
 def routes(services: Services) -> list[Route]:
     """Return all routes of the router."""
-    known = [route for part in (v1, openai, ops, openapi, guide, studio) for route in part.routes(services)]
+    known = [route for part in (v1, openai, a1111, ops, openapi, guide, studio) for route in part.routes(services)]
     known += [Route(path, _only_ahead, methods=["GET"]) for path in ONLY_AHEAD]
     return [*known, *(Route(path, _unknown(services, known), methods=METHODS) for path in CATCH_ALL)]
 

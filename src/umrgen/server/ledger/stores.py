@@ -150,6 +150,10 @@ class OutputStore(Protocol):
         """
         ...
 
+    async def newest(self) -> int | None:
+        """Return when the newest image was made; None without one."""
+        ...
+
     async def kept_bytes(self) -> int:
         """Return the size of all images together, in bytes."""
         ...

@@ -12,6 +12,7 @@ from umrgen.clock import Clock
 from umrgen.server.blobs import BlobStore, BlobStoreUnavailable
 from umrgen.server.ledger import LedgerUnavailable, OutputStore, UploadStore
 from umrgen.server.scheduler.leases import TaskLease
+from umrgen.server.services.clock_check import ClockCheck
 
 __all__ = ["Retention", "RetentionPolicy"]
 
@@ -54,6 +55,9 @@ class Retention:
         self._clock = clock
         self._keep = keep
         self._forget = forget
+        self._clock_check = ClockCheck(clock)
+        self.paused = False
+        """Set when the ledger may lack records of images."""
 
     async def run(self) -> None:
         """Apply the policy every INTERVAL seconds, until the task is cancelled."""
@@ -67,9 +71,11 @@ class Retention:
     async def once(self) -> int:
         """Expire the records that are due, and delete obsolete files; return how many files were deleted.
 
-        Does nothing while another server of the ledger does this.
+        Does nothing while another server of the ledger does this, and while the system's time is not trusted.
         """
-        if not await self._lease.held():
+        if self.paused or not await self._lease.held():
+            return 0
+        if not self._clock_check.is_trusted(await self._outputs.newest()):
             return 0
         await self._expire(self._clock.now())
         deleted = await self._delete_files(self._clock.now())

@@ -55,6 +55,10 @@ class SqlOutputStore:
             raise OutputExpired
         return Output(*columns)
 
+    async def newest(self) -> int | None:
+        row = await self._database.read(lambda connection: connection.one("newest_output"))
+        return None if row is None else int(row[0])
+
     async def kept_bytes(self) -> int:
         return await self._database.read(_kept_bytes)
 

@@ -107,6 +107,9 @@ UPDATE kept SET bytes = bytes + :bytes;
 SELECT {output}, expired_at FROM outputs
 WHERE name = :name AND session_id = :session_id;
 
+-- name: newest_output
+SELECT created_at FROM outputs ORDER BY created_at DESC LIMIT 1;
+
 -- name: kept_bytes
 SELECT bytes FROM kept;
 

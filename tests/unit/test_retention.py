@@ -1,0 +1,108 @@
+"""Retention deletes nothing while the system's time, or the ledger, cannot be trusted."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from umrgen.server.blobs.memory import MemoryBlobStore
+from umrgen.server.domain.job import Change, Output
+from umrgen.server.domain.request import GenerationRequest
+from umrgen.server.ledger.sqlite.memory import MemoryLedger
+from umrgen.server.scheduler.leases import TaskLease
+from umrgen.server.services.clock_check import ClockCheck
+from umrgen.server.services.retention import Retention, RetentionPolicy
+from umrgen.testing import FakeClock
+
+HOUR, DAY = 3600.0, 86_400.0
+KEPT_HOURS = 30 * 24.0
+
+
+class Images:
+    """A retention of 30 days over a ledger and a blob store in memory."""
+
+    def __init__(self, ledger: MemoryLedger, clock: FakeClock) -> None:
+        self.ledger = ledger
+        self.clock = clock
+        self.blobs = MemoryBlobStore()
+        self.retention = self.restart()
+
+    def restart(self) -> Retention:
+        lease = TaskLease(self.ledger.coordination, "retention", "worker", self.clock)
+        keep = RetentionPolicy(KEPT_HOURS, 0, KEPT_HOURS)
+        nothing: Any = lambda session_id, name: None  # noqa: E731
+        self.retention = Retention(
+            self.ledger.outputs, self.ledger.uploads, self.blobs, self.clock, keep, nothing, lease
+        )
+        return self.retention
+
+    async def draw(self, name: str) -> None:
+        jobs, now = self.ledger.jobs, self.clock.now()
+        await jobs.submit(name, "sid_a", GenerationRequest("a boat", seed=1), "procedural", now=now)
+        (job,) = await jobs.claim("worker", now=now, lease_until=now + 1)
+        output = Output(f"{name}.png", "sid_a", 3, "00" * 32, 512, 512)
+        await self.blobs.put("sid_a", output.name, b"png")
+        await jobs.change(job.id, Change.COMPLETE, now=now, token=job.token, outputs=(output,))
+
+    async def minutes(self, count: int) -> int:
+        """Run retention once a minute; return how many files were deleted."""
+        deleted = 0
+        for _ in range(count):
+            self.clock.advance(60)
+            deleted += await self.retention.once()
+        return deleted
+
+
+@pytest.fixture
+async def images() -> AsyncIterator[Images]:
+    ledger = MemoryLedger()
+    await ledger.open(lambda jobs: None)
+    yield Images(ledger, FakeClock())
+    await ledger.close()
+
+
+async def test_old_images_are_deleted_on_time(images: Images) -> None:
+    await images.draw("ext_1")
+    assert await images.minutes(30 * 24 * 60 - 1) == 0
+    assert await images.minutes(2) == 1
+
+
+@pytest.mark.parametrize("hours", [31 * 24.0, 20 * 365 * 24.0])
+async def test_a_clock_that_is_ahead_for_a_minute_deletes_nothing(images: Images, hours: float) -> None:
+    await images.draw("ext_1")
+    await images.minutes(1)
+    images.clock.jump_wall(hours * HOUR)
+    assert await images.minutes(1) == 0
+    images.clock.jump_wall(-hours * HOUR)
+    assert await images.minutes(24 * 60 + 10) == 0
+    assert not await images.blobs.is_empty()
+
+
+async def test_a_clock_that_stays_ahead_is_believed_after_a_day(images: Images) -> None:
+    await images.draw("ext_1")
+    await images.minutes(1)
+    images.clock.jump_wall(31 * DAY)
+    assert await images.minutes(24 * 60) == 0
+    assert await images.minutes(2) == 1
+
+
+async def test_a_start_with_a_wrong_date_deletes_nothing_for_a_day(images: Images) -> None:
+    await images.draw("ext_1")
+    images.clock.jump_wall(40 * DAY)
+    images.restart()
+    assert await images.minutes(24 * 60) == 0
+    assert await images.minutes(2) == 1
+
+
+async def test_small_corrections_of_the_clock_change_nothing(images: Images) -> None:
+    check = ClockCheck(images.clock)
+    for seconds in (0, 5, -5, 3000, -3000):
+        images.clock.jump_wall(seconds)
+        assert check.is_trusted(None)
+
+
+async def test_a_paused_retention_deletes_nothing(images: Images) -> None:
+    await images.draw("ext_1")
+    images.clock.advance(31 * DAY)
+    images.retention.paused = True
+    assert await images.minutes(5) == 0
