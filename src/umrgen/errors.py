@@ -94,6 +94,10 @@ class UmrgenError(Exception):
         }
 
 
+class UmrgenWarning(UserWarning):
+    """A parameter that the server ignored or changed."""
+
+
 class ApiError(UmrgenError):
     """The server refused the request."""
 

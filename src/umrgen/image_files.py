@@ -4,6 +4,7 @@ PNG (third edition of the W3C specification), JPEG (ITU T.81) and WebP (RFC 9649
 their content, never by a name.
 """
 
+import builtins
 import hashlib
 import struct
 import zlib
@@ -58,6 +59,23 @@ class SavedImage:
     engine: str | None = None
     others: tuple["SavedImage", ...] = ()
     """The further images of the same job."""
+
+    @property
+    def data(self) -> builtins.bytes:
+        """The bytes of the file, read now; `bytes` is their number."""
+        return self.path.read_bytes()
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height in pixels; None when they cannot be read."""
+        return None if self.width is None or self.height is None else (self.width, self.height)
+
+    def _repr_png_(self) -> builtins.bytes | None:
+        """Return the image for a notebook, which shows it."""
+        return self.data if self.media_type == "image/png" else None
+
+    def _repr_jpeg_(self) -> builtins.bytes | None:
+        return self.data if self.media_type == "image/jpeg" else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as the CLI prints them as JSON; of several images, each in `images`."""

@@ -8,6 +8,8 @@ from typing import TextIO
 
 import click
 
+from umrgen.errors import UmrgenWarning
+
 __all__ = ["close_stdout", "prepare_streams"]
 
 
@@ -19,6 +21,7 @@ def prepare_streams() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="umrgen")
     warnings.showwarning = _print_warning
+    warnings.simplefilter("ignore", UmrgenWarning)  # the command prints the event
 
 
 def _open_missing() -> None:

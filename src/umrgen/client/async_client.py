@@ -2,6 +2,7 @@
 
 import random
 import secrets
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,13 @@ from umrgen.client.flows.wait_many import BatchPoller, Outcome
 from umrgen.client.job import AsyncJob
 from umrgen.client.journal import DefaultJournal, Journal, JournalEntry
 from umrgen.client.older_servers import receipt_warnings, with_seed
-from umrgen.client.options import CallOptions, RequestOptions
+from umrgen.client.options import CallOptions, Reference, RequestOptions, check_names
 from umrgen.client.protocol import API, call_if_supported
 from umrgen.client.responses import MAX_LIST, parse_page
 from umrgen.client.target import Target, is_stream, prepare_target
 from umrgen.client.transport import Transport
 from umrgen.clock import Clock
-from umrgen.errors import ConcurrencyLimit, InvalidRequest, JobNotFound, NotUmrgen, UmrgenError
+from umrgen.errors import ConcurrencyLimit, InvalidRequest, JobNotFound, NotUmrgen, UmrgenError, UmrgenWarning
 from umrgen.image_files import SavedImage
 from umrgen.paths import user_path
 
@@ -91,16 +92,22 @@ class AsyncClient:
         *,
         idempotency_key: str | None = None,
         wait_for_slot: bool = False,
+        references: Sequence[Reference] = (),
+        on_event: Callable[[Event], None] | None = None,
         **request: Unpack[RequestOptions],
     ) -> AsyncJob:
-        """Create a job and return it without waiting for it. Parameters that this client does not know are sent too.
+        """Create a job and return it without waiting for it.
 
         By default, a new `idempotency_key` is generated. With `wait_for_slot`, this waits while the server responds
-        that the key has too many jobs. Raises InvalidRequest, Unauthorized, RateLimited, ConnectionFailed, ...
+        that the key has too many jobs. `references` are uploaded first; `on_event` is called with each event of this
+        job. What the server does not honour is a UmrgenWarning. Raises TypeError for an unknown parameter, and
+        InvalidRequest, Unauthorized, RateLimited, ConnectionFailed, ...
         """
+        check_names("submit", request)
+        context = self._driver.new_context({}, on_event)
         key = idempotency_key or secrets.token_hex(16)
-        body, given = _request(prompt, request), idempotency_key is not None
-        return await self._submit(self._driver.new_context({}), body, key, given_key=given, wait_for_slot=wait_for_slot)
+        body, given = await self._request(prompt, request, references), idempotency_key is not None
+        return await self._submit(context, body, key, given_key=given, wait_for_slot=wait_for_slot)
 
     async def generate(
         self,
@@ -110,15 +117,29 @@ class AsyncClient:
         overwrite: bool = False,
         timeout: float | None = -1,
         wait_for_slot: bool = False,
+        references: Sequence[Reference] = (),
+        on_event: Callable[[Event], None] | None = None,
         **request: Unpack[RequestOptions],
     ) -> SavedImage:
-        """Submit, wait and download; return the saved image. One deadline applies to all of it."""
+        """Submit, wait and download; return the saved image. One deadline applies to all of it.
+
+        The other arguments are those of `submit`.
+        """
+        check_names("generate", request)
         prepare_target(to, overwrite=overwrite)
-        context = self._driver.new_context({} if timeout == -1 else {"timeout": timeout})
-        body, key = _request(prompt, request), secrets.token_hex(16)
+        context = self._driver.new_context({} if timeout == -1 else {"timeout": timeout}, on_event)
+        body, key = await self._request(prompt, request, references), secrets.token_hex(16)
         target = _resumable(to)
         job = await self._submit(context, body, key, target=target, overwrite=overwrite, wait_for_slot=wait_for_slot)
         return await job.download(to, overwrite=overwrite)
+
+    async def _request(
+        self, prompt: str, parameters: Mapping[str, Any], references: Sequence[Reference]
+    ) -> dict[str, Any]:
+        """Return the request's body, with the names of the references, which are uploaded."""
+        names = [await self.upload(reference) for reference in references]
+        body = _request(prompt, parameters)
+        return body | ({"reference_images": [*body.get("reference_images", ()), *names]} if names else {})
 
     async def _submit(
         self,
@@ -157,6 +178,7 @@ class AsyncClient:
         wanted = {**request, "idempotency_key": given_key}
         for warning in (*receipt.warnings, *receipt_warnings(receipt.raw, wanted)):
             context.notify(Event("warning", receipt.job_id, warning))
+            warnings.warn(f"{receipt.job_id}: {warning}", UmrgenWarning, stacklevel=3)
         return AsyncJob(self._driver, receipt.job_id, seen=True, context=context, entry=entry, request=request)
 
     def _begin_entry(
@@ -251,6 +273,7 @@ class AsyncClient:
         """Record a submit that is sent later, so that after an interruption it is known that it was never begun."""
         key = secrets.token_hex(16)
         parameters = {name: value for name, value in request.items() if name != "prompt"}
+        check_names("submit", parameters)
         body = with_seed(_request(request["prompt"], parameters), key)
         target = _resumable(to)
         return _PlannedSubmit(body, key, to, self._begin_entry(body, key, target, overwrite=overwrite, planned=True))
@@ -318,8 +341,8 @@ class AsyncClient:
             raise NotUmrgen("the response to the call for the list of jobs has no list")
         return page
 
-    async def upload(self, image: Path | str | bytes) -> str:
-        """Upload a reference image, a file or bytes; return its name for `reference_images`. Raises Unsupported."""
+    async def upload(self, image: Reference) -> str:
+        """Upload a reference image; return its name for `reference_images`. Raises Unsupported and InvalidRequest."""
         return await self._driver.run(upload(self._driver.new_context({}), read_image(image)))
 
     async def capabilities(self) -> Mapping[str, Any]:

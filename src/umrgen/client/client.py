@@ -8,7 +8,6 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
 from umrgen.client.async_client import AsyncClient
@@ -16,7 +15,7 @@ from umrgen.client.flow import Event
 from umrgen.client.flows.wait_many import Outcome
 from umrgen.client.job import AsyncJob
 from umrgen.client.journal import Journal, JournalEntry
-from umrgen.client.options import CallOptions, RequestOptions
+from umrgen.client.options import CallOptions, Reference, RequestOptions
 from umrgen.client.target import Target
 from umrgen.errors import UmrgenError
 from umrgen.image_files import SavedImage
@@ -161,15 +160,20 @@ class Client:
         *,
         idempotency_key: str | None = None,
         wait_for_slot: bool = False,
+        references: Sequence[Reference] = (),
+        on_event: Callable[[Event], None] | None = None,
         **request: Unpack[RequestOptions],
     ) -> SyncJob:
         """Create a job and return it without waiting for it; see `AsyncClient.submit`."""
-        return SyncJob(
-            self._loop,
-            self._loop.run(
-                self._async.submit(prompt, idempotency_key=idempotency_key, wait_for_slot=wait_for_slot, **request)
-            ),
+        submitting = self._async.submit(
+            prompt,
+            idempotency_key=idempotency_key,
+            wait_for_slot=wait_for_slot,
+            references=references,
+            on_event=on_event,
+            **request,
         )
+        return SyncJob(self._loop, self._loop.run(submitting))
 
     def generate(
         self,
@@ -179,14 +183,22 @@ class Client:
         overwrite: bool = False,
         timeout: float | None = -1,
         wait_for_slot: bool = False,
+        references: Sequence[Reference] = (),
+        on_event: Callable[[Event], None] | None = None,
         **request: Unpack[RequestOptions],
     ) -> SavedImage:
-        """Submit, wait and download; return the saved image."""
-        return self._loop.run(
-            self._async.generate(
-                prompt, to, overwrite=overwrite, timeout=timeout, wait_for_slot=wait_for_slot, **request
-            )
+        """Submit, wait and download; return the saved image; see `AsyncClient.generate`."""
+        generating = self._async.generate(
+            prompt,
+            to,
+            overwrite=overwrite,
+            timeout=timeout,
+            wait_for_slot=wait_for_slot,
+            references=references,
+            on_event=on_event,
+            **request,
         )
+        return self._loop.run(generating)
 
     def generate_many(
         self,
@@ -218,7 +230,7 @@ class Client:
         """Return a page of this key's jobs, newest first."""
         return self._loop.run(self._async.jobs(state=state, limit=limit, cursor=cursor))
 
-    def upload(self, image: Path | str | bytes) -> str:
+    def upload(self, image: Reference) -> str:
         """Upload a reference image; return its name for `reference_images`."""
         return self._loop.run(self._async.upload(image))
 

@@ -40,10 +40,23 @@ class FlowDriver:
         self._random = random
         self._budget = RequestBudget(options.requests_a_minute)
 
-    def new_context(self, changes: Mapping[str, Any]) -> CallContext:
-        """Return the context of a new call, with some options changed; its deadline starts now."""
+    def new_context(self, changes: Mapping[str, Any], on_event: Callable[[Event], None] | None = None) -> CallContext:
+        """Return the context of a new call, with some options changed; its deadline starts now.
+
+        `on_event` is called with the events of this call, after the callback of the client.
+        """
         options, now = with_changes(self.options, changes), self.transport.clock.monotonic()
-        return CallContext(options, now, notify=self._on_event, random=self._random, budget=self._budget)
+        return CallContext(options, now, notify=self._notify(on_event), random=self._random, budget=self._budget)
+
+    def _notify(self, on_event: Callable[[Event], None] | None) -> Callable[[Event], None]:
+        if on_event is None:
+            return self._on_event
+
+        def notify(event: Event) -> None:
+            self._on_event(event)
+            on_event(event)
+
+        return notify
 
     async def run(self, flow: Flow[R]) -> R:
         """Run a flow and return its result."""

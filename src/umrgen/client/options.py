@@ -1,9 +1,21 @@
 """The typed keyword arguments of the client's calls."""
 
-from collections.abc import Sequence
-from typing import Literal, TypedDict
+import os
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import BinaryIO, Literal, Protocol, TypedDict
 
-__all__ = ["CallOptions", "LoraOption", "RequestOptions"]
+__all__ = ["CallOptions", "LoraOption", "PilImage", "Reference", "RequestOptions", "check_names"]
+
+
+class PilImage(Protocol):
+    """An image of Pillow, or any object that saves itself in this way."""
+
+    def save(self, fp: BinaryIO, format: str, /) -> None: ...
+
+
+Reference = str | os.PathLike[str] | bytes | PilImage
+"""A reference image: the path of a file, the bytes of one, or an image of Pillow."""
 
 
 class LoraOption(TypedDict, total=False):
@@ -32,6 +44,15 @@ class RequestOptions(TypedDict, total=False):
     priority: int | None
     """Among the jobs of this key; higher is sooner."""
     webhook_url: str | None
+
+
+def check_names(function: str, names: Iterable[str]) -> None:
+    """Raise TypeError, as Python does, for a name that is no parameter of a generation."""
+    for name in names:
+        if name not in RequestOptions.__annotations__:
+            near = get_close_matches(name, [*RequestOptions.__annotations__, "references"], 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
 
 
 class CallOptions(TypedDict, total=False):

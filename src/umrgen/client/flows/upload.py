@@ -1,10 +1,12 @@
 """Uploading a reference image as a multipart form."""
 
+import os
 import secrets
-from pathlib import Path
+from io import BytesIO
 
 from umrgen.client.failures import disk_reason
 from umrgen.client.flow import CallContext, Flow, RetryBudget
+from umrgen.client.options import PilImage, Reference
 from umrgen.client.protocol import API, call, is_missing_endpoint
 from umrgen.client.responses import parse_upload
 from umrgen.errors import ApiError, InvalidRequest, NotUmrgen, Unsupported
@@ -17,10 +19,15 @@ MAX_BYTES = 10 << 20
 """The largest upload that a server accepts (contract, section 2)."""
 
 
-def read_image(image: "Path | str | bytes") -> bytes:
+def read_image(image: Reference) -> bytes:
     """Return the bytes of an image or a file. Raises InvalidRequest for an image that no server would accept."""
     try:
-        data = image if isinstance(image, bytes) else user_path(image).read_bytes()
+        if isinstance(image, bytes):
+            data = image
+        elif isinstance(image, str | os.PathLike):
+            data = user_path(image).read_bytes()
+        else:
+            data = _as_png(image)
     except OSError as error:
         raise InvalidRequest(f"the image {image!s} cannot be read: {disk_reason(error)}") from None
     if not data:
@@ -28,6 +35,14 @@ def read_image(image: "Path | str | bytes") -> bytes:
     if len(data) > MAX_BYTES:
         raise InvalidRequest(f"the image must have at most {MAX_BYTES:,} bytes; got {len(data):,}")
     return data
+
+
+def _as_png(image: PilImage) -> bytes:
+    if not callable(getattr(image, "save", None)):
+        raise TypeError(f"a reference must be a path, bytes or an image of Pillow; got {type(image).__name__}")
+    encoded = BytesIO()
+    image.save(encoded, "PNG")
+    return encoded.getvalue()
 
 
 def upload(context: CallContext, image: bytes) -> "Flow[str]":
