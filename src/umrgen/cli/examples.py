@@ -24,6 +24,7 @@ EXAMPLES = {
     "keys list": "umrgen keys list --json",
     "keys revoke": "umrgen keys revoke key_0123",
     "ledger": "umrgen ledger backup ledger-copy.sqlite3",
+    "ledger adopt": "umrgen ledger adopt --state /var/lib/umrgen",
     "ledger check": "umrgen ledger check --json",
     "ledger backup": "umrgen ledger backup ledger-copy.sqlite3",
     "ledger vacuum": "umrgen ledger vacuum",
