@@ -96,7 +96,7 @@ export class Transport {
       const advice = url.startsWith(this.baseUrl) ? crossOriginAdvice(this.baseUrl) : "";
       throw new TransportFailure(failureReason(error), !wasNotSent(error), advice);
     };
-    const response = await this.#fetch(url, {
+    const sent = this.#fetch(url, {
       method,
       headers: withKey ? { ...this.#headers, ...headers } : headers,
       body,
@@ -104,27 +104,46 @@ export class Transport {
       redirect: "manual", // so that the API key is not sent to its target
       credentials: "omit",
       cache: "no-store",
-    }).catch(fail);
+    });
+    const response = await orAborted(sent, combined).catch(fail);
     return {
       // A browser hides the target and the status of a redirect.
       status: response.type === "opaqueredirect" ? 302 : response.status,
       headers: response.headers,
-      body: chunks(response, fail),
+      body: chunks(response, combined, fail),
     };
   }
 }
 
 /**
+ * Return the result of `work`; reject when `signal` is aborted, also where the platform's own work does not end: in Node,
+ * the body of a response whose encoding is wrong may never end by itself.
+ * @template T
+ * @param {Promise<T>} work
+ * @param {AbortSignal} signal
+ * @returns {Promise<T>}
+ */
+function orAborted(work, signal) {
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(signal.reason);
+    signal.addEventListener("abort", stop, { once: true });
+    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
+  });
+}
+
+/**
  * @param {Response} response
+ * @param {AbortSignal} signal
  * @param {(error: unknown) => never} fail
  * @returns {AsyncGenerator<Uint8Array<ArrayBuffer>, void>}
  */
-async function* chunks(response, fail) {
+async function* chunks(response, signal, fail) {
   const reader = response.body?.getReader();
   try {
     for (;;) {
-      const read = await reader?.read().catch(fail);
-      if (!read?.value) return;
+      if (!reader) return;
+      const read = await orAborted(reader.read(), signal).catch(fail);
+      if (!read.value) return;
       yield read.value;
     }
   } finally {

@@ -91,7 +91,8 @@ export class JobUpdater extends EventTarget {
         await loop.call(this, signal);
       } catch (error) {
         if (signal.aborted) return;
-        if (error instanceof Unauthorized) return emit(this, "unauthorized");
+        // Without the code of the API, a 401 may be a gateway's.
+        if (error instanceof Unauthorized && error.coded) return emit(this, "unauthorized");
         if (!(error instanceof UmrgenError)) throw error;
         await pause(2, signal).catch(() => {});
       }
@@ -110,8 +111,8 @@ export class JobUpdater extends EventTarget {
       if (!jobs.length) return await pause(Infinity, combined);
       for await (const { id, outcome } of this.#umrgen.asCompleted(jobs, { ...NO_LIMIT, signal: combined })) {
         this.#connection.succeeded();
-        if (outcome instanceof UmrgenError) this.#jobs.remove(id);
-        else if (outcome) this.#jobs.update(outcome);
+        if (outcome instanceof JobNotFound) this.#jobs.remove(id);
+        else if (outcome && !(outcome instanceof UmrgenError)) this.#jobs.update(outcome);
       }
     } catch (error) {
       if (signal.aborted || !added.signal.aborted) throw error;

@@ -51,12 +51,15 @@ const signOut = find(document, ".leave");
 /** The address of the server: the folder of this page, with any prefix. */
 const baseUrl = new URL(".", document.baseURI).href.replace(/\/$/, "");
 
+/** Whether the server itself refuses the key: a 401 without a code may be a gateway's. @param {UmrgenError} error */
+const isKeyRefused = (error) => error instanceof Unauthorized && error.coded;
+
 /** Check the key and open the studio. @param {string} apiKey */
 async function signIn(apiKey) {
   const connection = new Connection();
-  const umrgen = new Umrgen({ baseUrl, apiKey, onEvent: connection.onEvent });
   find(document, "um-connection", ConnectionNote).open(connection);
   try {
+    const umrgen = new Umrgen({ baseUrl, apiKey, onEvent: connection.onEvent });
     const capabilities = await umrgen.capabilities({ timeout: null, submitPatience: Infinity, longestBackoff: 4 });
     connection.succeeded();
     key.store(apiKey);
@@ -64,8 +67,8 @@ async function signIn(apiKey) {
     openStudio(umrgen, connection, capabilities);
   } catch (error) {
     if (!(error instanceof UmrgenError)) throw error;
-    if (error instanceof Unauthorized) key.remove();
-    const refused = error instanceof Unauthorized;
+    const refused = isKeyRefused(error);
+    if (refused) key.remove();
     keyForm.open(refused ? "The server does not accept this key." : `${errorText(error)}. ${error.next}`);
   }
 }
@@ -156,7 +159,7 @@ function openStudio(umrgen, connection, capabilities) {
   function handleError(error, show) {
     if (!(error instanceof UmrgenError)) throw error;
     show(error);
-    if (error instanceof Unauthorized) leave("The server no longer accepts your key: it has expired or was revoked.");
+    if (isKeyRefused(error)) leave("The server no longer accepts your key: it has expired or was revoked.");
   }
 }
 

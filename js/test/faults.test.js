@@ -535,3 +535,36 @@ describe("a reference image", () => {
     assert.match(text, name, "a unique name with the extension of the content");
   });
 });
+
+describe("the first servers", () => {
+  it("take a reference from a Blob; the newer version has none", async () => {
+    const server = await start("legacy");
+    const umrgen = client(server);
+    const { bytes } = await umrgen.generate("a boat");
+    const job = await umrgen.submit("a boat", { references: [new Blob([bytes])] });
+    assert.ok((await job.image()).bytes.length > 100);
+    const [{ body }] = sentTo((await server.state()).requests, "POST", "/api/v1/upload-reference");
+    assert.match(Buffer.from(body, "base64").toString("latin1"), /filename="reference-[0-9a-f]{32}\.png"/);
+    const newer = await start("legacy", { newer_version: true });
+    const refused = client(newer).submit("a boat", { references: [new Blob([bytes])] });
+    await assert.rejects(refused, like(errors.Unsupported, "unsupported"));
+  });
+
+  it("clamp sizes and ignore parameters, which are warnings", async () => {
+    const server = await start("legacy");
+    const warnings = [];
+    const onEvent = ({ kind, message }) => kind === "warning" && warnings.push(message);
+    const image = await client(server, { onEvent }).generate("a boat", { width: 100, priority: 1, seed: 7 });
+    assert.equal(image.seed, 7);
+    assert.match(warnings[0], /ignores priority/);
+    assert.match(warnings[1], /pixels; the request was for width 100/);
+    assert.equal(warnings.length, 2);
+  });
+
+  it("still list the image of a job that they have forgotten", async () => {
+    const server = await start("legacy");
+    const { jobId, sha256 } = await client(server).generate("a boat");
+    await server.restart();
+    assert.equal((await client(server).job(jobId).image()).sha256, sha256);
+  });
+});

@@ -139,6 +139,7 @@ it("works as an installed package, with types", () => {
     export async function main(signal: AbortSignal): Promise<number> {
       const job = await umrgen.submit("x", { width: 1024, signal });
       for await (const status of job) { const typed: Status = status; if (typed.step === null) continue; }
+      await umrgen.submit("x", { references: ["a.png", new Blob([]), new Uint8Array(1)], seed: 1, onEvent: console.log });
       const saved = await saveImage(job, "x.png", { overwrite: true });
       const bytes: Uint8Array = (await umrgen.generate("x")).bytes;
       return saved.size + bytes.length + (await umrgen.jobs()).jobs.length;
@@ -161,7 +162,20 @@ it("works as an installed package, with types", () => {
     return run(join(HERE, "node_modules", ".bin", "tsc"), ...options, "use.mts");
   };
   assert.equal(tsc(use), "");
-  assert.throws(() => tsc(use.replace('onStall: "raise"', 'onStall: "rise"')), "an invalid option must be a type error");
+  for (const [right, wrong] of [
+    ['onStall: "raise"', 'onStall: "rise"'],
+    ["timeout: 60", "timeOut: 60"],
+    ["{ width: 1024, signal }", "{ widht: 1024, signal }"],
+    ["{ width: 1024, signal }", '{ width: "1024", signal }'],
+    ["{ width: 1024, signal }", "{ reference_images: [], signal }"],
+    ["{ width: 1024, signal }", "{ references: [7], signal }"],
+    ["overwrite: true", "overwrit: true"],
+    ["typed.step === null", "typed.steps === null"],
+    ["umrgen.jobs()", 'umrgen.jobs({ staet: "failed" })'],
+  ]) {
+    assert.ok(use.includes(right));
+    assert.throws(() => tsc(use.replace(right, wrong)), `${wrong} must be a type error`);
+  }
   const script =
     'import { Umrgen } from "umrgen"; import { saveImage } from "umrgen/node"; console.log(typeof Umrgen, typeof saveImage);';
   writeFileSync(join(directory, "use.mjs"), script);

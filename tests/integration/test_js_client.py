@@ -9,6 +9,7 @@ import pytest
 
 from support import ServerProcess, clean_environment
 from umrgen.image_files import verify
+from umrgen.testing import png_bytes
 
 ROOT = Path(__file__).parents[2]
 JS = ROOT / "js"
@@ -24,9 +25,9 @@ def node() -> str:
     return found
 
 
-def run(*command: str, cwd: Path = JS, **environment: str) -> str:
+def run(*command: str, cwd: Path = JS, timeout: float = 280, **environment: str) -> str:
     environment = clean_environment(**environment)
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     return done.stdout
 
@@ -53,6 +54,27 @@ def test_suite(suite: str) -> None:
     counts = dict(line.removeprefix("# ").split(" ", 1) for line in out.splitlines() if line.startswith("# "))
     assert int(counts["tests"]) > 0
     assert counts["pass"] == counts["tests"], "a test was skipped"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1300)
+def test_a_hundred_thousand_wild_responses() -> None:
+    out = run(node(), "test/support/wild.js", "100000", timeout=1200)
+    assert int(out.splitlines()[-2].split()[0]) >= 100_000
+
+
+EXAMPLES = (ROOT / "docs" / "javascript.md").read_text().split("```js\n")[1:]
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_the_examples_of_the_documents(number: int, shared_server: ServerProcess, tmp_path: Path) -> None:
+    installed = tmp_path / "node_modules" / "umrgen"
+    installed.parent.mkdir()
+    installed.symlink_to(JS)
+    (tmp_path / "boat.png").write_bytes(png_bytes())
+    (tmp_path / "example.mjs").write_text(EXAMPLES[number].split("```")[0])
+    address = {"UMRGEN_BASE_URL": shared_server.url, "UMRGEN_API_KEY": shared_server.key}
+    run(node(), "example.mjs", cwd=tmp_path, **address)
 
 
 def test_the_sample_of_the_main_readme(shared_server: ServerProcess, tmp_path: Path) -> None:

@@ -1,0 +1,33 @@
+// Wild responses against every call: only typed errors, in time, with printable texts and bounded bodies.
+import assert from "node:assert/strict";
+import { it } from "node:test";
+import { folder } from "./support/servers.js";
+import { ENDLESS, runCall, runWild, wildServer } from "./support/wild.js";
+
+/** Answers in a quick run; the slow run has 100,000. */
+const COUNT = Number(process.env.UMRGEN_WILD_ANSWERS ?? 1500);
+/** Bytes of a body that the sockets may hold beyond the limit of the client. */
+const MOST_UNREAD = 16 << 20;
+
+it(`ends every call with a result or a typed error: ${COUNT} answers`, async () => {
+  const { sent, violations } = await runWild(COUNT, Number(process.env.UMRGEN_WILD_SEED ?? 1));
+  assert.deepEqual(violations, []);
+  assert.ok(sent >= COUNT);
+});
+
+it("does not read an endless body to its end", async () => {
+  const { state, close } = await wildServer();
+  const { problems } = await runCall(state, "status", [ENDLESS], folder());
+  close();
+  assert.deepEqual(problems, []);
+  assert.ok(state.endless <= state.sent * MOST_UNREAD, `${state.endless} bytes in ${state.sent} responses`);
+});
+
+it("ends at a time limit when the platform does not end the body", async () => {
+  const { state, close } = await wildServer();
+  const head = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 300000\r\n\r\n";
+  const { end, problems } = await runCall(state, "status", [Buffer.from(head + "x".repeat(300_000))], folder());
+  close();
+  assert.deepEqual(problems, []);
+  assert.match(end, /^status: (ConnectionFailed|NotUmrgen)$/);
+});
