@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,13 @@ def _work(task: DrawTask, report: Report) -> Iterator[float]:
         yield 0.01
 
 
+@cache
+def _huge_png() -> bytes:
+    encoded = BytesIO()
+    Image.new("1", (6000, 6000)).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
 def _preview(task: DrawTask) -> Any:
     """Return a preview; for the prompts `junk`, `truncated`, `huge` and `defect` one that cannot be shown."""
     match task.request.prompt:
@@ -63,9 +71,7 @@ def _preview(task: DrawTask) -> Any:
             Image.fromarray(_pixels(task)).save(encoded, "PNG")
             return EncodedImage(encoded.getvalue()[:300], "image/png")
         case "huge":
-            encoded = BytesIO()
-            Image.new("1", (30_000, 30_000)).save(encoded, "PNG")
-            return EncodedImage(encoded.getvalue(), "image/png")
+            return EncodedImage(_huge_png(), "image/png")
         case "defect":
             raise RuntimeError("a defect of the engine's preview")
         case _:

@@ -215,7 +215,7 @@ def test_http_1_0(shared_server: ServerProcess) -> None:
 
 
 def test_capabilities_have_the_present_load_and_the_engines_default_steps(state: Path) -> None:
-    engine = ("--engine", "fake_engines:FakeEngine")
+    engine = ("--engine", "fake_engines:FakeEngine", "--drain", "0")
     with server(state, *engine, PYTHONPATH=str(Path(__file__).parents[1])) as running, running.http() as http:
         before = http.get("/api/v1/capabilities").json()
         assert before["steps"]["default"] == 6
