@@ -93,6 +93,8 @@ export class ReferencePicker extends HTMLElement {
     this.classList.add("busy");
     try {
       const { filename, url } = await /** @type {Umrgen} */ (this.#umrgen).uploadReference(file);
+      // The server gives the same image the same name.
+      if (this.#names.includes(filename)) return announce(`${file.name} is a reference already.`);
       this.#add(filename, url, file.name);
       announce(`${file.name} was added as a reference.`);
       emit(this, "input");

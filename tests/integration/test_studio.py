@@ -10,12 +10,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from browser import MEASURE_FRAMES, ConsoleErrors, browser, fill_gallery, in_thread, new_session, open_studio
 from support import SMALL, UNLIMITED, ServerProcess, clean_environment, cli, finish, server, submit, until
 from umrgen.image_files import verify
+from umrgen.server.png import encode_png
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -273,8 +275,11 @@ class TestDrawing:
             document.querySelector(target).dispatchEvent(new Kind(type, options));
         }"""
         for number, (kind, target) in enumerate((("drop", ".drop"), ("paste", "#prompt")), 2):
-            studio.evaluate(insert, [kind, target, list(image.read_bytes())])
+            studio.evaluate(insert, [kind, target, list(encode_png(np.full((32, 32, 3), number * 60, np.uint8)))])
             studio.wait_for_function("n => document.querySelectorAll('.reference').length === n", arg=number)
+        chooser.set_input_files(image)
+        studio.get_by_text("boat.png is a reference already.").wait_for(state="attached")
+        assert studio.locator(".reference").count() == 3
         studio.get_by_role("button", name="Remove drop.png").click()
         draw(studio, "a boat like that one", steps=1)
         wait_for_image(tile(studio, "like that one").locator("img"))
