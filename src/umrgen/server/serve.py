@@ -233,11 +233,14 @@ def serve(
     if settings.api_key:
         check_usable(settings.api_key)
     settings = _open_many_files(settings)
-    with own_state(settings.state):
-        try:
-            import uvloop
-        except ImportError:
-            run = asyncio.run
-        else:
-            run = uvloop.run
-        run(_serve(settings, announce, load or (lambda: settings), until_eof=until_eof, show_key=show_key))
+    with own_state(settings.state), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings, announce, load or (lambda: settings), until_eof=until_eof, show_key=show_key))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where uvloop is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
