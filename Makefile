@@ -77,6 +77,7 @@ lint: $(VENV)/dev.stamp
 
 types: $(VENV)/dev.stamp
 	@$(BIN)/mypy
+	$(BIN)/mypy tests/typed_uses.py
 
 # The pinned requirements first, then the project itself, which needs nothing further.
 define install

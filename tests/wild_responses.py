@@ -291,6 +291,10 @@ async def _many(client: AsyncClient, to: Path) -> Any:
     return [job.id async for job in client.as_completed([client.job(JOB), client.job("ext_2")])]
 
 
+async def _jobs(client: AsyncClient, to: Path) -> Any:
+    return [job async for job in client.jobs(limit=300)]
+
+
 ASYNC_CALLS: dict[str, Callable[[AsyncClient, Path], Any]] = {
     "submit": lambda client, to: client.submit("a boat"),
     "status": lambda client, to: client.job(JOB).status(),
@@ -301,7 +305,8 @@ ASYNC_CALLS: dict[str, Callable[[AsyncClient, Path], Any]] = {
     "generate": lambda client, to: client.generate("a boat", to / "image.png", overwrite=True, timeout=TIMEOUT),
     "cancel": lambda client, to: client.job(JOB).cancel(),
     "many": _many,
-    "jobs": lambda client, to: client.jobs(),
+    "jobs": _jobs,
+    "image": lambda client, to: client.job(JOB).image(),
     "upload": lambda client, to: client.upload(IMAGE),
     "capabilities": lambda client, to: client.capabilities(),
 }
@@ -311,7 +316,7 @@ SYNC_CALLS: dict[str, Callable[[Client, Path], Any]] = {
     "watch": lambda client, to: list(client.job(JOB).watch()),
     "download": lambda client, to: client.job(JOB).download(to / "image.png", overwrite=True),
     "many": lambda client, to: client.wait_all([client.job(JOB)]),
-    "jobs": lambda client, to: client.jobs(),
+    "jobs": lambda client, to: list(client.jobs(limit=300)),
 }
 STDLIB_CALLS: dict[str, Callable[[CallContext], Any]] = {
     "status": lambda context: StatusPoller(context, JOB).next_change(),

@@ -12,6 +12,8 @@ _MODULES = {
     "Client": "client.client",
     "AsyncClient": "client.async_client",
     "wait_and_download": "client.client",
+    "Capabilities": "client.descriptions",
+    "ListedJob": "client.descriptions",
     "Event": "client.flow",
     "Options": "client.flow",
     "Status": "model",
@@ -43,6 +45,7 @@ _MODULES = {
 __all__ = [
     "ApiError",
     "AsyncClient",
+    "Capabilities",
     "Client",
     "ConcurrencyLimit",
     "ConnectionFailed",
@@ -53,6 +56,7 @@ __all__ = [
     "JobFailed",
     "JobNotFound",
     "JobStalled",
+    "ListedJob",
     "NotUmrgen",
     "Options",
     "OutputCorrupt",
@@ -75,6 +79,7 @@ __all__ = [
 if TYPE_CHECKING:
     from umrgen.client.async_client import AsyncClient
     from umrgen.client.client import Client, wait_and_download
+    from umrgen.client.descriptions import Capabilities, ListedJob
     from umrgen.client.flow import Event, Options
     from umrgen.errors import (
         ApiError,

@@ -63,6 +63,8 @@ class UmrgenError(Exception):
     next = ""
     sent = False
     """Whether a failed submit may still have created a job."""
+    request: Mapping[str, Any] | None = None
+    """Of `generate_many`: the request that this error belongs to, as it was given."""
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ import struct
 import zlib
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,10 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class SavedImage:
-    """A verified image file on disk."""
+    """A verified image: a file on disk, or in memory, when it was written to a file object, a pipe or a device."""
 
     path: Path
+    """The file; of an image in memory, the name that its file would have, or the pipe or device."""
     job_id: str
     bytes: int
     sha256: str
@@ -59,11 +60,15 @@ class SavedImage:
     engine: str | None = None
     others: tuple["SavedImage", ...] = ()
     """The further images of the same job."""
+    request: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    """Of `generate_many`: the request that this image belongs to, as it was given."""
+    content: builtins.bytes | None = field(default=None, compare=False, repr=False)
+    """The bytes of an image in memory; None when they are in the file."""
 
     @property
     def data(self) -> builtins.bytes:
-        """The bytes of the file, read now; `bytes` is their number."""
-        return self.path.read_bytes()
+        """The bytes of the image; those of a file are read now. `bytes` is their number."""
+        return self.path.read_bytes() if self.content is None else self.content
 
     @property
     def size(self) -> tuple[int, int] | None:

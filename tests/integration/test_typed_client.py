@@ -1,8 +1,12 @@
 """The Python client as people type it."""
 
+import doctest
 import inspect
 import io
+import time
 import warnings
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,9 @@ import pytest
 from PIL import Image
 
 from support import SMALL, ServerProcess
-from umrgen import AsyncClient, Client, Event, InvalidRequest, UmrgenWarning
+from umrgen import AsyncClient, Client, Event, InvalidRequest, SavedImage, TargetUnusable, UmrgenWarning
+from umrgen.client import async_client, descriptions
+from umrgen.client import client as client_module
 from umrgen.server.png import encode_png
 from umrgen.testing import FaultServer
 
@@ -54,8 +60,8 @@ def test_references_are_uploaded(client: Client, tmp_path: Path) -> None:
     path.write_bytes(PNG)
     picture = Image.new("RGB", (40, 40), "red")
     image = client.generate("a boat", tmp_path / "boat.png", references=[path, str(path), PNG, picture], **SMALL)
-    (job,) = (job for job in client.jobs(limit=5)["jobs"] if job["job_id"] == image.job_id)
-    names = job["request"]["reference_images"]
+    (job,) = (job for job in client.jobs(limit=5) if job.job_id == image.job_id)
+    names = job.request["reference_images"]
     assert len(names) == 4
     assert len(set(names)) == 2, "three of them are the same image"
     with pytest.raises(InvalidRequest, match=r"none\.png"):
@@ -73,6 +79,115 @@ def test_an_image_has_its_data_and_size(client: Client, tmp_path: Path) -> None:
     assert image._repr_jpeg_() is None
     with Image.open(io.BytesIO(image.data)) as opened:
         assert opened.size == image.size
+
+
+def test_an_image_in_memory_leaves_no_file(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = client.submit("a boat", **SMALL)
+    image = job.image()
+    assert image.path == Path(f"{job.id}.png")
+    assert (len(image.data), image.size) == (image.bytes, (512, 512))
+    assert list(tmp_path.glob("*.*")) == []
+    assert image.data == job.download("boat.png").data
+
+
+def test_an_image_is_written_to_a_file_object(client: Client, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    image = client.generate("a boat", buffer, **SMALL)
+    assert image.data == buffer.getvalue()
+    assert sha256(buffer.getvalue()).hexdigest() == image.sha256
+    with (tmp_path / "boat.png").open("wb") as file:
+        client.job(image.job_id).download(file)
+    assert (tmp_path / "boat.png").read_bytes() == buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["text", "closed", "for reading"])
+def test_a_file_object_that_takes_no_bytes_is_refused_before_there_is_a_job(
+    client: Client, tmp_path: Path, kind: str
+) -> None:
+    before = next(client.jobs(limit=1), None)
+    path = tmp_path / "boat.png"
+    path.touch()
+    with path.open("r" if kind == "for reading" else "w", encoding="utf-8") as file:
+        if kind == "closed":
+            file.close()
+        with pytest.raises(TargetUnusable, match="file object"):
+            client.generate("a boat", file, **SMALL)  # type: ignore[arg-type]
+    assert next(client.jobs(limit=1), None) == before
+
+
+def test_the_results_of_many_requests_name_their_request(client: Client, tmp_path: Path) -> None:
+    requests = [{"prompt": f"boat {number}", **SMALL} for number in range(3)]
+    targets = [tmp_path / f"{number}.png" for number in range(3)]
+    targets[1] /= "missing.png"
+    targets[1].parent.mkdir()
+    results = client.generate_many(requests, targets)
+    first = next(results)
+    targets[1].parent.rmdir()
+    found = [first, *results]
+    assert all(any(result.request is request for result in found) for request in requests)
+    for result in found:
+        if isinstance(result, SavedImage):
+            assert result.path == targets[requests.index(dict(result.request or {}))]
+
+
+def test_jobs_are_those_of_all_pages(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    created = [client.submit(f"page {number}", **SMALL).id for number in range(5)][::-1]
+    monkeypatch.setattr(async_client, "MAX_PAGE", 2)
+    listed = list(client.jobs())
+    assert [job.job_id for job in listed[:5]] == created
+    assert len({job.job_id for job in listed}) == len(listed)
+    assert (listed[0].prompt, listed[0].request["width"]) == ("page 4", 512)
+    assert listed[0].created_at is not None
+    assert abs(listed[0].created_at.timestamp() - time.time()) < 3600
+    assert [job.job_id for job in client.jobs(limit=3)] == created[:3]
+    client.wait_all([client.job(job_id) for job_id in created])
+    assert {job.state for job in client.jobs(state="completed", limit=5)} == {"completed"}
+    with pytest.raises(InvalidRequest, match="limit"):
+        next(client.jobs(limit=0))
+
+
+def test_a_list_of_jobs_whose_pages_repeat_comes_to_an_end(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(3):
+        client.submit("a boat", **SMALL)
+    pages: list[descriptions.Page] = []
+
+    def repeating(data: Any) -> descriptions.Page | None:
+        page = descriptions.parse_page(data)
+        assert page is not None
+        pages.append(page)
+        return replace(page, next_cursor=pages[0].next_cursor)
+
+    monkeypatch.setattr(async_client, "MAX_PAGE", 1)
+    monkeypatch.setattr(async_client, "parse_page", repeating)
+    assert len(list(client.jobs())) == len(pages) == 2
+
+
+def test_an_entry_without_an_id_or_a_state_is_no_job() -> None:
+    entries = [{"job_id": "ext_1", "state": "completed", "created_at": "now", "prompt": 5, "request": []}]
+    entries += [{"job_id": "ext_2"}, {"state": "completed"}, {"job_id": "../x", "state": "completed"}]
+    page = descriptions.parse_page({"jobs": [*entries, 5, None], "next_cursor": 7})
+    assert page is not None
+    assert [(job.job_id, job.prompt, job.created_at) for job in page.jobs] == [("ext_1", None, None)]
+    assert page.next_cursor is None
+
+
+def test_the_examples_of_the_docstrings(
+    client: Client, shared_server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UMRGEN_BASE_URL", shared_server.url)
+    monkeypatch.setenv("UMRGEN_API_KEY", shared_server.key)
+    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    examples = {test.name: test for test in finder.find(client_module, globs={**vars(client_module), "client": client})}
+    for kind in (Client, client_module.SyncJob):
+        for name, method in inspect.getmembers(kind, inspect.isfunction):
+            if not name.startswith("_") and name != "close":
+                assert examples[f"{kind.__module__}.{method.__qualname__}"].examples, f"{name} has no example"
+    first = "umrgen.client.client.Client.generate"  # its picture is the reference of other examples
+    for name in sorted(examples, key=lambda name: (name != first, name)):
+        report: list[str] = []
+        assert runner.run(examples[name], out=report.append).failed == 0, "".join(report)
 
 
 def test_a_call_has_its_own_events(shared_server: ServerProcess, tmp_path: Path) -> None:

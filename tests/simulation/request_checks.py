@@ -207,6 +207,9 @@ def record_exchange(history: "History", exchange: Exchange) -> None:
     if exchange.kind == "limited":
         return
     record.bad_since, record.failures, record.garbage = None, 0, 0
+    if exchange.kind == "data":  # a search for a lost job goes on: its next status call has a backoff of its own
+        for other in history.records.values():
+            other.failures = 0
     if exchange.kind == "status" and exchange.place is not None:
         record.changed = exchange.place != record.place
         if record.changed:

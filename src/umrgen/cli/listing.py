@@ -1,5 +1,6 @@
 """`umrgen jobs`: the jobs on the server, or in this machine's journal."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -30,7 +31,7 @@ def _seconds(milliseconds: Any) -> Any:
 @click.option(
     "--state", type=click.Choice(["queued", "running", "completed", "failed"]), help="List only the jobs in this state."
 )
-@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="The number of jobs.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The number of jobs.")
 @connection_options
 @output_options
 def jobs(
@@ -42,8 +43,8 @@ def jobs(
         from umrgen.client.async_client import AsyncClient
 
         async with AsyncClient(**client_arguments(base_url, timeout)) as client:
-            page = await client.jobs(state=state, limit=limit)
-        output.result(dict(page), "\n".join(_line(job) for job in page["jobs"]) or "no jobs")
+            found = [job.raw async for job in client.jobs(state=state, limit=limit)]
+        output.result({"jobs": found}, "\n".join(_line(job) for job in found) or "no jobs")
 
     def on_this_machine() -> None:
         from umrgen.client.journal import Journal
@@ -64,7 +65,7 @@ def jobs(
         run(output, on_server)
 
 
-def _line(job: dict[str, Any]) -> str:
+def _line(job: Mapping[str, Any]) -> str:
     created, prompt = _when(_seconds(job.get("created_at"))), printable(str(job.get("prompt") or ""), PROMPT)
     text = f"{created}  {job['state']:9}  {job['job_id']}  {prompt}"
     return printable(text + (f"  ({job['error']})" if job.get("error") else "") + _webhook(job.get("webhook")))

@@ -4,11 +4,13 @@ import random
 import secrets
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, Unpack
+from urllib.parse import urlencode
 
 from umrgen.client.address import configured_server
+from umrgen.client.descriptions import Capabilities, ListedJob, parse_capabilities, parse_page
 from umrgen.client.driver import FlowDriver, with_changes
 from umrgen.client.flow import CallContext, Event, Options
 from umrgen.client.flows.lost_submit import LostSubmit, require_lost_job
@@ -17,11 +19,12 @@ from umrgen.client.flows.upload import read_image, upload
 from umrgen.client.flows.wait_many import BatchPoller, Outcome
 from umrgen.client.job import AsyncJob
 from umrgen.client.journal import DefaultJournal, Journal, JournalEntry
+from umrgen.client.known_jobs import is_from
 from umrgen.client.older_servers import receipt_warnings, with_seed
 from umrgen.client.options import CallOptions, Reference, RequestOptions, check_names
 from umrgen.client.protocol import API, call_if_supported
-from umrgen.client.responses import MAX_LIST, parse_page
-from umrgen.client.target import Target, is_stream, prepare_target
+from umrgen.client.responses import MAX_LIST
+from umrgen.client.target import FileObject, Target, is_stream, prepare_target
 from umrgen.client.transport import Transport
 from umrgen.clock import Clock
 from umrgen.errors import ConcurrencyLimit, InvalidRequest, JobNotFound, NotUmrgen, UmrgenError, UmrgenWarning
@@ -30,11 +33,15 @@ from umrgen.paths import user_path
 
 __all__ = ["AsyncClient"]
 
+MAX_PAGE = 200
+"""Jobs of the longest page of the list (contract)."""
+
 
 @dataclass(frozen=True, slots=True)
 class _PlannedSubmit:
-    """One request of several: its body, idempotency key, target, and entry in the journal."""
+    """One request of several, as it was given; its body, idempotency key, target, and entry in the journal."""
 
+    given: Mapping[str, Any]
     request: Mapping[str, Any]
     key: str
     to: Target
@@ -242,9 +249,10 @@ class AsyncClient:
 
         All are submitted first. After a response that the key has too many jobs, the rest run one after the other.
         Another error of a submit is raised; the jobs that exist continue, and `umrgen resume` saves their images.
+        `request` of each result is the request that it belongs to.
         """
         context = self._driver.new_context(options)
-        jobs: dict[str, tuple[AsyncJob, Target]] = {}
+        jobs: dict[str, tuple[AsyncJob, _PlannedSubmit]] = {}
         waiting = [self._plan(request, place, overwrite) for request, place in zip(requests, to, strict=True)]
         while waiting:
             try:
@@ -254,20 +262,20 @@ class AsyncClient:
             except UmrgenError as error:
                 self._give_up(waiting[1:], error)
                 raise
-            jobs[job.id] = job, waiting.pop(0).to
+            jobs[job.id] = job, waiting.pop(0)
         poller = BatchPoller(context, list(jobs), seen=True)
         while poller.pending:
             for job_id, outcome in (await self._driver.run(poller.next_finished())).items():
-                job, place = jobs[job_id]
+                job, plan = jobs[job_id]
                 job.outcome = outcome
-                yield await _download_or_error(job, place, overwrite)
+                yield await _download_or_error(job, plan, overwrite)
         while waiting:
             try:
                 job = await self._submit_planned(context, waiting[0], wait_for_slot=True)
             except UmrgenError as error:
                 self._give_up(waiting[1:], error)
                 raise
-            yield await _download_or_error(job, waiting.pop(0).to, overwrite)
+            yield await _download_or_error(job, waiting.pop(0), overwrite)
 
     def _plan(self, request: Mapping[str, Any], to: Target, overwrite: bool) -> "_PlannedSubmit":
         """Record a submit that is sent later, so that after an interruption it is known that it was never begun."""
@@ -276,7 +284,9 @@ class AsyncClient:
         check_names("submit", parameters)
         body = with_seed(_request(request["prompt"], parameters), key)
         target = _resumable(to)
-        return _PlannedSubmit(body, key, to, self._begin_entry(body, key, target, overwrite=overwrite, planned=True))
+        return _PlannedSubmit(
+            request, body, key, to, self._begin_entry(body, key, target, overwrite=overwrite, planned=True)
+        )
 
     def _give_up(self, plans: Sequence["_PlannedSubmit"], error: UmrgenError) -> None:
         """Close the entries of submits that were not begun, unless they may succeed later."""
@@ -288,6 +298,11 @@ class AsyncClient:
         return await self._submit(context, plan.request, plan.key, wait_for_slot=wait_for_slot, entry=plan.entry)
 
     # --- after an interruption ---
+
+    def unfinished(self) -> list[JournalEntry]:
+        """Return this machine's journal entries of this server whose jobs are not over or not saved, oldest first."""
+        entries = self.journal.unfinished() if self.journal is not None else []
+        return [entry for entry in entries if is_from(entry, self.transport.base_url)]
 
     async def resume(self, entry: JournalEntry, to: Target = None, **options: Unpack[CallOptions]) -> SavedImage:
         """Finish the job of a journal entry: submit it again under the same idempotency key, wait, and save its image.
@@ -331,35 +346,46 @@ class AsyncClient:
 
     # --- the server ---
 
-    async def jobs(self, *, state: str | None = None, limit: int = 50, cursor: str | None = None) -> Mapping[str, Any]:
-        """Return a page of this key's jobs, newest first: `jobs` and `next_cursor`. Raises Unsupported."""
-        query = {"state": state, "limit": limit, "cursor": cursor}
-        arguments = "&".join(f"{name}={value}" for name, value in query.items() if value is not None)
-        flow = call_if_supported(self._driver.new_context({}), "GET", f"{API}/jobs?{arguments}", limit=MAX_LIST)
-        page = parse_page(await self._driver.run(flow))
-        if page is None:
-            raise NotUmrgen("the response to the call for the list of jobs has no list")
-        return page
+    async def jobs(self, *, state: str | None = None, limit: int | None = None) -> AsyncIterator[ListedJob]:
+        """Yield this key's jobs, newest first, of all pages: at most `limit`. Raises Unsupported on older servers."""
+        if limit is not None and limit < 1:
+            raise InvalidRequest(f"limit is {limit}; it is at least 1")
+        cursor, left = None, limit
+        while left is None or left > 0:
+            query = {"state": state, "limit": min(left or MAX_PAGE, MAX_PAGE), "cursor": cursor}
+            arguments = urlencode({name: value for name, value in query.items() if value is not None})
+            flow = call_if_supported(self._driver.new_context({}), "GET", f"{API}/jobs?{arguments}", limit=MAX_LIST)
+            page = parse_page(await self._driver.run(flow))
+            if page is None:
+                raise NotUmrgen("the response to the call for the list of jobs has no list")
+            for job in page.jobs[:left]:
+                yield job
+            left = None if left is None else left - len(page.jobs)
+            if page.next_cursor in (None, cursor) or not page.jobs:
+                return
+            cursor = page.next_cursor
 
     async def upload(self, image: Reference) -> str:
         """Upload a reference image; return its name for `reference_images`. Raises Unsupported and InvalidRequest."""
         return await self._driver.run(upload(self._driver.new_context({}), read_image(image)))
 
-    async def capabilities(self) -> Mapping[str, Any]:
-        """Return the server's capabilities. Raises Unsupported on older servers."""
-        return await self._driver.run(call_if_supported(self._driver.new_context({}), "GET", f"{API}/capabilities"))
+    async def capabilities(self) -> Capabilities:
+        """Return what the server offers this key. Raises Unsupported on older servers."""
+        flow = call_if_supported(self._driver.new_context({}), "GET", f"{API}/capabilities")
+        return parse_capabilities(await self._driver.run(flow))
 
 
-async def _download_or_error(job: AsyncJob, to: Target, overwrite: bool) -> SavedImage | UmrgenError:
+async def _download_or_error(job: AsyncJob, plan: _PlannedSubmit, overwrite: bool) -> SavedImage | UmrgenError:
     try:
-        return await job.download(to, overwrite=overwrite)
+        return replace(await job.download(plan.to, overwrite=overwrite), request=plan.given)
     except UmrgenError as error:
+        error.request = plan.given
         return error
 
 
 def _resumable(to: Target) -> Path:
     """Return the target for `resume`: the current folder in place of a pipe, which may be another process's by then."""
-    path = Path() if to is None else user_path(to)
+    path = Path() if to is None or isinstance(to, FileObject) else user_path(to)
     return Path() if is_stream(path) else path
 
 

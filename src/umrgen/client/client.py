@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from typing import Any, Self, TypeVar, Unpack
 
 from umrgen.client.async_client import AsyncClient
+from umrgen.client.descriptions import Capabilities, ListedJob
 from umrgen.client.flow import Event
 from umrgen.client.flows.wait_many import Outcome
 from umrgen.client.job import AsyncJob
@@ -83,7 +84,7 @@ class _LoopThread:
 
 
 class SyncJob:
-    """One job on one server; see `AsyncJob`."""
+    """One job on one server; see `AsyncJob`. Each wait takes the options of `umrgen.Options`: `timeout` in seconds."""
 
     def __init__(self, loop: _LoopThread, job: AsyncJob) -> None:
         self._loop = loop
@@ -99,34 +100,83 @@ class SyncJob:
         return self._job.outcome
 
     def watch(self, **options: Unpack[CallOptions]) -> Iterator[Status]:
-        """Yield each change of the job's status, until it is over."""
+        """Yield each change of the job's status, until it is over.
+
+        Raises JobNotFound, WaitTimeout after `timeout` seconds, ConnectionFailed, ...
+
+        >>> for status in client.submit("a boat").watch():
+        ...     last = status
+        >>> last.state
+        'completed'
+        """
         return self._loop.iterate(self._job.watch(**options))
 
     def status(self) -> Status:
-        """Return the current status of the job."""
+        """Return the current status of the job, by one call. Raises JobNotFound, Unauthorized, ConnectionFailed, ...
+
+        >>> client.submit("a boat").status().state in ("queued", "running", "completed")
+        True
+        """
         return self._loop.run(self._job.status())
 
     def wait(self, **options: Unpack[CallOptions]) -> Status:
-        """Wait until the job is completed; return its status. Raises JobFailed, WaitTimeout, OutputMissing, ..."""
+        """Wait until the job is completed; return its status. Raises JobFailed, WaitTimeout, OutputMissing, ...
+
+        >>> status = client.submit("a boat").wait(timeout=120)
+        >>> status.state, len(status.images)
+        ('completed', 1)
+        """
         return self._loop.run(self._job.wait(**options))
 
     def download(self, to: Target = None, *, overwrite: bool = False, **options: Unpack[CallOptions]) -> SavedImage:
-        """Wait until the job is completed, then save its image, verified; return the saved image."""
+        """Wait until the job is completed, then save its image, verified; return the saved image.
+
+        `to` is a file, a folder or a file object that is open in binary mode; by default, the file is
+        `{job_id}.png` in the current folder. An existing file is replaced only with `overwrite`. Raises as `wait`,
+        TargetUnusable, OutputCorrupt, ...
+
+        >>> client.submit("a boat").download("boat.png").path.name
+        'boat.png'
+        """
         return self._loop.run(self._job.download(to, overwrite=overwrite, **options))
 
     def download_all(
         self, to: Target = None, *, overwrite: bool = False, **options: Unpack[CallOptions]
     ) -> list[SavedImage]:
-        """Save every image of the job; return the saved images."""
+        """Save every image of the job, as `name.png`, `name-2.png`, ...; return the saved images. Raises as `download`.
+
+        >>> [image.path.name for image in client.submit("a boat").download_all("fleet.png")]
+        ['fleet.png']
+        """
         return self._loop.run(self._job.download_all(to, overwrite=overwrite, **options))
 
+    def image(self, **options: Unpack[CallOptions]) -> SavedImage:
+        """Wait until the job is completed; return its image, verified, in memory. Raises as `download`.
+
+        >>> client.submit("a boat").image().data[:4]
+        b'\\x89PNG'
+        """
+        return self._loop.run(self._job.image(**options))
+
     def cancel(self) -> Status:
-        """Cancel the job on the server; return its status after that."""
+        """Cancel the job on the server; return its status after that. Raises Unsupported on older servers.
+
+        >>> client.submit("a boat", steps=50).cancel().over
+        True
+        """
         return self._loop.run(self._job.cancel())
 
 
 class Client:
-    """A synchronous client of one server; it has the arguments of `AsyncClient`."""
+    """A synchronous client of one server; it has the arguments of `AsyncClient`.
+
+    A method that submits takes the parameters of a generation by name: `seed`, `negative`, `width` and `height` in
+    pixels, `steps`, `loras`, `priority`, `webhook_url`. Each error is a `umrgen.UmrgenError` with a `code`, and `next`:
+    what to do about it.
+
+    >>> with Client() as own:  # of UMRGEN_BASE_URL and UMRGEN_API_KEY
+    ...     image = own.generate("a boat", "sail.png")
+    """
 
     def __init__(
         self,
@@ -151,7 +201,11 @@ class Client:
         self._loop.close(self._async.aclose)
 
     def job(self, job_id: str) -> SyncJob:
-        """Return an existing job by its id; sends no request."""
+        """Return an existing job by its id; sends no request. Raises UmrgenError for an invalid id.
+
+        >>> client.job("ext_1")
+        SyncJob('ext_1')
+        """
         return SyncJob(self._loop, self._async.job(job_id))
 
     def submit(
@@ -164,7 +218,17 @@ class Client:
         on_event: Callable[[Event], None] | None = None,
         **request: Unpack[RequestOptions],
     ) -> SyncJob:
-        """Create a job and return it without waiting for it; see `AsyncClient.submit`."""
+        """Create a job and return it without waiting for it.
+
+        Two submits with the same `idempotency_key` create one job. With `wait_for_slot`, this waits while the key has
+        too many jobs. `references` are paths, bytes, or images of Pillow, and are uploaded. `on_event` is called with
+        each event of this job. Raises TypeError for an unknown parameter, and InvalidRequest, ContentPolicy,
+        Unauthorized, RateLimited, ConnectionFailed, ...
+
+        >>> job = client.submit("a boat at dawn", seed=7, idempotency_key="dawn")
+        >>> job.id == client.submit("a boat at dawn", seed=7, idempotency_key="dawn").id
+        True
+        """
         submitting = self._async.submit(
             prompt,
             idempotency_key=idempotency_key,
@@ -187,7 +251,17 @@ class Client:
         on_event: Callable[[Event], None] | None = None,
         **request: Unpack[RequestOptions],
     ) -> SavedImage:
-        """Submit, wait and download; return the saved image; see `AsyncClient.generate`."""
+        """Submit, wait and download; return the saved image.
+
+        `to` and `overwrite` are those of `SyncJob.download`; `timeout`, in seconds, applies to all of it; the other
+        arguments are those of `submit`. Raises as `submit` and `SyncJob.download`: after an error, `umrgen resume`
+        continues with a job that exists.
+
+        >>> image = client.generate("a lighthouse at dusk", "lighthouse.png", width=768, height=512, seed=7)
+        >>> image.path.name, image.size, image.seed
+        ('lighthouse.png', (768, 512), 7)
+        >>> winter = client.generate("the same in winter", "winter.png", references=["lighthouse.png"])
+        """
         generating = self._async.generate(
             prompt,
             to,
@@ -208,34 +282,78 @@ class Client:
         overwrite: bool = False,
         **options: Unpack[CallOptions],
     ) -> Iterator[SavedImage | UmrgenError]:
-        """Run several requests; yield each result when it is ready."""
+        """Run several requests (`prompt` and other arguments of `submit`); yield each result when it is ready.
+
+        `to` has a target for each. A result is a saved image or the error of its job; `request` names the request that
+        it belongs to. Raises as `submit`; the jobs that exist continue, and `umrgen resume` saves their images.
+
+        >>> requests = [{"prompt": f"a boat, study {number}"} for number in range(2)]
+        >>> for result in client.generate_many(requests, ["study-0.png", "study-1.png"]):
+        ...     assert result.path.name == f"study-{requests.index(result.request)}.png"
+        """
         return self._loop.iterate(self._async.generate_many(requests, to, overwrite=overwrite, **options))
 
     def as_completed(self, jobs: Iterable[SyncJob], **options: Unpack[CallOptions]) -> Iterator[SyncJob]:
-        """Yield the jobs in the order in which they end, each with its `outcome`."""
+        """Yield the jobs in the order in which they end, each with its `outcome`: its final status, or an error.
+
+        >>> jobs = [client.submit(f"a boat {number}") for number in range(2)]
+        >>> sorted(job.download().size for job in client.as_completed(jobs))
+        [(1024, 1024), (1024, 1024)]
+        """
         by_id = {job.id: job for job in jobs}
         inner = [job._job for job in by_id.values()]
         for job in self._loop.iterate(self._async.as_completed(inner, **options)):
             yield by_id[job.id]
 
     def wait_all(self, jobs: Sequence[SyncJob], **options: Unpack[CallOptions]) -> list[Outcome]:
-        """Wait for all `jobs`; return their outcomes in the same order."""
+        """Wait for all `jobs`; return their outcomes in the same order: final statuses, or errors.
+
+        >>> [outcome.state for outcome in client.wait_all([client.submit("a boat")])]
+        ['completed']
+        """
         return self._loop.run(self._async.wait_all([job._job for job in jobs], **options))
 
+    def unfinished(self) -> list[JournalEntry]:
+        """Return this machine's journal entries of this server whose jobs are not over or not saved, oldest first.
+
+        >>> job = client.submit("a boat")
+        >>> job.id in [entry.job_id for entry in client.unfinished()]
+        True
+        """
+        return self._async.unfinished()
+
     def resume(self, entry: JournalEntry, to: Target = None, **options: Unpack[CallOptions]) -> SavedImage:
-        """Finish the job of a journal entry; see `AsyncClient.resume`."""
+        """Finish the job of a journal entry, and save its image; see `AsyncClient.resume`. Raises as `generate`.
+
+        >>> for entry in client.unfinished():
+        ...     image = client.resume(entry)
+        """
         return self._loop.run(self._async.resume(entry, to, **options))
 
-    def jobs(self, *, state: str | None = None, limit: int = 50, cursor: str | None = None) -> Mapping[str, Any]:
-        """Return a page of this key's jobs, newest first."""
-        return self._loop.run(self._async.jobs(state=state, limit=limit, cursor=cursor))
+    def jobs(self, *, state: str | None = None, limit: int | None = None) -> Iterator[ListedJob]:
+        """Yield this key's jobs, newest first, of all pages: at most `limit`. Raises Unsupported on older servers.
+
+        >>> for job in client.jobs(state="completed", limit=1):
+        ...     print(job.created_at, job.prompt)
+        20...
+        """
+        return self._loop.iterate(self._async.jobs(state=state, limit=limit))
 
     def upload(self, image: Reference) -> str:
-        """Upload a reference image; return its name for `reference_images`."""
+        """Upload a reference image; return its name for `reference_images`. Raises Unsupported and InvalidRequest.
+
+        >>> name = client.upload("lighthouse.png")
+        >>> image = client.generate("the same in spring", "spring.png", reference_images=[name])
+        """
         return self._loop.run(self._async.upload(image))
 
-    def capabilities(self) -> Mapping[str, Any]:
-        """Return the server's capabilities."""
+    def capabilities(self) -> Capabilities:
+        """Return what the server offers this key. Raises Unsupported on older servers.
+
+        >>> can = client.capabilities()
+        >>> can.engine, can.min_size <= 512 <= can.max_size
+        ('procedural', True)
+        """
         return self._loop.run(self._async.capabilities())
 
 
@@ -247,6 +365,9 @@ def wait_and_download(
     to: Target = None,
     **options: Unpack[CallOptions],
 ) -> SavedImage:
-    """Wait for a job and save its image, as `{job_id}.png` by default (the function of the guide)."""
+    """Wait for a job and save its image, as `{job_id}.png` by default (the function of the guide).
+
+    >>> image = wait_and_download(client.submit("a boat").id, to="waited.png")
+    """
     with Client(base_url, api_key, **options) as client:
         return client.job(job_id).download(to)

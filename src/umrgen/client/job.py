@@ -1,8 +1,10 @@
 """`AsyncJob`: one job on one server."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
 from umrgen.client.driver import FlowDriver
@@ -14,9 +16,18 @@ from umrgen.client.journal import JournalEntry
 from umrgen.client.known_jobs import describe_missing, is_from
 from umrgen.client.older_servers import sent_seed, size_warnings
 from umrgen.client.options import CallOptions
+from umrgen.client.partial import translate_disk_errors
 from umrgen.client.protocol import API, call_if_supported
 from umrgen.client.retrieval import fetch_image
-from umrgen.client.target import Target, check_target, is_stream, prepare_target, target_file
+from umrgen.client.target import (
+    FileObject,
+    PathTarget,
+    Target,
+    check_target,
+    is_stream,
+    prepare_target,
+    target_file,
+)
 from umrgen.errors import JobFailed, JobNotFound, OutputForbidden, OutputMissing, UmrgenError
 from umrgen.image_files import SavedImage
 from umrgen.model import State, Status, check_job_id
@@ -88,15 +99,25 @@ class AsyncJob:
 
         `to` is a file or a folder; by default, the file is named after the job, in the current folder. Further images
         of the job are saved as `name-2.png` and so on: `others` of the result. With `again`, a file that already
-        holds the same image is a success.
+        holds the same image is a success. To a file object, the first image is written, at once.
         """
+        if isinstance(to, FileObject):
+            return await self._write_to(to, options)
         first, *others = await self._download(to, options, overwrite=overwrite, again=again)
+        return replace(first, others=tuple(others))
+
+    async def image(self, **options: Unpack[CallOptions]) -> SavedImage:
+        """Wait until the job is completed; return its image, verified, in memory: `data`. No file is left."""
+        first, *others = await self._in_memory(options)
+        self._close_entry("saved")
         return replace(first, others=tuple(others))
 
     async def download_all(
         self, to: Target = None, *, overwrite: bool = False, again: bool = False, **options: Unpack[CallOptions]
     ) -> list[SavedImage]:
         """Save every image of the job, as `download` does; return all of them."""
+        if isinstance(to, FileObject):
+            raise TypeError("download_all() saves several files: `to` is a file or a folder")
         return await self._download(to, options, overwrite=overwrite, again=again)
 
     async def cancel(self) -> Status:
@@ -154,9 +175,34 @@ class AsyncJob:
         self._close_entry("gone")
         raise described from None
 
+    async def _write_to(self, file: FileObject, options: Mapping[str, Any]) -> SavedImage:
+        prepare_target(file, overwrite=True)
+        first, *_ = await self._in_memory(options)
+        with translate_disk_errors(first.path):
+            await asyncio.to_thread(file.write, first.data)
+        self._close_entry("saved")
+        return first
+
+    async def _in_memory(self, options: Mapping[str, Any]) -> list[SavedImage]:
+        """Return the images with their bytes, under the names that their files would have."""
+        with TemporaryDirectory(prefix="umrgen-") as folder:
+            saved = await self._fetch(Path(folder), options, overwrite=False, again=False)
+            return [
+                replace(image, path=Path(image.path.name), content=await asyncio.to_thread(image.path.read_bytes))
+                for image in saved
+            ]
+
     async def _download(
-        self, to: Target, options: Mapping[str, Any], *, overwrite: bool, again: bool
+        self, to: PathTarget, options: Mapping[str, Any], *, overwrite: bool, again: bool
     ) -> list[SavedImage]:
+        saved = await self._fetch(to, options, overwrite=overwrite, again=again)
+        self._close_entry("saved", saved[0].path)
+        return saved
+
+    async def _fetch(
+        self, to: PathTarget, options: Mapping[str, Any], *, overwrite: bool, again: bool
+    ) -> list[SavedImage]:
+        """Wait, and save every image of the job; a stream gets the first."""
         prepare_target(to, overwrite=overwrite or again)
         target, any_suffix = target_file(to, self.id)
         check_target(target, overwrite=overwrite or again)
@@ -170,7 +216,6 @@ class AsyncJob:
             except OutputMissing:
                 self._close_entry("missing")
                 raise
-        self._close_entry("saved", saved[0].path)
         return saved
 
     async def _save(

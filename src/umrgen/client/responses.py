@@ -18,7 +18,6 @@ __all__ = [
     "decompress",
     "entity_tag",
     "parse_batch",
-    "parse_page",
     "parse_receipt",
     "parse_upload",
     "read_json",
@@ -147,15 +146,6 @@ def parse_batch(data: Mapping[str, Any]) -> Batch | None:
 
 def _has_job_id(item: Any) -> bool:
     return isinstance(item, dict) and isinstance(job_id := item.get("job_id"), str) and bool(JOB_ID.fullmatch(job_id))
-
-
-def parse_page(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Parse a page of the list of jobs; an entry without an id and a state is left out."""
-    listed, cursor = data.get("jobs"), data.get("next_cursor")
-    if not isinstance(listed, list):
-        return None
-    jobs = [item for item in listed if _has_job_id(item) and isinstance(item.get("state"), str)]
-    return dict(data) | {"jobs": jobs, "next_cursor": cursor if isinstance(cursor, str) else None}
 
 
 def parse_upload(data: Mapping[str, Any]) -> str | None:

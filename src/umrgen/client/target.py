@@ -7,6 +7,7 @@ import stat
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from umrgen.client.flows.download import partial_name
 from umrgen.client.partial import target_exists, translate_disk_errors
@@ -17,6 +18,8 @@ from umrgen.paths import user_path
 
 __all__ = [
     "STDOUT",
+    "FileObject",
+    "PathTarget",
     "Target",
     "check_target",
     "descriptor_of",
@@ -26,7 +29,17 @@ __all__ = [
     "target_file",
 ]
 
-Target = str | os.PathLike[str] | None
+
+@runtime_checkable
+class FileObject(Protocol):
+    """An object that bytes are written to: a file that is open in binary mode, or an io.BytesIO."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+
+PathTarget = str | os.PathLike[str] | None
+Target = PathTarget | FileObject
+"""Where an image is saved: a file, a folder, or a file object; None is the current folder."""
 
 STDOUT = Path("/dev/stdout")
 _DESCRIPTOR = re.compile(r"(?:/proc/(?:self|thread-self|\d+(?:/task/\d+)?)/fd|/dev/fd)/(\d+)")
@@ -56,7 +69,7 @@ _OTHER_IMAGES = frozenset(
 _MOST_LINKS = 40
 
 
-def target_file(to: Target, job_id: str) -> tuple[Path, bool]:
+def target_file(to: PathTarget, job_id: str) -> tuple[Path, bool]:
     """Return the file to write, and whether its extension may follow the image's type."""
     if to is None:
         return Path(f"{job_id}.png"), True
@@ -82,6 +95,9 @@ def prepare_target(to: Target, *, overwrite: bool) -> None:
 
     The check creates a file in the folder: permissions, read-only file systems and long names have one result.
     """
+    if isinstance(to, FileObject):
+        _check_file_object(to)
+        return
     if to is not None and "\0" in os.fspath(to):
         raise TargetUnusable(f"{to!r} is not a path: it has a NUL character", next="Choose another path with -o.")
     target, any_suffix = target_file(to, "umrgen")
@@ -99,6 +115,17 @@ def prepare_target(to: Target, *, overwrite: bool) -> None:
         probe = target.parent / partial_name(target.name, "probe", secrets.token_hex(8))
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         probe.unlink()
+
+
+def _check_file_object(to: FileObject) -> None:
+    """Raise TargetUnusable for a file that bytes cannot be written to, before there is a job."""
+    try:
+        to.write(b"")
+    except (OSError, TypeError, ValueError) as error:  # closed, open for reading, or a text file
+        reason = "is a text file" if isinstance(error, TypeError) else "cannot be written"
+        raise TargetUnusable(
+            f"the file object for the image {reason}", next='Open it with open(..., "wb"), or use io.BytesIO().'
+        ) from None
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:

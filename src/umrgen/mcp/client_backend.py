@@ -92,7 +92,7 @@ class ClientBackend:
     async def page(self, limit: int) -> Sequence[Mapping[str, Any]]:
         client = await self._connected()
         try:
-            jobs = (await client.jobs(limit=limit))["jobs"]
+            jobs = [dict(job.raw) async for job in client.jobs(limit=limit)]
         except Unsupported:
             if client.journal is None:
                 raise
@@ -124,7 +124,7 @@ class ClientBackend:
     async def describe(self) -> Mapping[str, Any]:
         client = await self._connected()
         try:
-            return await client.capabilities()
+            return (await client.capabilities()).raw
         except Unsupported:
             return {"server": client.transport.base_url, "note": "an older server, which does not describe itself"}
 

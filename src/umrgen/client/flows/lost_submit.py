@@ -84,7 +84,9 @@ def _search(context: CallContext, lost: LostSubmit) -> "Flow[tuple[str | None, b
     listed = yield from _history(context)
     if running is not None and listed is not None:
         # Its time does not tell whose it is: its gateway may have been slow. Its prompt is listed after its end.
-        yield from StatusPoller(context, running, seen=True).next_change(until_over=True)
+        poller = StatusPoller(context, running, seen=True)
+        yield from poller.next_change(until_over=True)
+        context.status_due = context.now + max(poller.delay, context.options.running_interval)
         listed = yield from _history(context)
     if listed is None:
         return None, running is None

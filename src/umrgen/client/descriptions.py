@@ -1,0 +1,153 @@
+"""What a server says of itself and of its jobs, typed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from umrgen.model import Status
+from umrgen.text import JOB_ID, printable
+
+__all__ = ["Capabilities", "ListedJob", "Page", "parse_capabilities", "parse_page"]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedJob:
+    """One job of `Client.jobs`. Its texts are printable; `raw` is the whole entry, unchanged."""
+
+    job_id: str
+    state: str
+    prompt: str | None
+    created_at: datetime | None
+    """In UTC."""
+    status: Status
+    request: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """The parameters of the job, `prompt` included, as the server accepted them."""
+    raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of the list of jobs, and the cursor of the next one."""
+
+    jobs: tuple[ListedJob, ...]
+    next_cursor: str | None
+
+
+def parse_page(data: Mapping[str, Any]) -> Page | None:
+    """Parse a page of the list of jobs; an entry without an id and a state is left out."""
+    listed, cursor = data.get("jobs"), data.get("next_cursor")
+    if not isinstance(listed, list):
+        return None
+    jobs = [_listed_job(entry) for entry in listed if isinstance(entry, dict)]
+    return Page(tuple(job for job in jobs if job is not None), cursor if isinstance(cursor, str) and cursor else None)
+
+
+def _listed_job(data: Mapping[str, Any]) -> ListedJob | None:
+    job_id = data.get("job_id")
+    if not isinstance(job_id, str) or not JOB_ID.fullmatch(job_id):
+        return None
+    status = Status.parse(data, job_id)
+    if status is None:
+        return None
+    request = _mapping(data.get("request"))
+    prompt = data.get("prompt", request.get("prompt"))
+    return ListedJob(
+        job_id,
+        status.state,
+        printable(prompt) if isinstance(prompt, str) else None,
+        _time(data.get("created_at")),
+        status,
+        request,
+        data,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a server offers this key; None where it does not say. `raw` is the whole response, unchanged."""
+
+    version: str | None
+    engine: str | None
+    """Its name."""
+    features: tuple[str, ...]
+    """What the engine does with a request beyond its prompt and size, as `references`."""
+    models: tuple[str, ...]
+    loras: tuple[str, ...]
+    calls: tuple[str, ...]
+    """The optional parts of the API."""
+    min_size: int | None
+    """Pixels of the shortest side."""
+    max_size: int | None
+    """Pixels of the longest side."""
+    multiple_of: int | None
+    """What each side is rounded to, in pixels."""
+    max_steps: int | None
+    default_steps: int | None
+    prompt_chars: int | None
+    max_wait: float | None
+    """Seconds of the longest long poll."""
+    requests_per_minute: int | None
+    concurrent: int | None
+    """Jobs that this key may have at once."""
+    daily: int | None
+    """Jobs that this key may create in a day."""
+    used_today: int | None
+    queued: int | None
+    """Jobs that wait on the server."""
+    accepts_jobs: bool | None
+    refusal: str | None
+    """Why a job would be refused now."""
+    raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+def parse_capabilities(data: Mapping[str, Any]) -> Capabilities:
+    """Parse the response to the call for capabilities; values of a wrong type are None."""
+    engine, sizes, steps, limits = (_mapping(data.get(name)) for name in ("engine", "sizes", "steps", "limits"))
+    return Capabilities(
+        version=_text(data.get("version")),
+        engine=_text(engine.get("name")),
+        features=_texts(engine.get("features")),
+        models=_texts(engine.get("models")),
+        loras=_texts(engine.get("loras")),
+        calls=_texts(data.get("calls")),
+        min_size=_count(sizes.get("min")),
+        max_size=_count(sizes.get("max")),
+        multiple_of=_count(sizes.get("multiple_of")),
+        max_steps=_count(steps.get("max")),
+        default_steps=_count(steps.get("default")),
+        prompt_chars=_count(data.get("prompt_chars")),
+        max_wait=_count(data.get("max_wait")),
+        requests_per_minute=_count(limits.get("requests_per_minute")),
+        concurrent=_count(limits.get("concurrent")),
+        daily=_count(limits.get("daily")),
+        used_today=_count(data.get("used_today")),
+        queued=_count(data.get("queued")),
+        accepts_jobs=accepts if isinstance(accepts := data.get("accepts_jobs"), bool) else None,
+        refusal=_text(data.get("refusal")),
+        raw=data,
+    )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return printable(value) if isinstance(value, str) else None
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(printable(item) for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def _count(value: Any) -> int | None:
+    """Return a number as an integer; None for another value, and for a bool."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**63
+    return int(value) if usable else None
+
+
+def _time(milliseconds: Any) -> datetime | None:
+    """Return a time of the server, in milliseconds since 1970; None when there is none."""
+    count = _count(milliseconds)
+    return datetime.fromtimestamp(count / 1000, UTC) if count is not None and count < 4e12 else None
