@@ -53,11 +53,11 @@ def wrong(client: Client) -> None:
     client.submit("a boat").wait(on_stall="give up")  # type: ignore[arg-type]
     client.submit("a boat").imgae()  # type: ignore[attr-defined]
     client.jobs()["jobs"]  # type: ignore[index]
-    client.capabilities().engnie  # type: ignore[attr-defined]
+    print(client.capabilities().engnie)  # type: ignore[attr-defined]
     Client(timeuot=5)  # type: ignore[call-arg]
 
 
 async def wrong_too(client: AsyncClient) -> None:
-    (await client.generate("a boat", step=5)).data  # type: ignore[call-arg]
+    await client.generate("a boat", step=5)  # type: ignore[call-arg]
     await client.jobs()  # type: ignore[misc]
-    client.submit("a boat").id  # type: ignore[attr-defined]
+    print(client.submit("a boat").id)  # type: ignore[attr-defined]

@@ -87,7 +87,7 @@ def test_real_responses_have_the_described_properties(fuzzed: ServerProcess) -> 
     with fuzzed.http() as http:
         done = finish(http, submit(http))
         assert set(done) == set(DOCUMENT["components"]["schemas"]["JobAnswer"]["properties"])
-        for path, name in (("/api/v1/capabilities", "Capabilities"), ("/api/v1/jobs", "JobsPage")):
+        for path, name in (("/api/v1/capabilities", "CapabilitiesAnswer"), ("/api/v1/jobs", "JobsPage")):
             assert set(http.get(path).json()) == set(DOCUMENT["components"]["schemas"][name]["properties"])
 
 

@@ -188,7 +188,7 @@ OPERATIONS = (
         None,
         (_FILE,),
     ),
-    Operation("get", "/api/v1/capabilities", "capabilities", "Features and limits", 200, responses.Capabilities),
+    Operation("get", "/api/v1/capabilities", "capabilities", "Features and limits", 200, responses.CapabilitiesAnswer),
     Operation(
         "get",
         "/outputs/{session_id}/{filename}",

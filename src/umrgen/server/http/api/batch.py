@@ -11,7 +11,7 @@ from umrgen.model import State
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import JobAnswer
 from umrgen.server.http import Services
-from umrgen.server.http.api.responses import Changes, JobsPage, ListedJob, WebhookAnswer, json_response
+from umrgen.server.http.api.responses import Changes, JobsPage, ListedJobAnswer, WebhookAnswer, json_response
 from umrgen.server.http.api.schemas import decode_object, short
 from umrgen.server.http.api.status import requested_wait, wire
 from umrgen.server.http.bodies import read_body
@@ -82,7 +82,7 @@ async def jobs(services: Services, request: Request, caller: Caller) -> Response
         before=_cursor(query.get("cursor"), "cursor") or None,
     )
     listed = [
-        ListedJob(
+        ListedJobAnswer(
             **wire(services, each.view),
             prompt=each.view.job.request.prompt,
             request=each.view.job.request,

@@ -12,14 +12,14 @@ from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.services.refusal import FieldError
 
 __all__ = [
-    "Capabilities",
+    "CapabilitiesAnswer",
     "Changes",
     "Deleted",
     "EngineAnswer",
     "Health",
     "JobsPage",
     "KeyLimits",
-    "ListedJob",
+    "ListedJobAnswer",
     "ProblemAnswer",
     "RawResponse",
     "Receipt",
@@ -69,7 +69,7 @@ class WebhookAnswer(Struct, frozen=True):
     next_at: Milliseconds | None
 
 
-class ListedJob(JobAnswer):
+class ListedJobAnswer(JobAnswer):
     """A job in a list."""
 
     prompt: str
@@ -90,7 +90,7 @@ class JobsPage(Struct, frozen=True, kw_only=True):
     """A page of jobs, newest first."""
 
     success: bool = True
-    jobs: list[ListedJob]
+    jobs: list[ListedJobAnswer]
     next_cursor: Annotated[str, Meta(description="`cursor` of the next page's request")] | None
 
 
@@ -156,7 +156,7 @@ class KeyLimits(Struct, frozen=True, kw_only=True):
     running: int | None
 
 
-class Capabilities(Struct, frozen=True, kw_only=True):
+class CapabilitiesAnswer(Struct, frozen=True, kw_only=True):
     """The server's features and limits, for this key."""
 
     success: bool = True

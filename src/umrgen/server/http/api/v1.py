@@ -13,7 +13,7 @@ from umrgen.model import LIMITS
 from umrgen.server.http import Services
 from umrgen.server.http.api import batch, references
 from umrgen.server.http.api.generate import generate
-from umrgen.server.http.api.responses import Capabilities, EngineAnswer, KeyLimits, Sizes, Steps, json_response
+from umrgen.server.http.api.responses import CapabilitiesAnswer, EngineAnswer, KeyLimits, Sizes, Steps, json_response
 from umrgen.server.http.api.status import wire
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.problems import to_problem
@@ -78,7 +78,7 @@ def capabilities_response(can: ServerCapabilities) -> Response:
     """Return the response with these capabilities."""
     info, caps = can.info, can.caps
     return json_response(
-        Capabilities(
+        CapabilitiesAnswer(
             version=__version__,
             engine=EngineAnswer(
                 name=can.engine,
