@@ -125,11 +125,8 @@ def _submit_and_wait(history: History, drive: Drive) -> Any:
     receipt = drive(history, submit(history.context, {"prompt": "x"}, "key-1", wait_for_slot=slot))
     history.job_ids = [receipt.job_id]
     require(history.server.jobs[receipt.job_id].key == "key-1", "the job of another client was taken for this one")
-    for record in history.records.values():
-        record.ended, record.imageless = (
-            False,
-            0,
-        )  # the search for a lost submit requests the status of jobs that have ended
+    for record in history.records.values():  # the search for a lost submit has requested the status of several jobs
+        record.ended, record.imageless, record.failures = False, 0, 0
     return drive(history, StatusPoller(history.context, receipt.job_id, seen=True).result())
 
 

@@ -135,7 +135,9 @@ def _least_gap(history: "History", record: CallRecord, before: Exchange) -> floa
     polling = before.step.path.startswith("/api/v1/status")
     match before.kind:
         case "lost" | "transient":
-            return max(_backoff(options, record.failures if polling else 1), requested or 0.0)
+            # The search for a lost job is of several calls, each with a backoff of its own.
+            failures = record.failures if polling and not history.submitting else 1
+            return max(_backoff(options, failures), requested or 0.0)
         case "garbage" | "foreign":
             return options.running_interval if polling else options.first_backoff
         case "limited" if before.blocking is not None or b"concurrent_limit" in before.body:
@@ -207,9 +209,6 @@ def record_exchange(history: "History", exchange: Exchange) -> None:
     if exchange.kind == "limited":
         return
     record.bad_since, record.failures, record.garbage = None, 0, 0
-    if exchange.kind == "data":  # a search for a lost job goes on: its next status call has a backoff of its own
-        for other in history.records.values():
-            other.failures = 0
     if exchange.kind == "status" and exchange.place is not None:
         record.changed = exchange.place != record.place
         if record.changed:

@@ -1,7 +1,7 @@
 """The search for the job of a submit without a response, on the first servers."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import repeat
 from typing import Any
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from umrgen import errors
 from umrgen.client.flow import CallContext, Options, Reply, Step
 from umrgen.client.flows.lost_submit import LostSubmit, find_lost_job, listed_image, require_lost_job
+from umrgen.client.flows.wait import StatusPoller
 from umrgen.model import Status
 from umrgen.testing import reply, run_flow
 
@@ -37,6 +38,17 @@ def created(at: float, now: float = NOW) -> Reply:
     return reply(body, headers={}, elapsed=0.0)
 
 
+def answered_by(answers: Mapping[str, Any]) -> Callable[[Step], Reply]:
+    """Return a server with these answers by path; a list is an answer in JSON."""
+
+    def answer(step: Step) -> Reply:
+        found = answers.get(step.path.partition("?")[0], PAGE)
+        found = found() if callable(found) else found
+        return found if isinstance(found, Reply) else reply(json.dumps(found))
+
+    return answer
+
+
 def search(
     answers: Mapping[str, Any],
     *,
@@ -47,14 +59,9 @@ def search(
 ) -> Any:
     """Return the result of a search on a server with these answers by path; a list is an answer in JSON."""
 
-    def answer(step: Step) -> Reply:
-        found = answers.get(step.path.partition("?")[0], PAGE)
-        found = found() if callable(found) else found
-        return found if isinstance(found, Reply) else reply(json.dumps(found))
-
     context = CallContext(Options(), now, random=lambda: 0.5)
     lost = LostSubmit(request, sent_at, lambda: known)
-    return run_flow(find_lost_job(context, lost), repeat(answer), start=now).outcome
+    return run_flow(find_lost_job(context, lost), repeat(answered_by(answers)), start=now).outcome
 
 
 STATUS = "/api/v1/status/ext_1"
@@ -80,6 +87,18 @@ def test_a_running_job_whose_time_does_not_tell_is_recognised_by_its_prompt(memb
     assert search(listed, now=300.0) == ("ext_1", True)
     again = iter([{"state": "running"} | member, {"state": "completed"} | member])
     assert search(listed | {"/api/history": [LISTED | {"prompt": "a house"}]}, now=300.0) == (None, True)
+
+
+def test_the_first_status_call_after_a_search_waits_for_the_interval() -> None:
+    answers = {
+        "/api/status": {"active_job_id": "ext_1"},
+        "/api/history": [LISTED],
+        STATUS: reply({"state": "completed"}),
+    }
+    context = CallContext(Options(), 300.0, random=lambda: 0.5)
+    flow = find_lost_job(context, LostSubmit(REQUEST, 290.0, lambda: ()))
+    assert run_flow(flow, repeat(answered_by(answers)), start=300.0).outcome == ("ext_1", True)
+    assert StatusPoller(context, "ext_1").delay == Options().running_interval
 
 
 def test_a_running_job_of_another_submit_is_not_taken() -> None:
