@@ -197,9 +197,9 @@ class TestJobs:
     @pytest.mark.slow
     def test_a_wait_that_is_too_short(self, slow_server: ServerProcess) -> None:
         with slow_server.http() as http:
-            job_id = submit(http, steps=6)
+            job_id = submit(http, steps=10)
             environment = {"UMRGEN_BASE_URL": slow_server.url, "UMRGEN_API_KEY": slow_server.key}
-            done = cli("wait", job_id, "--timeout", "0.5", **environment)
+            done = cli("wait", job_id, "--timeout", "3", **environment)
             assert done.returncode == 3
             assert f"umrgen wait {job_id}" in done.stderr
             assert finish(http, job_id)["state"] == "completed"

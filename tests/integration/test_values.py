@@ -32,6 +32,19 @@ def accepted(http: httpx2.Client, body: bytes | dict[str, Any]) -> dict[str, Any
     return dict(request)
 
 
+def test_a_body_has_a_bounded_number_of_values(shared_server: ServerProcess) -> None:
+    commas = "a" + 1999 * ","
+    with shared_server.http() as http:
+        given = {"prompt": commas, "negative": commas, **SMALL}
+        assert accepted(http, given)["prompt"] == commas
+        assert accepted(http, json.dumps(given | {"more": [0] * 3900}).encode())["negative"] == commas
+        for more in ([0] * 8000, [{}] * 4001, [[]] * 4001):
+            body = json.dumps({"prompt": "a boat", "more": more}).encode()
+            for path in ("/api/v1/generate", "/api/v1/status", "/v1/images/generations"):
+                answer = http.post(path, content=body)
+                assert (answer.status_code, "8,000 commas" in answer.text) == (400, True), path
+
+
 def refused(http: httpx2.Client, body: bytes) -> dict[str, Any]:
     answer = http.post("/api/v1/generate", content=body)
     assert answer.status_code == 400, answer.text

@@ -22,7 +22,7 @@ from umrgen.server.domain.job import Job
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.http import Services
 from umrgen.server.http.api.responses import json_response
-from umrgen.server.http.api.schemas import decode_generate, decode_object
+from umrgen.server.http.api.schemas import decode_generate, read_object
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.disconnect import CancelledOnDisconnect
@@ -163,7 +163,7 @@ class _Api:
 
     async def decode(self, request: Request, caller: Caller) -> list[GenerationRequest]:
         """Return one request for each image of a call."""
-        data = decode_object(await read_body(request, MAX_BODY))
+        data = await read_object(request, MAX_BODY)
         values = {name: data[name] for name in _PASSED if name in data} | {"negative": data.get("negative_prompt", "")}
         values = {"width": 512, "height": 512} | values
         references = await self._references(caller, data.get("init_images", []))

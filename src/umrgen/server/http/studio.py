@@ -23,9 +23,8 @@ from starlette.routing import Route
 
 from umrgen.server.http import Services
 from umrgen.server.http.api.responses import json_response
-from umrgen.server.http.api.schemas import decode_object
+from umrgen.server.http.api.schemas import read_object
 from umrgen.server.http.auth import address_of
-from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
 from umrgen.server.services.api_keys import NewKey
 
@@ -120,7 +119,7 @@ async def open_session(services: Services, request: Request) -> Response:
     """
     if not _from_local_studio(request):
         raise Problem("forbidden_origin", "only the studio, opened on the server's machine, may exchange a link")
-    ticket = decode_object(await read_body(request, 4096)).get("ticket")
+    ticket = (await read_object(request, 4096)).get("ticket")
     if not isinstance(ticket, str) or not services.tickets.take(ticket):
         services.authentication.failures.record_failure(address_of(request.scope))
         raise Problem("link_over")

@@ -12,9 +12,8 @@ from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import JobAnswer
 from umrgen.server.http import Services
 from umrgen.server.http.api.responses import Changes, JobsPage, ListedJobAnswer, WebhookAnswer, json_response
-from umrgen.server.http.api.schemas import decode_object, short
+from umrgen.server.http.api.schemas import read_object, short
 from umrgen.server.http.api.status import requested_wait, wire
-from umrgen.server.http.bodies import read_body
 from umrgen.server.http.disconnect import CancelledOnDisconnect
 from umrgen.server.http.problems import Problem
 from umrgen.server.services.caller import Caller
@@ -28,7 +27,7 @@ MAX_PAGE = 200
 
 async def statuses(services: Services, request: Request, caller: Caller) -> Response:
     """Return the jobs whose state changed since a cursor, waiting for one; without a cursor, all of the named jobs."""
-    data = decode_object(await read_body(request, MAX_BODY))
+    data = await read_object(request, MAX_BODY)
     job_ids, since = _job_ids(data), _cursor(data.get("since"), "since")
     preferred = requested_wait(dict(request.headers.raw), request.scope["query_string"])
     wait = services.job_waits.allowed_wait(caller, preferred)

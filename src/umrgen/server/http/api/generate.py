@@ -10,8 +10,7 @@ from starlette.responses import Response
 
 from umrgen.server.http import Services
 from umrgen.server.http.api.responses import Receipt, json_response
-from umrgen.server.http.api.schemas import decode_generate, decode_object
-from umrgen.server.http.bodies import read_body
+from umrgen.server.http.api.schemas import decode_generate, read_object
 from umrgen.server.http.problems import Problem, quota_headers
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.submissions import Idempotency, Submitted
@@ -25,7 +24,7 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 async def generate(services: Services, request: Request, caller: Caller) -> Response:
     with span("POST /api/v1/generate", headers=request.headers) as current:
-        data = decode_object(await read_body(request, MAX_BODY))
+        data = await read_object(request, MAX_BODY)
         generation, warnings = decode_generate(data, services.state.default_steps)
         submitted = await services.submissions.submit(caller, generation, _idempotency(request, data))
         job = submitted.job

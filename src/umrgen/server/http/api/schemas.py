@@ -1,5 +1,6 @@
 """Decoding of requests: msgspec types, and errors that name every invalid field."""
 
+import asyncio
 import codecs
 import re
 from collections.abc import Callable
@@ -10,12 +11,14 @@ import msgspec
 from msgspec import Meta
 from msgspec.inspect import IntType, Metadata, StrType, type_info
 from msgspec.structs import FieldInfo
+from starlette.requests import Request
 
 from umrgen.server.domain.request import GenerationRequest, has_visible_character
+from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
 from umrgen.server.services.refusal import FieldError, invalid
 
-__all__ = ["GenerationRequest", "StatusRequest", "decode_generate", "decode_object", "short"]
+__all__ = ["GenerationRequest", "StatusRequest", "decode_generate", "decode_object", "read_object", "short"]
 
 
 class StatusRequest(msgspec.Struct, frozen=True):
@@ -28,8 +31,24 @@ class StatusRequest(msgspec.Struct, frozen=True):
 _FIELDS = {field.name: field for field in msgspec.structs.fields(GenerationRequest)}
 
 
+MAX_SEPARATORS = 8_000
+"""Commas and opening brackets of a body, which bound the time to decode it: two prompts of commas alone have 4,000."""
+
+
+DECODED_AT_ONCE = 16 << 10
+"""Bytes of a body that is decoded on the event loop; a larger one is decoded in a thread."""
+
+
+async def read_object(request: Request, limit: int) -> dict[str, Any]:
+    """Return the JSON object in the body of a request, of at most `limit` bytes, as `decode_object`."""
+    body = await read_body(request, limit)
+    return decode_object(body) if len(body) <= DECODED_AT_ONCE else await asyncio.to_thread(decode_object, body)
+
+
 def decode_object(body: bytes) -> dict[str, Any]:
     """Return the JSON object in `body`, without fields that are null. Raises Problem `invalid_request`."""
+    if sum(body.count(sign) for sign in (b",", b"[", b"{")) > MAX_SEPARATORS:
+        raise Problem("invalid_request", f"the body must have {MAX_SEPARATORS:,} commas and opening brackets or fewer")
     try:
         data = msgspec.json.decode(body.removeprefix(codecs.BOM_UTF8))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -20,9 +20,8 @@ from umrgen.server.conversion import convert
 from umrgen.server.domain.job import Job, Output
 from umrgen.server.http import Services
 from umrgen.server.http.api.responses import json_response
-from umrgen.server.http.api.schemas import decode_object
+from umrgen.server.http.api.schemas import read_object
 from umrgen.server.http.auth import authenticate
-from umrgen.server.http.bodies import read_body
 from umrgen.server.http.disconnect import CancelledOnDisconnect
 from umrgen.server.http.forms import boundary_of, read_form
 from umrgen.server.http.guide import request_base_url
@@ -55,7 +54,7 @@ def routes(services: Services) -> list[Route]:
 
 
 async def _generation(services: Services, request: Request, caller: Caller) -> ImageCall:
-    return decode_call(decode_object(await read_body(request, MAX_BODY)), services.state.default_steps)
+    return decode_call(await read_object(request, MAX_BODY), services.state.default_steps)
 
 
 async def _edit(services: Services, request: Request, caller: Caller) -> ImageCall:
