@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from support import SMALL, ServerProcess
-from umrgen import AsyncClient, Client, Event, InvalidRequest, SavedImage, TargetUnusable, UmrgenWarning
+from umrgen import AsyncClient, Client, Event, InvalidRequest, SavedImage, TargetUnusable, UmrgenError, UmrgenWarning
 from umrgen.client import async_client, descriptions
 from umrgen.client import client as client_module
 from umrgen.server.png import encode_png
@@ -118,13 +118,17 @@ def test_a_file_object_that_takes_no_bytes_is_refused_before_there_is_a_job(
 
 def test_the_results_of_many_requests_name_their_request(client: Client, tmp_path: Path) -> None:
     requests = [{"prompt": f"boat {number}", **SMALL} for number in range(3)]
-    targets = [tmp_path / f"{number}.png" for number in range(3)]
-    targets[1] /= "missing.png"
-    targets[1].parent.mkdir()
+    targets = [tmp_path / str(number) / "boat.png" for number in range(3)]
+    for target in targets:
+        target.parent.mkdir()
     results = client.generate_many(requests, targets)
     first = next(results)
-    targets[1].parent.rmdir()
+    assert isinstance(first, SavedImage)
+    lost = next(target for target in targets if target != first.path)
+    lost.parent.rmdir()
     found = [first, *results]
+    (error,) = (result for result in found if isinstance(result, UmrgenError))
+    assert error.request is requests[targets.index(lost)]
     assert all(any(result.request is request for result in found) for request in requests)
     for result in found:
         if isinstance(result, SavedImage):

@@ -1,5 +1,6 @@
 """What a server says of itself and of its jobs, typed."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -9,6 +10,8 @@ from umrgen.model import Status
 from umrgen.text import JOB_ID, printable
 
 __all__ = ["Capabilities", "ListedJob", "Page", "parse_capabilities", "parse_page"]
+
+_CURSOR = re.compile(r"[\x21-\x7e]{1,1000}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,8 @@ def parse_page(data: Mapping[str, Any]) -> Page | None:
     if not isinstance(listed, list):
         return None
     jobs = [_listed_job(entry) for entry in listed if isinstance(entry, dict)]
-    return Page(tuple(job for job in jobs if job is not None), cursor if isinstance(cursor, str) and cursor else None)
+    usable = isinstance(cursor, str) and _CURSOR.fullmatch(cursor) is not None
+    return Page(tuple(job for job in jobs if job is not None), cursor if usable else None)
 
 
 def _listed_job(data: Mapping[str, Any]) -> ListedJob | None:
