@@ -1572,6 +1572,46 @@ MUTATIONS = (
             ("ConnectionFailed", 7),
         )
     ),
+    _server(
+        "values-bounded",
+        "security: a JSON body has a bounded number of values",
+        "http/api/schemas.py",
+        "> MAX_SEPARATORS:",
+        "> 1000 * MAX_SEPARATORS:",
+        "tests/integration/test_values.py::test_a_body_has_a_bounded_number_of_values",
+    ),
+    _client(
+        "pace-after-search",
+        "retrieval: after the search for a lost submit, the first status call waits for the interval",
+        "client/flows/lost_submit.py",
+        "context.status_due = context.now + max(poller.delay, context.options.running_interval)",
+        "context.status_due = context.now",
+        "tests/unit/test_lost_submit.py::test_the_first_status_call_after_a_search_waits_for_the_interval",
+    ),
+    _client(
+        "all-pages",
+        "retrieval: the list of jobs has all pages",
+        "client/async_client.py",
+        "cursor = page.next_cursor",
+        "return",
+        "tests/integration/test_typed_client.py::test_jobs_are_those_of_all_pages",
+    ),
+    _client(
+        "result-names-request",
+        "retrieval: each result of `generate_many` names the request that it belongs to",
+        "client/async_client.py",
+        "error.request = plan.given",
+        "error.request = None",
+        "tests/integration/test_typed_client.py::test_the_results_of_many_requests_name_their_request",
+    ),
+    _client(
+        "file-object-checked",
+        "retrieval: a file object that takes no bytes is refused before there is a job",
+        "client/target.py",
+        'to.write(b"")',
+        "to.write",
+        "tests/integration/test_typed_client.py::test_a_file_object_that_takes_no_bytes_is_refused_before_there_is_a_job",
+    ),
 )
 
 
