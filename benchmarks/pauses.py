@@ -31,7 +31,7 @@ CALLS = 5
 """Calls of each caller."""
 BODY = 256 << 10
 """Bytes of the largest JSON body."""
-WITHOUT_LIMITS = ("--session-queued", "0", "--session-running", "0", "--a1111", "on", "--mcp", "on")
+WITHOUT_LIMITS = ("--session-queued", "0", "--session-running", "0", "--a1111", "on")
 
 Call = Callable[[httpx2.Client], httpx2.Response]
 
@@ -55,7 +55,7 @@ class WatchedServer(PinnedServer):
 
 
 def _filled(value: Mapping[str, Any], unit: str, most: int = BODY) -> bytes:
-    """Return a JSON body of the largest legal size, whose rest is a list of `unit`s, or of `most` of them."""
+    """Return a JSON body with a list of `most` copies of `unit`, or of as many as a body may have."""
     start = json.dumps(value)[:-1] + ', "more": ['
     count = min(most, (BODY - len(start) - 2) // (len(unit) + 1))
     return (start + ",".join([unit] * count) + "]}").encode()

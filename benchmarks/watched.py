@@ -1,4 +1,4 @@
-"""`umrgen serve` with a clock on its event loop: after SIGUSR1, it writes the longest pause since then to a file.
+"""`umrgen serve` with a clock on its event loop: on SIGUSR1, it writes the longest pause so far to a file.
 
     python benchmarks/watched.py serve ...        UMRGEN_PAUSES=file
 

@@ -194,6 +194,16 @@ def test_the_examples_of_the_docstrings(
         assert runner.run(examples[name], out=report.append).failed == 0, "".join(report)
 
 
+def test_the_unfinished_jobs_are_those_of_this_server(client: Client) -> None:
+    mine = client.submit("a boat", **SMALL)
+    with FaultServer("modern", job_seconds=0) as other, Client(other.url, other.key) as elsewhere:
+        theirs = elsewhere.submit("a boat", width=512)
+        assert [entry.job_id for entry in elsewhere.unfinished()] == [theirs.id]
+    assert [entry.job_id for entry in client.unfinished()] == [mine.id]
+    mine.image()
+    assert client.unfinished() == []
+
+
 def test_a_call_has_its_own_events(shared_server: ServerProcess, tmp_path: Path) -> None:
     everything: list[Event] = []
     mine: list[Event] = []

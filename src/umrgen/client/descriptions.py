@@ -89,7 +89,7 @@ class Capabilities:
     max_steps: int | None
     default_steps: int | None
     prompt_chars: int | None
-    max_wait: float | None
+    max_wait: int | None
     """Seconds of the longest long poll."""
     requests_per_minute: int | None
     concurrent: int | None

@@ -238,7 +238,7 @@ def serve(
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, where uvloop is installed."""
+    """Return the function that makes uvloop's event loop, or None, for asyncio's own, where it is not installed."""
     try:
         import uvloop
     except ImportError:

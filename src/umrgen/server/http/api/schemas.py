@@ -33,8 +33,6 @@ _FIELDS = {field.name: field for field in msgspec.structs.fields(GenerationReque
 
 MAX_SEPARATORS = 8_000
 """Commas and opening brackets of a body, which bound the time to decode it: two prompts of commas alone have 4,000."""
-
-
 DECODED_AT_ONCE = 16 << 10
 """Bytes of a body that is decoded on the event loop; a larger one is decoded in a thread."""
 
