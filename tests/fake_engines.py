@@ -165,7 +165,9 @@ class MeetingEngine:
 class RecordingEngine(FakeEngine):
     """Writes each request, and the number of its reference images, into `folder`."""
 
-    info = EngineInfo("recording", "procedural", "1", features=("references", "negative", "loras"))
+    info = EngineInfo(
+        "recording", "procedural", "1", features=("references", "negative", "loras", "cfg"), models=("base", "large")
+    )
 
     def __init__(self, *, folder: str) -> None:
         self._folder = Path(folder)

@@ -40,6 +40,8 @@ import { BatchPoller } from "./wait_many.js";
  * @property {number} [width]
  * @property {number} [height]
  * @property {number} [steps]
+ * @property {number} [cfg] the guidance scale: how strictly the image follows the prompt
+ * @property {string} [model] of those that the server lists in its capabilities
  * @property {number} [seed]
  * @property {readonly {name: string, strength?: number}[]} [loras]
  * @property {readonly ReferenceImage[]} [references] images to upload first
@@ -63,6 +65,8 @@ const FIELDS = {
   width: "width",
   height: "height",
   steps: "steps",
+  cfg: "cfg",
+  model: "model",
   seed: "seed",
   loras: "loras",
   referenceImages: "reference_images",

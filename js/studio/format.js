@@ -44,6 +44,8 @@ export function describeState({ status, cancelling, problem }) {
 /** The title and the advice for a failed job, by its code. @type {Record<string, [string, string]>} */
 const FAILURES = {
   cancelled: ["Cancelled", "You can draw it again at any time."],
+  out_of_memory: ["This image needs more memory than the server has", "Try again with a smaller size, or fewer references."],
+  unsupported_request: ["The engine could not draw this", "It has no such model or feature: change the settings."],
   engine_failed: ["The engine could not draw this", "Try again with another size, fewer steps or another prompt."],
   engine_crashed: ["The engine crashed", "It was restarted. If it crashes again, check the log of the server."],
   engine_stalled: ["The engine stalled", "It was restarted. If it stalls again, try fewer steps or a smaller size."],

@@ -52,6 +52,8 @@ def test_every_parameter_reaches_the_engine_and_comes_back(state: Path, tmp_path
             "width": 640,
             "height": 512,
             "steps": 3,
+            "cfg": 3.5,
+            "model": "large",
             "loras": [{"name": "ink", "strength": 0.5}],
             "reference_images": [client.upload(image)],
             "priority": 4,

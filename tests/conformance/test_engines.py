@@ -78,7 +78,7 @@ def test_the_info_is_valid(engine: Any) -> None:
     assert info.max_steps >= 1
     assert info.size_multiple >= 1
     assert info.min_side <= info.max_side
-    assert set(info.features) <= {"previews", "references", "negative", "loras"}
+    assert set(info.features) <= {"previews", "references", "negative", "loras", "cfg"}
 
 
 def test_the_class_determines_whether_an_engine_is_remote() -> None:

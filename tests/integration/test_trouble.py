@@ -78,7 +78,7 @@ class TestEngines:
             ("step inf", "engine_crashed", "an invalid message"),
             ("step 1e30", "engine_crashed", "an invalid message"),
             ("vanish", "engine_crashed", "(in attempt 3, the last)"),
-            ("memory", "engine_crashed", "out of memory"),
+            ("memory", "out_of_memory", "more memory than the engine has"),
             ("raise", "engine_crashed", "RuntimeError"),
         ],
     )

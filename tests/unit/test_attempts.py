@@ -27,6 +27,7 @@ class StalledExecutor:
     """An executor whose engine reports one step and never ends, and a clock that does not advance."""
 
     capacity = 1
+    info = None
 
     def watch(self, on_capacity: object) -> None:
         """The capacity never grows."""

@@ -167,6 +167,8 @@ async def test_a_session_folder_that_was_removed_is_stored_again(disk: Disk) -> 
 class Drawn:
     """An executor that returns its image without delay."""
 
+    info = None
+
     async def run(self, *_: object) -> tuple[VerifiedImage, ...]:
         return (VerifiedImage(IMAGE, "digest", 512, 512),)
 

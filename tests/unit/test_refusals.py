@@ -62,6 +62,7 @@ LIMITED = EngineInfo(
     "model",
     "1",
     size_multiple=64,
+    min_steps=2,
     max_steps=8,
     features=("loras",),
     min_side=640,
@@ -77,8 +78,13 @@ LIMITED = EngineInfo(
         ({"width": 700}, "width", "must be a multiple of 64 with this engine; got 700"),
         ({"height": 512}, "height", "must be 640 to 1024 with this engine; got 512"),
         ({"width": 2048}, "width", "must be 640 to 1024 with this engine; got 2048"),
-        ({"steps": 9}, "steps", "must be 8 or less with this engine; got 9"),
-        ({"loras": [{"name": "oil"}]}, "loras", "has no LoRA 'oil'"),
+        ({"steps": 9}, "steps", "must be 2 to 8 with this engine; got 9"),
+        ({"steps": 1}, "steps", "must be 2 to 8 with this engine; got 1"),
+        ({"loras": [{"name": "oil"}]}, "loras", "has no LoRA 'oil'; it has ink"),
+        ({"model": "other"}, "model", "has no model 'other'; it has base"),
+        ({"negative": "fog"}, "negative", "does not support negative prompts"),
+        ({"cfg": 3.5}, "cfg", "does not support a guidance scale"),
+        ({"reference_images": ["a.png"]}, "reference_images", "does not support reference images"),
     ],
 )
 async def test_parameters_beyond_the_limits_of_the_engine_are_refused(
@@ -87,7 +93,7 @@ async def test_parameters_beyond_the_limits_of_the_engine_are_refused(
     executor: Any = application.executor
     await executor.ready()  # else the engine replaces the information when it is loaded
     executor.info = LIMITED
-    fits = {"prompt": "a boat", "width": 640, "height": 1024, "steps": 8, "loras": [{"name": "ink"}]}
+    fits = {"prompt": "a boat", "width": 640, "height": 1024, "steps": 8, "loras": [{"name": "ink"}], "model": "base"}
     assert (await caller.post("/api/v1/generate", json=fits)).status_code == 202
     refused = await caller.post("/api/v1/generate", json=fits | changes)
     assert refused.status_code == 400
@@ -104,4 +110,4 @@ async def test_capabilities_report_the_limits_of_the_engine(
     can = (await caller.get("/api/v1/capabilities")).json()
     assert (can["engine"]["models"], can["engine"]["loras"]) == (["base"], ["ink"])
     assert (can["sizes"]["min"], can["sizes"]["max"], can["sizes"]["multiple_of"]) == (640, 1024, 64)
-    assert can["steps"]["max"] == 8
+    assert (can["steps"]["min"], can["steps"]["max"]) == (2, 8)

@@ -22,6 +22,7 @@ from umrgen.cli.common import (
     run,
     target_option,
 )
+from umrgen.cli.parameters import LoraText, Ratio, with_sides
 from umrgen.errors import UmrgenError
 
 if TYPE_CHECKING:
@@ -45,9 +46,22 @@ def request_options(command: F) -> F:
             help="An image file as a reference; may be repeated.",
         ),
         click.option("--seed", type=int, help="The same seed draws the same image; random by default."),
-        click.option("--steps", type=int, help="The number of steps (4)."),
+        click.option("--steps", type=int, help="The number of steps (the engine's own)."),
+        click.option("--cfg", type=float, help="The guidance scale: how strictly the image follows the prompt."),
+        click.option("--model", metavar="NAME", type=EncodedText(), help="A model, of those the server has."),
+        click.option(
+            "--lora",
+            "loras",
+            metavar="NAME[:STRENGTH]",
+            multiple=True,
+            type=LoraText(),
+            help="A LoRA, and how strongly it applies (1.0); may be repeated.",
+        ),
         click.option("--height", type=int, help="The height in pixels (1024)."),
         click.option("--width", type=int, help="The width in pixels (1024)."),
+        click.option(
+            "--ratio", type=Ratio(), metavar="W:H", help="The ratio of the sides, for an image of about 1024² pixels."
+        ),
         click.option(
             "--webhook",
             "webhook_url",
@@ -126,6 +140,7 @@ def generate(
     from umrgen.client.async_client import AsyncClient
     from umrgen.client.target import prepare_target
 
+    request = with_sides(request)
     started = time.monotonic()
     printer = ProgressPrinter(output)
 
@@ -223,6 +238,8 @@ def submit(
     """Create a job for PROMPT and print its id; `umrgen fetch ID` saves the image."""
     from umrgen.cli.progress import ProgressPrinter
     from umrgen.client.async_client import AsyncClient
+
+    request = with_sides(request)
 
     async def work() -> None:
         printer = ProgressPrinter(output, quiet=True)

@@ -88,6 +88,9 @@ class Capabilities:
     """What each side is rounded to, in pixels."""
     max_steps: int | None
     default_steps: int | None
+    min_steps: int | None
+    default_cfg: float | None
+    """The guidance scale of a request that gives none."""
     prompt_chars: int | None
     max_wait: int | None
     """Seconds of the longest long poll."""
@@ -120,6 +123,8 @@ def parse_capabilities(data: Mapping[str, Any]) -> Capabilities:
         multiple_of=_count(sizes.get("multiple_of")),
         max_steps=_count(steps.get("max")),
         default_steps=_count(steps.get("default")),
+        min_steps=_count(steps.get("min")),
+        default_cfg=_number(engine.get("default_cfg")),
         prompt_chars=_count(data.get("prompt_chars")),
         max_wait=_count(data.get("max_wait")),
         requests_per_minute=_count(limits.get("requests_per_minute")),
@@ -143,6 +148,11 @@ def _text(value: Any) -> str | None:
 
 def _texts(value: Any) -> tuple[str, ...]:
     return tuple(printable(item) for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def _number(value: Any) -> float | None:
+    """Return a number that is not negative; None for another value."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _count(value: Any) -> int | None:

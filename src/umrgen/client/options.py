@@ -38,6 +38,10 @@ class RequestOptions(TypedDict, total=False):
     height: int | None
     """Pixels."""
     steps: int | None
+    cfg: float | None
+    """The guidance scale: how strictly the image follows the prompt."""
+    model: str | None
+    """Of those that `capabilities` lists; absent: the server's default."""
     loras: Sequence[LoraOption] | None
     reference_images: Sequence[str] | None
     """Names that `upload` returned."""

@@ -79,7 +79,9 @@ class FakeEngine:
     def info(self) -> "EngineInfo":
         from umrgen.server.engines import EngineInfo
 
-        return EngineInfo("fake", "procedural", "1", features=("references", "negative", "loras"))
+        return EngineInfo(
+            "fake", "procedural", "1", features=("references", "negative", "loras", "cfg"), models=("base", "large")
+        )
 
     async def load(self, on_capacity: Callable[[], None]) -> None:
         self._clock = self._clock or ServerClock()

@@ -5,6 +5,7 @@ A new parameter is a field here.
 """
 
 import secrets
+from collections.abc import Hashable
 from typing import Annotated
 from unicodedata import category
 
@@ -13,7 +14,7 @@ from msgspec import Meta
 
 from umrgen.model import LIMITS
 
-__all__ = ["GenerationRequest", "Lora", "has_visible_character"]
+__all__ = ["GenerationRequest", "Lora", "batch_key", "has_visible_character"]
 
 _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Cn", "Co", "Zs", "Zl", "Zp", "Mn", "Mc", "Me"))
 """The Unicode categories of controls, formats, unassigned code points, spaces, and marks of other characters."""
@@ -45,6 +46,8 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     width: Side = LIMITS.side_default
     height: Side = LIMITS.side_default
     steps: Annotated[int, Meta(ge=1, le=LIMITS.steps_max)] = LIMITS.steps_default
+    cfg: Annotated[float, Meta(ge=0, le=30, description="guidance scale; absent: the model's own")] | None = None
+    model: Annotated[str, Meta(min_length=1, max_length=200, description="absent: the engine's default")] | None = None
     loras: Annotated[tuple[Lora, ...], Meta(max_length=8)] = ()
     reference_images: Annotated[tuple[str, ...], Meta(max_length=LIMITS.references)] = ()
     priority: Annotated[
@@ -55,3 +58,9 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     def with_seed(self) -> "GenerationRequest":
         """Choose the seed if it is random, so that every attempt draws the same image."""
         return self if self.seed != -1 else msgspec.structs.replace(self, seed=secrets.randbits(32))
+
+
+def batch_key(request: GenerationRequest) -> Hashable:
+    """Return what requests must have in common to be drawn together: all but the prompts and the seed."""
+    sizes = (request.width, request.height, request.steps)
+    return (*sizes, request.cfg, request.model, request.loras, request.reference_images, bool(request.negative))

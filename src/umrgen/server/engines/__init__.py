@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
 from inspect import iscoroutinefunction, signature
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from umrgen.model import LIMITS
 from umrgen.server.domain.request import GenerationRequest
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
     """RGB, shape (height, width, 3), row by row from the top."""
+    Drawn: TypeAlias = Sequence["Pixels | EncodedImage"] | "EngineFailure" | "Cancelled"
+    """The result of one task of a batch."""
 
 __all__ = [
     "ENGINES",
+    "BatchEngine",
     "Cancelled",
     "DrawTask",
     "EncodedImage",
@@ -33,6 +36,7 @@ __all__ = [
     "EngineFailure",
     "EngineInfo",
     "EngineStalled",
+    "OutOfMemory",
     "Phase",
     "RemoteEngine",
     "Report",
@@ -60,15 +64,22 @@ class EngineInfo:
     default_steps: int = LIMITS.steps_default
     """The steps of a request that gives none."""
     features: tuple[str, ...] = ()
-    """Of "previews", "references", "negative", "loras"."""
+    """Of "previews", "references", "negative", "loras", "cfg"; a request that needs another one is refused."""
     min_side: int = LIMITS.side_min
     """Width and height are at least this."""
     max_side: int = LIMITS.side_max
     """Width and height are at most this."""
     models: tuple[str, ...] = ()
-    """The names of the models that it has loaded or can load."""
+    """The names that a request may give as its model; the first is the default. Empty: a request can give none."""
     loras: tuple[str, ...] = ()
     """The names of the LoRAs that it has; with the feature "loras" and no names, any name is accepted."""
+    min_steps: int = 1
+    default_cfg: float | None = None
+    """The guidance scale of a request that gives none."""
+    revision: str = ""
+    """The revision or the digest of the model's files, for the provenance of the images."""
+    max_batch: int = 1
+    """The number of tasks that `draw_batch` draws together; with 1 the engine needs no such method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +112,14 @@ class EngineError(Exception):
 
 class EngineFailure(EngineError):
     """The engine cannot draw this request. The message is for the user, and contains no path."""
+
+    code = "engine_failed"
+
+
+class OutOfMemory(EngineFailure):
+    """The request needs more memory than the device has. The message says what to lower; no retry can succeed."""
+
+    code = "out_of_memory"
 
 
 class EngineCrashed(EngineError):
@@ -152,6 +171,18 @@ class Engine(Protocol):
 
     def draw(self, task: DrawTask, report: Report) -> "Sequence[Pixels | EncodedImage]":
         """Return one or more images, of the size that the engine made. Raises Cancelled and EngineFailure."""
+        ...
+
+
+class BatchEngine(Engine, Protocol):
+    """An engine that draws several tasks together: `info.max_batch` is above 1."""
+
+    def draw_batch(self, tasks: Sequence[DrawTask], reports: Sequence[Report]) -> "Sequence[Drawn]":
+        """Return the result of each task, in their order.
+
+        All tasks have one `batch_key` (`umrgen.server.domain.request`). A task that is cancelled or fails ends alone:
+        its exception is its result, and the others continue.
+        """
         ...
 
 

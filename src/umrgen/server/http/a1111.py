@@ -164,8 +164,8 @@ class _Api:
     async def decode(self, request: Request, caller: Caller) -> list[GenerationRequest]:
         """Return one request for each image of a call."""
         data = await read_object(request, MAX_BODY)
-        values = {name: data[name] for name in _PASSED if name in data} | {"negative": data.get("negative_prompt", "")}
-        values = {"width": 512, "height": 512} | values
+        values = {"width": 512, "height": 512} | {name: data[name] for name in _PASSED if name in data}
+        values |= self._optional(data)
         references = await self._references(caller, data.get("init_images", []))
         values |= {"reference_images": references} if references else {}
         generation, _ = decode_generate(values, self.services.state.default_steps)
@@ -173,6 +173,12 @@ class _Api:
         if count > MOST_IMAGES:
             raise Problem("invalid_request", f"batch_size × n_iter must be {MOST_IMAGES} or less; got {count}")
         return [_numbered(generation, number) for number in range(count)]
+
+    def _optional(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters that clients send always, without those that the engine does not support."""
+        info = self.services.state.info
+        given = {"negative": data.get("negative_prompt"), "cfg": data.get("cfg_scale")}
+        return {name: value for name, value in given.items() if value is not None and info and name in info.features}
 
     async def _references(self, caller: Caller, images: Any) -> list[str]:
         if not isinstance(images, list) or len(images) > LIMITS.references:

@@ -7,7 +7,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from string import Template
@@ -36,6 +36,7 @@ SHOWN_PROBLEMS = (
     *("invalid_request", "content_policy", "unauthorized", "forbidden_output", "job_not_found", "output_expired"),
     *("rate_limited", "concurrent_limit", "queue_full", "draining", "engine_unavailable"),
 )
+SHOWN_MODELS = 8
 _STUDIO = "\n\nPeople can use the studio page: open {base_url}/ in a browser."
 _MCP = "MCP tools (streamable HTTP) are at `{base_url}/mcp`, with the API key as the bearer token. "
 _HEADERS = {"Cache-Control": "no-cache", "Vary": "Accept, Host, X-Forwarded-Proto"}
@@ -43,6 +44,7 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+(?::\d+)?|\[[0-9A-Fa-f:.]+\](?::\d+)?")
 _OPTIONAL_FIELDS = {
     "negative": "`negative` | text: what the image must not show | none",
     "references": f"`reference_images` | names of uploaded images, at most {LIMITS.references} | none",
+    "cfg": "`cfg` | the guidance scale, 0 to 30 | the model's own",
     "loras": '`loras` | `[{"name": …, "strength": …}]` | none',
 }
 
@@ -145,8 +147,13 @@ def guide_text(base: str, facts: GuideFacts, *, has_studio: bool, has_mcp: bool)
     return _template().substitute(_values(base, facts), studio=studio, mcp=mcp)
 
 
+def _names(names: Sequence[str]) -> str:
+    return " or ".join(f"`{name}`" for name in names[:SHOWN_MODELS]) + (", …" if len(names) > SHOWN_MODELS else "")
+
+
 def _values(base: str, facts: GuideFacts) -> Mapping[str, object]:
     fields = [row for name, row in _OPTIONAL_FIELDS.items() if name in facts.features]
+    fields += [f"`model` | {_names(facts.models)} | `{facts.models[0]}`"] if facts.models else []
     return {
         "base_url": base,
         "engine": f"`{facts.engine}`. {facts.description}",

@@ -13,6 +13,7 @@ from umrgen.clock import Clock
 from umrgen.server.blobs import BlobStore, BlobStoreUnavailable, read
 from umrgen.server.domain.job import Change, Conflict, Job, Output, output_name
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure
+from umrgen.server.engines.support import unsupported
 from umrgen.server.executors import Executor, VerifiedImage
 from umrgen.server.ledger import JobStore, LedgerUnavailable
 from umrgen.server.scheduler.previews import Previews
@@ -56,6 +57,12 @@ class AttemptContext:
         return self.clock.now() + int(self.policy.lease * 1000)
 
 
+class RequestUnsupported(EngineFailure):
+    """The engine has no such model or feature, which was not known yet when the job was submitted."""
+
+    code = "unsupported_request"
+
+
 class ReferenceGone(Exception):
     """A reference image was deleted before the job ran."""
 
@@ -90,7 +97,7 @@ class Attempt:
         except Conflict:
             log.info("job %s: it was ended, or another worker has it", job.id)
         except EngineFailure as failure:
-            await self._fail("engine_failed", str(failure))
+            await self._fail(failure.code, str(failure))
         except ReferenceGone as gone:
             await self._fail("reference_gone", str(gone))
         except EngineCrashed as crash:
@@ -112,6 +119,7 @@ class Attempt:
     async def _draw(self, heartbeat: "asyncio.Task[None]") -> tuple[VerifiedImage, ...]:
         """Return the images. Raises Conflict when the job was ended by others, or another worker leased it."""
         job, context = self.job, self._context
+        self._check_supported()
         task = DrawTask(job.id, job.request, await self._references())
         drawing = asyncio.create_task(
             context.executor.run(task, self._on_step, lambda image: context.previews.put(job.id, image))
@@ -126,6 +134,12 @@ class Attempt:
             raise Conflict(job_id=job.id)
         finally:
             await _cancelled(drawing, over)
+
+    def _check_supported(self) -> None:
+        """Raise RequestUnsupported; jobs are accepted before the engine has loaded."""
+        info = self._context.executor.info
+        if info and (errors := unsupported(info, self.job.request)):
+            raise RequestUnsupported("; ".join(f"{field}: {error}" for field, error in errors))
 
     async def _references(self) -> tuple[bytes, ...]:
         """Return the job's reference images. Raises ReferenceGone."""

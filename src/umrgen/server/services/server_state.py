@@ -66,6 +66,7 @@ class GuideFacts:
     engine: str
     description: str
     features: tuple[str, ...]
+    models: tuple[str, ...]
     prompt_chars: int
     side_min: int
     side_max: int
@@ -109,6 +110,11 @@ class ServerState:
         )
 
     @property
+    def info(self) -> EngineInfo | None:
+        """The engine's description; None until it is loaded."""
+        return self.executor.info
+
+    @property
     def default_steps(self) -> int:
         """The steps of a request that gives none: the engine's own default."""
         info = self.executor.info
@@ -146,6 +152,7 @@ class ServerState:
             engine=self.engine,
             description=_DESCRIPTIONS.get(info.kind if info else "", ""),
             features=info.features if info else (),
+            models=info.models if info else (),
             prompt_chars=LIMITS.prompt_chars,
             side_min=max(LIMITS.side_min, info.min_side) if info else LIMITS.side_min,
             side_max=min(LIMITS.side_max, info.max_side) if info else LIMITS.side_max,

@@ -13,6 +13,7 @@ import msgspec
 from umrgen.clock import Clock
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.request import GenerationRequest
+from umrgen.server.engines.support import unsupported
 from umrgen.server.executors import Executor
 from umrgen.server.ledger import (
     Call,
@@ -144,7 +145,8 @@ class Submissions:
     # --- the rules ---
 
     async def _check(self, caller: Caller, request: GenerationRequest) -> None:
-        errors = _unsupported(self.executor, request)
+        info = self.executor.info  # until it is known, the attempt checks the request
+        errors = [FieldError(*error) for error in unsupported(info, request)] if info else []
         missing = await self.uploads.missing(caller, request.reference_images)
         if missing:
             errors.append(FieldError("reference_images", f"{missing[0][:60]!r} is not an uploaded reference image"))
@@ -198,25 +200,3 @@ class Submissions:
         if new and self.log_prompts:
             log.info("job %s: accepted", job.id, extra={"key_id": caller.key.id, "prompt": request.prompt})
         return Submitted(job, new)
-
-
-def _unsupported(executor: Executor, request: GenerationRequest) -> list[FieldError]:
-    """Return the parameters that the engine does not support exactly: the server rounds and drops no value."""
-    info = executor.info
-    if info is None:
-        return [FieldError("loras", "this engine does not support LoRAs")] if request.loras else []
-    errors = []
-    for field, side in (("width", request.width), ("height", request.height)):
-        if side % info.size_multiple:
-            errors.append(FieldError(field, f"must be a multiple of {info.size_multiple} with this engine; got {side}"))
-        if not info.min_side <= side <= info.max_side:
-            errors.append(FieldError(field, f"must be {info.min_side} to {info.max_side} with this engine; got {side}"))
-    if request.steps > info.max_steps:
-        errors.append(FieldError("steps", f"must be {info.max_steps} or less with this engine; got {request.steps}"))
-    if request.loras and "loras" not in info.features:
-        errors.append(FieldError("loras", "this engine does not support LoRAs"))
-    elif info.loras and (unknown := [lora.name for lora in request.loras if lora.name not in info.loras]):
-        errors.append(FieldError("loras", f"this engine has no LoRA {unknown[0]!r}"))
-    if request.reference_images and "references" not in info.features:
-        errors.append(FieldError("reference_images", "this engine does not support reference images"))
-    return errors

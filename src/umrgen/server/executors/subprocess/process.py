@@ -12,7 +12,16 @@ from typing import Any
 import msgspec
 
 from umrgen.server.domain.job import MAX_IMAGES
-from umrgen.server.engines import DrawTask, EncodedImage, EngineCrashed, EngineFailure, EngineInfo, EngineStalled, Phase
+from umrgen.server.engines import (
+    DrawTask,
+    EncodedImage,
+    EngineCrashed,
+    EngineFailure,
+    EngineInfo,
+    EngineStalled,
+    OutOfMemory,
+    Phase,
+)
 from umrgen.server.executors import OnPreview, OnStep, WatchdogLimits
 from umrgen.server.executors.subprocess.frames import HEAD, Frame, FrameError, pack, unpack_lengths
 from umrgen.server.executors.watchdog import Watchdog
@@ -86,13 +95,12 @@ class EngineProcess:
                 head, _ = await process._receive()
             if head["is"] == "unavailable":
                 raise EngineFailure(str(head["error"]))
-            info = head["info"]
-            process.info = EngineInfo(**info | {"features": tuple(info["features"])})
+            process.info = msgspec.convert(head["info"], EngineInfo)
         except BaseException as error:
             await process.kill()
             if isinstance(error, TimeoutError):
                 error = EngineStalled(f"it was not loaded after {load_timeout:g} s")
-            if isinstance(error, (EngineCrashed, KeyError, TypeError)):
+            if isinstance(error, (EngineCrashed, KeyError, msgspec.ValidationError)):
                 raise EngineCrashed(f"the engine {engine} did not start: {error}") from None
             raise
         return process
@@ -265,7 +273,8 @@ def _check_done(head: Mapping[str, Any]) -> None:
         case "done":
             return
         case "failed":
-            raise EngineFailure(str(head.get("error")))
+            failure = OutOfMemory if head.get("code") == OutOfMemory.code else EngineFailure
+            raise failure(str(head.get("error")))
         case "broken":
             raise EngineCrashed(str(head.get("error")))
     raise EngineCrashed(INVALID)

@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from umrgen.server.domain.request import GenerationRequest
-from umrgen.server.engines import Cancelled, DrawTask, EncodedImage, Engine, EngineFailure, Phase, load_engine
+from umrgen.server.engines import (
+    Cancelled,
+    DrawTask,
+    EncodedImage,
+    Engine,
+    EngineFailure,
+    OutOfMemory,
+    Phase,
+    load_engine,
+)
 from umrgen.server.engines.encoding import encoded, preview_jpeg
 from umrgen.server.executors.subprocess.frames import HEAD, Frame, pack, unpack_lengths
 
@@ -30,6 +39,9 @@ if TYPE_CHECKING:
     from umrgen.server.engines import Pixels
 
 __all__ = ["main"]
+
+
+OUT_OF_MEMORY = "it needs more memory than the engine has; lower width and height, or use fewer reference images"
 
 
 def _read_exactly(pipe: BinaryIO, count: int) -> bytes:
@@ -116,10 +128,10 @@ class Worker:
         except Cancelled:
             return {"is": "cancelled", "job_id": job_id}
         except EngineFailure as failure:
-            return {"is": "failed", "job_id": job_id, "error": str(failure)}
+            return {"is": "failed", "job_id": job_id, "error": str(failure), "code": failure.code}
+        except MemoryError:  # an allocation was refused, which changes nothing in the process
+            return {"is": "failed", "job_id": job_id, "error": OUT_OF_MEMORY, "code": OutOfMemory.code}
         # The state of the process is unknown after any other exception: the server replaces it after "broken".
-        except MemoryError:
-            return {"is": "broken", "job_id": job_id, "error": "it ran out of memory"}
         except Exception as error:
             # A traceback contains paths: it goes to the operator's log, never to the user.
             traceback.print_exc()

@@ -130,6 +130,7 @@ class EngineAnswer(Struct, frozen=True, kw_only=True):
     features: list[str]
     models: list[str]
     loras: list[str]
+    default_cfg: Annotated[float, Meta(description="the guidance scale of a request that gives none")] | None
 
 
 class Sizes(Struct, frozen=True, kw_only=True):
@@ -142,6 +143,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
 
 
 class Steps(Struct, frozen=True, kw_only=True):
+    min: int
     max: int
     default: int
 

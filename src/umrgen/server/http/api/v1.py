@@ -87,6 +87,7 @@ def capabilities_response(can: ServerCapabilities) -> Response:
                 features=list(info.features) if info else [],
                 models=list(info.models) if info else [],
                 loras=list(info.loras) if info else [],
+                default_cfg=info.default_cfg if info else None,
             ),
             sizes=Sizes(
                 min=max(LIMITS.side_min, info.min_side) if info else LIMITS.side_min,
@@ -94,7 +95,7 @@ def capabilities_response(can: ServerCapabilities) -> Response:
                 default=LIMITS.side_default,
                 multiple_of=can.size_multiple,
             ),
-            steps=Steps(max=can.max_steps, default=can.default_steps),
+            steps=Steps(min=info.min_steps if info else 1, max=can.max_steps, default=can.default_steps),
             prompt_chars=LIMITS.prompt_chars,
             calls=list(_CALLS),
             max_wait=can.longest_wait,

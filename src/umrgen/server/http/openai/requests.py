@@ -17,7 +17,7 @@ __all__ = ["MEDIA_TYPES", "ImageCall", "decode_call"]
 
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
-_PASSED = ("prompt", "negative", "seed", "steps", "width", "height")
+_PASSED = ("prompt", "negative", "seed", "steps", "cfg", "width", "height")
 """Fields that have the name and the meaning of this server's own API."""
 
 

@@ -1,0 +1,54 @@
+"""Whether an engine can draw a request exactly: the server rounds and drops no value."""
+
+from collections.abc import Iterator, Sequence
+
+from umrgen.server.domain.request import GenerationRequest
+from umrgen.server.engines import EngineInfo
+
+__all__ = ["unsupported"]
+
+Error = tuple[str, str]
+"""The name of a request's parameter, and what is wrong with its value."""
+LISTED = 20
+"""Names in an error text."""
+
+
+def unsupported(info: EngineInfo, request: GenerationRequest) -> list[Error]:
+    """Return the parameters that the engine does not support, and what it does support."""
+    return [*_numbers(info, request), *_features(info, request), *_names(info, request)]
+
+
+def _numbers(info: EngineInfo, request: GenerationRequest) -> Iterator[Error]:
+    for field, side in (("width", request.width), ("height", request.height)):
+        if side % info.size_multiple:
+            yield field, f"must be a multiple of {info.size_multiple} with this engine; got {side}"
+        if not info.min_side <= side <= info.max_side:
+            yield field, f"must be {info.min_side} to {info.max_side} with this engine; got {side}"
+    if not info.min_steps <= request.steps <= info.max_steps:
+        yield "steps", f"must be {info.min_steps} to {info.max_steps} with this engine; got {request.steps}"
+
+
+def _features(info: EngineInfo, request: GenerationRequest) -> Iterator[Error]:
+    """Yield the parameters that the engine would ignore."""
+    needed = (
+        ("loras", bool(request.loras), "loras", "LoRAs"),
+        ("reference_images", bool(request.reference_images), "references", "reference images"),
+        ("negative", bool(request.negative.strip()), "negative", "negative prompts"),
+        ("cfg", request.cfg is not None, "cfg", "a guidance scale"),
+    )
+    for field, given, feature, words in needed:
+        if given and feature not in info.features:
+            yield field, f"this engine does not support {words}"
+
+
+def _names(info: EngineInfo, request: GenerationRequest) -> Iterator[Error]:
+    """Yield the names of a model and of a LoRA that the engine does not have."""
+    if request.model is not None and request.model not in info.models:
+        has = f"it has {_listed(info.models)}" if info.models else "a request cannot choose one"
+        yield "model", f"this engine has no model {request.model!r}; {has}"
+    if info.loras and (unknown := [lora.name for lora in request.loras if lora.name not in info.loras]):
+        yield "loras", f"this engine has no LoRA {unknown[0]!r}; it has {_listed(info.loras)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
