@@ -8,9 +8,11 @@ phase takes a third of a second), `same` (one phase again and again), `compile` 
 
 import asyncio
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +22,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from umrgen.server.engines import DrawTask, EncodedImage, EngineFailure, EngineInfo, Phase, Report
+from umrgen.server.engines import Cancelled, DrawTask, EncodedImage, EngineFailure, EngineInfo, Phase, Report
 
 INFO = EngineInfo("fake", "procedural", "1", default_steps=6, features=("previews",))
 PAUSE = 0.3
@@ -46,6 +48,10 @@ def _work(task: DrawTask, report: Report) -> Iterator[float]:
     while prompt == "same":
         report.phase(Phase.DRAWING)
         yield PAUSE
+    if prompt == "deaf":
+        report(1, steps)
+        yield 0.5
+        return
     for step in range(1, steps + 1):
         report(step, steps, lambda: _preview(task))
         yield 0.02 if prompt in ("slow", "junk", "truncated", "huge") else 0.0
@@ -102,6 +108,55 @@ class FakeEngine:
         for seconds in _work(task, report):
             time.sleep(seconds)
         return _images(task)
+
+
+class FakeBatchEngine(FakeEngine):
+    """Implements `BatchEngine`; the shade of an image is the size of its batch.
+
+    `deaf` reports its first step only, `encode later` returns images that are encoded when `allow encoding` was drawn.
+    """
+
+    info = replace(INFO, max_batch=4)
+
+    def __init__(self) -> None:
+        self._allowed = threading.Event()
+
+    def draw(self, task: DrawTask, report: Report) -> list[Any]:
+        if task.request.prompt == "allow encoding":
+            self._allowed.set()
+        if task.request.prompt == "encode later":
+            return _LateImages(self._allowed, [_pixels(task)])
+        (result,) = self.draw_batch([task], [report])
+        if isinstance(result, Exception):
+            raise result
+        return list(result)
+
+    def draw_batch(self, tasks: Sequence[DrawTask], reports: Sequence[Report]) -> list[Any]:
+        results: list[Any] = [[_pixels(task, len(tasks))] for task in tasks]
+        going = {index: _work(task, report) for index, (task, report) in enumerate(zip(tasks, reports, strict=True))}
+        while going:
+            for index, work in tuple(going.items()):
+                try:
+                    seconds = next(work, None)
+                except (EngineFailure, Cancelled) as error:
+                    results[index], seconds = error, None
+                if seconds is None:
+                    del going[index]
+                else:
+                    time.sleep(seconds)
+        return results
+
+
+class _LateImages(list[Any]):
+    """Images that are available when `allowed` is set."""
+
+    def __init__(self, allowed: threading.Event, images: list[Any]) -> None:
+        super().__init__(images)
+        self._allowed = allowed
+
+    def __iter__(self) -> Iterator[Any]:
+        assert self._allowed.wait(60)
+        return super().__iter__()
 
 
 class FakeRemoteEngine:

@@ -7,19 +7,21 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
+from PIL import Image
 
 from support import draw_task
 from umrgen.image_files import verify
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure, EngineStalled
-from umrgen.server.executors import Executor, WatchdogLimits
+from umrgen.server.executors import Executor, JobBatch, VerifiedImage, WatchdogLimits
 from umrgen.server.executors.remote import RemoteExecutor
 from umrgen.server.executors.subprocess.executor import SubprocessExecutor
-from umrgen.server.executors.subprocess.process import EngineProcess
+from umrgen.server.executors.subprocess.process import EngineProcess, Listener
 
 TASK = draw_task("one")
 
@@ -395,7 +397,8 @@ class TestLocal:
             if busy:
                 block_until_it_ends(process)
             with pytest.raises(EngineCrashed) as crash:
-                await process.draw(TASK, ignore, None, WatchdogLimits(stall_after=600))
+                process.start([TASK])
+                await process.follow(TASK.job_id, Listener(ignore, None, lambda: None), WatchdogLimits(stall_after=600))
             assert crash.value.code == "engine_crashed"
             await process.kill()
 
@@ -434,3 +437,112 @@ class TestLocal:
                     await executor.run(draw_task("repeat"), ignore)
         finally:
             await executor.stop()
+
+
+@pytest.fixture
+async def batches(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SubprocessExecutor]:
+    """An executor with one process, which draws up to four tasks together."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+    executor = SubprocessExecutor("fake_engines:FakeBatchEngine", {}, watchdog=WatchdogLimits(cancel_grace=30))
+    async with asyncio.timeout(60):
+        await executor.ready()
+        yield executor
+        await executor.stop()
+
+
+class TestBatches:
+    """Tests of jobs that one process draws together. The fake engine colours an image by the size of its batch."""
+
+    @staticmethod
+    def run(executor: Executor, *prompts: str) -> list[asyncio.Task[tuple[VerifiedImage, ...]]]:
+        tasks = [drawing(prompt, f"ext_{number}") for number, prompt in enumerate(prompts)]
+        batch = JobBatch(task.job_id for task in tasks)
+        return [asyncio.create_task(executor.run(task, ignore, batch=batch)) for task in tasks]
+
+    @staticmethod
+    def shade(images: tuple[VerifiedImage, ...]) -> int:
+        with Image.open(BytesIO(images[0].data)) as image:
+            return image.getpixel((0, 0))[0]  # type: ignore[index]
+
+    async def test_the_jobs_of_a_batch_are_drawn_together(self, batches: SubprocessExecutor) -> None:
+        results = await asyncio.gather(*self.run(batches, "one", "two", "three"))
+        assert [self.shade(images) for images in results] == [3, 3, 3]
+        assert self.shade(await batches.run(drawing("one"), ignore)) == 1
+
+    async def test_a_failure_is_the_result_of_its_job_only(self, batches: SubprocessExecutor) -> None:
+        (process,) = batches._processes
+        refused, drawn = await asyncio.gather(*self.run(batches, "refuse", "one"), return_exceptions=True)
+        assert isinstance(refused, EngineFailure)
+        assert isinstance(drawn, tuple)
+        assert batches._processes == {process}
+
+    async def test_a_job_that_is_cancelled_before_the_batch_is_complete_is_not_awaited(
+        self, batches: SubprocessExecutor
+    ) -> None:
+        batch = JobBatch(["ext_1", "ext_2"])
+        first = asyncio.create_task(batches.run(drawing("one"), ignore, batch=batch))
+        await asyncio.sleep(0)
+        batch.withdraw("ext_2")
+        assert self.shade(await first) == 1
+
+    async def test_a_cancelled_job_leaves_the_others_of_its_batch(self, batches: SubprocessExecutor) -> None:
+        (process,) = batches._processes
+        begun, tasks = asyncio.Event(), [drawing("slow", f"ext_{number}", steps=50) for number in range(3)]
+        batch = JobBatch(task.job_id for task in tasks)
+        first, *others = [
+            asyncio.create_task(batches.run(task, lambda step, total: begun.set(), batch=batch)) for task in tasks
+        ]
+        await begun.wait()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert not any(other.done() for other in others)
+        assert [self.shade(images) for images in await asyncio.gather(*others)] == [3, 3]
+        assert batches._processes == {process}
+
+    async def test_a_job_that_does_not_stop_is_dropped_without_the_others(
+        self, batches: SubprocessExecutor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The engine does not report to the cancelled job for longer than `cancel_grace`."""
+        monkeypatch.setattr(batches, "_watchdog", WatchdogLimits(cancel_grace=0.05))
+        (process,) = batches._processes
+        begun, tasks = asyncio.Event(), [drawing("deaf", f"ext_{number}", steps=2) for number in range(2)]
+        batch = JobBatch(task.job_id for task in tasks)
+        first, second = [
+            asyncio.create_task(batches.run(task, lambda step, total: begun.set(), batch=batch)) for task in tasks
+        ]
+        await begun.wait()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert self.shade(await second) == 2
+        assert batches._processes == {process}
+        assert self.shade(await batches.run(drawing("one", "ext_9"), ignore)) == 1
+
+    async def test_a_batch_whose_jobs_were_all_cancelled_waits_for_no_process(
+        self, batches: SubprocessExecutor
+    ) -> None:
+        begun = asyncio.Event()
+        running = asyncio.create_task(batches.run(drawing("wait"), lambda step, total: begun.set()))
+        await begun.wait()
+        waiting = self.run(batches, "one", "two")
+        await asyncio.sleep(0)
+        for task in (*waiting, running):
+            task.cancel()
+        assert all(
+            isinstance(result, asyncio.CancelledError)
+            for result in await asyncio.gather(*waiting, running, return_exceptions=True)
+        )
+        assert not batches._starting
+        assert self.shade(await batches.run(drawing("one", "ext_9"), ignore)) == 1
+
+    async def test_images_are_encoded_while_the_next_batch_is_drawn(self, batches: SubprocessExecutor) -> None:
+        """The images of the first batch cannot be encoded until the second one is drawn."""
+        first = JobBatch(["ext_1"])
+        released = asyncio.Event()
+        first.on_release(released.set)
+        running = asyncio.create_task(batches.run(drawing("encode later"), ignore, batch=first))
+        await released.wait()
+        assert not running.done()
+        assert await batches.run(drawing("allow encoding", "ext_2"), ignore)
+        assert await running

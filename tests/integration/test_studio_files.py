@@ -238,8 +238,8 @@ def test_a_list_has_the_request_of_each_job(running: ServerProcess) -> None:
     with running.http() as http:
         http.post("/api/v1/generate", json={"prompt": "a boat", "seed": 5, **request}).raise_for_status()
         (job,) = http.get("/api/v1/jobs?limit=1").json()["jobs"]
-    rest = {"prompt": "a boat", "seed": 5, "priority": 0, "webhook_url": None, "loras": [], "reference_images": []}
-    assert job["request"] == request | rest
+    rest = {"prompt": "a boat", "seed": 5, "priority": 0, "loras": [], "reference_images": []}
+    assert job["request"] == request | rest | {"cfg": None, "model": None, "webhook_url": None}
     assert (job["prompt"], job["seed"]) == ("a boat", 5)
 
 

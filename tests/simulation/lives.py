@@ -262,7 +262,7 @@ class ServerProcess:
             await asyncio.sleep(self.world.rng.random() * 100)
 
     async def run(
-        self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None = None
+        self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None = None, batch: object = None
     ) -> tuple[VerifiedImage, ...]:
         job_id, request = task.job_id, task.request
         # Recorded instead of raised: the dispatcher would handle an exception as a failure of the engine.

@@ -12,8 +12,8 @@ from umrgen.model import State
 from umrgen.server.blobs import BlobStoreUnavailable
 from umrgen.server.domain.job import Change, Job, output_name
 from umrgen.server.domain.request import GenerationRequest
-from umrgen.server.engines import DrawTask, EngineCrashed, EngineStalled
-from umrgen.server.executors import OnPreview, OnStep, VerifiedImage
+from umrgen.server.engines import DrawTask, EngineCrashed, EngineInfo, EngineStalled
+from umrgen.server.executors import JobBatch, OnPreview, OnStep, VerifiedImage
 from umrgen.server.ledger import JobCounts
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.scheduler.attempt import Attempt, AttemptContext, DispatchPolicy
@@ -27,7 +27,7 @@ class StalledExecutor:
     """An executor whose engine reports one step and never ends, and a clock that does not advance."""
 
     capacity = 1
-    info = None
+    info: EngineInfo | None = None
 
     def watch(self, on_capacity: object) -> None:
         """The capacity never grows."""
@@ -43,7 +43,9 @@ class StalledExecutor:
         self.sleeping.set()
         await asyncio.get_running_loop().create_future()
 
-    async def run(self, task: DrawTask, on_step: OnStep, on_preview: OnPreview) -> tuple[VerifiedImage, ...]:
+    async def run(
+        self, task: DrawTask, on_step: OnStep, on_preview: OnPreview, batch: object = None
+    ) -> tuple[VerifiedImage, ...]:
         on_step(1, 9)
         try:
             await asyncio.get_running_loop().create_future()
@@ -153,7 +155,9 @@ class ImmediateExecutor(StalledExecutor):
 
     images = 1
 
-    async def run(self, task: DrawTask, on_step: OnStep, on_preview: OnPreview) -> tuple[VerifiedImage, ...]:
+    async def run(
+        self, task: DrawTask, on_step: OnStep, on_preview: OnPreview, batch: object = None
+    ) -> tuple[VerifiedImage, ...]:
         return tuple(VerifiedImage(b"png", "ab" * 32, 512, 512) for _ in range(self.images))
 
 
@@ -267,6 +271,7 @@ class GatedExecutor(StalledExecutor):
         super().__init__()
         self.capacity = capacity
         self.gates: dict[str, asyncio.Event] = {}
+        self._batches: dict[JobBatch, list[str]] = {}
         self.changed = asyncio.Condition()
         self.on_capacity: Callable[[], None]
 
@@ -280,13 +285,19 @@ class GatedExecutor(StalledExecutor):
     async def ready(self) -> None:
         """Return: an engine is always idle."""
 
-    async def run(self, task: DrawTask, *_: Any) -> tuple[VerifiedImage, ...]:
+    async def run(self, task: DrawTask, *arguments: Any) -> tuple[VerifiedImage, ...]:
+        self._batches.setdefault(arguments[-1], []).append(task.job_id)
         gate = self.gates[task.job_id] = asyncio.Event()
         await self._notify()
         await gate.wait()
         del self.gates[task.job_id]
         await self._notify()
         return (VerifiedImage(b"png", "ab" * 32, 512, 512),)
+
+    @property
+    def batches(self) -> list[list[str]]:
+        """The ids of the jobs that were drawn together."""
+        return list(self._batches.values())
 
     async def _notify(self) -> None:
         async with self.changed:
@@ -318,3 +329,32 @@ async def test_the_dispatcher_claims_as_many_jobs_as_there_is_capacity() -> None
         await dispatcher.drain(0)
     assert await ledger.jobs.count() == JobCounts(3, 0)
     await ledger.close()
+
+
+async def test_jobs_that_are_drawn_together_are_claimed_together() -> None:
+    ledger, executor = MemoryLedger(), GatedExecutor(capacity=0)
+    executor.info = EngineInfo("fake", "model", "1", max_batch=3)
+    previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
+    context = AttemptContext(ledger.jobs, executor, RecordingBlobs(ledger), executor, DispatchPolicy(), previews)  # type: ignore[arg-type]
+    dispatcher = Dispatcher(context, "worker")
+    await ledger.open(dispatcher.notify)
+    for number, width in enumerate((512, 512, 512, 512, 640, 512)):
+        await ledger.jobs.submit(f"ext_{number}", "sid_a", request_of(width), "fake", now=1000)
+    dispatcher.start()
+    executor.grow(2)
+    await executor.running("ext_0", "ext_1", "ext_2", "ext_3")
+    assert {frozenset(batch) for batch in executor.batches} == {
+        frozenset(("ext_0", "ext_2")),
+        frozenset(("ext_1", "ext_3")),
+    }
+    executor.gates["ext_0"].set()
+    await executor.running("ext_1", "ext_2", "ext_3")  # its batch is not released while another job of it is drawn
+    executor.gates["ext_2"].set()
+    await executor.running("ext_1", "ext_3", "ext_4")
+    async with asyncio.timeout(10):
+        await dispatcher.drain(0)
+    await ledger.close()
+
+
+def request_of(width: int) -> GenerationRequest:
+    return GenerationRequest("a boat", seed=1, width=width, height=512, steps=9)

@@ -9,8 +9,9 @@ from umrgen.errors import UmrgenError
 from umrgen.image_files import verify
 from umrgen.server.domain.job import MAX_IMAGES
 from umrgen.server.engines import DrawTask, EncodedImage, EngineCrashed, EngineInfo
+from umrgen.server.executors.batch import JobBatch
 
-__all__ = ["EXECUTORS", "Executor", "OnPreview", "OnStep", "VerifiedImage", "WatchdogLimits", "verified"]
+__all__ = ["EXECUTORS", "Executor", "JobBatch", "OnPreview", "OnStep", "VerifiedImage", "WatchdogLimits", "verified"]
 
 EXECUTORS: Mapping[str, str] = {
     "subprocess": "umrgen.server.executors.subprocess.executor:SubprocessExecutor",
@@ -81,7 +82,7 @@ class Executor(Protocol):
 
     @property
     def capacity(self) -> int:
-        """The number of jobs that run at a time now; it changes with the number of devices."""
+        """The number of batches that are drawn at a time now; it changes with the number of devices."""
         ...
 
     def watch(self, on_capacity: Callable[[], None]) -> None:
@@ -93,11 +94,12 @@ class Executor(Protocol):
         ...
 
     async def run(
-        self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None = None
+        self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None = None, batch: JobBatch | None = None
     ) -> tuple[VerifiedImage, ...]:
-        """Draw. Raises EngineFailure (a retry will not help), EngineCrashed and EngineStalled (it may).
+        """Draw, together with the other jobs of `batch`, which is released when their drawing has ended.
 
-        Cancelling the awaiting task stops the engine at its next step, or ends it after a grace period.
+        Raises EngineFailure (a retry will not help), EngineCrashed and EngineStalled (it may). Cancelling the awaiting
+        task stops the engine at its next step, or ends it after a grace period; in a batch the other jobs continue.
         """
         ...
 

@@ -18,7 +18,7 @@ from umrgen.server.engines import (
     load_engine,
 )
 from umrgen.server.engines.encoding import encoded, preview_jpeg
-from umrgen.server.executors import OnPreview, OnStep, VerifiedImage, WatchdogLimits, verified
+from umrgen.server.executors import JobBatch, OnPreview, OnStep, VerifiedImage, WatchdogLimits, verified
 from umrgen.server.executors.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -142,10 +142,13 @@ class RemoteExecutor:
         self._grow()
 
     async def run(
-        self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None = None
+        self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None = None, batch: JobBatch | None = None
     ) -> tuple[VerifiedImage, ...]:
         try:
             images = await self._draw(task, on_step, on_preview)
+            self._changed.set()
+            if batch is not None:
+                batch.drawn(task.job_id)
             return await verified([await asyncio.to_thread(self._encode, task, image) for image in images])
         except EngineFailure:
             raise

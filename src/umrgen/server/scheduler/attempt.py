@@ -14,7 +14,7 @@ from umrgen.server.blobs import BlobStore, BlobStoreUnavailable, read
 from umrgen.server.domain.job import Change, Conflict, Job, Output, output_name
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure
 from umrgen.server.engines.support import unsupported
-from umrgen.server.executors import Executor, VerifiedImage
+from umrgen.server.executors import Executor, JobBatch, VerifiedImage
 from umrgen.server.ledger import JobStore, LedgerUnavailable
 from umrgen.server.scheduler.previews import Previews
 from umrgen.server.tracing import span
@@ -70,8 +70,10 @@ class ReferenceGone(Exception):
 class Attempt:
     """An attempt at a job, under the lease it was claimed with."""
 
-    def __init__(self, job: Job, attempt_context: AttemptContext) -> None:
+    def __init__(self, job: Job, attempt_context: AttemptContext, batch: JobBatch | None = None) -> None:
+        """`batch`: the jobs that are drawn together with this one."""
         self.job = job
+        self._batch = batch
         self._context = attempt_context
         self._guard: dict[str, int] = {"token": job.token}
         self._retries_writes = True
@@ -122,7 +124,7 @@ class Attempt:
         self._check_supported()
         task = DrawTask(job.id, job.request, await self._references())
         drawing = asyncio.create_task(
-            context.executor.run(task, self._on_step, lambda image: context.previews.put(job.id, image))
+            context.executor.run(task, self._on_step, lambda image: context.previews.put(job.id, image), self._batch)
         )
         over = asyncio.create_task(self._over.wait())
         try:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from umrgen.model import State
 from umrgen.server.domain.job import Change, Conflict, Job
+from umrgen.server.domain.request import batch_key
+from umrgen.server.executors import JobBatch
 from umrgen.server.ledger import LedgerUnavailable
 from umrgen.server.scheduler.attempt import Attempt, AttemptContext
 
@@ -35,6 +37,8 @@ class Dispatcher:
         self._claiming = False
         """Whether a claim is in flight: it may have leased jobs that are not in `_running` yet."""
         self._running: dict[str, Attempt] = {}
+        self._batches: set[JobBatch] = set()
+        """The batches whose drawing has not ended."""
         self._attempts: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
         attempt_context.executor.watch(self._wake.set)
@@ -100,8 +104,8 @@ class Dispatcher:
     async def _dispatch(self) -> None:
         while not self._stopping:
             try:
-                for job in await self._claim():
-                    self._start_attempt(job)
+                for jobs in await self._claim():
+                    self._start_batch(jobs)
             except LedgerUnavailable as error:
                 log.error("no job can be claimed: %s", error)
                 await self._pause(AFTER_FAILURE)
@@ -114,37 +118,56 @@ class Dispatcher:
         self._waiting = True
         await self._context.clock.sleep(seconds)
 
-    async def _claim(self) -> list[Job]:
-        """Wait for capacity, and lease the next jobs; if there are none, wait until there may be some."""
+    async def _claim(self) -> list[list[Job]]:
+        """Wait for capacity, and lease the next jobs, by batches; without jobs, wait until there may be some."""
         self._waiting = True
         await self._context.executor.ready()
         self._wake.clear()
         jobs: list[Job] = []
-        free = self._context.executor.capacity - len(self._attempts)
+        free = self._context.executor.capacity - len(self._batches)
         if free > 0:
             self._waiting, self._claiming = False, True  # cancelling a claim would leave leases without an attempt
             try:
-                jobs = await self._context.jobs.claim(
-                    self._worker,
-                    now=self._context.clock.now(),
-                    lease_until=self._context.lease_until(),
-                    limit=free,
-                    running_cap=self._context.policy.running_cap,
-                )
+                jobs = await self._lease(free)
             finally:
                 self._claiming = False
         if not jobs and not self._stopping:
             self._waiting = True
             await self._wake.wait()
-        return jobs
+        return [jobs[first::free] for first in range(min(free, len(jobs)))]
 
-    def _start_attempt(self, job: Job) -> None:
-        attempt = self._running[job.id] = Attempt(job, self._context)
-        task = asyncio.create_task(self._attempt(attempt))
+    async def _lease(self, devices: int) -> list[Job]:
+        """Lease the jobs that so many devices can draw at a time. Raises LedgerUnavailable."""
+        info = self._context.executor.info
+        most = info.max_batch if info else 1
+        return await self._context.jobs.claim(
+            self._worker,
+            now=self._context.clock.now(),
+            lease_until=self._context.lease_until(),
+            limit=devices * most,
+            batch_key=batch_key if most > 1 else None,
+            running_cap=self._context.policy.running_cap,
+        )
+
+    def _start_batch(self, jobs: list[Job]) -> None:
+        batch = JobBatch(job.id for job in jobs)
+        self._batches.add(batch)
+        batch.on_release(lambda: self._release(batch))
+        for job in jobs:
+            self._start_attempt(job, batch)
+
+    def _release(self, batch: JobBatch) -> None:
+        """Claim for its device again: the drawing of the batch has ended."""
+        self._batches.discard(batch)
+        self._wake.set()
+
+    def _start_attempt(self, job: Job, batch: JobBatch) -> None:
+        attempt = self._running[job.id] = Attempt(job, self._context, batch)
+        task = asyncio.create_task(self._attempt(attempt, batch))
         self._attempts.add(task)
         task.add_done_callback(self._attempts.discard)
 
-    async def _attempt(self, attempt: Attempt) -> None:
+    async def _attempt(self, attempt: Attempt, batch: JobBatch) -> None:
         job_id = attempt.job.id
         try:
             # The job may have been cancelled in the same commit that leased it.
@@ -158,8 +181,7 @@ class Dispatcher:
         finally:
             if self._running.get(job_id) is attempt:
                 del self._running[job_id]
-            # The executor has capacity again. Wake later: this task counts as running until it has ended.
-            asyncio.get_running_loop().call_soon(self._wake.set)
+            batch.withdraw(job_id)
 
     # --- leases ---
 

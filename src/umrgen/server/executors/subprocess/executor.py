@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure, EngineInfo, EngineStalled
-from umrgen.server.executors import OnPreview, OnStep, VerifiedImage, WatchdogLimits, verified
-from umrgen.server.executors.subprocess.process import EngineProcess
+from umrgen.server.executors import JobBatch, OnPreview, OnStep, VerifiedImage, WatchdogLimits, verified
+from umrgen.server.executors.subprocess.process import EngineProcess, Listener
 
 __all__ = ["SubprocessExecutor"]
 
@@ -31,7 +31,8 @@ class SubprocessExecutor:
         self._watchdog = watchdog or WatchdogLimits()
         self._processes: set[EngineProcess] = set()
         self._busy: set[EngineProcess] = set()
-        self._changed = asyncio.Condition()
+        self._starting: dict[JobBatch, asyncio.Future[EngineProcess]] = {}
+        self._changed = asyncio.Event()
         self._on_capacity: Callable[[], None] = lambda: None
         self._keepers: list[asyncio.Task[None]] = []
 
@@ -76,12 +77,8 @@ class SubprocessExecutor:
         self._processes.add(process)
         self.info, self.trouble = process.info, None
         self._on_capacity()
-        await self._notify()
+        self._changed.set()
         return process
-
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
 
     def _idle(self) -> EngineProcess | None:
         return next((process for process in self._processes - self._busy if process.alive), None)
@@ -89,8 +86,9 @@ class SubprocessExecutor:
     async def ready(self) -> None:
         if not self._keepers:
             self._keepers = [asyncio.create_task(self._keep(device)) for device in range(self._devices)]
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._idle() is not None)
+        while self._idle() is None:
+            self._changed.clear()
+            await self._changed.wait()
 
     async def _take(self) -> EngineProcess:
         await self.ready()
@@ -102,26 +100,57 @@ class SubprocessExecutor:
     # --- drawing ---
 
     async def run(
-        self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None = None
+        self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None = None, batch: JobBatch | None = None
     ) -> tuple[VerifiedImage, ...]:
-        process = await self._take()
+        batch = batch or JobBatch([task.job_id])
         try:
-            return await verified(await self._draw(process, task, on_step, on_preview))
+            await batch.join(task)
+            process = await asyncio.shield(self._start(batch))
+            return await self._run(process, batch, task, on_step, on_preview)
+        finally:
+            batch.withdraw(task.job_id)
+
+    def _start(self, batch: JobBatch) -> asyncio.Future[EngineProcess]:
+        """Return the process that draws a complete batch; the first call chooses it, when one is idle."""
+        if batch not in self._starting:
+            self._starting[batch] = asyncio.ensure_future(self._send(batch))
+            batch.on_release(lambda: self._forget(batch))
+        return self._starting[batch]
+
+    async def _send(self, batch: JobBatch) -> EngineProcess:
+        process = await self._take()
+        batch.on_release(lambda: self._release(process))
+        process.start(batch.tasks)
+        return process
+
+    def _forget(self, batch: JobBatch) -> None:
+        """Stop waiting for a process if none was found before all jobs of the batch were cancelled."""
+        self._starting.pop(batch).cancel()
+
+    def _release(self, process: EngineProcess) -> None:
+        self._busy.discard(process)
+        self._changed.set()
+        self._on_capacity()
+
+    async def _run(
+        self, process: EngineProcess, batch: JobBatch, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None
+    ) -> tuple[VerifiedImage, ...]:
+        try:
+            listener = Listener(on_step, on_preview, lambda: batch.drawn(task.job_id))
+            return await verified(await self._draw(process, task, listener))
         except (EngineFailure, asyncio.CancelledError):
             raise
         except BaseException:
             process.end()
             raise
         finally:
-            if process.job_id is not None:  # it did not finish: no other job may be given to it
+            if task.job_id in process.jobs:  # it did not finish: no other job may be given to it
                 process.end()
-            self._busy.discard(process)
-            await self._notify()
 
-    async def _draw(self, process: EngineProcess, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None) -> Any:
+    async def _draw(self, process: EngineProcess, task: DrawTask, listener: Listener) -> Any:
         limits = self._watchdog
         try:
-            return await process.draw(task, on_step, on_preview, limits)
+            return await process.follow(task.job_id, listener, limits)
         except asyncio.CancelledError:
             await asyncio.shield(process.cancel(task.job_id, limits.cancel_grace))
             raise
@@ -132,7 +161,7 @@ class SubprocessExecutor:
 
     def show(self, job_id: str, wanted: bool) -> None:
         for process in self._processes:
-            if process.job_id == job_id:
+            if job_id in process.jobs:
                 process.show(job_id, wanted)
 
     async def stop(self) -> None:

@@ -5,8 +5,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -26,7 +27,7 @@ from umrgen.server.executors import OnPreview, OnStep, WatchdogLimits
 from umrgen.server.executors.subprocess.frames import HEAD, Frame, FrameError, pack, unpack_lengths
 from umrgen.server.executors.watchdog import Watchdog
 
-__all__ = ["EngineProcess"]
+__all__ = ["EngineProcess", "Listener"]
 
 SECRETS = ("UMRGEN_API_KEY", "UMRGEN_SERVER_KEY", "UMRGEN_METRICS_TOKEN")
 
@@ -38,11 +39,23 @@ GONE = (BrokenPipeError, ConnectionResetError, RuntimeError)
 MOST_STEPS = 1_000_000
 """A bound for what an engine reports; far more than any engine has."""
 
-PROGRESS = ("step", "phase", "image")
+PROGRESS = ("step", "phase", "drawn", "image")
 """The messages about a job that are not final."""
 
 INBOX = 32
-"""Frames that are buffered; an engine that sends more must wait."""
+"""Frames of a job that are buffered; an engine that sends more must wait."""
+
+Inbox = asyncio.Queue[Frame | EngineCrashed]
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """The callbacks of one job, called on the event loop."""
+
+    on_step: OnStep
+    on_preview: OnPreview | None
+    on_drawn: Callable[[], None]
+    """The drawing has ended, and the images are encoded."""
 
 
 def _how_it_ended(returncode: int | None) -> str:
@@ -59,12 +72,13 @@ class EngineProcess:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.info = EngineInfo("unknown", "unknown", "")
-        self.job_id: str | None = None
-        """The job it is drawing, from the request to the final message."""
         self.was_used = False
         """True after its first job."""
         self._ended = False
-        self._inbox: asyncio.Queue[Frame | EngineCrashed] = asyncio.Queue(INBOX)
+        self._end: EngineCrashed | None = None
+        self._jobs: dict[str, Inbox] = {}
+        self._loading: Inbox = asyncio.Queue(INBOX)
+        """The messages that are about no job: whether the engine was loaded."""
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
@@ -92,7 +106,7 @@ class EngineProcess:
         process = cls(started)
         try:
             async with asyncio.timeout(load_timeout):
-                head, _ = await process._receive()
+                head, _ = await process._next(process._loading)
             if head["is"] == "unavailable":
                 raise EngineFailure(str(head["error"]))
             process.info = msgspec.convert(head["info"], EngineInfo)
@@ -110,49 +124,59 @@ class EngineProcess:
         return self._process.returncode is None and not self._ended
 
     @property
+    def jobs(self) -> Collection[str]:
+        """The jobs without a final message."""
+        return self._jobs.keys()
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 
-    async def draw(
-        self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None, limits: WatchdogLimits
-    ) -> list[EncodedImage]:
-        """Return the images. Raises EngineFailure, EngineCrashed and EngineStalled."""
-        self.job_id, self.was_used = task.job_id, True
+    def start(self, tasks: Sequence[DrawTask]) -> None:
+        """Send tasks to be drawn together. Each is followed with `follow`."""
+        if not tasks:
+            return
+        self.was_used = True
+        for task in tasks:
+            inbox = self._jobs[task.job_id] = asyncio.Queue(INBOX)
+            if self._end is not None:
+                inbox.put_nowait(self._end)
+        assert self._process.stdin is not None
+        images = b"".join(image for task in tasks for image in task.references)
+        with suppress(*GONE):  # its end is noticed by the reader
+            self._process.stdin.write(pack({"do": "draw", "tasks": [_task_head(task) for task in tasks]}, images))
+
+    async def follow(self, job_id: str, listener: Listener, limits: WatchdogLimits) -> list[EncodedImage]:
+        """Wait for the images of a job. Raises EngineFailure, EngineCrashed and EngineStalled."""
         images: list[EncodedImage] = []
         async with Watchdog(limits) as watchdog:
-            await self._send(_draw_head(task), b"".join(task.references))
-            while (message := await self._next_message(task.job_id))[0]["is"] in PROGRESS:
-                head, body = message
-                if head["is"] == "phase":
-                    watchdog.phase(_phase_of(head))
-                elif head["is"] == "image" and len(images) < MAX_IMAGES:
-                    images.append(EncodedImage(body, str(head.get("media_type"))))
-                    watchdog.extend()
-                elif head["is"] == "step":
-                    step, total = _step_of(head)
-                    watchdog.step(step)
-                    on_step(step, total)
-                    if body and on_preview is not None:
-                        on_preview(body)
-                else:
-                    raise EngineCrashed(f"it returned more than {MAX_IMAGES} images")
+            await self._drain()
+            while (message := await self._next_message(job_id))[0]["is"] in PROGRESS:
+                _observe(message, listener, watchdog, images)
         _check_done(message[0])
         return images
 
     async def _next_message(self, job_id: str) -> Frame:
-        """Return the next message about this job, and drop those about others. After the final one it is idle."""
-        while True:
-            head, body = await self._receive()
-            if "job_id" not in head or "is" not in head:
-                raise EngineCrashed(INVALID)
-            if head["job_id"] == job_id:
-                if head["is"] not in PROGRESS:
-                    self.job_id = None
-                return head, body
+        """Return the next message about this job. After the final one, the job is no longer one of `jobs`."""
+        message = await self._next(self._jobs[job_id])
+        if message[0]["is"] not in PROGRESS:
+            del self._jobs[job_id]
+        return message
+
+    async def _next(self, inbox: Inbox) -> Frame:
+        """Return the next frame of an inbox. Cancelling this loses no frame: another task reads the pipe."""
+        item = await inbox.get()
+        if isinstance(item, EngineCrashed):
+            inbox.put_nowait(item)  # for the next call too
+            raise item
+        return item
 
     async def cancel(self, job_id: str, grace: float) -> None:
-        """Request it to stop this job, and wait for that; kill it after `grace` seconds."""
-        if self.job_id != job_id:
+        """Request it to stop this job, and wait for that, at most `grace` seconds.
+
+        Then the process is killed; if it draws other jobs too, it continues, and the result of this one is dropped.
+        """
+        if job_id not in self._jobs:
             return
         try:
             async with asyncio.timeout(grace):
@@ -162,7 +186,10 @@ class EngineProcess:
             if kind == "broken":
                 await self.kill()
         except (TimeoutError, EngineCrashed):
-            await self.kill()
+            if len(self._jobs) > 1 and self.alive:
+                del self._jobs[job_id]
+            else:
+                await self.kill()
 
     def show(self, job_id: str, wanted: bool) -> None:
         """Start or stop previews of this job."""
@@ -186,38 +213,51 @@ class EngineProcess:
         await self._process.wait()
         self._reader.cancel()
         await asyncio.wait({self._reader})
-        while not self._inbox.empty():
-            self._inbox.get_nowait()
-        self._inbox.put_nowait(EngineCrashed(_how_it_ended(self._process.returncode)))
+        self._publish_end(EngineCrashed(_how_it_ended(self._process.returncode)))
 
     # --- the pipe ---
 
-    async def _send(self, head: dict[str, Any], body: bytes = b"") -> None:
+    async def _send(self, head: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(pack(head, body))
-            await self._process.stdin.drain()
-        except GONE:
-            raise await self._wait_for_end() from None
+        with suppress(*GONE):  # its end is noticed by the reader
+            self._process.stdin.write(pack(head))
+        await self._drain()
 
-    async def _receive(self) -> Frame:
-        """Return the next frame. Cancelling this loses no frame: another task reads the pipe."""
-        item = await self._inbox.get()
-        if isinstance(item, EngineCrashed):
-            self._inbox.put_nowait(item)  # for the next call too
-            raise item
-        return item
+    async def _drain(self) -> None:
+        assert self._process.stdin is not None
+        with suppress(*GONE):
+            await self._process.stdin.drain()
 
     async def _read(self) -> None:
         try:
             while True:
-                await self._inbox.put(await self._frame())
+                await self._deliver(await self._frame())
         except (asyncio.IncompleteReadError, OSError):
             end = await self._wait_for_end()
         except (FrameError, ValueError, RecursionError):
             self.end()
             end = EngineCrashed(INVALID)
-        await self._inbox.put(end)
+        self._publish_end(end)
+
+    async def _deliver(self, frame: Frame) -> None:
+        """Put a frame into the inbox of its job; drop it if the job is over. Raises FrameError."""
+        head = frame[0]
+        if not isinstance(head.get("is"), str):
+            raise FrameError("a frame without a kind")
+        if head["is"] in ("ready", "unavailable"):
+            await self._loading.put(frame)
+        elif not isinstance(head.get("job_id"), str):
+            raise FrameError("a frame about no job")
+        elif (inbox := self._jobs.get(head["job_id"])) is not None:
+            await inbox.put(frame)
+
+    def _publish_end(self, end: EngineCrashed) -> None:
+        """Give the reason of its end to all that wait for a frame. The first reason is kept."""
+        self._end = self._end or end
+        for inbox in (self._loading, *self._jobs.values()):
+            while inbox.full():
+                inbox.get_nowait()
+            inbox.put_nowait(self._end)
 
     async def _frame(self) -> Frame:
         pipe = self._process.stdout
@@ -240,13 +280,34 @@ class EngineProcess:
         return EngineCrashed(_how_it_ended(self._process.returncode))
 
 
-def _draw_head(task: DrawTask) -> dict[str, Any]:
+def _task_head(task: DrawTask) -> dict[str, Any]:
     return {
-        "do": "draw",
         "job_id": task.job_id,
         "request": msgspec.to_builtins(task.request),
         "references": [len(image) for image in task.references],
     }
+
+
+def _observe(message: Frame, listener: Listener, watchdog: Watchdog, images: list[EncodedImage]) -> None:
+    """Handle a message about the progress of a job. Raises EngineCrashed."""
+    head, body = message
+    match head["is"]:
+        case "phase":
+            watchdog.phase(_phase_of(head))
+        case "drawn":
+            watchdog.phase(Phase.ENCODING)
+            listener.on_drawn()
+        case "image" if len(images) < MAX_IMAGES:
+            images.append(EncodedImage(body, str(head.get("media_type"))))
+            watchdog.extend()
+        case "image":
+            raise EngineCrashed(f"it returned more than {MAX_IMAGES} images")
+        case _:
+            step, total = _step_of(head)
+            watchdog.step(step)
+            listener.on_step(step, total)
+            if body and listener.on_preview is not None:
+                listener.on_preview(body)
 
 
 def _step_of(head: Mapping[str, Any]) -> tuple[int, int]:

@@ -11,16 +11,19 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import msgspec
 
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.engines import (
+    BatchEngine,
     Cancelled,
     DrawTask,
     EncodedImage,
@@ -77,6 +80,10 @@ class Worker:
         self._source = source
         self._sink = sink
         self._tasks: SimpleQueue[Frame] = SimpleQueue()
+        self._sending = threading.Lock()
+        self._encoder = ThreadPoolExecutor(1)
+        """Encodes the images of a batch while the next batch is drawn."""
+        self._encoding: list[Future[None]] = []
         self._cancelled: set[str] = set()
         self._shown: set[str] = set()
 
@@ -89,8 +96,7 @@ class Worker:
         threading.Thread(target=self._listen, daemon=True).start()
         self.send({"is": "ready", "info": asdict(self._engine.info)})
         while True:
-            head, body = self._tasks.get()
-            self.send(self._answer(head, body))
+            self._draw(_tasks(*self._tasks.get()))
 
     def _listen(self) -> None:
         """Read frames: tasks are queued, a cancellation takes effect immediately."""
@@ -107,8 +113,9 @@ class Worker:
                     self._tasks.put((head, body))
 
     def send(self, head: dict[str, Any], body: bytes = b"") -> None:
-        self._sink.write(pack(head, body))
-        self._sink.flush()
+        with self._sending:
+            self._sink.write(pack(head, body))
+            self._sink.flush()
 
     def check_cancelled(self, job_id: str) -> None:
         """Raise Cancelled if the job was cancelled."""
@@ -119,39 +126,73 @@ class Worker:
         """Return whether a caller watches the job."""
         return job_id in self._shown
 
-    def _answer(self, head: dict[str, Any], body: bytes) -> dict[str, Any]:
-        """Draw, and send the images; return the final message about the job."""
-        job_id: str = head["job_id"]
+    def _draw(self, tasks: list[DrawTask]) -> None:
+        """Draw tasks together, and start to encode their images when those of the batch before are encoded."""
+        results = self._results(tasks)
+        wait(self._encoding)
+        self._encoding.clear()
+        for task, result in zip(tasks, results, strict=True):
+            if isinstance(result, BaseException):
+                self._finish(task.job_id, result)
+            else:
+                self.send({"is": "drawn", "job_id": task.job_id})
+                self._encoding.append(self._encoder.submit(self._encode, task, result))
+
+    def _results(self, tasks: list[DrawTask]) -> "Sequence[Sequence[Pixels | EncodedImage] | BaseException]":
+        reports = [_Report(self, task.job_id) for task in tasks]
         try:
-            self._draw(_task(head, body))
-            return {"is": "done", "job_id": job_id}
-        except Cancelled:
-            return {"is": "cancelled", "job_id": job_id}
-        except EngineFailure as failure:
-            return {"is": "failed", "job_id": job_id, "error": str(failure), "code": failure.code}
-        except MemoryError:  # an allocation was refused, which changes nothing in the process
-            return {"is": "failed", "job_id": job_id, "error": OUT_OF_MEMORY, "code": OutOfMemory.code}
-        # The state of the process is unknown after any other exception: the server replaces it after "broken".
+            if len(tasks) == 1:
+                return [self._engine.draw(tasks[0], reports[0])]
+            results = cast(BatchEngine, self._engine).draw_batch(tasks, reports)
+            if len(results) != len(tasks):
+                raise ValueError(f"{len(results)} results for {len(tasks)} tasks")
+            return results
         except Exception as error:
-            # A traceback contains paths: it goes to the operator's log, never to the user.
-            traceback.print_exc()
-            return {"is": "broken", "job_id": job_id, "error": f"it raised {type(error).__name__}"}
-        finally:
-            self._cancelled.discard(job_id)
-            self._shown.discard(job_id)
+            return [error] * len(tasks)
 
-    def _draw(self, task: DrawTask) -> None:
-        for drawn in self._engine.draw(task, _Report(self, task.job_id)):
-            image = encoded(drawn, task, self._engine.info)
-            self.send({"is": "image", "job_id": task.job_id, "media_type": image.media_type}, image.data)
+    def _encode(self, task: DrawTask, images: "Sequence[Pixels | EncodedImage]") -> None:
+        try:
+            for drawn in images:
+                self.check_cancelled(task.job_id)
+                image = encoded(drawn, task, self._engine.info)
+                self.send({"is": "image", "job_id": task.job_id, "media_type": image.media_type}, image.data)
+            self._finish(task.job_id, None)
+        except Exception as error:
+            self._finish(task.job_id, error)
+
+    def _finish(self, job_id: str, error: BaseException | None) -> None:
+        """Send the final message about a job."""
+        self._cancelled.discard(job_id)
+        self._shown.discard(job_id)
+        self.send({"job_id": job_id} | _ending(error))
 
 
-def _task(head: dict[str, Any], body: bytes) -> DrawTask:
-    references, start = [], 0
-    for length in head["references"]:
-        references.append(body[start : start + length])
-        start += length
-    return DrawTask(head["job_id"], msgspec.convert(head["request"], GenerationRequest), tuple(references))
+def _ending(error: BaseException | None) -> dict[str, Any]:
+    match error:
+        case None:
+            return {"is": "done"}
+        case Cancelled():
+            return {"is": "cancelled"}
+        case EngineFailure():
+            return {"is": "failed", "error": str(error), "code": error.code}
+        case MemoryError():  # an allocation was refused, which changes nothing in the process
+            return {"is": "failed", "error": OUT_OF_MEMORY, "code": OutOfMemory.code}
+    # The state of the process is unknown after any other exception: the server replaces it after "broken". A traceback
+    # contains paths: it goes to the operator's log, never to the user.
+    traceback.print_exception(error)
+    return {"is": "broken", "error": f"it raised {type(error).__name__}"}
+
+
+def _tasks(head: dict[str, Any], body: bytes) -> list[DrawTask]:
+    tasks, start = [], 0
+    for each in head["tasks"]:
+        references = []
+        for length in each["references"]:
+            references.append(body[start : start + length])
+            start += length
+        request = msgspec.convert(each["request"], GenerationRequest)
+        tasks.append(DrawTask(each["job_id"], request, tuple(references)))
+    return tasks
 
 
 def _limit_memory(memory: int) -> None:
