@@ -231,3 +231,10 @@ class RecordingEngine(FakeEngine):
         (self._folder / "request.json").write_bytes(msgspec.json.encode(task.request))
         (self._folder / "references").write_text(str(len(task.references)))
         return super().draw(task, report)
+
+
+class UnloadableEngine(FakeEngine):
+    """An engine whose weights are missing."""
+
+    def load(self) -> None:
+        raise EngineFailure("it has no weights: run the command that fetches them")

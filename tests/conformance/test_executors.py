@@ -17,7 +17,7 @@ from PIL import Image
 
 from support import draw_task
 from umrgen.image_files import verify
-from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure, EngineStalled
+from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure, EngineStalled, OutOfMemory
 from umrgen.server.executors import Executor, JobBatch, VerifiedImage, WatchdogLimits
 from umrgen.server.executors.remote import RemoteExecutor
 from umrgen.server.executors.subprocess.executor import SubprocessExecutor
@@ -422,6 +422,18 @@ class TestLocal:
         (process,) = executor._processes
         environment = Path(f"/proc/{process.pid}/environ").read_bytes()
         assert b"secret" not in environment
+        await executor.stop()
+
+    async def test_a_task_that_does_not_fit_into_memory_fails_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+        executor = SubprocessExecutor("engines_that_fail:FailingEngine", {}, watchdog=WatchdogLimits(memory=600))
+        async with asyncio.timeout(60):
+            await executor.ready()
+            (process,) = executor._processes
+            with pytest.raises(OutOfMemory, match="lower width and height"):
+                await executor.run(draw_task("memory"), ignore)
+            assert await executor.run(draw_task("one", job_id="ext_2"), ignore)
+            assert executor._processes == {process}
         await executor.stop()
 
     async def test_a_repeated_step_is_no_progress(self, monkeypatch: pytest.MonkeyPatch) -> None:

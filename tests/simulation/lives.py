@@ -149,6 +149,7 @@ class ServerProcess:
         self._on_capacity: Callable[[], None] = lambda: None
         self.info = EngineInfo("fake", "procedural", "1")
         self.trouble = None
+        self.loaded = True
         self.drawing: set[str] = set()
         self._late: list[asyncio.Task[None]] = []
         self.checker = checker

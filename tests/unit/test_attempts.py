@@ -28,6 +28,7 @@ class StalledExecutor:
 
     capacity = 1
     info: EngineInfo | None = None
+    loaded = True
 
     def watch(self, on_capacity: object) -> None:
         """The capacity never grows."""

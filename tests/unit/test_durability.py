@@ -168,6 +168,7 @@ class Drawn:
     """An executor that returns its image without delay."""
 
     info = None
+    loaded = True
 
     async def run(self, *_: object) -> tuple[VerifiedImage, ...]:
         return (VerifiedImage(IMAGE, "digest", 512, 512),)

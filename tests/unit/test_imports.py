@@ -38,16 +38,17 @@ CLIENT = [
     ["client.retrieval", "client.driver", "client.known_jobs"],
     ["client.job"],
     ["client.async_client"],
-    ["client.client", "client.diagnostics"],
+    ["client.client", "client.diagnostics", "client.load"],
     ["testing"],
     ["cli", "mcp", "__main__"],
 ]
 SERVER = [
     ["text"],
     ["errors", "paths", "durable", "file_locks", "clock"],
-    ["model", "image_files"],
+    ["model", "image_files", "server.model_choice"],
     [
         "server.settings",
+        "server.comfyui_hint",
         "server.deployment",
         "server.state",
         "server.logs",
@@ -72,7 +73,7 @@ SERVER = [
     ["server.scheduler"],
     ["server.http"],
     ["server.application"],
-    ["server.serve", "server.asgi"],
+    ["server.serve", "server.asgi", "server.engine_check"],
 ]
 
 

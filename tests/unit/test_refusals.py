@@ -92,7 +92,7 @@ async def test_parameters_beyond_the_limits_of_the_engine_are_refused(
 ) -> None:
     executor: Any = application.executor
     await executor.ready()  # else the engine replaces the information when it is loaded
-    executor.info = LIMITED
+    executor._executor.info = LIMITED
     fits = {"prompt": "a boat", "width": 640, "height": 1024, "steps": 8, "loras": [{"name": "ink"}], "model": "base"}
     assert (await caller.post("/api/v1/generate", json=fits)).status_code == 202
     refused = await caller.post("/api/v1/generate", json=fits | changes)
@@ -106,7 +106,7 @@ async def test_capabilities_report_the_limits_of_the_engine(
 ) -> None:
     executor: Any = application.executor
     await executor.ready()  # else the engine replaces the information when it is loaded
-    executor.info = LIMITED
+    executor._executor.info = LIMITED
     can = (await caller.get("/api/v1/capabilities")).json()
     assert (can["engine"]["models"], can["engine"]["loras"]) == (["base"], ["ink"])
     assert (can["sizes"]["min"], can["sizes"]["max"], can["sizes"]["multiple_of"]) == (640, 1024, 64)

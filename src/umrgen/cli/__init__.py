@@ -29,9 +29,11 @@ COMMANDS = {
     "jobs": "umrgen.cli.listing:jobs",
     "resume": "umrgen.cli.resume:resume",
     "forget": "umrgen.cli.resume:forget",
+    "bench": "umrgen.cli.bench:bench",
     "doctor": "umrgen.cli.doctor:doctor",
     "mcp": "umrgen.cli.mcp:mcp",
     "serve": "umrgen.cli.serve:serve",
+    "engine": "umrgen.cli.engine:engine",
     "keys": "umrgen.cli.keys:keys",
     "ledger": "umrgen.cli.ledger:ledger",
 }

@@ -12,6 +12,7 @@ from umrgen.cli.common import CommandOutput, exit_on_error, require_server_packa
 
 if TYPE_CHECKING:
     from umrgen.server.serve import Announcement
+    from umrgen.server.settings import Settings
 
 __all__ = ["serve"]
 
@@ -59,6 +60,17 @@ def _announce(announcement: "Announcement", as_json: bool) -> None:
         click.echo("Try it:\n", err=True)
         click.echo(f"    export UMRGEN_BASE_URL={announcement.url} UMRGEN_API_KEY={announcement.key}", err=True)
         click.echo('    umrgen generate "a lighthouse on a cliff at dusk"\n', err=True)
+
+
+def _announce_engine(settings: "Settings") -> None:
+    """Print which engine the model chose; with the default engine, whether a ComfyUI could be used instead."""
+    from umrgen.server.comfyui_hint import DEFAULT_URL, is_there
+    from umrgen.server.model_choice import choose
+
+    if settings.model:
+        click.echo(f"the engine is {settings.engine}: {choose(settings.model).reason}", err=True)
+    elif settings.engine == "procedural" and sys.stderr.isatty() and is_there():
+        click.echo(f"A ComfyUI runs on this machine. To draw with it: umrgen serve --model {DEFAULT_URL}\n", err=True)
 
 
 def _print_unit(context: click.Context, parameter: click.Parameter, requested: bool) -> None:
@@ -119,6 +131,7 @@ def serve(config: Path | None, as_json: bool, until_eof: bool, **flags: Any) -> 
 
         settings = load()
         set_up_logs(settings.log_format)
+        _announce_engine(settings)
         serve_forever(
             settings,
             lambda announcement: _announce(announcement, as_json),

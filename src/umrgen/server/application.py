@@ -19,6 +19,7 @@ from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import job_to_wire
 from umrgen.server.engines import EngineFailure, check_options, is_remote
 from umrgen.server.executors import EXECUTORS, Executor, WatchdogLimits
+from umrgen.server.executors.unloading import LoadCommands, UnloadingExecutor
 from umrgen.server.http import Services
 from umrgen.server.http.app import make_app
 from umrgen.server.ledger import LEDGERS, Ledger, LedgerUnavailable
@@ -52,7 +53,7 @@ from umrgen.server.webhooks.deliverer import WebhookDeliverer
 if TYPE_CHECKING:
     from umrgen.server.http.mcp import McpEndpoint
 
-__all__ = ["Application", "open_keys", "open_ledger"]
+__all__ = ["Application", "make_executor", "open_keys", "open_ledger"]
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +95,11 @@ def _blobs(settings: Settings, worker: str) -> BlobStore:
     return blobs
 
 
-def _executor(settings: Settings) -> Executor:
-    """Return the executor for the engine that the settings name. Raises BadSettings for a wrong engine or option."""
+def make_executor(settings: Settings, clock: Clock) -> Executor:
+    """Return the executor of the engine that the settings name, not started yet.
+
+    Raises BadSettings for a wrong engine or option.
+    """
     engine, options = settings.engine, settings.options_of_engine
     limits = WatchdogLimits(settings.stall_after, settings.cancel_grace, settings.load_timeout, settings.engine_memory)
     try:
@@ -105,7 +109,8 @@ def _executor(settings: Settings) -> Executor:
     except EngineFailure as failure:
         next = "See --engine and --engine-option in: umrgen serve --help"
         raise BadSettings(str(failure), code="bad_engine", next=next) from None
-    return executor
+    commands = LoadCommands(settings.on_load, settings.on_unload, settings.command_timeout)
+    return UnloadingExecutor(executor, clock, settings.unload_after, commands)
 
 
 @asynccontextmanager
@@ -150,11 +155,11 @@ class Application:
         self.metrics = Metrics()
         self.ledger = ledger or _ledger(settings, self.metrics.commits.observe)
         self.blobs = blobs or _blobs(settings, worker)
-        self.executor = executor or _executor(settings)
+        self.executor = executor or make_executor(settings, clock)
         self.images = ImageCache(self.blobs, settings.cache << 20)
         self.subscriptions = Subscriptions(settings.held)
         self.previews = Previews(self.executor.show, self.subscriptions.wake)
-        self.estimates = Estimates(clock, lambda: self.executor.capacity)
+        self.estimates = Estimates(clock, lambda: self.executor.capacity, lambda: self.executor.until_loaded)
         self.signatures = Signatures(settings.url_ttl, clock)
         self.admission = Admission(self.executor, self.blobs, settings.disk_reserve << 20)
         self.keys = ApiKeys(self.ledger.keys, clock)
@@ -333,6 +338,10 @@ class Application:
         await self.dispatcher.drain(limit)
         self.subscriptions.close()
         await self.deliverer.stop(min(limit, LAST_DELIVERIES))
+
+    async def release_engine(self) -> None:
+        """Unload the engine when the running jobs have ended, until a job waits for it."""
+        await self.executor.unload()
 
     def stop_now(self) -> None:
         """Let `drain` return without waiting any longer."""

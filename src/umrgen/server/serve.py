@@ -57,6 +57,7 @@ class _Stop:
     def __init__(self, application: Application, reload: Callable[[], None]) -> None:
         self._application = application
         self._reload = reload
+        self._releasing: asyncio.Future[None] | None = None
         self.requested = asyncio.Event()
         self.immediately = asyncio.Event()
 
@@ -66,17 +67,21 @@ class _Stop:
             self._application.stop_now()
         self.requested.set()
 
+    def _release_engine(self) -> None:
+        self._releasing = asyncio.ensure_future(self._application.release_engine())
+
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
         """Request a stop on SIGINT and SIGTERM, and on SIGHUP if a terminal started the server.
 
-        A service gets SIGHUP to reload its settings.
+        A service gets SIGHUP to reload its settings. SIGUSR1 unloads the engine (`umrgen engine release`).
         """
         loop = asyncio.get_running_loop()
         handlers: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGINT: self,
             signal.SIGTERM: self,
             signal.SIGHUP: self if _in_terminal() else self._reload,
+            signal.SIGUSR1: self._release_engine,
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)

@@ -12,6 +12,7 @@ from typing import Any
 
 from umrgen.errors import UmrgenError
 from umrgen.paths import data_home, user_path
+from umrgen.server.model_choice import UnknownModel, choose
 
 __all__ = ["BadSettings", "Setting", "Settings", "settings_table"]
 
@@ -61,6 +62,10 @@ class Settings:
     )
 
     # --- the engine ---
+    model: str = _text(
+        "",
+        "a model, which chooses the engine: a hub name, a folder, a .safetensors or .gguf file, a ComfyUI's URL",
+    )
     engine: str = _text("procedural", "the engine that draws the images: its name, or module:Class")
     devices: int = _number(1, "devices, each with its own engine process", 1, 1024)
     engine_option: tuple[str, ...] = _list("options of the engine, each as NAME=VALUE; a value is JSON, or else text")
@@ -71,6 +76,12 @@ class Settings:
     load_timeout: float = _number(600.0, "seconds an engine has to start, and to load or compile for a job", 1, 86400)
     cancel_grace: float = _number(5.0, "seconds an engine has to stop before it is killed", 0, 3600)
     engine_memory: int = _number(0, "MiB of main memory that an engine may use; 0: no limit", 0, 1 << 24)
+    unload_after: float = _number(
+        0.0, "seconds without a job after which the engine leaves memory, until the next job; 0: never", 0, 86400
+    )
+    on_load: str = _text("", "a command to run before the engine is loaded, for example to stop a chat model")
+    on_unload: str = _text("", "a command to run after the engine was unloaded")
+    command_timeout: float = _number(60.0, "seconds that on_load and on_unload may take", 1, 3600)
 
     # --- jobs ---
     lease: float = _number(30.0, "seconds of a job's lease, which its worker must renew", 1, 3600)
@@ -165,6 +176,16 @@ class Settings:
                 options[name.strip().replace("-", "_")] = value
         return options
 
+    def _with_model(self, *, explicit: bool) -> "Settings":
+        """Return the settings with the engine for the model, unless an engine is set explicitly, and its option."""
+        try:
+            choice = None if explicit else choose(self.model)
+        except UnknownModel as unknown:
+            raise BadSettings(f"model: {unknown}", next=unknown.next) from None
+        engine, option = (self.engine, "model") if choice is None else (choice.engine, choice.option)
+        added = (f"{option}={json.dumps(self.model)}",) if option else ()
+        return replace(self, engine=engine, engine_option=(*added, *self.engine_option))
+
     @classmethod
     def load(cls, flags: Mapping[str, Any], environment: Mapping[str, str], file: Path | None = None) -> "Settings":
         """Load the settings. Raises BadSettings, which names the invalid one and its source.
@@ -187,6 +208,8 @@ class Settings:
                     values[setting.name] = setting.convert(value, source)
                     break
         settings = cls(**values)
+        if settings.model:
+            settings = settings._with_model(explicit="engine" in values)
         from_table = _as_options(engine_tables.get(settings.engine, {}), f"[engine.{settings.engine}] in {file}")
         return replace(settings, engine_option=(*from_table, *settings.engine_option))
 

@@ -12,9 +12,12 @@ from typing import IO
 from umrgen.durable import make_folder, sync_folder
 from umrgen.server.settings import BadSettings
 
-__all__ = ["LedgerMark", "own_state", "worker_id"]
+__all__ = ["LedgerMark", "own_state", "server_pid", "worker_id"]
 
 log = logging.getLogger(__name__)
+
+LOCK = "server.lock"
+"""The file that the server locks; it contains the server's process id."""
 
 
 @contextmanager
@@ -25,7 +28,7 @@ def own_state(state: Path) -> Iterator[IO[str]]:
     """
     try:
         make_folder(state, mode=0o700)
-        lock = (state / "server.lock").open("w")
+        lock = (state / LOCK).open("a")
     except OSError as error:
         raise BadSettings(
             f"the state folder {state} cannot be written: {error.strerror}",
@@ -41,7 +44,23 @@ def own_state(state: Path) -> Iterator[IO[str]]:
                 f"another server already runs on the state folder {state}",
                 next="Stop it, or choose another folder with --state.",
             ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
         yield lock
+
+
+def server_pid(state: Path) -> int | None:
+    """Return the process id of the server that has locked the state folder; None without one."""
+    try:
+        with (state / LOCK).open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(lock.read())
+    except (OSError, ValueError):
+        pass
+    return None
 
 
 class LedgerMark:

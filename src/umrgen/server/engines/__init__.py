@@ -78,6 +78,8 @@ class EngineInfo:
     """The guidance scale of a request that gives none."""
     revision: str = ""
     """The revision or the digest of the model's files, for the provenance of the images."""
+    notes: tuple[str, ...] = ()
+    """What the operator should know, as `umrgen engine check` prints it: the choices made when it was loaded."""
     max_batch: int = 1
     """The number of tasks that `draw_batch` draws together; with 1 the engine needs no such method."""
 

@@ -85,6 +85,16 @@ class Executor(Protocol):
         """The number of batches that are drawn at a time now; it changes with the number of devices."""
         ...
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the engine is loaded or will be; one that was unloaded is loaded again for a job only."""
+        ...
+
+    @property
+    def until_loaded(self) -> float:
+        """The estimated seconds until an engine can draw: the time of its last load; 0 while one can."""
+        ...
+
     def watch(self, on_capacity: Callable[[], None]) -> None:
         """Call `on_capacity` on the event loop whenever the capacity has grown."""
         ...
@@ -105,6 +115,10 @@ class Executor(Protocol):
 
     def show(self, job_id: str, wanted: bool) -> None:
         """Start or stop previews of a job; no effect for a job that is not drawn here."""
+        ...
+
+    async def unload(self) -> None:
+        """Take the engine out of memory. `ready` loads it again."""
         ...
 
     async def stop(self) -> None: ...

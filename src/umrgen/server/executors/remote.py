@@ -110,6 +110,9 @@ class RemoteExecutor:
             return self._trouble
         return f"the engine {self._name} cannot draw now"
 
+    loaded = True
+    until_loaded = 0.0
+
     def watch(self, on_capacity: Callable[[], None]) -> None:
         self._on_capacity = on_capacity
 
@@ -206,6 +209,11 @@ class RemoteExecutor:
         (self._wanted.add if wanted else self._wanted.discard)(job_id)
         if progress := self._running.get(job_id):
             progress.wanted = wanted
+
+    async def unload(self) -> None:
+        """Call the engine's `unload`, if it has one: its server then frees its memory, and loads again by itself."""
+        if (unload := getattr(self._engine, "unload", None)) is not None:
+            await unload()
 
     async def stop(self) -> None:
         await self._engine.close()

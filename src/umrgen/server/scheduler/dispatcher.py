@@ -121,6 +121,10 @@ class Dispatcher:
     async def _claim(self) -> list[list[Job]]:
         """Wait for capacity, and lease the next jobs, by batches; without jobs, wait until there may be some."""
         self._waiting = True
+        self._wake.clear()
+        if not self._context.executor.loaded and not (await self._context.jobs.count()).queued:
+            await self._wake.wait()
+            return []
         await self._context.executor.ready()
         self._wake.clear()
         jobs: list[Job] = []

@@ -28,9 +28,13 @@ def _shape(job: Job) -> Shape:
 class Estimates:
     """Run times by shape. There is no estimate for a shape that has not run yet."""
 
-    def __init__(self, clock: Clock, capacity: Callable[[], int]) -> None:
+    def __init__(
+        self, clock: Clock, capacity: Callable[[], int], until_loaded: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        """`capacity`: the batches drawn at a time now; `until_loaded`: the seconds until the engine is loaded."""
         self._clock = clock
         self._capacity = capacity
+        self._until_loaded = until_loaded
         self._runs: OrderedDict[Shape, deque[float]] = OrderedDict()
         self._all: deque[float] = deque(maxlen=LAST)
 
@@ -58,4 +62,4 @@ class Estimates:
         # The jobs ahead take the mean run time; each running job is, on average, half finished.
         capacity = max(1, self._capacity())
         ahead = (position or 1) - 1 + capacity / 2
-        return typical + ahead * fmean(self._all) / capacity
+        return self._until_loaded() + typical + ahead * fmean(self._all) / capacity

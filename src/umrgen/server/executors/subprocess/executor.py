@@ -25,6 +25,8 @@ class SubprocessExecutor:
     ) -> None:
         self.info: EngineInfo | None = None
         self.trouble: str | None = None
+        self.loaded = True
+        self._load_seconds = 0.0
         self._engine = engine
         self._options = options
         self._devices = devices
@@ -67,6 +69,7 @@ class SubprocessExecutor:
                 delay = min(LONGEST_DELAY, delay * 2)
 
     async def _spawn(self, device: int) -> EngineProcess:
+        began = asyncio.get_running_loop().time()
         process = await EngineProcess.spawn(
             self._engine,
             self._options,
@@ -75,6 +78,7 @@ class SubprocessExecutor:
             memory=self._watchdog.memory,
         )
         self._processes.add(process)
+        self._load_seconds = asyncio.get_running_loop().time() - began
         self.info, self.trouble = process.info, None
         self._on_capacity()
         self._changed.set()
@@ -83,7 +87,12 @@ class SubprocessExecutor:
     def _idle(self) -> EngineProcess | None:
         return next((process for process in self._processes - self._busy if process.alive), None)
 
+    @property
+    def until_loaded(self) -> float:
+        return 0.0 if self.capacity else self._load_seconds
+
     async def ready(self) -> None:
+        self.loaded = True
         if not self._keepers:
             self._keepers = [asyncio.create_task(self._keep(device)) for device in range(self._devices)]
         while self._idle() is None:
@@ -163,6 +172,11 @@ class SubprocessExecutor:
         for process in self._processes:
             if job_id in process.jobs:
                 process.show(job_id, wanted)
+
+    async def unload(self) -> None:
+        """End the processes."""
+        self.loaded = False
+        await self.stop()
 
     async def stop(self) -> None:
         for keeper in self._keepers:
