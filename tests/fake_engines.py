@@ -221,7 +221,13 @@ class RecordingEngine(FakeEngine):
     """Writes each request, and the number of its reference images, into `folder`."""
 
     info = EngineInfo(
-        "recording", "procedural", "1", features=("references", "negative", "loras", "cfg"), models=("base", "large")
+        "recording",
+        "procedural",
+        "1",
+        features=("references", "negative", "loras", "cfg"),
+        models=("base", "large"),
+        loras=("ink", "film grain"),
+        default_cfg=4.0,
     )
 
     def __init__(self, *, folder: str) -> None:

@@ -8,16 +8,25 @@ function quoted(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** Return a string literal for Python: JSON in ASCII. @param {string} text */
-function literal(text) {
+/** Return a literal for Python: JSON in ASCII. @param {unknown} value */
+function literal(value) {
   const escaped = (/** @type {string} */ unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`;
-  return JSON.stringify(text).replace(/[\u007f-\uffff]/g, escaped);
+  return JSON.stringify(value).replace(/[\u007f-\uffff]/g, escaped);
 }
 
 /** Return the parameters of a job. @param {JobEntry} entry */
 function settings({ request, status }) {
-  const { negative, width, height, steps } = request;
-  return { ...(negative && { negative }), width, height, steps, ...(status.seed !== null && { seed: status.seed }) };
+  const { negative, width, height, steps, model, cfg, loras } = request;
+  return {
+    ...(negative && { negative }),
+    width,
+    height,
+    steps,
+    ...(model && { model }),
+    ...(cfg != null && { cfg }),
+    ...(loras.length && { loras }),
+    ...(status.seed !== null && { seed: status.seed }),
+  };
 }
 
 /**
@@ -26,9 +35,11 @@ function settings({ request, status }) {
  * @param {JobEntry} entry
  */
 export function cli(baseUrl, entry) {
-  const options = Object.entries(settings(entry)).map(
+  const { loras, ...others } = settings(entry);
+  const options = Object.entries(others).map(
     ([name, value]) => `--${name} ${typeof value === "string" ? quoted(value) : value}`,
   );
+  for (const { name, strength } of loras || []) options.push(`--lora ${quoted(`${name}:${strength}`)}`);
   // After `--`, a prompt that begins with a dash is not read as an option.
   return `export UMRGEN_BASE_URL=${baseUrl}  # and UMRGEN_API_KEY
 umrgen generate \\
@@ -57,7 +68,7 @@ export function curl(baseUrl, entry) {
  */
 export function python(baseUrl, entry) {
   const parameters = Object.entries(settings(entry)).map(
-    ([name, value]) => `    ${name}=${typeof value === "string" ? literal(value) : value},\n`,
+    ([name, value]) => `    ${name}=${typeof value === "number" ? value : literal(value)},\n`,
   );
   return `from umrgen import Client  # UMRGEN_API_KEY in the environment
 

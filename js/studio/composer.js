@@ -4,6 +4,7 @@ import { saveDraft, readDraft } from "./draft.js";
 import { EngineNote } from "./engine.js";
 import { clearErrors, focusFirstError, showError, showServerError } from "./field_errors.js";
 import { announce } from "./live_region.js";
+import { ModelSettings } from "./model_settings.js";
 import { ReferencePicker } from "./references.js";
 import { SizePicker } from "./sizes.js";
 
@@ -59,7 +60,11 @@ export class Composer extends HTMLElement {
     const supports = (/** @type {string} */ feature) => engine.kind === null || engine.features.includes(feature);
     find(this, "[data-field=negative]").hidden = !supports("negative");
     this.#prompt.maxLength = chars;
-    for (const name of ["steps", "steps-slider"]) this.#input(name).max = steps.max;
+    for (const name of ["steps", "steps-slider"]) {
+      this.#input(name).min = steps.min;
+      this.#input(name).max = steps.max;
+    }
+    this.#model.open(engine);
     this.#references.open(umrgen, supports("references"));
     find(this, "um-engine", EngineNote).open(engine);
     const before = this.#sizes.value;
@@ -72,13 +77,14 @@ export class Composer extends HTMLElement {
    * Set fields of the form.
    * @param {Partial<import("./draft.js").Draft> & {references?: string[]}} settings
    */
-  fill({ prompt, negative, width, height, steps, seed, count, references }) {
+  fill({ prompt, negative, width, height, steps, seed, count, references, model = null, cfg = null, loras }) {
     if (prompt !== undefined) this.#prompt.value = prompt;
     if (negative !== undefined) this.#input("negative").value = negative;
     if (width && height) this.#sizes.value = { width, height };
     if (steps) this.#input("steps").value = this.#input("steps-slider").value = String(steps);
     if (seed !== undefined) this.#input("seed").value = seed;
     if (count) this.#input("count").value = String(count);
+    if (loras) this.#model.value = { model, cfg, loras };
     if (references && !this.#references.hidden) this.#references.value = references;
     clearErrors(this);
     this.#saveDraft();
@@ -118,6 +124,10 @@ export class Composer extends HTMLElement {
     return find(this, "um-size", SizePicker);
   }
 
+  get #model() {
+    return find(this, "um-model-settings", ModelSettings);
+  }
+
   get #references() {
     return find(this, "um-references", ReferencePicker);
   }
@@ -151,6 +161,7 @@ export class Composer extends HTMLElement {
       steps: this.#input("steps").valueAsNumber,
       seed: this.#input("seed").value,
       count: this.#input("count").valueAsNumber,
+      ...this.#model.value,
     });
   }
 
@@ -175,7 +186,7 @@ export class Composer extends HTMLElement {
       ...this.#sizes.value,
       steps: this.#input("steps").valueAsNumber,
       reference_images: this.#references.value,
-      loras: [],
+      ...this.#model.value,
     };
     const count = this.#input("count").valueAsNumber;
     const seeds = Array.from({ length: count }, (_, number) => (seed === "" ? undefined : Number(seed) + number));
@@ -197,7 +208,10 @@ export class Composer extends HTMLElement {
         errors.push([side, `${name} must be a multiple of ${sizes.multiple_of}.`]);
       }
     }
-    if (!inRange(this.#input("steps").valueAsNumber, 1, steps.max)) errors.push(["steps", `The steps must be 1 to ${steps.max}.`]);
+    if (!inRange(this.#input("steps").valueAsNumber, steps.min, steps.max)) {
+      errors.push(["steps", `The steps must be ${steps.min} to ${steps.max}.`]);
+    }
+    errors.push(...this.#model.errors());
     const seed = this.#input("seed").value.trim();
     if (seed && !/^\d{1,15}$/.test(seed)) errors.push(["seed", "The seed must be a whole number or empty."]);
     const count = this.#input("count").valueAsNumber;

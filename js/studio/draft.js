@@ -11,6 +11,9 @@ const NAME = "umrgen-draft";
  * @property {number} steps
  * @property {string} seed
  * @property {number} count
+ * @property {string | null} model
+ * @property {number | null} cfg
+ * @property {{name: string, strength: number}[]} loras
  */
 
 /** Return the stored content. @returns {Partial<Draft>} */

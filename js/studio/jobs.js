@@ -13,6 +13,8 @@ import { emit } from "./dom.js";
  * @property {number} steps
  * @property {string[]} reference_images
  * @property {{name: string, strength: number}[]} loras
+ * @property {string | null} [model]
+ * @property {number | null} [cfg]
  */
 
 /**

@@ -11,6 +11,7 @@ import { Gallery } from "./gallery.js";
 import { Jobs } from "./jobs.js";
 import { exchange, key, ticketInAddress } from "./api_key.js";
 import { announce } from "./live_region.js";
+import { ModelSettings } from "./model_settings.js";
 import { Queue } from "./queue.js";
 import { ReferencePicker } from "./references.js";
 import { submitAll, submitOne } from "./submissions.js";
@@ -29,6 +30,7 @@ for (const [name, kind] of Object.entries({
   "um-connection": ConnectionNote,
   "um-size": SizePicker,
   "um-references": ReferencePicker,
+  "um-model-settings": ModelSettings,
   "um-engine": EngineNote,
   "um-code-sample": CodeSample,
   "um-key-form": KeyForm,

@@ -35,8 +35,9 @@ export async function submitAll(umrgen, jobs, { request, seeds }) {
  * @param {string} [key]
  */
 export async function submitOne(umrgen, jobs, request, seed, key = idempotencyKey()) {
-  const { prompt, reference_images: referenceImages, ...parameters } = request;
-  const options = { ...parameters, referenceImages, seed: seed ?? undefined, idempotencyKey: key };
+  const { prompt, reference_images: referenceImages, model, cfg, ...parameters } = request;
+  const chosen = { model: model ?? undefined, cfg: cfg ?? undefined, seed: seed ?? undefined };
+  const options = { ...parameters, ...chosen, referenceImages, idempotencyKey: key };
   const { id } = await umrgen.submit(prompt, options);
   const first = { job_id: id, state: "queued", seed, progress: { step: 0, total: request.steps } };
   const status = parseStatus(first, id);

@@ -116,6 +116,13 @@ def wait_for_announcement(page: "Page", text: str) -> None:
     page.wait_for_function("text => document.querySelector('#live').textContent.includes(text)", arg=text)
 
 
+def check_accessibility(page: "Page", state: str) -> None:
+    page.evaluate("window.axe !== undefined || 0") or page.evaluate(AXE.read_text() + "; 1")
+    found = page.evaluate("async () => (await axe.run({resultTypes: ['violations']})).violations")
+    violations = [(one["id"], one["impact"], [node["html"][:200] for node in one["nodes"]]) for one in found]
+    assert violations == [], state
+
+
 class TestKey:
     def test_a_wrong_key_is_refused_and_a_valid_one_is_stored(
         self, new_page: "Callable[..., Page]", running: ServerProcess, key: str, console_errors: ConsoleErrors
@@ -290,6 +297,46 @@ class TestDrawing:
 
 
 class TestFailures:
+    def test_the_model_its_guidance_and_loras(
+        self,
+        new_page: "Callable[..., Page]",
+        tmp_path: Path,
+        console_errors: ConsoleErrors,
+    ) -> None:
+        option = ("--engine", "fake_engines:RecordingEngine", "--engine-option", f"folder={tmp_path}")
+        tests = str(Path(__file__).parents[1])
+        with server(tmp_path / "state", *UNLIMITED, *option, PYTHONPATH=tests) as models:
+            key, _ = new_session(models.state)
+            with models.http() as http:
+                until(lambda: http.get("/api/v1/capabilities").json()["engine"]["kind"])
+            page = open_studio(new_page(), models.url, key)
+            page.get_by_label("Model", exact=True).select_option("large")
+            assert page.get_by_label("Guidance").get_attribute("placeholder") == "4"
+            page.get_by_label("Guidance").fill("31")
+            page.get_by_label("Add a LoRA").select_option("film grain")
+            page.get_by_label("Add a LoRA").select_option("ink")
+            page.get_by_label("Strength of ink").fill("0.5")
+            page.get_by_label("Remove film grain").click()
+            check_accessibility(page, "model settings")
+            draw(page, "a boat", steps=1)
+            assert page.locator("#cfg-error").inner_text() == "The guidance must be 0 to 30, or empty."
+            page.get_by_label("Guidance").fill("3.5")
+            page.get_by_role("button", name="Draw").click()
+            tile(page, "a boat").wait_for()
+            request = json.loads((tmp_path / "request.json").read_bytes())
+            assert (request["model"], request["cfg"]) == ("large", 3.5)
+            assert request["loras"] == [{"name": "ink", "strength": 0.5}]
+            page.get_by_label("Model", exact=True).select_option("base")
+            page.get_by_label("Remove ink").click()
+            tile(page, "a boat").click()
+            viewer = page.locator("um-viewer")
+            assert viewer.get_by_text("ink (0.5)").is_visible()
+            viewer.get_by_role("button", name="Reuse settings").click()
+            assert page.get_by_label("Model", exact=True).input_value() == "large"
+            assert page.get_by_label("Guidance").input_value() == "3.5"
+            assert page.get_by_label("Strength of ink").input_value() == "0.5"
+        assert console_errors.unexpected() == []
+
     def test_a_reload_keeps_jobs_and_the_draft(self, studio: "Page", console_errors: ConsoleErrors) -> None:
         draw(studio, "a slow boat", steps=12)
         row(studio, "a slow boat").get_by_text(re.compile("Step")).wait_for()
@@ -480,33 +527,27 @@ class TestAccess:
         page = new_page(viewport=width, color_scheme=theme)
         page.goto(f"{running.url}/")
         page.get_by_text("Where do I get one?").click()
-        self.check(page, "key form")
+        check_accessibility(page, "key form")
         open_studio(page, running.url, key)
         page.get_by_text("No images yet").wait_for()
         page.get_by_text("Engine: procedural").click()
-        self.check(page, "empty")
+        check_accessibility(page, "empty")
         draw(page, " ")
-        self.check(page, "errors")
+        check_accessibility(page, "errors")
         draw(page, "a boat in the mist", steps=40)
         wait_for_image(row(page, "a boat in the mist").locator("img"))
-        self.check(page, "running")
+        check_accessibility(page, "running")
         row(page, "a boat in the mist").get_by_role("button", name="Cancel").click()
         tile(page, "a boat in the mist").get_by_text("Cancelled").wait_for()
         draw(page, "a boat that arrives", steps=1)
         wait_for_image(tile(page, "a boat that arrives").locator("img"))
-        self.check(page, "gallery")
+        check_accessibility(page, "gallery")
         for prompt in ("a boat that arrives", "a boat in the mist"):
             tile(page, prompt).click()
-            self.check(page, prompt)
+            check_accessibility(page, prompt)
             page.keyboard.press("Escape")
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width["width"], "the page must not scroll horizontally"
-
-    def check(self, page: "Page", state: str) -> None:
-        page.evaluate("window.axe !== undefined || 0") or page.evaluate(AXE.read_text() + "; 1")
-        found = page.evaluate("async () => (await axe.run({resultTypes: ['violations']})).violations")
-        violations = [(one["id"], one["impact"], [node["html"][:200] for node in one["nodes"]]) for one in found]
-        assert violations == [], state
 
     def test_the_theme_is_switched_and_stored(self, studio: "Page") -> None:
         def background() -> Any:
