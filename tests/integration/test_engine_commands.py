@@ -50,6 +50,9 @@ def test_release_ends_the_engine_and_the_next_job_starts_it(state: Path) -> None
         assert cli("engine", "release", "--state", str(state)).returncode == 0
         until(lambda: not running.engine_pids() and (state / "unloaded").exists())
         assert http.get("/readyz").status_code == 200
+        assert http.get("/api/v1/capabilities").json()["engine"]["state"] == "unloaded"
+        doctor = cli("doctor", UMRGEN_BASE_URL=running.url, UMRGEN_API_KEY=running.key)
+        assert "engine procedural (unloaded)" in doctor.stdout
         bench = cli(
             *(
                 "bench",
@@ -73,6 +76,7 @@ def test_release_ends_the_engine_and_the_next_job_starts_it(state: Path) -> None
         assert figures["time_to_image"]["p50"] > 0
         assert figures["queue_time"]["p95"] >= figures["queue_time"]["p50"]
         assert running.engine_pids()
+        assert http.get("/api/v1/capabilities").json()["engine"]["state"] == "ready"
 
 
 def test_bench_counts_failures(state: Path) -> None:

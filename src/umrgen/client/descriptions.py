@@ -74,6 +74,8 @@ class Capabilities:
     version: str | None
     engine: str | None
     """Its name."""
+    engine_state: str | None
+    """ "ready", "loading", "unloaded" (the next job loads it) or "unavailable"."""
     features: tuple[str, ...]
     """What the engine does with a request beyond its prompt and size, as `references`."""
     models: tuple[str, ...]
@@ -114,6 +116,7 @@ def parse_capabilities(data: Mapping[str, Any]) -> Capabilities:
     return Capabilities(
         version=_text(data.get("version")),
         engine=_text(engine.get("name")),
+        engine_state=_text(engine.get("state")),
         features=_texts(engine.get("features")),
         models=_texts(engine.get("models")),
         loras=_texts(engine.get("loras")),

@@ -146,7 +146,10 @@ async def _check_capabilities(transport: Transport) -> Check:
     engine, calls = data.get("engine"), data.get("calls")
     name = engine.get("name") if isinstance(engine, dict) else None
     listed = ", ".join(str(call) for call in calls) if isinstance(calls, list) else "none"
-    return Check("abilities", "good", f"engine {name}; calls: {listed}")
+    state = engine.get("state") if isinstance(engine, dict) else None
+    shown = f"{name} ({state})" if isinstance(state, str) and state != "ready" else name
+    verdict: Verdict = "note" if state == "unavailable" else "good"
+    return Check("abilities", verdict, f"engine {shown}; calls: {listed}")
 
 
 def configured_address() -> tuple[str | None, str | None]:

@@ -73,7 +73,12 @@ class Settings:
     stall_after: float = _number(
         60.0, "seconds without a step or a new phase after which an engine is stopped", 1, 86400
     )
-    load_timeout: float = _number(600.0, "seconds an engine has to start, and to load or compile for a job", 1, 86400)
+    load_timeout: float = _number(
+        600.0,
+        "seconds an engine has to start, and to load or compile for a job; more for a model in local files",
+        1,
+        86400,
+    )
     cancel_grace: float = _number(5.0, "seconds an engine has to stop before it is killed", 0, 3600)
     engine_memory: int = _number(0, "MiB of main memory that an engine may use; 0: no limit", 0, 1 << 24)
     unload_after: float = _number(

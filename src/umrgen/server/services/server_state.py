@@ -1,6 +1,7 @@
 """The server's readiness, its figures for operators, and its capabilities for callers."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from umrgen.clock import Clock
 from umrgen.model import LIMITS
@@ -23,6 +24,10 @@ _DESCRIPTIONS = {
 }
 
 
+EngineState = Literal["ready", "loading", "unloaded", "unavailable"]
+"""Whether an engine can draw now; an unloaded one is loaded for the next job."""
+
+
 @dataclass(frozen=True, slots=True)
 class Figures:
     """Present values for the metrics; sizes in bytes."""
@@ -42,6 +47,7 @@ class ServerCapabilities:
     engine: str
     info: EngineInfo | None
     """None until the engine is loaded."""
+    engine_state: EngineState
     size_multiple: int
     max_steps: int
     longest_wait: int
@@ -110,6 +116,15 @@ class ServerState:
         )
 
     @property
+    def engine_state(self) -> EngineState:
+        """Whether the engine can draw now."""
+        if self.executor.trouble:
+            return "unavailable"
+        if not self.executor.loaded:
+            return "unloaded"
+        return "ready" if self.executor.capacity else "loading"
+
+    @property
     def info(self) -> EngineInfo | None:
         """The engine's description; None until it is loaded."""
         return self.executor.info
@@ -133,6 +148,7 @@ class ServerState:
         return ServerCapabilities(
             engine=self.engine,
             info=info,
+            engine_state=self.engine_state,
             size_multiple=info.size_multiple if info else 1,
             max_steps=min(LIMITS.steps_max, info.max_steps if info else LIMITS.steps_max),
             longest_wait=int(self.longest_wait),

@@ -7,6 +7,7 @@ from typing import Any
 
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure, EngineInfo, EngineStalled
 from umrgen.server.executors import JobBatch, OnPreview, OnStep, VerifiedImage, WatchdogLimits, verified
+from umrgen.server.executors.subprocess.load_limit import load_limit
 from umrgen.server.executors.subprocess.process import EngineProcess, Listener
 
 __all__ = ["SubprocessExecutor"]
@@ -74,7 +75,7 @@ class SubprocessExecutor:
             self._engine,
             self._options,
             device=device,
-            load_timeout=self._watchdog.load_timeout,
+            load_timeout=await asyncio.to_thread(load_limit, self._watchdog.load_timeout, self._options),
             memory=self._watchdog.memory,
         )
         self._processes.add(process)

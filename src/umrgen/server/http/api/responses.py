@@ -10,6 +10,7 @@ from starlette.responses import Response
 from umrgen.server.domain.job_answer import JobAnswer
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.services.refusal import FieldError
+from umrgen.server.services.server_state import EngineState
 
 __all__ = [
     "CapabilitiesAnswer",
@@ -125,6 +126,7 @@ class EngineAnswer(Struct, frozen=True, kw_only=True):
     """The engine. `kind` is `procedural` or `model`; null until the engine is loaded."""
 
     name: str
+    state: EngineState
     kind: str | None
     version: str | None
     features: list[str]

@@ -82,6 +82,7 @@ def capabilities_response(can: ServerCapabilities) -> Response:
             version=__version__,
             engine=EngineAnswer(
                 name=can.engine,
+                state=can.engine_state,
                 kind=info.kind if info else None,
                 version=info.version if info else None,
                 features=list(info.features) if info else [],
