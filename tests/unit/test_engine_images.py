@@ -1,9 +1,14 @@
 """The images that an engine returns are verified before they are stored."""
 
+from io import BytesIO
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from support import draw_task
+from umrgen.image_files import verify
+from umrgen.server import png as png_writing
 from umrgen.server.domain.job import MAX_IMAGES
 from umrgen.server.engines import EncodedImage, EngineCrashed, EngineInfo
 from umrgen.server.engines.encoding import encoded
@@ -38,3 +43,18 @@ async def test_a_job_without_images_or_with_too_many_is_a_crash(count: int) -> N
 def test_pixels_of_another_shape_are_an_error() -> None:
     with pytest.raises(ValueError, match="shape"):
         encoded(np.zeros((8, 8), np.uint8), draw_task("a boat"), EngineInfo("fake", "procedural", "1"))
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_png_has_the_same_pixels_with_and_without_the_faster_compression(
+    installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not installed:
+        monkeypatch.setattr(png_writing, "isal_zlib", None)
+    elif png_writing.isal_zlib is None:
+        pytest.skip("isal is not installed")
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 30, 3)).astype(np.uint8)
+    data = encode_png(pixels)
+    assert verify(data).width == 30
+    with Image.open(BytesIO(data)) as image:
+        assert np.array_equal(np.asarray(image), pixels)
