@@ -2,8 +2,8 @@
 
     python benchmarks/png.py
 
-The picture is drawn by the procedural engine, with the noise of a camera's sensor, which is what makes a photograph slow to
- compress. The three take turns, and the best of seven rounds counts: other programs use the machine too.
+The picture is drawn by the procedural engine, with the noise of a camera's sensor, which makes a photograph slow to
+compress. The three take turns, and the best of seven rounds counts: other programs use the machine too.
 """
 
 import io
