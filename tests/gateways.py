@@ -57,7 +57,7 @@ GATEWAY_RESPONSES = (
     G("HAProxy before a server that is down", 503, HTML, "<html><body><h1>503 Service Unavailable</h1></body></html>"),
     G("Envoy before a server that is down", 503, TEXT, "upstream connect error or disconnect/reset before headers"),
     G("nginx before a server that is slow", 504, HTML, "<html><head><title>504 Gateway Time-out</title></head></html>"),
-    G("a load balancer that gave up", 460, "", ""),
+    G("a load balancer that timed out", 460, "", ""),
     G("a CDN before a server that is down", 521, HTML, "<!DOCTYPE html><html>Web server is down</html>"),
     G("a CDN before a server that is slow", 524, HTML, "<!DOCTYPE html><html>A timeout occurred</html>"),
     G("a CDN's tunnel that is down", 530, TEXT, "error code: 1033"),

@@ -19,6 +19,9 @@ _MODULES = {
     "Status": "model",
     "State": "model",
     "SavedImage": "image_files",
+    "Provenance": "provenance",
+    "Verification": "provenance",
+    "verify": "provenance",
     "UmrgenError": "errors",
     "UmrgenWarning": "errors",
     "ApiError": "errors",
@@ -62,6 +65,7 @@ __all__ = [
     "OutputCorrupt",
     "OutputForbidden",
     "OutputMissing",
+    "Provenance",
     "RateLimited",
     "SavedImage",
     "ServerError",
@@ -72,7 +76,9 @@ __all__ = [
     "UmrgenWarning",
     "Unauthorized",
     "Unsupported",
+    "Verification",
     "WaitTimeout",
+    "verify",
     "wait_and_download",
 ]
 
@@ -106,6 +112,7 @@ if TYPE_CHECKING:
     )
     from umrgen.image_files import SavedImage
     from umrgen.model import State, Status
+    from umrgen.provenance import Provenance, Verification, verify
 
 
 def __getattr__(name: str) -> Any:

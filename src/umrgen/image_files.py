@@ -161,11 +161,13 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def png_texts(data: bytes) -> dict[str, str]:
-    """Return the uncompressed international text chunks of a PNG by key; {} for another file. Raises OutputCorrupt."""
+    """Return the uncompressed text chunks of a PNG by key; {} for another file. Raises OutputCorrupt."""
     texts = {}
     for name, body in _png_chunks(data) if data.startswith(PNG_MAGIC) else ():
-        key, _, rest = bytes(body).partition(b"\0")
-        if name == b"iTXt" and rest.startswith(b"\0\0"):
+        key, _, rest = bytes(body).partition(b"\0") if name in (b"iTXt", b"tEXt") else (b"", b"", b"")
+        if name == b"tEXt":
+            texts[key.decode("latin-1")] = rest.decode("latin-1")
+        elif rest.startswith(b"\0\0"):
             texts[key.decode("latin-1")] = rest[2:].split(b"\0", 2)[-1].decode("utf-8", "replace")
     return texts
 

@@ -13,7 +13,7 @@ class Mutation:
     name: str
     promise: str
     """The guarantee, in short, after the name of its document: README, architecture, reliability, security,
-    webhooks, extending, agents or contract."""
+    webhooks, extending, agents, engines, provenance or contract."""
     file: str
     old: str
     """A part of the file that occurs once."""
@@ -1614,7 +1614,7 @@ MUTATIONS = (
     ),
     _server(
         "batch-cancelled-alone",
-        "engines: a job of a batch that is cancelled ends alone",
+        "engines: a job of a batch that is cancelled does not affect the others",
         "executors/subprocess/process.py",
         "if len(self._jobs) > 1 and self.alive:",
         "if False:",
@@ -1683,6 +1683,46 @@ MUTATIONS = (
         "return self._until_loaded() + typical",
         "return typical",
         "tests/unit/test_unloading.py::test_the_estimate_of_a_queued_job_has_the_time_of_loading",
+    ),
+    _client(
+        "marks-cover-the-pixels",
+        "provenance: verify reports whether the pixels were changed since",
+        "provenance/verification.py",
+        "return _own(record, digest_of(found[0]) == digest)",
+        "return _own(record, True)",
+        "tests/unit/test_provenance.py::TestMark::test_changed_pixels_are_noticed",
+    ),
+    _client(
+        "two-packets-are-no-mark",
+        "provenance: a file with two XMP packets is not believed",
+        "provenance/verification.py",
+        "if len(found) > 1:",
+        "if False:",
+        "tests/unit/test_provenance.py::TestForeignMarks::test_two_packets_are_no_mark",
+    ),
+    _client(
+        "no-entities",
+        "provenance: a packet that defines entities is not believed",
+        "provenance/xmp.py",
+        """if len(text) > MAX_PACKET or "<!" in text:""",
+        "if False:",
+        "tests/unit/test_provenance.py::TestForeignMarks::test_a_packet_that_cannot_be_read_is_no_record",
+    ),
+    _client(
+        "prompt-stays-out",
+        "provenance: with provenance_prompt = none, texts of other tools are removed",
+        "provenance/__init__.py",
+        "keep_texts=record.prompt is not None)",
+        "keep_texts=True)",
+        "tests/unit/test_provenance.py::TestMark::test_a_record_without_a_prompt_removes_the_texts_of_other_tools",
+    ),
+    _client(
+        "conversions-keep-the-mark",
+        "provenance: conversions keep the record",
+        "client/conversion.py",
+        "return mark(target.getvalue(), record) if record else target.getvalue()",
+        "return target.getvalue()",
+        "tests/integration/test_provenance_commands.py::test_an_image_is_drawn_again_from_its_file",
     ),
 )
 

@@ -13,6 +13,7 @@ CLIENT = [
     ["text"],
     ["errors", "paths", "durable", "file_locks", "clock"],
     ["model", "image_files"],
+    ["provenance"],
     [
         "client.address",
         "client.responses",
@@ -46,6 +47,7 @@ SERVER = [
     ["text"],
     ["errors", "paths", "durable", "file_locks", "clock"],
     ["model", "image_files", "server.model_choice"],
+    ["provenance"],
     [
         "server.settings",
         "server.comfyui_hint",

@@ -27,6 +27,8 @@ COMMANDS = {
     "cancel": "umrgen.cli.jobs:cancel",
     "upload": "umrgen.cli.upload:upload",
     "jobs": "umrgen.cli.listing:jobs",
+    "show": "umrgen.cli.verify:show",
+    "verify": "umrgen.cli.verify:verify",
     "resume": "umrgen.cli.resume:resume",
     "forget": "umrgen.cli.resume:forget",
     "bench": "umrgen.cli.bench:bench",

@@ -14,6 +14,8 @@ EXAMPLES = {
     "cancel": "umrgen cancel ext_0123",
     "upload": "umrgen upload sketch.png",
     "jobs": "umrgen jobs --state failed --limit 5",
+    "show": "umrgen show lighthouse.png",
+    "verify": "umrgen verify lighthouse.png --json",
     "resume": "umrgen resume --all",
     "forget": "umrgen forget ext_0123",
     "bench": "umrgen bench --callers 4 --images 40 --width 512 --height 512",

@@ -23,13 +23,14 @@ from umrgen.cli.common import (
     target_option,
 )
 from umrgen.cli.parameters import LoraText, Ratio, with_sides
-from umrgen.errors import UmrgenError
+from umrgen.errors import UmrgenError, Unsupported
 
 if TYPE_CHECKING:
     from umrgen.cli.embedded import EmbeddedServer
     from umrgen.cli.progress import ProgressPrinter
     from umrgen.client.async_client import AsyncClient
     from umrgen.image_files import SavedImage
+    from umrgen.provenance import Provenance
 
 __all__ = ["generate", "submit"]
 
@@ -69,7 +70,12 @@ def request_options(command: F) -> F:
             help="A URL to which the server sends a webhook when the job is over.",
         ),
         click.option("--negative", type=EncodedText(), help="A negative prompt: contents to avoid."),
-        click.argument("prompt", type=EncodedText()),
+        click.option(
+            "--like",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="Use the prompt and the settings in this image file; other options change them.",
+        ),
+        click.argument("prompt", type=EncodedText(), required=False),
     ):
         command = option(command)
     return command
@@ -122,7 +128,8 @@ def describe_image(image: "SavedImage", seconds: float) -> str:
 @connection_options
 @output_options
 def generate(
-    prompt: str,
+    prompt: str | None,
+    like: Path | None,
     to: Path | None,
     count: int,
     overwrite: bool,
@@ -132,7 +139,7 @@ def generate(
     output: CommandOutput,
     **request: Any,
 ) -> None:
-    """Draw PROMPT and save the image: submit, wait, download, verify.
+    """Draw PROMPT and save the image: submit, wait, download, verify. With --like, PROMPT may be left out.
 
     Without UMRGEN_BASE_URL, a server is started on this machine for this command.
     """
@@ -140,6 +147,7 @@ def generate(
     from umrgen.client.async_client import AsyncClient
     from umrgen.client.target import prepare_target
 
+    record = _record(prompt, like)
     request = with_sides(request)
     started = time.monotonic()
     printer = ProgressPrinter(output)
@@ -156,16 +164,14 @@ def generate(
         if server is not None:
             arguments |= {"base_url": server.url, "api_key": server.key, "embedded": server.state}
         async with AsyncClient(**arguments) as client:
-            request.update(await _uploaded(client, references))
+            full = await _request(client, {"prompt": prompt, **request}, record) | await _uploaded(client, references)
             if count == 1:
-                image = await client.generate(prompt, to, overwrite=overwrite, **request)
+                image = await client.generate(to=to, overwrite=overwrite, **full)
                 printer.clear()
                 seconds = time.monotonic() - started
                 output.result(image.as_dict() | {"seconds": round(seconds, 3)}, describe_image(image, seconds))
             else:
-                await _draw_many(
-                    client, _requests(prompt, request, count), _targets(to, count), overwrite, output, printer
-                )
+                await _draw_many(client, _requests(full, count), _targets(to, count), overwrite, output, printer)
 
     exit_on_error(output, work)
 
@@ -186,11 +192,42 @@ def _targets(to: Path | None, count: int) -> list[Path | None]:
     return [to.with_stem(f"{to.stem}-{number}") for number in range(1, count + 1)]
 
 
-def _requests(prompt: str, request: dict[str, Any], count: int) -> list[dict[str, Any]]:
+def _record(prompt: str | None, like: Path | None) -> "Provenance | None":
+    """Return the record of the file that `--like` names; None without the option. Raises UsageError, UmrgenError."""
+    if like is None:
+        if prompt is None:
+            raise click.UsageError("Missing argument 'PROMPT'.")
+        return None
+    from umrgen.cli.like import record_in
+
+    return record_in(like)
+
+
+async def _request(client: "AsyncClient", given: dict[str, Any], record: "Provenance | None") -> dict[str, Any]:
+    """Return the request: `given`, or that of a record with the given changes, as far as the server can draw it.
+
+    What it cannot draw as in the file is printed on stderr.
+    """
+    if record is None:
+        return given
+    from umrgen.cli.like import differences, request_like, supported
+
+    request = request_like(record, given)
+    try:
+        server = await client.capabilities()
+    except Unsupported:
+        click.echo("note: an older server, which does not say what it can draw; the image may differ", err=True)
+        return request
+    for difference in differences(record, server):
+        click.echo(f"note: {difference}", err=True)
+    return supported(request, server)
+
+
+def _requests(request: dict[str, Any], count: int) -> list[dict[str, Any]]:
     given = {name: value for name, value in request.items() if value is not None and name != "wait_for_slot"}
     first = given.pop("seed", None)
     first = secrets.randbelow(2**32 - count) if first is None else first
-    return [{"prompt": prompt, **given, "seed": first + number} for number in range(count)]
+    return [{**given, "seed": first + number} for number in range(count)]
 
 
 async def _draw_many(
@@ -228,7 +265,8 @@ async def _draw_many(
 @connection_options
 @output_options
 def submit(
-    prompt: str,
+    prompt: str | None,
+    like: Path | None,
     references: tuple[Path, ...],
     base_url: str | None,
     timeout: float | None,
@@ -239,13 +277,14 @@ def submit(
     from umrgen.cli.progress import ProgressPrinter
     from umrgen.client.async_client import AsyncClient
 
+    record = _record(prompt, like)
     request = with_sides(request)
 
     async def work() -> None:
         printer = ProgressPrinter(output, quiet=True)
         async with AsyncClient(on_event=printer, **client_arguments(base_url, timeout)) as client:
-            request.update(await _uploaded(client, references))
-            job = await client.submit(prompt, **request)
+            full = await _request(client, {"prompt": prompt, **request}, record) | await _uploaded(client, references)
+            job = await client.submit(**full)
         output.result({"job_id": job.id}, job.id)
 
     run(output, work)

@@ -4,6 +4,7 @@ from io import BytesIO
 
 from umrgen.errors import OutputCorrupt, TargetUnusable
 from umrgen.image_files import EXTENSIONS
+from umrgen.provenance import mark, read
 
 __all__ = ["converted"]
 
@@ -12,7 +13,7 @@ QUALITY = 95
 
 
 def converted(data: bytes, media_type: str) -> bytes:
-    """Return the image in another format; for JPEG, transparent parts become white.
+    """Return the image in another format, with its provenance record; for JPEG, transparent parts become white.
 
     Raises TargetUnusable without Pillow, and OutputCorrupt when the image cannot be decoded.
     """
@@ -35,4 +36,5 @@ def converted(data: bytes, media_type: str) -> bytes:
             flat.save(target, _FORMATS[media_type], quality=QUALITY)
     except Exception as error:  # a decoder raises any kind for a damaged image
         raise OutputCorrupt(f"the image cannot be converted: {type(error).__name__}") from None
-    return target.getvalue()
+    record = read(data)
+    return mark(target.getvalue(), record) if record else target.getvalue()

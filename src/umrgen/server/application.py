@@ -173,7 +173,11 @@ class Application:
     def _make_dispatcher(self, worker: str, clock: Clock) -> Dispatcher:
         settings = self.settings
         policy = DispatchPolicy(
-            settings.lease, settings.max_attempts, settings.max_interruptions, running_cap=settings.session_running
+            settings.lease,
+            settings.max_attempts,
+            settings.max_interruptions,
+            running_cap=settings.session_running,
+            prompt_in_files=settings.provenance_prompt == "full",
         )
         context = AttemptContext(self.ledger.jobs, self.executor, self.blobs, clock, policy, self.previews)
         return Dispatcher(context, worker)

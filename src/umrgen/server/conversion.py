@@ -3,14 +3,13 @@
 import asyncio
 from io import BytesIO
 
-__all__ = ["convert"]
+from umrgen.provenance import mark, read
 
-XMP = "XML:com.adobe.xmp"
-"""The text chunk of a PNG that has its XMP packet."""
+__all__ = ["convert"]
 
 
 async def convert(data: bytes, media_type: str, *, quality: int) -> bytes:
-    """Return an image that this server has verified as a file of another type, with its XMP packet; on a thread.
+    """Return an image that this server has verified as a file of another type, with its provenance; on a thread.
 
     `quality`: 0 to 100. A file that has the type already is returned as it is.
     """
@@ -24,8 +23,7 @@ def _convert(data: bytes, media_type: str, quality: int) -> bytes:
     with Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
         if image.format == kind:
             return data
-        xmp = image.info.get(XMP) or image.info.get("xmp") or b""
         result = BytesIO()
-        extra = {"xmp": xmp.encode() if isinstance(xmp, str) else xmp} if xmp and kind != "PNG" else {}
-        image.convert("RGB").save(result, kind, quality=quality, **extra)
-        return result.getvalue()
+        image.convert("RGB").save(result, kind, quality=quality)
+    record = read(data)
+    return mark(result.getvalue(), record) if record else result.getvalue()

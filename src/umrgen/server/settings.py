@@ -129,6 +129,9 @@ class Settings:
     retain_gib: float = _number(0.0, "GiB of images above which the oldest are deleted; 0: no limit", 0, 1 << 20)
     disk_reserve: int = _number(512, "MiB of free disk space below which no job is accepted", 0, 1 << 24)
     upload_hours: float = _number(24.0, "hours after which a reference image is deleted", 0.01, 8760)
+    provenance_prompt: str = _text(
+        "full", "whether image files contain the prompt: full, or none (the ledger keeps it)", choices=("full", "none")
+    )
     url_ttl: int = _number(0, "seconds for which a signed image URL is valid; 0: URLs are not signed", 0, 366 * 86400)
     cache: int = _number(64, "MiB of finished images cached in memory", 0, 65536)
 

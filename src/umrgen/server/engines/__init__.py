@@ -91,6 +91,10 @@ class DrawTask:
     job_id: str
     request: GenerationRequest
     references: tuple[bytes, ...] = field(default=(), repr=False)
+    with_prompt: bool = True
+    """Whether the prompt is written into the image files."""
+    created_at: int = 0
+    """The time of the request, in milliseconds since the epoch; 0: unknown."""
 
 
 @dataclass(frozen=True, slots=True)

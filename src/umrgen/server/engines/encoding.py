@@ -4,8 +4,11 @@ import logging
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from umrgen.errors import UmrgenError
+from umrgen.image_files import verify
+from umrgen.provenance import mark
 from umrgen.server.engines import DrawTask, EncodedImage, EngineInfo
-from umrgen.server.engines.provenance import source_type, text_chunks
+from umrgen.server.engines.provenance import record_of
 from umrgen.server.png import encode_png
 
 if TYPE_CHECKING:
@@ -23,15 +26,25 @@ LARGEST_PREVIEW = 16 << 20
 """Bytes, and pixels, of a preview that an engine encoded."""
 
 
-def encoded(image: "Pixels | EncodedImage", task: DrawTask, info: EngineInfo) -> EncodedImage:
-    """Return the image as a file. Pixels become a PNG that says how it was made; an encoded image stays as it is.
+def encoded(image: "Pixels | EncodedImage", task: DrawTask, info: EngineInfo, batch: int = 1) -> EncodedImage:
+    """Return the image as a file that states how it was made. `batch`: the number of images drawn together.
 
-    Raises ValueError for pixels of another shape or type.
+    Pixels become a PNG; those of an encoded image are not encoded again. A damaged one is returned as it is, and the
+    verification refuses it. Raises ValueError for pixels of another shape or type.
     """
-    if isinstance(image, EncodedImage):
+    record = record_of(task, info, batch)
+    if not isinstance(image, EncodedImage):
+        return EncodedImage(mark(encode_png(image), record), "image/png")
+    try:
+        return EncodedImage(mark(verified_bytes(image.data), record), image.media_type)
+    except UmrgenError:
         return image
-    data = encode_png(image, text_chunks(task, info), source_type=source_type(info))
-    return EncodedImage(data, "image/png")
+
+
+def verified_bytes(data: bytes) -> bytes:
+    """Return an image that is complete. Raises UmrgenError."""
+    verify(data)
+    return data
 
 
 def preview_jpeg(image: "Pixels | EncodedImage") -> bytes:

@@ -1,68 +1,40 @@
-"""The metadata of a finished file: how it was made, by which engine, for which job."""
+"""The provenance record of an image that an engine made."""
 
-import json
-from dataclasses import asdict
-from typing import Any
+import hashlib
 
 from umrgen import __version__
+from umrgen.provenance import Provenance
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.engines import DrawTask, EngineInfo
 
-__all__ = ["cfg_of", "model_of", "parameters_text", "source_type", "text_chunks"]
+__all__ = ["record_of"]
 
 
-ENGINE_FACTS = ("name", "kind", "version", "revision")
+def record_of(task: DrawTask, info: EngineInfo, batch: int = 1) -> Provenance:
+    """Return the record: the only place that decides what a file states. `batch`: the images drawn together."""
+    request = task.request
+    return Provenance(
+        source_type="trainedAlgorithmicMedia" if info.kind == "model" else "algorithmicMedia",
+        version=__version__,
+        engine=info.name,
+        engine_version=info.version,
+        model=request.model or (info.models[0] if info.models else None),
+        revision=info.revision,
+        prompt=request.prompt if task.with_prompt else None,
+        negative=request.negative or None if task.with_prompt else None,
+        seed=request.seed,
+        steps=request.steps,
+        cfg=_cfg(request, info),
+        width=request.width,
+        height=request.height,
+        loras=tuple((lora.name, lora.strength) for lora in request.loras),
+        references=tuple(hashlib.sha256(image).hexdigest() for image in task.references),
+        batch=batch,
+        job_id=task.job_id,
+        created_at=task.created_at or None,
+    )
 
 
-def model_of(request: GenerationRequest, info: EngineInfo) -> str | None:
-    """Return the name of the model that draws the request; None for an engine that names none."""
-    return request.model or (info.models[0] if info.models else None)
-
-
-def cfg_of(request: GenerationRequest, info: EngineInfo) -> float | None:
+def _cfg(request: GenerationRequest, info: EngineInfo) -> float | None:
     """Return the guidance scale of the request; None for an engine without one."""
     return info.default_cfg if request.cfg is None else request.cfg
-
-
-def source_type(info: EngineInfo) -> str:
-    """Return the IPTC digital source type: output of a trained model, or of an algorithm."""
-    return "trainedAlgorithmicMedia" if info.kind == "model" else "algorithmicMedia"
-
-
-def parameters_text(request: GenerationRequest, info: EngineInfo) -> str:
-    """Return the settings in the form that most readers of generated images understand (A1111's)."""
-    lines = [request.prompt]
-    if request.negative:
-        lines.append(f"Negative prompt: {request.negative}")
-    settings: dict[str, Any] = {
-        "Steps": request.steps,
-        "Sampler": info.name,
-        "Seed": request.seed,
-        "Size": f"{request.width}x{request.height}",
-        "Model": model_of(request, info) or info.name,
-        "Version": f"UMRGEN {__version__}",
-    }
-    if (cfg := cfg_of(request, info)) is not None:
-        settings["CFG scale"] = cfg
-    lines.append(", ".join(f"{name}: {value}" for name, value in settings.items()))
-    return "\n".join(lines)
-
-
-def text_chunks(task: DrawTask, info: EngineInfo) -> dict[str, str]:
-    """Return the PNG's text chunks by key: `parameters` for other tools, `umrgen` (JSON) with everything."""
-    request = task.request
-    own = {
-        "prompt": request.prompt,
-        "negative": request.negative,
-        "seed": request.seed,
-        "steps": request.steps,
-        "width": request.width,
-        "height": request.height,
-        "cfg": cfg_of(request, info),
-        "model": model_of(request, info),
-        "loras": [[lora.name, lora.strength] for lora in request.loras],
-        "engine": {key: value for key, value in asdict(info).items() if key in ENGINE_FACTS},
-        "job_id": task.job_id,
-        "version": __version__,
-    }
-    return {"parameters": parameters_text(request, info), "umrgen": json.dumps(own, ensure_ascii=False)}

@@ -21,6 +21,9 @@ __all__ = ["AdoptionReport", "FoundImage", "adopt", "find_images"]
 ADOPTER = "adoption"
 """The worker in whose name the jobs of adopted images run."""
 
+NO_PROMPT = "(the prompt is not in the file)"
+"""The prompt of an adopted job whose image was written with `provenance_prompt = none`."""
+
 
 @dataclass(frozen=True, slots=True)
 class FoundImage:
@@ -118,11 +121,13 @@ async def _unfinished_job(ledger: Ledger, session_id: str, made: dict[str, Any],
 def _request(made: dict[str, Any]) -> GenerationRequest:
     names = ("prompt", "negative", "seed", "steps", "width", "height")
     try:
-        return msgspec.convert({name: made[name] for name in names if name in made}, GenerationRequest)
+        known = {name: made[name] for name in names if name in made}
+        return msgspec.convert({"prompt": NO_PROMPT} | known, GenerationRequest)
     except msgspec.ValidationError:
         raise UmrgenError("its provenance is not complete") from None
 
 
 def _engine(made: dict[str, Any]) -> str:
     engine = made.get("engine")
-    return str(engine.get("name", "")) if isinstance(engine, dict) else ""
+    name = engine.get("name", "") if isinstance(engine, dict) else engine
+    return str(name or "")

@@ -38,6 +38,7 @@ class DispatchPolicy:
     max_interruptions: int = 20
     running_cap: int = 0
     """Running jobs of a session; 0: no limit."""
+    prompt_in_files: bool = True
     storage_timeout: float = 60.0
     """Seconds for which the storing of an image is retried."""
 
@@ -122,7 +123,8 @@ class Attempt:
         """Return the images. Raises Conflict when the job was ended by others, or another worker leased it."""
         job, context = self.job, self._context
         self._check_supported()
-        task = DrawTask(job.id, job.request, await self._references())
+        references, with_prompt = await self._references(), context.policy.prompt_in_files
+        task = DrawTask(job.id, job.request, references, with_prompt, job.created_at)
         drawing = asyncio.create_task(
             context.executor.run(task, self._on_step, lambda image: context.previews.put(job.id, image), self._batch)
         )

@@ -285,6 +285,8 @@ def _task_head(task: DrawTask) -> dict[str, Any]:
         "job_id": task.job_id,
         "request": msgspec.to_builtins(task.request),
         "references": [len(image) for image in task.references],
+        "with_prompt": task.with_prompt,
+        "created_at": task.created_at,
     }
 
 

@@ -136,7 +136,7 @@ class Worker:
                 self._finish(task.job_id, result)
             else:
                 self.send({"is": "drawn", "job_id": task.job_id})
-                self._encoding.append(self._encoder.submit(self._encode, task, result))
+                self._encoding.append(self._encoder.submit(self._encode, task, result, len(tasks)))
 
     def _results(self, tasks: list[DrawTask]) -> "Sequence[Sequence[Pixels | EncodedImage] | BaseException]":
         reports = [_Report(self, task.job_id) for task in tasks]
@@ -150,11 +150,11 @@ class Worker:
         except Exception as error:
             return [error] * len(tasks)
 
-    def _encode(self, task: DrawTask, images: "Sequence[Pixels | EncodedImage]") -> None:
+    def _encode(self, task: DrawTask, images: "Sequence[Pixels | EncodedImage]", batch: int) -> None:
         try:
             for drawn in images:
                 self.check_cancelled(task.job_id)
-                image = encoded(drawn, task, self._engine.info)
+                image = encoded(drawn, task, self._engine.info, batch)
                 self.send({"is": "image", "job_id": task.job_id, "media_type": image.media_type}, image.data)
             self._finish(task.job_id, None)
         except Exception as error:
@@ -191,7 +191,7 @@ def _tasks(head: dict[str, Any], body: bytes) -> list[DrawTask]:
             references.append(body[start : start + length])
             start += length
         request = msgspec.convert(each["request"], GenerationRequest)
-        tasks.append(DrawTask(each["job_id"], request, tuple(references)))
+        tasks.append(DrawTask(each["job_id"], request, tuple(references), each["with_prompt"], each["created_at"]))
     return tasks
 
 

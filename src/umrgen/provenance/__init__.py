@@ -1,0 +1,50 @@
+"""Marks that state how an image was made, in the file itself: written by the server, read by everyone.
+
+`mark` writes a record into a PNG, JPEG or WebP file, and `read` finds it again. A mark is not signed: it says what a
+file states of itself, and no mark proves nothing.
+"""
+
+import os
+from pathlib import Path
+
+from umrgen.provenance.a1111 import parameters_of, parameters_text
+from umrgen.provenance.containers import content_digest, with_packet
+from umrgen.provenance.record import Provenance
+from umrgen.provenance.verification import Mark, Verification, inspect
+from umrgen.provenance.xmp import packet
+
+__all__ = [
+    "Mark",
+    "Provenance",
+    "Verification",
+    "inspect",
+    "mark",
+    "parameters_of",
+    "parameters_text",
+    "read",
+    "verify",
+]
+
+
+def mark(data: bytes, record: Provenance) -> bytes:
+    """Return the image with the record: as XMP, and in a PNG also as text chunks that other tools read.
+
+    The pixels are not encoded again. A record without a prompt also removes texts of other tools, which may have it.
+    Raises OutputCorrupt for a damaged file.
+    """
+    texts = {"parameters": parameters_text(record), "umrgen": record.to_json()}
+    return with_packet(data, packet(record, content_digest(data)), texts, keep_texts=record.prompt is not None)
+
+
+def verify(image: str | os.PathLike[str] | bytes) -> Verification:
+    """Return what an image, a file or its bytes, states of itself.
+
+    It is checked offline: the record of UMRGEN or AUTOMATIC1111, the source type of any program, and whether the
+    pixels are those for which UMRGEN's record was written. Raises OSError for a file that cannot be read.
+    """
+    return inspect(image if isinstance(image, bytes) else Path(image).read_bytes())
+
+
+def read(data: bytes) -> Provenance | None:
+    """Return the record of an image; None without one, or with a damaged file."""
+    return inspect(data).record
