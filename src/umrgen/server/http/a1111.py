@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -172,7 +171,7 @@ class _Api:
         count = _count(data, "batch_size") * _count(data, "n_iter")
         if count > MOST_IMAGES:
             raise Problem("invalid_request", f"batch_size × n_iter must be {MOST_IMAGES} or less; got {count}")
-        return [_numbered(generation, number) for number in range(count)]
+        return generation.several(count)
 
     def _optional(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters that clients send always, without those that the engine does not support."""
@@ -220,13 +219,6 @@ def _count(data: Mapping[str, Any], name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_IMAGES:
         raise Problem("invalid_request", f"{name} must be 1 to {MOST_IMAGES}; got {value!r:.40}", field=name)
     return value
-
-
-def _numbered(request: GenerationRequest, number: int) -> GenerationRequest:
-    """Return the request for the image `number`: with a given seed, each has the next one, as in the original."""
-    if request.seed == -1:
-        return request
-    return msgspec.structs.replace(request, seed=(request.seed + number) % (LIMITS.seed_max + 1))
 
 
 def _decoded(image: Any) -> bytes:

@@ -5,7 +5,7 @@ The response is sent inside `Submissions.attend`: a client whose call is cut off
 
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from umrgen.errors import UmrgenError
 from umrgen.model import LIMITS
 from umrgen.server.conversion import convert
 from umrgen.server.domain.job import Job, Output
@@ -29,7 +28,6 @@ from umrgen.server.http.openai.errors import error_body, error_response
 from umrgen.server.http.openai.requests import ImageCall, decode_call
 from umrgen.server.http.problems import Problem
 from umrgen.server.services.caller import Caller
-from umrgen.server.services.job_waits import JobEvent
 
 __all__ = ["routes"]
 
@@ -101,7 +99,7 @@ class _Endpoint:
                     with CancelledOnDisconnect(scope, receive):
                         await self._stream(images, jobs, send)
                     await send(_END)
-            await images.remove_references()
+            await self._services.uploads.discard(caller, call.references)  # those of a call that is cut off stay
         except _Reported:
             await send(_END)
         except Exception as error:
@@ -141,12 +139,6 @@ class _Images:
         self._call = call
         self._base_url = base_url
 
-    async def remove_references(self) -> None:
-        """Remove the images that were uploaded for this call. After a call that is cut off they stay for the next."""
-        for name in self._call.references:
-            with suppress(UmrgenError):  # else retention deletes it
-                await self._services.uploads.remove(self._caller, name)
-
     def attend(self) -> Any:
         return self._services.submissions.attend(self._caller, self._call.requests)
 
@@ -178,19 +170,12 @@ class _Images:
 
     async def events(self, job: Job) -> Any:
         """Yield the kind and the data of each event of a stream: partial images, then the image."""
+        previews = self._services.job_waits.spaced_previews(self._caller, job, self._call.partial_images or 0)
         shown = 0
-        async with aclosing(self._services.job_waits.events(self._caller, job, previews=True)) as stream:
-            async for event in stream:
-                job = event.view.job
-                if event.preview is not None and self._is_due(event, shown):
-                    partial = {"b64_json": b64encode(event.preview).decode(), "partial_image_index": shown}
-                    yield "partial_image", self.described() | partial | {"output_format": "jpeg"}
-                    shown += 1
+        async with aclosing(previews):
+            async for preview in previews:
+                partial = {"b64_json": b64encode(preview).decode(), "partial_image_index": shown}
+                yield "partial_image", self.described() | partial | {"output_format": "jpeg"}
+                shown += 1
         for image in await self.of(await self.until_over(job)):
             yield "completed", self.described() | image | {"usage": USAGE}
-
-    def _is_due(self, event: JobEvent, shown: int) -> bool:
-        """Return whether the preview is the next partial image: they are spread evenly over the steps."""
-        wanted, job = self._call.partial_images or 0, event.view.job
-        # The preview may be of the step after the last recorded one.
-        return shown < wanted and (job.step + 1) * (wanted + 1) > job.request.steps * (shown + 1)

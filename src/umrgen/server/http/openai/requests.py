@@ -68,7 +68,7 @@ def decode_call(data: Mapping[str, Any], default_steps: int, references: Sequenc
     request |= _sides(fields.size) | ({"reference_images": list(references)} if references else {})
     generation, _ = decode_generate(request, default_steps)
     return ImageCall(
-        [_numbered(generation, number) for number in range(fields.n)],
+        generation.several(fields.n),
         fields.output_format,
         fields.output_compression,
         fields.response_format == "url",
@@ -105,10 +105,3 @@ def _sides(size: str) -> dict[str, int]:
 def _number(value: Any) -> Any:
     """Return the number in a form's text, which has no types."""
     return int(value) if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value) else value
-
-
-def _numbered(request: GenerationRequest, number: int) -> GenerationRequest:
-    """Return the request for the image `number`: with a given seed, each has the next one, so that they differ."""
-    if request.seed == -1:
-        return request
-    return msgspec.structs.replace(request, seed=(request.seed + number) % (LIMITS.seed_max + 1))
