@@ -58,6 +58,7 @@ VALUES = "tests/integration/test_values.py"
 SERVING = "tests/integration/test_serve.py"
 RETENTION = "tests/unit/test_retention.py"
 MCP = "tests/integration/test_mcp.py"
+MCP_TASKS = "tests/integration/test_mcp_tasks.py"
 CALLS = "tests/unit/test_calls.py"
 LOGS = "tests/integration/test_operations.py::TestLogs::test_json_lines_have_no_prompts_keys_or_queries"
 
@@ -804,6 +805,22 @@ MUTATIONS = (
         "self._cut_off.append(call)",
         "pass",
         f"{MCP}::test_a_call_that_is_cut_off_and_repeated_draws_once",
+    ),
+    _client(
+        "mcp-task-declared",
+        "agents: only a client that declares the tasks extension gets a task",
+        "mcp/tasks.py",
+        "return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS and TASKS in declared",
+        "return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS",
+        f"{MCP_TASKS}::test_a_client_that_does_not_declare_it_gets_no_task",
+    ),
+    _client(
+        "mcp-failed-task",
+        "agents: a failed job is a completed task whose result is an error of the tool",
+        "mcp/tasks.py",
+        "job_answer(status, images, backend.delivery, failed_is_error=True)",
+        "job_answer(status, images, backend.delivery)",
+        f"{MCP_TASKS}::test_a_failed_job_is_a_completed_task_with_an_error_of_the_tool",
     ),
     _server(
         "openai-no-url-beside-base64",

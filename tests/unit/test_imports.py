@@ -61,6 +61,7 @@ SERVER = [
         "server.domain",
         "mcp.answers",
         "mcp.previews",
+        "mcp.tasks",
         "mcp.waits",
         "mcp.backend",
         "mcp.tools",

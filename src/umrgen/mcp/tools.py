@@ -12,9 +12,10 @@ from mcp.types import CallToolResult, InputRequiredResult, Tool, ToolAnnotations
 from pydantic import Field, ValidationError
 
 from umrgen import __version__
-from umrgen.mcp.answers import data_answer, error_text, image_answer, job_answer
+from umrgen.mcp.answers import data_answer, error_text, image_answer, job_answer, progress_text
 from umrgen.mcp.backend import ImageBackend
 from umrgen.mcp.previews import small_jpeg
+from umrgen.mcp.tasks import JobTasks, RequestContext, accepts_tasks
 from umrgen.mcp.waits import CallClock, WaitLimits
 from umrgen.model import LIMITS, State, Status
 
@@ -39,8 +40,8 @@ class ImageTools(MCPServer[Any]):
 
     def __init__(
         self,
-        backend: Callable[[CallContext], ImageBackend],
-        client: Callable[[CallContext], str],
+        backend: Callable[[RequestContext], ImageBackend],
+        client: Callable[[RequestContext], str],
         explain: Callable[[Exception], str | None] = error_text,
     ) -> None:
         """`backend` returns the server for a call's caller, `client` a name of the client, for its time limit.
@@ -48,7 +49,12 @@ class ImageTools(MCPServer[Any]):
         `explain` returns the text of an error for the model, or None for a defect.
         """
         super().__init__(
-            "umrgen", title="UMRGEN images", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING"
+            "umrgen",
+            title="UMRGEN images",
+            instructions=INSTRUCTIONS,
+            version=__version__,
+            extensions=[JobTasks(backend, explain)],
+            log_level="WARNING",
         )
         self._backend = backend
         self._client = client
@@ -83,29 +89,33 @@ class ImageTools(MCPServer[Any]):
         given = {"steps": steps, "negative": negative, "reference_images": list(reference_images)}
         request = {"prompt": prompt, "width": width, "height": height, "seed": seed}
         request |= {name: value for name, value in given.items() if value}
-        backend = self._backend(ctx)
-        async with self._call(ctx, wait_seconds) as clock, backend.attend(request) as job_id:
+        backend = self._backend(ctx.request_context)
+        seconds = 0 if accepts_tasks(ctx.request_context) else wait_seconds
+        async with self._call(ctx, seconds) as clock, backend.attend(request) as job_id:
             return await _until_over(backend, job_id, clock)
 
     async def wait_for_job(self, ctx: CallContext, job_id: str, wait_seconds: WaitSeconds = 25) -> CallToolResult:
         """Wait until a job is over, at most wait_seconds. Call it again while the answer is "not done yet"."""
         async with self._call(ctx, wait_seconds) as clock:
-            return await _until_over(self._backend(ctx), job_id, clock)
+            return await _until_over(self._backend(ctx.request_context), job_id, clock)
 
     async def get_job(self, ctx: CallContext, job_id: str) -> CallToolResult:
         """Return the state of a job now."""
-        backend = self._backend(ctx)
+        backend = self._backend(ctx.request_context)
         return await _described(backend, await backend.get(job_id))
 
     async def cancel_job(self, ctx: CallContext, job_id: str) -> CallToolResult:
         """Cancel a job; one that is over does not change."""
-        backend = self._backend(ctx)
+        backend = self._backend(ctx.request_context)
         return await _described(backend, await backend.cancel(job_id))
 
     async def list_jobs(self, ctx: CallContext, limit: Annotated[int, Field(ge=1, le=50)] = 10) -> CallToolResult:
         """List the last jobs, newest first: finds a job whose id was lost."""
         return data_answer(
-            {"jobs": list(await self._backend(ctx).page(limit)), "next": "get_job has the details of one."}
+            {
+                "jobs": list(await self._backend(ctx.request_context).page(limit)),
+                "next": "get_job has the details of one.",
+            }
         )
 
     async def view_image(
@@ -115,18 +125,18 @@ class ImageTools(MCPServer[Any]):
         number: Annotated[int, Field(ge=1, le=8, description="of a job with several images")] = 1,
     ) -> CallToolResult:
         """Show a small copy of a completed job's image."""
-        image = await self._backend(ctx).image(job_id, number)
+        image = await self._backend(ctx.request_context).image(job_id, number)
         return image_answer(b64encode(await small_jpeg(image)).decode())
 
     async def describe_server(self, ctx: CallContext) -> CallToolResult:
         """Return the engine, its sizes, steps and features, and the limits of this key."""
-        return data_answer(await self._backend(ctx).describe())
+        return data_answer(await self._backend(ctx.request_context).describe())
 
     # --- calls ---
 
     @asynccontextmanager
     async def _call(self, ctx: CallContext, seconds: float) -> AsyncIterator[CallClock]:
-        with self._limits.call(self._client(ctx), seconds, ctx.report_progress) as clock:
+        with self._limits.call(self._client(ctx.request_context), seconds, ctx.report_progress) as clock:
             reporting = asyncio.create_task(clock.keep_reporting())
             try:
                 yield clock
@@ -200,17 +210,9 @@ async def _until_over(backend: ImageBackend, job_id: str, clock: CallClock) -> C
         async with asyncio.timeout_at(clock.deadline):
             async with aclosing(backend.watch(job_id)) as changes:  # type: ignore[type-var]
                 async for status in changes:
-                    await clock.progress(_progress(status))
+                    await clock.progress(progress_text(status))
             if status is not None and status.state == State.COMPLETED:
                 images = tuple(await backend.deliver(status))
     except TimeoutError:
         pass
     return job_answer(status or await backend.get(job_id), images, backend.delivery, failed_is_error=True)
-
-
-def _progress(status: Status) -> str:
-    if status.state == State.QUEUED and status.queue_position is not None:
-        return f"queued, position {status.queue_position}"
-    if status.state == State.RUNNING and status.total_steps:
-        return f"running, step {status.step or 0} of {status.total_steps}"
-    return status.state
