@@ -13,8 +13,8 @@ import pytest
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.shared.exceptions import MCPError
-from mcp_connections import connected, over_http, over_stdio
 
+from mcp_connections import connected, over_http, over_stdio
 from support import UNLIMITED, ServerProcess, clean_environment, cli, server
 from umrgen.image_files import sniff, verify
 from umrgen.testing import FaultServer

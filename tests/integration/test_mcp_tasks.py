@@ -18,8 +18,8 @@ from mcp.types import (
     RequestParams,
     Result,
 )
-from mcp_connections import connected, over_http
 
+from mcp_connections import connected, over_http
 from support import UNLIMITED, ServerProcess, server
 from umrgen.image_files import verify
 
