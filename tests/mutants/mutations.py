@@ -831,6 +831,14 @@ MUTATIONS = (
         "tests/integration/test_openai.py::test_an_image_is_generated",
     ),
     _server(
+        "call-image-shared",
+        "agents: an image that arrived in a call stays while another call needs it",
+        "services/call_references.py",
+        "if self._users.get((caller.session_id, name)) == set():",
+        "if (caller.session_id, name) in self._users:",
+        "tests/unit/test_call_references.py::test_an_image_that_another_call_needs_stays",
+    ),
+    _server(
         "openai-retry",
         "agents: OpenAI's clients do not repeat what will fail again",
         "http/openai/errors.py",

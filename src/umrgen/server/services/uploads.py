@@ -10,7 +10,6 @@ import os
 import secrets
 import sys
 from collections import Counter
-from collections.abc import Collection
 from contextlib import suppress
 from weakref import WeakValueDictionary
 
@@ -121,12 +120,6 @@ class Uploads:
             raise Refusal("reference_not_found")
         with suppress(BlobStoreUnavailable):  # else retention deletes it
             await self._blobs.delete(caller.session_id, name)
-
-    async def discard(self, caller: Caller, names: Collection[str]) -> None:
-        """Delete the reference images of one call that is over; retention deletes those that this cannot delete."""
-        for name in names:
-            with suppress(Refusal, LedgerUnavailable):
-                await self.remove(caller, name)
 
 
 class Reservation:

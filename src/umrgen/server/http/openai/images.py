@@ -6,7 +6,6 @@ The response is sent inside `Submissions.attend`: a client whose call is cut off
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -58,7 +57,6 @@ async def _generation(services: Services, request: Request, caller: Caller) -> I
 async def _edit(services: Services, request: Request, caller: Caller) -> ImageCall:
     """Decode an edit: its images become reference images for this call. Their file names are ignored."""
     boundary = boundary_of(request, "the images in fields `image` or `image[]`")
-    known = {upload.name for upload in await services.uploads.all(caller)}
     with await services.uploads.admit(caller) as reserved:
         parts = await read_form(request, boundary, MAX_IMAGES_BODY)
         images = [part.content for part in parts if part.name in ("image", "image[]")]
@@ -68,9 +66,8 @@ async def _edit(services: Services, request: Request, caller: Caller) -> ImageCa
         if not 1 <= len(images) <= LIMITS.references:
             count = f"image must be given 1 to {LIMITS.references} times; got {len(images)}"
             raise Problem("invalid_request", count, field="image")
-        names = [(await reserved.add(image)).name for image in images]
-    call = decode_call(fields, services.state.default_steps, names)
-    return replace(call, references=tuple(set(names) - known))
+        call = decode_call(fields, services.state.default_steps)
+        return call.with_references(await services.call_references.add(caller, reserved, images))
 
 
 class _Endpoint:
@@ -99,7 +96,6 @@ class _Endpoint:
                     with CancelledOnDisconnect(scope, receive):
                         await self._stream(images, jobs, send)
                     await send(_END)
-            await self._services.uploads.discard(caller, call.references)  # those of a call that is cut off stay
         except _Reported:
             await send(_END)
         except Exception as error:
@@ -140,7 +136,7 @@ class _Images:
         self._base_url = base_url
 
     def attend(self) -> Any:
-        return self._services.submissions.attend(self._caller, self._call.requests)
+        return self._services.submissions.attend(self._caller, self._call.requests, self._call.references)
 
     async def until_over(self, job: Job) -> Job:
         return await self._services.job_waits.until_over(self._caller, job)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,6 +11,7 @@ from msgspec import Meta
 from umrgen.model import LIMITS
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.http.api.schemas import decode_generate
+from umrgen.server.services.call_references import HeldReferences
 from umrgen.server.services.refusal import FieldError, invalid
 
 __all__ = ["MEDIA_TYPES", "ImageCall", "decode_call"]
@@ -44,8 +45,8 @@ class ImageCall:
     as_url: bool
     partial_images: int | None
     """None: the response is not a stream."""
-    references: Sequence[str] = ()
-    """Reference images that were uploaded for this call only."""
+    references: HeldReferences | None = None
+    """The images of an edit."""
 
     @property
     def media_type(self) -> str:
@@ -55,17 +56,21 @@ class ImageCall:
     def size(self) -> str:
         return f"{self.requests[0].width}x{self.requests[0].height}"
 
+    def with_references(self, held: HeldReferences) -> "ImageCall":
+        requests = [request.with_references(held.names) for request in self.requests]
+        return replace(self, requests=requests, references=held)
 
-def decode_call(data: Mapping[str, Any], default_steps: int, references: Sequence[str] = ()) -> ImageCall:
+
+def decode_call(data: Mapping[str, Any], default_steps: int) -> ImageCall:
     """Return the call in a body: JSON, or the text fields of a form. Raises Refusal `invalid_request`.
 
-    `references`: the names of uploaded reference images. A null means that the field was not given.
+    A null means that the field was not given.
     """
     given = {name: value for name, value in data.items() if value is not None}
     fields = _fields(given)
     request = {name: _number(given[name]) for name in _PASSED if name in given}
     request |= {"negative": given["negative_prompt"]} if "negative_prompt" in given else {}
-    request |= _sides(fields.size) | ({"reference_images": list(references)} if references else {})
+    request |= _sides(fields.size)
     generation, _ = decode_generate(request, default_steps)
     return ImageCall(
         generation.several(fields.n),
