@@ -5,26 +5,22 @@ the same time, in real time: one server draws the images at once, the other has 
 with the limit of 5 s start last, when the others have started.
 """
 
-import json
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 
-from support import UNLIMITED, ServerProcess, clean_environment, server, submit, tied
+from client_scripts import ClientScript, ScriptProcess
+from support import UNLIMITED, ServerProcess, clean_environment, server, submit
 from umrgen.image_files import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
 HERE = Path(__file__).parent
-MODULES = HERE / "js" / "node_modules"
 JOB_SECONDS = 90
 CALLS = {60: 6, 5: 30}
 """Calls that a job of 90 s may take, by the time limit of the client in seconds."""
@@ -34,62 +30,39 @@ CALLS = {60: 6, 5: 30}
 class Host:
     """A client, as an agent's host uses it. `mode` is the era of the protocol, where the client has a choice."""
 
-    script: str
+    script: ClientScript
     transport: str
     mode: str = ""
     limit: int = 60
-    environment: str = ""
-    """The name of the virtual environment of a Python client."""
+    """Its time limit of a request, in seconds."""
 
     @property
     def name(self) -> str:
-        return "-".join(part for part in (Path(self.script).stem, self.transport, self.mode) if part)
-
-    @property
-    def missing(self) -> str | None:
-        """How to install the client, if it is not here."""
-        if self.environment:
-            command = f"make {self.environment}/clients.stamp"
-            return None if self._python.exists() else f"{self.environment} is not installed: {command}"
-        if shutil.which("node") and (MODULES / "@modelcontextprotocol").is_dir():
-            return None
-        return "Node or the clients are not installed: npm ci --prefix tests/acceptance/js"
-
-    @property
-    def command(self) -> list[str]:
-        """The command that runs the script."""
-        if self.environment:
-            return [str(self._python), str(HERE / "clients" / self.script)]
-        return ["node", str(HERE / "js" / self.script)]
-
-    @property
-    def _python(self) -> Path:
-        return HERE.parents[1] / self.environment / "bin" / "python"
+        return "-".join(part for part in (self.script.name, self.transport, self.mode) if part)
 
 
+SDK, CLIENT, AI_SDK = ClientScript("mcp_sdk.mjs"), ClientScript("mcp_client.mjs"), ClientScript("mcp_ai_sdk.mjs")
+LANGCHAIN = ClientScript("langchain_tools.py", ".venv-langchain")
 HOSTS = [
-    Host("mcp_sdk.mjs", "http"),
-    Host("mcp_sdk.mjs", "stdio"),
-    Host("mcp_client.mjs", "http", "legacy"),
-    Host("mcp_client.mjs", "http", "auto"),
-    Host("mcp_client.mjs", "stdio", "legacy"),
-    Host("mcp_client.mjs", "stdio", "auto"),
-    Host("mcp_ai_sdk.mjs", "http"),
-    Host("langchain_tools.py", "http", environment=".venv-langchain"),
-    Host("langchain_tools.py", "stdio", environment=".venv-langchain"),
-    Host("openai_agents_stdio.py", "stdio", limit=5, environment=".venv-clients"),
+    Host(SDK, "http"),
+    Host(SDK, "stdio"),
+    Host(CLIENT, "http", "legacy"),
+    Host(CLIENT, "http", "auto"),
+    Host(CLIENT, "stdio", "legacy"),
+    Host(CLIENT, "stdio", "auto"),
+    Host(AI_SDK, "http"),
+    Host(LANGCHAIN, "http"),
+    Host(LANGCHAIN, "stdio"),
+    Host(ClientScript("openai_agents_stdio.py", ".venv-clients"), "stdio", limit=5),
 ]
-"""In the order of their start."""
 
 
 class Run:
-    """A running client that draws one image."""
+    """A client that draws one image."""
 
     def __init__(self, host: Host, server: ServerProcess, folder: Path, prompt: str) -> None:
         folder.mkdir()
         self.prompt = prompt
-        self.folder = folder
-        self._log = folder / "stderr"
         settings = {
             "transport": host.transport,
             "mode": host.mode,
@@ -100,28 +73,7 @@ class Run:
             "env": clean_environment(UMRGEN_BASE_URL=server.url, UMRGEN_API_KEY=server.key),
             "request": {"prompt": prompt, "width": 512, "height": 512},
         }
-        with self._log.open("w") as log:
-            self.process = subprocess.Popen(
-                tied(*host.command, json.dumps(settings)),
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=clean_environment(),
-            )
-
-    def line(self) -> Mapping[str, Any]:
-        """Return the next line that the client prints."""
-        assert self.process.stdout is not None
-        printed = self.process.stdout.readline()
-        assert printed, self._log.read_text()
-        value: Mapping[str, Any] = json.loads(printed)
-        return value
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        self.process = ScriptProcess(host.script, folder, settings)
 
 
 @dataclass(frozen=True)
@@ -129,7 +81,7 @@ class Runs:
     """The clients that run, by their names, on a server."""
 
     server: ServerProcess
-    runs: Mapping[str, Run]
+    runs: dict[str, Run]
 
 
 @pytest.fixture(scope="module")
@@ -149,13 +101,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Runs
             started = []
             for case, each in found.items():
                 for host in HOSTS:
-                    if host.limit == limit and not host.missing:
+                    if host.limit == limit and not host.script.missing:
                         run = Run(host, each.server, folder / f"{case}-{host.name}", f"{case} {host.name}")
-                        stack.callback(run.stop)
+                        stack.callback(run.process.stop)
                         each.runs[host.name] = run
                         started.append(run)
             for run in started:
-                assert run.line() == {"connected": True}
+                assert run.process.line() == {"connected": True}
         yield found
 
 
@@ -163,11 +115,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Runs
 @pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.name)
 def test_a_job_of_90_s_is_drawn_once(runs: Mapping[str, Runs], host: Host, case: str) -> None:
     """With at most 6 calls at 60 s, and 30 at 5 s; for a job that is queued 90 s longer, as many again."""
-    if host.missing:
-        pytest.skip(host.missing)
+    host.script.require()
     each = runs[case]
     run = each.runs[host.name]
-    outcome = run.line()
+    outcome = run.process.line()
     assert outcome["calls"] <= CALLS[host.limit] * (2 if case == "queued" else 1)
     assert ("queued" in outcome["states"]) == (case == "queued")
     assert bool(outcome["cut"]) == (host.limit < 25)
