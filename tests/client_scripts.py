@@ -33,7 +33,7 @@ class ClientScript:
 
     @property
     def missing(self) -> str | None:
-        """How to install the client, if it is not here."""
+        """The reason to skip a test, with the command that installs the client; None if it is installed."""
         if self.environment:
             command = f"make {self.environment}/clients.stamp"
             return None if self._python.exists() else f"{self.environment} is not installed: {command}"

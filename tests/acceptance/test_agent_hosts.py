@@ -1,8 +1,8 @@
 """Jobs of 90 s, drawn by real clients of the tools for agents at the time limits that these have for a request.
 
-Each client is unmodified and runs in a process of its own, over HTTP or with its own `umrgen mcp`. All of them run at
-the same time, in real time: one server draws the images at once, the other has a job before each of them. The clients
-with the limit of 5 s start last, when the others have started.
+Each client is unmodified and runs in a separate process, over HTTP or with a separate `umrgen mcp`. All of them run
+concurrently, in real time: one server draws the images immediately, the other has a job before each of them. The
+clients with the limit of 5 s start last, when the others have started.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """OpenAI's images API, called by real clients other than the Python one (for which: tests/integration/test_openai.py).
 
-Each client, unmodified and in a process of its own, draws two images, edits two images, meets an error, and has a time
+Each client, unmodified and in a separate process, draws two images, edits two images, meets an error, and has a time
 limit of 4 s with a job of 6 s, after which it, or the caller, repeats the call. All run at the same time.
 """
 
@@ -30,7 +30,7 @@ CLIENTS = {
 
 @dataclass(frozen=True)
 class Uses:
-    """What came of the uses of each client, on a quick server and on one that takes 6 s for an image."""
+    """The outcomes of each client's uses, on a quick server and on one that takes 6 s for an image."""
 
     quick: ServerProcess
     slow: ServerProcess

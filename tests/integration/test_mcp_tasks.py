@@ -37,7 +37,7 @@ class TaskRequest(Request[Named, str]):
 
 
 class Task(Result):
-    """A task: `result_type` tells whether it is the answer of a tool, or that of `tasks/get`."""
+    """A task: `result_type` is "task" in the answer of a tool, and "complete" in that of `tasks/get`."""
 
     result_type: Literal["task"] = "task"
     task_id: str

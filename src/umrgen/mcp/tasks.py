@@ -1,6 +1,6 @@
 """The extension `io.modelcontextprotocol/tasks`: for a client that declares it, an unfinished drawing is a task.
 
-A task is a job and has its id, so that it needs no record of its own and survives whatever the job survives.
+A task is a job and has its id. It has no separate record, and is as durable as the job.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -69,7 +69,7 @@ class JobTasks(Extension):
     async def intercept_tool_call(
         self, params: CallToolRequestParams, ctx: RequestContext, call_next: CallNext
     ) -> HandlerResult:
-        """Return a task in the place of an answer that says "not done yet"."""
+        """Return a task instead of an answer about a job that is not over."""
         result = await call_next(ctx)
         if params.name != "generate_image" or not accepts_tasks(ctx) or not isinstance(result, CallToolResult):
             return result
@@ -131,6 +131,6 @@ class JobTasks(Extension):
 
 
 def _timestamp(milliseconds: Any) -> str:
-    """Return a time in ISO 8601; that of now for a job whose server does not tell it, or that is not over."""
+    """Return a time in ISO 8601; the present one for a job that is not over, or whose server does not send it."""
     known = milliseconds if isinstance(milliseconds, int) else SystemClock().now()
     return datetime.fromtimestamp(known / 1000, UTC).isoformat(timespec="milliseconds")

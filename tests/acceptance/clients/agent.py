@@ -1,4 +1,4 @@
-"""What a model does that knows the tools' descriptions: it draws, repeats a call that its host cut off, and waits on.
+"""The calls of a model that has read the tools' descriptions: it draws, repeats a call that was cut off, and waits.
 
 A script that imports this gets its settings as JSON in its first argument, and prints one line when it is connected and
 one with the outcome.

@@ -1,4 +1,4 @@
-"""LiteLLM: each use that the test names, and one line with what came of it. Images are written into a folder."""
+"""LiteLLM: each use in the test, and one line with the outcomes. Images are written into a folder."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""pydantic-ai's `ImageGenerator`: each use that the test names, and one line with what came of it."""
+"""pydantic-ai's `ImageGenerator`: each use in the test, and one line with the outcomes."""
 
 import asyncio
 import json

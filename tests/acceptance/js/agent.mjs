@@ -1,5 +1,5 @@
 /**
- * What a model does that knows the tools' descriptions: it draws, repeats a call that its host cut off, and waits on.
+ * The calls of a model that has read the tools' descriptions: it draws, repeats a call that was cut off, and waits.
  * A script that imports this gets its settings as JSON in its first argument, and prints one line when it is connected
  * and one with the outcome.
  */
@@ -8,7 +8,7 @@ export const settings = JSON.parse(process.argv[2]);
 const MOST_CALLS = 200;
 
 /**
- * Draw one image. `call(name, arguments)` calls a tool; `isCut(error)` tells a time limit of the host from a defect.
+ * Draw one image. `call(name, arguments)` calls a tool; `isCut(error)` is true for a time limit of the host.
  */
 export async function draw(call, isCut) {
   console.log(JSON.stringify({ connected: true }));

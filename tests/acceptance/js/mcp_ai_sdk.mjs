@@ -1,4 +1,4 @@
-/** `@ai-sdk/mcp`, which has no time limit of its own: the caller gives one of 60 s, as an abort signal. */
+/** `@ai-sdk/mcp`, which has no time limit: the caller sets one of 60 s, as an abort signal. */
 import { createMCPClient } from "@ai-sdk/mcp";
 
 import { draw, settings } from "./agent.mjs";

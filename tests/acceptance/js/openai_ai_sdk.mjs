@@ -1,4 +1,4 @@
-/** `@ai-sdk/openai-compatible` through `ai`: each use that the test names, and one line with what came of it. */
+/** `@ai-sdk/openai-compatible` through `ai`: each use in the test, and one line with the outcomes. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateImage } from "ai";
@@ -20,7 +20,7 @@ save("edited", edited.image);
 
 const error = await generateImage({ ...quick, prompt: "refused", size: "100x100" }).catch((thrown) => thrown);
 
-// It has no time limit of its own, and repeats no call that its caller cut off: the caller does.
+// It has no time limit, and repeats no call that its caller cut off: the caller does.
 const late = { ...slow, prompt: "cut off by the AI SDK", ...steps(6) };
 const cut = await generateImage({ ...late, abortSignal: AbortSignal.timeout(4000) }).catch((thrown) => thrown.name);
 save("late", (await generateImage(late)).image);

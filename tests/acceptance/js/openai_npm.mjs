@@ -1,4 +1,4 @@
-/** npm `openai`: each use that the test names, and one line with what came of it. Images are written into a folder. */
+/** npm `openai`: each use in the test, and one line with the outcomes. Images are written into a folder. */
 import { readFileSync, writeFileSync } from "node:fs";
 import OpenAI, { toFile } from "openai";
 

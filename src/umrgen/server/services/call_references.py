@@ -1,4 +1,4 @@
-"""Reference images that arrive within a call: deleted when no call, and no job of one, needs them any more."""
+"""Reference images that arrive within a call: deleted when the last call, and the last job of one, has ended."""
 
 import asyncio
 import secrets
@@ -23,12 +23,12 @@ class CallReferences:
     def __init__(self, uploads: Uploads) -> None:
         self._uploads = uploads
         self._users: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-        """The calls and jobs that need an image, by session and name. Retention deletes what a restart forgets."""
+        """The calls and jobs that need an image, by session and name. After a restart, retention deletes the images."""
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By session: no image is deleted between its being found and its being needed."""
 
     async def add(self, caller: Caller, reserved: Reservation, images: Iterable[bytes]) -> "HeldReferences":
-        """Store images, and return them as needed by this call. Raises Refusal; then none is needed by it."""
+        """Store images, and return them as needed by this call. Raises Refusal; then it needs no image."""
         held = HeldReferences(self, caller)
         try:
             for image in images:

@@ -106,7 +106,7 @@ class Submissions:
 
         A call that ends with an exception or a cancellation leaves its jobs unclaimed: for ten minutes, the same
         caller's call with an equal request takes them instead of creating others. Raises Refusal, LedgerUnavailable.
-        `references`: images that arrived in this call; they are deleted when no call or job needs them any more.
+        `references`: images that arrived in this call; they are deleted after the last call or job that needs them.
         """
         async with references or nullcontext(), self._attend(caller, requests) as jobs:
             if references is not None:
