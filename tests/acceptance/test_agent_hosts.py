@@ -5,6 +5,7 @@ concurrently, in real time: one server draws the images immediately, the other h
 clients with the limit of 5 s start last, when the others have started.
 """
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ import httpx2
 import pytest
 
 from client_scripts import ClientScript, ScriptProcess
-from support import UNLIMITED, ServerProcess, clean_environment, server, submit
+from support import UNLIMITED, ServerProcess, clean_environment, cli, server, submit
 from umrgen.image_files import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
@@ -53,6 +54,8 @@ HOSTS = [
     Host(AI_SDK, "http"),
     Host(LANGCHAIN, "http"),
     Host(LANGCHAIN, "stdio"),
+    Host(LANGCHAIN, "http", "session", limit=5),
+    Host(LANGCHAIN, "stdio", "session", limit=5),
     Host(ClientScript("openai_agents_stdio.py", ".venv-clients"), "stdio", limit=5),
 ]
 
@@ -60,17 +63,18 @@ HOSTS = [
 class Run:
     """A client that draws one image."""
 
-    def __init__(self, host: Host, server: ServerProcess, folder: Path, prompt: str) -> None:
+    def __init__(self, host: Host, server: ServerProcess, key: str, folder: Path, prompt: str) -> None:
         folder.mkdir()
+        self.http = server.http(Authorization=f"Bearer {key}")
         self.prompt = prompt
         settings = {
             "transport": host.transport,
             "mode": host.mode,
             "limit": host.limit,
             "url": f"{server.url}/mcp",
-            "key": server.key,
+            "key": key,
             "command": [sys.executable, "-m", "umrgen", "mcp", "--folder", str(folder / "images")],
-            "env": clean_environment(UMRGEN_BASE_URL=server.url, UMRGEN_API_KEY=server.key),
+            "env": clean_environment(UMRGEN_BASE_URL=server.url, UMRGEN_API_KEY=key),
             "request": {"prompt": prompt, "width": 512, "height": 512},
         }
         self.process = ScriptProcess(host.script, folder, settings)
@@ -82,6 +86,11 @@ class Runs:
 
     server: ServerProcess
     runs: dict[str, Run]
+
+
+def new_key(server: ServerProcess) -> str:
+    key: str = json.loads(cli("keys", "create", "--state", str(server.state), "--json").stdout)["key"]
+    return key
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +109,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Runs
         for limit in CALLS:  # the shortest one last
             started = []
             for case, each in found.items():
+                key = new_key(each.server)  # the server learns one time limit for a key
                 for host in HOSTS:
                     if host.limit == limit and not host.script.missing:
-                        run = Run(host, each.server, folder / f"{case}-{host.name}", f"{case} {host.name}")
+                        run = Run(host, each.server, key, folder / f"{case}-{host.name}", f"{case} {host.name}")
                         stack.callback(run.process.stop)
                         each.runs[host.name] = run
                         started.append(run)
@@ -124,6 +134,6 @@ def test_a_job_of_90_s_is_drawn_once(runs: Mapping[str, Runs], host: Host, case:
     assert bool(outcome["cut"]) == (host.limit < 25)
     (place,) = outcome["answer"]["images"]
     verify(Path(place).read_bytes() if host.transport == "stdio" else httpx2.get(place).content)
-    with each.server.http() as http:
+    with run.http as http:
         listed = http.get("/api/v1/jobs?limit=100").json()["jobs"]
     assert [job["job_id"] for job in listed if job["prompt"] == run.prompt] == [outcome["answer"]["job_id"]]

@@ -799,6 +799,14 @@ MUTATIONS = (
         "tests/unit/test_mcp_waits.py::test_a_cut_shortens_the_later_calls_of_its_client",
     ),
     _client(
+        "mcp-repeated",
+        "agents: a call that is cut off without being cancelled leaves its job to its repetition",
+        "mcp/waits.py",
+        "if earlier is not None and _now() - earlier.arrived >= REPEATED_AFTER:",
+        "if earlier is not None and _now() - earlier.arrived >= 1e9:",
+        "tests/unit/test_mcp_waits.py::test_an_equal_call_ends_the_earlier_one_that_was_cut_off_and_not_cancelled",
+    ),
+    _client(
         "mcp-cut-off",
         "agents: a call of `umrgen mcp` that is cut off leaves its job to the next equal call",
         "mcp/client_backend.py",

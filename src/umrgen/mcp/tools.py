@@ -1,6 +1,7 @@
 """The seven tools, over any ImageBackend."""
 
 import asyncio
+import json
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -16,7 +17,7 @@ from umrgen.mcp.answers import data_answer, error_text, image_answer, job_answer
 from umrgen.mcp.backend import ImageBackend
 from umrgen.mcp.previews import small_jpeg
 from umrgen.mcp.tasks import JobTasks, RequestContext, accepts_tasks
-from umrgen.mcp.waits import CallClock, WaitLimits
+from umrgen.mcp.waits import CallClock, PendingCalls, WaitLimits
 from umrgen.model import LIMITS, State, Status
 
 __all__ = ["ImageTools"]
@@ -26,6 +27,7 @@ INSTRUCTIONS = (
     "job_id: then call wait_for_job until state is completed or failed. No job is lost by a timeout: after one, repeat "
     "the same call and get the same job."
 )
+REPEATED = "This call was sent again, and the later one has its job. For another image, call with another seed."
 
 CallContext = Context[Any, Any]
 Side = Annotated[int, Field(ge=LIMITS.side_min, le=LIMITS.side_max)]
@@ -60,6 +62,7 @@ class ImageTools(MCPServer[Any]):
         self._client = client
         self._explain = explain
         self._limits = WaitLimits()
+        self._pending = PendingCalls()
         for tool, annotations in (
             (self.generate_image, DRAWS),
             (self.wait_for_job, READS),
@@ -136,7 +139,14 @@ class ImageTools(MCPServer[Any]):
 
     @asynccontextmanager
     async def _call(self, ctx: CallContext, seconds: float) -> AsyncIterator[CallClock]:
-        with self._limits.call(self._client(ctx.request_context), seconds, ctx.report_progress) as clock:
+        request = ctx.request_context
+        client = self._client(request)
+        call = (client, *_session_call(request))
+        await self._pending.end_repeated(call)
+        with (
+            self._limits.call(client, seconds, ctx.report_progress) as clock,
+            self._pending.add(call, clock),
+        ):
             reporting = asyncio.create_task(clock.keep_reporting())
             try:
                 yield clock
@@ -176,6 +186,13 @@ class ImageTools(MCPServer[Any]):
                 raise ToolError(f"{name} has no argument {unknown[0]!r}. Its arguments are: {', '.join(known)}.")
 
 
+def _session_call(ctx: RequestContext) -> tuple[str, str]:
+    """Return the session of a call, and its tool and arguments; a call outside of a session equals no other."""
+    session = "" if ctx.request is None else ctx.request.headers.get("mcp-session-id", f"none {id(ctx)}")
+    params = ctx.params or {}
+    return session, json.dumps([params.get("name"), params.get("arguments")], sort_keys=True)
+
+
 def _without_titles(schema: Any) -> Any:
     """Return a JSON schema without `title`, except for properties of this name."""
     if isinstance(schema, list):
@@ -207,7 +224,7 @@ async def _until_over(backend: ImageBackend, job_id: str, clock: CallClock) -> C
     status: Status | None = None
     images: tuple[str, ...] = ()
     try:
-        async with asyncio.timeout_at(clock.deadline):
+        async with clock.limit():
             async with aclosing(backend.watch(job_id)) as changes:  # type: ignore[type-var]
                 async for status in changes:
                     await clock.progress(progress_text(status))
@@ -215,4 +232,6 @@ async def _until_over(backend: ImageBackend, job_id: str, clock: CallClock) -> C
                 images = tuple(await backend.deliver(status))
     except TimeoutError:
         pass
+    if clock.repeated:
+        raise ToolError(REPEATED)  # which leaves the job to the later call
     return job_answer(status or await backend.get(job_id), images, backend.delivery, failed_is_error=True)

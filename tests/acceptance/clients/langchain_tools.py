@@ -1,7 +1,7 @@
 """`langchain-mcp-adapters` on `mcp` 1.x.
 
-By default it opens a session, or starts `umrgen mcp`, for each call of a tool. It has no time limit of a request: here
-it gets one of 60 s.
+By default it opens a session, or starts `umrgen mcp`, for each call of a tool; in the mode `session`, there is one
+session. It has no time limit of a request: here it gets one. It cancels no call at this limit.
 """
 
 import asyncio
@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from langchain_core.tools import BaseTool
 from langchain_mcp_adapters.client import MultiServerMCPClient
+from langchain_mcp_adapters.tools import load_mcp_tools
 from mcp.shared.exceptions import McpError
 
 from agent import SETTINGS, draw
@@ -32,7 +34,15 @@ def connection() -> dict[str, Any]:
 
 async def main() -> None:
     client = MultiServerMCPClient({"umrgen": connection()})  # type: ignore[dict-item]
-    tools = {tool.name: tool for tool in await client.get_tools()}
+    if SETTINGS["mode"] != "session":
+        await use(await client.get_tools())
+        return
+    async with client.session("umrgen") as session:
+        await use(await load_mcp_tools(session))
+
+
+async def use(found: list[BaseTool]) -> None:
+    tools = {tool.name: tool for tool in found}
 
     async def call(name: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
         request = {"type": "tool_call", "id": "1", "name": name, "args": dict(given)}
