@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx2
 import pytest
 from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim, advertise
 from mcp.client.session import ClientSession
@@ -19,6 +20,7 @@ from mcp.types import (
     Result,
 )
 
+from client_scripts import ClientScript, ScriptProcess
 from mcp_connections import connected, over_http
 from support import UNLIMITED, ServerProcess, server
 from umrgen.image_files import verify
@@ -156,3 +158,22 @@ async def test_a_client_that_does_not_declare_it_gets_no_task(
         result = await client.call_tool("generate_image", ARGUMENTS)
     assert result.structured_content is not None
     assert result.structured_content["state"] == "completed"
+
+
+@pytest.mark.slow
+def test_the_typescript_package_of_the_extension_accepts_each_answer(running: ServerProcess, tmp_path: Path) -> None:
+    """`@modelcontextprotocol/ext-tasks` checks them by the extension's schema."""
+    script = ClientScript("mcp_tasks.mjs")
+    script.require()
+    requests = [ARGUMENTS | {"prompt": prompt} for prompt in ("slow", "refuse")]
+    settings = {"url": f"{running.url}/mcp", "key": running.key, "requests": requests}
+    process = ScriptProcess(script, tmp_path, settings)
+    try:
+        outcome = process.line()
+    finally:
+        process.stop()
+    assert set(outcome["methods"]) == {"tools/call", "tasks/get"}
+    drawn, refused = outcome["outcomes"]
+    verify(httpx2.get(drawn["structuredContent"]["images"][0]).content)
+    assert refused["isError"]
+    assert "this prompt is refused" in refused["content"][0]["text"]
