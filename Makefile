@@ -17,6 +17,7 @@ OUT ?= image.png
 HISTORIES ?= 100000
 LIVES ?= 10000
 KILLS ?= 200
+CLIENTS := clients langchain
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -44,7 +45,7 @@ check:
 random: $(VENV)/dev.stamp
 	@exec $(PYTEST) -m "not slow" --hypothesis-profile random tests/unit tests/conformance
 
-slow: $(VENV)/dev.stamp $(VENV)/node.stamp
+slow: $(VENV)/dev.stamp $(VENV)/node.stamp $(CLIENTS:%=$(VENV)-%/clients.stamp)
 	@exec $(PYTEST) -m slow --hypothesis-profile random $(TESTS)
 
 # The tests of the HTTP interface once more, with the same application on another HTTP server.
@@ -104,14 +105,25 @@ $(VENV)/node.stamp: tests/acceptance/js/package-lock.json js/package-lock.json |
 	fi
 	touch $@
 
+# The clients of the slow tests, in environments of their own: no more than these; tests without them skip and say so.
+$(VENV)-%/clients.stamp: requirements/%.txt
+	@echo "setting up $(VENV)-$* (once)" >&2
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --require-hashes -r $<
+	touch $@
+
 # Pin the requirements anew, from pyproject.toml; needs uv. The files name no index. UPGRADE= keeps the pins there are.
 UPGRADE ?= --upgrade
-COMPILE = uv pip compile pyproject.toml $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
+COMPILE_OPTIONS = $(UPGRADE) --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet
+COMPILE = uv pip compile pyproject.toml $(COMPILE_OPTIONS)
 lock:
 	@$(COMPILE) -o requirements/base.txt
 	$(COMPILE) --extra server --group build -o requirements/server.txt
 	$(COMPILE) --extra server --extra mcp --group build --group dev -o requirements/dev.txt
+	for group in $(CLIENTS); do
+		uv pip compile --group $$group $(COMPILE_OPTIONS) -o requirements/$$group.txt
+	done
 
 clean:
 	@rm -rf $(VENV) $(VENV)-* .mypy_cache .ruff_cache .hypothesis

@@ -244,3 +244,18 @@ class UnloadableEngine(FakeEngine):
 
     def load(self) -> None:
         raise EngineFailure("it has no weights: run the command that fetches them")
+
+
+class TimedEngine(FakeRemoteEngine):
+    """Draws `capacity` images at a time, each in `seconds`, which its steps share."""
+
+    def __init__(self, *, seconds: float, capacity: int = 1) -> None:
+        super().__init__(capacity=capacity)
+        self._seconds = seconds
+
+    async def draw(self, task: DrawTask, report: Report) -> list[Any]:
+        steps = task.request.steps
+        for step in range(1, steps + 1):
+            await asyncio.sleep(self._seconds / steps)
+            report(step, steps, lambda: _preview(task))
+        return _images(task)

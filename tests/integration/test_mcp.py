@@ -3,8 +3,8 @@
 import base64
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import httpx2
 import pytest
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
-from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
+from mcp_connections import connected, over_http, over_stdio
 from support import UNLIMITED, ServerProcess, clean_environment, cli, server
 from umrgen.image_files import sniff, verify
 from umrgen.testing import FaultServer
@@ -35,33 +35,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with server(tmp_path_factory.mktemp("mcp") / "state", *UNLIMITED, "--mcp", "on", "--step-delay", "0.5") as running:
         yield running
-
-
-@asynccontextmanager
-async def over_http(server: ServerProcess, mode: str, key: str = "") -> AsyncIterator[Client]:
-    headers = {"Authorization": f"Bearer {key or server.key}"}
-    async with (
-        httpx2.AsyncClient(headers=headers, timeout=60) as http,
-        Client(streamable_http_client(f"{server.url}/mcp", http_client=http), mode=mode) as client,
-    ):
-        yield client
-
-
-@asynccontextmanager
-async def over_stdio(url: str, key: str, folder: Path, mode: str) -> AsyncIterator[Client]:
-    environment = clean_environment(UMRGEN_BASE_URL=url, UMRGEN_API_KEY=key)
-    command = StdioServerParameters(
-        command=sys.executable, args=["-m", "umrgen", "mcp", "--folder", str(folder)], env=environment
-    )
-    async with Client(command, mode=mode) as client:
-        yield client
-
-
-@asynccontextmanager
-async def connected(server: ServerProcess, transport: str, mode: str, folder: Path) -> AsyncIterator[Client]:
-    made = over_http(server, mode) if transport == "http" else over_stdio(server.url, server.key, folder, mode)
-    async with made as client:
-        yield client
 
 
 TRANSPORTS = pytest.mark.parametrize(

@@ -58,6 +58,7 @@ VALUES = "tests/integration/test_values.py"
 SERVING = "tests/integration/test_serve.py"
 RETENTION = "tests/unit/test_retention.py"
 MCP = "tests/integration/test_mcp.py"
+MCP_TASKS = "tests/integration/test_mcp_tasks.py"
 CALLS = "tests/unit/test_calls.py"
 LOGS = "tests/integration/test_operations.py::TestLogs::test_json_lines_have_no_prompts_keys_or_queries"
 
@@ -798,12 +799,36 @@ MUTATIONS = (
         "tests/unit/test_mcp_waits.py::test_a_cut_shortens_the_later_calls_of_its_client",
     ),
     _client(
+        "mcp-repeated",
+        "agents: a call that is cut off without being cancelled leaves its job to its repetition",
+        "mcp/waits.py",
+        "if earlier is not None and _now() - earlier.arrived >= REPEATED_AFTER:",
+        "if earlier is not None and _now() - earlier.arrived >= 1e9:",
+        "tests/unit/test_mcp_waits.py::test_an_equal_call_ends_the_earlier_one_that_was_cut_off_and_not_cancelled",
+    ),
+    _client(
         "mcp-cut-off",
         "agents: a call of `umrgen mcp` that is cut off leaves its job to the next equal call",
         "mcp/client_backend.py",
         "self._cut_off.append(call)",
         "pass",
         f"{MCP}::test_a_call_that_is_cut_off_and_repeated_draws_once",
+    ),
+    _client(
+        "mcp-task-declared",
+        "agents: only a client that declares the tasks extension gets a task",
+        "mcp/tasks.py",
+        "return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS and TASKS in declared",
+        "return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS",
+        f"{MCP_TASKS}::test_a_client_that_does_not_declare_it_gets_no_task",
+    ),
+    _client(
+        "mcp-failed-task",
+        "agents: a failed job is a completed task whose result is an error of the tool",
+        "mcp/tasks.py",
+        "job_answer(status, images, backend.delivery, failed_is_error=True)",
+        "job_answer(status, images, backend.delivery)",
+        f"{MCP_TASKS}::test_a_failed_job_is_a_completed_task_with_an_error_of_the_tool",
     ),
     _server(
         "openai-no-url-beside-base64",
@@ -812,6 +837,14 @@ MUTATIONS = (
         'return {"b64_json": b64encode(data).decode()}',
         'return {"b64_json": b64encode(data).decode(), "url": self._base_url + output.url}',
         "tests/integration/test_openai.py::test_an_image_is_generated",
+    ),
+    _server(
+        "call-image-shared",
+        "agents: an image that arrived in a call stays while another call needs it",
+        "services/call_references.py",
+        "if self._users.get((caller.session_id, name)) == set():",
+        "if (caller.session_id, name) in self._users:",
+        "tests/unit/test_call_references.py::test_an_image_that_another_call_needs_stays",
     ),
     _server(
         "openai-retry",

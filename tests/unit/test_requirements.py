@@ -21,6 +21,8 @@ FILES = {
     "base": BASE,
     "server": [*BASE, *EXTRAS["server"], *GROUPS["build"]],
     "dev": [*BASE, *EXTRAS["server"], *EXTRAS["mcp"], *GROUPS["build"], *GROUPS["dev"]],
+    "clients": GROUPS["clients"],
+    "langchain": GROUPS["langchain"],
 }
 """The requirements that each file of requirements/ pins."""
 

@@ -9,7 +9,7 @@ from mcp.types import CallToolResult, ImageContent, TextContent
 from umrgen.errors import UmrgenError
 from umrgen.model import State, Status
 
-__all__ = ["data_answer", "error_line", "error_text", "image_answer", "job_answer"]
+__all__ = ["data_answer", "error_line", "error_text", "image_answer", "job_answer", "progress_text"]
 
 
 def job_answer(
@@ -47,6 +47,15 @@ def _next(status: Status, images: Sequence[str], delivery: str) -> str:
             return "The job is over without an image. Read error; change the request, and call generate_image again."
         case _:
             return f"Not done yet; the job continues. Call wait_for_job with job_id={status.job_id}."
+
+
+def progress_text(status: Status) -> str:
+    """Return the state of a job that is not over, with its place or step."""
+    if status.state == State.QUEUED and status.queue_position is not None:
+        return f"queued, position {status.queue_position}"
+    if status.state == State.RUNNING and status.total_steps:
+        return f"running, step {status.step or 0} of {status.total_steps}"
+    return status.state
 
 
 def data_answer(data: Mapping[str, Any], *, is_error: bool = False) -> CallToolResult:

@@ -1,6 +1,7 @@
 """The seven tools, over any ImageBackend."""
 
 import asyncio
+import json
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -12,10 +13,11 @@ from mcp.types import CallToolResult, InputRequiredResult, Tool, ToolAnnotations
 from pydantic import Field, ValidationError
 
 from umrgen import __version__
-from umrgen.mcp.answers import data_answer, error_text, image_answer, job_answer
+from umrgen.mcp.answers import data_answer, error_text, image_answer, job_answer, progress_text
 from umrgen.mcp.backend import ImageBackend
 from umrgen.mcp.previews import small_jpeg
-from umrgen.mcp.waits import CallClock, WaitLimits
+from umrgen.mcp.tasks import JobTasks, RequestContext, accepts_tasks
+from umrgen.mcp.waits import CallClock, PendingCalls, WaitLimits
 from umrgen.model import LIMITS, State, Status
 
 __all__ = ["ImageTools"]
@@ -25,6 +27,7 @@ INSTRUCTIONS = (
     "job_id: then call wait_for_job until state is completed or failed. No job is lost by a timeout: after one, repeat "
     "the same call and get the same job."
 )
+REPEATED = "This call was sent again, and the later one has its job. For another image, call with another seed."
 
 CallContext = Context[Any, Any]
 Side = Annotated[int, Field(ge=LIMITS.side_min, le=LIMITS.side_max)]
@@ -39,8 +42,8 @@ class ImageTools(MCPServer[Any]):
 
     def __init__(
         self,
-        backend: Callable[[CallContext], ImageBackend],
-        client: Callable[[CallContext], str],
+        backend: Callable[[RequestContext], ImageBackend],
+        client: Callable[[RequestContext], str],
         explain: Callable[[Exception], str | None] = error_text,
     ) -> None:
         """`backend` returns the server for a call's caller, `client` a name of the client, for its time limit.
@@ -48,12 +51,18 @@ class ImageTools(MCPServer[Any]):
         `explain` returns the text of an error for the model, or None for a defect.
         """
         super().__init__(
-            "umrgen", title="UMRGEN images", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING"
+            "umrgen",
+            title="UMRGEN images",
+            instructions=INSTRUCTIONS,
+            version=__version__,
+            extensions=[JobTasks(backend, explain)],
+            log_level="WARNING",
         )
         self._backend = backend
         self._client = client
         self._explain = explain
         self._limits = WaitLimits()
+        self._pending = PendingCalls()
         for tool, annotations in (
             (self.generate_image, DRAWS),
             (self.wait_for_job, READS),
@@ -83,29 +92,33 @@ class ImageTools(MCPServer[Any]):
         given = {"steps": steps, "negative": negative, "reference_images": list(reference_images)}
         request = {"prompt": prompt, "width": width, "height": height, "seed": seed}
         request |= {name: value for name, value in given.items() if value}
-        backend = self._backend(ctx)
-        async with self._call(ctx, wait_seconds) as clock, backend.attend(request) as job_id:
+        backend = self._backend(ctx.request_context)
+        seconds = 0 if accepts_tasks(ctx.request_context) else wait_seconds
+        async with self._call(ctx, seconds) as clock, backend.attend(request) as job_id:
             return await _until_over(backend, job_id, clock)
 
     async def wait_for_job(self, ctx: CallContext, job_id: str, wait_seconds: WaitSeconds = 25) -> CallToolResult:
         """Wait until a job is over, at most wait_seconds. Call it again while the answer is "not done yet"."""
         async with self._call(ctx, wait_seconds) as clock:
-            return await _until_over(self._backend(ctx), job_id, clock)
+            return await _until_over(self._backend(ctx.request_context), job_id, clock)
 
     async def get_job(self, ctx: CallContext, job_id: str) -> CallToolResult:
         """Return the state of a job now."""
-        backend = self._backend(ctx)
+        backend = self._backend(ctx.request_context)
         return await _described(backend, await backend.get(job_id))
 
     async def cancel_job(self, ctx: CallContext, job_id: str) -> CallToolResult:
         """Cancel a job; one that is over does not change."""
-        backend = self._backend(ctx)
+        backend = self._backend(ctx.request_context)
         return await _described(backend, await backend.cancel(job_id))
 
     async def list_jobs(self, ctx: CallContext, limit: Annotated[int, Field(ge=1, le=50)] = 10) -> CallToolResult:
         """List the last jobs, newest first: finds a job whose id was lost."""
         return data_answer(
-            {"jobs": list(await self._backend(ctx).page(limit)), "next": "get_job has the details of one."}
+            {
+                "jobs": list(await self._backend(ctx.request_context).page(limit)),
+                "next": "get_job has the details of one.",
+            }
         )
 
     async def view_image(
@@ -115,18 +128,25 @@ class ImageTools(MCPServer[Any]):
         number: Annotated[int, Field(ge=1, le=8, description="of a job with several images")] = 1,
     ) -> CallToolResult:
         """Show a small copy of a completed job's image."""
-        image = await self._backend(ctx).image(job_id, number)
+        image = await self._backend(ctx.request_context).image(job_id, number)
         return image_answer(b64encode(await small_jpeg(image)).decode())
 
     async def describe_server(self, ctx: CallContext) -> CallToolResult:
         """Return the engine, its sizes, steps and features, and the limits of this key."""
-        return data_answer(await self._backend(ctx).describe())
+        return data_answer(await self._backend(ctx.request_context).describe())
 
     # --- calls ---
 
     @asynccontextmanager
     async def _call(self, ctx: CallContext, seconds: float) -> AsyncIterator[CallClock]:
-        with self._limits.call(self._client(ctx), seconds, ctx.report_progress) as clock:
+        request = ctx.request_context
+        client = self._client(request)
+        call = (client, *_session_call(request))
+        await self._pending.end_repeated(call)
+        with (
+            self._limits.call(client, seconds, ctx.report_progress) as clock,
+            self._pending.add(call, clock),
+        ):
             reporting = asyncio.create_task(clock.keep_reporting())
             try:
                 yield clock
@@ -166,6 +186,13 @@ class ImageTools(MCPServer[Any]):
                 raise ToolError(f"{name} has no argument {unknown[0]!r}. Its arguments are: {', '.join(known)}.")
 
 
+def _session_call(ctx: RequestContext) -> tuple[str, str]:
+    """Return the session of a call, and its tool and arguments; a call outside of a session equals no other."""
+    session = "" if ctx.request is None else ctx.request.headers.get("mcp-session-id", f"none {id(ctx)}")
+    params = ctx.params or {}
+    return session, json.dumps([params.get("name"), params.get("arguments")], sort_keys=True)
+
+
 def _without_titles(schema: Any) -> Any:
     """Return a JSON schema without `title`, except for properties of this name."""
     if isinstance(schema, list):
@@ -197,20 +224,14 @@ async def _until_over(backend: ImageBackend, job_id: str, clock: CallClock) -> C
     status: Status | None = None
     images: tuple[str, ...] = ()
     try:
-        async with asyncio.timeout_at(clock.deadline):
+        async with clock.limit():
             async with aclosing(backend.watch(job_id)) as changes:  # type: ignore[type-var]
                 async for status in changes:
-                    await clock.progress(_progress(status))
+                    await clock.progress(progress_text(status))
             if status is not None and status.state == State.COMPLETED:
                 images = tuple(await backend.deliver(status))
     except TimeoutError:
         pass
+    if clock.repeated:
+        raise ToolError(REPEATED)  # which leaves the job to the later call
     return job_answer(status or await backend.get(job_id), images, backend.delivery, failed_is_error=True)
-
-
-def _progress(status: Status) -> str:
-    if status.state == State.QUEUED and status.queue_position is not None:
-        return f"queued, position {status.queue_position}"
-    if status.state == State.RUNNING and status.total_steps:
-        return f"running, step {status.step or 0} of {status.total_steps}"
-    return status.state

@@ -32,6 +32,7 @@ from umrgen.server.scheduler.previews import Previews
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.authentication import Authentication
+from umrgen.server.services.call_references import CallReferences
 from umrgen.server.services.cancellations import Cancellations
 from umrgen.server.services.content_policy import load_policy
 from umrgen.server.services.image_cache import ImageCache
@@ -219,6 +220,7 @@ class Application:
             outputs=self._make_outputs(authentication, clock),
             tickets=OneTimeLinks(clock),
             uploads=uploads,
+            call_references=CallReferences(uploads),
             state=self._make_state(limits, clock),
             submissions=self._make_submissions(limits, uploads, worker, clock),
             cancellations=Cancellations(ledger.jobs, clock),

@@ -5,7 +5,7 @@ A new parameter is a field here.
 """
 
 import secrets
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Annotated
 from unicodedata import category
 
@@ -58,6 +58,18 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     def with_seed(self) -> "GenerationRequest":
         """Choose the seed if it is random, so that every attempt draws the same image."""
         return self if self.seed != -1 else msgspec.structs.replace(self, seed=secrets.randbits(32))
+
+    def with_references(self, names: Iterable[str]) -> "GenerationRequest":
+        return msgspec.structs.replace(self, reference_images=tuple(names))
+
+    def several(self, count: int) -> "list[GenerationRequest]":
+        """Return requests for `count` images: with a given seed, each has the next one, so that they differ."""
+        return [self._numbered(number) for number in range(count)]
+
+    def _numbered(self, number: int) -> "GenerationRequest":
+        if self.seed == -1:
+            return self
+        return msgspec.structs.replace(self, seed=(self.seed + number) % (LIMITS.seed_max + 1))
 
 
 def batch_key(request: GenerationRequest) -> Hashable:

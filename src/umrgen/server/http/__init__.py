@@ -8,6 +8,7 @@ from umrgen.server.http.terminal_responses import TerminalResponseCache
 from umrgen.server.metrics import Metrics
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.authentication import Authentication
+from umrgen.server.services.call_references import CallReferences
 from umrgen.server.services.cancellations import Cancellations
 from umrgen.server.services.job_waits import JobWaits
 from umrgen.server.services.limits import RateLimits
@@ -38,6 +39,7 @@ class Services:
     tickets: OneTimeLinks
     """Links that open the studio without a key."""
     uploads: Uploads
+    call_references: CallReferences
     outputs: Outputs
     authentication: Authentication
     signatures: Signatures

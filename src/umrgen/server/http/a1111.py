@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -27,6 +26,7 @@ from umrgen.server.http.auth import authenticate
 from umrgen.server.http.bodies import read_body
 from umrgen.server.http.disconnect import CancelledOnDisconnect
 from umrgen.server.http.problems import Problem, to_problem
+from umrgen.server.services.call_references import HeldReferences
 from umrgen.server.services.caller import Caller
 
 __all__ = ["routes"]
@@ -161,33 +161,27 @@ class _Api:
 
     # --- drawing ---
 
-    async def decode(self, request: Request, caller: Caller) -> list[GenerationRequest]:
-        """Return one request for each image of a call."""
+    async def decode(self, request: Request, caller: Caller) -> tuple[list[GenerationRequest], HeldReferences | None]:
+        """Return one request for each image of a call, and the images that it sent."""
         data = await read_object(request, MAX_BODY)
         values = {"width": 512, "height": 512} | {name: data[name] for name in _PASSED if name in data}
         values |= self._optional(data)
-        references = await self._references(caller, data.get("init_images", []))
-        values |= {"reference_images": references} if references else {}
         generation, _ = decode_generate(values, self.services.state.default_steps)
         count = _count(data, "batch_size") * _count(data, "n_iter")
         if count > MOST_IMAGES:
             raise Problem("invalid_request", f"batch_size × n_iter must be {MOST_IMAGES} or less; got {count}")
-        return [_numbered(generation, number) for number in range(count)]
+        images = _images(data)
+        if not images:
+            return generation.several(count), None
+        with await self.services.uploads.admit(caller) as reserved:
+            held = await self.services.call_references.add(caller, reserved, images)
+        return generation.with_references(held.names).several(count), held
 
     def _optional(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters that clients send always, without those that the engine does not support."""
         info = self.services.state.info
         given = {"negative": data.get("negative_prompt"), "cfg": data.get("cfg_scale")}
         return {name: value for name, value in given.items() if value is not None and info and name in info.features}
-
-    async def _references(self, caller: Caller, images: Any) -> list[str]:
-        if not isinstance(images, list) or len(images) > LIMITS.references:
-            raise Problem("invalid_request", f"init_images must be a list of at most {LIMITS.references} images")
-        names = []
-        for image in images:
-            with await self.services.uploads.admit(caller) as reserved:
-                names.append((await reserved.add(_decoded(image))).name)
-        return names
 
     async def answer(self, caller: Caller, jobs: Sequence[Job]) -> dict[str, Any]:
         """Wait for the jobs, and return the body of the response."""
@@ -222,11 +216,12 @@ def _count(data: Mapping[str, Any], name: str) -> int:
     return value
 
 
-def _numbered(request: GenerationRequest, number: int) -> GenerationRequest:
-    """Return the request for the image `number`: with a given seed, each has the next one, as in the original."""
-    if request.seed == -1:
-        return request
-    return msgspec.structs.replace(request, seed=(request.seed + number) % (LIMITS.seed_max + 1))
+def _images(data: Mapping[str, Any]) -> list[bytes]:
+    """Return the images of `init_images`. Raises Problem."""
+    images = data.get("init_images", [])
+    if not isinstance(images, list) or len(images) > LIMITS.references:
+        raise Problem("invalid_request", f"init_images must be a list of at most {LIMITS.references} images")
+    return [_decoded(image) for image in images]
 
 
 def _decoded(image: Any) -> bytes:
@@ -247,8 +242,8 @@ class _Drawing:
         request = Request(scope, receive)
         try:
             caller = await self._api.caller(request)
-            requests = await self._api.decode(request, caller)
-            async with self._api.services.submissions.attend(caller, requests) as jobs:
+            requests, held = await self._api.decode(request, caller)
+            async with self._api.services.submissions.attend(caller, requests, held) as jobs:
                 waiting = self._api.waiting[caller.key.id]
                 waiting += jobs
                 try:

@@ -18,7 +18,8 @@ from starlette.types import Receive, Scope, Send
 
 from umrgen.errors import UmrgenError
 from umrgen.mcp.answers import error_line
-from umrgen.mcp.tools import CallContext, ImageTools
+from umrgen.mcp.tasks import RequestContext
+from umrgen.mcp.tools import ImageTools
 from umrgen.model import Status
 from umrgen.server.domain.job import Job
 from umrgen.server.http import Services
@@ -69,7 +70,7 @@ class McpEndpoint:
         scope["user"] = AuthenticatedUser(AccessToken(token=caller.key.id, client_id=caller.key.id, scopes=[]))
         await self._app(scope, receive, send)
 
-    def _backend(self, ctx: CallContext) -> "ServiceBackend":
+    def _backend(self, ctx: RequestContext) -> "ServiceBackend":
         base_url = request_base_url(self._services, _request(ctx))
         return ServiceBackend(self._services, _caller(ctx), base_url)
 
@@ -82,14 +83,14 @@ def _explain(error: Exception) -> str | None:
     return error_line(body.error, body.next, body.job_id if isinstance(body.job_id, str) else None)
 
 
-def _caller(ctx: CallContext) -> Caller:
+def _caller(ctx: RequestContext) -> Caller:
     caller: Caller = _request(ctx).scope["state"][_CALLER]
     return caller
 
 
-def _request(ctx: CallContext) -> Request:
+def _request(ctx: RequestContext) -> Request:
     """Return the HTTP request that carried this call; each has its own caller, also within a session."""
-    request: Request | None = ctx.request_context.request
+    request: Request | None = ctx.request
     assert request is not None
     return request
 

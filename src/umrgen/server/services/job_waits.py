@@ -251,6 +251,18 @@ class JobWaits:
                 if subscription.closed or not await self._keys.is_still_valid(caller.key):
                     return
 
+    async def spaced_previews(self, caller: Caller, job: Job, count: int) -> AsyncGenerator[bytes, None]:
+        """Yield up to `count` previews (JPEG) of a job until it is over, spread evenly over its steps."""
+        shown = 0
+        async with aclosing(self.events(caller, job, previews=True)) as events:
+            async for event in events:
+                step, steps = event.view.job.step, event.view.job.request.steps
+                # The preview may be of the step after the last recorded one.
+                is_due = shown < count and (step + 1) * (count + 1) > steps * (shown + 1)
+                if event.preview is not None and is_due:
+                    shown += 1
+                    yield event.preview
+
     async def _next_change(
         self, caller: Caller, view: JobView, subscription: Subscription
     ) -> AsyncGenerator[JobEvent, None]:

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -27,6 +27,7 @@ from umrgen.server.ledger import (
     TooManyJobs,
 )
 from umrgen.server.services.admission import Admission
+from umrgen.server.services.call_references import HeldReferences
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.content_policy import PolicyFailed, PromptPolicy
 from umrgen.server.services.limits import RateLimits
@@ -98,12 +99,22 @@ class Submissions:
         await self.calls.release_all(self.worker, now=self.clock.now())
 
     @asynccontextmanager
-    async def attend(self, caller: Caller, requests: Sequence[GenerationRequest]) -> AsyncIterator[list[Job]]:
+    async def attend(
+        self, caller: Caller, requests: Sequence[GenerationRequest], references: HeldReferences | None = None
+    ) -> AsyncIterator[list[Job]]:
         """Provide the jobs of a call that lasts until they are over; the response is to be sent inside the context.
 
         A call that ends with an exception or a cancellation leaves its jobs unclaimed: for ten minutes, the same
         caller's call with an equal request takes them instead of creating others. Raises Refusal, LedgerUnavailable.
+        `references`: images that arrived in this call; they are deleted after the last call or job that needs them.
         """
+        async with references or nullcontext(), self._attend(caller, requests) as jobs:
+            if references is not None:
+                references.needed_by(jobs)
+            yield jobs
+
+    @asynccontextmanager
+    async def _attend(self, caller: Caller, requests: Sequence[GenerationRequest]) -> AsyncIterator[list[Job]]:
         call_id = secrets.token_hex(16)
         try:
             jobs = [await self._take_or_submit(caller, request, call_id) for request in requests]

@@ -20,6 +20,7 @@ async def add(services: Services, request: Request, caller: Caller) -> Response:
     boundary = boundary_of(request, "a file in the field `file`")
     with await services.uploads.admit(caller) as reserved:
         upload = await reserved.add(_file_of(await read_form(request, boundary, MAX_BYTES)))
+        services.call_references.keep(caller, upload.name)
     return json_response(_wire(services, upload))
 
 

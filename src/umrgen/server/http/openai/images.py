@@ -5,8 +5,7 @@ The response is sent inside `Submissions.attend`: a client whose call is cut off
 
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
-from dataclasses import replace
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -14,7 +13,6 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from umrgen.errors import UmrgenError
 from umrgen.model import LIMITS
 from umrgen.server.conversion import convert
 from umrgen.server.domain.job import Job, Output
@@ -29,7 +27,6 @@ from umrgen.server.http.openai.errors import error_body, error_response
 from umrgen.server.http.openai.requests import ImageCall, decode_call
 from umrgen.server.http.problems import Problem
 from umrgen.server.services.caller import Caller
-from umrgen.server.services.job_waits import JobEvent
 
 __all__ = ["routes"]
 
@@ -60,7 +57,6 @@ async def _generation(services: Services, request: Request, caller: Caller) -> I
 async def _edit(services: Services, request: Request, caller: Caller) -> ImageCall:
     """Decode an edit: its images become reference images for this call. Their file names are ignored."""
     boundary = boundary_of(request, "the images in fields `image` or `image[]`")
-    known = {upload.name for upload in await services.uploads.all(caller)}
     with await services.uploads.admit(caller) as reserved:
         parts = await read_form(request, boundary, MAX_IMAGES_BODY)
         images = [part.content for part in parts if part.name in ("image", "image[]")]
@@ -70,9 +66,8 @@ async def _edit(services: Services, request: Request, caller: Caller) -> ImageCa
         if not 1 <= len(images) <= LIMITS.references:
             count = f"image must be given 1 to {LIMITS.references} times; got {len(images)}"
             raise Problem("invalid_request", count, field="image")
-        names = [(await reserved.add(image)).name for image in images]
-    call = decode_call(fields, services.state.default_steps, names)
-    return replace(call, references=tuple(set(names) - known))
+        call = decode_call(fields, services.state.default_steps)
+        return call.with_references(await services.call_references.add(caller, reserved, images))
 
 
 class _Endpoint:
@@ -101,7 +96,6 @@ class _Endpoint:
                     with CancelledOnDisconnect(scope, receive):
                         await self._stream(images, jobs, send)
                     await send(_END)
-            await images.remove_references()
         except _Reported:
             await send(_END)
         except Exception as error:
@@ -141,14 +135,8 @@ class _Images:
         self._call = call
         self._base_url = base_url
 
-    async def remove_references(self) -> None:
-        """Remove the images that were uploaded for this call. After a call that is cut off they stay for the next."""
-        for name in self._call.references:
-            with suppress(UmrgenError):  # else retention deletes it
-                await self._services.uploads.remove(self._caller, name)
-
     def attend(self) -> Any:
-        return self._services.submissions.attend(self._caller, self._call.requests)
+        return self._services.submissions.attend(self._caller, self._call.requests, self._call.references)
 
     async def until_over(self, job: Job) -> Job:
         return await self._services.job_waits.until_over(self._caller, job)
@@ -178,19 +166,12 @@ class _Images:
 
     async def events(self, job: Job) -> Any:
         """Yield the kind and the data of each event of a stream: partial images, then the image."""
+        previews = self._services.job_waits.spaced_previews(self._caller, job, self._call.partial_images or 0)
         shown = 0
-        async with aclosing(self._services.job_waits.events(self._caller, job, previews=True)) as stream:
-            async for event in stream:
-                job = event.view.job
-                if event.preview is not None and self._is_due(event, shown):
-                    partial = {"b64_json": b64encode(event.preview).decode(), "partial_image_index": shown}
-                    yield "partial_image", self.described() | partial | {"output_format": "jpeg"}
-                    shown += 1
+        async with aclosing(previews):
+            async for preview in previews:
+                partial = {"b64_json": b64encode(preview).decode(), "partial_image_index": shown}
+                yield "partial_image", self.described() | partial | {"output_format": "jpeg"}
+                shown += 1
         for image in await self.of(await self.until_over(job)):
             yield "completed", self.described() | image | {"usage": USAGE}
-
-    def _is_due(self, event: JobEvent, shown: int) -> bool:
-        """Return whether the preview is the next partial image: they are spread evenly over the steps."""
-        wanted, job = self._call.partial_images or 0, event.view.job
-        # The preview may be of the step after the last recorded one.
-        return shown < wanted and (job.step + 1) * (wanted + 1) > job.request.steps * (shown + 1)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,6 +11,7 @@ from msgspec import Meta
 from umrgen.model import LIMITS
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.http.api.schemas import decode_generate
+from umrgen.server.services.call_references import HeldReferences
 from umrgen.server.services.refusal import FieldError, invalid
 
 __all__ = ["MEDIA_TYPES", "ImageCall", "decode_call"]
@@ -44,8 +45,8 @@ class ImageCall:
     as_url: bool
     partial_images: int | None
     """None: the response is not a stream."""
-    references: Sequence[str] = ()
-    """Reference images that were uploaded for this call only."""
+    references: HeldReferences | None = None
+    """The images of an edit."""
 
     @property
     def media_type(self) -> str:
@@ -55,20 +56,24 @@ class ImageCall:
     def size(self) -> str:
         return f"{self.requests[0].width}x{self.requests[0].height}"
 
+    def with_references(self, held: HeldReferences) -> "ImageCall":
+        requests = [request.with_references(held.names) for request in self.requests]
+        return replace(self, requests=requests, references=held)
 
-def decode_call(data: Mapping[str, Any], default_steps: int, references: Sequence[str] = ()) -> ImageCall:
+
+def decode_call(data: Mapping[str, Any], default_steps: int) -> ImageCall:
     """Return the call in a body: JSON, or the text fields of a form. Raises Refusal `invalid_request`.
 
-    `references`: the names of uploaded reference images. A null means that the field was not given.
+    A null means that the field was not given.
     """
     given = {name: value for name, value in data.items() if value is not None}
     fields = _fields(given)
     request = {name: _number(given[name]) for name in _PASSED if name in given}
     request |= {"negative": given["negative_prompt"]} if "negative_prompt" in given else {}
-    request |= _sides(fields.size) | ({"reference_images": list(references)} if references else {})
+    request |= _sides(fields.size)
     generation, _ = decode_generate(request, default_steps)
     return ImageCall(
-        [_numbered(generation, number) for number in range(fields.n)],
+        generation.several(fields.n),
         fields.output_format,
         fields.output_compression,
         fields.response_format == "url",
@@ -105,10 +110,3 @@ def _sides(size: str) -> dict[str, int]:
 def _number(value: Any) -> Any:
     """Return the number in a form's text, which has no types."""
     return int(value) if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value) else value
-
-
-def _numbered(request: GenerationRequest, number: int) -> GenerationRequest:
-    """Return the request for the image `number`: with a given seed, each has the next one, so that they differ."""
-    if request.seed == -1:
-        return request
-    return msgspec.structs.replace(request, seed=(request.seed + number) % (LIMITS.seed_max + 1))
