@@ -41,7 +41,7 @@ WEAK_TAG = {"etag": 'W/"1"'}
 """A tag of the first servers, which is no sign of long polls."""
 DRAIN = 3.0
 """Seconds before a restart in which a modern server accepts no new jobs."""
-CAPABILITIES = ServerCapabilities("simulated", None, 1, 50, LONGEST_WAIT, 0, NO_CAPS, 0, 4, 0, 0, None)
+CAPABILITIES = ServerCapabilities("simulated", None, "ready", 1, 50, LONGEST_WAIT, 0, NO_CAPS, 0, 4, 0, 0, None)
 HTML = b"<!DOCTYPE html><html><body>Cannot do that</body></html>"
 
 

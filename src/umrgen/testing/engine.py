@@ -124,4 +124,4 @@ class FakeEngine:
 def _encoded(images: list[bytes]) -> "list[EncodedImage]":
     from umrgen.server.engines import EncodedImage
 
-    return [EncodedImage(data, sniff(data) or "application/octet-stream") for data in images]
+    return [EncodedImage(data, sniff(data) or "application/octet-stream", final=True) for data in images]

@@ -103,6 +103,8 @@ class EncodedImage:
 
     data: bytes
     media_type: str
+    final: bool = False
+    """Whether the bytes are stored as they are: the provenance record is written into other images."""
 
 
 class Cancelled(Exception):

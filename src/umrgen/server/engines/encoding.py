@@ -29,9 +29,11 @@ LARGEST_PREVIEW = 16 << 20
 def encoded(image: "Pixels | EncodedImage", task: DrawTask, info: EngineInfo, batch: int = 1) -> EncodedImage:
     """Return the image as a file that states how it was made. `batch`: the number of images drawn together.
 
-    Pixels become a PNG; those of an encoded image are not encoded again. A damaged one is returned as it is, and the
-    verification refuses it. Raises ValueError for pixels of another shape or type.
+    Pixels become a PNG; those of an encoded image are not encoded again. A final one is returned as it is, and so is a
+    damaged one, which the verification refuses. Raises ValueError for pixels of another shape or type.
     """
+    if isinstance(image, EncodedImage) and image.final:
+        return image
     record = record_of(task, info, batch)
     if not isinstance(image, EncodedImage):
         return EncodedImage(mark(encode_png(image), record), "image/png")
