@@ -95,13 +95,15 @@ def test_a_stream_has_partial_images(slow_server: ServerProcess) -> None:
 def test_an_edit_with_two_images(sdk: openai.OpenAI, shared_server: ServerProcess) -> None:
     drawn = image_of(sdk.images.generate(model="any", prompt="a red boat", **SMALL))
     prompt = "a boat like these"
+    with shared_server.http() as http:
+        before = http.get("/api/v1/upload-reference").json()["references"]
     for images in (drawn, [("/home/somebody/a.png", drawn), ("b.gif", jpeg())]):
         answer = sdk.images.edit(model="any", image=images, prompt=prompt, n=1, size="512x512", extra_body={"steps": 1})
         assert verify(image_of(answer)).width == 512
     requests = [job["request"]["reference_images"] for job in jobs(shared_server, prompt)]
     assert [len(names) for names in requests] == [2, 1]
     with shared_server.http() as http:  # they were for these calls only
-        until(lambda: http.get("/api/v1/upload-reference").json()["references"] == [])
+        until(lambda: http.get("/api/v1/upload-reference").json()["references"] == before)
 
 
 def jpeg() -> bytes:

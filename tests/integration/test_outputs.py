@@ -53,7 +53,7 @@ def test_the_file_contains_its_provenance(url: str, job: dict[str, object]) -> N
     own = json.loads(texts["umrgen"])
     assert (own["prompt"], own["negative"], own["seed"], own["steps"]) == ("a lighthouse at dusk", "fog", 5, 2)
     assert (own["width"], own["height"], own["job_id"]) == (512, 512, job["job_id"])
-    assert own["engine"]["name"] == "procedural"
+    assert (own["engine"], own["source_type"]) == ("procedural", "algorithmicMedia")
     assert own["version"]
     assert b"digitalsourcetype/algorithmicMedia" in xmp
     request = draw_task("a lighthouse at dusk", 512, 512, 2, 5, negative="fog")
