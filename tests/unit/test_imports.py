@@ -60,6 +60,7 @@ SERVER = [
         "server.reencode",
         "server.conversion",
         "server.metrics",
+        "server.running_time",
         "server.domain",
         "mcp.answers",
         "mcp.previews",
