@@ -138,7 +138,10 @@ class Submission {
     const unreadable = status === 200 && !json && !isHtml(reply);
     if (status === 201 || status === 202 || unreadable) return this.#retryDelay(error, null, true);
     if (error instanceof ConcurrencyLimit) {
-      if (this.#waitForSlot) return this.#waitForJob(error, reply);
+      if (this.#waitForSlot) {
+        this.lastError = null; // an earlier one is not the reason for the wait
+        return this.#waitForJob(error, reply);
+      }
     } else if (error instanceof RateLimited) {
       // Refused before it was processed: only the deadline limits the retries.
       this.lastError = error;

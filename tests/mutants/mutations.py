@@ -1756,6 +1756,73 @@ MUTATIONS = (
         "return mark(target.getvalue(), record) if record else target.getvalue()",
         "return target.getvalue()",
         "tests/integration/test_provenance_commands.py::test_an_image_is_drawn_again_from_its_file",
+    # --- time for which a process did not run ---
+    _server(
+        "time-anew",
+        "reliability: an engine that stood still with the server has its time anew",
+        "running_time.py",
+        "self._left = max(self._left, self._seconds)",
+        "self._left -= passed",
+        "tests/unit/test_running_time.py::TestWatchdog"
+        "::test_an_engine_that_stood_still_with_the_server_has_its_time_anew",
+    ),
+    _server(
+        "stalled-in-any-case",
+        "reliability: a stalled engine is stopped although the server stands still again and again",
+        "running_time.py",
+        "self._renewals -= 1",
+        "pass",
+        "tests/unit/test_running_time.py::TestWatchdog"
+        "::test_a_stalled_engine_is_stopped_although_the_server_stands_still_again_and_again",
+    ),
+    _server(
+        "watchdog-running-time",
+        "reliability: the watchdog of an engine counts the time for which the server ran",
+        "executors/watchdog.py",
+        "self._timeout = RunningTimeout(limits.stall_after)",
+        "self._timeout = __import__('asyncio').timeout(limits.stall_after)",
+        "tests/unit/test_running_time.py::TestWatchdog"
+        "::test_an_engine_that_stood_still_with_the_server_has_its_time_anew",
+    ),
+    _server(
+        "lease-after-standstill",
+        "reliability: after a standstill, no lease of another worker is taken for the time of one lease",
+        "scheduler/dispatcher.py",
+        "patient_until = context.clock.monotonic() + lease",
+        "patient_until = 0.0",
+        f"{ATTEMPTS}::TestLeasesAfterAStandstill::test_a_job_is_not_taken_from_a_worker_that_goes_on_too",
+    ),
+    _server(
+        "late-webhooks",
+        "reliability: a backlog of webhooks is not sent to a host all at once",
+        "webhooks/deliverer.py",
+        "                if webhook.host in self._late_hosts:",
+        "                if False:",
+        f"{DELIVERER}::TestConcurrency::test_a_backlog_is_not_sent_to_a_host_all_at_once",
+    ),
+    _client(
+        "last-look",
+        "reliability: after a standstill in which its deadline passed, a call looks once more at the job",
+        "client/flow.py",
+        "self.deadline = at + LAST_LOOK",
+        "self.deadline = at",
+        f"{WAITING}::TestStandstill::test_a_job_that_completed_meanwhile_is_found_although_the_deadline_has_passed",
+    ),
+    _client(
+        "patience-after-standstill",
+        "reliability: a standstill uses up no patience",
+        "client/flow.py",
+        "self.stood_still += late",
+        "pass",
+        f"{WAITING}::TestStandstill::test_a_standstill_uses_up_no_patience",
+    ),
+    _client(
+        "slot-timeout",
+        "reliability: a timeout of the wait for a slot is not reported as an earlier failure",
+        "client/flows/submit.py",
+        "self.last_error = None  # an earlier one is not the reason for the wait",
+        "pass",
+        f"{WAITING}::TestSubmitting::test_a_timeout_of_the_wait_for_a_slot_is_not_reported_as_an_earlier_failure",
     ),
 )
 

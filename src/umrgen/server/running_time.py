@@ -54,7 +54,7 @@ class Allowance:
         else:
             self._left -= self._tick
         self._plan()
-        return self._left <= 1e-9
+        return self._left <= self._tick / 1000  # a shorter time may be none at the clock's resolution
 
 
 class RunningTimeout:

@@ -104,11 +104,11 @@ class _Submission:
                 self._sent_at = context.now + step.delay
                 reply = yield step
             except TransportFailure as failure:
-                context.now = failure.at
+                context.observe(failure.at)
                 error = ConnectionFailed(unreachable_message(failure))
                 delay = yield from self._retry_delay(error, None, maybe_created=failure.sent)
                 continue
-            context.now = reply.at
+            context.observe(reply.at)
             data = reply.json()
             receipt = parse_receipt(data) if reply.status in (200, 201, 202) else None
             if receipt is not None:
@@ -125,6 +125,7 @@ class _Submission:
             # Created, but the response cannot be read. An HTML page is from a gateway, in place of the request.
             return (yield from self._retry_delay(error, None, maybe_created=True))
         if isinstance(error, ConcurrencyLimit) and self._wait_for_slot:
+            self.last_error = None  # an earlier one is not the reason for the wait
             if self.maybe_created:
                 return (yield from self._wait_for_job(error, reply))
             self._on_postponed(True)
@@ -180,10 +181,10 @@ def _supports_idempotency(context: CallContext, error: UmrgenError, retries: Ret
         try:
             reply = yield step
         except TransportFailure as failure:
-            context.now = failure.at
+            context.observe(failure.at)
             delay = retries.next_delay(error)
             continue
-        context.now = reply.at
+        context.observe(reply.at)
         if reply.status == 200 and (reply.json() or {}).get("status") == "ok":
             return True
         if reply.status == 429:
