@@ -154,7 +154,11 @@ class TestDisk:
             assert "retry-after" in refused.headers
             assert http.get("/healthz").status_code == 200
             assert get_status(http, accepted[0])["state"] in ("queued", "running", "completed"), "reads must still work"
+            until(lambda: http.get("/readyz").status_code == 503)
+            until(lambda: "the server is not ready: " in running.log())
             ballast.unlink()
+            until(lambda: http.get("/readyz").status_code == 200)
+            until(lambda: "can be stored again" in running.log())
             for job_id in accepted:
                 job = finish(http, job_id)
                 assert (job["state"], job["attempt"]) == ("completed", 1)
@@ -164,12 +168,14 @@ class TestDisk:
     def test_an_image_is_stored_after_disk_space_is_freed(self, state: Path, small_disk: Path) -> None:
         state.mkdir()
         (state / "outputs").symlink_to(small_disk)
-        ballast = fill(small_disk)
         with failing_server(state) as running, running.http() as http:
+            ballast = fill(small_disk)
             job_id = submit(http)
             until(lambda: "the image could not be stored" in running.log())
             assert get_status(http, job_id)["state"] == "running"
+            until(lambda: http.get("/readyz").status_code == 503)
             ballast.unlink()
+            until(lambda: http.get("/readyz").status_code == 200)
             job = finish(http, job_id)
             assert (job["state"], job["attempt"]) == ("completed", 1)
             assert len(list(small_disk.rglob("*.png"))) == 1

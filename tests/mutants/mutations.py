@@ -1824,6 +1824,56 @@ MUTATIONS = (
         "pass",
         f"{WAITING}::TestSubmitting::test_a_timeout_of_the_wait_for_a_slot_is_not_reported_as_an_earlier_failure",
     ),
+    # --- a full disk, and the log ---
+    _server(
+        "ready-with-storage",
+        "reliability: the server is not ready while images or the ledger cannot be stored",
+        "services/server_state.py",
+        "return runs and await self.storage.is_well()",
+        "return runs",
+        "tests/integration/test_operations.py::TestRetention::test_a_nearly_full_disk_refuses_new_jobs",
+    ),
+    _server(
+        "images-checked",
+        "operations: readiness includes the storing of images",
+        "services/storage_health.py",
+        "await self._blobs.check()",
+        "pass",
+        "tests/unit/test_storage_health.py::test_the_server_is_not_ready_while_something_cannot_be_stored[blobs]",
+    ),
+    _server(
+        "ledger-checked",
+        "operations: readiness includes the storing of records",
+        "services/storage_health.py",
+        'await self._coordination.acquire("storage check", self._worker, now=now, until=now)',
+        "pass",
+        "tests/unit/test_storage_health.py::test_the_server_is_not_ready_while_something_cannot_be_stored[ledger]",
+    ),
+    _server(
+        "disk-lines",
+        "operations: a full disk is a log line every ten minutes",
+        "services/storage_health.py",
+        "(trouble != self.trouble or now - self._logged_at >= REMIND_SECONDS)",
+        "True",
+        "tests/unit/test_storage_health.py::test_a_full_disk_is_a_few_log_lines[blobs]",
+    ),
+    _server(
+        "repeats-left-out",
+        "operations: warnings and errors of one kind are at most 20 at once, then one a minute",
+        "logs.py",
+        "passes = full_at - now <= REPEATS * MINUTE",
+        "passes = True",
+        "tests/unit/test_logs.py::TestRepeatLimit::test_a_line_a_second_for_a_day",
+    ),
+    _server(
+        "strangers-not-logged",
+        "operations: 4xx responses to callers without a valid key are counted, not logged one by one",
+        "http/middleware.py",
+        "            notable = False",
+        "            pass",
+        "tests/integration/test_operations.py::TestLogs"
+        "::test_the_errors_of_strangers_are_counted_and_not_logged_one_by_one",
+    ),
 )
 
 

@@ -25,7 +25,7 @@ def routes(services: Services) -> list[Route]:
 
     async def readyz(request: Request) -> Response:
         """Readiness probe. A 503 does not disclose its reason to unauthenticated callers."""
-        return _json("ready") if services.state.is_ready() else _json("not ready", 503)
+        return _json("ready") if await services.state.is_ready() else _json("not ready", 503)
 
     return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
 
