@@ -61,6 +61,7 @@ SERVER = [
         "server.conversion",
         "server.metrics",
         "server.running_time",
+        "server.tasks",
         "server.domain",
         "mcp.answers",
         "mcp.previews",

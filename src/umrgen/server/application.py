@@ -49,6 +49,7 @@ from umrgen.server.services.subscriptions import Subscriptions
 from umrgen.server.services.uploads import Uploads
 from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.state import LedgerMark, worker_id
+from umrgen.server.tasks import cancelled
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.deliverer import WebhookDeliverer
 
@@ -359,9 +360,10 @@ class Application:
         self.deliverer.stop_now()
 
     async def close(self) -> None:
-        for chore in self._chores:
-            chore.cancel()
-        await asyncio.gather(*self._chores, return_exceptions=True)
+        """Stop everything; without `drain`, running jobs are queued again. Any task may be cancelled already."""
+        self.stop_now()
+        await self.dispatcher.drain(0)
+        await cancelled(*self._chores)
         await self.storage.stop()
         await self.keys.write_uses()
         await self._write_mark()

@@ -14,6 +14,7 @@ from umrgen.server.executors import JobBatch
 from umrgen.server.ledger import LedgerUnavailable
 from umrgen.server.running_time import slept_on_time
 from umrgen.server.scheduler.attempt import Attempt, AttemptContext
+from umrgen.server.tasks import cancel_once
 
 __all__ = ["Dispatcher"]
 
@@ -84,8 +85,7 @@ class Dispatcher:
         await asyncio.sleep(0)  # a task that is cancelled before its first step runs nothing, not even the requeuing
         if self._running:
             log.info("requeuing %d running jobs", len(self._running))
-        for attempt in self._attempts:
-            attempt.cancel()
+        cancel_once(self._attempts)
         await asyncio.sleep(0)  # each attempt sees its cancellation first, so the end of its engine is no crash
 
     def stop_now(self) -> None:
