@@ -190,7 +190,7 @@ class Submission {
   }
 
   /**
-   * Return if this server supports idempotency keys, which it does if it has our `/healthz`. Throws LostError if not,
+   * Return if this server supports idempotency keys, which it does if its `/healthz` names UMRGEN. Throws LostError if not,
    * and `error` when it cannot be asked.
    * @param {UmrgenError} error
    */
@@ -208,7 +208,7 @@ class Submission {
         delay = retries.nextDelay(error);
         continue;
       }
-      if (reply.status === 200 && reply.json?.status === "ok") return;
+      if (reply.status === 200 && reply.json?.server === "umrgen") return;
       if (reply.status === 429) delay = limited.nextDelay(error, rateLimitDelay(context, reply, limited));
       else if (isTransient(reply.status)) delay = retries.nextDelay(error, retryAfter(reply));
       else throw new LostError();

@@ -1874,6 +1874,38 @@ MUTATIONS = (
         "tests/integration/test_operations.py::TestLogs"
         "::test_the_errors_of_strangers_are_counted_and_not_logged_one_by_one",
     ),
+    _server(
+        "clean-up-not-interrupted",
+        "reliability: a task that is cancelled from outside is not interrupted while it cleans up",
+        "tasks.py",
+        "if not task.cancelling():",
+        "if True:",
+        "tests/slow/test_closing.py::test_close_ends_and_leaves_nothing_behind[others-True-sqlite]",
+    ),
+    _server(
+        "close-ends",
+        "reliability: closing the server ends, although an engine's start was cancelled from outside",
+        "executors/subprocess/executor.py",
+        "await cancelled(*self._keepers, limit=LAST_SECONDS)",
+        "await cancelled(*self._keepers)",
+        "tests/slow/test_closing.py::test_close_ends_and_leaves_nothing_behind[in drain-False-memory]",
+    ),
+    _server(
+        "worker-forgets",
+        "reliability: an engine's process remembers only jobs that are not finished",
+        "executors/subprocess/worker.py",
+        "elif job_id in self._open:",
+        "else:",
+        "tests/unit/test_engine_worker.py::test_only_jobs_that_are_not_finished_are_remembered",
+    ),
+    _client(
+        "health-names-umrgen",
+        "retrieval: a submit is repeated only to a server that names UMRGEN",
+        "client/responses.py",
+        'return data is not None and data.get("server") == "umrgen"',
+        'return data is not None and data.get("status") == "ok"',
+        f"{VECTORS}::test_the_flows_produce_the_vectors_on_file[waits.json]",
+    ),
 )
 
 

@@ -355,7 +355,7 @@ class TestStatusHandling:
 
 
 CREATED = reply({"success": True, "job_id": "ext_1"}, 202)
-HEALTHY = reply({"status": "ok"})
+HEALTHY = reply({"status": "ok", "server": "umrgen"})
 OLD = reply("<html>Cannot GET /healthz</html>", 404)
 
 

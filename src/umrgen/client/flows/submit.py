@@ -7,7 +7,7 @@ from umrgen.client.flow import CallContext, Event, Flow, Reply, RetryBudget, Tra
 from umrgen.client.flows.lost_submit import LostSubmit, find_lost_job
 from umrgen.client.flows.wait import StatusPoller
 from umrgen.client.protocol import API, error_from, is_html, is_transient, rate_limit_delay, unreachable_message
-from umrgen.client.responses import SubmitReceipt, parse_receipt
+from umrgen.client.responses import SubmitReceipt, names_umrgen, parse_receipt
 from umrgen.errors import ConcurrencyLimit, ConnectionFailed, RateLimited, UmrgenError, WaitTimeout
 
 __all__ = ["submit", "supports_idempotency"]
@@ -168,7 +168,7 @@ class _Submission:
 
 
 def _supports_idempotency(context: CallContext, error: UmrgenError, retries: RetryBudget) -> "Flow[bool]":
-    """Return whether this server supports idempotency keys, which it does if it has our `/healthz`.
+    """Return whether this server supports idempotency keys, which it does if its `/healthz` names UMRGEN.
 
     Raises `error` when it cannot be asked.
     """
@@ -185,7 +185,7 @@ def _supports_idempotency(context: CallContext, error: UmrgenError, retries: Ret
             delay = retries.next_delay(error)
             continue
         context.observe(reply.at)
-        if reply.status == 200 and (reply.json() or {}).get("status") == "ok":
+        if reply.status == 200 and names_umrgen(reply.json()):
             return True
         if reply.status == 429:
             delay = limited.next_delay(error, rate_limit_delay(context, reply, limited))
