@@ -60,6 +60,7 @@ RETENTION = "tests/unit/test_retention.py"
 MCP = "tests/integration/test_mcp.py"
 MCP_TASKS = "tests/integration/test_mcp_tasks.py"
 CALLS = "tests/unit/test_calls.py"
+TICKS = "tests/integration/test_loop_ticks.py::test_the_work_between_two_iterations_of_the_loop_is_bounded"
 LOGS = "tests/integration/test_operations.py::TestLogs::test_json_lines_have_no_prompts_keys_or_queries"
 
 MUTATIONS = (
@@ -1831,7 +1832,7 @@ MUTATIONS = (
         "services/server_state.py",
         "return runs and await self.storage.is_well()",
         "return runs",
-        "tests/integration/test_operations.py::TestRetention::test_a_nearly_full_disk_refuses_new_jobs",
+        "tests/integration/test_trouble.py::TestDisk::test_an_image_is_stored_after_disk_space_is_freed",
     ),
     _server(
         "images-checked",
@@ -1880,7 +1881,7 @@ MUTATIONS = (
         "tasks.py",
         "if not task.cancelling():",
         "if True:",
-        "tests/slow/test_closing.py::test_close_ends_and_leaves_nothing_behind[others-True-sqlite]",
+        "tests/unit/test_tasks.py::test_the_clean_up_of_a_cancelled_task_is_not_interrupted[True]",
     ),
     _server(
         "close-ends",
@@ -1905,6 +1906,31 @@ MUTATIONS = (
         'return data is not None and data.get("server") == "umrgen"',
         'return data is not None and data.get("status") == "ok"',
         f"{VECTORS}::test_the_flows_produce_the_vectors_on_file[waits]",
+    ),
+    # --- the work on the event loop ---
+    _server(
+        "form-on-a-thread",
+        "security: a form is not parsed on the event loop",
+        "http/forms.py",
+        "return await asyncio.to_thread(_parts, body, boundary)",
+        "return _parts(body, boundary)",
+        f"{TICKS}[upload of 10 MB]",
+    ),
+    _server(
+        "mcp-values-bounded",
+        "security: a message to /mcp has a bounded number of values",
+        "http/mcp.py",
+        "receive = await _checked(scope, receive)",
+        "pass",
+        "tests/integration/test_mcp.py::test_a_message_has_a_bounded_size_and_number_of_values",
+    ),
+    _server(
+        "base64-in-parts",
+        "security: an image in base64 is decoded in parts",
+        "http/a1111.py",
+        "PART = 256 << 10",
+        "PART = 256 << 20",
+        f"{TICKS}[sdapi img2img with an image of 4 MB]",
     ),
 )
 
