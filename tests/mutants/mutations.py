@@ -1757,6 +1757,7 @@ MUTATIONS = (
         "return mark(target.getvalue(), record) if record else target.getvalue()",
         "return target.getvalue()",
         "tests/integration/test_provenance_commands.py::test_an_image_is_drawn_again_from_its_file",
+    ),
     # --- time for which a process did not run ---
     _server(
         "time-anew",
