@@ -27,7 +27,7 @@ from umrgen.server.settings import Settings
 
 CALLS = worst_calls()
 PART = 64 << 10
-"""Bytes of a body that arrive at once."""
+"""Bytes of a body in one message."""
 MOST_CALLS = 10_000
 """Function calls between two iterations of the loop: some milliseconds."""
 MOST_BYTES = 512 << 10
@@ -133,7 +133,7 @@ async def send(app: Any, secret: str, call: WorstCall) -> int:
 async def test_the_work_between_two_iterations_of_the_loop_is_bounded(
     application: tuple[Any, str], monkeypatch: pytest.MonkeyPatch, call: WorstCall
 ) -> None:
-    await send(*application, call)  # what is loaded on first use
+    await send(*application, call)  # loads modules on first use
     work = Work()
     monkeypatch.setattr(msgspec.json, "decode", work.counted(msgspec.json.decode))
     monkeypatch.setattr(msgspec.json, "encode", work.counted(msgspec.json.encode, share=ENCODED))

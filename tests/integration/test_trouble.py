@@ -321,7 +321,7 @@ class TestStandstill:
         assert "the engine is replaced" not in running.log()
 
     @pytest.mark.slow
-    def test_an_engine_that_stands_still_alone_is_replaced(self, state: Path) -> None:
+    def test_an_engine_that_is_stopped_without_the_server_is_replaced(self, state: Path) -> None:
         with failing_server(state, "--stall-after", "1") as running, running.http() as http:
             (engine,) = running.engine_pids()
             job_id = submit(http, "slow", steps=8)
@@ -332,7 +332,7 @@ class TestStandstill:
             assert engine not in running.engine_pids()
 
     @pytest.mark.slow
-    def test_a_client_looks_once_more_after_its_deadline(self, state: Path, tmp_path: Path) -> None:
+    def test_a_client_polls_again_after_its_deadline(self, state: Path, tmp_path: Path) -> None:
         with failing_server(state) as running, running.http() as http:
             job_id = submit(http, "slow", steps=8)
             command = (sys.executable, "-m", "umrgen", "fetch", job_id, "-o", str(tmp_path / "a.png"), "--timeout", "4")

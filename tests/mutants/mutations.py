@@ -1761,21 +1761,21 @@ MUTATIONS = (
     # --- time for which a process did not run ---
     _server(
         "time-anew",
-        "reliability: an engine that stood still with the server has its time anew",
+        "reliability: an engine that was stopped with the server has its whole time again",
         "running_time.py",
         "self._left = max(self._left, self._seconds)",
         "self._left -= passed",
         "tests/unit/test_running_time.py::TestWatchdog"
-        "::test_an_engine_that_stood_still_with_the_server_has_its_time_anew",
+        "::test_an_engine_that_was_stopped_with_the_server_has_its_whole_time_again",
     ),
     _server(
         "stalled-in-any-case",
-        "reliability: a stalled engine is stopped although the server stands still again and again",
+        "reliability: a stalled engine is stopped in spite of repeated standstills",
         "running_time.py",
         "self._renewals -= 1",
         "pass",
         "tests/unit/test_running_time.py::TestWatchdog"
-        "::test_a_stalled_engine_is_stopped_although_the_server_stands_still_again_and_again",
+        "::test_a_stalled_engine_is_stopped_in_spite_of_repeated_standstills",
     ),
     _server(
         "watchdog-running-time",
@@ -1784,7 +1784,7 @@ MUTATIONS = (
         "self._timeout = RunningTimeout(limits.stall_after)",
         "self._timeout = __import__('asyncio').timeout(limits.stall_after)",
         "tests/unit/test_running_time.py::TestWatchdog"
-        "::test_an_engine_that_stood_still_with_the_server_has_its_time_anew",
+        "::test_an_engine_that_was_stopped_with_the_server_has_its_whole_time_again",
     ),
     _server(
         "lease-after-standstill",
@@ -1792,7 +1792,7 @@ MUTATIONS = (
         "scheduler/dispatcher.py",
         "patient_until = context.clock.monotonic() + lease",
         "patient_until = 0.0",
-        f"{ATTEMPTS}::TestLeasesAfterAStandstill::test_a_job_is_not_taken_from_a_worker_that_goes_on_too",
+        f"{ATTEMPTS}::TestLeasesAfterAStandstill::test_a_job_is_not_taken_from_a_worker_that_continues_too",
     ),
     _server(
         "late-webhooks",
@@ -1808,15 +1808,15 @@ MUTATIONS = (
         "client/flow.py",
         "self.deadline = at + LAST_LOOK",
         "self.deadline = at",
-        f"{WAITING}::TestStandstill::test_a_job_that_completed_meanwhile_is_found_although_the_deadline_has_passed",
+        f"{WAITING}::TestStandstill::test_a_completed_job_is_found_although_the_deadline_has_passed",
     ),
     _client(
         "patience-after-standstill",
-        "reliability: a standstill uses up no patience",
+        "reliability: a standstill is not counted as a failure",
         "client/flow.py",
         "self.stood_still += late",
         "pass",
-        f"{WAITING}::TestStandstill::test_a_standstill_uses_up_no_patience",
+        f"{WAITING}::TestStandstill::test_a_standstill_is_not_counted_as_a_failure",
     ),
     _client(
         "slot-timeout",
@@ -1896,7 +1896,7 @@ MUTATIONS = (
         "worker-forgets",
         "reliability: an engine's process remembers only jobs that are not finished",
         "executors/subprocess/worker.py",
-        "elif job_id in self._open:",
+        'elif head["job_id"] in self._open:',
         "else:",
         "tests/unit/test_engine_worker.py::test_only_jobs_that_are_not_finished_are_remembered",
     ),

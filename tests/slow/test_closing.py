@@ -1,4 +1,4 @@
-"""`Application.close` at any moment, also when all tasks of its event loop were cancelled from outside."""
+"""`Application.close` at any time, also when all tasks of its event loop were cancelled from outside."""
 
 import asyncio
 from pathlib import Path

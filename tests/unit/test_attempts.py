@@ -387,7 +387,7 @@ class TestLeasesAfterAStandstill:
 
     @classmethod
     def play(cls, at: float, happens: Callable[[LeapingLoop, LeapingClock], None], *, renews: bool) -> Job:
-        """Return the job 200 s after an event at `at`; the worker dies then unless it `renews` its lease."""
+        """Return the job 200 s after an event at `at`; the worker ends then unless it `renews` its lease."""
 
         async def run() -> Job:
             ledger, clock = MemoryLedger(), LeapingClock()
@@ -431,7 +431,7 @@ class TestLeasesAfterAStandstill:
 
     @settings(max_examples=40)
     @given(at=st.floats(0, 100), event=st.sampled_from(sorted(EVENTS)))
-    def test_a_job_is_not_taken_from_a_worker_that_goes_on_too(self, at: float, event: str) -> None:
+    def test_a_job_is_not_taken_from_a_worker_that_continues_too(self, at: float, event: str) -> None:
         job = self.play(at, self.EVENTS[event], renews=True)
         assert (job.state, job.tries) == (State.RUNNING, 1)
 

@@ -31,14 +31,14 @@ def play(work: Coroutine[Any, Any, Any]) -> float:
 
 
 def stand_still(seconds: float) -> None:
-    """Let time pass at once, as for a process that was stopped."""
+    """Let time pass, as for a process that was stopped."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, LeapingLoop)
     loop.leap(seconds)
 
 
 async def stalled(seconds: float, stops: list[tuple[float, float]]) -> None:
-    """Wait for ever with a timeout of `seconds`; at each time of `stops` the process is stopped for so long."""
+    """Wait without end with a timeout of `seconds`; at each time of `stops` the process is stopped for so long."""
     loop = asyncio.get_running_loop()
     for at, duration in stops:
         loop.call_later(at, stand_still, duration)
@@ -52,8 +52,8 @@ class TestTimeout:
         assert play(stalled(seconds, [])) == pytest.approx(seconds, rel=0.01)
 
     @given(seconds=SECONDS, at=st.floats(0, 0.99), duration=st.floats(1, 1000))
-    def test_after_a_standstill_the_time_starts_anew(self, seconds: float, at: float, duration: float) -> None:
-        """Whatever the time of the standstill, even just before the end."""
+    def test_after_a_standstill_the_time_starts_again(self, seconds: float, at: float, duration: float) -> None:
+        """For each time of the standstill, even just before the end."""
         stop = seconds * (4 + duration)
         ended = play(stalled(seconds, [(seconds * at, stop)]))
         running = ended - stop
@@ -61,7 +61,7 @@ class TestTimeout:
 
     @given(seconds=SECONDS, gaps=GAPS)
     def test_it_ends_in_any_case(self, seconds: float, gaps: list[float]) -> None:
-        """A loop that is blocked again and again checks at most so many times."""
+        """A loop that is blocked again and again has a bounded number of checks."""
         allowance, now, checks = Allowance(seconds, 0.0), 0.0, 0
         while checks < 100_000:
             checks += 1
@@ -93,8 +93,8 @@ class TestTimeout:
         assert play(extended()) == pytest.approx(seconds + more, rel=0.01)
         assert play(restarted()) == pytest.approx(seconds / 2 + more + 1, rel=0.01)
 
-    def test_data_that_arrived_meanwhile_is_read(self) -> None:
-        """The response is there when the process goes on; asyncio's own timeout would discard it."""
+    def test_data_that_arrived_during_a_standstill_is_read(self) -> None:
+        """The response is there when the process continues; asyncio's own timeout would discard it."""
 
         async def wait() -> str:
             loop = asyncio.get_running_loop()
@@ -117,7 +117,7 @@ class TestWatchdog:
     LIMITS = WatchdogLimits(stall_after=60)
 
     @given(stops=st.lists(st.floats(300, 1e5), min_size=1, max_size=RENEWALS))
-    def test_an_engine_that_stood_still_with_the_server_has_its_time_anew(self, stops: list[float]) -> None:
+    def test_an_engine_that_was_stopped_with_the_server_has_its_whole_time_again(self, stops: list[float]) -> None:
         """The engine reports its step 50 s of running time after the last one, in spite of the standstills."""
 
         async def draw() -> None:
@@ -131,7 +131,7 @@ class TestWatchdog:
 
         assert play(draw()) >= sum(stops)
 
-    def test_a_stalled_engine_is_stopped_although_the_server_stands_still_again_and_again(self) -> None:
+    def test_a_stalled_engine_is_stopped_in_spite_of_repeated_standstills(self) -> None:
         async def draw() -> None:
             loop = asyncio.get_running_loop()
 

@@ -1,4 +1,4 @@
-"""Whether images and the ledger can be stored: the checks, and the log lines about them."""
+"""The checks that images and the ledger can be stored, and the log lines about them."""
 
 import asyncio
 import logging
@@ -84,7 +84,7 @@ def test_the_server_is_not_ready_while_something_cannot_be_stored(loop: LeapingL
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_full_disk_is_a_few_log_lines(loop: LeapingLoop, fault: str, caplog: pytest.LogCaptureFixture) -> None:
-    """One on entering, one every ten minutes, one on leaving; although a probe asks each second."""
+    """One on entering, one every ten minutes, one on leaving; although there is a probe each second."""
 
     async def scenario() -> None:
         health, storage = made()
@@ -104,7 +104,7 @@ def test_a_full_disk_is_a_few_log_lines(loop: LeapingLoop, fault: str, caplog: p
     assert lines[-1].startswith("images and the ledger can be stored again, after 3")
 
 
-def test_probes_of_strangers_do_not_multiply_the_checks(loop: LeapingLoop) -> None:
+def test_frequent_probes_do_not_multiply_the_checks(loop: LeapingLoop) -> None:
     async def scenario() -> None:
         health, storage = made()
         for fault, most in (("", 4 * 7), ("blobs", 60 + 4)):

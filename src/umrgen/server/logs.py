@@ -88,7 +88,7 @@ class JsonFormatter(logging.Formatter):
 class RepeatLimit(logging.Filter):
     """Leaves out warnings and errors that repeat, such as one a second while a disk is full.
 
-    A kind of line is a logger and a message before its values are inserted. REPEATS lines of a kind pass at once, then
+    A kind of line is a logger and a message before its values are inserted. REPEATS lines of a kind pass together, then
     one a minute; the next line that passes reports how many were left out.
     """
 

@@ -1,7 +1,7 @@
 """Timeouts and sleeps that notice when the process did not run: SIGSTOP, a paused container, a suspended machine, a
 blocked event loop.
 
-asyncio's own timeouts count that time too, and end before the data that arrived meanwhile is read.
+asyncio's own timeouts count that time too, and end before the data that has arrived is read.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ LONGEST_TICK = 1.0
 LATE_TICKS = 2
 """A check that is later than this many ticks is a standstill."""
 RENEWALS = 3
-"""Standstills after which the time starts anew. After further ones it continues, so that it ends in any case."""
+"""Standstills after which the time starts again from 0. After further ones it continues: it ends in any case."""
 
 
 class Allowance:
-    """Seconds that are used up by the time between two regular checks; after a standstill they start anew."""
+    """Seconds that are used up by the time between two regular checks; after a standstill they start again."""
 
     def __init__(self, seconds: float, now: float) -> None:
         self.restart(seconds, now)
@@ -44,7 +44,7 @@ class Allowance:
         """Seconds from the last check until the next one is due."""
 
     def check(self, now: float) -> bool:
-        """Count the time since the last check; return whether none is left."""
+        """Count the time since the last check; return whether the time is over."""
         passed, self._last = now - self._last, now
         if passed - self.next_check <= LATE_TICKS * self._tick:
             self._left -= passed
@@ -60,8 +60,8 @@ class Allowance:
 class RunningTimeout:
     """An `async with` block that is cancelled, and raises TimeoutError, when the event loop has run for `seconds`.
 
-    After a standstill the time starts anew (see `Allowance`): what the block waits for may have stood still as well,
-    and its data may be waiting to be read.
+    After a standstill the time starts again (see `Allowance`): the process that the block waits for may have been
+    stopped as well, and its data may be waiting to be read.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -105,7 +105,7 @@ class RunningTimeout:
 
 
 async def slept_on_time(clock: Clock, seconds: float) -> bool:
-    """Sleep; return whether no more than twice the time has passed, by the monotonic clock and by the system's.
+    """Sleep; return whether at most twice the time has passed, by the monotonic clock and by the system's.
 
     The second one passes while the machine is suspended too, and jumps when the system's time is set.
     """

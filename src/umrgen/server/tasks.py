@@ -11,7 +11,7 @@ def cancel_once(tasks: Iterable["asyncio.Task[Any]"]) -> None:
     """Cancel these tasks, except those that are being cancelled.
 
     A second cancellation would interrupt what a task does at its end, such as waiting for the process that it has
-    killed. The first one may have come from outside: `asyncio.run` cancels every task when it is interrupted.
+    killed. The first one may be from outside: `asyncio.run` cancels every task when it is interrupted.
     """
     for task in tasks:
         if not task.cancelling():

@@ -13,8 +13,8 @@ class Watchdog:
     """An `async with` block that is cancelled, and raises EngineStalled, when the engine shows no sign of life.
 
     A sign of life is a step beyond the furthest one, or a phase that is new since that step. An engine that repeats
-    itself shows none. Only the time counts for which this process ran: the engine may have stood still with it, and its
-    messages may wait to be read.
+    itself shows none. Only the time counts for which this process ran: the engine may have been stopped with it, and
+    its messages may wait to be read.
     """
 
     def __init__(self, limits: WatchdogLimits) -> None:

@@ -15,7 +15,7 @@ SUMMARY_SECONDS = 60.0
 
 
 class StrangerLog:
-    """Counts the 4xx responses to callers without a valid key, who could fill the log with them."""
+    """Counts the 4xx responses to callers without a valid key: these could fill the log."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

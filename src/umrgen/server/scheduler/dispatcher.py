@@ -194,7 +194,7 @@ class Dispatcher:
         """Requeue jobs whose lease has ended.
 
         After a standstill of this server, or a jump of its clock, other workers have the time of one lease to renew
-        theirs: they may have stood still on the same machine, or run by the right time.
+        theirs: they may have been stopped on the same machine, or run by the right time.
         """
         context, lease = self._context, self._context.policy.lease
         patient_until = 0.0
@@ -202,8 +202,8 @@ class Dispatcher:
             if not await slept_on_time(context.clock, lease / 3):
                 patient_until = context.clock.monotonic() + lease
                 log.warning(
-                    "this server did not run for a while, or its clock was set: it takes no job of another worker for "
-                    "%g s",
+                    "this server did not run for some time, or its clock was set: it takes no job of another worker "
+                    "for %g s",
                     lease,
                 )
             try:

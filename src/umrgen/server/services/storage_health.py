@@ -1,4 +1,4 @@
-"""Whether images and the ledger can be stored now, for readiness and for the log."""
+"""Checks that images and the ledger can be stored, for readiness and for the log."""
 
 import asyncio
 import logging
@@ -22,13 +22,13 @@ RETRY_SECONDS = 2.0
 WITHIN_SECONDS = 3.0
 """Seconds that a readiness probe waits for the result of a check."""
 REMIND_SECONDS = 600.0
-"""Seconds between two log lines about the same trouble."""
+"""Seconds between two log lines about the same failure."""
 
 
 class StorageHealth:
-    """Checks the storage by storing: regularly, and when a readiness probe asks.
+    """Checks the storage by storing: regularly, and for a readiness probe.
 
-    The log gets a line when the trouble begins or changes, then one every REMIND_SECONDS, and one when it is over.
+    The log gets a line when a failure begins or changes, then one every REMIND_SECONDS, and one when it is over.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class StorageHealth:
 
     async def is_well(self) -> bool:
         """Return whether images and the ledger can be stored; a check that takes longer than WITHIN_SECONDS counts as
-        trouble."""
+        a failure."""
         if self._clock.monotonic() < self._known_until:
             return self.trouble is None
         if self._checking is None:
