@@ -79,6 +79,7 @@ lint: $(VENV)/dev.stamp
 types: $(VENV)/dev.stamp
 	@$(BIN)/mypy
 	$(BIN)/mypy tests/typed_uses.py
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 # The pinned requirements first, then the project itself, which needs nothing further.
 define install

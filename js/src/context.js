@@ -53,10 +53,16 @@ export class RequestBudget {
   }
 }
 
+/** Seconds after the end of a request's time until which its end is observed; later, this program did not run. */
+const STANDSTILL = 2;
+/** Seconds that a call has after a standstill in which its deadline passed: for a last status, and the image. */
+const LAST_LOOK = 10;
+
 /**
- * The time at which a call must end. `passed` is set once a timeout was thrown. `statusDue` is the earliest time of the
+ * The time at which a call must end. `passed` is set once a timeout was thrown. `stoodStill`: seconds for which this
+ * program did not run; `lookedLast`: the deadline was extended after it had passed in such a time. `statusDue` is the earliest time of the
  * first status call of a wait; later than now after another call asked for the job.
- * @typedef {{at: number, passed: boolean, statusDue?: number}} Deadline
+ * @typedef {{at: number, passed: boolean, stoodStill: number, lookedLast: boolean, statusDue?: number}} Deadline
  */
 
 /** The context of one call. */
@@ -76,11 +82,45 @@ export class CallContext {
     this.random = random;
     this.signal = signal;
     this.onEvent = onEvent;
-    this.deadline = deadline ?? { at: this.now + (options.timeout ?? Infinity), passed: false };
+    const at = this.now + (options.timeout ?? Infinity);
+    this.deadline = deadline ?? { at, passed: false, stoodStill: 0, lookedLast: false };
   }
 
   get now() {
     return this.clock.now();
+  }
+
+  /** The present time without the seconds for which this program did not run. */
+  get runningTime() {
+    return this.now - this.deadline.stoodStill;
+  }
+
+  /**
+   * Run `work`, which ends within `seconds` unless this program is stopped (SIGSTOP, a tab that is asleep). When the
+   * deadline passes in such a time, the call has LAST_LOOK seconds more, once.
+   * @template T
+   * @param {number} seconds
+   * @param {() => Promise<T>} work
+   * @returns {Promise<T>}
+   */
+  async observed(seconds, work) {
+    const end = this.now + seconds;
+    try {
+      return await work();
+    } finally {
+      const late = this.now - end;
+      if (late > STANDSTILL) this.#noteStandstill(late);
+    }
+  }
+
+  /** @param {number} seconds */
+  #noteStandstill(seconds) {
+    const { deadline } = this;
+    deadline.stoodStill += seconds;
+    if (this.timeLeft <= 0 && !deadline.lookedLast) {
+      deadline.lookedLast = true;
+      deadline.at = this.now + LAST_LOOK;
+    }
   }
 
   /** The seconds until the deadline. */
@@ -127,7 +167,7 @@ export class CallContext {
    */
   send(path, request, { longPoll = 0, limit } = {}) {
     const timeout = Math.min(this.timeLeft, this.options.requestTimeout + longPoll);
-    return this.transport.send(path, request, timeout, this.signal, limit);
+    return this.observed(timeout, () => this.transport.send(path, request, timeout, this.signal, limit));
   }
 
   /**
@@ -140,7 +180,7 @@ export class CallContext {
     this.signal?.throwIfAborted();
     if (delay < this.timeLeft) delay = this.budget.reserve(this.now + delay) - this.now;
     if (delay >= this.timeLeft) throw this.timeoutError(jobId);
-    if (delay > 0) await this.clock.sleep(delay, this.signal);
+    if (delay > 0) await this.observed(delay, () => this.clock.sleep(delay, this.signal));
   }
 
   /**
@@ -148,13 +188,15 @@ export class CallContext {
    * @param {string | null} jobId
    */
   timeoutError(jobId) {
-    const { timeout } = this.options;
+    const { stoodStill } = this.deadline;
+    const note = stoodStill ? ` (for ${stoodStill.toFixed(0)} s of the time, this program was stopped or blocked)` : "";
+    const within = `within ${this.options.timeout} s${note}`;
     this.deadline.passed = true;
     if (!jobId) {
       const next = "Try again, or set a longer timeout.";
-      return new WaitTimeout(`no job was created within ${timeout} s`, { next });
+      return new WaitTimeout(`no job was created ${within}`, { next });
     }
-    return new WaitTimeout(`job ${jobId} did not finish within ${timeout} s; it continues on the server`, { jobId });
+    return new WaitTimeout(`job ${jobId} did not finish ${within}; it continues on the server`, { jobId });
   }
 
   /**
@@ -224,10 +266,10 @@ export class RetryBudget {
   nextDelay(error, requested = null, jobId = null) {
     const context = this.#context;
     const { firstBackoff, longestBackoff } = context.options;
-    this.#since ??= context.now;
+    this.#since ??= context.runningTime;
     const backoff = Math.min(longestBackoff, firstBackoff * 2 ** Math.min(this.failures++, 16));
     const delay = Math.max(context.serverDelay(requested ?? 0), context.jitterUp(backoff));
-    if (context.now + delay - this.#since > this.#seconds) throw error;
+    if (context.runningTime + delay - this.#since > this.#seconds) throw error;
     // Before there is a job, its last error is more useful than a WaitTimeout.
     if (!jobId && delay >= context.timeLeft) throw error;
     context.notify("retrying", jobId, error.message, { delay, code: error.code });

@@ -104,6 +104,12 @@ class Download {
     return { bytes, ...(await verify(bytes, { length: this.#length, sha256: this.#digest })) };
   }
 
+  /** @param {number} seconds */
+  async #sleep(seconds) {
+    const context = this.#context;
+    if (seconds > 0) await context.observed(seconds, () => context.clock.sleep(seconds, context.signal));
+  }
+
   /**
    * Send requests until the body is complete.
    * @param {string} imageUrl
@@ -112,7 +118,7 @@ class Download {
     const { transport, options } = this.#context;
     let { url, withKey } = resolveOutput(transport.baseUrl, imageUrl, options.followForeign);
     for (let delay = 0, redirects = 0; ;) {
-      if (delay > 0) await this.#context.clock.sleep(Math.min(delay, this.#context.timeLeft), this.#context.signal);
+      await this.#sleep(Math.min(delay, this.#context.timeLeft));
       if (this.#context.timeLeft <= 0) throw this.#context.timeoutError(this.#jobId);
       const before = this.#partial.size;
       try {
@@ -184,7 +190,8 @@ class Download {
     const controller = new AbortController();
     const onTimeout = () => controller.abort(new TransportFailure("no full response in time", true));
     try {
-      return await withTimeout(clock, timeLeft, onTimeout, () => this.#exchange(url, withKey, controller));
+      const exchange = () => this.#exchange(url, withKey, controller);
+      return await this.#context.observed(timeLeft, () => withTimeout(clock, timeLeft, onTimeout, exchange));
     } finally {
       controller.abort();
     }

@@ -138,7 +138,10 @@ class Submission {
     const unreadable = status === 200 && !json && !isHtml(reply);
     if (status === 201 || status === 202 || unreadable) return this.#retryDelay(error, null, true);
     if (error instanceof ConcurrencyLimit) {
-      if (this.#waitForSlot) return this.#waitForJob(error, reply);
+      if (this.#waitForSlot) {
+        this.lastError = null; // an earlier one is not the reason for the wait
+        return this.#waitForJob(error, reply);
+      }
     } else if (error instanceof RateLimited) {
       // Refused before it was processed: only the deadline limits the retries.
       this.lastError = error;
@@ -187,7 +190,7 @@ class Submission {
   }
 
   /**
-   * Return if this server supports idempotency keys, which it does if it has our `/healthz`. Throws LostError if not,
+   * Return if this server supports idempotency keys, which it does if its `/healthz` names UMRGEN. Throws LostError if not,
    * and `error` when it cannot be asked.
    * @param {UmrgenError} error
    */
@@ -205,7 +208,7 @@ class Submission {
         delay = retries.nextDelay(error);
         continue;
       }
-      if (reply.status === 200 && reply.json?.status === "ok") return;
+      if (reply.status === 200 && reply.json?.server === "umrgen") return;
       if (reply.status === 429) delay = limited.nextDelay(error, rateLimitDelay(context, reply, limited));
       else if (isTransient(reply.status)) delay = retries.nextDelay(error, retryAfter(reply));
       else throw new LostError();

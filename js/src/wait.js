@@ -69,7 +69,8 @@ export class StatusPoller {
     this.#longPoll = longPoll;
     this.delay = Math.max(0, (context.deadline.statusDue ?? 0) - context.now);
     this.#retryPolicy = new RetryPolicy(context, jobId, new RetryBudget(context, context.options.patience), seen);
-    this.#changedAt = this.#queuedSince = context.now;
+    this.#changedAt = context.runningTime;
+    this.#queuedSince = context.now;
   }
 
   /** Whether the server has accepted this job or reported its status. */
@@ -235,7 +236,7 @@ export class StatusPoller {
     this.#status = status;
     if (changed) {
       this.#changes++;
-      this.#changedAt = context.now;
+      this.#changedAt = context.runningTime;
       this.#reportedStall = false;
       context.notify("status", jobId, status.state, status.raw, status);
     }
@@ -243,7 +244,7 @@ export class StatusPoller {
       this.#reportedUnknown = true;
       context.notify("unknown_state", jobId, `unknown state ${quoted(status.state)}; waiting continues`);
     }
-    if (status.state === "running" && context.now - this.#changedAt >= stallAfter) this.#reportStall(status);
+    if (status.state === "running" && context.runningTime - this.#changedAt >= stallAfter) this.#reportStall(status);
     if (status.state !== "queued") this.#queuedSince = context.now;
     else if (queueTimeout !== null && context.now - this.#queuedSince >= queueTimeout) {
       throw new WaitTimeout(`job ${jobId} is still queued after ${queueTimeout} s`, { code: "queue_timeout", jobId });
@@ -254,7 +255,7 @@ export class StatusPoller {
   #reportStall(status) {
     const context = this.#context;
     const jobId = this.#jobId;
-    const idle = Math.round(context.now - this.#changedAt);
+    const idle = Math.round(context.runningTime - this.#changedAt);
     const message = `job ${jobId} is running, but has not changed for ${idle} s`;
     if (context.options.onStall === "raise") throw new JobStalled(message, { jobId });
     if (!this.#reportedStall) context.notify("stalled", jobId, message, {}, status);

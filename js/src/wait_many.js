@@ -101,7 +101,7 @@ export class BatchPoller {
   #useSingleCalls() {
     this.#useBatch = false;
     this.#context.budget.limited = true;
-    this.pending.forEach((jobId, index) => this.#due.set(jobId, this.#context.now + this.#interval(index)));
+    this.pending.forEach((jobId, index) => this.#due.set(jobId, this.#context.runningTime + this.#interval(index)));
     return new Map();
   }
 
@@ -114,7 +114,7 @@ export class BatchPoller {
     const jobId = this.pending.reduce((one, other) => (due(other) < due(one) ? other : one));
     const poller = this.#pollers.get(jobId) ?? new StatusPoller(context, jobId, { seen: true, longPoll: false });
     this.#pollers.set(jobId, poller);
-    poller.delay = Math.max(0, due(jobId) - context.now);
+    poller.delay = Math.max(0, due(jobId) - context.runningTime);
     try {
       const status = await poller.poll();
       if (status?.over) return new Map([[jobId, status]]);
@@ -122,7 +122,7 @@ export class BatchPoller {
       if ([JobNotFound, JobStalled, NotUmrgen].some((Kind) => error instanceof Kind)) return new Map([[jobId, /** @type {UmrgenError} */ (error)]]);
       throw error;
     }
-    this.#due.set(jobId, context.now + Math.max(poller.delay, this.#interval(this.pending.indexOf(jobId))));
+    this.#due.set(jobId, context.runningTime + Math.max(poller.delay, this.#interval(this.pending.indexOf(jobId))));
     return new Map();
   }
 

@@ -84,6 +84,37 @@ describe("a submit's deadline", () => {
   });
 });
 
+describe("a program that was stopped", () => {
+  const hang = (signal) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+
+  /** Return a client that is stopped for an hour during its second status call, and later gets `state`. */
+  const stopped = (state, options) => {
+    const made = client(({ path, signal }, count) => {
+      if (!path.includes("/status/")) return new Response(PNG);
+      if (count !== 2) return Response.json(count === 1 ? { state: "running" } : state);
+      made.clock.stop(3600);
+      return hang(signal);
+    }, options);
+    return made;
+  };
+
+  it("looks once more after its deadline, and fetches the image of a job that has completed", async () => {
+    const { umrgen } = stopped({ state: "completed", image_url: IMAGE });
+    assert.deepEqual(Buffer.from((await umrgen.job("ext_1").image()).bytes), PNG);
+  });
+
+  it("reports in the timeout of a job that still runs for how long it was stopped", async () => {
+    const { umrgen, clock } = stopped({ state: "running" });
+    await assert.rejects(umrgen.job("ext_1").wait(), { code: "wait_timeout", message: /for 3545 s of the time/ });
+    assert.ok(clock.now() < 3600 + 80);
+  });
+
+  it("does not take the standstill for a stall of the job", async () => {
+    const { umrgen } = stopped({ state: "running", progress: { step: 1, total: 9 } }, { onStall: "raise" });
+    await assert.rejects(umrgen.job("ext_1").wait({ timeout: 30 }), { code: "wait_timeout" });
+  });
+});
+
 describe("a download in parts", () => {
   /** Return a function that responds with at most `most` bytes of the current `file`. */
   const inParts = (file, most) => (request, count) => {

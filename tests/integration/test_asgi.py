@@ -56,7 +56,7 @@ async def client_of(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
 
 async def test_it_serves_requests_and_runs_jobs(state: Path) -> None:
     async with client_of(Settings(state=state, api_key=KEY)) as client:
-        assert (await client.get("/healthz")).json() == {"status": "ok"}
+        assert (await client.get("/healthz")).json() == {"status": "ok", "server": "umrgen"}
         submitted = await client.post("/api/v1/generate", json={"prompt": "a lighthouse"} | SMALL)
         assert submitted.status_code == 202, submitted.text
         path = f"/api/v1/status/{submitted.json()['job_id']}"

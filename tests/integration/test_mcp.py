@@ -37,6 +37,17 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield running
 
 
+def test_a_message_has_a_bounded_size_and_number_of_values(running: ServerProcess) -> None:
+    """The SDK decodes it on the event loop."""
+    headers = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
+    with running.http(**headers) as http:
+        for more, status in ([0] * 8000, 400), ([[]] * 4001, 400), ("x" * (256 << 10), 413):
+            message = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"more": more}}
+            answer = http.post("/mcp", json=message)
+            assert answer.status_code == status, answer.text
+            assert answer.json()["code"] in ("invalid_request", "too_large")
+
+
 TRANSPORTS = pytest.mark.parametrize(
     ("transport", "mode"), [("stdio", "auto"), ("stdio", "legacy"), ("http", "auto"), ("http", "legacy")]
 )

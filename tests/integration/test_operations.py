@@ -113,6 +113,15 @@ class TestLogs:
         assert running.key not in log
         assert 'path="/x status=200 key_id=key_admin"' in log
 
+    def test_the_errors_of_strangers_are_counted_and_not_logged_one_by_one(self, state: Path) -> None:
+        with server(state) as running, running.http() as http:
+            for _ in range(50):
+                httpx2.get(f"{running.url}/x")
+            http.get("/api/v1/jobs?state=nothing")
+            assert 'umrgen_refused_strangers_total{status="404"} 50.0' in http.get("/metrics").text
+        assert "path=/x" not in running.log()
+        assert "path=/api/v1/jobs" in running.log(), "errors of a caller with a key are logged"
+
     @pytest.mark.slow
     def test_a_throttled_address_is_logged_once(self, state: Path) -> None:
         with server(state, "--failed-logins", "5") as running:
@@ -227,10 +236,16 @@ class TestRetention:
 
     @pytest.mark.slow
     def test_a_nearly_full_disk_refuses_new_jobs(self, state: Path) -> None:
-        with server(state, "--disk-reserve", str(1 << 23)) as running, running.http() as http:  # 8 TiB
+        running = ServerProcess(state, "--disk-reserve", str(1 << 23))  # 8 TiB
+        running.launch()
+        with running.http() as http:
+            until(lambda: "the server is not ready: " in running.log())
+            until(lambda: http.get("/api/v1/capabilities").json().get("engine"))
+            assert http.get("/readyz").status_code == 503
             refused = http.post("/api/v1/generate", json={"prompt": "a boat"} | SMALL)
             problem(refused, 503, "storage_full")
             assert int(refused.headers["retry-after"]) >= 1
+        assert running.stop() == 0
 
 
 class TestSignedURLs:

@@ -275,7 +275,7 @@ class TestUnauthenticatedClients:
 
     def test_unauthenticated_calls_disclose_nothing(self, guarded: ServerProcess) -> None:
         with httpx2.Client(base_url=guarded.url) as http:
-            assert http.get("/healthz").json() == {"status": "ok"}
+            assert http.get("/healthz").json() == {"status": "ok", "server": "umrgen"}
             assert http.get("/readyz").json() == {"status": "ready"}
             page = http.get("/", headers={"Accept": "text/html"}).text
             assert page == (PAGE / "index.html").read_text(), "the studio's page has no data"

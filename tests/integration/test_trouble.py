@@ -4,16 +4,19 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from support import SMALL, ServerProcess, finish, server, submit, until
+from support import SMALL, ServerProcess, clean_environment, finish, server, submit, tied, until
 from umrgen.image_files import verify
 from umrgen.server.domain.job import Job, output_name
 from umrgen.server.domain.request import GenerationRequest
@@ -151,7 +154,11 @@ class TestDisk:
             assert "retry-after" in refused.headers
             assert http.get("/healthz").status_code == 200
             assert get_status(http, accepted[0])["state"] in ("queued", "running", "completed"), "reads must still work"
+            until(lambda: http.get("/readyz").status_code == 503)
+            until(lambda: "the server is not ready: " in running.log())
             ballast.unlink()
+            until(lambda: http.get("/readyz").status_code == 200)
+            until(lambda: "can be stored again" in running.log())
             for job_id in accepted:
                 job = finish(http, job_id)
                 assert (job["state"], job["attempt"]) == ("completed", 1)
@@ -161,12 +168,14 @@ class TestDisk:
     def test_an_image_is_stored_after_disk_space_is_freed(self, state: Path, small_disk: Path) -> None:
         state.mkdir()
         (state / "outputs").symlink_to(small_disk)
-        ballast = fill(small_disk)
         with failing_server(state) as running, running.http() as http:
+            ballast = fill(small_disk)
             job_id = submit(http)
             until(lambda: "the image could not be stored" in running.log())
             assert get_status(http, job_id)["state"] == "running"
+            until(lambda: http.get("/readyz").status_code == 503)
             ballast.unlink()
+            until(lambda: http.get("/readyz").status_code == 200)
             job = finish(http, job_id)
             assert (job["state"], job["attempt"]) == ("completed", 1)
             assert len(list(small_disk.rglob("*.png"))) == 1
@@ -284,3 +293,53 @@ def test_a_second_sigterm_stops_the_server_during_the_drain(state: Path) -> None
     assert int(responses[0].headers["retry-after"]) >= 1
     with server(state) as second, second.http(Authorization=f"Bearer {first.key}") as http:
         assert finish(http, job_id)["state"] == "completed"
+
+
+class TestStandstill:
+    """SIGSTOP, as of a paused container or a debugger: time passes, and the process does not run."""
+
+    def stop(self, send: Callable[[signal.Signals], None], seconds: float) -> None:
+        """Stop processes until `seconds` have passed for all others."""
+        send(signal.SIGSTOP)
+        end = time.monotonic() + seconds
+        until(lambda: time.monotonic() > end)
+        send(signal.SIGCONT)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("whom", ["server", "server and engine"])
+    def test_an_engine_is_not_replaced_after_a_standstill(self, state: Path, whom: str) -> None:
+        with failing_server(state, "--stall-after", "1", "--lease", "1") as running, running.http() as http:
+            pid, engines = running.process.pid, running.engine_pids()
+            send = partial(os.kill, pid) if whom == "server" else partial(os.killpg, pid)
+            job_id = submit(http, "slow", steps=12)
+            for step in (1, 5):
+                until(lambda step=step: running_at(http, job_id, step))
+                self.stop(send, 2.5)
+            job = finish(http, job_id)
+            assert (job["state"], job["attempt"]) == ("completed", 1), job
+            assert running.engine_pids() == engines
+        assert "the engine is replaced" not in running.log()
+
+    @pytest.mark.slow
+    def test_an_engine_that_is_stopped_without_the_server_is_replaced(self, state: Path) -> None:
+        with failing_server(state, "--stall-after", "1") as running, running.http() as http:
+            (engine,) = running.engine_pids()
+            job_id = submit(http, "slow", steps=8)
+            until(lambda: running_at(http, job_id, 1))
+            os.kill(engine, signal.SIGSTOP)
+            job = finish(http, job_id)
+            assert (job["state"], job["attempt"]) == ("completed", 2), job
+            assert engine not in running.engine_pids()
+
+    @pytest.mark.slow
+    def test_a_client_polls_again_after_its_deadline(self, state: Path, tmp_path: Path) -> None:
+        with failing_server(state) as running, running.http() as http:
+            job_id = submit(http, "slow", steps=8)
+            command = (sys.executable, "-m", "umrgen", "fetch", job_id, "-o", str(tmp_path / "a.png"), "--timeout", "4")
+            environment = clean_environment(UMRGEN_BASE_URL=running.url, UMRGEN_API_KEY=running.key)
+            waiting = subprocess.Popen(tied(*command), env=environment, stderr=subprocess.PIPE, text=True)
+            until(lambda: "\numrgen_waiters 1.0\n" in http.get("/metrics").text)
+            self.stop(partial(os.kill, waiting.pid), 7)
+            errors = waiting.communicate(timeout=30)[1]
+            assert waiting.returncode == 0, errors
+            assert verify((tmp_path / "a.png").read_bytes())

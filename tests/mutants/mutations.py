@@ -60,6 +60,7 @@ RETENTION = "tests/unit/test_retention.py"
 MCP = "tests/integration/test_mcp.py"
 MCP_TASKS = "tests/integration/test_mcp_tasks.py"
 CALLS = "tests/unit/test_calls.py"
+TICKS = "tests/integration/test_loop_ticks.py::test_the_work_between_two_iterations_of_the_loop_is_bounded"
 LOGS = "tests/integration/test_operations.py::TestLogs::test_json_lines_have_no_prompts_keys_or_queries"
 
 MUTATIONS = (
@@ -1066,8 +1067,8 @@ MUTATIONS = (
         "stall-after",
         "reliability: an engine without a step for stall_after is replaced",
         "executors/watchdog.py",
-        "self._timeout = asyncio.timeout(limits.stall_after)",
-        "self._timeout = asyncio.timeout(None)",
+        "self._timeout = RunningTimeout(limits.stall_after)",
+        "self._timeout = RunningTimeout(1e6)",
         "tests/conformance/test_executors.py::TestLocal::test_a_process_that_does_not_read_its_pipe_is_replaced",
     ),
     _server(
@@ -1756,6 +1757,181 @@ MUTATIONS = (
         "return mark(target.getvalue(), record) if record else target.getvalue()",
         "return target.getvalue()",
         "tests/integration/test_provenance_commands.py::test_an_image_is_drawn_again_from_its_file",
+    ),
+    # --- time for which a process did not run ---
+    _server(
+        "time-anew",
+        "reliability: an engine that was stopped with the server has its whole time again",
+        "running_time.py",
+        "self._left = max(self._left, self._seconds)",
+        "self._left -= passed",
+        "tests/unit/test_running_time.py::TestWatchdog"
+        "::test_an_engine_that_was_stopped_with_the_server_has_its_whole_time_again",
+    ),
+    _server(
+        "stalled-in-any-case",
+        "reliability: a stalled engine is stopped in spite of repeated standstills",
+        "running_time.py",
+        "self._renewals -= 1",
+        "pass",
+        "tests/unit/test_running_time.py::TestWatchdog"
+        "::test_a_stalled_engine_is_stopped_in_spite_of_repeated_standstills",
+    ),
+    _server(
+        "watchdog-running-time",
+        "reliability: the watchdog of an engine counts the time for which the server ran",
+        "executors/watchdog.py",
+        "self._timeout = RunningTimeout(limits.stall_after)",
+        "self._timeout = __import__('asyncio').timeout(limits.stall_after)",
+        "tests/unit/test_running_time.py::TestWatchdog"
+        "::test_an_engine_that_was_stopped_with_the_server_has_its_whole_time_again",
+    ),
+    _server(
+        "lease-after-standstill",
+        "reliability: after a standstill, no lease of another worker is taken for the time of one lease",
+        "scheduler/dispatcher.py",
+        "patient_until = context.clock.monotonic() + lease",
+        "patient_until = 0.0",
+        f"{ATTEMPTS}::TestLeasesAfterAStandstill::test_a_job_is_not_taken_from_a_worker_that_continues_too",
+    ),
+    _server(
+        "late-webhooks",
+        "reliability: a backlog of webhooks is not sent to a host all at once",
+        "webhooks/deliverer.py",
+        "                if webhook.host in self._late_hosts:",
+        "                if False:",
+        f"{DELIVERER}::TestConcurrency::test_a_backlog_is_not_sent_to_a_host_all_at_once",
+    ),
+    _client(
+        "last-look",
+        "reliability: after a standstill in which its deadline passed, a call looks once more at the job",
+        "client/flow.py",
+        "self.deadline = at + LAST_LOOK",
+        "self.deadline = at",
+        f"{WAITING}::TestStandstill::test_a_completed_job_is_found_although_the_deadline_has_passed",
+    ),
+    _client(
+        "patience-after-standstill",
+        "reliability: a standstill is not counted as a failure",
+        "client/flow.py",
+        "self.stood_still += late",
+        "pass",
+        f"{WAITING}::TestStandstill::test_a_standstill_is_not_counted_as_a_failure",
+    ),
+    _client(
+        "slot-timeout",
+        "reliability: a timeout of the wait for a slot is not reported as an earlier failure",
+        "client/flows/submit.py",
+        "self.last_error = None  # an earlier one is not the reason for the wait",
+        "pass",
+        f"{WAITING}::TestSubmitting::test_a_timeout_of_the_wait_for_a_slot_is_not_reported_as_an_earlier_failure",
+    ),
+    # --- a full disk, and the log ---
+    _server(
+        "ready-with-storage",
+        "reliability: the server is not ready while images or the ledger cannot be stored",
+        "services/server_state.py",
+        "return runs and await self.storage.is_well()",
+        "return runs",
+        "tests/integration/test_trouble.py::TestDisk::test_an_image_is_stored_after_disk_space_is_freed",
+    ),
+    _server(
+        "images-checked",
+        "operations: readiness includes the storing of images",
+        "services/storage_health.py",
+        "await self._blobs.check()",
+        "pass",
+        "tests/unit/test_storage_health.py::test_the_server_is_not_ready_while_something_cannot_be_stored[blobs]",
+    ),
+    _server(
+        "ledger-checked",
+        "operations: readiness includes the storing of records",
+        "services/storage_health.py",
+        'await self._coordination.acquire("storage check", self._worker, now=now, until=now)',
+        "pass",
+        "tests/unit/test_storage_health.py::test_the_server_is_not_ready_while_something_cannot_be_stored[ledger]",
+    ),
+    _server(
+        "disk-lines",
+        "operations: a full disk is a log line every ten minutes",
+        "services/storage_health.py",
+        "(trouble != self.trouble or now - self._logged_at >= REMIND_SECONDS)",
+        "True",
+        "tests/unit/test_storage_health.py::test_a_full_disk_is_a_few_log_lines[blobs]",
+    ),
+    _server(
+        "repeats-left-out",
+        "operations: warnings and errors of one kind are at most 20 at once, then one a minute",
+        "logs.py",
+        "passes = full_at - now <= REPEATS * MINUTE",
+        "passes = True",
+        "tests/unit/test_logs.py::TestRepeatLimit::test_a_line_a_second_for_a_day",
+    ),
+    _server(
+        "strangers-not-logged",
+        "operations: 4xx responses to callers without a valid key are counted, not logged one by one",
+        "http/middleware.py",
+        "            notable = False",
+        "            pass",
+        "tests/integration/test_operations.py::TestLogs"
+        "::test_the_errors_of_strangers_are_counted_and_not_logged_one_by_one",
+    ),
+    _server(
+        "clean-up-not-interrupted",
+        "reliability: a task that is cancelled from outside is not interrupted while it cleans up",
+        "tasks.py",
+        "if not task.cancelling():",
+        "if True:",
+        "tests/unit/test_tasks.py::test_the_clean_up_of_a_cancelled_task_is_not_interrupted[True]",
+    ),
+    _server(
+        "close-ends",
+        "reliability: closing the server ends, although an engine's start was cancelled from outside",
+        "executors/subprocess/executor.py",
+        "await cancelled(*self._keepers, limit=LAST_SECONDS)",
+        "await cancelled(*self._keepers)",
+        "tests/slow/test_closing.py::test_close_ends_and_leaves_nothing_behind[in drain-False-memory]",
+    ),
+    _server(
+        "worker-forgets",
+        "reliability: an engine's process remembers only jobs that are not finished",
+        "executors/subprocess/worker.py",
+        'elif head["job_id"] in self._open:',
+        "else:",
+        "tests/unit/test_engine_worker.py::test_only_jobs_that_are_not_finished_are_remembered",
+    ),
+    _client(
+        "health-names-umrgen",
+        "retrieval: a submit is repeated only to a server that names UMRGEN",
+        "client/responses.py",
+        'return data is not None and data.get("server") == "umrgen"',
+        'return data is not None and data.get("status") == "ok"',
+        f"{VECTORS}::test_the_flows_produce_the_vectors_on_file[waits]",
+    ),
+    # --- the work on the event loop ---
+    _server(
+        "form-on-a-thread",
+        "security: a form is not parsed on the event loop",
+        "http/forms.py",
+        "return await asyncio.to_thread(_parts, body, boundary)",
+        "return _parts(body, boundary)",
+        f"{TICKS}[upload of 10 MB]",
+    ),
+    _server(
+        "mcp-values-bounded",
+        "security: a message to /mcp has a bounded number of values",
+        "http/mcp.py",
+        "receive = await _checked(scope, receive)",
+        "pass",
+        "tests/integration/test_mcp.py::test_a_message_has_a_bounded_size_and_number_of_values",
+    ),
+    _server(
+        "base64-in-parts",
+        "security: an image in base64 is decoded in parts",
+        "http/a1111.py",
+        "PART = 256 << 10",
+        "PART = 256 << 20",
+        f"{TICKS}[sdapi img2img with an image of 4 MB]",
     ),
 )
 

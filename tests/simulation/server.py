@@ -19,7 +19,7 @@ from umrgen.client.flow import Step
 from umrgen.server.domain.job_answer import job_to_wire
 from umrgen.server.http.api.batch import changes_response
 from umrgen.server.http.api.generate import receipt_response
-from umrgen.server.http.api.responses import Health, json_response
+from umrgen.server.http.api.responses import Liveness, json_response
 from umrgen.server.http.api.status import known_versions, requested_wait, status_response
 from umrgen.server.http.api.v1 import capabilities_response
 from umrgen.server.http.problems import Problem
@@ -139,7 +139,7 @@ class SimulatedServer:
         if path == "/api/v1/generate":
             return self._generate(step, at)
         if path == "/healthz" and not self.legacy:
-            return _response(step, at, json_response(Health("ok")), "healthy")
+            return _response(step, at, json_response(Liveness("ok")), "healthy")
         if path == "/healthz" and self.minimal:
             return exchange_for(step, at, 200, {"up": True}, "refused")
         if self.legacy and path.startswith("/api/status?"):

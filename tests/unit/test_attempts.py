@@ -2,15 +2,19 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulation.leaping import LeapingLoop
 
 from umrgen.model import State
 from umrgen.server.blobs import BlobStoreUnavailable
-from umrgen.server.domain.job import Change, Job, output_name
+from umrgen.server.domain.job import Change, Conflict, Job, output_name
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineInfo, EngineStalled
 from umrgen.server.executors import JobBatch, OnPreview, OnStep, VerifiedImage
@@ -359,3 +363,80 @@ async def test_jobs_that_are_drawn_together_are_claimed_together() -> None:
 
 def request_of(width: int) -> GenerationRequest:
     return GenerationRequest("a boat", seed=1, width=width, height=512, steps=9)
+
+
+class LeapingClock:
+    """The time of a leaping loop, and a wall clock that can be set."""
+
+    set_by = 0
+
+    def now(self) -> int:
+        return 1_800_000_000_000 + self.set_by + int(self.monotonic() * 1000)
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class TestLeasesAfterAStandstill:
+    """Two servers share a ledger on one machine; one of them runs a job, the other one checks the leases."""
+
+    LEASE = 30.0
+
+    @classmethod
+    def play(cls, at: float, happens: Callable[[LeapingLoop, LeapingClock], None], *, renews: bool) -> Job:
+        """Return the job 200 s after an event at `at`; the worker ends then unless it `renews` its lease."""
+
+        async def run() -> Job:
+            ledger, clock = MemoryLedger(), LeapingClock()
+            await ledger.open()
+            executor = StalledExecutor()
+            context = attempt_context(executor, ledger, lease=cls.LEASE)
+            checking = asyncio.create_task(Dispatcher(replace(context, clock=clock), "checker")._check_leases())
+            until = lambda: clock.now() + int(cls.LEASE * 1000)  # noqa: E731
+            await ledger.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=clock.now())
+            (job,) = await ledger.jobs.claim("worker", now=clock.now(), lease_until=until())
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, LeapingLoop)
+            loop.call_later(at, happens, loop, clock)
+            while loop.time() <= at or renews:
+                await asyncio.sleep(cls.LEASE / 3)
+                with suppress(Conflict):
+                    await ledger.jobs.change(
+                        "ext_1", Change.PROGRESS, now=clock.now(), token=job.token, lease_until=until()
+                    )
+                if loop.time() > at + 200:
+                    break
+            if not renews:
+                await asyncio.sleep(200)  # all of it is after the event
+            checking.cancel()
+            job_now = await ledger.jobs.get("ext_1")
+            await ledger.close()
+            assert job_now is not None
+            return job_now
+
+        loop = LeapingLoop()
+        try:
+            return loop.run_until_complete(run())
+        finally:
+            loop.close()
+
+    EVENTS: ClassVar[dict[str, Callable[[LeapingLoop, LeapingClock], None]]] = {
+        "stopped": lambda loop, clock: loop.leap(3600),
+        "suspended": lambda loop, clock: setattr(clock, "set_by", clock.set_by + 3_600_000),
+        "set back": lambda loop, clock: setattr(clock, "set_by", clock.set_by - 3_600_000),
+    }
+
+    @settings(max_examples=40)
+    @given(at=st.floats(0, 100), event=st.sampled_from(sorted(EVENTS)))
+    def test_a_job_is_not_taken_from_a_worker_that_continues_too(self, at: float, event: str) -> None:
+        job = self.play(at, self.EVENTS[event], renews=True)
+        assert (job.state, job.tries) == (State.RUNNING, 1)
+
+    @settings(max_examples=20)
+    @given(at=st.floats(0, 100), event=st.sampled_from(["stopped", "suspended"]))
+    def test_a_job_is_taken_from_a_worker_that_does_not(self, at: float, event: str) -> None:
+        job = self.play(at, self.EVENTS[event], renews=False)
+        assert job.state is State.QUEUED

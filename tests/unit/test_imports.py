@@ -60,6 +60,8 @@ SERVER = [
         "server.reencode",
         "server.conversion",
         "server.metrics",
+        "server.running_time",
+        "server.tasks",
         "server.domain",
         "mcp.answers",
         "mcp.previews",

@@ -1,10 +1,13 @@
 """The client's waiting rules, tested without I/O: the requests, their times and the outcome."""
 
 from collections.abc import Callable, Mapping
-from itertools import pairwise, repeat
+from dataclasses import replace
+from itertools import chain, pairwise, repeat
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from umrgen import errors
 from umrgen.client.flow import CallContext, Event, Options, Reply, RequestBudget, TransportFailure
@@ -197,6 +200,108 @@ class TestDeadline:
         assert isinstance(played.outcome, Status)
 
 
+def stopped(received: Reply | TransportFailure, seconds: float) -> Callable[[Any], Any]:
+    """Return what a process receives that did not run for `seconds` after it had sent a request.
+
+    The timer of the request fires late, unless a response had arrived before the standstill.
+    """
+
+    def receive(step: Any) -> Any:
+        if isinstance(received, Reply):
+            return replace(received, elapsed=seconds)
+        return TransportFailure(str(received), at=step.timeout + seconds, sent=received.sent)
+
+    return receive
+
+
+def play(flow: Any, answers: Any) -> tuple[Any, float]:
+    """Run a flow with answers that may arrive after the time of their step; return its outcome and the time."""
+    now, supply = 0.0, iter(answers)
+    try:
+        step = next(flow)
+        while True:
+            now += max(0.0, step.delay)
+            received = next(supply)
+            received = received(step) if callable(received) else received
+            if isinstance(received, Reply):
+                now += received.elapsed
+                step = flow.send(replace(received, at=now, wall=now))
+            else:
+                now += received.at
+                step = flow.throw(TransportFailure(str(received), at=now, sent=received.sent))
+    except StopIteration as result:
+        return result.value, now
+    except errors.UmrgenError as error:
+        return error, now
+
+
+class TestStandstill:
+    """The process is stopped (SIGSTOP, a paused container), and continues `seconds` later."""
+
+    @given(seconds=st.floats(700, 1e6), timely=st.booleans())
+    def test_a_completed_job_is_found_although_the_deadline_has_passed(self, seconds: float, timely: bool) -> None:
+        first = status() if timely else refused(sent=True)
+        poller = StatusPoller(new_context(), "ext_1", seen=True)
+        outcome, _ = play(poller.result(), [status(), stopped(first, seconds), reply(DONE)])
+        assert isinstance(outcome, Status)
+        assert poller.context.time_left > 0, "the image can be downloaded"
+
+    @given(seconds=st.floats(700, 1e6))
+    def test_a_job_that_still_runs_gets_a_last_look_and_the_error_reports_the_standstill(self, seconds: float) -> None:
+        answers = chain([status(), stopped(refused(sent=True), seconds)], repeat(status()))
+        outcome, at = play(StatusPoller(new_context(), "ext_1", seen=True).result(), answers)
+        assert isinstance(outcome, errors.WaitTimeout)
+        assert f"{seconds:.0f} s of the time" in str(outcome) or f"{seconds - 1:.0f}" in str(outcome)
+        assert "umrgen wait ext_1" in (outcome.next or "")
+        assert at <= 2 + 55 + seconds + 11, "a call has one last look"
+
+    def test_the_deadline_is_extended_once(self) -> None:
+        answers = [status(), *repeat(stopped(refused(sent=True), 1000), 3)]
+        outcome, at = play(StatusPoller(new_context(), "ext_1", seen=True).result(), answers)
+        assert isinstance(outcome, errors.WaitTimeout)
+        assert at < 2200
+
+    @given(seconds=st.floats(0, 1e6))
+    def test_a_standstill_is_not_counted_as_a_failure(self, seconds: float) -> None:
+        """Without a deadline: the server is unreachable just after the process continues."""
+        answers = [status(), refused(sent=True), stopped(refused(sent=True), seconds), refused(), reply(DONE)]
+        outcome, _ = play(StatusPoller(new_context(timeout=None), "ext_1", seen=True).result(), answers)
+        assert isinstance(outcome, Status)
+
+    @given(seconds=st.floats(100, 1e6))
+    def test_a_standstill_is_no_stall_of_the_job(self, seconds: float) -> None:
+        flow = StatusPoller(new_context(timeout=None, on_stall="raise"), "ext_1", seen=True).result()
+        outcome, _ = play(flow, [status(), stopped(refused(sent=True), seconds), status(), reply(DONE)])
+        assert isinstance(outcome, Status)
+
+    def test_a_submit_is_repeated_under_its_key_after_its_deadline_has_passed(self) -> None:
+        flow = submit(new_context(), {"prompt": "x"}, "key-1")
+        outcome, _ = play(flow, [stopped(refused(sent=True), 3600), HEALTHY, CREATED])
+        assert outcome.job_id == "ext_1"
+
+    def test_the_status_calls_of_many_jobs_are_not_sent_in_a_burst(self) -> None:
+        """On an older server, each job has its own calls. After an hour, all of them would be due."""
+
+        def delays(standstill: float) -> list[float]:
+            poller = BatchPoller(new_context(timeout=None), [f"ext_{n}" for n in range(20)])
+            sent: list[float] = []
+
+            def answer(step: Any) -> Any:
+                sent.append(step.delay)
+                return stopped(refused(sent=True), standstill)(step) if len(sent) == 30 else status()
+
+            play(poller.next_finished(), chain([reply("", 404)], repeat(answer, 60), [reply(DONE)]))
+            return [round(delay, 6) for delay in sent]
+
+        assert delays(3600) == delays(0), "as after a request that timed out"
+
+    def test_an_ordinary_delay_is_no_standstill(self) -> None:
+        outcome, _ = play(
+            StatusPoller(new_context(timeout=30), "ext_1", seen=True).result(), chain([status()], repeat(status()))
+        )
+        assert "stopped" not in str(outcome)
+
+
 class TestStatusHandling:
     def test_a_stall_is_reported_once_and_the_wait_continues(self) -> None:
         events: list[Event] = []
@@ -248,7 +353,7 @@ class TestStatusHandling:
 
 
 CREATED = reply({"success": True, "job_id": "ext_1"}, 202)
-HEALTHY = reply({"status": "ok"})
+HEALTHY = reply({"status": "ok", "server": "umrgen"})
 OLD = reply("<html>Cannot GET /healthz</html>", 404)
 
 
@@ -305,6 +410,12 @@ class TestSubmitting:
         played = make([taken, status(), reply(DONE), CREATED], wait_for_slot=True)
         assert played.outcome.job_id == "ext_1"
         assert [sent.step.path for sent in played.sent][1:3] == ["/api/v1/status/ext_9"] * 2
+
+    def test_a_timeout_of_the_wait_for_a_slot_is_not_reported_as_an_earlier_failure(self) -> None:
+        taken = reply({"error": "CONCURRENT_LIMIT", "job_id": "ext_9"}, 429)
+        queued = chain([refused(), taken], repeat(status("queued")))
+        played = make(queued, wait_for_slot=True, queue_timeout=20)
+        assert isinstance(played.outcome, errors.WaitTimeout)
 
     def test_an_unreachable_server_is_reported_within_the_submit_budget(self) -> None:
         played = make(repeat(refused()))

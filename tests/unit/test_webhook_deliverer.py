@@ -309,6 +309,44 @@ class TestConcurrency:
         assert sender.most_pending.pop("all") == 8
         assert set(sender.most_pending.values()) == {2}
 
+    @pytest.mark.parametrize("how", ["stopped", "suspended", "restarted"])
+    def test_a_backlog_is_not_sent_to_a_host_all_at_once(self, how: str) -> None:
+        """Retries that were spread over minutes are all due when the server goes on."""
+
+        async def scenario(setup: Setup) -> None:
+            for number in range(100):
+                await setup.end_job(f"ext_{number}", "https://a.example/")
+            async with asyncio.timeout(1e6):
+                while len(setup.sender.sent) < 100:  # noqa: ASYNC110 - in virtual time
+                    await asyncio.sleep(0.01)
+            setup.sender.receiving = lambda number: Response(204)
+            await asyncio.sleep(1)
+            match how:
+                case "stopped":
+                    loop = asyncio.get_running_loop()
+                    assert isinstance(loop, LeapingLoop)
+                    loop.leap(3600)
+                case "suspended":
+                    setup.clock.set_by += 3_600_000
+                    await asyncio.sleep(60)
+                case "restarted":
+                    await setup.deliverer.stop(0)
+                    await asyncio.sleep(3600)
+                    setup.make_deliverer().start()
+            await setup.end_job("ext_other", "https://b.example/", "sid_b")
+            webhook = await setup.over("ext_other")
+            assert webhook.delivered_at is not None
+            assert webhook.delivered_at - webhook.created_at <= 1000, "a backlog delays no other host"
+            for number in range(100):
+                assert (await setup.over(f"ext_{number}")).state is WebhookState.DELIVERED
+
+        sender = play(scenario, Sender(lambda number: Response(500), seconds=0.01))
+        times = [at for at, url, _, _ in sender.sent[100:] if "a.example" in url]
+        assert len(times) == 100
+        for first, sixth in zip(times, times[5:], strict=False):
+            assert sixth - first >= 0.99, "five a second"
+        assert times[-1] - times[0] < 40, "and not much slower"
+
     def test_slow_receivers_of_one_session_do_not_delay_the_messages_of_another(self) -> None:
         async def scenario(setup: Setup) -> None:
             for number in range(40):

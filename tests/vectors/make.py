@@ -62,7 +62,7 @@ def failure(after: float = 0.0, *, sent: bool = False) -> Json:
 
 COMPLETED = response(DONE)
 CREATED = response({"success": True, "job_id": JOB}, 202)
-HEALTHY = response({"status": "ok"})
+HEALTHY = response({"status": "ok", "server": "umrgen"})
 OLD_404 = response("<html>Cannot GET /healthz</html>", 404, {"Content-Type": "text/html"})
 NOT_FOUND = response({"error": "Job not found"}, 404)
 LONG_POLL = {"Preference-Applied": "wait=25"}
@@ -494,13 +494,15 @@ def submits() -> list[Json]:
             case(f"after {name}, not repeated on an older server", "submit", answer, OLD_404, OLD_404)
             for name, answer in maybe_created.items()
         ],
-        case(
-            "/healthz of another server",
-            "submit",
-            failure(sent=True),
-            response({"status": "green"}),
-            OLD_404,
-        ),
+        *[
+            case(f"/healthz of another server: {name}", "submit", failure(sent=True), response(body), OLD_404)
+            for name, body in {
+                "another status": {"status": "green"},
+                "no name": {"status": "ok"},
+                "another name": {"status": "ok", "server": "nginx"},
+                "a name of a wrong type": {"status": "ok", "server": ["umrgen"]},
+            }.items()
+        ],
         case(
             "the job of a lost submit is found on the first servers",
             "submit",

@@ -152,6 +152,11 @@ class TransportFailure(Exception):
         self.sent = sent
 
 
+STANDSTILL = 2.0
+"""Seconds after the end of a request's time until which the driver reports it; later, the process did not run."""
+LAST_LOOK = 10.0
+"""Seconds that a call has after a standstill in which its deadline passed: for a last status, and the image."""
+
 R = TypeVar("R")
 Flow = Generator[Step, Reply, R]
 
@@ -245,10 +250,34 @@ class CallContext:
         self.budget = budget or RequestBudget(options.requests_a_minute)
         self.now = now
         self.deadline = float("inf") if options.timeout is None else now + options.timeout
+        self.stood_still = 0.0
+        """Seconds for which the process did not run: it was stopped, or its event loop was blocked."""
+        self._step_ends = float("inf")
+        self._looked_last = False
         self.status_due = now
         """The earliest time of the first status call of a wait; later than now after another call asked for the job."""
         self.notify = notify
         self.random = random
+
+    def observe(self, at: float) -> None:
+        """Set the current time.
+
+        A process that was stopped (SIGSTOP, a paused container) finds that time has passed without it. When the
+        deadline has passed in this way, the call has LAST_LOOK seconds more, once.
+        """
+        self.now, late = at, at - min(self._step_ends, self.deadline)
+        self._step_ends = float("inf")
+        if late <= STANDSTILL:
+            return
+        self.stood_still += late
+        if at >= self.deadline and not self._looked_last:
+            self._looked_last = True
+            self.deadline = at + LAST_LOOK
+
+    @property
+    def running_time(self) -> float:
+        """The current time without the seconds for which the process did not run: budgets for failures count it."""
+        return self.now - self.stood_still
 
     @property
     def time_left(self) -> float:
@@ -278,6 +307,7 @@ class CallContext:
         if left <= 0:
             raise self.timeout_error(job_id)
         timeout = min(left, self.options.request_timeout + long_poll)
+        self._step_ends = self.now + delay + timeout
         encoded = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         return Step(method, path, headers or {}, encoded, delay, timeout, limit)
 
@@ -288,15 +318,20 @@ class CallContext:
 
     def timeout_error(self, job_id: str | None) -> WaitTimeout:
         """Return the error for a deadline that has passed."""
+        within = self.within()
         if job_id is None:
-            return WaitTimeout(
-                f"no job was created within {self.options.timeout:g} s", next="Try again, or set a longer timeout."
-            )
+            return WaitTimeout(f"no job was created {within}", next="Try again, or set a longer timeout.")
         return WaitTimeout(
-            f"job {job_id} did not finish within {self.options.timeout:g} s; it continues on the server",
+            f"job {job_id} did not finish {within}; it continues on the server",
             job_id=job_id,
             next=f"Continue with: umrgen wait {job_id}",
         )
+
+    def within(self) -> str:
+        """Return the phrase for the timeout of the call, in an error: `within 600 s`."""
+        stopped = self.stood_still
+        note = f" (for {stopped:.0f} s of the time, this program was stopped or blocked)" if stopped else ""
+        return f"within {self.options.timeout:g} s{note}"
 
     def with_jitter(self, interval: float) -> float:
         """Return `interval`, varied at random by the jitter in both directions."""
@@ -324,11 +359,11 @@ class RetryBudget:
         """Return the seconds until the next retry, at least the `requested` ones. Raises `error` after the budget."""
         context, options = self._context, self._context.options
         if self._since is None:
-            self._since = context.now
+            self._since = context.running_time
         backoff = min(options.longest_backoff, options.first_backoff * 2.0 ** min(self.failures, 16))
         delay = max(context.server_delay(requested or 0.0), backoff * (1 + options.jitter * context.random()))
         self.failures += 1
-        if context.now + delay - self._since > self._seconds:
+        if context.running_time + delay - self._since > self._seconds:
             raise error
         if job_id is None and delay >= context.time_left:
             raise error  # before there is a job, its last error is more useful than a WaitTimeout

@@ -140,7 +140,7 @@ class RetryPolicy:
 
     def delay_after_failure(self, failure: TransportFailure) -> float:
         """Return the delay before the retry of a request without a response. Raises ConnectionFailed."""
-        self._context.now = failure.at
+        self._context.observe(failure.at)
         error = ConnectionFailed(unreachable_message(failure), job_id=self._job_id, next=self._advice)
         return self._delay(self._retries, error)
 
@@ -206,7 +206,7 @@ def call(
         except TransportFailure as failure:
             delay = policy.delay_after_failure(failure)
             continue
-        context.now = reply.at
+        context.observe(reply.at)
         data = reply.json()
         if 200 <= reply.status < 300 and data is not None:
             retries.reset()

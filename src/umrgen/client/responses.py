@@ -17,6 +17,7 @@ __all__ = [
     "SubmitReceipt",
     "decompress",
     "entity_tag",
+    "names_umrgen",
     "parse_batch",
     "parse_receipt",
     "parse_upload",
@@ -157,6 +158,11 @@ def parse_upload(data: Mapping[str, Any]) -> str | None:
 # --- the origin of an error response ------------------------------------------------------------------
 
 _OUTPUT_CODES = ("forbidden_output", "output_not_found", "output_expired", "not_found", "invalid_request")
+
+
+def names_umrgen(data: Mapping[str, Any] | None) -> bool:
+    """Return whether the body of `/healthz` is an UMRGEN server's; gateways and other servers have one of their own."""
+    return data is not None and data.get("server") == "umrgen"
 
 
 def reports_missing_job(status: int, data: Mapping[str, Any] | None) -> bool:

@@ -68,10 +68,10 @@ class Download:
         """Send requests until the body is complete."""
         redirects = 0
         while True:
-            self._context.now = self._transport.clock.monotonic()
+            self._context.observe(self._transport.clock.monotonic())
             if self._context.time_left <= 0:
                 raise WaitTimeout(
-                    f"the image of job {self._job_id} was not downloaded within {self._context.options.timeout:g} s",
+                    f"the image of job {self._job_id} was not downloaded {self._context.within()}",
                     job_id=self._job_id,
                     next=f"Continue with: umrgen fetch {self._job_id}",
                 )
@@ -115,7 +115,7 @@ class Download:
 
     def _retry_delay(self, error: UmrgenError, *, progress: bool) -> float:
         """Return the seconds until the next attempt. Raises `error` after too many attempts without a new byte."""
-        self._context.now = self._transport.clock.monotonic()
+        self._context.observe(self._transport.clock.monotonic())
         if progress:
             self._attempts_without_progress = 0
             if isinstance(error, ConnectionFailed):
@@ -132,7 +132,7 @@ class Download:
         headers = self._partial.state.headers()
         begin, timeout = context.options.request_timeout, max(0.001, context.time_left)
         async with transport.stream(url, headers, with_key=with_key, begin=begin, timeout=timeout) as stream:
-            context.now = transport.clock.monotonic()
+            context.observe(transport.clock.monotonic())
             reply = Reply(stream.status, stream.headers, b"", at=context.now, wall=transport.clock.now() / 1000)
             limited = stream.status == 429
             self._requested_delay = rate_limit_delay(context, reply, self._limited) if limited else retry_after(reply)

@@ -58,7 +58,7 @@ def _is_ready(descriptor: int) -> bool:
 
 
 async def _pause(target: Path, context: CallContext, clock: Clock) -> None:
-    context.now = clock.monotonic()
+    context.observe(clock.monotonic())
     if context.time_left <= 0:
         raise TargetUnusable(f"{target} was not read in time", next="Fetch the image again.")
     await clock.sleep(INTERVAL)

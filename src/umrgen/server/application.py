@@ -43,11 +43,13 @@ from umrgen.server.services.outputs import Outputs
 from umrgen.server.services.retention import Retention, RetentionPolicy
 from umrgen.server.services.server_state import ServerState
 from umrgen.server.services.signatures import Signatures
+from umrgen.server.services.storage_health import StorageHealth
 from umrgen.server.services.submissions import Submissions
 from umrgen.server.services.subscriptions import Subscriptions
 from umrgen.server.services.uploads import Uploads
 from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.state import LedgerMark, worker_id
+from umrgen.server.tasks import cancelled
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.deliverer import WebhookDeliverer
 
@@ -163,6 +165,7 @@ class Application:
         self.estimates = Estimates(clock, lambda: self.executor.capacity, lambda: self.executor.until_loaded)
         self.signatures = Signatures(settings.url_ttl, clock)
         self.admission = Admission(self.executor, self.blobs, settings.disk_reserve << 20)
+        self.storage = StorageHealth(self.blobs, self.ledger.coordination, self.admission, clock, worker)
         self.keys = ApiKeys(self.ledger.keys, clock)
         self.dispatcher = self._make_dispatcher(worker, clock)
         self.retention = self._make_retention(worker, clock)
@@ -269,6 +272,7 @@ class Application:
             engine=self.settings.engine,
             longest_wait=self.settings.max_wait,
             running_cap=self.settings.session_running,
+            storage=self.storage,
         )
 
     def _make_mcp(self) -> "McpEndpoint":
@@ -325,6 +329,7 @@ class Application:
             self.retention.run(),
             self.keys.keep_uses(),
             self._keep_mark(),
+            self.storage.run(),
             *([self._mcp.serve()] if self._mcp else []),
         ]
         self._chores = [asyncio.create_task(chore) for chore in chores]
@@ -355,9 +360,11 @@ class Application:
         self.deliverer.stop_now()
 
     async def close(self) -> None:
-        for chore in self._chores:
-            chore.cancel()
-        await asyncio.gather(*self._chores, return_exceptions=True)
+        """Stop everything; without `drain`, running jobs are queued again. Any task may be cancelled already."""
+        self.stop_now()
+        await self.dispatcher.drain(0)
+        await cancelled(*self._chores)
+        await self.storage.stop()
         await self.keys.write_uses()
         await self._write_mark()
         await self.deliverer.stop(0)

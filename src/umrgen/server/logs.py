@@ -11,12 +11,19 @@ import re
 import sys
 import threading
 import time
+from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, TextIO
 
-__all__ = ["BackgroundHandler", "set_up_logs"]
+__all__ = ["BackgroundHandler", "RepeatLimit", "set_up_logs"]
 
+REPEATS = 20
+"""Warnings and errors of one kind in a minute; further ones are one a minute, with the number of those left out."""
+MINUTE = 60.0
+KINDS = 1000
+"""Kinds of lines that are counted; the least recent ones are forgotten."""
 WAITING = 2000
 """Lines that wait for a slow reader."""
 LAST_LINES = 2.0
@@ -78,6 +85,35 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
+class RepeatLimit(logging.Filter):
+    """Leaves out warnings and errors that repeat, such as one a second while a disk is full.
+
+    A kind of line is a logger and a message before its values are inserted. REPEATS lines of a kind pass together, then
+    one a minute; the next line that passes reports how many were left out.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._now = now
+        self._kinds: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
+        """For each kind, when all of its lines may pass again, and the number of lines left out."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        kind, now = (record.name, str(record.msg)), self._now()
+        full_at, left_out = self._kinds.get(kind, (now, 0))
+        full_at = max(full_at, now) + MINUTE
+        passes = full_at - now <= REPEATS * MINUTE
+        self._kinds[kind] = (full_at, 0) if passes else (full_at - MINUTE, left_out + 1)
+        self._kinds.move_to_end(kind)
+        while len(self._kinds) > KINDS:
+            self._kinds.popitem(last=False)
+        if passes and left_out:
+            record.left_out = left_out  # a field of the line
+        return passes
+
+
 class BackgroundHandler(logging.Handler):
     """A handler that writes lines on a thread: a slow or blocked reader of stderr does not delay the server.
 
@@ -120,6 +156,7 @@ class BackgroundHandler(logging.Handler):
 def set_up_logs(form: str) -> None:
     """Send log lines to stderr, in the form "text" or "json"."""
     handler = BackgroundHandler(sys.stderr)
+    handler.addFilter(RepeatLimit())
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     # The source position and the thread are not in the lines; finding them costs more than formatting.
     logging._srcfile = None

@@ -29,6 +29,7 @@ class Metrics(Collector):
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._answers: Counter[int] = Counter()
+        self._refusals: Counter[int] = Counter()
         self._gauges: Sequence[Gauge] = ()
         self.waits = Histogram(
             "umrgen_job_wait_seconds",
@@ -57,6 +58,10 @@ class Metrics(Collector):
         """Count a response by its status; 0 for a caller that disconnected before the response."""
         self._answers[status] += 1
 
+    def refused_stranger(self, status: int) -> None:
+        """Count a 4xx response to a caller without a valid key."""
+        self._refusals[status] += 1
+
     def observe(self, jobs: Iterable[Job]) -> None:
         """Observe the jobs that the ledger committed."""
         for job in jobs:
@@ -68,10 +73,8 @@ class Metrics(Collector):
                     self.runs.labels(job.engine).observe((job.completed_at - job.claimed_at) / 1000)
 
     def collect(self) -> Iterator[Metric]:
-        answers = CounterMetricFamily("umrgen_requests", "Responses by status.", labels=["status"])
-        for status, count in sorted(self._answers.items()):
-            answers.add_metric([str(status)], count)
-        yield answers
+        yield _by_status("umrgen_requests", "Responses by status.", self._answers)
+        yield _by_status("umrgen_refused_strangers", "4xx responses to callers without a valid key.", self._refusals)
         for name, help, value in self._gauges:
             yield GaugeMetricFamily(name, help, value=value)
 
@@ -79,3 +82,10 @@ class Metrics(Collector):
         """Return all metrics and these gauges, as `CONTENT_TYPE`."""
         self._gauges = gauges
         return generate_latest(self._registry)
+
+
+def _by_status(name: str, help: str, counts: Counter[int]) -> Metric:
+    family = CounterMetricFamily(name, help, labels=["status"])
+    for status, count in sorted(counts.items()):
+        family.add_metric([str(status)], count)
+    return family

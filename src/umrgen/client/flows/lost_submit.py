@@ -153,10 +153,10 @@ def _page(context: CallContext, path: str) -> "Flow[Any]":
         try:
             reply = yield context.step("GET", f"{path}?{SESSION}", delay=delay)
         except TransportFailure as failure:
-            context.now = failure.at
+            context.observe(failure.at)
             delay = retries.next_delay(ConnectionFailed(unreachable_message(failure)))
             continue
-        context.now = reply.at
+        context.observe(reply.at)
         error = error_from(reply)
         if isinstance(error, RateLimited):
             delay = limited.next_delay(error, rate_limit_delay(context, reply, limited))

@@ -7,7 +7,7 @@ from umrgen.client.flow import CallContext, Event, Flow, Reply, RetryBudget, Tra
 from umrgen.client.flows.lost_submit import LostSubmit, find_lost_job
 from umrgen.client.flows.wait import StatusPoller
 from umrgen.client.protocol import API, error_from, is_html, is_transient, rate_limit_delay, unreachable_message
-from umrgen.client.responses import SubmitReceipt, parse_receipt
+from umrgen.client.responses import SubmitReceipt, names_umrgen, parse_receipt
 from umrgen.errors import ConcurrencyLimit, ConnectionFailed, RateLimited, UmrgenError, WaitTimeout
 
 __all__ = ["submit", "supports_idempotency"]
@@ -104,11 +104,11 @@ class _Submission:
                 self._sent_at = context.now + step.delay
                 reply = yield step
             except TransportFailure as failure:
-                context.now = failure.at
+                context.observe(failure.at)
                 error = ConnectionFailed(unreachable_message(failure))
                 delay = yield from self._retry_delay(error, None, maybe_created=failure.sent)
                 continue
-            context.now = reply.at
+            context.observe(reply.at)
             data = reply.json()
             receipt = parse_receipt(data) if reply.status in (200, 201, 202) else None
             if receipt is not None:
@@ -125,6 +125,7 @@ class _Submission:
             # Created, but the response cannot be read. An HTML page is from a gateway, in place of the request.
             return (yield from self._retry_delay(error, None, maybe_created=True))
         if isinstance(error, ConcurrencyLimit) and self._wait_for_slot:
+            self.last_error = None  # an earlier one is not the reason for the wait
             if self.maybe_created:
                 return (yield from self._wait_for_job(error, reply))
             self._on_postponed(True)
@@ -167,7 +168,7 @@ class _Submission:
 
 
 def _supports_idempotency(context: CallContext, error: UmrgenError, retries: RetryBudget) -> "Flow[bool]":
-    """Return whether this server supports idempotency keys, which it does if it has our `/healthz`.
+    """Return whether this server supports idempotency keys, which it does if its `/healthz` names UMRGEN.
 
     Raises `error` when it cannot be asked.
     """
@@ -180,11 +181,11 @@ def _supports_idempotency(context: CallContext, error: UmrgenError, retries: Ret
         try:
             reply = yield step
         except TransportFailure as failure:
-            context.now = failure.at
+            context.observe(failure.at)
             delay = retries.next_delay(error)
             continue
-        context.now = reply.at
-        if reply.status == 200 and (reply.json() or {}).get("status") == "ok":
+        context.observe(reply.at)
+        if reply.status == 200 and names_umrgen(reply.json()):
             return True
         if reply.status == 429:
             delay = limited.next_delay(error, rate_limit_delay(context, reply, limited))

@@ -52,7 +52,7 @@ class StatusPoller:
         )
         self._etag: str | None = None
         self._changes = 0
-        self._changed_at = context.now
+        self._changed_at = context.running_time
         self._queued_since = context.now
         self._eta_poll_at: float | None = None
         self._reported: set[str] = set()
@@ -119,7 +119,7 @@ class StatusPoller:
         except TransportFailure as failure:
             self.delay = self._retries.delay_after_failure(failure)
             return None
-        context.now = reply.at
+        context.observe(reply.at)
         if reply.status == 304 and self.status is not None:
             self._reset_retries()
             self.delay = self._next_delay(reply, self.status)
@@ -214,13 +214,13 @@ class StatusPoller:
         self.status = status
         if is_progress:
             self._changes += 1
-            self._changed_at = context.now
+            self._changed_at = context.running_time
             self._reported.discard("stalled")
             context.notify(Event("status", self.job_id, status.state, status.raw, status))
         if not status.known and "unknown" not in self._reported:
             self._reported.add("unknown")
             context.notify(Event("unknown_state", self.job_id, f"unknown state {status.state!r}; waiting continues"))
-        if status.state == State.RUNNING and context.now - self._changed_at >= options.stall_after:
+        if status.state == State.RUNNING and context.running_time - self._changed_at >= options.stall_after:
             self._report_stall(status)
         if status.state != State.QUEUED:
             self._queued_since = context.now
@@ -233,7 +233,7 @@ class StatusPoller:
             )
 
     def _report_stall(self, status: Status) -> None:
-        idle = self.context.now - self._changed_at
+        idle = self.context.running_time - self._changed_at
         message = f"job {self.job_id} is running, but has not changed for {idle:.0f} s"
         if self.context.options.on_stall == "raise":
             raise JobStalled(message, job_id=self.job_id)

@@ -100,7 +100,9 @@ class BatchPoller:
         """Poll each job by its own calls, within the request budget: this is an older server."""
         self._use_batch = False
         self.context.budget.limited = True
-        self._due = {job_id: self.context.now + self._interval(index) for index, job_id in enumerate(self.pending)}
+        self._due = {
+            job_id: self.context.running_time + self._interval(index) for index, job_id in enumerate(self.pending)
+        }
 
     # --- one call per job ---
 
@@ -109,14 +111,14 @@ class BatchPoller:
         context = self.context
         job_id = min(self.pending, key=lambda name: self._due[name])
         poller = self._pollers.setdefault(job_id, StatusPoller(context, job_id, seen=True, long_poll=False))
-        poller.delay = max(0.0, self._due[job_id] - context.now)
+        poller.delay = max(0.0, self._due[job_id] - context.running_time)
         try:
             status = yield from poller.poll()
         except (JobNotFound, JobStalled, NotUmrgen) as error:
             return {job_id: error}
         if status is not None and status.over:
             return {job_id: status}
-        self._due[job_id] = context.now + max(poller.delay, self._interval(self.pending.index(job_id)))
+        self._due[job_id] = context.running_time + max(poller.delay, self._interval(self.pending.index(job_id)))
         return {}
 
     def _interval(self, index: int) -> float:

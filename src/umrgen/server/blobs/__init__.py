@@ -60,6 +60,10 @@ class BlobStore(Protocol):
         """Return whether there is no blob at all."""
         ...
 
+    async def check(self) -> None:
+        """Store something small, and delete it. Raises BlobStoreUnavailable when that fails."""
+        ...
+
     async def free_bytes(self) -> int | None:
         """Return how many bytes can still be stored; None where that is unknown."""
         ...

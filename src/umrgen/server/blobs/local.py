@@ -18,6 +18,8 @@ INCOMING = ".incoming"
 """The folder of unfinished files, below the root; each server has a folder of its own in it."""
 FREE_KNOWN = 1.0
 """Seconds for which the free space is remembered."""
+CHECK = b"x" * 4096
+"""What `check` stores: at least one block of the disk."""
 PART = 8 << 20
 """Bytes that are read at a time: most images are one part, which is not copied again."""
 
@@ -54,6 +56,13 @@ class LocalBlobStore:
 
     def _put(self, path: Path, data: bytes) -> None:
         self._prepare(path.parent)
+        with self._stored(data) as partial:
+            os.replace(partial, path)
+        sync_folder(path.parent)
+
+    @contextmanager
+    def _stored(self, data: bytes) -> Iterator[Path]:
+        """Yield an unfinished file with these bytes, synced; delete it unless it was renamed."""
         self._incoming.mkdir(parents=True, exist_ok=True)
         partial = self._incoming / secrets.token_hex(16)
         try:
@@ -61,11 +70,18 @@ class LocalBlobStore:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, path)
+            yield partial
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+
+    async def check(self) -> None:
+        with _translated("stored"):
+            await asyncio.to_thread(self._check)
+
+    def _check(self) -> None:
+        with self._stored(CHECK) as partial:
+            partial.unlink()
 
     def _prepare(self, session: Path) -> None:
         """Create the session's folder if it is missing, and sync its name, and the root's, once in this process.

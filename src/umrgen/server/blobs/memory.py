@@ -31,6 +31,9 @@ class MemoryBlobStore:
     async def is_empty(self) -> bool:
         return not self._blobs
 
+    async def check(self) -> None:
+        """Memory can always be written."""
+
     async def free_bytes(self) -> int | None:
         return None
 

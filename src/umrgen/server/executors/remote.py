@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from umrgen.server.engines import (
@@ -20,6 +21,7 @@ from umrgen.server.engines import (
 from umrgen.server.engines.encoding import encoded, preview_jpeg
 from umrgen.server.executors import JobBatch, OnPreview, OnStep, VerifiedImage, WatchdogLimits, verified
 from umrgen.server.executors.watchdog import Watchdog
+from umrgen.server.running_time import RunningTimeout
 
 if TYPE_CHECKING:
     from umrgen.server.engines import Pixels
@@ -137,7 +139,7 @@ class RemoteExecutor:
 
     async def _load(self) -> None:
         try:
-            async with asyncio.timeout(self._limits.load_timeout):
+            async with RunningTimeout(self._limits.load_timeout):
                 await self._engine.load(self._grow)
         except TimeoutError:
             raise EngineStalled(f"the engine was not reached within {self._limits.load_timeout:g} s") from None
@@ -191,7 +193,9 @@ class RemoteExecutor:
     async def _cancel(self, job_id: str, drawing: "asyncio.Future[Any]") -> None:
         """Cancel a drawing; when it does not end within `cancel_grace` seconds, count it as a part of the capacity."""
         drawing.cancel()
-        await asyncio.wait({drawing}, timeout=self._limits.cancel_grace)
+        with suppress(TimeoutError):
+            async with RunningTimeout(self._limits.cancel_grace):
+                await asyncio.wait({drawing})
         if drawing.done():
             _ignore_result(drawing)
             return

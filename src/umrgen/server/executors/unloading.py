@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from umrgen.clock import Clock
 from umrgen.server.engines import DrawTask, EngineInfo
 from umrgen.server.executors import Executor, JobBatch, OnPreview, OnStep, VerifiedImage
+from umrgen.server.running_time import RunningTimeout
 
 __all__ = ["LoadCommands", "UnloadingExecutor"]
 
@@ -145,7 +146,7 @@ class UnloadingExecutor:
             log.error("the command %s cannot be run: %s", name, error)
             return
         try:
-            async with asyncio.timeout(self._commands.timeout):
+            async with RunningTimeout(self._commands.timeout):
                 code = await process.wait()
         except TimeoutError:
             log.error("the command %s was killed after %g s", name, self._commands.timeout)

@@ -1,10 +1,10 @@
 """The deadline of a drawing, which each sign of life of the engine extends."""
 
-import asyncio
 from types import TracebackType
 
 from umrgen.server.engines import EngineStalled, Phase
 from umrgen.server.executors import WatchdogLimits
+from umrgen.server.running_time import RunningTimeout
 
 __all__ = ["Watchdog"]
 
@@ -13,13 +13,14 @@ class Watchdog:
     """An `async with` block that is cancelled, and raises EngineStalled, when the engine shows no sign of life.
 
     A sign of life is a step beyond the furthest one, or a phase that is new since that step. An engine that repeats
-    itself shows none.
+    itself shows none. Only the time counts for which this process ran: the engine may have been stopped with it, and
+    its messages may wait to be read.
     """
 
     def __init__(self, limits: WatchdogLimits) -> None:
         self._limits = limits
         self._allowed = limits.stall_after
-        self._timeout = asyncio.timeout(limits.stall_after)
+        self._timeout = RunningTimeout(limits.stall_after)
         self._furthest = 0
         self._phases: set[Phase] = set()
 
@@ -52,5 +53,4 @@ class Watchdog:
     def extend(self, seconds: float | None = None) -> None:
         """Allow the engine `seconds` (None: `stall_after`) from now until its next sign of life."""
         self._allowed = self._limits.stall_after if seconds is None else seconds
-        if not self._timeout.expired():
-            self._timeout.reschedule(asyncio.get_running_loop().time() + self._allowed)
+        self._timeout.restart(self._allowed)

@@ -4,6 +4,7 @@ As in OpenAI's interface, a call lasts until the image is drawn, inside `Submiss
 `progress` and `interrupt` are about the jobs of the caller's own calls.
 """
 
+import asyncio
 import binascii
 import json
 from base64 import b64decode, b64encode
@@ -32,6 +33,8 @@ from umrgen.server.services.caller import Caller
 __all__ = ["routes"]
 
 MAX_BODY = 32 << 20
+PART = 256 << 10
+"""Characters of base64 that are decoded at once; a multiple of 4."""
 MOST_IMAGES = 10
 PATH = "/sdapi/v1"
 _PASSED = ("prompt", "steps", "width", "height", "seed")
@@ -170,7 +173,7 @@ class _Api:
         count = _count(data, "batch_size") * _count(data, "n_iter")
         if count > MOST_IMAGES:
             raise Problem("invalid_request", f"batch_size × n_iter must be {MOST_IMAGES} or less; got {count}")
-        images = _images(data)
+        images = await _images(data)
         if not images:
             return generation.several(count), None
         with await self.services.uploads.admit(caller) as reserved:
@@ -216,19 +219,30 @@ def _count(data: Mapping[str, Any], name: str) -> int:
     return value
 
 
-def _images(data: Mapping[str, Any]) -> list[bytes]:
+async def _images(data: Mapping[str, Any]) -> list[bytes]:
     """Return the images of `init_images`. Raises Problem."""
     images = data.get("init_images", [])
     if not isinstance(images, list) or len(images) > LIMITS.references:
         raise Problem("invalid_request", f"init_images must be a list of at most {LIMITS.references} images")
-    return [_decoded(image) for image in images]
+    return [await _decoded(image) for image in images]
 
 
-def _decoded(image: Any) -> bytes:
-    """Return the bytes of an image in base64, or in a data URL. Raises Problem."""
+async def _decoded(image: Any) -> bytes:
+    """Return the bytes of an image in base64, or in a data URL. Raises Problem.
+
+    It is decoded in parts, between which the event loop runs: on a thread, it would block the loop all the same.
+    """
+    text = image if isinstance(image, str) else "?"
+    text = text.partition(",")[2] if text.startswith("data:") else text
     try:
-        return b64decode(image.partition(",")[2] if image.startswith("data:") else image, validate=True)
-    except (AttributeError, ValueError):
+        if "=" in text[:-2]:
+            raise ValueError
+        parts = []
+        for start in range(0, len(text), PART):
+            parts.append(b64decode(text[start : start + PART], validate=True))
+            await asyncio.sleep(0)
+        return b"".join(parts)
+    except ValueError:
         raise Problem("invalid_request", "init_images must have images in base64", field="init_images") from None
 
 

@@ -1,10 +1,9 @@
 """Reading a request's body, with a limit on its size and on the time that it takes."""
 
-import asyncio
-
 from starlette.requests import ClientDisconnect, Request
 
 from umrgen.server.http.problems import Problem
+from umrgen.server.running_time import RunningTimeout
 
 __all__ = ["read_body"]
 
@@ -24,18 +23,16 @@ async def read_body(request: Request, limit: int) -> bytes:
     announced = request.headers.get("content-length", "")
     fits = not (announced.isdigit() and int(announced) > limit)
     body = bytearray()
-    loop = asyncio.get_running_loop()
-    until, taken, earned = loop.time() + GRACE_SECONDS, 0, 0
+    taken, earned = 0, 0
     try:
-        async with asyncio.timeout_at(until) as deadline:
+        async with RunningTimeout(GRACE_SECONDS) as deadline:
             async for chunk in request.stream():
                 taken += len(chunk)
                 fits = fits and taken <= limit
                 if fits:
                     body += chunk
-                    if taken // SLOWEST > earned:  # in whole seconds, so that most bodies need one timer
-                        earned = taken // SLOWEST
-                        deadline.reschedule(until + earned)
+                    deadline.extend(taken // SLOWEST - earned)
+                    earned = taken // SLOWEST
                 elif taken > LINGER_BYTES:
                     break
     except TimeoutError:

@@ -14,7 +14,7 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from umrgen.errors import UmrgenError
 from umrgen.mcp.answers import error_line
@@ -23,10 +23,11 @@ from umrgen.mcp.tools import ImageTools
 from umrgen.model import Status
 from umrgen.server.domain.job import Job
 from umrgen.server.http import Services
-from umrgen.server.http.api.schemas import decode_generate
+from umrgen.server.http.api.schemas import check_values, decode_generate
 from umrgen.server.http.api.status import wire
 from umrgen.server.http.api.v1 import capabilities_response
 from umrgen.server.http.auth import authenticate
+from umrgen.server.http.bodies import read_body
 from umrgen.server.http.guide import request_base_url
 from umrgen.server.http.problems import Problem, to_problem
 from umrgen.server.services.caller import Caller
@@ -36,6 +37,8 @@ from umrgen.server.services.refusal import Refusal
 __all__ = ["McpEndpoint"]
 
 PATH = "/mcp"
+MAX_BODY = 256 << 10
+"""Bytes of a message: the SDK decodes it on the event loop."""
 _CALLER = "umrgen.caller"
 
 
@@ -50,7 +53,7 @@ class McpEndpoint:
             stateless_http=False,  # otherwise the cancellations of older clients do not arrive
             # SecurityMiddleware checks Host and Origin of every request.
             transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
-            max_request_body_size=1 << 20,
+            max_request_body_size=MAX_BODY,
         )
         self._sessions = tools.session_manager
 
@@ -62,6 +65,8 @@ class McpEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             caller = await authenticate(self._services, scope, dict(scope["headers"]))
+            if scope["method"] == "POST":
+                receive = await _checked(scope, receive)
         except Exception as error:
             await to_problem(error).response()(scope, receive, send)
             return
@@ -73,6 +78,21 @@ class McpEndpoint:
     def _backend(self, ctx: RequestContext) -> "ServiceBackend":
         base_url = request_base_url(self._services, _request(ctx))
         return ServiceBackend(self._services, _caller(ctx), base_url)
+
+
+async def _checked(scope: Scope, receive: Receive) -> Receive:
+    """Return a `receive` that gives the body again, once it was read and has a bounded number of values.
+
+    Raises Problem.
+    """
+    body = await read_body(Request(scope, receive), MAX_BODY)
+    check_values(body)
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return again
 
 
 def _explain(error: Exception) -> str | None:

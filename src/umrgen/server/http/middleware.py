@@ -18,6 +18,7 @@ from umrgen.server.allowed_hosts import AllowedHosts
 from umrgen.server.http.auth import address_of
 from umrgen.server.http.disconnect import was_disconnected
 from umrgen.server.http.problems import Problem
+from umrgen.server.http.strangers import StrangerLog
 from umrgen.server.metrics import Metrics
 from umrgen.server.settings import Settings
 
@@ -45,6 +46,7 @@ class SecurityMiddleware:
         self._prefix = settings.prefix
         self._log = settings.access_log
         self._metrics = metrics
+        self._strangers = StrangerLog(metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -97,6 +99,9 @@ class SecurityMiddleware:
         notable = status >= 400 or status == 0 or scope["method"] not in _SAFE_METHODS
         # A client above its rate limit must not fill the log; the metrics count its requests.
         notable = notable and status != 429 and scope["path"] not in _POLLED
+        if 400 <= status < 500 and "key_id" not in state:
+            self._strangers.note(status, address_of(scope))
+            notable = False
         if self._log == "none" or (self._log == "notable" and not notable):
             return
         fields: Mapping[str, Any] = {

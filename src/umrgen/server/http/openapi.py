@@ -210,7 +210,7 @@ OPERATIONS = (
         {206: "the requested range", 304: "the image has not changed"},
         keyed=False,
     ),
-    Operation("get", "/healthz", "healthz", "Liveness probe", 200, responses.Health, keyed=False),
+    Operation("get", "/healthz", "healthz", "Liveness probe", 200, responses.Liveness, keyed=False),
     Operation(
         "get",
         "/readyz",

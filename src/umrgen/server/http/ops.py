@@ -5,7 +5,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from umrgen.server.http import Services
-from umrgen.server.http.api.responses import Health, json_response
+from umrgen.server.http.api.responses import Health, Liveness, json_response
 from umrgen.server.http.auth import open_for_operator
 from umrgen.server.metrics import CONTENT_TYPE, Gauge
 
@@ -15,7 +15,7 @@ __all__ = ["routes"]
 def routes(services: Services) -> list[Route]:
     async def healthz(request: Request) -> Response:
         """Liveness probe."""
-        return _json("ok")
+        return json_response(Liveness("ok"))
 
     async def metrics(request: Request) -> Response:
         """Return the server's metrics for Prometheus."""
@@ -25,7 +25,7 @@ def routes(services: Services) -> list[Route]:
 
     async def readyz(request: Request) -> Response:
         """Readiness probe. A 503 does not disclose its reason to unauthenticated callers."""
-        return _json("ready") if services.state.is_ready() else _json("not ready", 503)
+        return _json("ready") if await services.state.is_ready() else _json("not ready", 503)
 
     return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
 

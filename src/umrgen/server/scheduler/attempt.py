@@ -17,6 +17,7 @@ from umrgen.server.engines.support import unsupported
 from umrgen.server.executors import Executor, JobBatch, VerifiedImage
 from umrgen.server.ledger import JobStore, LedgerUnavailable
 from umrgen.server.scheduler.previews import Previews
+from umrgen.server.tasks import cancelled
 from umrgen.server.tracing import span
 
 __all__ = ["Attempt", "AttemptContext", "DispatchPolicy"]
@@ -115,7 +116,7 @@ class Attempt:
             log.exception("job %s: unexpected exception", job.id)
             await self._retry("engine_crashed", f"the attempt failed: {type(error).__name__}")
         finally:
-            await _cancelled(heartbeat)
+            await cancelled(heartbeat)
 
     # --- drawing ---
 
@@ -137,7 +138,7 @@ class Attempt:
                 heartbeat.result()
             raise Conflict(job_id=job.id)
         finally:
-            await _cancelled(drawing, over)
+            await cancelled(drawing, over)
 
     def _check_supported(self) -> None:
         """Raise RequestUnsupported; jobs are accepted before the engine has loaded."""
@@ -277,10 +278,3 @@ class Attempt:
                 if not self._retries_writes:
                     raise
             await self._context.clock.sleep(RETRY_INTERVAL)
-
-
-async def _cancelled(*tasks: "asyncio.Task[Any]") -> None:
-    """Cancel these tasks, and wait until they have ended."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

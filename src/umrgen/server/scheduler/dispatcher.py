@@ -12,7 +12,9 @@ from umrgen.server.domain.job import Change, Conflict, Job
 from umrgen.server.domain.request import batch_key
 from umrgen.server.executors import JobBatch
 from umrgen.server.ledger import LedgerUnavailable
+from umrgen.server.running_time import slept_on_time
 from umrgen.server.scheduler.attempt import Attempt, AttemptContext
+from umrgen.server.tasks import cancel_once
 
 __all__ = ["Dispatcher"]
 
@@ -83,8 +85,7 @@ class Dispatcher:
         await asyncio.sleep(0)  # a task that is cancelled before its first step runs nothing, not even the requeuing
         if self._running:
             log.info("requeuing %d running jobs", len(self._running))
-        for attempt in self._attempts:
-            attempt.cancel()
+        cancel_once(self._attempts)
         await asyncio.sleep(0)  # each attempt sees its cancellation first, so the end of its engine is no crash
 
     def stop_now(self) -> None:
@@ -190,13 +191,25 @@ class Dispatcher:
     # --- leases ---
 
     async def _check_leases(self) -> None:
-        """Requeue jobs whose lease has ended."""
-        context = self._context
+        """Requeue jobs whose lease has ended.
+
+        After a standstill of this server, or a jump of its clock, other workers have the time of one lease to renew
+        theirs: they may have been stopped on the same machine, or run by the right time.
+        """
+        context, lease = self._context, self._context.policy.lease
+        patient_until = 0.0
         while True:
-            await context.clock.sleep(context.policy.lease / 3)
+            if not await slept_on_time(context.clock, lease / 3):
+                patient_until = context.clock.monotonic() + lease
+                log.warning(
+                    "this server did not run for some time, or its clock was set: it takes no job of another worker "
+                    "for %g s",
+                    lease,
+                )
             try:
                 for job in await context.jobs.expired_leases(now=context.clock.now()):
-                    await self._check_lease(job)
+                    if job.worker == self._worker or context.clock.monotonic() >= patient_until:
+                        await self._check_lease(job)
             except Exception:
                 log.exception("the leases could not be checked")
 

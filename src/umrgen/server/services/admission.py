@@ -23,18 +23,19 @@ class Admission:
         self._check_draining()
         if self._executor.trouble:
             raise Refusal("engine_unavailable", self._executor.trouble)
-        await self._check_storage()
+        await self.check_storage()
 
     async def check_upload(self) -> None:
         """Raise Refusal when no reference image is accepted now."""
         self._check_draining()
-        await self._check_storage()
+        await self.check_storage()
 
     def _check_draining(self) -> None:
         if self.draining:
             raise Refusal("draining")
 
-    async def _check_storage(self) -> None:
+    async def check_storage(self) -> None:
+        """Raise Refusal when less space is free than is reserved."""
         free = await self._blobs.free_bytes()
         if free is not None and free < self._disk_reserve:
             raise Refusal("storage_full", retry_after=60)

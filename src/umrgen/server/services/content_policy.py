@@ -12,6 +12,7 @@ from typing import Any
 
 from umrgen.errors import UmrgenError
 from umrgen.paths import user_path
+from umrgen.server.running_time import RunningTimeout
 from umrgen.server.settings import BadSettings
 
 __all__ = ["PolicyFailed", "PromptPolicy", "load_policy"]
@@ -42,7 +43,7 @@ class PromptPolicy:
     async def refusal(self, prompt: str) -> str | None:
         """Return the reason for which a prompt is refused; None if it is accepted. Raises PolicyFailed."""
         try:
-            async with asyncio.timeout(SECONDS):
+            async with RunningTimeout(SECONDS):
                 reason = await self._call(prompt)
         except Exception as error:
             # Only the type: the exception's text may contain the prompt, which is not logged.

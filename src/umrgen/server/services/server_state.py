@@ -13,6 +13,7 @@ from umrgen.server.services.admission import Admission
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.limits import RateLimits
 from umrgen.server.services.refusal import Refusal
+from umrgen.server.services.storage_health import StorageHealth
 from umrgen.server.services.subscriptions import Subscriptions
 
 __all__ = ["Figures", "GuideFacts", "ServerCapabilities", "ServerState"]
@@ -98,10 +99,12 @@ class ServerState:
     engine: str
     longest_wait: float
     running_cap: int
+    storage: StorageHealth
 
-    def is_ready(self) -> bool:
-        """Return whether the server accepts jobs and can run them."""
-        return not self.admission.draining and self.executor.info is not None and not self.executor.trouble
+    async def is_ready(self) -> bool:
+        """Return whether the server accepts jobs, can run them, and can store their images and records."""
+        runs = not self.admission.draining and self.executor.info is not None and not self.executor.trouble
+        return runs and await self.storage.is_well()
 
     async def figures(self) -> Figures:
         """Return the present figures. Raises LedgerUnavailable and BlobStoreUnavailable."""

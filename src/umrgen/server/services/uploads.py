@@ -18,6 +18,7 @@ from umrgen.model import LIMITS
 from umrgen.server.blobs import BlobStore, BlobStoreUnavailable
 from umrgen.server.ledger import LedgerUnavailable, Upload, UploadsFull, UploadStore
 from umrgen.server.reencode import HEAD, REFUSALS
+from umrgen.server.running_time import RunningTimeout
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.refusal import Refusal
@@ -163,7 +164,7 @@ async def _reencode(data: bytes) -> tuple[int, int, bytes]:
     except OSError:
         raise _busy() from None  # the limit of processes or open files is reached
     try:
-        async with asyncio.timeout(SECONDS):
+        async with RunningTimeout(SECONDS):
             out, _ = await process.communicate(data)
     except TimeoutError:
         raise _unusable(f"the image was not decoded within {SECONDS:g} s") from None

@@ -36,6 +36,10 @@ AFTER_TROUBLE = 1.0
 LONGEST_PAUSE = 60.0
 """Seconds after which the deliverer reads the ledger again even if nothing is due: the clock may have been set, or
 the server that held the lease may have ended."""
+LATE_MS = 60_000
+"""Milliseconds after which a due message is late: the server was down, or did not run, for example."""
+LATE_INTERVAL = 0.2
+"""Seconds between the starts of late deliveries to one host, to which a backlog is not sent all at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,8 @@ class WebhookDeliverer:
         self._woken = asyncio.Event()
         self._sending: dict[str, Webhook] = {}
         """The webhooks in flight, by id."""
+        self._late_hosts: dict[str, float] = {}
+        """The hosts that have just got a late message, and the monotonic time until which they get no other."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._serving: asyncio.Task[None] | None = None
 
@@ -142,6 +148,7 @@ class WebhookDeliverer:
                 if following is not None and following - now > FURTHEST * 1000:
                     await self._send_due(following)  # no delay is that long: the clock was set back
                 pause = LONGEST_PAUSE if following is None else min((following - now) / 1000, LONGEST_PAUSE)
+                pause = LATE_INTERVAL if self._late_hosts else pause
             except LedgerUnavailable as error:
                 log.error("no webhook can be sent: %s", error)
                 pause = AFTER_TROUBLE
@@ -172,17 +179,30 @@ class WebhookDeliverer:
                 now=now,
                 limit=room,
                 ids=self._sending.keys(),
-                hosts=[host for host, count in hosts.items() if count >= bounds.per_host],
+                hosts=[host for host, count in hosts.items() if count >= bounds.per_host] + self._spared_hosts(),
                 sessions=[session for session, count in sessions.items() if count >= bounds.per_session],
             )
             if not due or not await self._lease.held():  # another server of the ledger delivers them
                 return
             for webhook in due:
                 # The first of them is always within the limits, so each round starts at least one.
+                if webhook.host in self._late_hosts:
+                    continue
                 if hosts[webhook.host] < bounds.per_host and sessions[webhook.session_id] < bounds.per_session:
                     hosts[webhook.host] += 1
                     sessions[webhook.session_id] += 1
+                    self._note_late(webhook, now)
                     self._start_delivery(webhook)
+
+    def _note_late(self, webhook: Webhook, now: int) -> None:
+        if webhook.next_at is not None and now - webhook.next_at > LATE_MS:
+            self._late_hosts[webhook.host] = self._clock.monotonic() + LATE_INTERVAL
+
+    def _spared_hosts(self) -> list[str]:
+        """Return the hosts that get no message now, because they have just got a late one."""
+        now = self._clock.monotonic()
+        self._late_hosts = {host: until for host, until in self._late_hosts.items() if until > now}
+        return list(self._late_hosts)
 
     def _start_delivery(self, webhook: Webhook) -> None:
         self._sending[webhook.id] = webhook

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import httpcore2
 
+from umrgen.server.running_time import RunningTimeout
 from umrgen.server.webhooks.address_policy import Allow, BadURL, checked_target
 from umrgen.server.webhooks.delivery_result import PermanentFailure, ReceiverResponse, TransientFailure
 from umrgen.server.webhooks.pinned import PinnedBackend, Resolve, resolve
@@ -48,7 +49,7 @@ class HttpSender:
         answer: ReceiverResponse | None = None
         try:
             async with (
-                asyncio.timeout(self._seconds),
+                RunningTimeout(self._seconds),
                 (await self._pool()).stream(
                     "POST",
                     address,

@@ -9,6 +9,7 @@ from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure, Engine
 from umrgen.server.executors import JobBatch, OnPreview, OnStep, VerifiedImage, WatchdogLimits, verified
 from umrgen.server.executors.subprocess.load_limit import load_limit
 from umrgen.server.executors.subprocess.process import EngineProcess, Listener
+from umrgen.server.tasks import cancelled
 
 __all__ = ["SubprocessExecutor"]
 
@@ -16,6 +17,8 @@ log = logging.getLogger(__name__)
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
 """Seconds until an engine that cannot be loaded is tried again; doubled each time."""
+LAST_SECONDS = 2.0
+"""Seconds that an engine which is being started has to end when the server stops; it was killed already."""
 
 
 class SubprocessExecutor:
@@ -180,9 +183,7 @@ class SubprocessExecutor:
         await self.stop()
 
     async def stop(self) -> None:
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await cancelled(*self._keepers, limit=LAST_SECONDS)
         self._keepers.clear()
         for process in tuple(self._processes):
             await process.kill()

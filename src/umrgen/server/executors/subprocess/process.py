@@ -26,6 +26,7 @@ from umrgen.server.engines import (
 from umrgen.server.executors import OnPreview, OnStep, WatchdogLimits
 from umrgen.server.executors.subprocess.frames import HEAD, Frame, FrameError, pack, unpack_lengths
 from umrgen.server.executors.watchdog import Watchdog
+from umrgen.server.running_time import RunningTimeout
 
 __all__ = ["EngineProcess", "Listener"]
 
@@ -105,7 +106,7 @@ class EngineProcess:
         )
         process = cls(started)
         try:
-            async with asyncio.timeout(load_timeout):
+            async with RunningTimeout(load_timeout):
                 head, _ = await process._next(process._loading)
             if head["is"] == "unavailable":
                 raise EngineFailure(str(head["error"]))
@@ -179,7 +180,7 @@ class EngineProcess:
         if job_id not in self._jobs:
             return
         try:
-            async with asyncio.timeout(grace):
+            async with RunningTimeout(grace):
                 await self._send({"do": "cancel", "job_id": job_id})
                 while (kind := (await self._next_message(job_id))[0]["is"]) in PROGRESS:
                     pass
@@ -271,7 +272,7 @@ class EngineProcess:
     async def _wait_for_end(self) -> EngineCrashed:
         """Return how it ended. Its pipe is closed already; if the process does not end within seconds, it is killed."""
         try:
-            async with asyncio.timeout(5):
+            async with RunningTimeout(5):
                 await self._process.wait()
         except TimeoutError:
             self.end()

@@ -84,6 +84,8 @@ class Worker:
         self._encoder = ThreadPoolExecutor(1)
         """Encodes the images of a batch while the next batch is drawn."""
         self._encoding: list[Future[None]] = []
+        self._open: set[str] = set()
+        """The jobs that were received and are not finished. Messages about any other job are dropped: they are late."""
         self._cancelled: set[str] = set()
         self._shown: set[str] = set()
 
@@ -103,14 +105,16 @@ class Worker:
         while True:
             head_length, body_length = unpack_lengths(_read_exactly(self._source, HEAD.size))
             head = json.loads(_read_exactly(self._source, head_length))
-            body = _read_exactly(self._source, body_length)
-            match head["do"]:
-                case "cancel":
-                    self._cancelled.add(head["job_id"])
-                case "show":
-                    (self._shown.add if head["wanted"] else self._shown.discard)(head["job_id"])
-                case _:
-                    self._tasks.put((head, body))
+            self.receive(head, _read_exactly(self._source, body_length))
+
+    def receive(self, head: dict[str, Any], body: bytes) -> None:
+        """Handle a frame: queue a task; note at once that a job is cancelled, or watched."""
+        if head["do"] == "draw":
+            self._open.update(task["job_id"] for task in head["tasks"])
+            self._tasks.put((head, body))
+        elif head["job_id"] in self._open:
+            noted = self._cancelled if head["do"] == "cancel" else self._shown
+            (noted.add if head.get("wanted", True) else noted.discard)(head["job_id"])
 
     def send(self, head: dict[str, Any], body: bytes = b"") -> None:
         with self._sending:
@@ -162,8 +166,8 @@ class Worker:
 
     def _finish(self, job_id: str, error: BaseException | None) -> None:
         """Send the final message about a job."""
-        self._cancelled.discard(job_id)
-        self._shown.discard(job_id)
+        for noted in (self._open, self._cancelled, self._shown):
+            noted.discard(job_id)
         self.send({"job_id": job_id} | _ending(error))
 
 

@@ -183,6 +183,12 @@ class Health(Struct, frozen=True):
     status: str
 
 
+class Liveness(Struct, frozen=True):
+    status: str
+    server: str = "umrgen"
+    """Clients know by it that a submit can be repeated under its Idempotency-Key."""
+
+
 class ProblemAnswer(Struct, frozen=True, kw_only=True):
     """An error: RFC 9457 problem details, with the fields of the guide's error responses."""
 

@@ -18,7 +18,15 @@ from umrgen.server.http.bodies import read_body
 from umrgen.server.http.problems import Problem
 from umrgen.server.services.refusal import FieldError, invalid
 
-__all__ = ["GenerationRequest", "StatusRequest", "decode_generate", "decode_object", "read_object", "short"]
+__all__ = [
+    "GenerationRequest",
+    "StatusRequest",
+    "check_values",
+    "decode_generate",
+    "decode_object",
+    "read_object",
+    "short",
+]
 
 
 class StatusRequest(msgspec.Struct, frozen=True):
@@ -43,10 +51,15 @@ async def read_object(request: Request, limit: int) -> dict[str, Any]:
     return decode_object(body) if len(body) <= DECODED_AT_ONCE else await asyncio.to_thread(decode_object, body)
 
 
-def decode_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object in `body`, without fields that are null. Raises Problem `invalid_request`."""
+def check_values(body: bytes) -> None:
+    """Raise Problem `invalid_request` for a JSON body with so many values that its decoding would block the loop."""
     if sum(body.count(sign) for sign in (b",", b"[", b"{")) > MAX_SEPARATORS:
         raise Problem("invalid_request", f"the body must have {MAX_SEPARATORS:,} commas and opening brackets or fewer")
+
+
+def decode_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in `body`, without fields that are null. Raises Problem `invalid_request`."""
+    check_values(body)
     try:
         data = msgspec.json.decode(body.removeprefix(codecs.BOM_UTF8))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

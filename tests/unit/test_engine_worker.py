@@ -1,0 +1,55 @@
+"""The engine's process: what it keeps of the messages that it receives."""
+
+from io import BytesIO
+from typing import Any
+
+import msgspec
+import pytest
+from fake_engines import FakeEngine
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support import draw_task
+from umrgen.server.engines import Cancelled
+from umrgen.server.executors.subprocess.worker import Worker, _tasks
+
+IDS = st.integers(0, 9).map(lambda number: f"ext_{number}") | st.text(min_size=1, max_size=9)
+MESSAGES = st.lists(st.tuples(st.sampled_from(["draw", "cancel", "show", "hide", "finish"]), IDS), max_size=200)
+REFUSED = msgspec.to_builtins(draw_task("refuse").request)
+
+
+def frame(kind: str, job_id: str) -> dict[str, Any]:
+    match kind:
+        case "draw":
+            task = {"job_id": job_id, "request": REFUSED, "references": [], "with_prompt": False, "created_at": 0}
+            return {"do": "draw", "tasks": [task]}
+        case "cancel":
+            return {"do": "cancel", "job_id": job_id}
+    return {"do": "show", "job_id": job_id, "wanted": kind == "show"}
+
+
+def finish(worker: Worker) -> None:
+    """Finish the oldest task."""
+    if not worker._tasks.empty():
+        worker._draw(_tasks(*worker._tasks.get()))
+
+
+@given(MESSAGES)
+def test_only_jobs_that_are_not_finished_are_remembered(messages: list[tuple[str, str]]) -> None:
+    """Messages may be late, repeated, or about jobs that the process never had."""
+    worker, received = Worker(FakeEngine(), BytesIO(), BytesIO()), set()
+    for kind, job_id in messages:
+        if kind == "finish":
+            finish(worker)
+            continue
+        worker.receive(frame(kind, job_id), b"")
+        received |= {job_id} if kind == "draw" else set()
+        assert worker._cancelled | worker._shown <= worker._open <= received
+        if kind in ("show", "hide"):
+            assert worker.shows(job_id) == (kind == "show" and job_id in worker._open)
+        if kind == "cancel" and job_id in worker._open:
+            with pytest.raises(Cancelled):
+                worker.check_cancelled(job_id)
+    while not worker._tasks.empty():
+        finish(worker)
+    assert not worker._cancelled | worker._shown | worker._open
