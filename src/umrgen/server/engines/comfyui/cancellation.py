@@ -4,8 +4,8 @@ import asyncio
 import logging
 
 from umrgen.server.engines import EngineCrashed
-from umrgen.server.engines.comfyui.answers import PromptState
-from umrgen.server.engines.comfyui.prompts import state_of
+from umrgen.server.engines.comfyui.answers import PromptState, QueueEntry
+from umrgen.server.engines.comfyui.prompts import find_prompt
 from umrgen.server.engines.comfyui.servers import ComfyServer
 
 __all__ = ["cancel_prompt"]
@@ -34,13 +34,13 @@ async def _cancel(server: ComfyServer, prompt_id: str) -> None:
     cancelled = await server.client.cancel(prompt_id)
     interrupted, delay = False, FIRST_DELAY
     while True:
-        state, _ = await state_of(server, prompt_id)
-        if state not in (PromptState.PENDING, PromptState.RUNNING):
+        entry = await find_prompt(server, prompt_id)
+        if not isinstance(entry, QueueEntry):
             return
-        if not cancelled and state is PromptState.PENDING:
-            await server.client.remove_pending(prompt_id)
+        if not cancelled and entry.state is PromptState.PENDING:
+            await server.client.remove_pending(entry.prompt_id)
         elif not cancelled and not interrupted:
-            await server.client.interrupt(prompt_id)
+            await server.client.interrupt(entry.prompt_id)
             interrupted = True
         await asyncio.sleep(delay)
         delay = min(LONGEST_DELAY, 2 * delay)

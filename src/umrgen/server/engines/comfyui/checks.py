@@ -140,7 +140,8 @@ def describe(workflow: Workflow, infos: Infos, version: str) -> EngineInfo:
     """Return what the workflow can do on this server. `problems` has found none."""
     bound = workflow.bindings
     low, high = _span(workflow, infos, bound.steps)
-    steps, cfg = workflow.value(bound.steps), workflow.value(bound.cfg)
+    steps = workflow.value(bound.steps or [Target(node, "steps") for node in bound.samplers])
+    cfg = workflow.value(bound.cfg)
     default = steps if isinstance(steps, int) else 1
     sides = [_span(workflow, infos, targets) for targets in (bound.width, bound.height)]
     return EngineInfo(

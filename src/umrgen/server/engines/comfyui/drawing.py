@@ -9,11 +9,11 @@ import msgspec
 
 from umrgen.image_files import EXTENSIONS, sniff
 from umrgen.server.engines import Cancelled, DrawTask, EncodedImage, EngineCrashed, Report
-from umrgen.server.engines.comfyui.answers import HistoryEntry, PromptEnded, PromptState
+from umrgen.server.engines.comfyui.answers import HistoryEntry, PromptEnded, PromptState, QueueEntry
 from umrgen.server.engines.comfyui.cancellation import cancel_prompt
 from umrgen.server.engines.comfyui.listener import EventListener
 from umrgen.server.engines.comfyui.progress import ComfyProgress
-from umrgen.server.engines.comfyui.prompts import Located, locate, prompt_uuid, state_of
+from umrgen.server.engines.comfyui.prompts import Located, find_prompt, locate, prompt_uuid
 from umrgen.server.engines.comfyui.results import check_succeeded, fetch_images
 from umrgen.server.engines.comfyui.servers import ComfyServer, ComfyServers, models_of
 from umrgen.server.engines.comfyui.transport import PromptRefused, ResponseLost, ServerUnreachable
@@ -89,15 +89,17 @@ class Drawing:
 
     async def _continue(self, located: Located) -> list[EncodedImage] | None:
         """Return the images of a prompt that was found or is sent now; None if their files were deleted."""
+        entry = located.entry
         if located.server is None:
-            server, entry = await self._send(located)
+            server, entry = await self._send(located.number)
         else:
-            server, entry = located.server, located.ended or await self._attach(located.server, located)
+            server = located.server
+            if isinstance(entry, HistoryEntry):
+                self._progress(entry.prompt_id).finish()
+            else:
+                entry = await self._attach(server, located)
         self._current = None
         check_succeeded(entry, self._task.request)
-        progress = self._progress(entry.prompt_id) if located.ended else None
-        if progress is not None:
-            progress.finish()
         return await fetch_images(server.client, entry)
 
     def _progress(self, prompt_id: str) -> ComfyProgress:
@@ -105,30 +107,30 @@ class Drawing:
 
     # --- sending ---
 
-    async def _send(self, located: Located) -> tuple[ComfyServer, HistoryEntry]:
+    async def _send(self, number: int) -> tuple[ComfyServer, HistoryEntry]:
         """Send the prompt to a server, and follow it. A server that accepts no connection is passed over."""
         tried: list[ComfyServer] = []
         while server := self._servers.choose(self._task.request, tried):
             try:
                 with server.slot(models_of(self._task.request)):
-                    return server, await self._send_to(server, located)
+                    return server, await self._send_to(server, number)
             except ServerUnreachable as error:
                 server.lost(error)
                 tried.append(server)
         raise EngineCrashed("no ComfyUI server responds")
 
-    async def _send_to(self, server: ComfyServer, located: Located) -> HistoryEntry:
-        prompt_id = located.prompt_id
+    async def _send_to(self, server: ComfyServer, number: int) -> HistoryEntry:
+        prompt_id = prompt_uuid(self._task.job_id, number)
         references = [await self._upload(server, data) for data in self._task.references]
-        repeat = prompt_id[:8] if located.number else ""
+        repeat = prompt_id[:8] if number else ""
         graph = msgspec.to_builtins(self._workflow.build(self._task.request, references, repeat))
         async with EventListener(server.client, prompt_id) as listener:
             self._current = server, prompt_id
-            self._count_sent(located.number + 1)
+            self._count_sent(number + 1)
             try:
                 accepted = await server.client.submit(graph, prompt_id)
             except ServerUnreachable:
-                self._current, self._sent[self._task.job_id] = None, located.number
+                self._current, self._sent[self._task.job_id] = None, number
                 raise
             except ResponseLost:
                 return await self._follow(server, prompt_id, listener)  # it may have arrived
@@ -154,11 +156,12 @@ class Drawing:
 
     async def _attach(self, server: ComfyServer, located: Located) -> HistoryEntry:
         """Follow a prompt that waits or runs already."""
-        self._current = server, located.prompt_id
         client_id = prompt_uuid(self._task.job_id, located.number)
+        prompt_id = located.entry.prompt_id if located.entry else client_id
+        self._current = server, prompt_id
         with server.slot(models_of(self._task.request)):
             async with EventListener(server.client, client_id) as listener:
-                return await self._follow(server, located.prompt_id, listener)
+                return await self._follow(server, prompt_id, listener)
 
     # --- following ---
 
@@ -175,12 +178,14 @@ class Drawing:
                 progress.observe(event)
             if watch.remaining(connected=connected):
                 continue
-            state, entry = await watch.poll()
-            if entry is not None:
+            entry = await watch.poll()
+            if isinstance(entry, HistoryEntry):
+                for event in listener.waiting():
+                    progress.observe(event)
                 if entry.state is PromptState.SUCCEEDED:
                     progress.finish()
                 return entry
-            if state is not PromptState.UNKNOWN:
+            if entry is not None:
                 progress.running()
 
 
@@ -206,20 +211,21 @@ class _PromptWatch:
         self._delay = AFTER_END
         self._polled = float("-inf")
 
-    async def poll(self) -> tuple[PromptState, HistoryEntry | None]:
-        """Return the state of the prompt. Raises EngineCrashed if it is lost."""
+    async def poll(self) -> QueueEntry | HistoryEntry | None:
+        """Return the state of the prompt, None if it is not known now. Raises EngineCrashed if it is lost."""
+        entry = None
         try:
-            state, entry = await state_of(self._server, self._prompt_id)
+            entry = await find_prompt(self._server, self._prompt_id)
         except EngineCrashed as error:
             self._server.lost(error)
             if self._clock() - self._answered > self._limits.lost_after:
-                raise
-            state, entry = PromptState.RUNNING, None
+                # Not a ServerUnreachable, after which a prompt that was not sent is sent to another server.
+                raise EngineCrashed("ComfyUI does not respond any more") from None
         else:
             self._answered = self._clock()
-            self._unknown = self._unknown + 1 if state is PromptState.UNKNOWN else 0
+            self._unknown = 0 if entry else self._unknown + 1
         if self._unknown >= UNKNOWN_POLLS:
             raise EngineCrashed("ComfyUI has lost the prompt: it was restarted, or its queue was cleared")
         self._polled = self._clock()
         self._delay = FIRST_POLL if self._unknown else min(self._limits.interval, 2 * self._delay)
-        return state, entry
+        return entry

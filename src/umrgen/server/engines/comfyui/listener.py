@@ -1,6 +1,7 @@
 """Receives the messages of one prompt in a task of its own, and connects again when the socket was closed."""
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import suppress
 
 from umrgen.server.engines.comfyui.answers import Event
@@ -21,6 +22,7 @@ class EventListener:
 
     def __init__(self, client: ComfyClient, client_id: str) -> None:
         self.connected = asyncio.Event()
+        self._tried = asyncio.Event()
         self._client = client
         self._client_id = client_id
         self._queue: asyncio.Queue[Event] = asyncio.Queue(WAITING)
@@ -29,7 +31,7 @@ class EventListener:
     async def __aenter__(self) -> "EventListener":
         self._task = asyncio.create_task(self._receive())
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.connected.wait(), CONNECT_WAIT)
+            await asyncio.wait_for(self._tried.wait(), CONNECT_WAIT)
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -44,15 +46,22 @@ class EventListener:
                 return await self._queue.get()
         return None
 
+    def waiting(self) -> Iterator[Event]:
+        """Yield the messages that have arrived already."""
+        while not self._queue.empty():
+            yield self._queue.get_nowait()
+
     async def _receive(self) -> None:
         delay = FIRST_DELAY
         while True:
             async for event in self._client.events(self._client_id):
                 if event is None:
                     self.connected.set()
+                    self._tried.set()
                     delay = FIRST_DELAY
                 else:
                     await self._queue.put(event)
             self.connected.clear()
+            self._tried.set()
             await asyncio.sleep(delay)
             delay = min(LONGEST_DELAY, 2 * delay)

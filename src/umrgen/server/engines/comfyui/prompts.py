@@ -15,11 +15,12 @@ from umrgen.server.engines.comfyui.answers import HistoryEntry, PromptState, Que
 from umrgen.server.engines.comfyui.servers import ComfyServer, ComfyServers
 from umrgen.server.engines.comfyui.transport import ServerUnreachable
 
-__all__ = ["Located", "locate", "prompt_uuid", "state_of"]
+__all__ = ["Located", "find_prompt", "locate", "prompt_uuid"]
 
 NAMESPACE = UUID("c3b7c6b8-4f1d-5d0e-9a53-7f0e6a3c9d21")
 """A random UUID, the namespace of the ids."""
 E = TypeVar("E", QueueEntry, HistoryEntry)
+USABLE = (PromptState.PENDING, PromptState.RUNNING, PromptState.SUCCEEDED)
 MOST_PROMPTS = 50
 """Prompts of one job; a job has few attempts."""
 SEARCHED = 200
@@ -37,9 +38,8 @@ class Located:
 
     number: int
     server: ComfyServer | None = None
-    prompt_id: str = ""
-    """The id under which the server has it: its own, in versions that ignore the given one."""
-    ended: HistoryEntry | None = None
+    entry: QueueEntry | HistoryEntry | None = None
+    """The prompt, under the id that the server has it by: its own, in versions that ignore the given one."""
 
 
 @dataclass(slots=True)
@@ -50,16 +50,16 @@ class _Search:
     queue: Sequence[QueueEntry]
     recent: Sequence[HistoryEntry] | None = field(default=None)
 
-    async def find(self, number: int, prompt_id: str) -> Located | None:
+    async def find(self, prompt_id: str) -> "QueueEntry | HistoryEntry | None":
         """Find a prompt. The queue was read first: a prompt only moves from there to the history."""
         if waiting := _match(self.queue, prompt_id):
-            return Located(number, self.server, waiting.prompt_id)
+            return waiting
         ended = await self.server.client.history(prompt_id)
         if ended is None and self.server.chooses_ids:
             if self.recent is None:
                 self.recent = await self.server.client.recent(SEARCHED)
             ended = _match(self.recent, prompt_id)
-        return Located(number, self.server, ended.prompt_id, ended) if ended else None
+        return ended
 
 
 def _match(entries: Sequence[E], prompt_id: str) -> E | None:
@@ -78,17 +78,13 @@ async def locate(servers: ComfyServers, job_id: str, *, start: int, sent: int) -
         raise EngineCrashed("no ComfyUI server responds")
     for number in range(start, MOST_PROMPTS):
         prompt_id = prompt_uuid(job_id, number)
-        found = [located for search in searches if (located := await search.find(number, prompt_id))]
-        usable = [located for located in found if _is_usable(located)]
+        found = [(search.server, entry) for search in searches if (entry := await search.find(prompt_id))]
+        usable = [Located(number, server, entry) for server, entry in found if entry.state in USABLE]
         if usable:
             return usable[0]
         if not found and number >= sent:
-            return Located(number, prompt_id=prompt_id)
+            return Located(number)
     raise EngineCrashed(f"ComfyUI has failed {MOST_PROMPTS} prompts of this job")
-
-
-def _is_usable(located: Located) -> bool:
-    return located.ended is None or located.ended.state is PromptState.SUCCEEDED
 
 
 async def _search(server: ComfyServer) -> _Search | None:
@@ -100,10 +96,6 @@ async def _search(server: ComfyServer) -> _Search | None:
         return None
 
 
-async def state_of(server: ComfyServer, prompt_id: str) -> tuple[PromptState, HistoryEntry | None]:
-    """Return the state of a prompt. The queue is read first: between the two calls a prompt can only end."""
-    for entry in await server.client.queue():
-        if entry.prompt_id == prompt_id:
-            return entry.state, None
-    ended = await server.client.history(prompt_id)
-    return (ended.state, ended) if ended else (PromptState.UNKNOWN, None)
+async def find_prompt(server: ComfyServer, prompt_id: str) -> QueueEntry | HistoryEntry | None:
+    """Return the present state of a prompt, None if the server does not have it."""
+    return await _Search(server, await server.client.queue()).find(prompt_id)

@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.engines import EngineCrashed, EngineFailure, EngineInfo
 from umrgen.server.engines.comfyui.transport import ComfyClient, ServerUnreachable
-from umrgen.server.engines.support import unsupported
 
 __all__ = ["ComfyServer", "ComfyServers", "models_of", "parse_urls"]
 
@@ -144,7 +143,11 @@ def models_of(request: GenerationRequest) -> Hashable:
 
 
 def _can_draw(server: ComfyServer, request: GenerationRequest) -> bool:
-    return server.info is not None and not unsupported(server.info, request)
+    """Return whether the server has the files that the request names."""
+    if server.info is None:
+        return False
+    loras = {lora.name for lora in request.loras}
+    return request.model in (None, *server.info.models) and loras <= {*server.info.loras}
 
 
 def _chooses_ids(version: str) -> bool:
