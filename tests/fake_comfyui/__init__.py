@@ -109,7 +109,7 @@ class FakeComfyUI:
 
 
 def _bound_socket(port: int) -> socket.socket:
-    bound = socket.socket()
+    bound = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY only with this protocol
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(("127.0.0.1", port))
     return bound

@@ -341,8 +341,17 @@ class Execution:
 
     async def _sample(self, prompt: Prompt, name: str) -> None:
         steps = _find(prompt.graph, name, "steps")
+        behaviour = _text(prompt.graph)
+        if behaviour in MESSAGES:
+            raise NodeFailure("ValueError", MESSAGES[behaviour])
+        if behaviour == "phases":
+            await asyncio.sleep(1.2)  # without a message, as while a model is loaded
         for step in range(1, steps + 1):
             await self._point(f"step {step}")
+            if behaviour == "slow":
+                await asyncio.sleep(0.02)
+            while behaviour == "wait" and step == 2 and not self.interrupted:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
             if self.interrupted:
                 raise Interrupted
             await self._progress_state(prompt, name, step, steps)
@@ -370,7 +379,18 @@ class Execution:
         return {"filename": file, "subfolder": folder, "type": kind}
 
 
+MESSAGES = {
+    "refuse": "this prompt is refused",
+    "unprintable": "bad \x1b[2J\nnumber \u202e1" + "x" * 9000,
+}
+"""The messages with which some prompts fail, as those of `fake_engines` do."""
 _SIDES = ("width", "height")
+
+
+def _text(graph: Graph) -> str:
+    """Return the prompt."""
+    texts = [node["inputs"]["text"] for node in graph.values() if node["class_type"] == "CLIPTextEncode"]
+    return next((text for text in texts if isinstance(text, str)), "")
 
 
 def _find(graph: Graph, start: str, *names: str) -> Any:

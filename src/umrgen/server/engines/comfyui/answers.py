@@ -318,7 +318,7 @@ def _history_entry(prompt_id: str, entry: _History) -> HistoryEntry:
 
 
 def _end(status: _Status) -> tuple[PromptState, NodeError | None]:
-    """Return the state of an ended prompt: only a message tells an interruption from an error."""
+    """Return the state of an ended prompt: only a message distinguishes an interruption from an error."""
     messages = dict(status.messages)
     if "execution_interrupted" in messages:
         return PromptState.CANCELLED, None
@@ -360,7 +360,7 @@ def refusal(body: bytes) -> tuple[NodeError, ...] | str:
         return errors
     if isinstance(response.error, _GraphError):
         return _graph_error(response.error)
-    return first_line(response.error or "") or "it gives no reason"
+    return first_line(response.error or "") or "without a reason"
 
 
 def _graph_error(error: _GraphError) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from umrgen.server.engines.comfyui.bindings import Bindings
-from umrgen.server.engines.comfyui.graph import Graph, GraphNode, Target, as_link, links, node_order
+from umrgen.server.engines.comfyui.graph import Graph, GraphNode, InputTarget, as_link, links, node_order
 
 __all__ = ["LORA_LOADERS", "bind"]
 
@@ -56,7 +56,7 @@ def bind(graph: Graph) -> Bindings:
     )
 
 
-def _unique(targets: Iterator[Target]) -> tuple[Target, ...]:
+def _unique(targets: Iterator[InputTarget]) -> tuple[InputTarget, ...]:
     return tuple(dict.fromkeys(targets))
 
 
@@ -84,21 +84,21 @@ def _follows_a_sampler(graph: Graph, sampler: str) -> bool:
     return latent is not None and any(node.class_type in SAMPLERS for _, node in _upstream(graph, latent))
 
 
-def _place(graph: Graph, node: str, name: str) -> Target | None:
+def _place(graph: Graph, node: str, name: str) -> InputTarget | None:
     """Return the input itself, or the input of the node that holds its value; None if the value is computed."""
     if node not in graph or name not in graph[node].inputs:
         return None
     link = as_link(graph[node].inputs[name])
     if link is None:
-        return Target(node, name)
+        return InputTarget(node, name)
     holder = graph.get(link.node)
     if holder is None or any(links(holder)):
         return None
     held = [name for name in PRIMITIVES if name in holder.inputs]
-    return Target(link.node, held[0]) if held else None
+    return InputTarget(link.node, held[0]) if held else None
 
 
-def _places(graph: Graph, node: str, *names: str) -> Iterator[Target]:
+def _places(graph: Graph, node: str, *names: str) -> Iterator[InputTarget]:
     for name in names:
         if target := _place(graph, node, name):
             yield target
@@ -112,7 +112,7 @@ def _guider(graph: Graph, sampler: str) -> str:
     return _source(graph, sampler, "guider") or sampler
 
 
-def _texts(graph: Graph, sampler: str, kind: str) -> Iterator[Target]:
+def _texts(graph: Graph, sampler: str, kind: str) -> Iterator[InputTarget]:
     """Yield the text inputs that the sampler's positive or negative conditioning is made from."""
     guider = _guider(graph, sampler)
     names = (kind, "conditioning") if kind == "positive" else (kind,)
@@ -122,7 +122,7 @@ def _texts(graph: Graph, sampler: str, kind: str) -> Iterator[Target]:
             yield from _conditioning(graph, link.node, link.output, set())
 
 
-def _conditioning(graph: Graph, name: str, output: int, seen: set[tuple[str, int]]) -> Iterator[Target]:
+def _conditioning(graph: Graph, name: str, output: int, seen: set[tuple[str, int]]) -> Iterator[InputTarget]:
     """Follow a conditioning to its texts. A node with a positive and a negative input returns them in this order."""
     node = graph.get(name)
     if node is None or (name, output) in seen or node.class_type == "ConditioningZeroOut":
@@ -138,13 +138,13 @@ def _conditioning(graph: Graph, name: str, output: int, seen: set[tuple[str, int
         yield from _conditioning(graph, link.node, link.output, seen)
 
 
-def _negative(graph: Graph, samplers: list[str], first: str) -> tuple[Target, ...]:
+def _negative(graph: Graph, samplers: list[str], first: str) -> tuple[InputTarget, ...]:
     prompts = {target for sampler in samplers for target in _texts(graph, sampler, "positive")}
     found = _unique(_texts(graph, first, "negative"))
     return () if prompts & set(found) else found
 
 
-def _cfg(graph: Graph, sampler: str) -> Iterator[Target]:
+def _cfg(graph: Graph, sampler: str) -> Iterator[InputTarget]:
     """Yield the guidance scale: the sampler's or the guider's, or else the FluxGuidance in front of it."""
     guider = _guider(graph, sampler)
     own = list(_places(graph, guider, "cfg"))
@@ -155,7 +155,7 @@ def _cfg(graph: Graph, sampler: str) -> Iterator[Target]:
         yield from own
 
 
-def _is_guided(graph: Graph, cfg: tuple[Target, ...]) -> bool:
+def _is_guided(graph: Graph, cfg: tuple[InputTarget, ...]) -> bool:
     """Return whether the negative prompt has an effect with the workflow's own guidance scale."""
     scales = [graph[target.node].inputs[target.input] for target in cfg if target.input == "cfg"]
     return any(isinstance(scale, int | float) and scale > NO_GUIDANCE for scale in scales)
@@ -164,13 +164,13 @@ def _is_guided(graph: Graph, cfg: tuple[Target, ...]) -> bool:
 # --- the other parameters ---
 
 
-def _seeds(graph: Graph, sampler: str) -> Iterator[Target]:
+def _seeds(graph: Graph, sampler: str) -> Iterator[InputTarget]:
     yield from _places(graph, sampler, "seed", "noise_seed")
     if noise := _source(graph, sampler, "noise"):
         yield from _places(graph, noise, "noise_seed")
 
 
-def _steps(graph: Graph, sampler: str) -> Iterator[Target]:
+def _steps(graph: Graph, sampler: str) -> Iterator[InputTarget]:
     yield from _places(graph, sampler, "steps")
     if sigmas := _source(graph, sampler, "sigmas"):
         schedulers = [name for name, node in _upstream(graph, sigmas) if "steps" in node.inputs]
@@ -178,7 +178,7 @@ def _steps(graph: Graph, sampler: str) -> Iterator[Target]:
             yield from _places(graph, name, "steps")
 
 
-def _sizes(graph: Graph, sampler: str, side: str) -> Iterator[Target]:
+def _sizes(graph: Graph, sampler: str, side: str) -> Iterator[InputTarget]:
     """Yield the sides of the empty latent image, and of a scheduler that depends on the size."""
     if latent := _source(graph, sampler, "latent_image"):
         for name, node in _upstream(graph, latent):
@@ -188,7 +188,7 @@ def _sizes(graph: Graph, sampler: str, side: str) -> Iterator[Target]:
         yield from _places(graph, sigmas, side)
 
 
-def _models(graph: Graph, sampler: str) -> Iterator[Target]:
+def _models(graph: Graph, sampler: str) -> Iterator[InputTarget]:
     if source := _source(graph, _guider(graph, sampler), "model"):
         for name, node in _upstream(graph, source):
             if node.class_type in MODELS:
@@ -205,7 +205,7 @@ def _free_lora_slots(graph: Graph) -> tuple[str, ...]:
     return tuple(sorted(names, key=node_order))
 
 
-def _references(graph: Graph) -> tuple[Target, ...]:
+def _references(graph: Graph) -> tuple[InputTarget, ...]:
     used = {link.node for node in graph.values() for _, link in links(node)}
     names = [name for name, node in graph.items() if node.class_type == "LoadImage" and name in used]
-    return tuple(Target(name, "image") for name in sorted(names, key=node_order))
+    return tuple(InputTarget(name, "image") for name in sorted(names, key=node_order))

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from umrgen.server.engines import EngineFailure
-from umrgen.server.engines.comfyui.graph import Target
+from umrgen.server.engines.comfyui.graph import InputTarget
 from umrgen.text import printable
 
 __all__ = ["Bindings", "override", "parse_bindings"]
@@ -19,15 +19,15 @@ __all__ = ["Bindings", "override", "parse_bindings"]
 class Bindings:
     """The inputs that each parameter is written to. Empty: the workflow's own value is used."""
 
-    prompt: tuple[Target, ...] = ()
-    negative: tuple[Target, ...] = ()
-    seed: tuple[Target, ...] = ()
-    width: tuple[Target, ...] = ()
-    height: tuple[Target, ...] = ()
-    steps: tuple[Target, ...] = ()
-    cfg: tuple[Target, ...] = ()
-    model: tuple[Target, ...] = ()
-    references: tuple[Target, ...] = ()
+    prompt: tuple[InputTarget, ...] = ()
+    negative: tuple[InputTarget, ...] = ()
+    seed: tuple[InputTarget, ...] = ()
+    width: tuple[InputTarget, ...] = ()
+    height: tuple[InputTarget, ...] = ()
+    steps: tuple[InputTarget, ...] = ()
+    cfg: tuple[InputTarget, ...] = ()
+    model: tuple[InputTarget, ...] = ()
+    references: tuple[InputTarget, ...] = ()
     """One input for each reference image, in their order."""
     loras: tuple[str, ...] = ()
     """The ids of LoRA loader nodes, one for each LoRA; one that a request does not use is left out of the graph."""
@@ -40,7 +40,7 @@ class Bindings:
     size_multiple: int | None = None
     max_steps: int | None = None
 
-    def targets(self) -> Iterator[tuple[str, Target]]:
+    def targets(self) -> Iterator[tuple[str, InputTarget]]:
         """Yield the bound inputs with the names of their parameters."""
         for name in PARAMETERS:
             for target in getattr(self, name):
@@ -51,7 +51,7 @@ PARAMETERS = ("prompt", "negative", "seed", "width", "height", "steps", "cfg", "
 _Places = str | list[str] | bool | None
 
 
-class _File(msgspec.Struct, forbid_unknown_fields=True):
+class _BindingFile(msgspec.Struct, forbid_unknown_fields=True):
     """The content of a binding file. An absent name is bound by the classes of the nodes; `false` unbinds it."""
 
     prompt: _Places = None
@@ -74,7 +74,7 @@ def parse_bindings(data: bytes, *, json: bool) -> Mapping[str, Any]:
     """Return the changes that a binding file, TOML or JSON, makes to the bindings. Raises EngineFailure."""
     try:
         content = msgspec.json.decode(data) if json else tomllib.loads(data.decode())
-        file = msgspec.convert(content, _File)
+        file = msgspec.convert(content, _BindingFile)
     except ValueError as error:
         raise EngineFailure(f"the binding file cannot be read: {printable(str(error), 200)}") from None
     changes: dict[str, Any] = {"models": tuple(file.models)}
@@ -100,8 +100,8 @@ def _listed(name: str, places: str | list[str] | bool) -> list[str]:
     return [] if places is False else [places] if isinstance(places, str) else places
 
 
-def _target(name: str, place: str) -> Target:
+def _target(name: str, place: str) -> InputTarget:
     node, dot, input_ = place.rpartition(".")
     if not (node and dot and input_):
         raise EngineFailure(f'bindings: {name} = {place!r} is not of the form NODE.INPUT, such as "6.text"')
-    return Target(node, input_)
+    return InputTarget(node, input_)

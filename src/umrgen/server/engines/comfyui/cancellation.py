@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 LONGEST_WAIT = 60.0
 """Seconds until a prompt that ignores its interruption is left to itself: during its last node, ComfyUI ignores it."""
 FIRST_DELAY, LONGEST_DELAY = 0.05, 1.0
-"""Seconds between two looks into the queue, doubled each time."""
+"""Seconds between two polls of the queue, doubled each time."""
 
 
 async def cancel_prompt(server: ComfyServer, prompt_id: str) -> None:

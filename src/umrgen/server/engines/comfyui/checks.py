@@ -7,7 +7,7 @@ from typing import Any
 from umrgen.model import LIMITS
 from umrgen.server.engines import EngineInfo
 from umrgen.server.engines.comfyui.answers import NodeInfo
-from umrgen.server.engines.comfyui.graph import GraphNode, Target, as_link, links, node_order
+from umrgen.server.engines.comfyui.graph import GraphNode, InputTarget, as_link, links, node_order
 from umrgen.server.engines.comfyui.workflow import Workflow
 from umrgen.text import printable
 
@@ -51,7 +51,7 @@ def _bindings(workflow: Workflow, infos: Infos) -> Iterator[str]:
                 yield f"bindings: loras names {_named(workflow, node)}, which has no input lora_name"
 
 
-def _target(workflow: Workflow, infos: Infos, name: str, target: Target) -> Iterator[str]:
+def _target(workflow: Workflow, infos: Infos, name: str, target: InputTarget) -> Iterator[str]:
     """Check one bound input."""
     node = workflow.graph.get(target.node)
     if node is None:
@@ -108,13 +108,13 @@ def _classes(workflow: Workflow, infos: Infos, *, allow_paid_nodes: bool) -> Ite
 
 def _files(workflow: Workflow, infos: Infos) -> Iterator[str]:
     """Check the values of inputs that are lists: the names of models, samplers and images."""
-    replaced = {*workflow.bindings.references, *(Target(node, "lora_name") for node in workflow.bindings.loras)}
+    replaced = {*workflow.bindings.references, *(InputTarget(node, "lora_name") for node in workflow.bindings.loras)}
     for name in sorted(workflow.graph, key=node_order):
         node = workflow.graph[name]
         info = infos.get(node.class_type)
         for input_, choices in info.choices.items() if info else ():
             value = node.inputs.get(input_)
-            if isinstance(value, str) and value not in choices and Target(name, input_) not in replaced:
+            if isinstance(value, str) and value not in choices and InputTarget(name, input_) not in replaced:
                 yield f"{_named(workflow, name)}: {_missing(input_, value, choices)}"
 
 
@@ -140,7 +140,7 @@ def describe(workflow: Workflow, infos: Infos, version: str) -> EngineInfo:
     """Return what the workflow can do on this server. `problems` has found none."""
     bound = workflow.bindings
     low, high = _span(workflow, infos, bound.steps)
-    steps = workflow.value(bound.steps or [Target(node, "steps") for node in bound.samplers])
+    steps = workflow.value(bound.steps or [InputTarget(node, "steps") for node in bound.samplers])
     cfg = workflow.value(bound.cfg)
     default = steps if isinstance(steps, int) else 1
     sides = [_span(workflow, infos, targets) for targets in (bound.width, bound.height)]
@@ -169,7 +169,7 @@ def _features(workflow: Workflow) -> tuple[str, ...]:
 
 
 def _of_targets(
-    workflow: Workflow, infos: Infos, targets: Sequence[Target], read: Callable[[NodeInfo, str], Any]
+    workflow: Workflow, infos: Infos, targets: Sequence[InputTarget], read: Callable[[NodeInfo, str], Any]
 ) -> Iterator[Any]:
     for node, name in targets:
         info = infos.get(workflow.graph[node].class_type)
@@ -177,7 +177,7 @@ def _of_targets(
             yield value
 
 
-def _span(workflow: Workflow, infos: Infos, targets: Sequence[Target]) -> tuple[int, int]:
+def _span(workflow: Workflow, infos: Infos, targets: Sequence[InputTarget]) -> tuple[int, int]:
     """Return the whole numbers that all these inputs accept."""
     spans = list(_of_targets(workflow, infos, targets, lambda info, name: info.ranges.get(name)))
     low = max((span[0] for span in spans), default=0)
@@ -190,7 +190,7 @@ def _size_multiple(workflow: Workflow, infos: Infos) -> int:
     return math.lcm(1, *_of_targets(workflow, infos, targets, lambda info, name: info.steps.get(name)))
 
 
-def _choices_of(workflow: Workflow, infos: Infos, targets: Sequence[Target]) -> tuple[str, ...]:
+def _choices_of(workflow: Workflow, infos: Infos, targets: Sequence[InputTarget]) -> tuple[str, ...]:
     """Return the values that all these inputs accept, in the order of the first."""
     lists = list(_of_targets(workflow, infos, targets, lambda info, name: info.choices.get(name)))
     return tuple(name for name in lists[0] if all(name in other for other in lists)) if lists else ()
@@ -208,4 +208,4 @@ def _models(workflow: Workflow, infos: Infos) -> tuple[str, ...]:
 
 
 def _loras(workflow: Workflow, infos: Infos) -> tuple[str, ...]:
-    return _choices_of(workflow, infos, [Target(node, "lora_name") for node in workflow.bindings.loras])
+    return _choices_of(workflow, infos, [InputTarget(node, "lora_name") for node in workflow.bindings.loras])

@@ -22,11 +22,11 @@ from umrgen.server.engines.comfyui.workflow import Workflow
 __all__ = ["Drawing", "PollLimits"]
 
 FIRST_POLL = 0.1
-"""Seconds until the first look at a prompt without a socket; doubled up to the interval."""
+"""Seconds until the first poll of a prompt without a socket; doubled up to the interval."""
 AFTER_END = 0.02
-"""Seconds until the next look at a prompt whose end was announced, and whose history is not written yet."""
+"""Seconds until the next poll of a prompt whose end was announced, and whose history is not written yet."""
 UNKNOWN_POLLS = 3
-"""Looks in a row that must not find a prompt before it counts as lost."""
+"""Polls in a row that do not find a prompt before it counts as lost."""
 REMEMBERED = 10_000
 """Jobs whose prompts are counted."""
 MOST_REPEATS = 3
@@ -38,7 +38,7 @@ class PollLimits:
     """Times in seconds."""
 
     interval: float
-    """Between two looks at a prompt whose messages arrive; at most this without them."""
+    """Between two polls of a prompt whose messages arrive; at most this without them."""
     lost_after: float
     """Until a server that does not respond any more is given up."""
 
@@ -108,7 +108,7 @@ class Drawing:
     # --- sending ---
 
     async def _send(self, number: int) -> tuple[ComfyServer, HistoryEntry]:
-        """Send the prompt to a server, and follow it. A server that accepts no connection is passed over."""
+        """Send the prompt to a server, and follow it. A server that accepts no connection is skipped."""
         tried: list[ComfyServer] = []
         while server := self._servers.choose(self._task.request, tried):
             try:
@@ -166,7 +166,7 @@ class Drawing:
     # --- following ---
 
     async def _follow(self, server: ComfyServer, prompt_id: str, listener: EventListener) -> HistoryEntry:
-        """Return the end of a prompt. Messages give its progress; only the history says that it has ended."""
+        """Return the end of a prompt. Messages give its progress; only the history confirms its end."""
         progress = self._progress(prompt_id)
         watch = _PromptWatch(server, prompt_id, self._limits)
         while True:
@@ -190,7 +190,7 @@ class Drawing:
 
 
 class _PromptWatch:
-    """When to look at a prompt, and whether it or its server is lost."""
+    """The schedule of the polls of one prompt, and the detection of a lost prompt or server."""
 
     def __init__(self, server: ComfyServer, prompt_id: str, limits: PollLimits) -> None:
         self._server = server
@@ -202,12 +202,12 @@ class _PromptWatch:
         self._unknown = 0
 
     def remaining(self, *, connected: bool) -> float:
-        """Return the seconds until the next look."""
+        """Return the seconds until the next poll."""
         delay = self._limits.interval if connected and self._delay >= FIRST_POLL else self._delay
         return max(0.0, self._polled + min(delay, self._limits.interval) - self._clock())
 
     def hasten(self) -> None:
-        """Look at the prompt now, and soon again: its end was announced."""
+        """Poll the prompt now, and soon again: its end was announced."""
         self._delay = AFTER_END
         self._polled = float("-inf")
 

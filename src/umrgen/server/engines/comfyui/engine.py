@@ -41,8 +41,8 @@ class ComfyUIEngine:
         """`url`: one URL or several with commas, `URL*2` for two prompts at a time. `workflow`: a file in the API
         format, or the name of a template; absent: the first template whose files ComfyUI has. `bindings`: a file.
 
-        Times in seconds. `timeout`: of a call; `poll_interval`: between two looks at a prompt; `health_interval`:
-        between two looks at a server; `lost_after`: until a server that does not respond is given up. Raises
+        Times in seconds. `timeout`: of a call; `poll_interval`: between two polls of a prompt; `health_interval`:
+        between two health checks; `lost_after`: until a server that does not respond is given up. Raises
         ValueError, and EngineFailure for a file.
         """
         times = {"timeout": timeout, "poll_interval": poll_interval, "health_interval": health_interval}
@@ -67,7 +67,7 @@ class ComfyUIEngine:
 
     @property
     def info(self) -> EngineInfo:
-        """What the workflow can do; models and LoRAs are those of all servers."""
+        """The features of the workflow; models and LoRAs are those of all servers."""
         infos = [server.info for server in self._servers.all if server.info]
         models = dict.fromkeys(name for info in infos for name in info.models)
         loras = dict.fromkeys(name for info in infos for name in info.loras)

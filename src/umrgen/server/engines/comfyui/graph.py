@@ -8,7 +8,18 @@ import msgspec
 from umrgen.server.engines import EngineFailure
 from umrgen.text import printable
 
-__all__ = ["Graph", "GraphNode", "Link", "Target", "as_link", "bypass", "copy_of", "links", "node_order", "parse_graph"]
+__all__ = [
+    "Graph",
+    "GraphNode",
+    "InputTarget",
+    "Link",
+    "as_link",
+    "bypass",
+    "copy_of",
+    "links",
+    "node_order",
+    "parse_graph",
+]
 
 
 class GraphNode(msgspec.Struct):
@@ -22,7 +33,7 @@ class GraphNode(msgspec.Struct):
 Graph = dict[str, GraphNode]
 
 
-class Target(NamedTuple):
+class InputTarget(NamedTuple):
     """An input of a node."""
 
     node: str

@@ -70,7 +70,7 @@ def _match(entries: Sequence[E], prompt_id: str) -> E | None:
 async def locate(servers: ComfyServers, job_id: str, *, start: int, sent: int) -> Located:
     """Return the first prompt from number `start` on that waits, runs or has succeeded on a server; else a new one.
 
-    A prompt that failed or was cancelled is passed over, and so is an unknown one with a number below `sent`, which
+    A prompt that failed or was cancelled is skipped, and so is an unknown one with a number below `sent`, which
     this process has sent already. Raises EngineCrashed if a server that should respond does not.
     """
     searches = [search for search in await asyncio.gather(*map(_search, servers.responding())) if search]
@@ -88,7 +88,7 @@ async def locate(servers: ComfyServers, job_id: str, *, start: int, sent: int) -
 
 
 async def _search(server: ComfyServer) -> _Search | None:
-    """Read the queue of a server; None if it does not respond any more."""
+    """Read the queue of a server; None if it has stopped responding."""
     try:
         return _Search(server, await server.client.queue())
     except ServerUnreachable as error:

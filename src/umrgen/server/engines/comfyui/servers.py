@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 FAILURES = 2
 """Health checks in a row after which a server that accepts connections does not count as responding."""
 LARGEST_CAPACITY = 64
+HOST = re.compile(r"[\w.:%-]+")
 
 Check = Callable[["ComfyServer", str], Awaitable[None]]
 """Checks a server that has begun to respond, with its version. Raises EngineFailure and EngineCrashed."""
@@ -38,7 +39,8 @@ def _parse_url(text: str) -> tuple[str, int]:
     url, star, count = text.partition("*")
     capacity = int(count) if count.isdecimal() else 0
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    valid = parts.scheme in ("http", "https") and HOST.fullmatch(parts.hostname or "") and parts.port != 0
+    if not valid or parts.query or parts.fragment:
         raise ValueError(f"url must be such as http://127.0.0.1:8188; got {_without_password(text)!r}")
     if star and not 1 <= capacity <= LARGEST_CAPACITY:
         raise ValueError(f"a capacity must be 1 to {LARGEST_CAPACITY}; got {count!r}")

@@ -100,7 +100,7 @@ class ComfyClient:
         raise ResponseLost(f"ComfyUI answered {status} to a prompt")
 
     async def cancel(self, prompt_id: str) -> bool:
-        """Cancel a prompt, whatever its state. Return False for a version without this route."""
+        """Cancel a prompt in any state. Return False for a version without this route."""
         status, body = await self._call("POST", f"/api/jobs/{prompt_id}/cancel", content=b"{}")
         if status == 200:
             self._parse(answers.cancelled, body)

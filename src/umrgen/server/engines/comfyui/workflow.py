@@ -15,7 +15,7 @@ from umrgen.server.engines.comfyui.binding import LORA_LOADERS, bind
 from umrgen.server.engines.comfyui.bindings import Bindings, override, parse_bindings
 from umrgen.server.engines.comfyui.graph import (
     Graph,
-    Target,
+    InputTarget,
     as_link,
     bypass,
     copy_of,
@@ -40,7 +40,7 @@ class Workflow:
     revision: str
     """The start of the SHA-256 of the file."""
 
-    def value(self, targets: Sequence[Target]) -> Any:
+    def value(self, targets: Sequence[InputTarget]) -> Any:
         """Return the workflow's own value of a parameter; None if it is unbound."""
         return next((self.graph[node].inputs.get(name) for node, name in targets if node in self.graph), None)
 
@@ -69,7 +69,7 @@ class Workflow:
         return graph
 
 
-def _set(graph: Graph, targets: Sequence[Target], value: Any) -> None:
+def _set(graph: Graph, targets: Sequence[InputTarget], value: Any) -> None:
     for node, name in targets:
         graph[node].inputs[name] = value
 
@@ -86,7 +86,7 @@ def _set_loras(graph: Graph, slots: Sequence[str], request: GenerationRequest) -
         bypass(graph, slot, LORA_LOADERS.get(graph[slot].class_type, {0: "model", 1: "clip"}))
 
 
-def _set_references(graph: Graph, targets: Sequence[Target], names: Sequence[str]) -> None:
+def _set_references(graph: Graph, targets: Sequence[InputTarget], names: Sequence[str]) -> None:
     if len(names) > len(targets):
         raise EngineFailure(f"this workflow has places for {len(targets)} reference images; got {len(names)}")
     for target, name in zip(targets, names, strict=False):
