@@ -78,6 +78,8 @@ class Execution:
         self.cached_nodes: list[str] = []
         self.interrupts: list[Any] = []
         """The bodies of the calls of /interrupt."""
+        self.freed: list[Any] = []
+        """The bodies of the calls of /free."""
         self.requests: list[str] = []
         self.files: dict[tuple[str, str, str], bytes] = {}
         self.uploads: dict[str, bytes] = {}

@@ -64,6 +64,10 @@ class Routes:
         self._execution.interrupt(json.loads(body) if body else {})
         return Response()
 
+    async def free(self, request: Request) -> Response:
+        self._execution.freed.append(await request.json())
+        return Response()
+
     async def view(self, request: Request) -> Response:
         query = request.query_params
         if ".." in query["filename"]:
@@ -163,6 +167,7 @@ def make_app(execution: Execution) -> Any:
         ("/history", routes.history, ["GET"]),
         ("/history/{id}", routes.history, ["GET"]),
         ("/interrupt", routes.interrupt, ["POST"]),
+        ("/free", routes.free, ["POST"]),
         ("/view", routes.view, ["GET"]),
         ("/upload/image", routes.upload, ["POST"]),
     ]

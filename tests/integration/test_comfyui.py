@@ -80,6 +80,14 @@ def test_the_features_of_the_workflow_are_those_of_the_server(state: Path, newes
     assert newest.execution.accepted[0].graph["7"]["inputs"]["text"] == "rain"
 
 
+def test_engine_check_draws_each_time(newest: FakeComfyUI, tmp_path: Path) -> None:
+    """Its prompts have different ids; a prompt with a known id would not be drawn again."""
+    for count in (1, 2):
+        checked = cli("engine", "check", "--state", str(tmp_path / "state"), *options(newest))
+        assert checked.returncode == 0, checked.stderr
+        assert len(newest.prompts) == count
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_after_sigkill_the_running_prompt_is_found_again(state: Path, generation: str) -> None:

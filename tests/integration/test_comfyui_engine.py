@@ -605,6 +605,12 @@ class TestServers:
             await engine.load(lambda: None)
         await engine.close()
 
+    async def test_the_models_leave_the_memory_of_all_servers(self, newest: FakeComfyUI) -> None:
+        with FakeComfyUI("0.8") as other:
+            async with engine_on(newest, other) as engine:
+                await engine.unload()
+            assert newest.execution.freed == other.execution.freed == [{"unload_models": True, "free_memory": True}]
+
 
 class TestChecks:
     async def refused(self, fake: FakeComfyUI, **options: Any) -> str:

@@ -40,6 +40,10 @@ class Bindings:
     size_multiple: int | None = None
     max_steps: int | None = None
 
+    def __str__(self) -> str:
+        places = [f"{name} = {target}" for name, target in self.targets()]
+        return ", ".join([*places, *(f"loras = {node}" for node in self.loras)])
+
     def targets(self) -> Iterator[tuple[str, InputTarget]]:
         """Yield the bound inputs with the names of their parameters."""
         for name in PARAMETERS:

@@ -98,6 +98,10 @@ class ComfyUIEngine:
         assert self._workflow is not None
         return await Drawing(task, report, self._workflow, self._servers, self._limits, self._sent).run()
 
+    async def unload(self) -> None:
+        """Let ComfyUI take the models out of memory."""
+        await self._servers.unload()
+
     async def close(self) -> None:
         if self._monitor is not None:
             self._monitor.cancel()
@@ -120,14 +124,16 @@ class ComfyUIEngine:
 
     async def _check(self, server: ComfyServer, version: str) -> None:
         """Check the workflow on a server. Without a given one, choose the first template that it can run."""
-        candidates = {"": self._workflow} if self._workflow else self._candidates
         refused = []
-        for name, workflow in candidates.items():
-            assert workflow is not None
+        for name, workflow in self._candidates.items():
+            if self._workflow not in (None, workflow):
+                continue
             infos = await _node_infos(server.client, workflow)
             found = problems(workflow, infos, allow_paid_nodes=self._allow_paid_nodes)
             if not found:
-                self._workflow = self._workflow or workflow
+                if self._workflow is None:
+                    self._workflow = workflow
+                    log.info("the workflow %s is bound: %s", name, workflow.bindings)
                 server.info = describe(self._workflow, infos, version)
                 return
             for problem in found:

@@ -135,6 +135,16 @@ class ComfyServers:
         models = models_of(request)
         return min(there, key=lambda server: _preference(server, models), default=None)
 
+    async def unload(self) -> None:
+        """Unload the models of all servers that respond."""
+        for server in self.responding():
+            try:
+                await server.client.free()
+                server.warm = None
+            except EngineCrashed as error:
+                server.lost(error)
+                log.warning("ComfyUI at %s did not unload its models: %s", server.address, error)
+
     async def close(self) -> None:
         await asyncio.gather(*(server.client.close() for server in self.all))
 

@@ -114,6 +114,10 @@ class ComfyClient:
         """Interrupt this prompt if it runs. Without an id, ComfyUI would interrupt any prompt."""
         await self._call("POST", "/interrupt", content=msgspec.json.encode({"prompt_id": prompt_id}))
 
+    async def free(self) -> None:
+        """Unload the models, when no prompt runs; the next prompt loads them again."""
+        await self._call("POST", "/free", content=b'{"unload_models":true,"free_memory":true}')
+
     # --- files ---
 
     async def view(self, file: OutputFile) -> bytes | None:
