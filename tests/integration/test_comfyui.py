@@ -80,10 +80,11 @@ def test_the_features_of_the_workflow_are_those_of_the_server(state: Path, newes
     assert newest.execution.accepted[0].graph["7"]["inputs"]["text"] == "rain"
 
 
-def test_engine_check_draws_each_time(newest: FakeComfyUI, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_engine_check_draws_each_time(newest: FakeComfyUI) -> None:
     """Its prompts have different ids; a prompt with a known id would not be drawn again."""
     for count in (1, 2):
-        checked = cli("engine", "check", "--state", str(tmp_path / "state"), *options(newest))
+        checked = cli("engine", "check", *options(newest))
         assert checked.returncode == 0, checked.stderr
         assert len(newest.prompts) == count
 
@@ -139,23 +140,11 @@ def test_a_server_that_starts_before_comfyui_waits_for_it(state: Path) -> None:
         serving.stop()
 
 
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ("url=127.0.0.1:8188", "url must be such as http://127.0.0.1:8188; got '127.0.0.1:8188'"),
-        ("url=http://me:secret@comfy/?x=1", "got 'http://comfy/?x=1'"),
-        ("url=http://a,http://a", "the same URL twice"),
-        ("url=http://a*0", "a capacity must be 1 to 64; got '0'"),
-        ("timeout=soon", "timeout must be a number of seconds above 0; got 'soon'"),
-        ("allow_paid_nodes=yes", "allow_paid_nodes must be true or false; got 'yes'"),
-        ("bindings=x.toml", "bindings need a workflow"),
-        ("workflow=nothing.json", "'nothing.json' cannot be read: No such file or directory; templates: z-image-turbo"),
-    ],
-)
-def test_a_wrong_option_is_refused_before_the_start(state: Path, option: str, message: str) -> None:
-    refused = cli("serve", "--state", str(state), "--port", "0", "--engine", "comfyui", "--engine-option", option)
+def test_a_wrong_option_is_refused_before_the_start(state: Path) -> None:
+    arguments = ("--engine", "comfyui", "--engine-option", "url=http://me:secret@comfy/?x=1")
+    refused = cli("serve", "--state", str(state), "--port", "0", *arguments)
     assert refused.returncode == 2
-    assert message in refused.stderr
+    assert "url must be such as http://127.0.0.1:8188; got 'http://comfy/?x=1'" in refused.stderr
     assert "secret" not in refused.stderr
 
 

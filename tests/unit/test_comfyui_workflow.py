@@ -13,7 +13,7 @@ from fake_comfyui import GENERATIONS
 from fake_comfyui.nodes import NODES, describe
 from fake_comfyui.workflows import sdxl, with_reference
 from umrgen.server.domain.request import GenerationRequest
-from umrgen.server.engines import EngineFailure
+from umrgen.server.engines import EngineFailure, load_engine
 from umrgen.server.engines.comfyui import answers
 from umrgen.server.engines.comfyui.checks import describe as features_of
 from umrgen.server.engines.comfyui.checks import problems
@@ -332,3 +332,26 @@ class TestParsing:
         ):
             with pytest.raises(ValueError, match=r"url|capacity|port|Port"):
                 parse_urls(wrong)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("url", "127.0.0.1:8188", "url must be such as http://127.0.0.1:8188; got '127.0.0.1:8188'"),
+        ("url", "http://me:secret@comfy/?x=1", "got 'http://comfy/?x=1'"),
+        ("url", "http://a,http://a", "the same URL twice"),
+        ("url", "http://a*0", "a capacity must be 1 to 64; got '0'"),
+        ("url", 5, "url must be a text or a list; got 5"),
+        ("timeout", "soon", "timeout must be a number of seconds above 0; got 'soon'"),
+        ("poll_interval", 0, "poll_interval must be a number of seconds above 0; got 0"),
+        ("allow_paid_nodes", "yes", "allow_paid_nodes must be true or false; got 'yes'"),
+        ("bindings", "x.toml", "bindings need a workflow"),
+        ("workflow", "no.json", "'no.json' cannot be read: No such file or directory; templates: z-image-turbo"),
+        ("workflow", 5, "workflow must be a text; got 5"),
+    ],
+)
+def test_a_wrong_option_is_refused(option: str, value: Any, message: str) -> None:
+    with pytest.raises(EngineFailure) as failure:
+        load_engine("comfyui", {option: value})
+    assert message in str(failure.value)
+    assert "secret" not in str(failure.value)

@@ -45,6 +45,9 @@ class ComfyUIEngine:
         between two health checks; `lost_after`: until a server that does not respond is given up. Raises
         ValueError, and EngineFailure for a file.
         """
+        for name, text in (("workflow", workflow), ("bindings", bindings)):
+            if not isinstance(text, str):
+                raise ValueError(f"{name} must be a text; got {text!r}")
         times = {"timeout": timeout, "poll_interval": poll_interval, "health_interval": health_interval}
         for name, seconds in (times | {"lost_after": lost_after}).items():
             if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 86400:

@@ -26,6 +26,8 @@ Check = Callable[["ComfyServer", str], Awaitable[None]]
 
 def parse_urls(urls: str | list[str]) -> list[tuple[str, int]]:
     """Return the base URLs and capacities of `URL`, `URL*2`, or several with commas. Raises ValueError."""
+    if not isinstance(urls, str) and not (isinstance(urls, list) and all(isinstance(url, str) for url in urls)):
+        raise ValueError(f"url must be a text or a list; got {urls!r}")
     texts = [text for item in ([urls] if isinstance(urls, str) else urls) for text in item.split(",") if text.strip()]
     parsed = [_parse_url(text.strip()) for text in texts]
     if not parsed:
