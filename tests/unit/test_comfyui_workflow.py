@@ -1,7 +1,9 @@
 """The bindings of a workflow, the graphs made from it, its checks, and the parsing of ComfyUI's responses."""
 
 import json
+import re
 from contextlib import suppress
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from fake_comfyui import GENERATIONS
 from fake_comfyui.nodes import NODES, describe
 from fake_comfyui.workflows import sdxl, with_reference
 from umrgen.server.domain.request import GenerationRequest
-from umrgen.server.engines import EngineFailure, load_engine
+from umrgen.server.engines import EngineFailure, engine_class, load_engine
 from umrgen.server.engines.comfyui import answers
 from umrgen.server.engines.comfyui.checks import describe as features_of
 from umrgen.server.engines.comfyui.checks import problems
@@ -185,6 +187,40 @@ class TestBindingFile:
 
     def test_a_workflow_without_a_seed_is_accepted_if_the_file_states_it(self, tmp_path: Path) -> None:
         assert problems(loaded(tmp_path, sdxl(), "seed = false"), infos(), allow_paid_nodes=False) == []
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "engines.md"
+
+
+def section() -> str:
+    """Return the part of docs/engines.md about ComfyUI."""
+    return DOCS.read_text().partition("## ComfyUI\n")[2].partition("\n## ")[0]
+
+
+class TestDocument:
+    def test_the_binding_file_of_the_document_is_valid(self, tmp_path: Path) -> None:
+        example = re.search(r"```toml\n(.*?)```", section(), re.DOTALL)
+        assert example
+        workflow = loaded(tmp_path, sdxl(), example[1])
+        assert problems(workflow, infos(), allow_paid_nodes=False) == []
+        info = features_of(workflow, infos(), "0.38.1")
+        assert (info.features, info.size_multiple, info.max_steps) == (("previews", "negative"), 64, 40)
+        assert info.models == ("sd_xl_base_1.0.safetensors", "SDXL/dreamshaper.safetensors")
+
+    def test_each_option_is_documented_with_its_default(self) -> None:
+        rows = dict(re.findall(r"^\| `(\w+)` \| `?([^|`]+?)`? \|", section(), re.MULTILINE))
+        options = signature(engine_class("comfyui")).parameters
+        assert list(rows) == list(options)
+        for name, parameter in options.items():
+            if parameter.default != "":
+                assert rows[name] == str(parameter.default).lower(), name
+
+    def test_each_documented_message_exists(self) -> None:
+        table = section().partition("### Messages")[2].partition("###")[0]
+        messages = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+        sources = "".join(path.read_text() for path in Path(answers.__file__).parent.glob("*.py"))
+        assert len(messages) > 8
+        assert [message for message in messages if message not in sources] == []
 
 
 class TestWorkflow:

@@ -139,10 +139,12 @@ class ComfyUIEngine:
                     log.info("the workflow %s is bound: %s", name, workflow.bindings)
                 server.info = describe(self._workflow, infos, version)
                 return
-            for problem in found:
-                log.error("ComfyUI at %s cannot run the workflow %s: %s", server.address, name, problem)
             refused.append((name, found))
-        raise EngineFailure(_refusal(refused))
+        message = _refusal(refused)
+        if message != server.trouble:
+            for problem in (problem for _, found in refused for problem in found):
+                log.error("ComfyUI at %s: %s", server.address, problem)
+        raise EngineFailure(message)
 
 
 async def _node_infos(client: ComfyClient, workflow: Workflow) -> dict[str, NodeInfo | None]:

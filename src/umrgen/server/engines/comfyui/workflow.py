@@ -27,6 +27,8 @@ __all__ = ["TEMPLATES", "Workflow", "load_workflow"]
 
 TEMPLATES = ("z-image-turbo", "flux2-klein")
 """The workflows that are part of UMRGEN."""
+OPTIONAL = {"ReferenceLatent": "latent", "TextEncodeQwenImageEdit": "image", "TextEncodeQwenImageEditPlus": "image"}
+"""The classes with optional inputs for reference images, and the start of the names of these inputs."""
 REPEAT = "umrgen_repeat"
 """An input that no node has. ComfyUI ignores it, and does not take the node's result from its cache."""
 
@@ -96,21 +98,21 @@ def _set_references(graph: Graph, targets: Sequence[InputTarget], names: Sequenc
 
 
 def _leave_out_reference(graph: Graph, source: str) -> None:
-    """Leave out the nodes ReferenceLatent that only this image reaches. Otherwise the workflow's own image is used."""
+    """Leave out the optional inputs that only this image reaches. Otherwise the workflow's own image is used."""
     reached, found = [source], []
     for name in reached:
         for consumer, node in graph.items():
             for input_, link in links(node):
                 if link.node != name or consumer in reached:
                     continue
-                if node.class_type != "ReferenceLatent":
+                if input_.startswith(OPTIONAL.get(node.class_type, "-")):
+                    found.append(InputTarget(consumer, input_))
+                else:
                     reached.append(consumer)
-                elif input_ == "latent":
-                    found.append(consumer)
     if any(not _is_consumed(graph, name) for name in reached):
         return  # it reaches an output in another way
-    for name in found:
-        bypass(graph, name, {0: "conditioning"})
+    for target in found:
+        del graph[target.node].inputs[target.input]
 
 
 def _is_consumed(graph: Graph, name: str) -> bool:
