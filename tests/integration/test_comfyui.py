@@ -87,6 +87,7 @@ def test_engine_check_draws_each_time(newest: FakeComfyUI) -> None:
         checked = cli("engine", "check", *options(newest))
         assert checked.returncode == 0, checked.stderr
         assert len(newest.prompts) == count
+        assert "prompt = 7.text, seed = 10.seed" in checked.stdout + checked.stderr
 
 
 @pytest.mark.slow

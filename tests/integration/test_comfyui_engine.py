@@ -465,9 +465,9 @@ class TestErrors:
         self, newest: FakeComfyUI, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async with engine_on(newest) as engine:
-            monkeypatch.setattr("umrgen.server.engines.comfyui.transport.LARGEST_RESPONSE", 100)
+            monkeypatch.setattr("umrgen.server.engines.remote_http.LARGEST_RESPONSE", 100)
             newest.execution.broken["/queue"] = b" " * 101
-            with pytest.raises(EngineCrashed):
+            with pytest.raises(EngineCrashed, match="larger than 100 bytes"):
                 await engine.draw(TASK, Reports())
 
     async def test_files_outside_of_comfyuis_folders_are_not_read(self, newest: FakeComfyUI) -> None:

@@ -1825,7 +1825,7 @@ MUTATIONS = (
     _server(
         "comfyui-tracebacks",
         "engines: tracebacks of ComfyUI are never shown",
-        "engines/comfyui/foreign_text.py",
+        "engines/foreign_text.py",
         " and not _FRAME.match(stripped)",
         "",
         f"{COMFYUI}::TestErrors::test_a_node_error_has_its_place_and_no_path",
@@ -1833,7 +1833,7 @@ MUTATIONS = (
     _server(
         "comfyui-paths",
         "engines: paths of ComfyUI are never shown",
-        "engines/comfyui/foreign_text.py",
+        "engines/foreign_text.py",
         '_PATH.sub("…", _QUOTED_PATH.sub("…", stripped))',
         "stripped",
         f"{COMFYUI}::TestErrors::test_a_node_error_has_its_place_and_no_path",

@@ -19,9 +19,9 @@ from umrgen.server.engines import EngineFailure, engine_class, load_engine
 from umrgen.server.engines.comfyui import answers
 from umrgen.server.engines.comfyui.checks import describe as features_of
 from umrgen.server.engines.comfyui.checks import problems
-from umrgen.server.engines.comfyui.foreign_text import first_line
 from umrgen.server.engines.comfyui.servers import parse_urls
 from umrgen.server.engines.comfyui.workflow import TEMPLATES, Workflow, load_workflow
+from umrgen.server.engines.foreign_text import first_line
 
 IMAGES = ["example.png"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from umrgen.server.engines.comfyui.foreign_text import first_line, is_out_of_memory
+from umrgen.server.engines.foreign_text import first_line, is_out_of_memory
 
 __all__ = [
     "Accepted",

@@ -16,8 +16,9 @@ from umrgen.server.engines.comfyui.progress import ComfyProgress
 from umrgen.server.engines.comfyui.prompts import Located, find_prompt, locate, prompt_uuid
 from umrgen.server.engines.comfyui.results import check_succeeded, fetch_images
 from umrgen.server.engines.comfyui.servers import ComfyServer, ComfyServers, models_of
-from umrgen.server.engines.comfyui.transport import PromptRefused, ResponseLost, ServerUnreachable
+from umrgen.server.engines.comfyui.transport import PromptRefused
 from umrgen.server.engines.comfyui.workflow import Workflow
+from umrgen.server.engines.remote_http import ResponseLost, ServerUnreachable
 
 __all__ = ["Drawing", "PollLimits"]
 

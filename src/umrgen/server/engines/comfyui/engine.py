@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 from umrgen.server.engines import DrawTask, EncodedImage, EngineFailure, EngineInfo, Report
 from umrgen.server.engines.comfyui.answers import NodeInfo
@@ -134,10 +135,9 @@ class ComfyUIEngine:
             infos = await _node_infos(server.client, workflow)
             found = problems(workflow, infos, allow_paid_nodes=self._allow_paid_nodes)
             if not found:
-                if self._workflow is None:
-                    self._workflow = workflow
-                    log.info("the workflow %s is bound: %s", name, workflow.bindings)
-                server.info = describe(self._workflow, infos, version)
+                self._workflow = workflow
+                notes = (f"ComfyUI {version}, workflow {Path(name).name}", f"bound: {workflow.bindings}")
+                server.info = replace(describe(workflow, infos, version), notes=notes)
                 return
             refused.append((name, found))
         message = _refusal(refused)

@@ -13,7 +13,7 @@ from uuid import UUID, uuid5
 from umrgen.server.engines import EngineCrashed
 from umrgen.server.engines.comfyui.answers import HistoryEntry, PromptState, QueueEntry
 from umrgen.server.engines.comfyui.servers import ComfyServer, ComfyServers
-from umrgen.server.engines.comfyui.transport import ServerUnreachable
+from umrgen.server.engines.remote_http import ServerUnreachable
 
 __all__ = ["Located", "find_prompt", "locate", "prompt_uuid"]
 

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.engines import EngineCrashed, EngineFailure, EngineInfo
-from umrgen.server.engines.comfyui.transport import ComfyClient, ServerUnreachable
+from umrgen.server.engines.comfyui.transport import ComfyClient
+from umrgen.server.engines.remote_http import ServerUnreachable
 
 __all__ = ["ComfyServer", "ComfyServers", "models_of", "parse_urls"]
 
