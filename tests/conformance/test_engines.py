@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fake_comfyui import FakeComfyUI
+from fake_sd_server import FakeSdServer
 from support import draw_task
 from umrgen.server.engines import (
     ENGINES,
@@ -67,6 +68,9 @@ def _options(name: str) -> Iterator[dict[str, Any]]:
     if name == "comfyui":
         with FakeComfyUI() as fake:
             yield {"url": fake.url}
+    elif name == "sdcpp":
+        with FakeSdServer() as server:
+            yield {"url": server.url}
     else:
         yield {}
 

@@ -218,7 +218,7 @@ class TestDocument:
     def test_each_documented_message_exists(self) -> None:
         table = section().partition("### Messages")[2].partition("###")[0]
         messages = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
-        sources = "".join(path.read_text() for path in Path(answers.__file__).parent.glob("*.py"))
+        sources = "".join(path.read_text() for path in Path(answers.__file__).parents[1].rglob("*.py"))
         assert len(messages) > 8
         assert [message for message in messages if message not in sources] == []
 
