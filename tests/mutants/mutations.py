@@ -56,6 +56,7 @@ ISOLATION = f"{SECURITY}::TestSessionIsolation::test_no_call_discloses_data_of_a
 REFUSALS = "tests/unit/test_refusals.py"
 VALUES = "tests/integration/test_values.py"
 SERVING = "tests/integration/test_serve.py"
+SDCPP = "tests/integration/test_sdcpp_engine.py"
 COMFYUI = "tests/integration/test_comfyui_engine.py"
 RETENTION = "tests/unit/test_retention.py"
 MCP = "tests/integration/test_mcp.py"
@@ -1853,6 +1854,22 @@ MUTATIONS = (
         "            if accepted.errors:",
         "            if accepted is None:",
         f"{COMFYUI}::TestErrors::test_a_workflow_that_is_valid_in_part_fails_and_does_not_run",
+    ),
+    _server(
+        "sdcpp-cancels",
+        "engines: a cancelled job is cancelled in sd-server",
+        "engines/sdcpp/engine.py",
+        "                await client.cancel(job_id)",
+        "                pass",
+        f"{SDCPP}::test_a_cancelled_job_stops",
+    ),
+    _server(
+        "sdcpp-ends",
+        "engines: sd-server ends with the server that started it",
+        "engines/sdcpp/tether.py",
+        "        program.kill()",
+        "        pass",
+        f"{SDCPP}::TestProcess::test_the_process_ends_with_a_killed_server",
     ),
 )
 

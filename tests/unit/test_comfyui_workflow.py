@@ -192,9 +192,9 @@ class TestBindingFile:
 DOCS = Path(__file__).parents[2] / "docs" / "engines.md"
 
 
-def section() -> str:
-    """Return the part of docs/engines.md about ComfyUI."""
-    return DOCS.read_text().partition("## ComfyUI\n")[2].partition("\n## ")[0]
+def section(title: str = "ComfyUI") -> str:
+    """Return a part of docs/engines.md."""
+    return DOCS.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
 class TestDocument:
@@ -207,9 +207,10 @@ class TestDocument:
         assert (info.features, info.size_multiple, info.max_steps) == (("previews", "negative"), 64, 40)
         assert info.models == ("sd_xl_base_1.0.safetensors", "SDXL/dreamshaper.safetensors")
 
-    def test_each_option_is_documented_with_its_default(self) -> None:
-        rows = dict(re.findall(r"^\| `(\w+)` \| `?([^|`]+?)`? \|", section(), re.MULTILINE))
-        options = signature(engine_class("comfyui")).parameters
+    @pytest.mark.parametrize(("engine", "title"), [("comfyui", "ComfyUI"), ("sdcpp", "stable-diffusion.cpp")])
+    def test_each_option_is_documented_with_its_default(self, engine: str, title: str) -> None:
+        rows = dict(re.findall(r"^\| `(\w+)` \| `?([^|`]+?)`? \|", section(title), re.MULTILINE))
+        options = signature(engine_class(engine)).parameters
         assert list(rows) == list(options)
         for name, parameter in options.items():
             if parameter.default != "":

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from umrgen.server.engines.foreign_text import first_line
 
-__all__ = ["Capabilities", "JobStatus", "SdJob", "accepted", "capabilities", "job", "refusal"]
+__all__ = ["JobStatus", "SdCapabilities", "SdJob", "accepted", "capabilities", "job", "refusal"]
 
 
 class JobStatus(StrEnum):
@@ -35,7 +35,7 @@ class SdJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Capabilities:
+class SdCapabilities:
     """The model, its defaults, and the limits of the server."""
 
     model: str
@@ -116,7 +116,7 @@ class _SdJob(Struct):
 MODE = "img_gen"
 
 
-def capabilities(body: bytes) -> Capabilities:
+def capabilities(body: bytes) -> SdCapabilities:
     """Return the capabilities for images."""
     found = msgspec.json.decode(body, type=_Capabilities)
     if MODE not in found.supported_modes:
@@ -124,7 +124,7 @@ def capabilities(body: bytes) -> Capabilities:
     defaults = found.defaults_by_mode.get(MODE, found.defaults).sample_params
     features = found.features_by_mode.get(MODE, found.features)
     limits = found.limits
-    return Capabilities(
+    return SdCapabilities(
         model=first_line(found.model.stem or found.model.name),
         steps=defaults.sample_steps,
         cfg=defaults.guidance.txt_cfg,

@@ -25,9 +25,9 @@ from umrgen.server.engines import (
 )
 from umrgen.server.engines.foreign_text import is_out_of_memory
 from umrgen.server.engines.remote_http import ServerUnreachable
-from umrgen.server.engines.sdcpp.answers import Capabilities, JobStatus, SdJob
+from umrgen.server.engines.sdcpp.answers import JobStatus, SdCapabilities, SdJob
 from umrgen.server.engines.sdcpp.process import SdProcess
-from umrgen.server.engines.sdcpp.transport import QueueFull, SdClient
+from umrgen.server.engines.sdcpp.transport import SdClient, SdQueueFull
 
 __all__ = ["SdServerEngine"]
 
@@ -81,7 +81,7 @@ class SdServerEngine:
         self._capacity = capacity
         self._process: SdProcess | None = None
         self._client: SdClient | None = None
-        self._capabilities: Capabilities | None = None
+        self._capabilities: SdCapabilities | None = None
         self._loading = asyncio.Lock()
 
     @property
@@ -113,7 +113,7 @@ class SdServerEngine:
         async with self._loading:
             return self._client or await self._load()
 
-    async def _reach(self, client: SdClient) -> Capabilities:
+    async def _reach(self, client: SdClient) -> SdCapabilities:
         while True:
             try:
                 return await client.capabilities()
@@ -148,10 +148,10 @@ class SdServerEngine:
             submitting = asyncio.ensure_future(client.submit(request))
             try:
                 return await asyncio.shield(submitting)
-            except QueueFull:
+            except SdQueueFull:
                 await asyncio.sleep(self._poll_interval)
             except asyncio.CancelledError:
-                with suppress(QueueFull, EngineFailure, EngineCrashed):
+                with suppress(SdQueueFull, EngineFailure, EngineCrashed):
                     await self._cancel(client, await submitting)  # its id is known only now
                 raise
 
@@ -200,7 +200,7 @@ def _model_arguments(model: str, given: list[str]) -> list[str]:
     return ["--diffusion-model" if parts & set(given) else "--model", str(Path(model).expanduser())]
 
 
-def _describe(found: Capabilities) -> EngineInfo:
+def _describe(found: SdCapabilities) -> EngineInfo:
     there = {
         "references": "ref_images" in found.features,
         "negative": found.cfg > NO_GUIDANCE,
@@ -224,7 +224,7 @@ def _describe(found: Capabilities) -> EngineInfo:
     )
 
 
-def _request(task: DrawTask, found: Capabilities) -> dict[str, Any]:
+def _request(task: DrawTask, found: SdCapabilities) -> dict[str, Any]:
     """Return the body of a job. LoRAs are named by the path that the server has for them."""
     request = task.request
     cfg = found.cfg if request.cfg is None else request.cfg

@@ -8,9 +8,9 @@ import msgspec
 from umrgen.server.engines import EngineFailure
 from umrgen.server.engines.remote_http import RemoteHttp, ResponseLost
 from umrgen.server.engines.sdcpp import answers
-from umrgen.server.engines.sdcpp.answers import Capabilities, SdJob
+from umrgen.server.engines.sdcpp.answers import SdCapabilities, SdJob
 
-__all__ = ["QueueFull", "SdClient"]
+__all__ = ["SdClient", "SdQueueFull"]
 
 LARGEST_RESULT = 512 << 20
 """Bytes of a job with its images, in base64."""
@@ -18,7 +18,7 @@ TRANSFER_FACTOR = 4
 """Deadlines of a result, in deadlines of another call."""
 
 
-class QueueFull(Exception):
+class SdQueueFull(Exception):
     """The server accepts no further job now."""
 
 
@@ -31,21 +31,21 @@ class SdClient:
     async def close(self) -> None:
         await self._http.close()
 
-    async def capabilities(self) -> Capabilities:
+    async def capabilities(self) -> SdCapabilities:
         status, body = await self._http.call("GET", "/sdcpp/v1/capabilities")
         if status != 200:
             raise ResponseLost(f"sd-server answered {status} to a call of its capabilities")
         return self._http.parse(answers.capabilities, body)
 
     async def submit(self, request: Mapping[str, Any]) -> str:
-        """Submit a job, and return its id. Raises QueueFull, and EngineFailure for a request that is refused."""
+        """Submit a job, and return its id. Raises SdQueueFull, and EngineFailure for a request that is refused."""
         status, body = await self._http.call(
             "POST", "/sdcpp/v1/img_gen", content=msgspec.json.encode(request), patience=TRANSFER_FACTOR
         )
         if status == 202:
             return self._http.parse(answers.accepted, body)
         if status == 429:
-            raise QueueFull
+            raise SdQueueFull
         if status == 400:
             raise EngineFailure(f"sd-server refuses the request: {self._http.parse(answers.refusal, body)}")
         raise ResponseLost(f"sd-server answered {status} to a job")
