@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 
 from fake_comfyui import GENERATIONS, FakeComfyUI
@@ -498,8 +499,6 @@ class TestParameters:
         graph["6"]["inputs"]["clip"] = ["14", 1]
         task = draw_task("a boat", 640, 768, 5, 77, negative="rain")
         changes = {"cfg": 3.5, "model": "SDXL/dreamshaper.safetensors", "loras": (Lora("ink.safetensors", 0.5),)}
-        import msgspec
-
         task = replace(task, request=msgspec.structs.replace(task.request, **changes))
         async with engine_on(fake, workflow=write(graph)) as engine:
             assert set(engine.info.features) == {"previews", "negative", "loras", "cfg"}
@@ -573,8 +572,6 @@ class TestServers:
         assert len(newest.prompts) == 1
 
     async def test_a_job_goes_where_its_models_are_loaded(self, newest: FakeComfyUI, write: Callable[..., str]) -> None:
-        import msgspec
-
         def task(number: int, model: str) -> DrawTask:
             request = msgspec.structs.replace(TASK.request, model=model)
             return DrawTask(f"ext_{number}", request)
@@ -589,6 +586,16 @@ class TestServers:
                 for fake in (newest, other)
             ]
         assert used == [{models[0]}, {models[1]}]
+
+    async def test_a_model_that_no_responding_server_has_is_a_crash(
+        self, newest: FakeComfyUI, write: Callable[..., str]
+    ) -> None:
+        """The server that has it may return, so the job is tried again."""
+        request = msgspec.structs.replace(TASK.request, model="elsewhere.safetensors")
+        async with engine_on(newest, workflow=write(sdxl())) as engine:
+            with pytest.raises(EngineCrashed, match="no ComfyUI that responds has this model or LoRA"):
+                await engine.draw(DrawTask("ext_1", request), Reports())
+        assert newest.prompts == []
 
     async def test_without_a_server_the_engine_cannot_be_loaded(self) -> None:
         with FakeComfyUI() as ended:
