@@ -42,7 +42,7 @@ class Reports:
         self.phases.append(phase)
 
 
-@pytest.fixture(params=GENERATIONS)
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name == "0.8")) for name in GENERATIONS])
 def fake(request: pytest.FixtureRequest) -> Iterator[FakeComfyUI]:
     with FakeComfyUI(request.param) as running:
         yield running

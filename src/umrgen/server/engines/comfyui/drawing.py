@@ -118,10 +118,9 @@ class Drawing:
             except ServerUnreachable as error:
                 server.lost(error)
                 tried.append(server)
-        there = self._servers.responding()
-        raise EngineCrashed(
-            "no ComfyUI that responds has this model or LoRA" if there else "no ComfyUI server responds"
-        )
+        if self._servers.responding():
+            raise EngineCrashed("no ComfyUI that responds has this model or LoRA")
+        raise EngineCrashed("no ComfyUI server responds")
 
     async def _send_to(self, server: ComfyServer, number: int) -> HistoryEntry:
         prompt_id = prompt_uuid(self._task.job_id, number)
