@@ -3,12 +3,15 @@
 import inspect
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fake_comfyui import FakeComfyUI
+from fake_sd_server import FakeSdServer
 from support import draw_task
 from umrgen.server.engines import (
     ENGINES,
@@ -49,10 +52,27 @@ async def awaited(result: Any) -> Any:
 
 
 @pytest.fixture(params=[*sorted(ENGINES), *FAKES])
-async def engine(request: pytest.FixtureRequest) -> Any:
-    made = load_engine(request.param, {})
-    await awaited(made.load(lambda: None) if is_remote(request.param) else made.load())
-    return made
+async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
+    with _options(request.param) as options:
+        made = load_engine(request.param, options)
+        remote = is_remote(request.param)
+        await awaited(made.load(lambda: None) if remote else made.load())
+        yield made
+        if remote:
+            await made.close()
+
+
+@contextmanager
+def _options(name: str) -> Iterator[dict[str, Any]]:
+    """Yield the options with which the engine can be loaded here."""
+    if name == "comfyui":
+        with FakeComfyUI() as fake:
+            yield {"url": fake.url}
+    elif name == "sdcpp":
+        with FakeSdServer() as server:
+            yield {"url": server.url}
+    else:
+        yield {}
 
 
 async def test_the_image_has_the_requested_size(engine: Any) -> None:

@@ -56,6 +56,8 @@ ISOLATION = f"{SECURITY}::TestSessionIsolation::test_no_call_discloses_data_of_a
 REFUSALS = "tests/unit/test_refusals.py"
 VALUES = "tests/integration/test_values.py"
 SERVING = "tests/integration/test_serve.py"
+SDCPP = "tests/integration/test_sdcpp_engine.py"
+COMFYUI = "tests/integration/test_comfyui_engine.py"
 RETENTION = "tests/unit/test_retention.py"
 MCP = "tests/integration/test_mcp.py"
 MCP_TASKS = "tests/integration/test_mcp_tasks.py"
@@ -1932,6 +1934,118 @@ MUTATIONS = (
         "PART = 256 << 10",
         "PART = 256 << 20",
         f"{TICKS}[sdapi img2img with an image of 4 MB]",
+    ),
+    _server(
+        "comfyui-found-again",
+        "engines: a prompt that runs in ComfyUI is found again after a restart, and not drawn twice",
+        "engines/comfyui/prompts.py",
+        "        if usable:",
+        "        if usable and number < 0:",
+        f"{COMFYUI}::TestOnePrompt::test_a_running_prompt_is_found_again",
+    ),
+    _server(
+        "comfyui-same-ids",
+        "engines: the id of a prompt follows from the id of its job",
+        "engines/comfyui/prompts.py",
+        'f"{job_id} {number}"',
+        'f"{job_id} {number} {id(job_id)}"',
+        f"{COMFYUI}::test_the_ids_of_prompts_are_canonical_and_never_change",
+    ),
+    _server(
+        "comfyui-sent-once",
+        "engines: a job whose ComfyUI was restarted is tried again with another id",
+        "engines/comfyui/prompts.py",
+        "        if not found and number >= sent:",
+        "        if not found:",
+        f"{COMFYUI}::TestConnections::test_a_restart_of_comfyui_fails_the_attempt_and_the_next_one_draws",
+    ),
+    _server(
+        "comfyui-lost-response",
+        "engines: a prompt whose response was lost is searched, and not sent again",
+        "engines/comfyui/drawing.py",
+        "                return await self._follow(server, prompt_id, listener)  # it may have arrived",
+        "                raise",
+        f"{COMFYUI}::TestConnections::test_a_lost_response_to_a_prompt_does_not_draw_twice",
+    ),
+    _server(
+        "comfyui-cancels",
+        "engines: a cancelled job stops in ComfyUI",
+        "engines/comfyui/drawing.py",
+        "                await cancel_prompt(*self._current)",
+        "                pass",
+        f"{COMFYUI}::TestCancelling::test_a_running_prompt_stops_at_its_next_step",
+    ),
+    _server(
+        "comfyui-interrupt-id",
+        "engines: a prompt is interrupted by its id",
+        "engines/comfyui/transport.py",
+        'content=msgspec.json.encode({"prompt_id": prompt_id})',
+        'content=b"{}"',
+        f"{COMFYUI}::TestCancelling::test_a_running_prompt_stops_at_its_next_step",
+    ),
+    _server(
+        "comfyui-other-prompts",
+        "engines: other prompts than the cancelled one continue",
+        "engines/comfyui/cancellation.py",
+        "        if not cancelled and entry.state is PromptState.PENDING:",
+        "        if entry is None:",
+        f"{COMFYUI}::TestCancelling::test_a_pending_prompt_is_removed_and_the_running_one_continues",
+    ),
+    _server(
+        "comfyui-paid-nodes",
+        "engines: a workflow with nodes that cost money is refused, unless they are allowed",
+        "engines/comfyui/checks.py",
+        "        elif info.paid and not allow_paid_nodes:",
+        "        elif info.paid and allow_paid_nodes is None:",
+        f"{COMFYUI}::TestChecks::test_nodes_that_cost_money_are_refused_unless_allowed",
+    ),
+    _server(
+        "comfyui-tracebacks",
+        "engines: tracebacks of ComfyUI are never shown",
+        "engines/foreign_text.py",
+        " and not _FRAME.match(stripped)",
+        "",
+        f"{COMFYUI}::TestErrors::test_a_node_error_has_its_place_and_no_path",
+    ),
+    _server(
+        "comfyui-paths",
+        "engines: paths of ComfyUI are never shown",
+        "engines/foreign_text.py",
+        '_PATH.sub("…", _QUOTED_PATH.sub("…", stripped))',
+        "stripped",
+        f"{COMFYUI}::TestErrors::test_a_node_error_has_its_place_and_no_path",
+    ),
+    _server(
+        "comfyui-deleted-image",
+        "engines: the nodes are executed again if a cached image was deleted",
+        "engines/comfyui/drawing.py",
+        'prompt_id[:8] if number else ""',
+        '""',
+        f"{COMFYUI}::TestOnePrompt::test_a_cached_image_that_was_deleted_is_drawn_again",
+    ),
+    _server(
+        "comfyui-in-part",
+        "engines: a workflow of which ComfyUI refuses a part fails",
+        "engines/comfyui/drawing.py",
+        "            if accepted.errors:",
+        "            if accepted is None:",
+        f"{COMFYUI}::TestErrors::test_a_workflow_that_is_valid_in_part_fails_and_does_not_run",
+    ),
+    _server(
+        "sdcpp-cancels",
+        "engines: a cancelled job is cancelled in sd-server",
+        "engines/sdcpp/engine.py",
+        "                await client.cancel(job_id)",
+        "                pass",
+        f"{SDCPP}::test_a_cancelled_job_stops",
+    ),
+    _server(
+        "sdcpp-ends",
+        "engines: sd-server ends with the server that started it",
+        "engines/sdcpp/tether.py",
+        "        program.kill()",
+        "        pass",
+        f"{SDCPP}::TestProcess::test_the_process_ends_with_a_killed_server",
     ),
 )
 

@@ -19,8 +19,8 @@ GROUPS: dict[str, list[str]] = PROJECT["dependency-groups"]
 
 FILES = {
     "base": BASE,
-    "server": [*BASE, *EXTRAS["server"], *GROUPS["build"]],
-    "dev": [*BASE, *EXTRAS["server"], *EXTRAS["mcp"], *GROUPS["build"], *GROUPS["dev"]],
+    "server": [*BASE, *EXTRAS["server"], *EXTRAS["comfyui"], *GROUPS["build"]],
+    "dev": [*BASE, *EXTRAS["server"], *EXTRAS["comfyui"], *EXTRAS["mcp"], *GROUPS["build"], *GROUPS["dev"]],
     "clients": GROUPS["clients"],
     "langchain": GROUPS["langchain"],
 }
@@ -81,11 +81,14 @@ def declared(requirements: list[str]) -> set[str]:
 
 def test_each_import_is_declared() -> None:
     base, server, mcp = declared(BASE), declared([*BASE, *EXTRAS["server"]]), declared([*BASE, *EXTRAS["mcp"]])
-    unused, optional = (server | mcp) - base, set(OPTIONAL)
+    comfyui = declared(EXTRAS["comfyui"])
+    unused, optional = (server | mcp | comfyui) - base, set(OPTIONAL)
     folders = {"server": server, "mcp": mcp}
     for path in (ROOT / "src" / "umrgen").rglob("*.py"):
         inside = path.relative_to(ROOT / "src" / "umrgen")
         allowed = server | mcp if str(inside) == "server/http/mcp.py" else folders.get(inside.parts[0], base)
+        if str(inside).startswith("server/engines/comfyui/"):
+            allowed = server | comfyui
         found = set(foreign_imports(path))
         optional -= found
         found -= set(OPTIONAL)

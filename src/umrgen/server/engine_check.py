@@ -44,7 +44,8 @@ async def check_engine(settings: Settings, progress: Callable[[str], None]) -> E
         request = GenerationRequest(
             PROMPT, secrets.randbits(32), width=_side(info), height=_side(info), steps=info.default_steps
         )
-        (image, *_) = await executor.run(DrawTask("ext_check", request), lambda step, total: None)
+        task = DrawTask(f"ext_check_{secrets.token_hex(8)}", request)  # an engine may return the images of a known id
+        (image, *_) = await executor.run(task, lambda step, total: None)
         return EngineCheck(info, image, loaded - began, clock.monotonic() - loaded)
     except (EngineFailure, EngineCrashed) as error:
         raise UmrgenError(f"the engine {settings.engine} did not draw: {error}", code=error.code) from None

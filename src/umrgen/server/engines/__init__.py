@@ -47,7 +47,9 @@ __all__ = [
 ]
 
 ENGINES: Mapping[str, str] = {
+    "comfyui": "umrgen.server.engines.comfyui.engine:ComfyUIEngine",
     "procedural": "umrgen.server.engines.procedural:ProceduralEngine",
+    "sdcpp": "umrgen.server.engines.sdcpp.engine:SdServerEngine",
 }
 
 
