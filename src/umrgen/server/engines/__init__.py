@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 ENGINES: Mapping[str, str] = {
+    "diffusers": "umrgen.server.engines.diffusers:DiffusersEngine",
     "procedural": "umrgen.server.engines.procedural:ProceduralEngine",
 }
 
