@@ -230,6 +230,30 @@ def save_foreign_lora(path: Path) -> None:
     save_file({"other.part.lora_A.weight": torch.randn(2, 8), "other.part.lora_B.weight": torch.randn(8, 2)}, path)
 
 
+def save_z_image_file(path: Path, pipeline: Path) -> None:
+    """Save the transformer of a Z-Image pipeline as one file, with the names of its authors."""
+    from safetensors.torch import load_file
+
+    (file,) = (pipeline / "transformer").glob("*.safetensors")
+    tensors = load_file(file)
+    for query in [name for name in tensors if name.endswith("attention.to_q.weight")]:
+        parts = [tensors.pop(query.replace("to_q", part)) for part in ("to_q", "to_k", "to_v")]
+        tensors[query.replace("to_q", "qkv")] = torch.cat(parts)
+    renamed = (
+        ("all_final_layer.2-1.", "final_layer."),
+        ("all_x_embedder.2-1.", "x_embedder."),
+        ("attention.to_out.0.", "attention.out."),
+        ("attention.norm_k.", "attention.k_norm."),
+        ("attention.norm_q.", "attention.q_norm."),
+    )
+    original = {}
+    for name, tensor in tensors.items():
+        for ours, theirs in renamed:
+            name = name.replace(ours, theirs)
+        original[f"model.diffusion_model.{name}"] = tensor
+    save_file(original, path)
+
+
 def with_entry(folder: Path, key: str, value: Any) -> None:
     """Change one entry of the folder's model_index.json."""
     path = folder / "model_index.json"

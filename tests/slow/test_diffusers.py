@@ -364,6 +364,18 @@ def test_another_model_is_loaded_when_a_job_names_it(folder: Path) -> None:
         draw(engine, task(model="third"))
 
 
+def test_one_file_replaces_the_denoiser_of_a_folder(folder: Path, tmp_path: Path) -> None:
+    import tiny_pipelines
+
+    tiny_pipelines.save_z_image_file(tmp_path / "my-turbo.safetensors", folder / "z_image")
+    engine = DiffusersEngine(model=str(tmp_path / "my-turbo.safetensors"), config=str(folder / "z_image"))
+    engine.load()
+    assert engine.info.models == ("my-turbo",)
+    assert (engine.info.default_steps, engine.info.default_cfg) == (8, 0.0)  # by its name
+    whole = loaded(folder, "z_image", cfg=0)
+    assert difference(draw(engine), draw(whole)) == 0
+
+
 def test_warm_up_draws_the_stated_sizes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from umrgen.server.engines.diffusers.session import ModelSession
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from umrgen.server.engines import DrawTask, EngineFailure, EngineInfo, Phase, Report
-from umrgen.server.engines.diffusers.drawing import Job
+from umrgen.server.engines.diffusers.drawing import BatchedTask
 from umrgen.server.engines.diffusers.info import engine_info
 from umrgen.server.engines.diffusers.loaded import load_model, released
 from umrgen.server.engines.diffusers.loras import lora_files
@@ -85,6 +85,7 @@ class DiffusersEngine:
 
     def load(self) -> None:
         """Load the first model, and warm up. Raises EngineFailure."""
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported; files come from this machine only
         self._machine = self._machine_here()
         session = self._switch(self._default)
         self.info = engine_info(list(self._files.values()), self._options, session, tuple(self._loras))
@@ -98,7 +99,7 @@ class DiffusersEngine:
 
     def draw_batch(self, tasks: Sequence[DrawTask], reports: Sequence[Report]) -> "Sequence[Drawn]":
         """See `BatchEngine.draw_batch`."""
-        jobs = [Job(task, report) for task, report in zip(tasks, reports, strict=True)]
+        jobs = [BatchedTask(task, report) for task, report in zip(tasks, reports, strict=True)]
         try:
             return self._ready(tasks[0].request.model or self._default, jobs).draw(jobs)
         except EngineFailure as failure:
@@ -117,7 +118,7 @@ class DiffusersEngine:
         except ValueError as error:
             raise EngineFailure(str(error)) from None
 
-    def _ready(self, name: str, jobs: Sequence[Job]) -> ModelSession:
+    def _ready(self, name: str, jobs: Sequence[BatchedTask]) -> ModelSession:
         """Return the session of a model, which is loaded if it is not. Raises EngineFailure."""
         if name not in self._files:
             raise EngineFailure(f"there is no model {name!r}; there are: {', '.join(self._files)}")

@@ -11,14 +11,14 @@ from umrgen.server.engines import Cancelled, DrawTask, EngineFailure, Phase, Rep
 if TYPE_CHECKING:
     from umrgen.server.engines import Drawn, Pixels
 
-__all__ = ["Job", "StepWatch", "generators", "pixels", "run"]
+__all__ = ["BatchedTask", "StepWatch", "generators", "pixels", "run"]
 
 NO_IMAGE = "the model returned no image (NaN); try another dtype, or other parameters"
 Preview = Callable[[Any, int], "Pixels"]
 """Returns the unfinished image number n of a step's latents."""
 
 
-class Job:
+class BatchedTask:
     """A task in a batch, its report, and how it ended if it did."""
 
     def __init__(self, task: DrawTask, report: Report) -> None:
@@ -49,7 +49,7 @@ class AllEnded(Exception):
 class StepWatch:
     """Reports the steps of a batch; raising is the only way to stop a pipeline without an image of noise."""
 
-    def __init__(self, jobs: Sequence[Job], preview: Preview | None, every: int) -> None:
+    def __init__(self, jobs: Sequence[BatchedTask], preview: Preview | None, every: int) -> None:
         self._jobs = jobs
         self._preview = preview
         self._every = every
@@ -91,7 +91,7 @@ class StepWatch:
             del scheduler.step
 
 
-def generators(jobs: Sequence[Job]) -> list[Any]:
+def generators(jobs: Sequence[BatchedTask]) -> list[Any]:
     """Return a generator for each job, on the CPU: a seed means the same on every device and in every batch."""
     import torch
 

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +38,20 @@ def _from_files(files: ModelFiles, dtype: str) -> Any:
     import torch
 
     kind = getattr(diffusers, files.family.pipeline)
-    loading = {"torch_dtype": getattr(torch, dtype), "local_files_only": True}
-    if files.single_file is not None:
+    loading: dict[str, Any] = {"dtype": getattr(torch, dtype), "local_files_only": True}
+    if files.single_file is not None and not files.replaces:
         return kind.from_single_file(str(files.single_file), config=str(files.folder), **loading)
+    if files.single_file is not None:
+        loading[files.replaces] = _single_part(files, loading)
     return kind.from_pretrained(str(files.folder), use_safetensors=True, trust_remote_code=False, **loading)
+
+
+def _single_part(files: ModelFiles, loading: Mapping[str, Any]) -> Any:
+    """Load the component that a single file contains; the folder has its configuration."""
+    import diffusers
+
+    kind = getattr(diffusers, files.part_class)
+    return kind.from_single_file(str(files.single_file), config=str(files.folder), subfolder=files.replaces, **loading)
 
 
 def place(pipeline: Any, device: str, offload: str) -> None:

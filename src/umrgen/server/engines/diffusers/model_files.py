@@ -40,6 +40,10 @@ class ModelFiles:
     parameters: Mapping[str, int]
     """The number of parameters of each component."""
     single_file: Path | None = None
+    replaces: str = ""
+    """The component that the single file contains; "" if it contains all of them."""
+    part_class: str = ""
+    """The class of that component."""
 
 
 def _hub_cache() -> Path:
@@ -147,13 +151,19 @@ def _examined(name: str, folder: Path, called: str, revision: str = "") -> Model
 
 
 def _single(name: str, file: Path, config: Path | None) -> ModelFiles:
+    """Examine a single file: all weights of a model or, if the folder has those of its text encoder, the denoiser."""
     assert config is not None  # the options were checked
     index = _json(config / INDEX, name)
     _refuse_code(config, index, name)
     family = _family(index, name, f"{name} {file.stem}")
     if not family.single_file:
         raise EngineFailure(f"a {family.pipeline} cannot be loaded from one file; give its folder as model")
-    return ModelFiles(name, config, family, "", {"checkpoint": parameters(file)}, file)
+    there = component_parameters(config)
+    if "text_encoder" not in there:
+        return ModelFiles(name, config, family, "", {"checkpoint": parameters(file)}, file)
+    part = "transformer" if "transformer" in index else "unet"
+    there[part] = parameters(file)
+    return ModelFiles(name, config, family, "", there, file, part, str(index[part][1]))
 
 
 def find(name: str, source: str, *, config: Path | None = None, revision: str | None = None) -> ModelFiles:

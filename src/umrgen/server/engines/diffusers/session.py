@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.engines import DrawTask, EngineFailure, Phase
 from umrgen.server.engines.diffusers.batches import BatchCaps, measure, split
-from umrgen.server.engines.diffusers.drawing import Job, StepWatch, generators, pixels, run
+from umrgen.server.engines.diffusers.drawing import BatchedTask, StepWatch, generators, pixels, run
 from umrgen.server.engines.diffusers.families import Family
 from umrgen.server.engines.diffusers.loaded import LoadedModel
 from umrgen.server.engines.diffusers.loras import LoraSet
@@ -88,12 +88,12 @@ class ModelSession:
     def _warm(self, size: Size, count: int) -> bool:
         """Draw images of a size; return False if they do not fit in memory."""
         request = GenerationRequest(WARM_PROMPT, 1, width=size[0], height=size[1], steps=WARM_STEPS)
-        jobs = [Job(DrawTask("warm-up", request), _Silent()) for _ in range(count)]
+        jobs = [BatchedTask(DrawTask("warm-up", request), _Silent()) for _ in range(count)]
         return fitting(lambda: self._call(jobs)) is not None
 
     # --- drawing ---
 
-    def draw(self, jobs: Sequence[Job]) -> "list[Drawn]":
+    def draw(self, jobs: Sequence[BatchedTask]) -> "list[Drawn]":
         """Return the result of each job of a batch."""
         request = jobs[0].task.request
         try:
@@ -128,7 +128,7 @@ class ModelSession:
                 f"got {request.width} and {request.height}"
             )
 
-    def _draw(self, jobs: Sequence[Job]) -> None:
+    def _draw(self, jobs: Sequence[BatchedTask]) -> None:
         """Draw a batch; halve it when it does not fit, down to single jobs with the memory ladder."""
         jobs = [job for job in jobs if job.result is None]
         if len(jobs) > 1 and fitting(lambda: self._call(jobs)) is None:
@@ -137,13 +137,13 @@ class ModelSession:
         elif len(jobs) == 1:
             self._draw_alone(jobs[0])
 
-    def _draw_alone(self, job: Job) -> None:
+    def _draw_alone(self, job: BatchedTask) -> None:
         try:
             alone(self._model, lambda: self._call([job]))
         except EngineFailure as failure:
             job.result = failure
 
-    def _call(self, jobs: Sequence[Job]) -> bool:
+    def _call(self, jobs: Sequence[BatchedTask]) -> bool:
         """Call the pipeline, and set the results of the jobs that were not cancelled. Return True."""
         task = jobs[0].task
         pipeline = self._pipeline(task)
@@ -164,7 +164,7 @@ class ModelSession:
         own = self.family.guidance if self._options.cfg is None or self.family.distilled else self._options.cfg
         return own if request.cfg is None else request.cfg
 
-    def _arguments(self, pipeline: Any, jobs: Sequence[Job]) -> dict[str, Any]:
+    def _arguments(self, pipeline: Any, jobs: Sequence[BatchedTask]) -> dict[str, Any]:
         """Return the arguments of the call, all by name, each list new."""
         request, guidance = jobs[0].task.request, self._guidance(jobs[0].task.request)
         guided = guidance is not None and guidance > self.family.guided_above and not self.family.distilled
