@@ -70,7 +70,7 @@ def test_engine_options_are_read_from_the_settings_file(state: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("engine", "option", "message"),
     [
-        ("nope", "a=1", "there is no engine 'nope'; there are: procedural"),
+        ("nope", "a=1", "there is no engine 'nope'; there are: diffusers, "),
         ("no_such_module:Engine", "a=1", "cannot be imported"),
         ("procedural", "colour=red", "has no option 'colour'; its options: step_delay"),
         ("fake_engines:FakeEngine", "colour=red", "has no option 'colour'; it has no options"),
