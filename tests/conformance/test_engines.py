@@ -4,6 +4,8 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,9 +50,29 @@ async def awaited(result: Any) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-@pytest.fixture(params=[*sorted(ENGINES), *FAKES])
-async def engine(request: pytest.FixtureRequest) -> Any:
-    made = load_engine(request.param, {})
+def options_of(name: str, folder: Path) -> dict[str, Any]:
+    if name != "diffusers":
+        return {}
+    import tiny_pipelines
+
+    return {"model": str(tiny_pipelines.save("klein", folder))}
+
+
+DIFFUSERS = pytest.param(
+    "diffusers",
+    marks=[
+        pytest.mark.slow,
+        pytest.mark.skipif(find_spec("diffusers") is None, reason="diffusers is not installed: make torch"),
+        pytest.mark.filterwarnings("default"),  # warnings of the libraries
+        pytest.mark.timeout(300),
+    ],
+)
+"""With a tiny random pipeline."""
+
+
+@pytest.fixture(params=[*sorted(set(ENGINES) - {"diffusers"}), DIFFUSERS, *FAKES])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    made = load_engine(request.param, options_of(request.param, tmp_path))
     await awaited(made.load(lambda: None) if is_remote(request.param) else made.load())
     return made
 
