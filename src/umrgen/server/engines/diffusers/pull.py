@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from httpx2 import HTTPError
+
 from umrgen.durable import make_folder, sync
 from umrgen.server.engines import EngineFailure
 from umrgen.server.engines.diffusers.model_files import INDEX, PINNED, ModelFiles, find, hub_folder
@@ -37,7 +39,7 @@ def _information(name: str, revision: str | None) -> Any:
 
     try:
         return HfApi().model_info(name, revision=revision, files_metadata=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPError) as error:
         raise _failure(name, error) from None
 
 
@@ -77,7 +79,7 @@ def pull(name: str, revision: str | None = None, progress: Progress = lambda fil
     for file in wanted:
         try:
             hf_hub_download(name, file, revision=information.sha)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPError) as error:
             raise _failure(name, error) from None
         done += sizes[file]
         progress(file, done, total)
