@@ -1,8 +1,8 @@
 """The model families: one row per pipeline class of diffusers.
 
 Steps, guidance scales, negative prompts, reference images and callbacks are from the signatures of diffusers 0.42.1; a
-test compares them with the installed version. Distilled variants have a row of their own in `variants`, with the source
-of the numbers. Licences and memory are from the notes of other projects, and "not verified" where there is none.
+test compares them with the installed version. Distilled variants are in `variants`, with the source
+of the numbers. Licences and memory are from the notes of other projects, and "not verified" for the rest.
 """
 
 from collections.abc import Mapping
@@ -91,7 +91,7 @@ _KLEIN_DISTILLED = Variant(
     "FLUX.2-klein",
     4,
     1.0,
-    "the steps of Flux2KleinKVPipeline; its check_inputs says that guidance is ignored",
+    "the steps of Flux2KleinKVPipeline; its check_inputs ignores guidance",
     config="is_distilled",
     licence=f"klein-4B: {RAPID_MLX}; others not verified",
     memory="klein-4B: 13.7 GB, measured elsewhere; others not verified",

@@ -1,4 +1,4 @@
-"""A model in memory: the pipeline, placed on its device as the plan says."""
+"""A model in memory: the pipeline, placed on its device by the plan."""
 
 import logging
 import sys

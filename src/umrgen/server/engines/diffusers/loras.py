@@ -79,7 +79,7 @@ class LoraSet:
                 local_files_only=True,
                 use_safetensors=True,
             )
-        # The file decides what is raised: other shapes, unknown keys, a damaged header.
+        # The file determines the exception: other shapes, unknown keys, a damaged header.
         except Exception as error:
             self._discard(adapter)
             if is_out_of_memory(error):

@@ -1,4 +1,4 @@
-"""The memory ladder: a job that does not fit is tried with less memory, then refused; the next job starts anew."""
+"""The memory ladder: a job that does not fit is tried with less memory, then refused; the next job is drawn as before."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -77,7 +77,7 @@ def _rungs(model: LoadedModel) -> list[tuple[str, list[Rung]]]:
 
 
 def alone(model: LoadedModel, draw: Callable[[], T]) -> T:
-    """Return the result of `draw` for one job; what it changes in the model is undone afterwards.
+    """Return the result of `draw` for one job; each change of the model is undone afterwards.
 
     Raises OutOfMemory, with what to lower, when it does not fit in any way.
     """

@@ -16,7 +16,7 @@ GIB = 1 << 30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a parameter."""
 WORKING = GIB
-"""Bytes that drawing needs beside the weights: an estimate, not measured."""
+"""Bytes that drawing needs in addition to the weights: an estimate, not measured."""
 WORKING_PER_MEGAPIXEL = 3 * GIB // 2
 DEFAULT_SIZE: Size = (1024, 1024)
 CUDA_BATCH = 4
@@ -36,7 +36,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a model is loaded on a device."""
+    """The way in which a model is loaded on a device."""
 
     device: str
     dtype: str

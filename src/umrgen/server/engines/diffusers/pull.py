@@ -19,7 +19,7 @@ Progress = Callable[[str, int, int], None]
 """Called after each file with its name, the bytes that are there now, and the bytes of all files."""
 
 SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")
-"""Configuration, weights and tokenizers; no code, no pickle, no pictures."""
+"""Configuration, weights and tokenizers; no code, no pickle, no images."""
 
 
 def _wanted(files: Iterable[str]) -> list[str]:
@@ -34,7 +34,7 @@ def _wanted(files: Iterable[str]) -> list[str]:
 
 
 def _information(name: str, revision: str | None) -> Any:
-    """Return what the hub says about a model. Raises EngineFailure."""
+    """Return the hub's record of a model. Raises EngineFailure."""
     from huggingface_hub import HfApi
 
     try:
