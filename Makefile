@@ -74,7 +74,7 @@ torture: $(VENV)/dev.stamp
 	@$(BIN)/python tests/torture.py --kills $(KILLS)
 
 # Break each line that keeps a promise, in a copy: a test must fail.      ONLY=name,name
-mutants: $(VENV)/dev.stamp
+mutants: $(VENV)/torch.stamp
 	@$(BIN)/python tests/mutants $(if $(ONLY),--only $(ONLY))
 
 lint: $(VENV)/dev.stamp

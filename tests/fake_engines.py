@@ -159,13 +159,6 @@ class _LateImages(list[Any]):
         return super().__iter__()
 
 
-class UnloadableEngine(FakeEngine):
-    """Cannot be loaded."""
-
-    def load(self) -> None:
-        raise EngineFailure("its weights are damaged")
-
-
 class FakeRemoteEngine:
     """Implements `RemoteEngine`; the first `failures` loads fail."""
 

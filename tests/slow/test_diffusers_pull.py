@@ -56,7 +56,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def pull(hub: FakeHub, name: str, cache: Path) -> list[str]:
-    environment = clean_environment(HF_ENDPOINT=hub.url, HF_HOME=str(cache), HF_HUB_DISABLE_PROGRESS_BARS="1")
+    environment = clean_environment(HF_ENDPOINT=hub.url, HF_HOME=str(cache), HF_HUB_OFFLINE="0")
     run = subprocess.run(
         [sys.executable, "-c", PULL, name], capture_output=True, text=True, env=environment, timeout=60
     )

@@ -85,7 +85,9 @@ class DiffusersEngine:
 
     def load(self) -> None:
         """Load the first model, and warm up. Raises EngineFailure."""
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported; files are read from this machine only
+        os.environ["HF_HUB_OFFLINE"] = (
+            "1"  # read when the hub's library is imported; files are read from this machine only
+        )
         self._machine = self._machine_here()
         session = self._switch(self._default)
         self.info = engine_info(list(self._files.values()), self._options, session, tuple(self._loras))

@@ -1,4 +1,4 @@
-"""The memory ladder: a job that does not fit is tried with less memory, then refused; the next job is drawn as before."""
+"""The memory ladder: a job that does not fit is drawn with less memory, then refused; each change is undone."""
 
 import logging
 from collections.abc import Callable, Iterator
