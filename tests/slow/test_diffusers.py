@@ -315,6 +315,8 @@ def test_the_families_defaults_are_those_of_a_request_without_steps(engine: Diff
     info = engine.info
     assert (info.default_steps, info.default_cfg, info.size_multiple) == expected[name]
     assert (info.name, info.kind, info.max_batch) == ("diffusers", "model", 4)
+    assert engine.plans()[name].line() == info.notes[0]
+    assert info.notes[0].startswith("device cpu, dtype float32, offload none, ")
 
 
 def test_a_pipeline_without_a_callback_reports_its_steps(folder: Path) -> None:

@@ -14,7 +14,7 @@ from umrgen.server.engines.diffusers.loaded import load_model, released
 from umrgen.server.engines.diffusers.loras import lora_files
 from umrgen.server.engines.diffusers.model_files import find
 from umrgen.server.engines.diffusers.options import check
-from umrgen.server.engines.diffusers.plan import Machine, machine_here
+from umrgen.server.engines.diffusers.plan import Machine, Plan, machine_here, plan
 from umrgen.server.engines.diffusers.session import ModelSession
 
 if TYPE_CHECKING:
@@ -106,6 +106,11 @@ class DiffusersEngine:
             return self._ready(tasks[0].request.model or self._default, jobs).draw(jobs)
         except EngineFailure as failure:
             return [failure for _ in tasks]
+
+    def plans(self) -> dict[str, Plan]:
+        """Return how each model would be loaded on this machine. It loads none. Raises EngineFailure."""
+        machine = self._machine_here()
+        return {name: plan(files, self._options, machine) for name, files in self._files.items()}
 
     @property
     def _default(self) -> str:

@@ -41,5 +41,6 @@ def engine_info(
         loras=tuple(loras),
         default_cfg=cfg,
         revision=models[0].revision,
+        notes=(session.plan.line(), f"licence: {family.licence}", f"memory of others: {family.memory}"),
         max_batch=session.caps.most,
     )

@@ -14,6 +14,7 @@ from umrgen.server.engines.diffusers.loaded import LoadedModel
 from umrgen.server.engines.diffusers.loras import LoraSet
 from umrgen.server.engines.diffusers.memory import alone, fitting
 from umrgen.server.engines.diffusers.options import DiffusersOptions, Size
+from umrgen.server.engines.diffusers.plan import Plan
 from umrgen.server.engines.diffusers.previews import LatentPreview, fit
 from umrgen.server.engines.diffusers.prompts import PromptCache
 from umrgen.server.engines.diffusers.references import cover, decode
@@ -58,6 +59,11 @@ class ModelSession:
     def name(self) -> str:
         """The name of the model, as in requests."""
         return self._model.files.name
+
+    @property
+    def plan(self) -> Plan:
+        """The choices that were made when the model was loaded."""
+        return self._model.plan
 
     @property
     def has_previews(self) -> bool:
