@@ -188,7 +188,7 @@ def measure(temporary: Path, name: str, images: int, rounds: int) -> None:
     rates: dict[str, list[float]] = {"bare 1": [], "bare 4": [], "again": [], "new": []}
     with (
         fastapi(folder) as theirs,
-        ours(folder, temporary / "state", "max_batch=4") as server,
+        ours(folder, temporary / "state") as server,
         bare(folder, images) as direct,
     ):
 

@@ -1,5 +1,6 @@
 """The diffusers engine with tiny random pipelines of the real classes, on the CPU."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -276,6 +277,37 @@ def test_kept_embeddings_change_no_pixel(engine: DiffusersEngine, monkeypatch: p
     assert session is not None
     monkeypatch.setattr(session.prompts, "_family", replace(session.family, embeds=()))
     assert [difference(draw(engine), kept) for _ in range(3)] == [0, 0, 0]
+
+
+def test_a_model_that_is_guided_by_an_empty_prompt(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FLUX.2-klein-base has guidance, and no negative prompts."""
+    import tiny_pipelines
+
+    shutil.copytree(folder / "klein", tmp_path / "base")
+    tiny_pipelines.with_entry(tmp_path / "base", "is_distilled", False)
+    engine = DiffusersEngine(model=str(tmp_path / "base"), steps=2)
+    engine.load()
+    assert (engine.info.default_steps, engine.info.default_cfg) == (2, 4.0)
+    assert engine.info.features == ("cfg", "previews", "references")
+    guided = draw(engine)
+    assert difference(draw(engine, task(cfg=1.0)), guided) > 0
+    session = engine._session
+    assert session is not None
+    monkeypatch.setattr(session.prompts, "_family", replace(session.family, embeds=()))
+    assert difference(draw(engine), guided) == 0
+
+
+def test_a_model_that_does_not_fit_on_its_device_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from umrgen.server.engines.diffusers import loaded as loading
+
+    def full(*arguments: Any) -> None:
+        raise RuntimeError("MPS backend out of memory")
+
+    monkeypatch.setattr(loading, "place", full)
+    with pytest.raises(EngineFailure, match="cannot be placed on cpu with offload none; try offload model"):
+        loaded(folder, "klein")
 
 
 def test_reference_images_change_the_image(engine: DiffusersEngine) -> None:

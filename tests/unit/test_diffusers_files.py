@@ -116,6 +116,7 @@ class TestFiles:
             lambda model: change_index(model, transformer=["pipeline", "MyTransformer"]),
             lambda model: change_index(model, _class_name=["pipeline", "MyPipeline"]),
             lambda model: (model / "transformer" / "my_transformer.py").write_text("print()"),
+            lambda model: change_index(model, safety_checker=["my_checker", "StableDiffusionSafetyChecker"]),
             lambda model: (model / "pipeline.py").write_text("print()"),
             lambda model: (model / "text_encoder" / "config.json").write_text('{"auto_map": {"AutoModel": "x.Y"}}'),
         ],
@@ -129,6 +130,10 @@ class TestFiles:
         change_index(model, _class_name="WanPipeline")
         with pytest.raises(EngineFailure, match=r"is a WanPipeline, which this engine does not have.*ZImagePipeline"):
             find("model", str(model))
+
+    def test_the_safety_checker_of_diffusers_is_no_code_of_the_folder(self, model: Path) -> None:
+        change_index(model, safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
+        assert find("model", str(model)).family.pipeline == "ZImagePipeline"
 
     @pytest.mark.parametrize("content", ["[]", "{", '"a"'])
     def test_a_damaged_index_is_refused(self, model: Path, content: str) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from umrgen.server.engines import DrawTask, EngineFailure, EngineInfo, Phase, Report
+from umrgen.server.engines.diffusers.allocation import released
 from umrgen.server.engines.diffusers.drawing import BatchedTask
 from umrgen.server.engines.diffusers.info import engine_info
-from umrgen.server.engines.diffusers.loaded import load_model, released
+from umrgen.server.engines.diffusers.loaded import load_model
 from umrgen.server.engines.diffusers.loras import lora_files
 from umrgen.server.engines.diffusers.model_files import find
 from umrgen.server.engines.diffusers.options import check
@@ -119,7 +120,8 @@ class DiffusersEngine:
     def _machine_here(self) -> Machine:
         """Return this process's device. Raises EngineFailure."""
         try:
-            return machine_here(self._options.device(int(os.environ.get("UMRGEN_DEVICE", "0"))))
+            number = int(os.environ.get("UMRGEN_DEVICE", "0"))
+            return machine_here(self._options.device(number), number)
         except ImportError:
             raise EngineFailure(NOT_INSTALLED) from None
         except ValueError as error:

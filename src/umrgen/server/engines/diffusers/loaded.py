@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from umrgen.server.engines import EngineFailure
+from umrgen.server.engines.diffusers.allocation import is_out_of_memory
 from umrgen.server.engines.diffusers.model_files import ModelFiles
 from umrgen.server.engines.diffusers.options import DiffusersOptions
 from umrgen.server.engines.diffusers.plan import GIB, Machine, Plan, plan
 
-__all__ = ["LoadedModel", "denoiser", "load_model", "place", "released"]
+__all__ = ["LoadedModel", "denoiser", "load_model", "place"]
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,20 @@ def place(pipeline: Any, device: str, offload: str) -> None:
         pipeline.enable_group_offload(torch.device(device), offload_type="leaf_level", use_stream=True)
     else:
         pipeline.to(device)
+
+
+def _place_first(pipeline: Any, name: str, chosen: Plan) -> None:
+    """Place a new pipeline. Raises EngineFailure if the device has too little memory, or cannot offload."""
+    try:
+        place(pipeline, chosen.device, chosen.offload)
+    except (RuntimeError, ValueError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
+        log.error("the model %s cannot be placed", name, exc_info=error)
+        raise EngineFailure(
+            f"the model {name!r} cannot be placed on {chosen.device} with offload {chosen.offload}; try offload model "
+            "or group, or a smaller model"
+        ) from None
 
 
 def _set_attention(pipeline: Any, backend: str) -> None:
@@ -126,18 +141,7 @@ def load_model(files: ModelFiles, options: DiffusersOptions, machine: Machine) -
         ) from None
     pipeline.set_progress_bar_config(disable=True)
     _set_attention(pipeline, chosen.attention)
-    place(pipeline, chosen.device, chosen.offload)
+    _place_first(pipeline, files.name, chosen)
     if chosen.compile:
         _compile(pipeline)
     return LoadedModel(files, chosen, pipeline, _image_pipeline(files, pipeline))
-
-
-def released() -> None:
-    """Return memory that no tensor uses to the device."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -7,7 +7,7 @@ from typing import Any
 
 from umrgen.server.domain.request import Lora
 from umrgen.server.engines import EngineFailure
-from umrgen.server.engines.diffusers.memory import is_out_of_memory
+from umrgen.server.engines.diffusers.allocation import is_out_of_memory
 from umrgen.text import printable
 
 __all__ = ["LoraSet", "lora_files"]

@@ -6,25 +6,15 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from umrgen.server.engines import OutOfMemory
-from umrgen.server.engines.diffusers.loaded import LoadedModel, place, released
+from umrgen.server.engines.diffusers.allocation import is_out_of_memory, released
+from umrgen.server.engines.diffusers.loaded import LoadedModel, place
 
-__all__ = ["alone", "fitting", "is_out_of_memory"]
+__all__ = ["alone", "fitting"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-TEXTS = ("out of memory", "not enough memory", "can't allocate memory")
-"""How torch's allocators name the error for which they raise RuntimeError: CUDA, the CPU, MPS."""
 TOO_LARGE = "it needs more memory than {device} has; lower width and height, or use fewer reference images"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the error is that an allocation was refused."""
-    import torch
-
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in TEXTS)
 
 
 def fitting(draw: Callable[[], T]) -> T | None:

@@ -16,8 +16,11 @@ from umrgen.server.engines.diffusers.families import FAMILIES, Family, family_of
 
 __all__ = ["PINNED", "ModelFiles", "find", "hub_folder"]
 
-LIBRARIES = ("diffusers", "transformers")
-"""The libraries that a component's class may be from; another one is code of the model's folder."""
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
+"""The libraries that a component's class may be from; another one is code of the model's folder.
+
+`stable_diffusion` is the part of diffusers with the safety checker.
+"""
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 """Formats that execute code when they are read."""
 PINNED = "umrgen"

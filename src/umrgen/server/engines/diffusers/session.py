@@ -86,10 +86,7 @@ class ModelSession:
             self.caps = BatchCaps(self._model.plan.max_batch, caps)
 
     def _measured(self, size: Size, clock: Callable[[], float]) -> int:
-        def draw(count: int) -> bool:
-            return self._warm(size, count) and self._warm(size, count)
-
-        return measure(draw, self._model.plan.max_batch, clock)
+        return measure(lambda count: self._warm(size, count), self._model.plan.max_batch, clock)
 
     def _warm(self, size: Size, count: int) -> bool:
         """Draw images of a size; return False if they do not fit in memory."""
