@@ -40,8 +40,7 @@ CHAT = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-SIDE = 512
-"""Pixels; the smallest side of a request."""
+torch.set_num_threads(1)  # more of them wait for each other on a loaded machine, for longer than they save
 
 
 def _bytes() -> list[str]:

@@ -52,7 +52,9 @@ def running(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     options = (f"models={json.dumps(models)}", f"loras={folder / 'loras'}", "max_batch=4")
     arguments = [argument for option in options for argument in ("--engine-option", option)]
     engine = ("--engine", "diffusers_that_fail:FailingDiffusersEngine")
-    started = ServerProcess(tmp_path_factory.mktemp("server"), *UNLIMITED, *engine, *arguments, PYTHONPATH=TESTS)
+    started = ServerProcess(
+        tmp_path_factory.mktemp("server"), *UNLIMITED, *engine, *arguments, PYTHONPATH=TESTS, OMP_NUM_THREADS="1"
+    )
     started.launch()
     try:
         until(lambda: httpx2.get(f"{started.url}/readyz").status_code == 200, READY)
