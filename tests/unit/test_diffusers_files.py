@@ -2,17 +2,22 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from support import draw_task
+from umrgen.server.domain.request import Lora
 from umrgen.server.engines import Cancelled, EngineFailure, Phase, load_engine
 from umrgen.server.engines.diffusers import DiffusersEngine
 from umrgen.server.engines.diffusers.batches import BatchCaps, candidates, measure, split
 from umrgen.server.engines.diffusers.families import FAMILIES, NOT_VERIFIED, family_of
 from umrgen.server.engines.diffusers.loras import lora_files
 from umrgen.server.engines.diffusers.model_files import find
+from umrgen.server.engines.diffusers.model_limits import check_task
 from umrgen.server.engines.diffusers.options import DiffusersOptions
 from umrgen.server.engines.diffusers.plan import GIB, Machine, plan
 from umrgen.server.engines.diffusers.prompts import PromptCache
@@ -212,6 +217,28 @@ class TestFamilies:
                 assert variant.memory in line
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "changes", "references", "message"),
+    [
+        ("FluxPipeline", {"negative": "fog"}, 0, "'m' does not support negative prompts"),
+        ("Flux2KleinKVPipeline", {"cfg": 2.0}, 0, "'m' has a fixed guidance scale: leave out cfg"),
+        ("PixArtSigmaPipeline", {"loras": (Lora("a"),)}, 0, "'m' does not support LoRAs"),
+        ("Krea2Pipeline", {}, 1, "'m' does not support reference images"),
+        ("ZImagePipeline", {}, 2, "'m' takes one reference image; got 2"),
+        ("QwenImageEditPipeline", {}, 0, "'m' edits an image: give a reference image"),
+        ("SanaPipeline", {"width": 528}, 0, "'m' draws multiples of 32 pixels; got 528 × 512"),
+    ],
+)
+def test_a_request_that_one_model_cannot_draw_is_refused_by_its_name(
+    pipeline: str, changes: dict[str, Any], references: int, message: str
+) -> None:
+    family, task = family_of({"_class_name": pipeline}, ""), draw_task("a ship", references=(b"",) * references)
+    assert family is not None
+    task = replace(task, request=msgspec.structs.replace(task.request, **changes))
+    with pytest.raises(EngineFailure, match=message):
+        check_task(family, "m", task)
+
+
 class TestPlan:
     @pytest.fixture
     def chosen(self, model: Path) -> Callable[..., Any]:
@@ -294,7 +321,6 @@ def test_each_call_has_a_new_list_of_prompts() -> None:
 
 
 def test_a_cancellation_during_loading_ends_its_job_alone(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from support import draw_task
     from umrgen.server.engines.diffusers.drawing import BatchedTask
 
     class Cancelling:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from umrgen.server.domain.request import Lora
-from umrgen.server.engines import EngineFailure
+from umrgen.server.engines import EngineFailure, OutOfMemory
 from umrgen.server.engines.diffusers.allocation import is_out_of_memory
 from umrgen.text import printable
 
@@ -83,7 +83,7 @@ class LoraSet:
         except Exception as error:
             self._discard(adapter)
             if is_out_of_memory(error):
-                raise
+                raise OutOfMemory(f"the LoRA {name!r} needs more memory than there is; use fewer LoRAs") from None
             log.warning("the LoRA %s cannot be loaded: %s", name, printable(str(error), LOGGED))
             raise EngineFailure(f"the LoRA {name!r} does not fit this model, or its file is damaged") from None
         if not self._has(adapter):

@@ -13,6 +13,7 @@ from umrgen.server.engines.diffusers.families import Family
 from umrgen.server.engines.diffusers.loaded import LoadedModel
 from umrgen.server.engines.diffusers.loras import LoraSet
 from umrgen.server.engines.diffusers.memory import alone, fitting
+from umrgen.server.engines.diffusers.model_limits import check_task
 from umrgen.server.engines.diffusers.options import DiffusersOptions, Size
 from umrgen.server.engines.diffusers.plan import Plan
 from umrgen.server.engines.diffusers.previews import LatentPreview, fit
@@ -100,7 +101,7 @@ class ModelSession:
         """Return the result of each job of a batch."""
         request = jobs[0].task.request
         try:
-            self._check(request, len(jobs[0].task.references))
+            check_task(self.family, self.name, jobs[0].task)
             self._loras.use(request.loras)
         except EngineFailure as failure:
             return [failure for _ in jobs]
@@ -108,28 +109,6 @@ class ModelSession:
         for batch in split(jobs, cap):
             self._draw(batch)
         return [job.result for job in jobs if job.result is not None]
-
-    def _check(self, request: GenerationRequest, references: int) -> None:
-        """Raise EngineFailure for what this model does not have, though another model of the engine may."""
-        features, name = self.family.features, self.name
-        if request.negative.strip() and "negative" not in features:
-            raise EngineFailure(f"the model {name!r} does not support negative prompts")
-        if request.cfg is not None and "cfg" not in features:
-            raise EngineFailure(f"the model {name!r} has a fixed guidance scale: leave out cfg")
-        if references and "references" not in features:
-            raise EngineFailure(f"the model {name!r} does not support reference images")
-        if references > 1 and self.family.references != "list":
-            raise EngineFailure(f"the model {name!r} takes one reference image; got {references}")
-        if not references and self.family.references == "needed":
-            raise EngineFailure(f"the model {name!r} edits an image: give a reference image")
-        if request.loras and not self.family.loras:
-            raise EngineFailure(f"the model {name!r} does not support LoRAs")
-        multiple = self.family.size_multiple
-        if request.width % multiple or request.height % multiple:
-            raise EngineFailure(
-                f"width and height must be multiples of {multiple} with the model {name!r}; "
-                f"got {request.width} and {request.height}"
-            )
 
     def _draw(self, jobs: Sequence[BatchedTask]) -> None:
         """Draw a batch; halve it when it does not fit, down to single jobs with the memory ladder."""
