@@ -137,7 +137,7 @@ lock:
 	for group in $(CLIENTS); do
 		uv pip compile --group $$group $(COMPILE_OPTIONS) -o requirements/$$group.txt
 	done
-	$(COMPILE) --extra server --extra diffusers --group build --group torch --excludes <(echo torch) \
+	$(COMPILE) --extra diffusers --group torch --excludes <(echo torch) \
 		-c requirements/dev.txt -o requirements/diffusers.txt
 
 clean:

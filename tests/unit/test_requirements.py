@@ -24,7 +24,7 @@ DIFFUSERS = [text for text in EXTRAS["diffusers"] if Requirement(text).name not 
 FILES = {
     "base": BASE,
     "server": [*BASE, *EXTRAS["server"], *GROUPS["build"]],
-    "diffusers": [*BASE, *EXTRAS["server"], *DIFFUSERS, *GROUPS["build"], *GROUPS["torch"]],
+    "diffusers": [*BASE, *DIFFUSERS, *GROUPS["torch"]],
     "dev": [*BASE, *EXTRAS["server"], *EXTRAS["mcp"], *GROUPS["build"], *GROUPS["dev"]],
     "clients": GROUPS["clients"],
     "langchain": GROUPS["langchain"],
