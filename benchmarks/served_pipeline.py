@@ -3,8 +3,9 @@
     python benchmarks/served_pipeline.py [--pipeline sdxl] [--images 24] [--rounds 3]
 
 It needs torch, diffusers (make torch) and fastapi. The sides take turns in each round; each figure is the median of the
-rounds. Every image has a prompt of its own, except in the row for a repeated prompt. The pipeline is random, so the
-figures compare servers, not models.
+rounds. Each process computes with one thread (--threads), because more of them wait for each other on a shared machine.
+Every image has a prompt of its own, except in the row for a repeated prompt. The pipeline is random, so the figures
+compare servers, not models.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import socket
 import statistics
 import subprocess
@@ -177,7 +179,9 @@ def main() -> None:
     parser.add_argument("--pipeline", choices=tiny_pipelines.PIPELINES, default="sdxl")
     parser.add_argument("--images", type=int, default=24, help="images in each row and round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch in each process")
     given = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)
     with tempfile.TemporaryDirectory() as temporary:
         measure(Path(temporary), given.pipeline, given.images, given.rounds)
 
