@@ -3,6 +3,7 @@
 # make check      make test, then the slow tests, every Python that is here, simulations, torture, mutants
 # make simulate   random histories of servers and networks against the client's rules, and of a server that dies
 #                 at any moment      HISTORIES=100000 LIVES=10000
+# make torch      install torch and diffusers into .venv, for the tests of the diffusers engine; part of make check
 # make torture    a real server, killed under load again and again: nothing acknowledged may be lost      KILLS=200
 # make mutants    each line that keeps a promise is broken in turn: a test must fail
 SHELL := /bin/bash
@@ -16,12 +17,13 @@ PROMPT ?= a lighthouse on a cliff at dusk, storm over the sea
 OUT ?= image.png
 HISTORIES ?= 100000
 LIVES ?= 10000
+TORCH := 2.13.0
 KILLS ?= 200
 CLIENTS := clients langchain
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: image test check random slow uvicorn interpreters simulate torture mutants lint types clean lock
+.PHONY: image test check random torch slow uvicorn interpreters simulate torture mutants lint types clean lock
 
 image: $(VENV)/server.stamp
 	@env -u UMRGEN_BASE_URL $(BIN)/umrgen generate "$(PROMPT)" -o "$(OUT)" --overwrite
@@ -34,6 +36,7 @@ test: $(VENV)/dev.stamp $(VENV)/node.stamp lint types
 check:
 	@$(MAKE) --no-print-directory test
 	$(MAKE) --no-print-directory random
+	$(MAKE) --no-print-directory torch
 	$(MAKE) --no-print-directory slow
 	$(MAKE) --no-print-directory uvicorn
 	$(MAKE) --no-print-directory interpreters
@@ -45,6 +48,9 @@ check:
 random: $(VENV)/dev.stamp
 	@exec $(PYTEST) -m "not slow" --hypothesis-profile random tests/unit tests/conformance
 
+torch: $(VENV)/torch.stamp
+
+# Without torch, the tests of the diffusers engine are skipped.
 slow: $(VENV)/dev.stamp $(VENV)/node.stamp $(CLIENTS:%=$(VENV)-%/clients.stamp)
 	@exec $(PYTEST) -m slow --hypothesis-profile random $(TESTS)
 
@@ -68,7 +74,7 @@ torture: $(VENV)/dev.stamp
 	@$(BIN)/python tests/torture.py --kills $(KILLS)
 
 # Break each line that keeps a promise, in a copy: a test must fail.      ONLY=name,name
-mutants: $(VENV)/dev.stamp
+mutants: $(VENV)/torch.stamp
 	@$(BIN)/python tests/mutants $(if $(ONLY),--only $(ONLY))
 
 lint: $(VENV)/dev.stamp
@@ -98,6 +104,13 @@ $(VENV)/dev.stamp: $(VENV)/server.stamp requirements/dev.txt
 	@echo "setting up the tests' tools (once)" >&2
 	@$(call install,dev)
 
+# torch has no hash here: the platforms and accelerators have different wheels of one version.
+$(VENV)/torch.stamp: $(VENV)/dev.stamp requirements/diffusers.txt
+	@echo "setting up torch and diffusers (once)" >&2
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/diffusers.txt
+	$(BIN)/python -m pip install --quiet torch==$(TORCH)
+	touch $@
+
 # What the guide's JavaScript sample and the JavaScript client's tests need; without Node, these skip and say so.
 $(VENV)/node.stamp: tests/acceptance/js/package-lock.json js/package-lock.json | $(VENV)/server.stamp
 	@if command -v npm >/dev/null; then
@@ -125,6 +138,8 @@ lock:
 	for group in $(CLIENTS); do
 		uv pip compile --group $$group $(COMPILE_OPTIONS) -o requirements/$$group.txt
 	done
+	$(COMPILE) --extra diffusers --group torch --excludes <(echo torch) \
+		-c requirements/dev.txt -o requirements/diffusers.txt
 
 clean:
 	@rm -rf $(VENV) $(VENV)-* .mypy_cache .ruff_cache .hypothesis

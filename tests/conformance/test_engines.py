@@ -5,6 +5,8 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,9 +53,21 @@ async def awaited(result: Any) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-@pytest.fixture(params=[*sorted(ENGINES), *FAKES])
-async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
-    with _options(request.param) as options:
+DIFFUSERS = pytest.param(
+    "diffusers",
+    marks=[
+        pytest.mark.slow,
+        pytest.mark.skipif(find_spec("diffusers") is None, reason="diffusers is not installed: make torch"),
+        pytest.mark.filterwarnings("default"),  # warnings of the libraries
+        pytest.mark.timeout(300),
+    ],
+)
+"""With a tiny random pipeline."""
+
+
+@pytest.fixture(params=[*sorted(set(ENGINES) - {"diffusers"}), DIFFUSERS, *FAKES])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
+    with _options(request.param, tmp_path) as options:
         made = load_engine(request.param, options)
         remote = is_remote(request.param)
         await awaited(made.load(lambda: None) if remote else made.load())
@@ -63,7 +77,7 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
 
 
 @contextmanager
-def _options(name: str) -> Iterator[dict[str, Any]]:
+def _options(name: str, folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the options with which the engine can be loaded here."""
     if name == "comfyui":
         with FakeComfyUI() as fake:
@@ -71,6 +85,10 @@ def _options(name: str) -> Iterator[dict[str, Any]]:
     elif name == "sdcpp":
         with FakeSdServer() as server:
             yield {"url": server.url}
+    elif name == "diffusers":
+        import tiny_pipelines
+
+        yield {"model": str(tiny_pipelines.save("klein", folder))}
     else:
         yield {}
 
@@ -127,4 +145,4 @@ def test_importing_an_engine_imports_no_framework(name: str) -> None:
     """The server process imports the class to read its options."""
     code = f"import sys; from umrgen.server import engines; engines.check_options({name!r}, {{}}); print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"numpy", "torch", "PIL"} & set(run.stdout.split())
+    assert not {"numpy", "torch", "PIL", "transformers", "huggingface_hub"} & set(run.stdout.split())

@@ -26,10 +26,18 @@ def _server(name: str, promise: str, file: str, old: str, new: str, *tests: str)
     return Mutation(name, promise, f"src/umrgen/server/{file}", old, new, tests)
 
 
+def _diffusers(name: str, promise: str, file: str, old: str, new: str, *tests: str) -> Mutation:
+    path = f"src/umrgen/server/engines/diffusers/{file}"
+    return Mutation(f"diffusers-{name}", f"engines: {promise}", path, old, new, tests)
+
+
 def _client(name: str, promise: str, file: str, old: str, new: str, *tests: str) -> Mutation:
     return Mutation(name, promise, f"src/umrgen/{file}", old, new, tests)
 
 
+DIFFUSERS = "tests/slow/test_diffusers.py"
+DIFFUSERS_FILES = "tests/unit/test_diffusers_files.py"
+DIFFUSERS_LORAS = f"{DIFFUSERS}::test_loras_are_set_for_every_job_and_nothing_is_left_over[klein]"
 JOBS = "tests/unit/test_jobs.py::TestLeasesAndTimes"
 KEYS = "tests/unit/test_keys.py"
 LEDGER = "tests/conformance/test_ledger.py"
@@ -2046,6 +2054,110 @@ MUTATIONS = (
         "        program.kill()",
         "        pass",
         f"{SDCPP}::TestProcess::test_the_process_ends_with_a_killed_server",
+    ),
+    _server(
+        "local-engine-options",
+        "engines: a wrong value of an option is refused before the server starts",
+        "application.py",
+        "load_engine(engine, options)",
+        "pass",
+        "tests/integration/test_engine_settings.py::test_a_wrong_engine_or_option_is_refused_before_the_start",
+    ),
+    _diffusers(
+        "no-pickle",
+        "weights are read from safetensors only",
+        "loaded.py",
+        "use_safetensors=True",
+        "use_safetensors=None",
+        f"{DIFFUSERS}::test_a_component_that_is_only_there_as_pickle_is_not_loaded",
+    ),
+    _diffusers(
+        "pickle-named",
+        "a component that is there only as pickle is refused, with its name",
+        "model_files.py",
+        "_refuse_pickle(folder, index, name)",
+        "pass",
+        f"{DIFFUSERS_FILES}::TestFiles::test_a_component_that_is_only_there_as_pickle_is_refused",
+    ),
+    _diffusers(
+        "no-code",
+        "code from the folder of a model is refused",
+        "model_files.py",
+        "if foreign or not isinstance(",
+        "if not isinstance(",
+        f"{DIFFUSERS_FILES}::TestFiles::test_a_folder_with_code_is_refused",
+    ),
+    _diffusers(
+        "no-kernels",
+        "nothing is downloaded while the engine loads or draws",
+        "options.py",
+        'if "hub" in name.split("_"):',
+        "if False:",
+        f"{DIFFUSERS_FILES}::TestOptions::test_a_wrong_value_is_refused_with_its_value",
+    ),
+    _diffusers(
+        "pinned",
+        "a model of the hub is pulled at one commit, which is written down",
+        "pull.py",
+        "_pin(name, str(information.sha))",
+        "pass",
+        "tests/slow/test_diffusers_pull.py::test_a_model_is_downloaded_at_one_revision_with_progress",
+    ),
+    _diffusers(
+        "new-list",
+        "the prompts of a call are a new list, into which a pipeline may write",
+        "prompts.py",
+        "[prompt for prompt, _ in texts]",
+        'self.__dict__.setdefault("list", [prompt for prompt, _ in texts])',
+        f"{DIFFUSERS_FILES}::test_each_call_has_a_new_list_of_prompts",
+    ),
+    _diffusers(
+        "loras-set",
+        "LoRAs are set for every job, so that nothing of an earlier job is left over",
+        "loras.py",
+        "            self._set([])",
+        "            pass",
+        DIFFUSERS_LORAS,
+    ),
+    _diffusers(
+        "foreign-lora",
+        "a LoRA whose keys are of another model is refused by name",
+        "loras.py",
+        "if not self._has(adapter):",
+        "if False:",
+        DIFFUSERS_LORAS,
+    ),
+    _diffusers(
+        "rung-undone",
+        "a change that saves memory is undone for the next job",
+        "memory.py",
+        "vae.disable_tiling()",
+        "pass",
+        f"{DIFFUSERS}::TestMemory::test_a_job_that_never_fits_fails_alone_after_its_ladder[klein]",
+    ),
+    _diffusers(
+        "cancelled-stops",
+        "a batch stops when all of its jobs are cancelled",
+        "drawing.py",
+        "raise AllEnded",
+        "return",
+        f"{DIFFUSERS}::test_a_cancelled_job_stops_within_a_step_and_changes_no_other[klein]",
+    ),
+    _diffusers(
+        "nan",
+        "an image of NaN fails its job",
+        "drawing.py",
+        "raise EngineFailure(NO_IMAGE)",
+        "pass",
+        f"{DIFFUSERS}::test_an_image_of_nan_fails_one_job_of_a_batch[klein]",
+    ),
+    _diffusers(
+        "batch-gain",
+        "jobs are drawn together only where that gains 15 %",
+        "batches.py",
+        "if rate < slower * GAIN:",
+        "if False:",
+        f"{DIFFUSERS_FILES}::TestBatches::test_a_batch_is_used_only_where_it_gains_15_percent",
     ),
 )
 

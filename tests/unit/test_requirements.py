@@ -17,9 +17,14 @@ BASE: list[str] = PROJECT["project"]["dependencies"]
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 GROUPS: dict[str, list[str]] = PROJECT["dependency-groups"]
 
+BY_ITSELF = {"torch"}
+"""Installed at a version of its own: its wheels differ by platform and accelerator, and have no common hash."""
+DIFFUSERS = [text for text in EXTRAS["diffusers"] if Requirement(text).name not in BY_ITSELF]
+
 FILES = {
     "base": BASE,
     "server": [*BASE, *EXTRAS["server"], *EXTRAS["comfyui"], *GROUPS["build"]],
+    "diffusers": [*BASE, *DIFFUSERS, *GROUPS["torch"]],
     "dev": [*BASE, *EXTRAS["server"], *EXTRAS["comfyui"], *EXTRAS["mcp"], *GROUPS["build"], *GROUPS["dev"]],
     "clients": GROUPS["clients"],
     "langchain": GROUPS["langchain"],
@@ -32,7 +37,8 @@ OPTIONAL = {
     "opentelemetry": "spans are created if its API is installed, for an exporter that the operator configures",
 }
 """Modules that are used if they are installed, and required by no extra."""
-
+USED_BY = {"accelerate": "diffusers, to offload weights", "peft": "diffusers, to apply LoRAs"}
+"""Distributions that another one imports if they are installed."""
 
 OPTIONAL_IN = {"client/conversion.py": {"PIL"}}
 """Modules that a file uses if they are installed, and reports otherwise."""
@@ -62,6 +68,19 @@ def test_the_files_have_hashes_and_no_index_address() -> None:
         assert text.count("==") <= text.count("--hash=sha256:")
 
 
+def test_torch_is_the_version_that_the_extra_admits() -> None:
+    (required,) = [text for text in map(Requirement, EXTRAS["diffusers"]) if text.name == "torch"]
+    (pinned,) = re.findall(r"^TORCH := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert pinned in required.specifier
+    assert "torch" not in pins("diffusers"), "its dependencies on one accelerator would be pinned for all"
+
+
+def test_the_engine_and_the_tests_share_their_pins() -> None:
+    """Both files are installed into one environment."""
+    tools, engine = pins("dev"), pins("diffusers")
+    assert {name: engine[name] for name in engine.keys() & tools.keys() if engine[name] != tools[name]} == {}
+
+
 def foreign_imports(path: Path) -> Iterator[str]:
     """Yield the top-level modules of other distributions that a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
@@ -82,13 +101,16 @@ def declared(requirements: list[str]) -> set[str]:
 def test_each_import_is_declared() -> None:
     base, server, mcp = declared(BASE), declared([*BASE, *EXTRAS["server"]]), declared([*BASE, *EXTRAS["mcp"]])
     comfyui = declared(EXTRAS["comfyui"])
-    unused, optional = (server | mcp | comfyui) - base, set(OPTIONAL)
+    diffusers = declared([*BASE, *EXTRAS["server"], *EXTRAS["diffusers"]])
+    unused, optional = (server | mcp | comfyui | diffusers) - base - set(USED_BY), set(OPTIONAL)
     folders = {"server": server, "mcp": mcp}
     for path in (ROOT / "src" / "umrgen").rglob("*.py"):
         inside = path.relative_to(ROOT / "src" / "umrgen")
         allowed = server | mcp if str(inside) == "server/http/mcp.py" else folders.get(inside.parts[0], base)
         if str(inside).startswith("server/engines/comfyui/"):
             allowed = server | comfyui
+        if "diffusers" in inside.parts:
+            allowed = diffusers
         found = set(foreign_imports(path))
         optional -= found
         found -= set(OPTIONAL)

@@ -17,7 +17,7 @@ from umrgen.server.allowed_hosts import AllowedHosts
 from umrgen.server.blobs import BLOB_STORES, BlobStore
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import job_to_wire
-from umrgen.server.engines import EngineFailure, check_options, is_remote
+from umrgen.server.engines import EngineFailure, check_options, is_remote, load_engine
 from umrgen.server.executors import EXECUTORS, Executor, WatchdogLimits
 from umrgen.server.executors.unloading import LoadCommands, UnloadingExecutor
 from umrgen.server.http import Services
@@ -108,6 +108,8 @@ def make_executor(settings: Settings, clock: Clock) -> Executor:
     try:
         check_options(engine, options)
         kind = "remote" if is_remote(engine) else "subprocess"
+        if kind == "subprocess":
+            load_engine(engine, options)  # its constructor refuses wrong values before a process is started
         executor: Executor = _make(EXECUTORS, kind, engine, options, devices=settings.devices, watchdog=limits)
     except EngineFailure as failure:
         next = "See --engine and --engine-option in: umrgen serve --help"

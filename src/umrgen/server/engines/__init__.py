@@ -48,6 +48,7 @@ __all__ = [
 
 ENGINES: Mapping[str, str] = {
     "comfyui": "umrgen.server.engines.comfyui.engine:ComfyUIEngine",
+    "diffusers": "umrgen.server.engines.diffusers:DiffusersEngine",
     "procedural": "umrgen.server.engines.procedural:ProceduralEngine",
     "sdcpp": "umrgen.server.engines.sdcpp.engine:SdServerEngine",
 }
