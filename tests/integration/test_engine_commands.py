@@ -86,3 +86,21 @@ def test_bench_counts_failures(state: Path) -> None:
         )
     assert "0 images by 1 callers" in run.stdout
     assert "2 failed: invalid_request" in run.stdout
+
+
+def test_plan_names_the_engine_and_what_is_known_of_a_model_that_is_not_here() -> None:
+    run = cli("engine", "plan", "owner/Z-Image-Turbo", "--json", HF_HOME="/does/not/exist")
+    rows = json.loads(run.stdout)
+    assert (rows["engine"], rows["family"], rows["steps"]) == ("diffusers", "Z-Image-Turbo", 8)
+    assert "umrgen engine pull owner/Z-Image-Turbo" in rows["not here"]
+    other = cli("engine", "plan", "http://127.0.0.1:1")
+    assert "engine       comfyui" in other.stdout
+    unknown = cli("engine", "plan", "owner/some-model", HF_HOME="/does/not/exist")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "umrgen engine pull owner/some-model" in unknown.stderr
+
+
+def test_pull_takes_a_name_of_the_hub() -> None:
+    run = cli("engine", "pull", "http://127.0.0.1:1")
+    assert run.returncode == 1
+    assert "Give a name as owner/name" in run.stderr

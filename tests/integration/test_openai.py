@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -13,7 +14,7 @@ import openai
 import pytest
 from PIL import Image
 
-from support import ServerProcess, cli, until
+from support import ServerProcess, cli, server, until
 from umrgen.image_files import sniff, verify
 
 SMALL: dict[str, Any] = {"size": "512x512", "extra_body": {"steps": 1}}
@@ -229,3 +230,13 @@ def test_a_limit_names_its_remedy(shared_server: ServerProcess) -> None:
             sdk.images.generate(model="any", prompt="a boat", **SMALL)
     assert int(refused.value.response.headers["retry-after"]) <= 120
     assert refused.value.response.headers["x-should-retry"] == "false"
+
+
+def test_a_model_that_the_server_has_is_chosen_by_its_name(state: Path, tmp_path: Path) -> None:
+    options = ("--engine", "fake_engines:RecordingEngine", "--engine-option", f"folder={tmp_path}")
+    with server(state, *options, PYTHONPATH=str(Path(__file__).parents[1])) as running, client(running) as sdk:
+        assert [model.id for model in sdk.models.list()] == ["base", "large"]
+        for model, drawn in (("large", "large"), ("gpt-image-1", None)):
+            sdk.images.generate(model=model, prompt="a boat", size="512x512", extra_body={"steps": 1, "cfg": 2.5})
+            request = json.loads((tmp_path / "request.json").read_bytes())
+            assert (request["model"], request["cfg"]) == (drawn, 2.5)

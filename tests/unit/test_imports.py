@@ -78,7 +78,7 @@ SERVER = [
     ["server.scheduler"],
     ["server.http"],
     ["server.application"],
-    ["server.serve", "server.asgi", "server.engine_check"],
+    ["server.serve", "server.asgi", "server.engine_check", "server.engine_plan"],
 ]
 
 

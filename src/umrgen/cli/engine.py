@@ -19,6 +19,7 @@ from umrgen.cli.common import (
     server_settings,
 )
 from umrgen.errors import UmrgenError
+from umrgen.text import printable
 
 if TYPE_CHECKING:
     from umrgen.server.engine_check import EngineCheck
@@ -131,3 +132,44 @@ def release(**server: Unpack[ServerOptions]) -> None:
         click.echo("the engine leaves memory when its running jobs have ended; the next job loads it again", err=True)
 
     exit_on_error(CommandOutput(False, False), work)
+
+
+@engine.command()
+@click.argument("model")
+@click.option("--engine-option", multiple=True, metavar="NAME=VALUE", help="An option of the engine; may be repeated.")
+@json_option
+def plan(model: str, engine_option: tuple[str, ...], as_json: bool) -> None:
+    """Print which engine would draw with MODEL on this machine, and how, without loading or downloading it."""
+    console = CommandOutput(as_json, False)
+
+    def work() -> None:
+        settings = _settings(None, model=model, engine_option=engine_option)
+        with require_server_packages():
+            from umrgen.server.engine_plan import engine_plan
+
+        rows = engine_plan(settings)
+        console.result(rows, "\n".join(f"{name:12} {printable(str(value))}" for name, value in rows.items()))
+
+    exit_on_error(console, work)
+
+
+@engine.command()
+@click.argument("model")
+@click.option("--revision", help="A commit, tag or branch of the model; without it, the newest.")
+@json_option
+def pull(model: str, revision: str | None, as_json: bool) -> None:
+    """Download MODEL (owner/name) of the hub. Engines download nothing themselves, and load this revision."""
+    console = CommandOutput(as_json, False)
+
+    def progress(file: str, done: int, total: int) -> None:
+        if not as_json:
+            click.echo(f"{done / 2**20:8.0f} of {total / 2**20:.0f} MiB  {printable(file)}", err=True)
+
+    def work() -> None:
+        with require_server_packages():
+            from umrgen.server.engine_plan import pull_model
+
+        found = pull_model(model, revision, progress)
+        console.result(found, f"{found['model']} at {found['revision']} ({found['family']})")
+
+    exit_on_error(console, work)

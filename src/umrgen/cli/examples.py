@@ -24,6 +24,8 @@ EXAMPLES = {
     "serve": "umrgen serve --port 3088 --state /var/lib/umrgen",
     "engine": "umrgen engine check --model http://127.0.0.1:8188",
     "engine check": "umrgen engine check --engine procedural -o image.png",
+    "engine plan": "umrgen engine plan owner/name",
+    "engine pull": "umrgen engine pull owner/name --revision main",
     "engine release": "umrgen engine release --state /var/lib/umrgen",
     "keys": "umrgen keys create --name laptop --expires 30d",
     "keys create": "umrgen keys create --name laptop --expires 30d",

@@ -85,11 +85,12 @@ class ImageTools(MCPServer[Any]):
         steps: Annotated[int, Field(ge=0, le=LIMITS.steps_max, description="0: the engine's default")] = 0,
         seed: Annotated[int, Field(ge=-1, description="-1: random")] = -1,
         negative: Annotated[str, Field(description="content to avoid")] = "",
+        model: Annotated[str, Field(description="one that describe_server lists")] = "",
         reference_images: Annotated[tuple[str, ...], Field(description="names of uploaded images")] = (),
         wait_seconds: WaitSeconds = 25,
     ) -> CallToolResult:
         """Draw an image from a prompt. Answers with the image, or with a job_id for wait_for_job."""
-        given = {"steps": steps, "negative": negative, "reference_images": list(reference_images)}
+        given = {"steps": steps, "negative": negative, "model": model, "reference_images": list(reference_images)}
         request = {"prompt": prompt, "width": width, "height": height, "seed": seed}
         request |= {name: value for name, value in given.items() if value}
         backend = self._backend(ctx.request_context)

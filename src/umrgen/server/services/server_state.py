@@ -133,6 +133,11 @@ class ServerState:
         return self.executor.info
 
     @property
+    def models(self) -> tuple[str, ...]:
+        """The names that a request may give as its model."""
+        return self.executor.info.models if self.executor.info else ()
+
+    @property
     def default_steps(self) -> int:
         """The steps of a request that gives none: the engine's own default."""
         info = self.executor.info

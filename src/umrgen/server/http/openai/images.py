@@ -51,7 +51,7 @@ def routes(services: Services) -> list[Route]:
 
 
 async def _generation(services: Services, request: Request, caller: Caller) -> ImageCall:
-    return decode_call(await read_object(request, MAX_BODY), services.state.default_steps)
+    return decode_call(await read_object(request, MAX_BODY), services.state.default_steps, services.state.models)
 
 
 async def _edit(services: Services, request: Request, caller: Caller) -> ImageCall:
@@ -66,7 +66,7 @@ async def _edit(services: Services, request: Request, caller: Caller) -> ImageCa
         if not 1 <= len(images) <= LIMITS.references:
             count = f"image must be given 1 to {LIMITS.references} times; got {len(images)}"
             raise Problem("invalid_request", count, field="image")
-        call = decode_call(fields, services.state.default_steps)
+        call = decode_call(fields, services.state.default_steps, services.state.models)
         return call.with_references(await services.call_references.add(caller, reserved, images))
 
 

@@ -1,7 +1,7 @@
 """Requests in OpenAI's form: decoded to what the services take."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -61,16 +61,17 @@ class ImageCall:
         return replace(self, requests=requests, references=held)
 
 
-def decode_call(data: Mapping[str, Any], default_steps: int) -> ImageCall:
+def decode_call(data: Mapping[str, Any], default_steps: int, models: Collection[str] = ()) -> ImageCall:
     """Return the call in a body: JSON, or the text fields of a form. Raises Refusal `invalid_request`.
 
-    A null means that the field was not given.
+    A null means that the field was not given. Any `model` is accepted: one of `models` is chosen by its name, and for
+    another one the engine's default draws.
     """
     given = {name: value for name, value in data.items() if value is not None}
     fields = _fields(given)
     request = {name: _number(given[name]) for name in _PASSED if name in given}
     request |= {"negative": given["negative_prompt"]} if "negative_prompt" in given else {}
-    request |= _sides(fields.size)
+    request |= _sides(fields.size) | ({"model": given["model"]} if given.get("model") in models else {})
     generation, _ = decode_generate(request, default_steps)
     return ImageCall(
         generation.several(fields.n),
@@ -109,4 +110,6 @@ def _sides(size: str) -> dict[str, int]:
 
 def _number(value: Any) -> Any:
     """Return the number in a form's text, which has no types."""
-    return int(value) if isinstance(value, str) and re.fullmatch(r"-?\d{1,18}", value) else value
+    if not isinstance(value, str) or not re.fullmatch(r"-?\d{1,18}(\.\d{1,9})?", value):
+        return value
+    return float(value) if "." in value else int(value)
