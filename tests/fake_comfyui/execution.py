@@ -13,6 +13,7 @@ from io import BytesIO
 from typing import Any
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from starlette.websockets import WebSocket
 
 from fake_comfyui.nodes import NODES, Graph, ancestors, errors_of, is_link, outputs_of
@@ -376,7 +377,7 @@ class Execution:
         width, height = (round(_find(prompt.graph, name, side) * _scale(prompt.graph, name)) for side in _SIDES)
         seed = _find(prompt.graph, name, "seed", "noise_seed")
         file = f"{prefix}_{len(self.files) + 1:05}_.{form.lower()}"
-        content = b"ftyp a video" if form == "MP4" else _image(width, height, seed + index, form)
+        content = b"ftyp a video" if form == "MP4" else _image(width, height, seed + index, form, prompt.graph)
         self.files[kind, folder, file] = content
         return {"filename": file, "subfolder": folder, "type": kind}
 
@@ -413,9 +414,14 @@ def _scale(graph: Graph, start: str) -> float:
     return float(_find(graph, start, "scale_by"))
 
 
-def _image(width: int, height: int, shade: int, form: str) -> bytes:
+def _image(width: int, height: int, shade: int, form: str, graph: Graph | None = None) -> bytes:
+    """Return an image; a PNG contains its graph, as ComfyUI's do."""
     encoded = BytesIO()
-    Image.new("RGB", (width, height), (shade % 256, 90, 90)).save(encoded, form)
+    texts = PngInfo()
+    if graph is not None:
+        texts.add_text("prompt", json.dumps(graph))
+    more = {"pnginfo": texts} if form == "PNG" else {}
+    Image.new("RGB", (width, height), (shade % 256, 90, 90)).save(encoded, form, **more)
     return encoded.getvalue()
 
 
