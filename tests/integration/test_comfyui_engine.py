@@ -276,6 +276,17 @@ class TestCancelling:
             assert await running
         assert len(fake.execution.executed) == 1
 
+    async def test_a_prompt_that_is_being_sent_is_cancelled(self, fake: FakeComfyUI) -> None:
+        async with drawing(fake, "submit") as running:
+            running.cancel()
+            await asyncio.sleep(0)  # the drawing gets the cancellation before the response
+            await asyncio.to_thread(fake.resume, "queue")
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            await asyncio.to_thread(fake.wait_paused)
+            assert len(fake.prompts) == 1
+        assert fake.execution.executed == []
+
     async def test_an_interruption_that_the_last_node_ignores_ends_with_the_prompt(self, fake: FakeComfyUI) -> None:
         async with drawing(fake, "last") as running:
             running.cancel()

@@ -77,7 +77,7 @@ class ComfyClient:
 
     async def cancel(self, prompt_id: str) -> bool:
         """Cancel a prompt in any state. Return False for a version without this route."""
-        status, body = await self._http.call("POST", f"/api/jobs/{prompt_id}/cancel", content=b"{}")
+        status, body = await self._http.call("POST", f"/api/jobs/{quote(prompt_id, safe='')}/cancel", content=b"{}")
         if status == 200:
             self._http.parse(answers.cancelled, body)
         return status == 200
