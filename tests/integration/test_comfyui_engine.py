@@ -279,7 +279,8 @@ class TestCancelling:
     async def test_a_prompt_that_is_being_sent_is_cancelled(self, fake: FakeComfyUI) -> None:
         async with drawing(fake, "submit") as running:
             running.cancel()
-            await asyncio.sleep(0)  # the drawing gets the cancellation before the response
+            await asyncio.wait({running}, timeout=0.3)
+            assert not running.done()  # a cancellation that arrived before the prompt would have no effect
             await asyncio.to_thread(fake.resume, "queue")
             with pytest.raises(asyncio.CancelledError):
                 await running
