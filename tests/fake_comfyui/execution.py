@@ -13,6 +13,7 @@ from io import BytesIO
 from typing import Any
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from starlette.websockets import WebSocket
 
 from fake_comfyui.nodes import NODES, Graph, ancestors, errors_of, is_link, outputs_of
@@ -58,7 +59,7 @@ class Execution:
     def __init__(self, generation: str) -> None:
         self.generation = generation
         self.pause = ""
-        """The point at which prompts wait: "queue", "load", "step N", "decode" or "last"; "": none."""
+        """The point at which prompts wait: "submit", "queue", "load", "step N", "decode" or "last"; "": none."""
         self.failures: dict[str, NodeFailure] = {}
         """The exception of each class of nodes that fails."""
         self.missing_classes: set[str] = set()
@@ -116,7 +117,7 @@ class Execution:
             with suppress(RuntimeError):
                 await connected.close(1011)
 
-    async def _point(self, name: str) -> None:
+    async def point(self, name: str) -> None:
         """Wait here if the test says so."""
         if self.pause == name:
             self._go = asyncio.Event()
@@ -228,7 +229,7 @@ class Execution:
             await self._wake.wait()
             self._wake.clear()
             while self.pending:
-                await self._point("queue")
+                await self.point("queue")
                 if not self.pending:
                     break
                 self.running = self.pending.pop(0)
@@ -246,7 +247,7 @@ class Execution:
         await self._message(prompt, "execution_cached", {"nodes": cached})
         node = ""
         try:
-            await self._point("load")
+            await self.point("load")
             order = list(dict.fromkeys(name for output in prompt.outputs for name in ancestors(prompt.graph, output)))
             for node in order:
                 await self._node(prompt, node, last=node == order[-1])
@@ -269,7 +270,7 @@ class Execution:
         else:
             await self._message(prompt, "execution_success", {})
             if self.early_success:
-                await self._point("history")
+                await self.point("history")
         self.history[prompt.prompt_id] = {
             "prompt": prompt.item(),
             "outputs": prompt.results,
@@ -306,7 +307,7 @@ class Execution:
         await self._progress_state(prompt, name, 0, 1)
         await self.send("executing", self._of(prompt, name), prompt.client_id)
         if last:
-            await self._point("last")
+            await self.point("last")
         output = await self._run(prompt, name)
         self.cache[signature] = output
         if output:
@@ -334,7 +335,7 @@ class Execution:
         if kind in ("KSampler", "KSamplerAdvanced", "SamplerCustomAdvanced"):
             await self._sample(prompt, name)
         elif kind == "VAEDecode":
-            await self._point("decode")
+            await self.point("decode")
         elif kind in ("SaveImage", "PreviewImage", "SaveAsFile"):
             return {"images": [self._write(prompt, name, index) for index in range(_batch(prompt.graph, name))]}
         elif kind == "PreviewAny":
@@ -349,7 +350,7 @@ class Execution:
         if behaviour == "phases":
             await asyncio.sleep(1.2)  # without a message, as while a model is loaded
         for step in range(1, steps + 1):
-            await self._point(f"step {step}")
+            await self.point(f"step {step}")
             if behaviour == "slow":
                 await asyncio.sleep(0.02)
             while behaviour == "wait" and step == 2 and not self.interrupted:  # noqa: ASYNC110
@@ -376,7 +377,7 @@ class Execution:
         width, height = (round(_find(prompt.graph, name, side) * _scale(prompt.graph, name)) for side in _SIDES)
         seed = _find(prompt.graph, name, "seed", "noise_seed")
         file = f"{prefix}_{len(self.files) + 1:05}_.{form.lower()}"
-        content = b"ftyp a video" if form == "MP4" else _image(width, height, seed + index, form)
+        content = b"ftyp a video" if form == "MP4" else _image(width, height, seed + index, form, prompt.graph)
         self.files[kind, folder, file] = content
         return {"filename": file, "subfolder": folder, "type": kind}
 
@@ -413,9 +414,14 @@ def _scale(graph: Graph, start: str) -> float:
     return float(_find(graph, start, "scale_by"))
 
 
-def _image(width: int, height: int, shade: int, form: str) -> bytes:
+def _image(width: int, height: int, shade: int, form: str, graph: Graph | None = None) -> bytes:
+    """Return an image; a PNG contains its graph, as ComfyUI's do."""
     encoded = BytesIO()
-    Image.new("RGB", (width, height), (shade % 256, 90, 90)).save(encoded, form)
+    texts = PngInfo()
+    if graph is not None:
+        texts.add_text("prompt", json.dumps(graph))
+    more = {"pnginfo": texts} if form == "PNG" else {}
+    Image.new("RGB", (width, height), (shade % 256, 90, 90)).save(encoded, form, **more)
     return encoded.getvalue()
 
 

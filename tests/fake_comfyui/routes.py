@@ -40,6 +40,7 @@ class Routes:
                 raise TypeError
         except (ValueError, TypeError, KeyError):
             return PlainTextResponse("500 Internal Server Error", 500)
+        await execution.point("submit")
         status, answer = execution.submit(body)
         if status == 200 and execution.loses_responses:
             execution.loses_responses -= 1

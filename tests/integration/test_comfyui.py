@@ -81,6 +81,18 @@ def test_the_features_of_the_workflow_are_those_of_the_server(state: Path, newes
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("setting", "contained"), [("full", True), ("none", False)])
+def test_the_prompt_in_comfyuis_files_follows_the_setting(
+    state: Path, newest: FakeComfyUI, setting: str, contained: bool
+) -> None:
+    with server(state, *options(newest), "--provenance-prompt", setting) as serving, serving.http() as http:
+        done = finish(http, submit(http, "a very rare lighthouse"))
+        assert (b"a very rare lighthouse" in http.get(done["image_url"]).content) is contained
+    (written,) = newest.execution.files.values()
+    assert b"a very rare lighthouse" in written
+
+
+@pytest.mark.slow
 def test_engine_check_draws_each_time(newest: FakeComfyUI) -> None:
     """Its prompts have different ids; a prompt with a known id would not be drawn again."""
     for count in (1, 2):

@@ -22,6 +22,7 @@ from umrgen.server.engines import DrawTask, EncodedImage, EngineCrashed, EngineF
 from umrgen.server.engines.comfyui.prompts import prompt_uuid
 
 QUICK = {"poll_interval": 0.05, "health_interval": 0.05, "lost_after": 0.2, "timeout": 10}
+DEEP = b'{"a":' * 50_000 + b"1" + b"}" * 50_000
 TASK = draw_task("a lighthouse", steps=4)
 
 
@@ -275,6 +276,18 @@ class TestCancelling:
             assert await running
         assert len(fake.execution.executed) == 1
 
+    async def test_a_prompt_that_is_being_sent_is_cancelled(self, fake: FakeComfyUI) -> None:
+        async with drawing(fake, "submit") as running:
+            running.cancel()
+            await asyncio.wait({running}, timeout=0.3)
+            assert not running.done()  # a cancellation that arrived before the prompt would have no effect
+            await asyncio.to_thread(fake.resume, "queue")
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            await asyncio.to_thread(fake.wait_paused)
+            assert len(fake.prompts) == 1
+        assert fake.execution.executed == []
+
     async def test_an_interruption_that_the_last_node_ignores_ends_with_the_prompt(self, fake: FakeComfyUI) -> None:
         async with drawing(fake, "last") as running:
             running.cancel()
@@ -449,7 +462,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("path", ["/queue", "/history", "/prompt", "/upload/image"])
     @pytest.mark.parametrize(
-        "body", [b"", b"<html>", b"[]", b"{}", b'{"a": 1}', b'{"queue_running": [1], "queue_pending": []}', b"[" * 9999]
+        "body", [b"", b"<html>", b"[]", b"{}", b'{"a": 1}', b'{"queue_running": [1], "queue_pending": []}', DEEP]
     )
     async def test_a_response_of_another_kind_is_a_crash(
         self, newest: FakeComfyUI, write: Callable[..., str], path: str, body: bytes
@@ -596,6 +609,12 @@ class TestServers:
             with pytest.raises(EngineCrashed, match="no ComfyUI that responds has this model or LoRA"):
                 await engine.draw(DrawTask("ext_1", request), Reports())
         assert newest.prompts == []
+
+    async def test_the_missing_package_is_named(self, newest: FakeComfyUI, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("umrgen.server.engines.comfyui.engine.find_spec", lambda name: None)
+        with pytest.raises(EngineFailure, match=r"pip install 'umrgen\[comfyui\]'"):
+            async with engine_on(newest):
+                pass
 
     async def test_without_a_server_the_engine_cannot_be_loaded(self) -> None:
         with FakeComfyUI() as ended:

@@ -1971,7 +1971,7 @@ MUTATIONS = (
         "comfyui-lost-response",
         "engines: a prompt whose response was lost is searched, and not sent again",
         "engines/comfyui/drawing.py",
-        "                return await self._follow(server, prompt_id, listener)  # it may have arrived",
+        "                return await self._follow(server, prompt_id, listener, accepted=False)  # it may arrive yet",
         "                raise",
         f"{COMFYUI}::TestConnections::test_a_lost_response_to_a_prompt_does_not_draw_twice",
     ),
@@ -1982,6 +1982,14 @@ MUTATIONS = (
         "                await cancel_prompt(*self._current)",
         "                pass",
         f"{COMFYUI}::TestCancelling::test_a_running_prompt_stops_at_its_next_step",
+    ),
+    _server(
+        "comfyui-cancel-while-sent",
+        "engines: a job that is cancelled while its prompt is sent stops in ComfyUI",
+        "engines/comfyui/drawing.py",
+        "        return await asyncio.shield(task)",
+        "        return await task",
+        f"{COMFYUI}::TestCancelling::test_a_prompt_that_is_being_sent_is_cancelled",
     ),
     _server(
         "comfyui-interrupt-id",

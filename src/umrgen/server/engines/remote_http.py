@@ -84,9 +84,9 @@ class RemoteHttp:
         return bytes(body)
 
     def parse(self, parser: Callable[[bytes], Parsed], body: bytes) -> Parsed:
-        """Return the parsed body. Raises ResponseLost if the parser raises ValueError."""
+        """Return the parsed body. Raises ResponseLost for one that the parser refuses, or that is nested too deeply."""
         try:
             return parser(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             log.warning("a response of %s is not as expected: %s", self._program, type(error).__name__)
             raise ResponseLost(f"a response of {self._program} is not as expected: is it {self._program}?") from None

@@ -2,14 +2,15 @@
 
 import asyncio
 import hashlib
-from collections.abc import MutableMapping
+from collections.abc import Coroutine, MutableMapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
 from umrgen.image_files import EXTENSIONS, sniff
 from umrgen.server.engines import Cancelled, DrawTask, EncodedImage, EngineCrashed, Report
-from umrgen.server.engines.comfyui.answers import HistoryEntry, PromptEnded, PromptState, QueueEntry
+from umrgen.server.engines.comfyui.answers import Accepted, HistoryEntry, PromptEnded, PromptState, QueueEntry
 from umrgen.server.engines.comfyui.cancellation import cancel_prompt
 from umrgen.server.engines.comfyui.listener import EventListener
 from umrgen.server.engines.comfyui.progress import ComfyProgress
@@ -131,12 +132,12 @@ class Drawing:
             self._current = server, prompt_id
             self._count_sent(number + 1)
             try:
-                accepted = await server.client.submit(graph, prompt_id)
+                accepted = await _finished(server.client.submit(graph, prompt_id))
             except ServerUnreachable:
                 self._current, self._sent[self._task.job_id] = None, number
                 raise
             except ResponseLost:
-                return await self._follow(server, prompt_id, listener)  # it may have arrived
+                return await self._follow(server, prompt_id, listener, accepted=False)  # it may arrive yet
             except PromptRefused:
                 self._current = None
                 raise
@@ -168,10 +169,12 @@ class Drawing:
 
     # --- following ---
 
-    async def _follow(self, server: ComfyServer, prompt_id: str, listener: EventListener) -> HistoryEntry:
+    async def _follow(
+        self, server: ComfyServer, prompt_id: str, listener: EventListener, *, accepted: bool = True
+    ) -> HistoryEntry:
         """Return the end of a prompt. Messages give its progress; only the history confirms its end."""
         progress = self._progress(prompt_id)
-        watch = _PromptWatch(server, prompt_id, self._limits)
+        watch = _PromptWatch(server, prompt_id, self._limits, accepted=accepted)
         while True:
             connected = listener.connected.is_set()
             event = await listener.next(watch.remaining(connected=connected))
@@ -192,10 +195,21 @@ class Drawing:
                 progress.running()
 
 
+async def _finished(call: Coroutine[Any, Any, Accepted]) -> Accepted:
+    """Return the result of a call that is not cut off when this task is cancelled: a prompt that is sent arrives."""
+    task = asyncio.ensure_future(call)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+
+
 class _PromptWatch:
     """The schedule of the polls of one prompt, and the detection of a lost prompt or server."""
 
-    def __init__(self, server: ComfyServer, prompt_id: str, limits: PollLimits) -> None:
+    def __init__(self, server: ComfyServer, prompt_id: str, limits: PollLimits, *, accepted: bool) -> None:
+        """`accepted`: whether the server had the prompt; else it is awaited for `lost_after` seconds."""
         self._server = server
         self._prompt_id = prompt_id
         self._limits = limits
@@ -203,6 +217,7 @@ class _PromptWatch:
         self._delay = FIRST_POLL
         self._polled = self._answered = self._clock()
         self._unknown = 0
+        self._awaited_until = 0.0 if accepted else self._clock() + limits.lost_after
 
     def remaining(self, *, connected: bool) -> float:
         """Return the seconds until the next poll."""
@@ -227,7 +242,7 @@ class _PromptWatch:
         else:
             self._answered = self._clock()
             self._unknown = 0 if entry else self._unknown + 1
-        if self._unknown >= UNKNOWN_POLLS:
+        if self._unknown >= UNKNOWN_POLLS and self._clock() > self._awaited_until:
             raise EngineCrashed("ComfyUI has lost the prompt: it was restarted, or its queue was cleared")
         self._polled = self._clock()
         self._delay = FIRST_POLL if self._unknown else min(self._limits.interval, 2 * self._delay)

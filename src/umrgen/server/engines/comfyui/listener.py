@@ -9,7 +9,7 @@ from umrgen.server.engines.comfyui.transport import ComfyClient
 
 __all__ = ["EventListener"]
 
-WAITING = 256
+WAITING = 32
 """Messages that may wait; further ones stay in the socket."""
 FIRST_DELAY, LONGEST_DELAY = 0.5, 5.0
 """Seconds until the next try to connect, doubled each time."""

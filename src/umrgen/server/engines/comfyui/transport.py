@@ -17,9 +17,9 @@ __all__ = ["ComfyClient", "PromptRefused"]
 
 log = logging.getLogger(__name__)
 
-LARGEST_IMAGE = 256 << 20
+LARGEST_IMAGE = 128 << 20
 """Bytes."""
-LARGEST_MESSAGE = 32 << 20
+LARGEST_MESSAGE = 8 << 20
 """Bytes of a message of the WebSocket, of which the previews are the largest."""
 TRANSFER_FACTOR = 4
 """Deadlines of an image, in deadlines of another call."""
@@ -77,7 +77,7 @@ class ComfyClient:
 
     async def cancel(self, prompt_id: str) -> bool:
         """Cancel a prompt in any state. Return False for a version without this route."""
-        status, body = await self._http.call("POST", f"/api/jobs/{prompt_id}/cancel", content=b"{}")
+        status, body = await self._http.call("POST", f"/api/jobs/{quote(prompt_id, safe='')}/cancel", content=b"{}")
         if status == 200:
             self._http.parse(answers.cancelled, body)
         return status == 200
@@ -159,7 +159,7 @@ class ComfyClient:
 def _event(message: str | bytes) -> Event | None:
     try:
         return answers.preview(message) if isinstance(message, bytes) else answers.event(message)
-    except ValueError:
+    except (ValueError, RecursionError):
         log.info("a message of ComfyUI is not as expected")
         return None
 
