@@ -392,6 +392,7 @@ def test_another_model_is_loaded_when_a_job_names_it(folder: Path) -> None:
     first, report = draw(engine), Recorder()
     other = draw(engine, task(model="large"), report)
     assert report.phases == [Phase.LOADING]
+    assert (engine.info.default_cfg, engine.info.default_steps) == (5.0, 4)  # the provenance has the loaded model's cfg
     assert difference(other, first) > 1
     assert difference(draw(engine), first) == 0
     with pytest.raises(EngineFailure, match="no model 'third'; there are: fast, large"):

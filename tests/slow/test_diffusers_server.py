@@ -112,6 +112,7 @@ def test_a_request_without_steps_has_those_of_the_family(http: httpx2.Client) ->
     found = facts(http, submit(http, steps=None))
     assert (found["steps"], found["cfg"], found["model"]) == (4, 1.0, "klein")
     assert found["engine"] == "diffusers"
+    assert facts(http, submit(http, model="sdxl"))["cfg"] == 5.0
 
 
 def test_loras_are_applied_by_name_and_nothing_is_left_over(http: httpx2.Client) -> None:

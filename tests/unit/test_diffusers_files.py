@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from umrgen.server.engines.diffusers.options import DiffusersOptions
 from umrgen.server.engines.diffusers.plan import GIB, Machine, plan
 from umrgen.server.engines.diffusers.prompts import PromptCache
 
+PAGE = Path(__file__).parents[2] / "docs" / "engines-diffusers.md"
 Z_IMAGE = {
     "_class_name": "ZImagePipeline",
     "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
@@ -98,6 +100,14 @@ class TestOptions:
         assert options.device(1) == "cuda:1"
         with pytest.raises(ValueError, match="process 3 has no device: the option devices lists 2"):
             options.device(2)
+
+    def test_the_page_describes_each_option(self) -> None:
+        page = PAGE.read_text()
+        names = {
+            name for line in page.splitlines() if line.startswith("| `") for name in line.split("|")[1].split(", ")
+        }
+        described = {name.strip(" `") for name in names}
+        assert set(signature(DiffusersEngine).parameters) <= described
 
     def test_lora_compilation_is_refused(self, model: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="compile cannot be true together with loras"):
@@ -205,7 +215,7 @@ class TestFamilies:
         assert family_of({"_class_name": "Other"}, "") is None
 
     def test_the_page_lists_each_family_with_its_licence_and_memory(self) -> None:
-        page = (Path(__file__).parents[2] / "docs" / "engines-diffusers.md").read_text()
+        page = PAGE.read_text()
         for name, family in FAMILIES.items():
             (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}`")]
             assert f"| {family.steps} |" in line, name

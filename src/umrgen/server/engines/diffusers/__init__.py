@@ -90,8 +90,7 @@ class DiffusersEngine:
             "1"  # read when the hub's library is imported; files are read from this machine only
         )
         self._machine = self._machine_here()
-        session = self._switch(self._default)
-        self.info = engine_info(list(self._files.values()), self._options, session, tuple(self._loras))
+        self._switch(self._default)
 
     def draw(self, task: DrawTask, report: Report) -> "Sequence[Pixels | EncodedImage]":
         """See `Engine.draw`: a batch of one."""
@@ -145,4 +144,5 @@ class DiffusersEngine:
         session = ModelSession(load_model(self._files[name], self._options, self._machine), self._options, self._loras)
         session.warm_up()
         self._session = session
+        self.info = engine_info(list(self._files.values()), self._options, session, tuple(self._loras))
         return session

@@ -23,11 +23,11 @@ def _features(models: Sequence[ModelFiles], session: ModelSession, loras: Sequen
 def engine_info(
     models: Sequence[ModelFiles], options: DiffusersOptions, session: ModelSession, loras: Sequence[str]
 ) -> EngineInfo:
-    """Return the information for the loaded model, which is the default, and the others.
+    """Return the information about all models, with the guidance scale and the revision of the loaded one.
 
     The engine has a feature if one of its models has it; a request for a model without it fails by name.
     """
-    family = models[0].family
+    family = session.family
     cfg = family.guidance if options.cfg is None or family.distilled else options.cfg
     return EngineInfo(
         name="diffusers",
@@ -35,12 +35,12 @@ def engine_info(
         version=version("diffusers"),
         size_multiple=lcm(*(model.family.size_multiple for model in models)),
         max_steps=LIMITS.steps_max,
-        default_steps=options.steps or family.steps,
+        default_steps=options.steps or models[0].family.steps,
         features=_features(models, session, loras),
         models=tuple(model.name for model in models),
         loras=tuple(loras),
         default_cfg=cfg,
-        revision=models[0].revision,
+        revision=session.revision,
         notes=(session.plan.line(), f"licence: {family.licence}", f"memory of others: {family.memory}"),
         max_batch=session.caps.most,
     )

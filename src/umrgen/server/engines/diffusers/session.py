@@ -62,6 +62,10 @@ class ModelSession:
         return self._model.files.name
 
     @property
+    def revision(self) -> str:
+        return self._model.files.revision
+
+    @property
     def plan(self) -> Plan:
         """The choices that were made when the model was loaded."""
         return self._model.plan
