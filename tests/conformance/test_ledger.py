@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from postgres import PostgresDatabases
 from support import open_descriptors
 from umrgen.model import State
 from umrgen.server.domain.job import Change, Conflict, Job, Output
@@ -36,6 +37,7 @@ from umrgen.server.ledger import (
     Webhook,
     WebhookState,
 )
+from umrgen.server.ledger.postgres.ledger import PostgresLedger
 from umrgen.server.ledger.sql import statements
 from umrgen.server.ledger.sql.jobs import SqlJobStore
 from umrgen.server.ledger.sql.statements import Dialect, load_migrations, load_statements
@@ -67,9 +69,18 @@ class ObservedLedger:
         return job
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+def make_postgres(request: pytest.FixtureRequest) -> Ledger:
+    databases: PostgresDatabases = request.getfixturevalue("postgres")
+    return PostgresLedger(databases.create_schema())
+
+
+@pytest.fixture(params=["sqlite", "memory", "postgres"])
 async def observed(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObservedLedger]:
-    made = {"sqlite": lambda: SqliteLedger(tmp_path / "ledger.sqlite3"), "memory": MemoryLedger}
+    made = {
+        "sqlite": lambda: SqliteLedger(tmp_path / "ledger.sqlite3"),
+        "memory": MemoryLedger,
+        "postgres": lambda: make_postgres(request),
+    }
     ledger = made[request.param]()
     observed = ObservedLedger(ledger)
     await ledger.open(observed.on_commit)
@@ -329,7 +340,7 @@ async def test_a_change_that_fails_after_its_first_statement_is_rolled_back(obse
     first, second = await observed.claim(), await observed.claim()
     complete = {"now": 3000, "outputs": (make_output(),), "step": 4}
     await observed.ledger.jobs.change(first.id, Change.COMPLETE, token=first.token, **complete)
-    with pytest.raises(Exception, match="UNIQUE"):
+    with pytest.raises(Exception, match=r"(?i)unique"):
         await observed.ledger.jobs.change(second.id, Change.COMPLETE, token=second.token, **complete)
     (now,) = await observed.ledger.jobs.get_many([second.id])
     assert (now.state, now.version) == (State.RUNNING, second.version)

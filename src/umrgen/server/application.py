@@ -77,10 +77,23 @@ def _make(table: Mapping[str, str], name: str, *args: Any, **kwargs: Any) -> Any
 def _ledger(settings: Settings, observe_commit: Callable[[float], None] = lambda seconds: None) -> Ledger:
     """Return the ledger that the settings name, not opened yet."""
     ledger: Ledger
-    if settings.ledger == "memory":
+    if settings.ledger_kind == "memory":
         ledger = _make(LEDGERS, "memory")
+    elif settings.ledger_kind == "postgresql":
+        ledger = _postgres(settings.ledger, observe_commit)
     else:
         ledger = _make(LEDGERS, "sqlite", settings.ledger_file, observe_commit)
+    return ledger
+
+
+def _postgres(url: str, observe_commit: Callable[[float], None]) -> Ledger:
+    try:
+        ledger: Ledger = _make(LEDGERS, "postgresql", url, observe_commit)
+    except ImportError as missing:
+        raise BadSettings(
+            f"the packages for PostgreSQL are not installed: {missing.name} is missing",
+            next="pip install 'umrgen[server,postgres]'",
+        ) from None
     return ledger
 
 

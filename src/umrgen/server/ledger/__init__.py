@@ -77,5 +77,6 @@ __all__ = [
 LEDGERS: Mapping[str, str] = {
     "sqlite": "umrgen.server.ledger.sqlite.file:SqliteLedger",
     "memory": "umrgen.server.ledger.sqlite.memory:MemoryLedger",
+    "postgresql": "umrgen.server.ledger.postgres.ledger:PostgresLedger",
 }
 """By the setting `ledger`, up to its first colon."""

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from umrgen.server.domain.job import Job
+from umrgen.server.ledger.errors import LedgerUnavailable
 
-__all__ = ["NO_VALUES", "Database", "Row", "SqlConnection", "Transaction", "WriteConnection"]
+__all__ = ["NO_VALUES", "CommitUnknown", "Database", "Row", "SqlConnection", "Transaction", "WriteConnection"]
 
 T = TypeVar("T")
 
@@ -14,6 +15,17 @@ Row = Sequence[Any]
 """The columns of a result, in the order in which the statement names them."""
 
 NO_VALUES: Mapping[str, Any] = {}
+
+
+class CommitUnknown(LedgerUnavailable):
+    """The connection was lost during a commit. `ask` returns whether the transaction was committed.
+
+    `ask` raises LedgerUnavailable while that cannot be learned.
+    """
+
+    def __init__(self, message: str, *, ask: Callable[[], bool], next: str) -> None:
+        super().__init__(message, next=next)
+        self.ask = ask
 
 
 class SqlConnection(Protocol):
@@ -31,7 +43,11 @@ class WriteConnection(SqlConnection, Protocol):
     """A connection with transactions. `begin` excludes other writers, `commit` returns when the change is on disk."""
 
     def begin(self) -> None: ...
-    def commit(self) -> None: ...
+
+    def commit(self) -> None:
+        """Raises LedgerUnavailable when nothing was written, CommitUnknown when that is not known."""
+        ...
+
     def rollback(self) -> None: ...
 
     def savepoint(self) -> None:

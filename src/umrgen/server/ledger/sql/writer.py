@@ -5,6 +5,7 @@ iteration of the event loop, and those that arrived while the previous batch was
 """
 
 import asyncio
+import logging
 import queue
 import threading
 import time
@@ -14,11 +15,16 @@ from typing import Any, Protocol, TypeVar
 
 from umrgen.server.domain.job import Job
 from umrgen.server.ledger.errors import LedgerUnavailable
-from umrgen.server.ledger.sql.database import Transaction, WriteConnection
+from umrgen.server.ledger.sql.database import CommitUnknown, Transaction, WriteConnection
 
 __all__ = ["GroupWriter", "InlineWriter", "NumberRanges", "ThreadWriter"]
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+ASK_AGAIN = 0.2
+"""Seconds between two questions whether a transaction was committed."""
 
 _Operation = Callable[[Transaction], Any]
 _Waiting = tuple[_Operation, int, "asyncio.Future[Any]"]
@@ -63,6 +69,10 @@ def _run_operation(
         return None, error
     connection.release()
     return result, None
+
+
+def _failed(batch: list[_Waiting], error: LedgerUnavailable) -> _Settled:
+    return [(future, None, error) for *_, future in batch], []
 
 
 class GroupWriter:
@@ -125,7 +135,7 @@ class GroupWriter:
             for operation, _, future in batch:
                 done.append((future, *_run_operation(self._connection, transaction, operation)))
             begun = time.perf_counter()
-            self._connection.commit()
+            self._commit_transaction()
             self._observe(time.perf_counter() - begun)
         except LedgerUnavailable as error:
             # Nothing of the batch was written: the disk is full, or another program locks the file.
@@ -133,8 +143,25 @@ class GroupWriter:
                 self._ranges.undo()
             with suppress(LedgerUnavailable):  # SQLite rolls back by itself after some errors
                 self._connection.rollback()
-            return [(future, None, error) for *_, future in batch], []
+            return _failed(batch, error)
+        except Exception:  # the thread must not end: all later operations would wait for ever
+            log.exception("a batch of changes failed")
+            with suppress(LedgerUnavailable):
+                self._connection.rollback()
+            return _failed(batch, LedgerUnavailable("the ledger cannot be written"))
         return done, transaction.changed
+
+    def _commit_transaction(self) -> None:
+        """Return when the transaction is on disk. Raises LedgerUnavailable when nothing of it was written."""
+        try:
+            self._connection.commit()
+        except CommitUnknown as unknown:
+            if not self._learn(unknown):
+                raise LedgerUnavailable(str(unknown), next=unknown.next) from None
+
+    def _learn(self, unknown: CommitUnknown) -> bool:
+        """Return whether the transaction was committed, as soon as that is known."""
+        return unknown.ask()
 
     def _draw_numbers(self, count: int) -> range:
         """Take change numbers from the database, inside the transaction: other writers wait for its end."""
@@ -165,6 +192,7 @@ class ThreadWriter(GroupWriter):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._queue: queue.SimpleQueue[list[_Waiting] | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="umrgen-ledger", daemon=True)
         self._thread.start()
 
@@ -174,6 +202,7 @@ class ThreadWriter(GroupWriter):
     async def close(self) -> None:
         """Finish the operations that were handed over, then end the thread."""
         await super().close()
+        self._stopping.set()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -183,6 +212,25 @@ class ThreadWriter(GroupWriter):
                 self._loop.call_soon_threadsafe(self._settle, self._commit(batch))
         finally:
             self._connection.close()
+
+    def _learn(self, unknown: CommitUnknown) -> bool:
+        """Ask until there is an answer. Meanwhile, operations that arrive fail at once: they do not wait for it."""
+        while True:
+            try:
+                return unknown.ask()
+            except LedgerUnavailable as error:
+                self._refuse_waiting(error)
+            if self._stopping.wait(ASK_AGAIN):
+                log.error("the server stops while it is not known whether its last changes were written: %s", unknown)
+                return False
+
+    def _refuse_waiting(self, error: LedgerUnavailable) -> None:
+        while not self._queue.empty():
+            batch = self._queue.get()
+            if batch is None:
+                self._queue.put(None)
+                return
+            self._loop.call_soon_threadsafe(self._settle, _failed(batch, error))
 
     def _gather(self) -> list[_Waiting] | None:
         """Wait for a batch, and add the batches that have arrived since. None after `close`."""

@@ -84,7 +84,7 @@ class SqliteLedger(SqlStores):
         while True:
             await asyncio.sleep(POLL_INTERVAL)
             with suppress(LedgerUnavailable):  # the next poll reads from the same change number
-                if jobs := await self.jobs.get_many(feed.read(self._reader)):
+                if jobs := feed.read(self._reader):
                     on_change(jobs)
 
     async def read(self, query: Callable[[SqlConnection], T]) -> T:
