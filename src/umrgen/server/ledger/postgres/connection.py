@@ -12,10 +12,18 @@ from psycopg.types.numeric import Int8BinaryDumper
 
 from umrgen.server.ledger.errors import LedgerUnavailable
 from umrgen.server.ledger.postgres.failures import DEFECTS, unavailable
-from umrgen.server.ledger.sql.database import NO_VALUES, CommitUnknown, Row
+from umrgen.server.ledger.sql.database import NO_VALUES, Row, WrongRowCount
 from umrgen.server.ledger.sql.statements import Dialect, load_statements
 
-__all__ = ["APPLICATION", "CHANNEL", "DIALECT", "PostgresAddress", "PostgresReader", "PostgresWriter"]
+__all__ = [
+    "APPLICATION",
+    "CHANNEL",
+    "DIALECT",
+    "PostgresAddress",
+    "PostgresReader",
+    "PostgresStatements",
+    "plain_values",
+]
 
 T = TypeVar("T")
 
@@ -40,8 +48,6 @@ _SESSION = (
     "SELECT set_config('lock_timeout', '5s', false), set_config('idle_in_transaction_session_timeout', '15s', false)"
 )
 """A write waits 5 s for another server's; PostgreSQL ends the transaction of a server that stopped inside one."""
-
-_SAVEPOINT = "SAVEPOINT operation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +96,16 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, int | bytes) else list(value)
 
 
-class _Statements:
+def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in values.items()}
+
+
+class PostgresStatements:
     """Runs named statements on a connection that is made when it is needed. For one thread."""
 
     def __init__(self, address: PostgresAddress) -> None:
         self._address = address
+        self._sql: Mapping[str, str]
         self._sql, _ = load_statements(DIALECT)
         self._connected: psycopg.Connection | None = None
 
@@ -104,10 +115,9 @@ class _Statements:
         return self._connected
 
     def _execute(self, statement: str, values: Mapping[str, Any]) -> psycopg.Cursor[Any]:
-        plain = {name: _plain(value) for name, value in values.items()}
-        return self._guarded(lambda: self._connection().execute(self._sql[statement], plain))
+        return self.guarded(lambda: self._connection().execute(self._sql[statement], plain_values(values)))
 
-    def _guarded(self, work: Callable[[], T], defects: tuple[type[Exception], ...] = DEFECTS) -> T:
+    def guarded(self, work: Callable[[], T], defects: tuple[type[Exception], ...] = DEFECTS) -> T:
         """Translate the errors of a server, a network or a disk to LedgerUnavailable, and all others but `defects`."""
         try:
             return work()
@@ -119,6 +129,11 @@ class _Statements:
     def run(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> int:
         return self._execute(statement, values).rowcount
 
+    def send(self, statement: str, values: Mapping[str, Any] = NO_VALUES, *, rows: int | None = None) -> None:
+        changed = self.run(statement, values)
+        if rows is not None and changed != rows:
+            raise WrongRowCount(f"{statement} changed {changed} rows, not {rows}")
+
     def one(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Row | None:
         row: Row | None = self._execute(statement, values).fetchone()
         return row
@@ -128,11 +143,12 @@ class _Statements:
 
     def close(self) -> None:
         if self._connected is not None:
-            self._connected.close()
+            with suppress(psycopg.Error):
+                self._connected.close()
             self._connected = None
 
 
-class PostgresReader(_Statements):
+class PostgresReader(PostgresStatements):
     """Implements `SqlConnection` for reading. A statement whose connection is lost runs once more on a new one."""
 
     def _execute(self, statement: str, values: Mapping[str, Any]) -> psycopg.Cursor[Any]:
@@ -143,112 +159,3 @@ class PostgresReader(_Statements):
             if fresh or self._connected is None or not self._connected.closed:
                 raise
             return super()._execute(statement, values)
-
-
-class PostgresWriter(_Statements):
-    """Implements `WriteConnection`. Statements that have no result are sent with the next one that has."""
-
-    def __init__(self, address: PostgresAddress) -> None:
-        super().__init__(address)
-        self._unsent: list[str] = []
-        self._transaction = ""
-        """The number of the transaction, by which PostgreSQL knows whether it was committed."""
-        self._last_change: int | None = None
-
-    @property
-    def _is_open(self) -> bool:
-        return self._connected is not None and not self._connected.closed
-
-    def one(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Row | None:
-        row = super().one(statement, values)
-        if statement == "advance_clock" and row is not None:
-            self._last_change = row[0]
-        return row
-
-    def _execute(self, statement: str, values: Mapping[str, Any]) -> psycopg.Cursor[Any]:
-        plain = {name: _plain(value) for name, value in values.items()}
-        return self._guarded(lambda: self._send(self._sql[statement], plain))
-
-    def _send(self, sql: str, values: Mapping[str, Any] | None = None) -> psycopg.Cursor[Any]:
-        """Send the unsent statements and this one in one round trip. Raises psycopg.Error."""
-        unsent, self._unsent = self._unsent, []
-        if self._connected is None or self._connected.closed:
-            raise psycopg.OperationalError("the connection was lost")
-        if not unsent:
-            return self._connected.execute(sql, values)
-        with self._connected.pipeline():
-            for earlier in unsent:
-                self._connected.execute(earlier)
-            return self._connected.execute(sql, values)
-
-    def _control(self, sql: str) -> psycopg.Cursor[Any]:
-        return self._guarded(lambda: self._send(sql), defects=())
-
-    def begin(self) -> None:
-        """Start a transaction, and lock the row of the clock: other servers' writes wait for its end."""
-        self._last_change = None
-        was_open = self._is_open
-        try:
-            self._begin()
-        except LedgerUnavailable:
-            if not was_open or self._is_open:
-                raise
-            self._begin()  # the connection was lost while it was idle; nothing was written
-
-    def _begin(self) -> None:
-        self._connection()
-        self._unsent = ["BEGIN"]
-        row = self._control("SELECT pg_current_xact_id()::text FROM ledger_clock WHERE id = 1 FOR UPDATE").fetchone()
-        if row is None:
-            raise LedgerUnavailable("the ledger in PostgreSQL has no clock", next="See: umrgen ledger check")
-        self._transaction = row[0]
-
-    def commit(self) -> None:
-        if self._last_change is not None:
-            self._unsent.append(f"NOTIFY {CHANNEL}, '{self._last_change}'")
-        try:
-            end = self._control("COMMIT").statusmessage
-        except LedgerUnavailable as error:
-            if self._is_open:
-                raise  # the server has refused it
-            transaction = self._transaction
-            raise CommitUnknown(str(error), ask=lambda: self._was_committed(transaction), next=error.next) from None
-        if end != "COMMIT":
-            raise LedgerUnavailable("PostgreSQL has rolled the transaction back")
-
-    def _was_committed(self, transaction: str) -> bool:
-        """Ask PostgreSQL for the end of a transaction. Raises LedgerUnavailable until it has ended and can be asked."""
-        connection = self._connection()
-        row = self._guarded(
-            lambda: connection.execute("SELECT pg_xact_status(%s::text::xid8)", [transaction]).fetchone(), defects=()
-        )
-        if row is None or row[0] not in ("committed", "aborted"):
-            raise LedgerUnavailable("PostgreSQL has not ended the transaction of a lost connection yet")
-        return bool(row[0] == "committed")
-
-    def rollback(self) -> None:
-        self._unsent = []
-        self._control("ROLLBACK")
-
-    def savepoint(self) -> None:
-        self._unsent.append(_SAVEPOINT)
-
-    def release(self) -> None:
-        if not self._withdraw_savepoint():
-            self._unsent.append("RELEASE operation")
-
-    def undo(self) -> None:
-        if not self._withdraw_savepoint():
-            self._control("ROLLBACK TO operation")
-            self.release()
-
-    def _withdraw_savepoint(self) -> bool:
-        """Return whether the operation has sent nothing; then its savepoint is not sent either."""
-        unused = bool(self._unsent) and self._unsent[-1] == _SAVEPOINT
-        if unused:
-            self._unsent.pop()
-        return unused
-
-    def close(self) -> None:
-        with suppress(psycopg.Error):
-            super().close()

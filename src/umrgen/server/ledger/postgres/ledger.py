@@ -9,10 +9,11 @@ import psycopg
 
 from umrgen.server.domain.job import Job
 from umrgen.server.ledger.errors import LedgerUnavailable
-from umrgen.server.ledger.postgres.connection import PostgresAddress, PostgresWriter
+from umrgen.server.ledger.postgres.connection import PostgresAddress
 from umrgen.server.ledger.postgres.listener import ChangeListener
 from umrgen.server.ledger.postgres.readers import ReaderThreads
 from umrgen.server.ledger.postgres.schema import migrate
+from umrgen.server.ledger.postgres.writer import PostgresWriter
 from umrgen.server.ledger.sql.change_feed import ChangeFeed
 from umrgen.server.ledger.sql.database import SqlConnection, Transaction
 from umrgen.server.ledger.sql.ledger import SqlStores

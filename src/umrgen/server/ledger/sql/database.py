@@ -7,7 +7,17 @@ from typing import Any, Protocol, TypeVar
 from umrgen.server.domain.job import Job
 from umrgen.server.ledger.errors import LedgerUnavailable
 
-__all__ = ["NO_VALUES", "CommitUnknown", "Database", "Row", "SqlConnection", "Transaction", "WriteConnection"]
+__all__ = [
+    "NO_VALUES",
+    "CommitUnknown",
+    "Database",
+    "Row",
+    "RunAgain",
+    "SqlConnection",
+    "Transaction",
+    "WriteConnection",
+    "WrongRowCount",
+]
 
 T = TypeVar("T")
 
@@ -28,11 +38,26 @@ class CommitUnknown(LedgerUnavailable):
         self.ask = ask
 
 
+class RunAgain(Exception):
+    """The operations of the transaction must run again, each with a savepoint: one of them may have failed."""
+
+
+class WrongRowCount(Exception):
+    """A statement changed another number of rows than its rule expects: a defect."""
+
+
 class SqlConnection(Protocol):
     """Runs named statements of `statements.sql`. Raises LedgerUnavailable when the database cannot be used."""
 
     def run(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> int:
         """Return the number of rows that the statement changed."""
+        ...
+
+    def send(self, statement: str, values: Mapping[str, Any] = NO_VALUES, *, rows: int | None = None) -> None:
+        """Run a statement whose result is not needed, now or before the commit.
+
+        `rows`: how many rows it must change. Raises WrongRowCount.
+        """
         ...
 
     def one(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Row | None: ...
@@ -42,7 +67,9 @@ class SqlConnection(Protocol):
 class WriteConnection(SqlConnection, Protocol):
     """A connection with transactions. `begin` excludes other writers, `commit` returns when the change is on disk."""
 
-    def begin(self) -> None: ...
+    def begin(self, *, careful: bool = False) -> None:
+        """Start a transaction. Without `careful`, a failure in it may raise RunAgain from any method."""
+        ...
 
     def commit(self) -> None:
         """Raises LedgerUnavailable when nothing was written, CommitUnknown when that is not known."""

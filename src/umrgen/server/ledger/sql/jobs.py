@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from umrgen.model import State
-from umrgen.server.domain.job import Change, Conflict, Job, advance, possible_outputs
+from umrgen.server.domain.job import Change, Job, advance, possible_outputs
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.errors import DailyLimit, IdempotencyConflict, QueueFull, TooManyJobs
 from umrgen.server.ledger.sql.calls import enter_call
@@ -46,8 +46,8 @@ def _submit(
     if caps is not NO_CAPS:
         _check_caps(transaction.connection, job.session_id, caps, now)
     job = job._replace(changed=next(transaction.change_numbers))
-    transaction.connection.run("insert_job", values_of(job))
-    transaction.connection.run("count_new_job", {"session_id": job.session_id, "day": now // DAY})
+    transaction.connection.send("insert_job", values_of(job))
+    transaction.connection.send("count_new_job", {"session_id": job.session_id, "day": now // DAY})
     if idempotency is not None:
         _remember_idempotency(transaction.connection, job, idempotency, now)
     if call is not None:
@@ -83,8 +83,8 @@ def _earlier(connection: SqlConnection, session_id: str, idempotency: Idempotenc
 
 
 def _remember_idempotency(connection: SqlConnection, job: Job, idempotency: Idempotency, now: int) -> None:
-    connection.run("expire_idempotency", {"now": now})
-    connection.run(
+    connection.send("expire_idempotency", {"now": now})
+    connection.send(
         "put_idempotency",
         {
             "session_id": job.session_id,
@@ -104,18 +104,14 @@ def _claim(
         if batch_key is not None and jobs and batch_key(job.request) != batch_key(jobs[0].request):
             break
         job = _store(transaction, job, Change.CLAIM, **lease)
-        transaction.connection.run("serve_session", {"id": job.session_id, "served": job.changed})
+        transaction.connection.send("serve_session", {"id": job.session_id, "served": job.changed})
         jobs.append(job)
     return jobs
 
 
 def _next_job(connection: SqlConnection, running_cap: int) -> Job | None:
-    session = connection.one("next_session", {"running_cap": running_cap})
-    if session is None:
-        return None
-    row = connection.one("next_job", {"session_id": session[0]})
-    assert row is not None, "the session's count of queued jobs is wrong"
-    return job_of(row)
+    row = connection.one("next_job", {"running_cap": running_cap})
+    return None if row is None else job_of(row)
 
 
 def _change(transaction: Transaction, job_id: str, change: Change, **values: Any) -> Job:
@@ -134,13 +130,12 @@ def _store(transaction: Transaction, job: Job, change: Change, **values: Any) ->
         _count_state_change(connection, job, changed)
         if job.state is State.RUNNING and change is not Change.COMPLETE:
             _discard_outputs(connection, job, values["now"])
-    if connection.run("update_job", values_of(changed)) != 1:
-        raise Conflict("the job has changed since it was read", job_id=job.id)
+    connection.send("update_job", values_of(changed), rows=1)
     if change is Change.COMPLETE:
         for output in changed.outputs:
             row = asdict(output) | {"job_id": job.id, "created_at": changed.completed_at}
-            connection.run("insert_output", row)
-        connection.run("add_kept_bytes", {"bytes": sum(output.bytes for output in changed.outputs)})
+            connection.send("insert_output", row)
+        connection.send("add_kept_bytes", {"bytes": sum(output.bytes for output in changed.outputs)})
     if changed.over and changed.request.webhook_url:
         enter_webhook(connection, changed, now=values["now"])
     transaction.changed.append(changed)
@@ -155,7 +150,7 @@ def _discard_outputs(connection: SqlConnection, job: Job, now: int) -> None:
 
 def _count_state_change(connection: SqlConnection, before: Job, after: Job) -> None:
     counts = {state.value: (after.state is state) - (before.state is state) for state in (State.QUEUED, State.RUNNING)}
-    connection.run("count_state_change", {"session_id": after.session_id} | counts)
+    connection.send("count_state_change", {"session_id": after.session_id} | counts)
 
 
 # --- the store ---

@@ -31,12 +31,6 @@ UPDATE ledger_clock SET n = n + :count RETURNING n;
 -- name: last_change
 SELECT n FROM ledger_clock;
 
--- name: next_session
--- Of the sessions with a queued job that may run one more, the one that was served longest ago.
-SELECT id FROM sessions
-WHERE queued > 0 AND (:running_cap = 0 OR running < :running_cap)
-ORDER BY served, id LIMIT 1;
-
 -- name: count_new_job
 -- `day` is the day (since the epoch, UTC) of a session's last submission, `made` the number of submissions on that day.
 INSERT INTO sessions (id, queued, running, served, day, made) VALUES (:session_id, 1, 0, 0, :day, 1)
@@ -52,7 +46,13 @@ UPDATE sessions SET queued = queued + :queued, running = running + :running WHER
 UPDATE sessions SET served = :served WHERE id = :id;
 
 -- name: next_job
-SELECT {job} FROM jobs WHERE session_id = :session_id AND state = 'queued' ORDER BY priority DESC, seq LIMIT 1;
+-- Of the sessions with a queued job that may run one more, the one that was served longest ago.
+SELECT {job} FROM jobs
+WHERE session_id = (SELECT id FROM sessions
+                    WHERE queued > 0 AND (:running_cap = 0 OR running < :running_cap)
+                    ORDER BY served, id LIMIT 1)
+  AND state = 'queued'
+ORDER BY priority DESC, seq LIMIT 1;
 
 -- name: session_counts
 SELECT queued, running, CASE WHEN day = :day THEN made ELSE 0 END FROM sessions WHERE id = :id;

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from umrgen.server.domain.job import Job
 from umrgen.server.ledger.errors import LedgerUnavailable
-from umrgen.server.ledger.sql.database import CommitUnknown, Transaction, WriteConnection
+from umrgen.server.ledger.sql.database import CommitUnknown, RunAgain, Transaction, WriteConnection
 
 __all__ = ["GroupWriter", "InlineWriter", "NumberRanges", "ThreadWriter"]
 
@@ -61,7 +61,7 @@ def _run_operation(
     connection.savepoint()
     try:
         result = operation(transaction)
-    except LedgerUnavailable:
+    except (LedgerUnavailable, RunAgain):
         raise
     except Exception as error:
         connection.undo()
@@ -126,10 +126,23 @@ class GroupWriter:
         self._hand_over()
 
     def _commit(self, batch: list[_Waiting]) -> _Settled:
+        try:
+            try:
+                return self._attempt(batch, careful=False)
+            except RunAgain:
+                return self._attempt(batch, careful=True)
+        except LedgerUnavailable as error:
+            return _failed(batch, error)
+        except Exception:  # the thread must not end: all later operations would wait for ever
+            log.exception("a batch of changes failed")
+            return _failed(batch, LedgerUnavailable("the ledger cannot be written"))
+
+    def _attempt(self, batch: list[_Waiting], *, careful: bool) -> _Settled:
+        """Run the batch in one transaction. When this raises, nothing was written."""
         done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
         drawn = 0
         try:
-            self._connection.begin()
+            self._connection.begin(careful=careful)
             drawn = sum(changes for _, changes, _ in batch)
             transaction = Transaction(self._connection, iter(self._draw_numbers(drawn)))
             for operation, _, future in batch:
@@ -137,18 +150,13 @@ class GroupWriter:
             begun = time.perf_counter()
             self._commit_transaction()
             self._observe(time.perf_counter() - begun)
-        except LedgerUnavailable as error:
-            # Nothing of the batch was written: the disk is full, or another program locks the file.
+        except Exception:
+            # Such as a full disk, or a lock of another program.
             if drawn:
                 self._ranges.undo()
             with suppress(LedgerUnavailable):  # SQLite rolls back by itself after some errors
                 self._connection.rollback()
-            return _failed(batch, error)
-        except Exception:  # the thread must not end: all later operations would wait for ever
-            log.exception("a batch of changes failed")
-            with suppress(LedgerUnavailable):
-                self._connection.rollback()
-            return _failed(batch, LedgerUnavailable("the ledger cannot be written"))
+            raise
         return done, transaction.changed
 
     def _commit_transaction(self) -> None:
