@@ -220,8 +220,8 @@ MUTATIONS = (
         "turns",
         "README: sessions take turns",
         "ledger/sql/statements.sql",
-        "ORDER BY served, id LIMIT 1;",
-        "ORDER BY id LIMIT 1;",
+        "ORDER BY served, id LIMIT 1)",
+        "ORDER BY id LIMIT 1)",
         f"{LEDGER}::test_sessions_take_turns_and_a_new_session_does_not_wait_for_a_backlog",
     ),
     _server(

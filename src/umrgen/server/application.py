@@ -203,9 +203,16 @@ class Application:
 
     def _make_retention(self, worker: str, clock: Clock) -> Retention:
         settings, ledger = self.settings, self.ledger
-        keep = RetentionPolicy(settings.retain_days * 24, int(settings.retain_gib * 2**30), settings.upload_hours)
+        keep = RetentionPolicy(
+            settings.retain_days * 24,
+            int(settings.retain_gib * 2**30),
+            settings.upload_hours,
+            settings.retain_records,
+        )
         lease = TaskLease(ledger.coordination, "retention", worker, clock)
-        return Retention(ledger.outputs, ledger.uploads, self.blobs, clock, keep, self.images.forget, lease)
+        return Retention(
+            ledger.jobs, ledger.outputs, ledger.uploads, self.blobs, clock, keep, self.images.forget, lease
+        )
 
     def _make_deliverer(self, worker: str, clock: Clock) -> WebhookDeliverer:
         ledger, allow = self.ledger, Allow.of(self.settings.webhook_allow)

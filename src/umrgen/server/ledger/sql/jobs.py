@@ -23,6 +23,7 @@ CACHED = 4096
 """Finished jobs that are cached in memory. No server changes a finished job, so the cache is never stale."""
 LATE_FILES = 3_600_000
 """Milliseconds in which an attempt that lost its lease may still store a file."""
+PRUNING = ("prune_calls", "prune_idempotency", "prune_webhooks", "prune_outputs", "prune_jobs")
 ALL = 2**62
 """A number above every cursor."""
 
@@ -151,6 +152,16 @@ def _discard_outputs(connection: SqlConnection, job: Job, now: int) -> None:
 def _count_state_change(connection: SqlConnection, before: Job, after: Job) -> None:
     counts = {state.value: (after.state is state) - (before.state is state) for state in (State.QUEUED, State.RUNNING)}
     connection.send("count_state_change", {"session_id": after.session_id} | counts)
+
+
+def _prune(transaction: Transaction, before: int, limit: int) -> list[str]:
+    connection, values = transaction.connection, {"before": before, "limit": limit}
+    rows = [*connection.all("old_failed_jobs", values), *connection.all("old_completed_jobs", values)]
+    ids = [row[0] for row in rows][:limit]
+    if ids:
+        for statement in PRUNING:
+            connection.send(statement, {"ids": ids})
+    return ids
 
 
 # --- the store ---
@@ -306,3 +317,14 @@ class SqlJobStore:
         return await self._database.read(
             lambda connection: [job_of(row) for row in connection.all("expired_leases", values)]
         )
+
+    async def prune(self, *, before: int, limit: int) -> int:
+        ids = await self._database.write(lambda transaction: _prune(transaction, before, limit))
+        for job_id in ids:
+            self._finished.pop(job_id, None)
+        return len(ids)
+
+    def forget(self, *, before: int) -> None:
+        old = [job_id for job_id, job in self._finished.items() if (job.completed_at or 0) < before]
+        for job_id in old:
+            del self._finished[job_id]

@@ -97,6 +97,38 @@ ORDER BY completed_at;
 -- name: expired_leases
 SELECT {job} FROM jobs WHERE state = 'running' AND (lease_until < :now OR worker = :worker);
 
+-- name: old_failed_jobs
+-- Failed jobs that ended before a time and whose webhook, if any, is not pending.
+SELECT id FROM jobs
+WHERE state = 'failed' AND completed_at < :before
+  AND NOT EXISTS (SELECT 1 FROM webhooks WHERE webhooks.job_id = jobs.id AND webhooks.state = 'pending')
+ORDER BY completed_at LIMIT :limit;
+
+-- name: old_completed_jobs
+-- Jobs whose last image was deleted before a time and whose webhook, if any, is not pending.
+SELECT DISTINCT job_id FROM (
+    SELECT job_id FROM outputs
+    WHERE expired_at < :before
+      AND NOT EXISTS (SELECT 1 FROM outputs AS other WHERE other.job_id = outputs.job_id
+                      AND (other.expired_at IS NULL OR other.expired_at >= :before))
+      AND NOT EXISTS (SELECT 1 FROM webhooks WHERE webhooks.job_id = outputs.job_id AND webhooks.state = 'pending')
+    ORDER BY expired_at LIMIT :limit) AS old;
+
+-- name: prune_calls
+DELETE FROM calls WHERE job_id {in ids};
+
+-- name: prune_idempotency
+DELETE FROM idempotency WHERE job_id {in ids};
+
+-- name: prune_webhooks
+DELETE FROM webhooks WHERE job_id {in ids};
+
+-- name: prune_outputs
+DELETE FROM outputs WHERE job_id {in ids};
+
+-- name: prune_jobs
+DELETE FROM jobs WHERE id {in ids};
+
 -- name: insert_output
 INSERT INTO outputs ({output}, job_id, created_at) VALUES ({:output}, :job_id, :created_at);
 
