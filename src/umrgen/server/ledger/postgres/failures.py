@@ -27,7 +27,7 @@ _HINTS: tuple[tuple[str, str], ...] = (
 
 def describe(error: psycopg.Error, secret: str = "") -> str:
     """Return one line on what PostgreSQL or the network reported, without `secret`."""
-    text = error.diag.message_primary or str(error).strip().rpartition("\n")[2] or type(error).__name__
+    text = error.diag.message_primary or str(error).strip().partition("\n")[0] or type(error).__name__
     line = printable(text, 300)
     return line.replace(secret, "…") if secret else line
 

@@ -140,11 +140,11 @@ class GroupWriter:
     def _attempt(self, batch: list[_Waiting], *, careful: bool) -> _Settled:
         """Run the batch in one transaction. When this raises, nothing was written."""
         done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
-        drawn = 0
+        drawn: range | None = None
         try:
             self._connection.begin(careful=careful)
-            drawn = sum(changes for _, changes, _ in batch)
-            transaction = Transaction(self._connection, iter(self._draw_numbers(drawn)))
+            drawn = self._draw_numbers(sum(changes for _, changes, _ in batch))
+            transaction = Transaction(self._connection, iter(drawn))
             for operation, _, future in batch:
                 done.append((future, *_run_operation(self._connection, transaction, operation)))
             begun = time.perf_counter()
