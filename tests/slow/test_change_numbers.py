@@ -46,7 +46,7 @@ async def test_a_watcher_sees_every_change_by_the_numbers_of_the_row(postgres: P
 
 
 def test_a_watcher_misses_changes_by_the_numbers_of_a_sequence(postgres: PostgresDatabases) -> None:
-    """The same work with a sequence, to show that the row is needed: numbers are drawn in another order than commits."""
+    """The same work with a sequence shows why: numbers are drawn in another order than transactions commit."""
     url = postgres.create()
     with psycopg.connect(url, autocommit=True) as watcher:
         watcher.execute("CREATE TABLE events (n BIGINT PRIMARY KEY)")

@@ -22,6 +22,7 @@ __all__ = [
     "PostgresAddress",
     "PostgresReader",
     "PostgresStatements",
+    "plain_value",
     "plain_values",
 ]
 
@@ -81,9 +82,13 @@ class PostgresAddress:
         """Return a connection in autocommit mode. Raises LedgerUnavailable."""
         try:
             connection = psycopg.connect(autocommit=True, prepare_threshold=0, **self.parameters)
+        except psycopg.Error as error:
+            raise self.unavailable(error) from None
+        try:
             connection.adapters.register_dumper(int, Int8BinaryDumper)  # one type, so one plan for each statement
             connection.execute(_SESSION)
         except psycopg.Error as error:
+            connection.close()
             raise self.unavailable(error) from None
         return connection
 
@@ -91,7 +96,7 @@ class PostgresAddress:
         return unavailable(error, self.password)
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Return a value that PostgreSQL can store: it has arrays for collections, and no text with NUL."""
     if isinstance(value, str):
         return value.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in value else value
@@ -99,7 +104,7 @@ def _plain(value: Any) -> Any:
 
 
 def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in values.items()}
+    return {name: plain_value(value) for name, value in values.items()}
 
 
 class PostgresStatements:

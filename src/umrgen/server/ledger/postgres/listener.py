@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 import psycopg
 
@@ -31,46 +30,50 @@ class ChangeListener:
         self._on_number = on_number
         self._lost_at: float | None = None
         self._task: asyncio.Task[None] | None = None
+        self._connection: psycopg.AsyncConnection
 
     async def start(self) -> None:
         """Start listening; return when numbers are received. Raises LedgerUnavailable."""
-        connection = await self._connect()
-        self._task = asyncio.create_task(self._run(connection))
+        await self._connect()
+        self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+            await self._connection.close()
 
-    async def _run(self, connection: psycopg.AsyncConnection) -> None:
+    async def _run(self) -> None:
         while True:
             try:
-                async with connection:
-                    await self._listen(connection)
+                await self._listen()
             except (psycopg.Error, LedgerUnavailable) as error:
                 self._report_lost(error)
-            connection = await self._reconnect()
+            await self._connection.close()
+            await self._reconnect()
 
-    async def _listen(self, connection: psycopg.AsyncConnection) -> None:
+    async def _listen(self) -> None:
         await self._on_number(None)
-        async for notification in connection.notifies():
+        async for notification in self._connection.notifies():
             await self._on_number(int(notification.payload))
 
-    async def _connect(self) -> psycopg.AsyncConnection:
+    async def _connect(self) -> None:
         try:
             connection = await psycopg.AsyncConnection.connect(autocommit=True, **self._address.parameters)
+            self._connection = connection
             await connection.execute(f"LISTEN {CHANNEL}")
         except psycopg.Error as error:
             raise self._address.unavailable(error) from None
-        return connection
 
-    async def _reconnect(self) -> psycopg.AsyncConnection:
+    async def _reconnect(self) -> None:
         while True:
-            with suppress(LedgerUnavailable):
-                connection = await self._connect()
+            try:
+                await self._connect()
                 self._report_back()
-                return connection
-            await asyncio.sleep(RETRY)
+                return
+            except LedgerUnavailable:
+                await self._connection.close()
+                await asyncio.sleep(RETRY)
 
     def _report_lost(self, error: psycopg.Error | LedgerUnavailable) -> None:
         if self._lost_at is None:
