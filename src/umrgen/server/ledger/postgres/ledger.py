@@ -94,5 +94,5 @@ class PostgresLedger(SqlStores):
         """Return None: every query waits for the network. The job store's cache has what this server saw end."""
         return None
 
-    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0) -> T:
-        return await self._writer.write(operation, changes)
+    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0, job_id: str = "") -> T:
+        return await self._writer.write(operation, changes, job_id)

@@ -1,7 +1,8 @@
 """The writing connection: statements are sent without waiting for each result, and commits are never guessed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -32,6 +33,8 @@ class PostgresWriter(PostgresStatements):
         self._opened = ExitStack()
         self._sent: list[tuple[str, psycopg.Cursor[Any], int]] = []
         """Statements whose results were not looked at, and how many rows they must change."""
+        self._jobs: dict[str, psycopg.Cursor[Any]] = {}
+        """The rows of jobs that were read together at the begin, and that no statement has changed since."""
         self._careful = False
         self._has_written = False
         """Whether the operation has sent a statement that writes."""
@@ -43,10 +46,15 @@ class PostgresWriter(PostgresStatements):
 
     def run(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> int:
         self._has_written = True
+        self._jobs.clear()
         return self._attempt(lambda: self._received(self._execute(statement, values)).rowcount)
 
     def send(self, statement: str, values: Mapping[str, Any] = NO_VALUES, *, rows: int | None = None) -> None:
         self._has_written = True
+        if statement == "update_job":
+            self._jobs.pop(values["id"], None)
+        elif statement == "prune_jobs":
+            self._jobs.clear()
         if self._careful:
             super().send(statement, values, rows=rows)
             return
@@ -55,7 +63,8 @@ class PostgresWriter(PostgresStatements):
             self._sent.append((statement, cursor, rows))
 
     def one(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Row | None:
-        row: Row | None = self._attempt(lambda: self._execute(statement, values).fetchone())
+        read = self._jobs.pop(values["id"], None) if statement == "get_job" else None
+        row: Row | None = self._attempt(lambda: (read or self._execute(statement, values)).fetchone())
         if statement == "advance_clock" and row is not None:
             self._last_change = row[0]
         return row
@@ -91,9 +100,17 @@ class PostgresWriter(PostgresStatements):
 
     # --- transactions ---
 
-    def begin(self, *, careful: bool = False) -> None:
+    def begin(self, *, careful: bool = False, job_ids: Collection[str] = ()) -> None:
         """Start a transaction, and lock the row of the clock: the writes of other servers wait for its end."""
-        self._careful, self._last_change, self._sent = careful, None, []
+        self._careful, self._last_change, self._sent, self._jobs = careful, None, [], {}
+        self._start()
+        if not careful:
+            self._jobs = {job_id: self._attempt(partial(self._read, job_id)) for job_id in job_ids}
+
+    def _read(self, job_id: str) -> psycopg.Cursor[Any]:
+        return self._execute("get_job", {"id": job_id})
+
+    def _start(self) -> None:
         was_open = self._is_open
         try:
             self.guarded(self._begin, defects=())

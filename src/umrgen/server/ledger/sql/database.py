@@ -1,6 +1,6 @@
 """The small interface between the stores' rules and a database."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -67,8 +67,11 @@ class SqlConnection(Protocol):
 class WriteConnection(SqlConnection, Protocol):
     """A connection with transactions. `begin` excludes other writers, `commit` returns when the change is on disk."""
 
-    def begin(self, *, careful: bool = False) -> None:
-        """Start a transaction. Without `careful`, a failure in it may raise RunAgain from any method."""
+    def begin(self, *, careful: bool = False, job_ids: Collection[str] = ()) -> None:
+        """Start a transaction, which will read these jobs by `get_job`.
+
+        Without `careful`, a failure in it may raise RunAgain from any method.
+        """
         ...
 
     def commit(self) -> None:
@@ -113,9 +116,10 @@ class Database(Protocol):
         """Read without waiting; None where that is not possible."""
         ...
 
-    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0) -> T:
+    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0, job_id: str = "") -> T:
         """Run `operation` in a transaction; return its result once that is on disk.
 
-        `changes`: how many jobs' states the operation changes at most.
+        `changes`: how many jobs' states the operation changes at most. `job_id`: the job that it reads first, if any,
+        so that a database may read the jobs of a batch together.
         """
         ...

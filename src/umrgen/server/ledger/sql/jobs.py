@@ -105,7 +105,6 @@ def _claim(
         if batch_key is not None and jobs and batch_key(job.request) != batch_key(jobs[0].request):
             break
         job = _store(transaction, job, Change.CLAIM, **lease)
-        transaction.connection.send("serve_session", {"id": job.session_id, "served": job.changed})
         jobs.append(job)
     return jobs
 
@@ -128,7 +127,7 @@ def _store(transaction: Transaction, job: Job, change: Change, **values: Any) ->
     changed = advance(job, change, **values)
     if changed.state is not job.state:
         changed = changed._replace(changed=next(transaction.change_numbers))
-        _count_state_change(connection, job, changed)
+        _count_state_change(connection, job, changed, claimed=change is Change.CLAIM)
         if job.state is State.RUNNING and change is not Change.COMPLETE:
             _discard_outputs(connection, job, values["now"])
     connection.send("update_job", values_of(changed), rows=1)
@@ -149,9 +148,10 @@ def _discard_outputs(connection: SqlConnection, job: Job, now: int) -> None:
         add_obsolete_file(connection, job.session_id, name, not_before=now + LATE_FILES)
 
 
-def _count_state_change(connection: SqlConnection, before: Job, after: Job) -> None:
+def _count_state_change(connection: SqlConnection, before: Job, after: Job, *, claimed: bool) -> None:
     counts = {state.value: (after.state is state) - (before.state is state) for state in (State.QUEUED, State.RUNNING)}
-    connection.send("count_state_change", {"session_id": after.session_id} | counts)
+    served = after.changed if claimed else None
+    connection.send("count_state_change", {"session_id": after.session_id, "served": served} | counts)
 
 
 def _prune(transaction: Transaction, before: int, limit: int) -> list[str]:
@@ -310,6 +310,7 @@ class SqlJobStore:
         return await self._database.write(
             lambda transaction: _change(transaction, job_id, change, now=now, token=token, version=version, **values),
             changes=1,
+            job_id=job_id,
         )
 
     async def expired_leases(self, *, now: int, worker: str = "") -> list[Job]:

@@ -40,10 +40,9 @@ SET queued = sessions.queued + 1,
     day = excluded.day;
 
 -- name: count_state_change
-UPDATE sessions SET queued = queued + :queued, running = running + :running WHERE id = :session_id;
-
--- name: serve_session
-UPDATE sessions SET served = :served WHERE id = :id;
+-- `served` is the change number of the session's last claim.
+UPDATE sessions SET queued = queued + :queued, running = running + :running, served = coalesce(:served, served)
+WHERE id = :session_id;
 
 -- name: next_job
 -- Of the sessions with a queued job that may run one more, the one that was served longest ago.

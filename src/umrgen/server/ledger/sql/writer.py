@@ -27,8 +27,8 @@ ASK_AGAIN = 0.2
 """Seconds between two questions whether a transaction was committed."""
 
 _Operation = Callable[[Transaction], Any]
-_Waiting = tuple[_Operation, int, "asyncio.Future[Any]"]
-"""An operation, how many changes it makes at most, and the future of its result."""
+_Waiting = tuple[_Operation, int, str, "asyncio.Future[Any]"]
+"""An operation, how many changes it makes at most, the job that it reads, and the future of its result."""
 _Settled = tuple[list[tuple["asyncio.Future[Any]", Any, BaseException | None]], list[Job]]
 """The result of one committed batch: (future, result, error) per operation, and the changed jobs."""
 
@@ -101,14 +101,14 @@ class GroupWriter:
         self._arrived: list[_Waiting] = []
         """The operations of this iteration of the loop."""
 
-    async def write(self, operation: Callable[[Transaction], T], changes: int) -> T:
+    async def write(self, operation: Callable[[Transaction], T], changes: int, job_id: str = "") -> T:
         """Run `operation` in a transaction; return its result once that is on disk."""
         if self._closed:
             raise LedgerUnavailable("the ledger is closed")
         future: asyncio.Future[T] = self._loop.create_future()
         if not self._arrived:
             self._loop.call_soon(self._hand_over)
-        self._arrived.append((operation, changes, future))
+        self._arrived.append((operation, changes, job_id, future))
         return await future
 
     def _hand_over(self) -> None:
@@ -142,10 +142,10 @@ class GroupWriter:
         done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
         drawn: range | None = None
         try:
-            self._connection.begin(careful=careful)
-            drawn = self._draw_numbers(sum(changes for _, changes, _ in batch))
+            self._connection.begin(careful=careful, job_ids={job_id for _, _, job_id, _ in batch if job_id})
+            drawn = self._draw_numbers(sum(changes for _, changes, _, _ in batch))
             transaction = Transaction(self._connection, iter(drawn))
-            for operation, _, future in batch:
+            for operation, _, _, future in batch:
                 done.append((future, *_run_operation(self._connection, transaction, operation)))
             begun = time.perf_counter()
             self._commit_transaction()

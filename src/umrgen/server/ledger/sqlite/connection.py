@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class SqliteConnection:
     def all(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Sequence[Row]:
         return self._execute(statement, values).fetchall()
 
-    def begin(self, *, careful: bool = False) -> None:
+    def begin(self, *, careful: bool = False, job_ids: Collection[str] = ()) -> None:
         self._control("BEGIN IMMEDIATE")
 
     def commit(self) -> None:

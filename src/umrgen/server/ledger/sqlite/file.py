@@ -93,5 +93,5 @@ class SqliteLedger(SqlStores):
     def peek(self, query: Callable[[SqlConnection], T]) -> T | None:
         return query(self._reader)
 
-    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0) -> T:
-        return await self._writer.write(operation, changes)
+    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0, job_id: str = "") -> T:
+        return await self._writer.write(operation, changes, job_id)
