@@ -760,6 +760,16 @@ class TestPruning:
         assert [job.id for job in (await ledger.jobs.page("sid_a", state=None, limit=9, before=None))[0]] == ["a2"]
         assert await ledger.jobs.prune(before=2**50, limit=10) == 0
 
+    async def test_a_job_is_kept_while_one_of_its_images_is(self, observed: ObservedLedger) -> None:
+        await observed.submit("a1", now=1)
+        job, ledger = await observed.claim(now=1), observed.ledger
+        outputs = (make_output("umrgen_1.png"), make_output("umrgen_2.png"))
+        await ledger.jobs.change(job.id, Change.COMPLETE, now=2, token=job.token, outputs=outputs, step=4)
+        for kept in (1, 0):
+            assert await ledger.jobs.prune(before=2**50, limit=10) == 0
+            assert len(await ledger.outputs.expire(now=9, before=2**50, keep_bytes=0, limit=1)) == 1, kept
+        assert await ledger.jobs.prune(before=2**50, limit=10) == 1
+
     async def test_failed_jobs_are_deleted_by_their_end_and_unfinished_ones_never(
         self, observed: ObservedLedger
     ) -> None:

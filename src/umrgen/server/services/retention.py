@@ -22,7 +22,7 @@ INTERVAL = 60.0
 BATCH = 200
 """Images in one transaction: a longer one would delay other writes."""
 HOUR = 3_600_000
-SLICE = 100
+SLICE = 50
 """Jobs that are pruned in one transaction, which takes a few milliseconds (benchmarks/pruning.py)."""
 PAUSE = 0.05
 """Seconds between two such transactions, for the writes of others."""
