@@ -11,9 +11,9 @@ __all__ = ["CuttingProxy"]
 class CuttingProxy:
     """Listens on a free port of the loopback interface, and passes bytes on to a server's Unix socket.
 
-    `cut_at`: the number, from 1, of the packet of a client at which its connection is cut once, or `cut_on`: a part of
-    it. `passes_it_on`: whether the server gets this packet first; then it executes what it asks for, and the client
-    does not learn it.
+    `cut_at`: the number, from 1, of the packet of a client at which its connection is cut once. `passes_it_on`: whether
+    the server gets this packet first; then the client does not get the response. `cut_on`: a part of a response that
+    is not passed on; its connection is cut.
     """
 
     def __init__(self, target: Path) -> None:
@@ -24,8 +24,7 @@ class CuttingProxy:
         self.packets = 0
         self.cuts = 0
         self.refusing = threading.Event()
-        """Set while new connections are refused."""
-        self.refuses_after_cut = False
+        """Set while new connections are refused, and by a cut on a response."""
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -68,7 +67,7 @@ class CuttingProxy:
     def _from_client(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while data := client.recv(1 << 16):
-                if self._is_cut(data):
+                if self._is_cut():
                     if self.passes_it_on:
                         # The client must not get the response, which is still read so that the server is not stopped.
                         _end(client)
@@ -80,19 +79,22 @@ class CuttingProxy:
         _end(client)
         _end(server)
 
-    def _is_cut(self, data: bytes) -> bool:
+    def _is_cut(self) -> bool:
         with self._lock:
             self.packets += 1
-            if self.packets != self.cut_at and (self.cut_on is None or self.cut_on not in data):
+            if self.packets != self.cut_at:
                 return False
-            self.cut_at, self.cut_on, self.cuts = 0, None, self.cuts + 1
-            if self.refuses_after_cut:
-                self.refusing.set()
+            self.cut_at, self.cuts = 0, self.cuts + 1
             return True
 
     def _from_server(self, client: socket.socket, server: socket.socket) -> None:
         with suppress(OSError):
             while data := server.recv(1 << 16):
+                if self.cut_on is not None and self.cut_on in data:
+                    self.cut_on = None
+                    self.refusing.set()
+                    self.cuts += 1
+                    break
                 with suppress(OSError):
                     client.sendall(data)
         _end(client)

@@ -15,7 +15,9 @@ from umrgen.model import State
 from umrgen.server.domain.job import Change, Job, Output
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger import Idempotency, Ledger, LedgerUnavailable
+from umrgen.server.ledger.postgres.connection import PostgresAddress
 from umrgen.server.ledger.postgres.ledger import PostgresLedger
+from umrgen.server.ledger.postgres.writer import PostgresWriter
 
 T = TypeVar("T")
 REQUEST = GenerationRequest("a lighthouse", seed=7)
@@ -108,7 +110,7 @@ async def test_the_end_of_a_commit_is_learned_when_the_server_is_back(
     ledger = PostgresLedger(through(proxy, postgres.create()))
     await ledger.open()
     try:
-        proxy.passes_it_on, proxy.cut_on, proxy.refuses_after_cut = True, b"COMMIT", True
+        proxy.cut_on = b"COMMIT\0"  # PostgreSQL's confirmation
         waiting = asyncio.create_task(ledger.jobs.submit("ext_2", "sid_a", REQUEST, "fake", now=1))
         async with asyncio.timeout(20):
             while not proxy.cuts:  # noqa: ASYNC110 - it happens in a thread
@@ -152,6 +154,29 @@ async def test_changes_during_a_lost_notification_connection_are_reported_later(
     finally:
         await watcher.close()
         await other.close()
+
+
+@pytest.mark.slow
+async def test_a_server_that_stops_inside_a_transaction_holds_the_others_for_15_seconds(
+    postgres: PostgresDatabases,
+) -> None:
+    """Others get an error after 5 s, and then PostgreSQL ends the transaction."""
+    url = postgres.create()
+    with psycopg.connect(url) as connection:
+        if connection.info.server_version < 170_000:
+            pytest.skip("an older PostgreSQL has no transaction_timeout")
+    ledger, stopped = PostgresLedger(url), PostgresWriter(PostgresAddress(url))
+    await ledger.open()
+    try:
+        stopped.begin()
+        submit = lambda: ledger.jobs.submit("ext_1", "sid_a", REQUEST, "fake", now=1)  # noqa: E731
+        with pytest.raises(LedgerUnavailable, match="lock timeout"):
+            await submit()
+        _, new = await insist(submit)
+        assert new
+    finally:
+        stopped.close()
+        await ledger.close()
 
 
 def test_the_packets_of_the_proxy_are_those_of_a_socket(postgres: PostgresDatabases, proxy: CuttingProxy) -> None:

@@ -19,7 +19,7 @@ from umrgen.server.settings import Settings
 SMALL = {"width": 512, "height": 512, "steps": 1}
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The setting of the ledger that the servers share."""
     if request.param == "sqlite":

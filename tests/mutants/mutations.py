@@ -2163,7 +2163,7 @@ MUTATIONS = (
         f"{DIFFUSERS_FILES}::TestBatches::test_a_batch_is_used_only_where_it_gains_15_percent",
     _server(
         "commit-asked",
-        "scaling: the outcome of a commit whose connection was lost is asked, not guessed",
+        "scaling: the outcome of a commit whose connection was lost is queried, not guessed",
         "ledger/postgres/writer.py",
         'return bool(row[0] == "committed")',
         "return False",
@@ -2192,6 +2192,14 @@ MUTATIONS = (
         "        if self._last_change is not None:",
         "        if False:",
         f"{CUTS}::test_changes_during_a_lost_notification_connection_are_reported_later",
+    ),
+    _server(
+        "stopped-inside-a-transaction",
+        "scaling: a server that stops inside a transaction holds the others for 15 s at most",
+        "ledger/postgres/writer.py",
+        "('transaction_timeout', '15s')",
+        "('transaction_timeout', '0')",
+        f"{CUTS}::test_a_server_that_stops_inside_a_transaction_holds_the_others_for_15_seconds",
     ),
     _server(
         "newer-schema",

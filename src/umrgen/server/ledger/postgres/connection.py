@@ -46,11 +46,12 @@ _NETWORK: Mapping[str, Any] = {
 }
 """A connection whose other end is gone is reported within 15 seconds. The URL may say otherwise."""
 _SESSION = """
-SELECT set_config('lock_timeout', '5s', false), set_config('idle_in_transaction_session_timeout', '15s', false),
-       set_config('plan_cache_mode', 'force_generic_plan', false), set_config('jit', 'off', false)
+SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('jit', 'off', false),
+       set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '3', false),
+       set_config('tcp_keepalives_count', '3', false)
 """
-"""A write waits 5 s for another server's; PostgreSQL ends the transaction of a server that stopped inside one. Each
-statement is planned once: all of them find their rows by an index."""
+"""Each statement is planned once: all of them find their rows by an index. The server, too, ends a connection whose
+other end is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,9 @@ def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
 class PostgresStatements:
     """Runs named statements on a connection that is made when it is needed. For one thread."""
 
+    SESSION = "SELECT 1"
+    """Settings of the connection, in addition to those of all connections."""
+
     def __init__(self, address: PostgresAddress) -> None:
         self._address = address
         self._sql: Mapping[str, str]
@@ -119,6 +123,7 @@ class PostgresStatements:
     def _connection(self) -> psycopg.Connection:
         if self._connected is None or self._connected.closed:
             self._connected = self._address.connect()
+            self._connected.execute(self.SESSION)
         return self._connected
 
     def _execute(self, statement: str, values: Mapping[str, Any]) -> psycopg.Cursor[Any]:

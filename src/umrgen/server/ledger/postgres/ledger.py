@@ -88,6 +88,7 @@ class PostgresLedger(SqlStores):
             self._on_foreign_change(jobs)
 
     async def read(self, query: Callable[[SqlConnection], T]) -> T:
+        self._listener.check()
         return await self._readers.read(query)
 
     def peek(self, query: Callable[[SqlConnection], T]) -> T | None:
@@ -95,4 +96,5 @@ class PostgresLedger(SqlStores):
         return None
 
     async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0, job_id: str = "") -> T:
+        self._listener.check()
         return await self._writer.write(operation, changes, job_id)

@@ -32,6 +32,13 @@ class ChangeListener:
         self._task: asyncio.Task[None] | None = None
         self._connection: psycopg.AsyncConnection
 
+    def check(self) -> None:
+        """Raise LedgerUnavailable while the connection is lost: callers do not wait for an address without answer."""
+        if self._lost_at is not None:
+            raise LedgerUnavailable(
+                "the connection to PostgreSQL is lost", next="See the first line about it in the log."
+            )
+
     async def start(self) -> None:
         """Start listening; return when numbers are received. Raises LedgerUnavailable."""
         await self._connect()

@@ -27,6 +27,15 @@ class PostgresWriter(PostgresStatements):
     waits for each of them, and has savepoints, which take time.
     """
 
+    SESSION = """
+        SELECT set_config(name, value, false)
+        FROM (VALUES ('lock_timeout', '5s'), ('idle_in_transaction_session_timeout', '15s'),
+                     ('transaction_timeout', '15s')) AS limits (name, value)
+        WHERE name IN (SELECT pg_settings.name FROM pg_settings)
+    """
+    """A write waits 5 s for another server's. PostgreSQL ends a transaction whose server has stopped inside it; before
+    version 17, only one that waits for the next statement."""
+
     def __init__(self, address: PostgresAddress) -> None:
         super().__init__(address)
         self._pipeline: psycopg.Pipeline | None = None
