@@ -2161,6 +2161,7 @@ MUTATIONS = (
         "if rate < slower * GAIN:",
         "if False:",
         f"{DIFFUSERS_FILES}::TestBatches::test_a_batch_is_used_only_where_it_gains_15_percent",
+    ),
     _server(
         "commit-asked",
         "scaling: the outcome of a commit whose connection was lost is queried, not guessed",

@@ -25,7 +25,15 @@ FILES = {
     "base": BASE,
     "server": [*BASE, *EXTRAS["server"], *EXTRAS["comfyui"], *GROUPS["build"]],
     "diffusers": [*BASE, *DIFFUSERS, *GROUPS["torch"]],
-    "dev": [*BASE, *EXTRAS["server"], *EXTRAS["comfyui"], *EXTRAS["mcp"], *EXTRAS["postgres"], *GROUPS["build"], *GROUPS["dev"]],
+    "dev": [
+        *BASE,
+        *EXTRAS["server"],
+        *EXTRAS["comfyui"],
+        *EXTRAS["mcp"],
+        *EXTRAS["postgres"],
+        *GROUPS["build"],
+        *GROUPS["dev"],
+    ],
     "clients": GROUPS["clients"],
     "langchain": GROUPS["langchain"],
 }
