@@ -23,7 +23,7 @@ CLIENTS := clients langchain
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: image test check random torch slow uvicorn interpreters simulate torture mutants lint types clean lock
+.PHONY: image test check random torch slow uvicorn postgres interpreters simulate torture mutants lint types clean lock
 
 image: $(VENV)/server.stamp
 	@env -u UMRGEN_BASE_URL $(BIN)/umrgen generate "$(PROMPT)" -o "$(OUT)" --overwrite
@@ -39,6 +39,7 @@ check:
 	$(MAKE) --no-print-directory torch
 	$(MAKE) --no-print-directory slow
 	$(MAKE) --no-print-directory uvicorn
+	$(MAKE) --no-print-directory postgres
 	$(MAKE) --no-print-directory interpreters
 	$(MAKE) --no-print-directory mutants
 	$(MAKE) --no-print-directory simulate LIVES=2000
@@ -58,6 +59,13 @@ slow: $(VENV)/dev.stamp $(VENV)/node.stamp $(CLIENTS:%=$(VENV)-%/clients.stamp)
 HTTP_TESTS = $(addprefix tests/integration/test_,status.py api.py outputs.py events.py uploads.py openapi.py)
 uvicorn: $(VENV)/dev.stamp
 	@TEST_ON_UVICORN=1 exec $(PYTEST) -m "not slow" $(HTTP_TESTS)
+
+# The tests of the ledger in PostgreSQL once more, on Debian's PostgreSQL.
+POSTGRES ?= $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin)))
+POSTGRES_TESTS = tests/conformance $(addprefix tests/integration/test_,postgres_cuts.py postgres_trouble.py ledger_copy.py)
+postgres: $(VENV)/dev.stamp
+	@if [ -z "$(POSTGRES)" ]; then echo "Debian's PostgreSQL: not found here"; exit; fi
+	UMRGEN_TEST_POSTGRES=$(POSTGRES) exec $(PYTEST) -m "not slow" -k "ostgres or copy" $(POSTGRES_TESTS)
 
 # Lint, types, unit and conformance tests, and one picture, on each further interpreter from 3.11 on that is here.
 interpreters: $(VENV)/dev.stamp
@@ -134,7 +142,7 @@ COMPILE = uv pip compile pyproject.toml $(COMPILE_OPTIONS)
 lock:
 	@$(COMPILE) -o requirements/base.txt
 	$(COMPILE) --extra server --extra comfyui --group build -o requirements/server.txt
-	$(COMPILE) --extra server --extra comfyui --extra mcp --group build --group dev -o requirements/dev.txt
+	$(COMPILE) --extra server --extra comfyui --extra mcp --extra postgres --group build --group dev -o requirements/dev.txt
 	for group in $(CLIENTS); do
 		uv pip compile --group $$group $(COMPILE_OPTIONS) -o requirements/$$group.txt
 	done

@@ -8,6 +8,7 @@ import httpx2
 import pytest
 from hypothesis import HealthCheck, settings
 
+from postgres import PostgresDatabases, shared_databases
 from support import UNLIMITED, ServerProcess, server
 
 # No deadlines: machines are shared, and the first run builds hypothesis's tables of characters.
@@ -36,6 +37,14 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPr
 def http(shared_server: ServerProcess) -> Iterator[httpx2.Client]:
     with shared_server.http() as client:
         yield client
+
+
+@pytest.fixture
+def postgres() -> Iterator[PostgresDatabases]:
+    """The PostgreSQL of the tests; the databases that a test creates are dropped after it."""
+    databases = shared_databases()
+    yield databases
+    databases.drop()
 
 
 @pytest.fixture

@@ -13,10 +13,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
+from postgres import shared_databases
 from umrgen.model import State
 from umrgen.server.domain.job import Change, Conflict, Job, Output
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger import Caps, Idempotency, IdempotencyConflict, JobCounts, Ledger, QueueFull
+from umrgen.server.ledger.postgres.ledger import PostgresLedger
 from umrgen.server.ledger.sqlite.file import SqliteLedger
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
 
@@ -268,6 +270,15 @@ class SqliteMachine(LedgerMachine):
         self.folder.cleanup()
 
 
+class PostgresMachine(LedgerMachine):
+    def make(self) -> Ledger:
+        return PostgresLedger(shared_databases().create_schema())
+
+    def teardown(self) -> None:
+        super().teardown()
+        shared_databases().drop()
+
+
 THOROUGH = settings.get_current_profile_name() == "random"
 """Whether this is a run of `make check`, with random examples."""
 
@@ -275,3 +286,5 @@ TestMemoryLedger = MemoryMachine.TestCase
 TestMemoryLedger.settings = settings(max_examples=150 if THOROUGH else 40, stateful_step_count=40)
 TestSqliteLedger = SqliteMachine.TestCase
 TestSqliteLedger.settings = settings(max_examples=50 if THOROUGH else 15, stateful_step_count=40)
+TestPostgresLedger = PostgresMachine.TestCase
+TestPostgresLedger.settings = settings(max_examples=20 if THOROUGH else 4, stateful_step_count=40)

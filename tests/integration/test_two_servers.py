@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from postgres import PostgresDatabases
 from transports import Http
 from umrgen.image_files import verify
 from umrgen.server.application import Application
@@ -18,9 +19,18 @@ from umrgen.server.settings import Settings
 SMALL = {"width": 512, "height": 512, "steps": 1}
 
 
-def make_server(tmp_path: Path, name: str, **settings: Any) -> Application:
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The setting of the ledger that the servers share."""
+    if request.param == "sqlite":
+        return f"sqlite:{tmp_path / 'ledger.sqlite3'}"
+    databases: PostgresDatabases = request.getfixturevalue("postgres")
+    return databases.create()
+
+
+def make_server(ledger: str, tmp_path: Path, name: str, **settings: Any) -> Application:
     """Return a server with a separate state folder, and the shared ledger and images."""
-    shared = {"ledger": f"sqlite:{tmp_path / 'ledger.sqlite3'}", "blobs": f"local:{tmp_path / 'outputs'}"}
+    shared = {"ledger": ledger, "blobs": f"local:{tmp_path / 'outputs'}"}
     return Application(Settings(state=tmp_path / name, url_ttl=3600, **shared, **settings))
 
 
@@ -32,8 +42,8 @@ async def start_server(application: Application) -> Application:
 
 
 @pytest.fixture
-async def servers(tmp_path: Path) -> AsyncIterator[tuple[Application, Application]]:
-    both = [await start_server(make_server(tmp_path, name)) for name in ("first", "second")]
+async def servers(ledger: str, tmp_path: Path) -> AsyncIterator[tuple[Application, Application]]:
+    both = [await start_server(make_server(ledger, tmp_path, name)) for name in ("first", "second")]
     yield both[0], both[1]
     for application in both:
         await application.drain(0)
@@ -83,6 +93,18 @@ async def test_a_long_poll_at_one_server_returns_after_a_cancel_at_the_other(
         assert await waiting == ("failed", "cancelled")
 
 
+async def test_a_long_poll_at_one_server_returns_when_the_other_finishes_the_job(
+    servers: tuple[Application, Application],
+) -> None:
+    secret, _ = await servers[0].keys.create(NewKey("both"))
+    async with asyncio.timeout(60):
+        await servers[0].dispatcher.drain(0)  # only the second server draws
+        caller = Http(servers[0], secret)
+        job = await caller.submit("a boat", **SMALL)
+        assert await caller.wait(job) == ("completed", None)
+        verify(await caller.fetch(job))
+
+
 async def test_concurrent_submits_to_both_servers_with_one_key_create_one_job(
     servers: tuple[Application, Application],
 ) -> None:
@@ -92,9 +114,9 @@ async def test_concurrent_submits_to_both_servers_with_one_key_create_one_job(
     assert len(set(jobs)) == 1, "the key's limit of one job a day would refuse a second job"
 
 
-async def test_a_start_does_not_change_jobs_and_files_of_the_other_server(tmp_path: Path) -> None:
+async def test_a_start_does_not_change_jobs_and_files_of_the_other_server(ledger: str, tmp_path: Path) -> None:
     """The first server runs a job and has an unfinished file when the second starts and runs its retention."""
-    first = await start_server(make_server(tmp_path, "first", step_delay=600.0, cancel_grace=0.0))
+    first = await start_server(make_server(ledger, tmp_path, "first", step_delay=600.0, cancel_grace=0.0))
     try:
         secret, _ = await first.keys.create(NewKey("both"))
         caller = Http(first, secret)
@@ -106,7 +128,7 @@ async def test_a_start_does_not_change_jobs_and_files_of_the_other_server(tmp_pa
                 await asyncio.sleep(0)
         unfinished = next((tmp_path / "outputs" / ".incoming").iterdir()) / "unfinished"
         unfinished.write_bytes(b"half")
-        second = await start_server(make_server(tmp_path, "second"))
+        second = await start_server(make_server(ledger, tmp_path, "second"))
         try:
             await second.retention.once()
             now = await second.ledger.jobs.get(running)
@@ -123,9 +145,9 @@ async def test_a_start_does_not_change_jobs_and_files_of_the_other_server(tmp_pa
         await first.close()
 
 
-async def test_the_lease_of_a_task_is_exclusive_until_it_expires_or_is_released(tmp_path: Path) -> None:
+async def test_the_lease_of_a_task_is_exclusive_until_it_expires_or_is_released(ledger: str, tmp_path: Path) -> None:
     """Only the server that holds the lease of retention or of webhooks does this task."""
-    first, second = make_server(tmp_path, "first"), make_server(tmp_path, "second")
+    first, second = make_server(ledger, tmp_path, "first"), make_server(ledger, tmp_path, "second")
     await first.open()
     await second.open()
     store = first.ledger.coordination

@@ -67,6 +67,9 @@ SERVING = "tests/integration/test_serve.py"
 SDCPP = "tests/integration/test_sdcpp_engine.py"
 COMFYUI = "tests/integration/test_comfyui_engine.py"
 RETENTION = "tests/unit/test_retention.py"
+CUTS = "tests/integration/test_postgres_cuts.py"
+TROUBLE = "tests/integration/test_postgres_trouble.py::TestAStartFails"
+COPY = "tests/integration/test_ledger_copy.py"
 MCP = "tests/integration/test_mcp.py"
 MCP_TASKS = "tests/integration/test_mcp_tasks.py"
 CALLS = "tests/unit/test_calls.py"
@@ -220,8 +223,8 @@ MUTATIONS = (
         "turns",
         "README: sessions take turns",
         "ledger/sql/statements.sql",
-        "ORDER BY served, id LIMIT 1;",
-        "ORDER BY id LIMIT 1;",
+        "ORDER BY served, id LIMIT 1)",
+        "ORDER BY id LIMIT 1)",
         f"{LEDGER}::test_sessions_take_turns_and_a_new_session_does_not_wait_for_a_backlog",
     ),
     _server(
@@ -2166,6 +2169,118 @@ MUTATIONS = (
         "if rate < slower * GAIN:",
         "if False:",
         f"{DIFFUSERS_FILES}::TestBatches::test_a_batch_is_used_only_where_it_gains_15_percent",
+    ),
+    _server(
+        "commit-asked",
+        "scaling: the outcome of a commit whose connection was lost is queried, not guessed",
+        "ledger/postgres/writer.py",
+        'return bool(row[0] == "committed")',
+        "return False",
+        f"{CUTS}::test_the_end_of_a_commit_is_learned_when_the_server_is_back",
+    ),
+    _server(
+        "no-wait-behind-a-commit",
+        "scaling: calls get 503 while PostgreSQL is away",
+        "ledger/sql/writer.py",
+        "                self._refuse_waiting(error)",
+        "                pass",
+        f"{CUTS}::test_the_end_of_a_commit_is_learned_when_the_server_is_back",
+    ),
+    _server(
+        "read-on-after-a-reconnect",
+        "scaling: a server whose connection was lost misses no change",
+        "ledger/postgres/listener.py",
+        "        await self._on_number(None)",
+        "        pass",
+        f"{CUTS}::test_changes_during_a_lost_notification_connection_are_reported_later",
+    ),
+    _server(
+        "notified",
+        "scaling: a change at one server wakes the waiting calls at the others",
+        "ledger/postgres/writer.py",
+        "        if self._last_change is not None:",
+        "        if False:",
+        f"{CUTS}::test_changes_during_a_lost_notification_connection_are_reported_later",
+    ),
+    _server(
+        "stopped-inside-a-transaction",
+        "scaling: a server that stops inside a transaction holds the others for 15 s at most",
+        "ledger/postgres/writer.py",
+        "('transaction_timeout', '15s')",
+        "('transaction_timeout', '0')",
+        f"{CUTS}::test_a_server_that_stops_inside_a_transaction_holds_the_others_for_15_seconds",
+    ),
+    _server(
+        "newer-schema",
+        "operations: a PostgreSQL ledger of a newer program is refused",
+        "ledger/postgres/schema.py",
+        "if version > schema_version():",
+        "if False:",
+        f"{TROUBLE}::test_at_a_schema_of_a_newer_version",
+    ),
+    _server(
+        "url-not-quoted",
+        "scaling: no message has the password of the ledger's URL",
+        "settings.py",
+        'f"{source} is not a PostgreSQL URL",',
+        'f"{source} is not a PostgreSQL URL: {value}",',
+        f"{TROUBLE}::test_at_an_invalid_url[postgresql://umrgen:{{}}/x@127.0.0.1/db]",
+    ),
+    _server(
+        "password-not-shown",
+        "scaling: the server shows the URL without its password",
+        "settings.py",
+        r'url = re.sub(r"^(\w+://[^:@/?]*):.*@", r"\1@", url)',
+        "pass",
+        f"{COPY}::test_keys_are_kept_in_postgresql",
+    ),
+    _server(
+        "copy-to-an-empty-ledger",
+        "scaling: the target of a copy must be empty",
+        "ledger/copying.py",
+        "            if target.value(_count(table)):",
+        "            if False:",
+        f"{COPY}::test_a_copy_to_a_ledger_with_records_is_refused",
+    ),
+    _server(
+        "copy-or-nothing",
+        "scaling: a copy is complete, or the target has nothing",
+        "ledger/sqlite/tables.py",
+        "                self._path.unlink()",
+        "                pass",
+        f"{COPY}::test_a_copy_to_a_new_file_that_fails_removes_it",
+    ),
+    _server(
+        "copy-of-a-stopped-ledger",
+        "scaling: a ledger that a server uses is not copied",
+        "ledger/postgres/tables.py",
+        "        if row and row[0]:",
+        "        if False:",
+        f"{COPY}::test_a_copy_to_a_new_file_that_fails_removes_it",
+    ),
+    _server(
+        "pruned-with-webhook",
+        "reliability: a job whose webhook is to be delivered is not pruned",
+        "ledger/sql/statements.sql",
+        "WHERE webhooks.job_id = jobs.id AND webhooks.state = 'pending'",
+        "WHERE webhooks.job_id = jobs.id AND webhooks.state = 'none'",
+        f"{LEDGER}::TestPruning::test_the_keys_calls_and_webhooks_of_a_deleted_job_are_deleted",
+    ),
+    _server(
+        "pruned-after-images",
+        "reliability: records of jobs are deleted after their images, never before",
+        "ledger/sql/statements.sql",
+        "(other.expired_at IS NULL OR other.expired_at >= :before)",
+        "other.expired_at >= :before",
+        f"{LEDGER}::TestPruning::test_a_job_is_kept_while_one_of_its_images_is",
+    ),
+    _server(
+        "pruned-everywhere",
+        "operations: the id of a pruned job responds with 404 on every server",
+        "services/retention.py",
+        "            self._jobs.forget(before=self._records_before())",
+        "            pass",
+        f"{RETENTION}::test_each_server_drops_pruned_jobs_from_its_cache",
     ),
 )
 

@@ -161,7 +161,7 @@ class ServerProcess:
     def new_retention(self) -> Retention:
         lease = TaskLease(self, "retention", "worker", self)  # type: ignore[arg-type]
         forever, nothing = RetentionPolicy(0, 0, 0), lambda session_id, name: None
-        return Retention(self, self, self, self, forever, nothing, lease)  # type: ignore[arg-type]
+        return Retention(self, self, self, self, self, forever, nothing, lease)  # type: ignore[arg-type]
 
     async def pause(self) -> None:
         """Let other tasks run. Raise ProcessKilled if the process was killed during this time."""

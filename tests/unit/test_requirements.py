@@ -25,7 +25,15 @@ FILES = {
     "base": BASE,
     "server": [*BASE, *EXTRAS["server"], *EXTRAS["comfyui"], *GROUPS["build"]],
     "diffusers": [*BASE, *DIFFUSERS, *GROUPS["torch"]],
-    "dev": [*BASE, *EXTRAS["server"], *EXTRAS["comfyui"], *EXTRAS["mcp"], *GROUPS["build"], *GROUPS["dev"]],
+    "dev": [
+        *BASE,
+        *EXTRAS["server"],
+        *EXTRAS["comfyui"],
+        *EXTRAS["mcp"],
+        *EXTRAS["postgres"],
+        *GROUPS["build"],
+        *GROUPS["dev"],
+    ],
     "clients": GROUPS["clients"],
     "langchain": GROUPS["langchain"],
 }
@@ -102,13 +110,16 @@ def test_each_import_is_declared() -> None:
     base, server, mcp = declared(BASE), declared([*BASE, *EXTRAS["server"]]), declared([*BASE, *EXTRAS["mcp"]])
     comfyui = declared(EXTRAS["comfyui"])
     diffusers = declared([*BASE, *EXTRAS["server"], *EXTRAS["diffusers"]])
-    unused, optional = (server | mcp | comfyui | diffusers) - base - set(USED_BY), set(OPTIONAL)
+    postgres = declared(EXTRAS["postgres"])
+    unused, optional = (server | mcp | comfyui | diffusers | postgres) - base - set(USED_BY), set(OPTIONAL)
     folders = {"server": server, "mcp": mcp}
     for path in (ROOT / "src" / "umrgen").rglob("*.py"):
         inside = path.relative_to(ROOT / "src" / "umrgen")
         allowed = server | mcp if str(inside) == "server/http/mcp.py" else folders.get(inside.parts[0], base)
         if str(inside).startswith("server/engines/comfyui/"):
             allowed = server | comfyui
+        if str(inside.parent) == "server/ledger/postgres":
+            allowed = server | postgres
         if "diffusers" in inside.parts:
             allowed = diffusers
         found = set(foreign_imports(path))

@@ -29,10 +29,11 @@ class Images:
 
     def restart(self) -> Retention:
         lease = TaskLease(self.ledger.coordination, "retention", "worker", self.clock)
-        keep = RetentionPolicy(KEPT_HOURS, 0, KEPT_HOURS)
+        keep = RetentionPolicy(KEPT_HOURS, 0, KEPT_HOURS, record_days=365)
         nothing: Any = lambda session_id, name: None  # noqa: E731
+        ledger = self.ledger
         self.retention = Retention(
-            self.ledger.outputs, self.ledger.uploads, self.blobs, self.clock, keep, nothing, lease
+            ledger.jobs, ledger.outputs, ledger.uploads, self.blobs, self.clock, keep, nothing, lease
         )
         return self.retention
 
@@ -106,3 +107,52 @@ async def test_a_paused_retention_deletes_nothing(images: Images) -> None:
     images.clock.advance(31 * DAY)
     images.retention.paused = True
     assert await images.minutes(5) == 0
+
+
+async def days(images: Images, count: int) -> None:
+    """Let days pass in which the server ran, and run retention at the end."""
+    await images.retention.once()
+    images.clock.advance(count * DAY)
+    await images.retention.once()
+
+
+async def test_the_record_of_a_job_is_deleted_a_year_after_its_image(images: Images) -> None:
+    await images.draw("ext_old")
+    await days(images, 31)
+    assert await images.blobs.is_empty()
+    await images.draw("ext_new")
+    await days(images, 364)
+    assert await images.ledger.jobs.get("ext_old") is not None
+    await days(images, 2)
+    assert await images.ledger.jobs.get("ext_old") is None
+    assert await images.ledger.outputs.get("sid_a", "ext_old.png") is None
+    assert await images.ledger.jobs.get("ext_new") is not None
+
+
+async def test_old_records_are_deleted_in_small_transactions(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs, now, slices = images.ledger.jobs, images.clock.now(), []
+    for number in range(250):
+        await jobs.submit(f"ext_{number}", "sid_a", GenerationRequest("a boat", seed=1), "procedural", now=now)
+        await jobs.change(f"ext_{number}", Change.CANCEL, now=now)
+    prune = jobs.prune
+
+    async def counted(**options: int) -> int:
+        slices.append(await prune(**options))
+        return slices[-1]
+
+    monkeypatch.setattr(jobs, "prune", counted)
+    await days(images, 366)
+    assert [count for count in slices if count] == [50] * 5
+
+
+async def test_each_server_drops_pruned_jobs_from_its_cache(images: Images) -> None:
+    """The lease of the task is another server's, which has pruned the job."""
+    await images.draw("ext_old")
+    job = await images.ledger.jobs.get("ext_old")
+    await images.ledger.coordination.acquire("retention", "other", now=images.clock.now(), until=2**62)
+    await images.ledger.outputs.expire(now=images.clock.now(), before=2**62, keep_bytes=0, limit=9)
+    await images.ledger.jobs.prune(before=2**62, limit=9)
+    images.ledger.jobs.observe([job] if job else [])
+    assert images.ledger.jobs.peek("ext_old") is not None
+    await days(images, 366)
+    assert images.ledger.jobs.peek("ext_old") is None

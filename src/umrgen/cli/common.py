@@ -58,8 +58,10 @@ def require_server_packages() -> Iterator[None]:
     try:
         yield
     except ImportError as missing:
+        extras = "server,postgres" if missing.name == "psycopg" else "server"
         raise errors.UmrgenError(
-            f"the server's packages are not installed: {missing.name} is missing", next="pip install 'umrgen[server]'"
+            f"the server's packages are not installed: {missing.name} is missing",
+            next=f"pip install 'umrgen[{extras}]'",
         ) from None
 
 

@@ -35,6 +35,7 @@ EXAMPLES = {
     "ledger adopt": "umrgen ledger adopt --state /var/lib/umrgen",
     "ledger check": "umrgen ledger check --json",
     "ledger backup": "umrgen ledger backup ledger-copy.sqlite3",
+    "ledger copy": "umrgen ledger copy ledger.sqlite3 postgresql://umrgen@db.example.org/umrgen",
     "ledger vacuum": "umrgen ledger vacuum",
 }
 

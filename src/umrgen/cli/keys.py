@@ -42,7 +42,7 @@ def _with_keys(server: ServerOptions, work: Callable[["ApiKeys"], Awaitable[None
         with require_server_packages():
             from umrgen.server.application import open_keys
 
-        if not settings.ledger_file.exists():
+        if settings.ledger_kind == "sqlite" and not settings.ledger_file.exists():
             _create_state(settings, new=new)
         async with open_keys(settings) as keys:
             await work(keys)
@@ -155,7 +155,7 @@ def create(
         else:
             click.echo(secret)
             click.echo(f"{key.id}, session {key.session_id}; the key is not printed again", err=True)
-            click.echo(f"the server's ledger: {server_settings(**server).ledger_file}", err=True)
+            click.echo(f"the server's ledger: {server_settings(**server).ledger_name}", err=True)
             click.echo(f"its webhooks are signed with {webhook_secret}", err=True)
 
     _with_keys(server, work, new=True)

@@ -2,9 +2,11 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
@@ -19,13 +21,18 @@ from umrgen.cli.common import (
     server_settings,
 )
 from umrgen.cli.progress import human_bytes
+from umrgen.errors import UmrgenError
+
+if TYPE_CHECKING:
+    from umrgen.server.ledger.sql.checks import LedgerReport
+    from umrgen.server.settings import Settings
 
 __all__ = ["ledger"]
 
 
 @click.group()
 def ledger() -> None:
-    """Check, back up and compact the server's ledger."""
+    """Check, back up, copy and compact the server's ledger."""
 
 
 @ledger.command()
@@ -35,11 +42,7 @@ def check(as_json: bool, **server: Unpack[ServerOptions]) -> None:
     """Check the ledger, and that the file of every recorded image exists. Exit code 1 if not."""
 
     def work() -> None:
-        with require_server_packages():
-            from umrgen.server.ledger.sqlite.maintenance import check as check_ledger
-
-        settings = server_settings(**server)
-        report = check_ledger(settings.ledger_file, settings.blobs_folder)
+        report = _check(server_settings(**server))
         if as_json:
             click.echo(json.dumps(asdict(report) | {"sound": report.sound}))
         else:
@@ -54,22 +57,83 @@ def check(as_json: bool, **server: Unpack[ServerOptions]) -> None:
     exit_on_error(CommandOutput(False, False), work)
 
 
+def _check(settings: "Settings") -> "LedgerReport":
+    with require_server_packages():
+        if settings.ledger_kind == "postgresql":
+            from umrgen.server.ledger.postgres.maintenance import check as check_postgres
+
+            return check_postgres(settings.ledger, settings.blobs_folder)
+        from umrgen.server.ledger.sqlite.maintenance import check as check_sqlite
+
+        return check_sqlite(settings.ledger_file, settings.blobs_folder)
+
+
+def _require_file(settings: "Settings", otherwise: str) -> Path:
+    """Return the file of an SQLite ledger. Raises UmrgenError with the command that does this for PostgreSQL."""
+    if settings.ledger_kind == "postgresql":
+        raise UmrgenError("this ledger is a PostgreSQL database, which has its own tools", next=otherwise)
+    return settings.ledger_file
+
+
 @ledger.command()
 @click.argument("target", type=click.Path(path_type=Path))
 @server_options
 @json_option
 def backup(target: Path, as_json: bool, **server: Unpack[ServerOptions]) -> None:
-    """Copy the ledger to the new file TARGET; the server may run. Copy the folder `outputs` after it."""
+    """Copy the ledger to the new file TARGET; the server may run. Copy the folder `outputs` after it.
+
+    A ledger in PostgreSQL is backed up by pg_dump.
+    """
 
     def work() -> None:
         with require_server_packages():
             from umrgen.server.ledger.sqlite.maintenance import backup as copy
 
-        size = copy(server_settings(**server).ledger_file, target)
+        dump = "Run: pg_dump --format=custom --file=TARGET 'postgresql://…'; then copy the folder of images."
+        size = copy(_require_file(server_settings(**server), dump), target)
         data = json.dumps({"path": str(target), "bytes": size})
         click.echo(data if as_json else f"{target}: {human_bytes(size)}")
 
     exit_on_error(CommandOutput(False, False), work)
+
+
+@ledger.command("copy")
+@click.argument("source", metavar="SOURCE")
+@click.argument("target", metavar="TARGET")
+@json_option
+def copy_command(source: str, target: str, as_json: bool) -> None:
+    """Copy all records of the ledger SOURCE to the empty ledger TARGET: complete and checked, or nothing.
+
+    Each is the file of an SQLite ledger, or a URL postgresql://… Stop all servers of both first. The images stay where
+    they are.
+    """
+
+    def work() -> None:
+        with require_server_packages():
+            from umrgen.server.application import ledger_tables
+            from umrgen.server.ledger.copying import copy_ledger
+
+        with _stopped(source) as old, _stopped(target) as new:
+            counts = copy_ledger(ledger_tables(old), ledger_tables(new))
+        rows = ", ".join(f"{count:,} {table}" for table, count in counts.items() if count)
+        click.echo(json.dumps({"rows": counts}) if as_json else f"{rows or 'no rows'} copied to {new.ledger_name}")
+
+    exit_on_error(CommandOutput(False, False), work)
+
+
+@contextmanager
+def _stopped(ledger: str) -> Iterator["Settings"]:
+    """Return the settings of a ledger, and prevent a server that has its file in its state folder from starting."""
+    from umrgen.server.settings import Settings
+    from umrgen.server.state import LOCK, own_state
+
+    named = ledger if "://" in ledger or ledger.startswith("sqlite:") else f"sqlite:{ledger}"
+    settings = Settings.load({"ledger": named, "state": Path.cwd()}, {})
+    if settings.ledger_kind != "sqlite" or not (settings.ledger_file.parent / LOCK).exists():
+        yield settings
+        return
+    with own_state(settings.ledger_file.parent):
+        yield settings
 
 
 @ledger.command()
@@ -84,8 +148,11 @@ def vacuum(as_json: bool, **server: Unpack[ServerOptions]) -> None:
             from umrgen.server.state import own_state
 
         settings = server_settings(**server)
+        file = _require_file(
+            settings, "Its autovacuum does this while servers run; VACUUM FULL returns space to the disk."
+        )
         with own_state(settings.state):
-            before, after = compact(settings.ledger_file)
+            before, after = compact(file)
         data = json.dumps({"before": before, "after": after})
         click.echo(data if as_json else f"{human_bytes(before)} before, {human_bytes(after)} after")
 

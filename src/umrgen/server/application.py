@@ -22,7 +22,8 @@ from umrgen.server.executors import EXECUTORS, Executor, WatchdogLimits
 from umrgen.server.executors.unloading import LoadCommands, UnloadingExecutor
 from umrgen.server.http import Services
 from umrgen.server.http.app import make_app
-from umrgen.server.ledger import LEDGERS, Ledger, LedgerUnavailable
+from umrgen.server.ledger import LEDGER_TABLES, LEDGERS, Ledger, LedgerUnavailable
+from umrgen.server.ledger.copying import LedgerTables
 from umrgen.server.metrics import Metrics
 from umrgen.server.scheduler.attempt import AttemptContext, DispatchPolicy
 from umrgen.server.scheduler.dispatcher import Dispatcher
@@ -56,7 +57,7 @@ from umrgen.server.webhooks.deliverer import WebhookDeliverer
 if TYPE_CHECKING:
     from umrgen.server.http.mcp import McpEndpoint
 
-__all__ = ["Application", "make_executor", "open_keys", "open_ledger"]
+__all__ = ["Application", "ledger_tables", "make_executor", "open_keys", "open_ledger"]
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +78,40 @@ def _make(table: Mapping[str, str], name: str, *args: Any, **kwargs: Any) -> Any
 def _ledger(settings: Settings, observe_commit: Callable[[float], None] = lambda seconds: None) -> Ledger:
     """Return the ledger that the settings name, not opened yet."""
     ledger: Ledger
-    if settings.ledger == "memory":
+    if settings.ledger_kind == "memory":
         ledger = _make(LEDGERS, "memory")
+    elif settings.ledger_kind == "postgresql":
+        ledger = _postgres(settings.ledger, observe_commit)
     else:
         ledger = _make(LEDGERS, "sqlite", settings.ledger_file, observe_commit)
     return ledger
+
+
+def _postgres(url: str, observe_commit: Callable[[float], None]) -> Ledger:
+    try:
+        ledger: Ledger = _make(LEDGERS, "postgresql", url, observe_commit)
+    except ImportError as missing:
+        raise _without_postgres(missing) from None
+    return ledger
+
+
+def ledger_tables(settings: Settings) -> LedgerTables:
+    """Return the tables of the ledger that the settings name, for a copy. Raises BadSettings."""
+    if settings.ledger_kind not in LEDGER_TABLES:
+        raise BadSettings(f"the ledger {settings.ledger} cannot be copied", next="Name sqlite:FILE or postgresql://….")
+    where = settings.ledger if settings.ledger_kind == "postgresql" else settings.ledger_file
+    try:
+        tables: LedgerTables = _make(LEDGER_TABLES, settings.ledger_kind, where)
+    except ImportError as missing:
+        raise _without_postgres(missing) from None
+    return tables
+
+
+def _without_postgres(missing: ImportError) -> BadSettings:
+    return BadSettings(
+        f"the packages for PostgreSQL are not installed: {missing.name} is missing",
+        next="pip install 'umrgen[server,postgres]'",
+    )
 
 
 def _worker(settings: Settings) -> str:
@@ -190,9 +220,16 @@ class Application:
 
     def _make_retention(self, worker: str, clock: Clock) -> Retention:
         settings, ledger = self.settings, self.ledger
-        keep = RetentionPolicy(settings.retain_days * 24, int(settings.retain_gib * 2**30), settings.upload_hours)
+        keep = RetentionPolicy(
+            settings.retain_days * 24,
+            int(settings.retain_gib * 2**30),
+            settings.upload_hours,
+            settings.retain_records,
+        )
         lease = TaskLease(ledger.coordination, "retention", worker, clock)
-        return Retention(ledger.outputs, ledger.uploads, self.blobs, clock, keep, self.images.forget, lease)
+        return Retention(
+            ledger.jobs, ledger.outputs, ledger.uploads, self.blobs, clock, keep, self.images.forget, lease
+        )
 
     def _make_deliverer(self, worker: str, clock: Clock) -> WebhookDeliverer:
         ledger, allow = self.ledger, Allow.of(self.settings.webhook_allow)

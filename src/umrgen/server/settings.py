@@ -14,7 +14,7 @@ from umrgen.errors import UmrgenError
 from umrgen.paths import data_home, user_path
 from umrgen.server.model_choice import UnknownModel, choose
 
-__all__ = ["BadSettings", "Setting", "Settings", "settings_table"]
+__all__ = ["BadSettings", "Setting", "Settings", "ledger_setting", "settings_table", "without_password"]
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,9 @@ class Settings:
     port: int = _number(3088, "port to listen on; 0 takes a free one", 0, 65535)
     state: Path = field(default_factory=data_home, metadata={"help": "folder of the ledger, the keys and the images"})
     ledger: str = _text(
-        "sqlite", "where jobs are recorded: sqlite (a file in the state folder), sqlite:FILE, or memory (for tests)"
+        "sqlite",
+        "where jobs are recorded: sqlite (a file in the state folder), sqlite:FILE, postgresql://…, or memory (for"
+        " tests)",
     )
     blobs: str = _text(
         "local", "where images are kept: local (a folder in the state folder), local:FOLDER, or memory (for tests)"
@@ -127,6 +129,9 @@ class Settings:
     # --- images ---
     retain_days: float = _number(30.0, "days after which an image is deleted; 0: never", 0, 36_500)
     retain_gib: float = _number(0.0, "GiB of images above which the oldest are deleted; 0: no limit", 0, 1 << 20)
+    retain_records: float = _number(
+        365.0, "days after which the record of a job without images is deleted; 0: never", 0, 36_500
+    )
     disk_reserve: int = _number(512, "MiB of free disk space below which no job is accepted", 0, 1 << 24)
     upload_hours: float = _number(24.0, "hours after which a reference image is deleted", 0.01, 8760)
     provenance_prompt: str = _text(
@@ -164,8 +169,22 @@ class Settings:
         """The file of an SQLite ledger. Raises BadSettings for any other ledger."""
         kind, _, file = self.ledger.partition(":")
         if kind != "sqlite":
-            raise BadSettings(f"the ledger {self.ledger} is not a file", next="Set ledger to sqlite or sqlite:FILE.")
+            raise BadSettings(
+                f"the ledger {self.ledger_name} is not a file", next="Set ledger to sqlite or sqlite:FILE."
+            )
         return self.state / (file or "ledger.sqlite3")
+
+    @property
+    def ledger_kind(self) -> str:
+        """The kind of ledger: sqlite, memory or postgresql."""
+        return self.ledger.partition(":")[0]
+
+    @property
+    def ledger_name(self) -> str:
+        """The ledger's file or address, to be shown: without a password."""
+        if self.ledger_kind == "postgresql":
+            return without_password(self.ledger)
+        return str(self.ledger_file) if self.ledger_kind == "sqlite" else self.ledger
 
     @property
     def blobs_folder(self) -> Path:
@@ -343,10 +362,31 @@ def _secret(value: str, source: str) -> str:
     return value
 
 
-def _ledger(value: str, source: str) -> str:
+def ledger_setting(value: str, source: str) -> str:
+    """Return the value of a setting `ledger`. Raises BadSettings, without the value if that may have a password."""
+    if re.match(r"postgres(ql)?:", value):
+        return _database_url(value, source)
     if not re.fullmatch(r"memory|sqlite(:.+)?", value, re.DOTALL):
-        raise BadSettings(f"{source} must be sqlite, sqlite:FILE or memory; got {value!r}")
+        shown = f"; got {value!r}" if "://" not in value and "@" not in value else ""
+        raise BadSettings(f"{source} must be sqlite, sqlite:FILE, postgresql://… or memory{shown}")
     return value
+
+
+def _database_url(value: str, source: str) -> str:
+    """Return the URL with the scheme `postgresql`. Raises BadSettings without quoting it."""
+    address = re.fullmatch(r"postgres(?:ql)?://([^/?]*(?:/[^@]*)?(?:\?.*)?)", value)
+    if address is None or not value.isprintable():
+        raise BadSettings(
+            f"{source} is not a PostgreSQL URL",
+            next="Write postgresql://USER@HOST:PORT/DATABASE, with %XX for special characters of a password.",
+        )
+    return f"postgresql://{address[1]}"
+
+
+def without_password(url: str) -> str:
+    """Return a database's URL without its password."""
+    url = re.sub(r"^(\w+://[^:@/?]*):.*@", r"\1@", url)
+    return re.sub(r"([?&]password=)[^&]*", r"\1…", url)
 
 
 def _blobs(value: str, source: str) -> str:
@@ -365,7 +405,7 @@ def _options(value: tuple[str, ...], source: str) -> tuple[str, ...]:
 _NORMALIZERS: Mapping[str, Any] = {
     "blobs": _blobs,
     "engine_option": _options,
-    "ledger": _ledger,
+    "ledger": ledger_setting,
     "trusted_proxies": _networks,
     "allowed_hosts": _hosts,
     "allowed_origins": _origins,

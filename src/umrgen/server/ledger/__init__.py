@@ -44,6 +44,7 @@ from umrgen.server.ledger.values import (
 __all__ = [
     "DAY",
     "LEDGERS",
+    "LEDGER_TABLES",
     "NO_CAPS",
     "BatchKey",
     "Call",
@@ -77,5 +78,12 @@ __all__ = [
 LEDGERS: Mapping[str, str] = {
     "sqlite": "umrgen.server.ledger.sqlite.file:SqliteLedger",
     "memory": "umrgen.server.ledger.sqlite.memory:MemoryLedger",
+    "postgresql": "umrgen.server.ledger.postgres.ledger:PostgresLedger",
 }
 """By the setting `ledger`, up to its first colon."""
+
+LEDGER_TABLES: Mapping[str, str] = {
+    "sqlite": "umrgen.server.ledger.sqlite.tables:SqliteTables",
+    "postgresql": "umrgen.server.ledger.postgres.tables:PostgresTables",
+}
+"""The same for copying a ledger."""

@@ -136,6 +136,18 @@ class JobStore(Protocol):
         """Return the running jobs whose lease has ended, and all running jobs of `worker`."""
         ...
 
+    async def prune(self, *, before: int, limit: int) -> int:
+        """Delete the records of up to `limit` jobs, with all that belongs to them; return how many.
+
+        Deleted are jobs that failed before `before`, and those whose last image was deleted before it. A job whose
+        webhook is pending is kept.
+        """
+        ...
+
+    def forget(self, *, before: int) -> None:
+        """Drop the jobs that were over before `before` from caches: any server of the ledger may have pruned them."""
+        ...
+
 
 class OutputStore(Protocol):
     """Records of images."""

@@ -210,6 +210,8 @@ class Dispatcher:
                 for job in await context.jobs.expired_leases(now=context.clock.now()):
                     if job.worker == self._worker or context.clock.monotonic() >= patient_until:
                         await self._check_lease(job)
+            except LedgerUnavailable as error:
+                log.warning("the leases cannot be checked yet: %s", error)
             except Exception:
                 log.exception("the leases could not be checked")
 

@@ -1,4 +1,4 @@
-"""Retention: images are deleted by age and by total size, reference images by age.
+"""Retention: images are deleted by age and by total size, reference images by age, and at last the records of jobs.
 
 The transaction that expires a record also lists its file as obsolete. The files of this list are deleted next, or after
 a restart.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from umrgen.clock import Clock
 from umrgen.server.blobs import BlobStore, BlobStoreUnavailable
-from umrgen.server.ledger import LedgerUnavailable, OutputStore, UploadStore
+from umrgen.server.ledger import DAY, JobStore, LedgerUnavailable, OutputStore, UploadStore
 from umrgen.server.scheduler.leases import TaskLease
 from umrgen.server.services.clock_check import ClockCheck
 
@@ -22,15 +22,20 @@ INTERVAL = 60.0
 BATCH = 200
 """Images in one transaction: a longer one would delay other writes."""
 HOUR = 3_600_000
+SLICE = 50
+"""Jobs that are pruned in one transaction, which takes a few milliseconds (benchmarks/pruning.py)."""
+PAUSE = 0.05
+"""Seconds between two such transactions, for the writes of others."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """Limits on the age, in hours, and the total size, in bytes; 0: no limit."""
+    """Limits on the age, in hours, and the total size, in bytes, and the days that records are kept; 0: no limit."""
 
     outputs: float
     output_bytes: int
     uploads: float
+    record_days: float = 0
 
 
 class Retention:
@@ -38,6 +43,7 @@ class Retention:
 
     def __init__(
         self,
+        jobs: JobStore,
         outputs: OutputStore,
         uploads: UploadStore,
         blobs: BlobStore,
@@ -49,6 +55,7 @@ class Retention:
         """`forget` is called with the session and name of each deleted file, so that caches drop it. `lease` is held
         by the one server that does this."""
         self._lease = lease
+        self._jobs = jobs
         self._outputs = outputs
         self._uploads = uploads
         self._blobs = blobs
@@ -73,6 +80,8 @@ class Retention:
 
         Does nothing while another server of the ledger does this, and while the system's time is not trusted.
         """
+        if self._keep.record_days:
+            self._jobs.forget(before=self._records_before())
         if self.paused or not await self._lease.held():
             return 0
         if not self._clock_check.is_trusted(await self._outputs.newest()):
@@ -81,7 +90,23 @@ class Retention:
         deleted = await self._delete_files(self._clock.now())
         if deleted:
             log.info("retention: deleted %d files", deleted)
+        await self._prune()
         return deleted
+
+    def _records_before(self) -> int:
+        return self._clock.now() - int(self._keep.record_days * DAY)
+
+    async def _prune(self) -> None:
+        """Delete the records of old jobs, a few at a time, as long as this server has the lease."""
+        pruned = 0
+        while self._keep.record_days and await self._lease.held():
+            count = await self._jobs.prune(before=self._records_before(), limit=SLICE)
+            pruned += count
+            if not count:
+                break
+            await self._clock.sleep(PAUSE)
+        if pruned:
+            log.info("retention: deleted the records of %d jobs", pruned)
 
     async def _expire(self, now: int) -> None:
         keep = self._keep

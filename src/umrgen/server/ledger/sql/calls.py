@@ -14,8 +14,8 @@ UNCLAIMED = 600_000
 
 def enter_call(connection: SqlConnection, job_id: str, session_id: str, call: Call, *, now: int) -> None:
     """Write that `call` holds the new job. Each new call also deletes a few rows that no call can take any more."""
-    connection.run("expire_calls", {"before": now - UNCLAIMED})
-    connection.run("insert_call", {"job_id": job_id, "session_id": session_id} | asdict(call))
+    connection.send("expire_calls", {"before": now - UNCLAIMED})
+    connection.send("insert_call", {"job_id": job_id, "session_id": session_id} | asdict(call))
 
 
 def _take(transaction: Transaction, session_id: str, call: Call, now: int) -> str | None:
@@ -24,7 +24,7 @@ def _take(transaction: Transaction, session_id: str, call: Call, now: int) -> st
     row = connection.one("unclaimed_call", values)
     if row is None:
         return None
-    connection.run("take_call", {"job_id": row[0]} | asdict(call))
+    connection.send("take_call", {"job_id": row[0]} | asdict(call))
     return str(row[0])
 
 

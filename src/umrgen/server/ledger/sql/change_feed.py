@@ -3,7 +3,9 @@
 from bisect import bisect_right
 from collections import deque
 
+from umrgen.server.domain.job import Job
 from umrgen.server.ledger.sql.database import SqlConnection
+from umrgen.server.ledger.sql.rows import job_of
 
 __all__ = ["ChangeFeed"]
 
@@ -27,8 +29,17 @@ class ChangeFeed:
     def undo(self) -> None:
         self._own.pop()
 
-    def read(self, connection: SqlConnection) -> list[str]:
-        """Return the ids of the jobs that other servers changed since the last call."""
+    def is_behind(self, number: int) -> bool:
+        """Return whether other servers made changes up to `number`, which is committed, that were not read.
+
+        Numbers are drawn without gaps, so the position moves over those that this server drew.
+        """
+        while self._own and self._own[0].start <= self._position + 1 and self._own[0].stop - 1 <= number:
+            self._position = max(self._position, self._own.popleft().stop - 1)
+        return number > self._position
+
+    def read(self, connection: SqlConnection) -> list[Job]:
+        """Return the jobs that other servers changed since the last call, as they are now."""
         rows = connection.all("changed_after", {"after": self._position})
         if not rows:
             return []
@@ -40,7 +51,8 @@ class ChangeFeed:
             return index >= 0 and number in own[index]
 
         foreign = [job_id for job_id, number in rows if not is_own(number)]
-        self._position = rows[-1][1]
+        jobs = [job_of(row) for row in connection.all("get_jobs", {"ids": foreign})] if foreign else []
+        self._position = rows[-1][1]  # not before the jobs were read: a failure must not skip them
         while self._own and self._own[0].stop <= self._position:
             self._own.popleft()
-        return foreign
+        return jobs

@@ -1,12 +1,23 @@
 """The small interface between the stores' rules and a database."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from umrgen.server.domain.job import Job
+from umrgen.server.ledger.errors import LedgerUnavailable
 
-__all__ = ["NO_VALUES", "Database", "Row", "SqlConnection", "Transaction", "WriteConnection"]
+__all__ = [
+    "NO_VALUES",
+    "CommitUnknown",
+    "Database",
+    "Row",
+    "RunAgain",
+    "SqlConnection",
+    "Transaction",
+    "WriteConnection",
+    "WrongRowCount",
+]
 
 T = TypeVar("T")
 
@@ -16,11 +27,37 @@ Row = Sequence[Any]
 NO_VALUES: Mapping[str, Any] = {}
 
 
+class CommitUnknown(LedgerUnavailable):
+    """The connection was lost during a commit. `ask` returns whether the transaction was committed.
+
+    `ask` raises LedgerUnavailable while that cannot be learned.
+    """
+
+    def __init__(self, message: str, *, ask: Callable[[], bool], next: str) -> None:
+        super().__init__(message, next=next)
+        self.ask = ask
+
+
+class RunAgain(Exception):
+    """The operations of the transaction must run again, each with a savepoint: one of them may have failed."""
+
+
+class WrongRowCount(Exception):
+    """A statement changed another number of rows than its rule expects: a defect."""
+
+
 class SqlConnection(Protocol):
     """Runs named statements of `statements.sql`. Raises LedgerUnavailable when the database cannot be used."""
 
     def run(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> int:
         """Return the number of rows that the statement changed."""
+        ...
+
+    def send(self, statement: str, values: Mapping[str, Any] = NO_VALUES, *, rows: int | None = None) -> None:
+        """Run a statement whose result is not needed, now or before the commit.
+
+        `rows`: how many rows it must change. Raises WrongRowCount.
+        """
         ...
 
     def one(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Row | None: ...
@@ -30,8 +67,17 @@ class SqlConnection(Protocol):
 class WriteConnection(SqlConnection, Protocol):
     """A connection with transactions. `begin` excludes other writers, `commit` returns when the change is on disk."""
 
-    def begin(self) -> None: ...
-    def commit(self) -> None: ...
+    def begin(self, *, careful: bool = False, job_ids: Collection[str] = ()) -> None:
+        """Start a transaction, which will read these jobs by `get_job`.
+
+        Without `careful`, a failure in it may raise RunAgain from any method.
+        """
+        ...
+
+    def commit(self) -> None:
+        """Raises LedgerUnavailable when nothing was written, CommitUnknown when that is not known."""
+        ...
+
     def rollback(self) -> None: ...
 
     def savepoint(self) -> None:
@@ -70,9 +116,10 @@ class Database(Protocol):
         """Read without waiting; None where that is not possible."""
         ...
 
-    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0) -> T:
+    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0, job_id: str = "") -> T:
         """Run `operation` in a transaction; return its result once that is on disk.
 
-        `changes`: how many jobs' states the operation changes at most.
+        `changes`: how many jobs' states the operation changes at most. `job_id`: the job that it reads first, if any,
+        so that a database may read the jobs of a batch together.
         """
         ...

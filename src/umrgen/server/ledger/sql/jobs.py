@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from umrgen.model import State
-from umrgen.server.domain.job import Change, Conflict, Job, advance, possible_outputs
+from umrgen.server.domain.job import Change, Job, advance, possible_outputs
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.errors import DailyLimit, IdempotencyConflict, QueueFull, TooManyJobs
 from umrgen.server.ledger.sql.calls import enter_call
@@ -23,6 +23,7 @@ CACHED = 4096
 """Finished jobs that are cached in memory. No server changes a finished job, so the cache is never stale."""
 LATE_FILES = 3_600_000
 """Milliseconds in which an attempt that lost its lease may still store a file."""
+PRUNING = ("prune_calls", "prune_idempotency", "prune_webhooks", "prune_outputs", "prune_jobs")
 ALL = 2**62
 """A number above every cursor."""
 
@@ -46,8 +47,8 @@ def _submit(
     if caps is not NO_CAPS:
         _check_caps(transaction.connection, job.session_id, caps, now)
     job = job._replace(changed=next(transaction.change_numbers))
-    transaction.connection.run("insert_job", values_of(job))
-    transaction.connection.run("count_new_job", {"session_id": job.session_id, "day": now // DAY})
+    transaction.connection.send("insert_job", values_of(job))
+    transaction.connection.send("count_new_job", {"session_id": job.session_id, "day": now // DAY})
     if idempotency is not None:
         _remember_idempotency(transaction.connection, job, idempotency, now)
     if call is not None:
@@ -83,8 +84,8 @@ def _earlier(connection: SqlConnection, session_id: str, idempotency: Idempotenc
 
 
 def _remember_idempotency(connection: SqlConnection, job: Job, idempotency: Idempotency, now: int) -> None:
-    connection.run("expire_idempotency", {"now": now})
-    connection.run(
+    connection.send("expire_idempotency", {"now": now})
+    connection.send(
         "put_idempotency",
         {
             "session_id": job.session_id,
@@ -104,18 +105,13 @@ def _claim(
         if batch_key is not None and jobs and batch_key(job.request) != batch_key(jobs[0].request):
             break
         job = _store(transaction, job, Change.CLAIM, **lease)
-        transaction.connection.run("serve_session", {"id": job.session_id, "served": job.changed})
         jobs.append(job)
     return jobs
 
 
 def _next_job(connection: SqlConnection, running_cap: int) -> Job | None:
-    session = connection.one("next_session", {"running_cap": running_cap})
-    if session is None:
-        return None
-    row = connection.one("next_job", {"session_id": session[0]})
-    assert row is not None, "the session's count of queued jobs is wrong"
-    return job_of(row)
+    row = connection.one("next_job", {"running_cap": running_cap})
+    return None if row is None else job_of(row)
 
 
 def _change(transaction: Transaction, job_id: str, change: Change, **values: Any) -> Job:
@@ -131,16 +127,15 @@ def _store(transaction: Transaction, job: Job, change: Change, **values: Any) ->
     changed = advance(job, change, **values)
     if changed.state is not job.state:
         changed = changed._replace(changed=next(transaction.change_numbers))
-        _count_state_change(connection, job, changed)
+        _count_state_change(connection, job, changed, claimed=change is Change.CLAIM)
         if job.state is State.RUNNING and change is not Change.COMPLETE:
             _discard_outputs(connection, job, values["now"])
-    if connection.run("update_job", values_of(changed)) != 1:
-        raise Conflict("the job has changed since it was read", job_id=job.id)
+    connection.send("update_job", values_of(changed), rows=1)
     if change is Change.COMPLETE:
         for output in changed.outputs:
             row = asdict(output) | {"job_id": job.id, "created_at": changed.completed_at}
-            connection.run("insert_output", row)
-        connection.run("add_kept_bytes", {"bytes": sum(output.bytes for output in changed.outputs)})
+            connection.send("insert_output", row)
+        connection.send("add_kept_bytes", {"bytes": sum(output.bytes for output in changed.outputs)})
     if changed.over and changed.request.webhook_url:
         enter_webhook(connection, changed, now=values["now"])
     transaction.changed.append(changed)
@@ -153,9 +148,20 @@ def _discard_outputs(connection: SqlConnection, job: Job, now: int) -> None:
         add_obsolete_file(connection, job.session_id, name, not_before=now + LATE_FILES)
 
 
-def _count_state_change(connection: SqlConnection, before: Job, after: Job) -> None:
+def _count_state_change(connection: SqlConnection, before: Job, after: Job, *, claimed: bool) -> None:
     counts = {state.value: (after.state is state) - (before.state is state) for state in (State.QUEUED, State.RUNNING)}
-    connection.run("count_state_change", {"session_id": after.session_id} | counts)
+    served = after.changed if claimed else None
+    connection.send("count_state_change", {"session_id": after.session_id, "served": served} | counts)
+
+
+def _prune(transaction: Transaction, before: int, limit: int) -> list[str]:
+    connection, values = transaction.connection, {"before": before, "limit": limit}
+    rows = [*connection.all("old_failed_jobs", values), *connection.all("old_completed_jobs", values)]
+    ids = [row[0] for row in rows][:limit]
+    if ids:
+        for statement in PRUNING:
+            connection.send(statement, {"ids": ids})
+    return ids
 
 
 # --- the store ---
@@ -304,6 +310,7 @@ class SqlJobStore:
         return await self._database.write(
             lambda transaction: _change(transaction, job_id, change, now=now, token=token, version=version, **values),
             changes=1,
+            job_id=job_id,
         )
 
     async def expired_leases(self, *, now: int, worker: str = "") -> list[Job]:
@@ -311,3 +318,14 @@ class SqlJobStore:
         return await self._database.read(
             lambda connection: [job_of(row) for row in connection.all("expired_leases", values)]
         )
+
+    async def prune(self, *, before: int, limit: int) -> int:
+        ids = await self._database.write(lambda transaction: _prune(transaction, before, limit))
+        for job_id in ids:
+            self._finished.pop(job_id, None)
+        return len(ids)
+
+    def forget(self, *, before: int) -> None:
+        old = [job_id for job_id, job in self._finished.items() if (job.completed_at or 0) < before]
+        for job_id in old:
+            del self._finished[job_id]

@@ -12,7 +12,7 @@ __all__ = ["SqlKeyStore"]
 
 def _record_uses(transaction: Transaction, uses: Mapping[str, int]) -> None:
     for key_id, at in uses.items():
-        transaction.connection.run("use_key", {"id": key_id, "at": at})
+        transaction.connection.send("use_key", {"id": key_id, "at": at})
 
 
 class SqlKeyStore:
@@ -22,7 +22,7 @@ class SqlKeyStore:
         self._database = database
 
     async def add(self, key: Key) -> None:
-        await self._database.write(lambda transaction: transaction.connection.run("insert_key", asdict(key)))
+        await self._database.write(lambda transaction: transaction.connection.send("insert_key", asdict(key)))
 
     async def find(self, hash: bytes) -> Key | None:
         return await self._one("get_key", {"hash": hash})

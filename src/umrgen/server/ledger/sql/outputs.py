@@ -21,22 +21,22 @@ def _expire(transaction: Transaction, *, now: int, before: int, keep_bytes: int,
         output = Output(*values)
         if created_at >= before and not (keep_bytes and kept > keep_bytes):
             break
-        connection.run("expire_output", {"name": output.name, "now": now})
+        connection.send("expire_output", {"name": output.name, "now": now})
         add_obsolete_file(connection, output.session_id, output.name)
         kept -= output.bytes
         expired.append(output)
-    connection.run("add_kept_bytes", {"bytes": kept - start})
+    connection.send("add_kept_bytes", {"bytes": kept - start})
     return expired
 
 
 def add_obsolete_file(connection: SqlConnection, session_id: str, name: str, *, not_before: int = 0) -> None:
     """Have a file deleted, at `not_before` (ms since the epoch) or later."""
-    connection.run("add_obsolete_file", {"session_id": session_id, "name": name, "not_before": not_before})
+    connection.send("add_obsolete_file", {"session_id": session_id, "name": name, "not_before": not_before})
 
 
 def _forget_files(transaction: Transaction, files: Sequence[tuple[str, str]]) -> None:
     for session_id, name in files:
-        transaction.connection.run("forget_obsolete_file", {"session_id": session_id, "name": name})
+        transaction.connection.send("forget_obsolete_file", {"session_id": session_id, "name": name})
 
 
 class SqlOutputStore:

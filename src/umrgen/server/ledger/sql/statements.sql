@@ -31,12 +31,6 @@ UPDATE ledger_clock SET n = n + :count RETURNING n;
 -- name: last_change
 SELECT n FROM ledger_clock;
 
--- name: next_session
--- Of the sessions with a queued job that may run one more, the one that was served longest ago.
-SELECT id FROM sessions
-WHERE queued > 0 AND (:running_cap = 0 OR running < :running_cap)
-ORDER BY served, id LIMIT 1;
-
 -- name: count_new_job
 -- `day` is the day (since the epoch, UTC) of a session's last submission, `made` the number of submissions on that day.
 INSERT INTO sessions (id, queued, running, served, day, made) VALUES (:session_id, 1, 0, 0, :day, 1)
@@ -46,13 +40,18 @@ SET queued = sessions.queued + 1,
     day = excluded.day;
 
 -- name: count_state_change
-UPDATE sessions SET queued = queued + :queued, running = running + :running WHERE id = :session_id;
-
--- name: serve_session
-UPDATE sessions SET served = :served WHERE id = :id;
+-- `served` is the change number of the session's last claim.
+UPDATE sessions SET queued = queued + :queued, running = running + :running, served = coalesce(:served, served)
+WHERE id = :session_id;
 
 -- name: next_job
-SELECT {job} FROM jobs WHERE session_id = :session_id AND state = 'queued' ORDER BY priority DESC, seq LIMIT 1;
+-- Of the sessions with a queued job that may run one more, the one that was served longest ago.
+SELECT {job} FROM jobs
+WHERE session_id = (SELECT id FROM sessions
+                    WHERE queued > 0 AND (:running_cap = 0 OR running < :running_cap)
+                    ORDER BY served, id LIMIT 1)
+  AND state = 'queued'
+ORDER BY priority DESC, seq LIMIT 1;
 
 -- name: session_counts
 SELECT queued, running, CASE WHEN day = :day THEN made ELSE 0 END FROM sessions WHERE id = :id;
@@ -96,6 +95,38 @@ ORDER BY completed_at;
 
 -- name: expired_leases
 SELECT {job} FROM jobs WHERE state = 'running' AND (lease_until < :now OR worker = :worker);
+
+-- name: old_failed_jobs
+-- Failed jobs that ended before a time and whose webhook, if any, is not pending.
+SELECT id FROM jobs
+WHERE state = 'failed' AND completed_at < :before
+  AND NOT EXISTS (SELECT 1 FROM webhooks WHERE webhooks.job_id = jobs.id AND webhooks.state = 'pending')
+ORDER BY completed_at LIMIT :limit;
+
+-- name: old_completed_jobs
+-- Jobs whose last image was deleted before a time and whose webhook, if any, is not pending.
+SELECT DISTINCT job_id FROM (
+    SELECT job_id FROM outputs
+    WHERE expired_at < :before
+      AND NOT EXISTS (SELECT 1 FROM outputs AS other WHERE other.job_id = outputs.job_id
+                      AND (other.expired_at IS NULL OR other.expired_at >= :before))
+      AND NOT EXISTS (SELECT 1 FROM webhooks WHERE webhooks.job_id = outputs.job_id AND webhooks.state = 'pending')
+    ORDER BY expired_at LIMIT :limit) AS old;
+
+-- name: prune_calls
+DELETE FROM calls WHERE job_id {in ids};
+
+-- name: prune_idempotency
+DELETE FROM idempotency WHERE job_id {in ids};
+
+-- name: prune_webhooks
+DELETE FROM webhooks WHERE job_id {in ids};
+
+-- name: prune_outputs
+DELETE FROM outputs WHERE job_id {in ids};
+
+-- name: prune_jobs
+DELETE FROM jobs WHERE id {in ids};
 
 -- name: insert_output
 INSERT INTO outputs ({output}, job_id, created_at) VALUES ({:output}, :job_id, :created_at);

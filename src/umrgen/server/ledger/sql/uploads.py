@@ -17,13 +17,13 @@ def _add(transaction: Transaction, upload: Upload, cap: int) -> Upload:
     row = transaction.connection.one("find_upload", {"session_id": upload.session_id, "sha256": upload.sha256})
     if row is not None:
         known = replace(Upload(*row), created_at=upload.created_at)
-        transaction.connection.run("renew_upload", {"name": known.name, "created_at": known.created_at})
+        transaction.connection.send("renew_upload", {"name": known.name, "created_at": known.created_at})
         return known
     values = {"session_id": upload.session_id, "since": upload.created_at - LONGEST_UPLOAD}
     row = transaction.connection.one("count_uploads", values)
     if row is not None and row[0] >= cap:
         raise UploadsFull
-    transaction.connection.run("insert_upload", asdict(upload))
+    transaction.connection.send("insert_upload", asdict(upload))
     return upload
 
 

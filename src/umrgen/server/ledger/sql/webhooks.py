@@ -28,7 +28,7 @@ def enter_webhook(connection: SqlConnection, job: Job, *, now: int) -> None:
         next_at=now,
         created_at=job.completed_at,
     )
-    connection.run("insert_webhook", asdict(webhook) | {"state": webhook.state.value})
+    connection.send("insert_webhook", asdict(webhook) | {"state": webhook.state.value})
 
 
 def _host(url: str) -> str:

@@ -5,6 +5,7 @@ iteration of the event loop, and those that arrived while the previous batch was
 """
 
 import asyncio
+import logging
 import queue
 import threading
 import time
@@ -14,15 +15,20 @@ from typing import Any, Protocol, TypeVar
 
 from umrgen.server.domain.job import Job
 from umrgen.server.ledger.errors import LedgerUnavailable
-from umrgen.server.ledger.sql.database import Transaction, WriteConnection
+from umrgen.server.ledger.sql.database import CommitUnknown, RunAgain, Transaction, WriteConnection
 
 __all__ = ["GroupWriter", "InlineWriter", "NumberRanges", "ThreadWriter"]
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
+ASK_AGAIN = 0.2
+"""Seconds between two questions whether a transaction was committed."""
+
 _Operation = Callable[[Transaction], Any]
-_Waiting = tuple[_Operation, int, "asyncio.Future[Any]"]
-"""An operation, how many changes it makes at most, and the future of its result."""
+_Waiting = tuple[_Operation, int, str, "asyncio.Future[Any]"]
+"""An operation, how many changes it makes at most, the job that it reads, and the future of its result."""
 _Settled = tuple[list[tuple["asyncio.Future[Any]", Any, BaseException | None]], list[Job]]
 """The result of one committed batch: (future, result, error) per operation, and the changed jobs."""
 
@@ -55,7 +61,7 @@ def _run_operation(
     connection.savepoint()
     try:
         result = operation(transaction)
-    except LedgerUnavailable:
+    except (LedgerUnavailable, RunAgain):
         raise
     except Exception as error:
         connection.undo()
@@ -63,6 +69,10 @@ def _run_operation(
         return None, error
     connection.release()
     return result, None
+
+
+def _failed(batch: list[_Waiting], error: LedgerUnavailable) -> _Settled:
+    return [(future, None, error) for *_, future in batch], []
 
 
 class GroupWriter:
@@ -91,14 +101,14 @@ class GroupWriter:
         self._arrived: list[_Waiting] = []
         """The operations of this iteration of the loop."""
 
-    async def write(self, operation: Callable[[Transaction], T], changes: int) -> T:
+    async def write(self, operation: Callable[[Transaction], T], changes: int, job_id: str = "") -> T:
         """Run `operation` in a transaction; return its result once that is on disk."""
         if self._closed:
             raise LedgerUnavailable("the ledger is closed")
         future: asyncio.Future[T] = self._loop.create_future()
         if not self._arrived:
             self._loop.call_soon(self._hand_over)
-        self._arrived.append((operation, changes, future))
+        self._arrived.append((operation, changes, job_id, future))
         return await future
 
     def _hand_over(self) -> None:
@@ -116,25 +126,50 @@ class GroupWriter:
         self._hand_over()
 
     def _commit(self, batch: list[_Waiting]) -> _Settled:
-        done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
-        drawn = 0
         try:
-            self._connection.begin()
-            drawn = sum(changes for _, changes, _ in batch)
-            transaction = Transaction(self._connection, iter(self._draw_numbers(drawn)))
-            for operation, _, future in batch:
+            try:
+                return self._attempt(batch, careful=False)
+            except RunAgain:
+                return self._attempt(batch, careful=True)
+        except LedgerUnavailable as error:
+            return _failed(batch, error)
+        except Exception:  # the thread must not end: all later operations would wait for ever
+            log.exception("a batch of changes failed")
+            return _failed(batch, LedgerUnavailable("the ledger cannot be written"))
+
+    def _attempt(self, batch: list[_Waiting], *, careful: bool) -> _Settled:
+        """Run the batch in one transaction. When this raises, nothing was written."""
+        done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        drawn: range | None = None
+        try:
+            self._connection.begin(careful=careful, job_ids={job_id for _, _, job_id, _ in batch if job_id})
+            drawn = self._draw_numbers(sum(changes for _, changes, _, _ in batch))
+            transaction = Transaction(self._connection, iter(drawn))
+            for operation, _, _, future in batch:
                 done.append((future, *_run_operation(self._connection, transaction, operation)))
             begun = time.perf_counter()
-            self._connection.commit()
+            self._commit_transaction()
             self._observe(time.perf_counter() - begun)
-        except LedgerUnavailable as error:
-            # Nothing of the batch was written: the disk is full, or another program locks the file.
+        except Exception:
+            # Such as a full disk, or a lock of another program.
             if drawn:
                 self._ranges.undo()
             with suppress(LedgerUnavailable):  # SQLite rolls back by itself after some errors
                 self._connection.rollback()
-            return [(future, None, error) for *_, future in batch], []
+            raise
         return done, transaction.changed
+
+    def _commit_transaction(self) -> None:
+        """Return when the transaction is on disk. Raises LedgerUnavailable when nothing of it was written."""
+        try:
+            self._connection.commit()
+        except CommitUnknown as unknown:
+            if not self._learn(unknown):
+                raise LedgerUnavailable(str(unknown), next=unknown.next) from None
+
+    def _learn(self, unknown: CommitUnknown) -> bool:
+        """Return whether the transaction was committed, as soon as that is known."""
+        return unknown.ask()
 
     def _draw_numbers(self, count: int) -> range:
         """Take change numbers from the database, inside the transaction: other writers wait for its end."""
@@ -165,6 +200,7 @@ class ThreadWriter(GroupWriter):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._queue: queue.SimpleQueue[list[_Waiting] | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="umrgen-ledger", daemon=True)
         self._thread.start()
 
@@ -174,6 +210,7 @@ class ThreadWriter(GroupWriter):
     async def close(self) -> None:
         """Finish the operations that were handed over, then end the thread."""
         await super().close()
+        self._stopping.set()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -183,6 +220,25 @@ class ThreadWriter(GroupWriter):
                 self._loop.call_soon_threadsafe(self._settle, self._commit(batch))
         finally:
             self._connection.close()
+
+    def _learn(self, unknown: CommitUnknown) -> bool:
+        """Ask until there is an answer. Meanwhile, operations that arrive fail at once: they do not wait for it."""
+        while True:
+            try:
+                return unknown.ask()
+            except LedgerUnavailable as error:
+                self._refuse_waiting(error)
+            if self._stopping.wait(ASK_AGAIN):
+                log.error("the server stops while it is not known whether its last changes were written: %s", unknown)
+                return False
+
+    def _refuse_waiting(self, error: LedgerUnavailable) -> None:
+        while not self._queue.empty():
+            batch = self._queue.get()
+            if batch is None:
+                self._queue.put(None)
+                return
+            self._loop.call_soon_threadsafe(self._settle, _failed(batch, error))
 
     def _gather(self) -> list[_Waiting] | None:
         """Wait for a batch, and add the batches that have arrived since. None after `close`."""

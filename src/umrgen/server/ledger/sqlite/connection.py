@@ -2,12 +2,12 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from umrgen.server.ledger.errors import LedgerTooNew, LedgerUnavailable
-from umrgen.server.ledger.sql.database import NO_VALUES, Row
+from umrgen.server.ledger.sql.database import NO_VALUES, Row, WrongRowCount
 from umrgen.server.ledger.sql.statements import Dialect, load_migrations, load_statements
 
 __all__ = ["DIALECT", "SqliteConnection", "connect", "migrate", "schema_version"]
@@ -86,6 +86,11 @@ class SqliteConnection:
     def run(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> int:
         return self._execute(statement, values).rowcount
 
+    def send(self, statement: str, values: Mapping[str, Any] = NO_VALUES, *, rows: int | None = None) -> None:
+        changed = self._execute(statement, values).rowcount
+        if rows is not None and changed != rows:
+            raise WrongRowCount(f"{statement} changed {changed} rows, not {rows}")
+
     def one(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Row | None:
         row: Row | None = self._execute(statement, values).fetchone()
         return row
@@ -93,7 +98,7 @@ class SqliteConnection:
     def all(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Sequence[Row]:
         return self._execute(statement, values).fetchall()
 
-    def begin(self) -> None:
+    def begin(self, *, careful: bool = False, job_ids: Collection[str] = ()) -> None:
         self._control("BEGIN IMMEDIATE")
 
     def commit(self) -> None:

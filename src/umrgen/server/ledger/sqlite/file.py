@@ -84,7 +84,7 @@ class SqliteLedger(SqlStores):
         while True:
             await asyncio.sleep(POLL_INTERVAL)
             with suppress(LedgerUnavailable):  # the next poll reads from the same change number
-                if jobs := await self.jobs.get_many(feed.read(self._reader)):
+                if jobs := feed.read(self._reader):
                     on_change(jobs)
 
     async def read(self, query: Callable[[SqlConnection], T]) -> T:
@@ -93,5 +93,5 @@ class SqliteLedger(SqlStores):
     def peek(self, query: Callable[[SqlConnection], T]) -> T | None:
         return query(self._reader)
 
-    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0) -> T:
-        return await self._writer.write(operation, changes)
+    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0, job_id: str = "") -> T:
+        return await self._writer.write(operation, changes, job_id)

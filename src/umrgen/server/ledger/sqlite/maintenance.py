@@ -3,36 +3,13 @@
 import os
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from umrgen.durable import make_private, sync_folder
-from umrgen.errors import UmrgenError
+from umrgen.server.ledger.sql.checks import LedgerReport, MaintenanceFailed, check_records
 from umrgen.server.ledger.sqlite.connection import connect, schema_version
 
-__all__ = ["LedgerReport", "MaintenanceFailed", "backup", "check", "vacuum"]
-
-SHOWN = 20
-"""Errors that a report lists; it counts the others."""
-
-
-class MaintenanceFailed(UmrgenError):
-    """The maintenance failed; the ledger was not changed."""
-
-    code = "upkeep_failed"
-
-
-@dataclass(slots=True)
-class LedgerReport:
-    """The result of a check: the number of jobs by state, of images, and the errors."""
-
-    jobs: dict[str, int] = field(default_factory=dict)
-    images: int = 0
-    errors: list[str] = field(default_factory=list)
-
-    @property
-    def sound(self) -> bool:
-        return not self.errors
+__all__ = ["backup", "check", "vacuum"]
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -53,14 +30,10 @@ def check(path: Path, outputs: Path) -> LedgerReport:
         with closing(_open(path)) as connection:
             _check_file(connection, report)
             if report.sound:
-                _check_counts(connection, report)
-                _check_images(connection, outputs, report)
+                check_records(connection.execute, outputs, report)
     except sqlite3.DatabaseError as error:
         report.errors.append(f"the file cannot be read: {error}")
-    if len(report.errors) > SHOWN:
-        more = len(report.errors) - SHOWN
-        report.errors = [*report.errors[:SHOWN], f"and {more} more"]
-    return report
+    return report.shortened()
 
 
 def _check_file(connection: sqlite3.Connection, report: LedgerReport) -> None:
@@ -74,29 +47,6 @@ def _check_file(connection: sqlite3.Connection, report: LedgerReport) -> None:
         f"a row of {table} refers to a row of {parent} that does not exist"
         for table, _, parent, _ in connection.execute("PRAGMA foreign_key_check")
     ]
-
-
-def _check_counts(connection: sqlite3.Connection, report: LedgerReport) -> None:
-    report.jobs = dict(connection.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
-    wrong = connection.execute(
-        "SELECT sessions.id FROM sessions LEFT JOIN jobs ON jobs.session_id = sessions.id"
-        " AND jobs.state IN ('queued', 'running') GROUP BY sessions.id"
-        " HAVING queued <> total(jobs.state = 'queued') OR running <> total(jobs.state = 'running')"
-    )
-    report.errors += [f"the counts of session {session_id} are wrong" for (session_id,) in wrong]
-
-
-def _check_images(connection: sqlite3.Connection, outputs: Path, report: LedgerReport) -> None:
-    rows = connection.execute("SELECT session_id, name, bytes FROM outputs WHERE expired_at IS NULL")
-    for session_id, name, size in rows:
-        report.images += 1
-        try:
-            found = (outputs / session_id / name).stat().st_size
-        except OSError:
-            report.errors.append(f"the image {name} has a record but no file")
-            continue
-        if found != size:
-            report.errors.append(f"the image {name} has {found} bytes; its record has {size}")
 
 
 def backup(path: Path, target: Path) -> int:

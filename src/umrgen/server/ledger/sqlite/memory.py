@@ -70,5 +70,5 @@ class MemoryLedger(SqlStores):
         assert self._connection is not None
         return query(self._connection)
 
-    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0) -> T:
-        return await self._writer.write(operation, changes)
+    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0, job_id: str = "") -> T:
+        return await self._writer.write(operation, changes, job_id)

@@ -1,0 +1,117 @@
+"""Deleting old records while serving: how long each transaction holds the writer, and what a status read waits.
+
+    .venv/bin/python benchmarks/pruning.py [--records 100000]
+
+The records are made directly in the tables: completed jobs whose image is deleted. Then they are deleted as retention
+does it, in transactions of SLICE jobs with a PAUSE between them.
+"""
+
+import argparse
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from umrgen.model import State
+from umrgen.server.domain.job import Job, Output
+from umrgen.server.domain.request import GenerationRequest
+from umrgen.server.ledger import Ledger
+from umrgen.server.ledger.copying import LedgerTables
+from umrgen.server.ledger.postgres.ledger import PostgresLedger
+from umrgen.server.ledger.postgres.tables import PostgresTables
+from umrgen.server.ledger.sql.rows import COLUMNS, values_of
+from umrgen.server.ledger.sqlite.file import SqliteLedger
+from umrgen.server.ledger.sqlite.tables import SqliteTables
+from umrgen.server.services.retention import PAUSE, SLICE
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from postgres import PostgresDatabases, PostgresServer
+
+REQUEST = GenerationRequest("a lighthouse on a cliff at dusk, storm over the sea", seed=7)
+
+
+def fill(tables: LedgerTables, count: int) -> None:
+    with tables.writing():
+        jobs = (_job(number) for number in range(count))
+        tables.write("jobs", COLUMNS, (list(values_of(job).values()) for job in jobs))
+        columns = ("name", "session_id", "job_id", "bytes", "sha256", "width", "height", "media_type", "created_at")
+        outputs = (
+            (f"{n}.png", f"sid_{n % 50}", f"ext_{n}", 3, "00" * 32, 512, 512, "image/png", n, n) for n in range(count)
+        )
+        tables.write("outputs", (*columns, "expired_at"), outputs)
+
+
+def _job(number: int) -> Job:
+    session = f"sid_{number % 50}"
+    output = Output(f"{number}.png", session, 3, "00" * 32, 512, 512)
+    job = Job(f"ext_{number}", session, REQUEST, "procedural", created_at=number)
+    return job._replace(state=State.COMPLETED, outputs=(output,), completed_at=number, version=3, changed=0)
+
+
+async def reads(ledger: Ledger, until: asyncio.Event | None = None, count: int = 2000) -> list[float]:
+    """Return the milliseconds of reads of a new job, one after the other, with a pause of a millisecond."""
+    took: list[float] = []
+    while len(took) < count if until is None else not until.is_set():
+        begun = time.perf_counter()
+        assert await ledger.jobs.get("ext_new") is not None
+        took.append((time.perf_counter() - begun) * 1000)
+        await asyncio.sleep(0.001)
+    return took
+
+
+async def prune(ledger: Ledger, records: int, done: asyncio.Event) -> list[float]:
+    """Delete the records; return the milliseconds of each transaction."""
+    took: list[float] = []
+    while records > 0:
+        begun = time.perf_counter()
+        count = await ledger.jobs.prune(before=2**50, limit=SLICE)
+        took.append((time.perf_counter() - begun) * 1000)
+        assert count
+        records -= count
+        await asyncio.sleep(PAUSE)
+    done.set()
+    return took
+
+
+async def measure(name: str, ledger: Ledger, records: int) -> None:
+    await ledger.open(lambda jobs: None)
+    try:
+        await ledger.jobs.submit("ext_new", "sid_new", REQUEST, "procedural", now=1)
+        quiet, done = await reads(ledger), asyncio.Event()
+        begun = time.perf_counter()
+        busy, slices = await asyncio.gather(reads(ledger, done), prune(ledger, records, done))
+        seconds = time.perf_counter() - begun
+    finally:
+        await ledger.close()
+    print(
+        f"{name}: {records / seconds:,.0f} records a second; a transaction took {statistics.median(slices):.1f} ms "
+        f"(p50), {_p99(slices):.1f} ms (p99), {max(slices):.1f} ms at most; a read {_p99(quiet):.2f} ms (p99) before, "
+        f"{_p99(busy):.2f} ms during it"
+    )
+
+
+def _p99(values: list[float]) -> float:
+    return statistics.quantiles(values, n=100)[98]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=100_000)
+    records = parser.parse_args().records
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "ledger.sqlite3"
+        fill(SqliteTables(file), records)
+        asyncio.run(measure("SQLite", SqliteLedger(file), records))
+    server = PostgresServer("synchronous_commit=on").start()
+    try:
+        url = PostgresDatabases(server).create()
+        fill(PostgresTables(url), records)
+        asyncio.run(measure("PostgreSQL", PostgresLedger(url), records))
+    finally:
+        server.remove()
+
+
+if __name__ == "__main__":
+    main()

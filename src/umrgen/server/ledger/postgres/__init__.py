@@ -1,0 +1,1 @@
+"""The ledger on PostgreSQL, which any number of servers share."""

@@ -1,0 +1,173 @@
+"""Connections to PostgreSQL: settings, named statements, and transactions one after the other on all servers."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.numeric import Int8BinaryDumper
+
+from umrgen.server.ledger.errors import LedgerUnavailable
+from umrgen.server.ledger.postgres.failures import DEFECTS, unavailable
+from umrgen.server.ledger.sql.database import NO_VALUES, Row, WrongRowCount
+from umrgen.server.ledger.sql.statements import Dialect, load_statements
+
+__all__ = [
+    "APPLICATION",
+    "CHANNEL",
+    "DIALECT",
+    "PostgresAddress",
+    "PostgresReader",
+    "PostgresStatements",
+    "plain_value",
+    "plain_values",
+]
+
+T = TypeVar("T")
+
+APPLICATION = "umrgen"
+"""The name of the connections in `pg_stat_activity`."""
+CHANNEL = "umrgen_changes"
+"""The channel of notifications; each carries the last change number of a commit."""
+_PARAMETER = re.compile(r"(?<![:\w]):(\w+)")
+DIALECT = Dialect(
+    contains=lambda name: f"= ANY(:{name})",
+    parameters=lambda sql: _PARAMETER.sub(r"%(\1)s", sql.replace("%", "%%")),
+)
+_NETWORK: Mapping[str, Any] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""A connection whose other end is gone is reported within 15 seconds. The URL may say otherwise."""
+_SESSION = """
+SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('jit', 'off', false),
+       set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '3', false),
+       set_config('tcp_keepalives_count', '3', false)
+"""
+"""Each statement is planned once: all of them find their rows by an index. The server, too, ends a connection whose
+other end is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresAddress:
+    """The URL of a ledger."""
+
+    url: str = field(repr=False)  # it may have a password
+
+    @property
+    def password(self) -> str:
+        return str(self._parts.get("password") or "")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of a connection."""
+        return {"application_name": APPLICATION, **_NETWORK, **self._parts}
+
+    @property
+    def _parts(self) -> Mapping[str, Any]:
+        try:
+            return conninfo_to_dict(self.url)
+        except psycopg.Error:  # its text has parts of the URL
+            raise LedgerUnavailable(
+                "the URL of the ledger is not one of PostgreSQL",
+                next="Write postgresql://USER@HOST:PORT/DATABASE, with %XX for special characters of a password.",
+            ) from None
+
+    def connect(self) -> psycopg.Connection:
+        """Return a connection in autocommit mode. Raises LedgerUnavailable."""
+        try:
+            connection = psycopg.connect(autocommit=True, prepare_threshold=0, **self.parameters)
+        except psycopg.Error as error:
+            raise self.unavailable(error) from None
+        try:
+            connection.adapters.register_dumper(int, Int8BinaryDumper)  # one type, so one plan for each statement
+            connection.execute(_SESSION)
+        except psycopg.Error as error:
+            connection.close()
+            raise self.unavailable(error) from None
+        return connection
+
+    def unavailable(self, error: psycopg.Error) -> LedgerUnavailable:
+        return unavailable(error, self.password)
+
+
+def plain_value(value: Any) -> Any:
+    """Return a value that PostgreSQL can store: it has arrays for collections, and no text with NUL."""
+    if isinstance(value, str):
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in value else value
+    return value if value is None or isinstance(value, int | bytes) else list(value)
+
+
+def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: plain_value(value) for name, value in values.items()}
+
+
+class PostgresStatements:
+    """Runs named statements on a connection that is made when it is needed. For one thread."""
+
+    SESSION = "SELECT 1"
+    """Settings of the connection, in addition to those of all connections."""
+
+    def __init__(self, address: PostgresAddress) -> None:
+        self._address = address
+        self._sql: Mapping[str, str]
+        self._sql, _ = load_statements(DIALECT)
+        self._connected: psycopg.Connection | None = None
+
+    def _connection(self) -> psycopg.Connection:
+        if self._connected is None or self._connected.closed:
+            self._connected = self._address.connect()
+            self._connected.execute(self.SESSION)
+        return self._connected
+
+    def _execute(self, statement: str, values: Mapping[str, Any]) -> psycopg.Cursor[Any]:
+        return self.guarded(lambda: self._connection().execute(self._sql[statement], plain_values(values)))
+
+    def guarded(self, work: Callable[[], T], defects: tuple[type[Exception], ...] = DEFECTS) -> T:
+        """Translate the errors of a server, a network or a disk to LedgerUnavailable, and all others but `defects`."""
+        try:
+            return work()
+        except psycopg.Error as error:
+            if isinstance(error, defects):
+                raise
+            raise self._address.unavailable(error) from None
+
+    def run(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> int:
+        return self._execute(statement, values).rowcount
+
+    def send(self, statement: str, values: Mapping[str, Any] = NO_VALUES, *, rows: int | None = None) -> None:
+        changed = self.run(statement, values)
+        if rows is not None and changed != rows:
+            raise WrongRowCount(f"{statement} changed {changed} rows, not {rows}")
+
+    def one(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Row | None:
+        row: Row | None = self._execute(statement, values).fetchone()
+        return row
+
+    def all(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Sequence[Row]:
+        return self._execute(statement, values).fetchall()
+
+    def close(self) -> None:
+        if self._connected is not None:
+            with suppress(psycopg.Error):
+                self._connected.close()
+            self._connected = None
+
+
+class PostgresReader(PostgresStatements):
+    """Implements `SqlConnection` for reading. A statement whose connection is lost runs once more on a new one."""
+
+    def _execute(self, statement: str, values: Mapping[str, Any]) -> psycopg.Cursor[Any]:
+        fresh = self._connected is None
+        try:
+            return super()._execute(statement, values)
+        except LedgerUnavailable:
+            if fresh or self._connected is None or not self._connected.closed:
+                raise
+            return super()._execute(statement, values)
