@@ -93,7 +93,7 @@ def worst_calls() -> list[WorstCall]:
     image = _noise(1800)
     small = base64.b64encode(_noise(1024)).decode()
     parts = [("image[]", (f"{number}.png", image[: 64 << 10], "image/png")) for number in range(16)]
-    img2img = json.dumps({"prompt": "x", "init_images": [small], "width": 1}).encode()
+    img2img = json.dumps({"prompt": "x", "init_images": [small, "?"]}).encode()  # refused after it is decoded
     upload = {"file": ("a.png", image, "image/png")}
     long = {f"x-{number}": "a" * 1000 for number in range(90)}
     return [

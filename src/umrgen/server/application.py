@@ -402,6 +402,8 @@ class Application:
         """Stop everything; without `drain`, running jobs are queued again. Any task may be cancelled already."""
         self.stop_now()
         await self.dispatcher.drain(0)
+        with suppress(LedgerUnavailable):  # the next start requeues them
+            await self.dispatcher.requeue_left()
         await cancelled(*self._chores)
         await self.storage.stop()
         await self.keys.write_uses()

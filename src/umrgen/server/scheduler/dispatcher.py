@@ -53,6 +53,15 @@ class Dispatcher:
             attempt = Attempt(job, self._context)
             await (attempt.interrupted() if job.worker == self._worker else attempt.lease_expired())
 
+    async def requeue_left(self) -> None:
+        """Requeue the jobs that this server has leased, after `drain`. Raises LedgerUnavailable.
+
+        A claim, or an attempt before its first step, may have been cancelled from outside.
+        """
+        for job in await self._context.jobs.expired_leases(now=self._context.clock.now(), worker=self._worker):
+            if job.worker == self._worker:
+                await Attempt(job, self._context).interrupted()
+
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._dispatch()), asyncio.create_task(self._check_leases())]
 
