@@ -18,7 +18,7 @@ __all__ = ["provenance"]
 
 UNTRUSTED = (
     "This certificate is for trying out: other validators will report the signer as untrusted, because they do not "
-    "have its root. docs/provenance.md says how to get another."
+    "have its root. How to get another: docs/provenance.md."
 )
 
 

@@ -28,7 +28,7 @@ EXIT_CODES = {"marked": 0, "changed": 8, "none": 9}
 )
 @json_option
 def verify(files: tuple[Path, ...], trust: Path | None, as_json: bool) -> None:
-    """Check whether each FILE says that a program made it, who signed that, and whether it was changed since.
+    """Check whether each FILE states that a program made it, its signature, and whether it was changed since.
 
     Exit codes: 0 marked, 8 marked and changed since, 9 no mark found, which proves nothing.
     """

@@ -1,4 +1,4 @@
-"""The C2PA manifest of an image: whether it is for these bytes, who signed it, and whether that signer is trusted.
+"""The C2PA manifest of an image: its signer, whether it is for these bytes, and whether the signer is trusted.
 
 The library of the extra `umrgen[c2pa]` checks it; without the library, only its presence is known. It is checked
 offline: no manifest, revocation list or time-stamp is fetched.
@@ -35,7 +35,7 @@ _OTHER_SIGNER = ("signingCredential.invalid",)
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is known about the C2PA manifest of a file."""
+    """The result of checking the C2PA manifest of a file."""
 
     present: bool = False
     valid: bool | None = None
@@ -43,7 +43,7 @@ class Manifest:
     signer: str | None = None
     """The names in the certificate, which are proved by `trusted` only."""
     trusted: bool = False
-    """Whether the certificate leads to one of the roots that the caller gave."""
+    """Whether the certificate leads to one of the caller's roots."""
     reason: str = ""
     """One sentence for people; empty without a manifest."""
     intact: bool = False

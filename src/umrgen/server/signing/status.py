@@ -1,4 +1,4 @@
-"""Whether this server's images can be signed now: for the log, the metrics, and the decision to accept jobs."""
+"""The state of this server's signing certificate: for the log, the metrics, and the decision to accept jobs."""
 
 import logging
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class SigningStatus:
-    """Reads the certificate when it is asked, and logs each change of the answer."""
+    """Checks the certificate on each call, and logs each change of the result."""
 
     def __init__(self, signer: ManifestSigner, clock: Clock) -> None:
         self._signer = signer

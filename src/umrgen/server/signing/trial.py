@@ -1,4 +1,4 @@
-"""A private root and a certificate under it, for trying out signatures: no validator trusts them by itself."""
+"""A private root and a certificate under it, for trying out signatures; validators report them as untrusted."""
 
 import os
 from datetime import UTC, datetime, timedelta
