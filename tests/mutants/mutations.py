@@ -2283,6 +2283,7 @@ MUTATIONS = (
         "            self._jobs.forget(before=self._records_before())",
         "            pass",
         f"{RETENTION}::test_each_server_drops_pruned_jobs_from_its_cache",
+    ),
     _client(
         "manifest-trust",
         "provenance: a signer is trusted by one of the given roots only",
