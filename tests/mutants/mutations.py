@@ -71,6 +71,8 @@ CUTS = "tests/integration/test_postgres_cuts.py"
 TROUBLE = "tests/integration/test_postgres_trouble.py::TestAStartFails"
 COPY = "tests/integration/test_ledger_copy.py"
 MCP = "tests/integration/test_mcp.py"
+MANIFESTS = "tests/unit/test_manifests.py"
+SIGNED = "tests/integration/test_signed_images.py"
 MCP_TASKS = "tests/integration/test_mcp_tasks.py"
 CALLS = "tests/unit/test_calls.py"
 TICKS = "tests/integration/test_loop_ticks.py::test_the_work_between_two_iterations_of_the_loop_is_bounded"
@@ -1128,7 +1130,7 @@ MUTATIONS = (
         "engine-unavailable",
         "reliability: submits are 503 while no engine starts",
         "services/admission.py",
-        "        if self._executor.trouble:\n",
+        "        if trouble := self.trouble:\n",
         "        if False:\n",
         "tests/integration/test_serve.py::test_no_job_is_accepted_while_the_engine_cannot_start",
     ),
@@ -2281,6 +2283,104 @@ MUTATIONS = (
         "            self._jobs.forget(before=self._records_before())",
         "            pass",
         f"{RETENTION}::test_each_server_drops_pruned_jobs_from_its_cache",
+    ),
+    _client(
+        "manifest-trust",
+        "provenance: a signer is trusted by one of the given roots only",
+        "provenance/manifest.py",
+        """trusted = store.get("validation_state") == "Trusted" and not codes""",
+        "trusted = not codes - {*_UNKNOWN}",
+        f"{MANIFESTS}::TestSigning::test_a_signer_is_trusted_by_its_root_only",
+    ),
+    _client(
+        "manifest-changed",
+        "provenance: a file that was changed after it was signed is reported as changed",
+        "provenance/verification.py",
+        "    if not manifest.intact:",
+        "    if False:",
+        f"{MANIFESTS}::TestChanges::test_a_changed_record_is_noticed",
+    ),
+    _client(
+        "manifest-expired",
+        "provenance: a certificate that had expired is named, and the manifest is not valid",
+        "provenance/manifest.py",
+        "if codes.intersection(_EXPIRED):",
+        "if False:",
+        f"{MANIFESTS}::TestBadManifests::test_an_expired_signer_is_named_and_not_trusted",
+    ),
+    _client(
+        "manifest-size",
+        "provenance: a manifest of more than 16 MiB is not read",
+        "provenance/manifest.py",
+        "if size > MAX_MANIFEST:",
+        "if False:",
+        f"{MANIFESTS}::TestBadManifests::test_a_manifest_that_is_too_large_is_not_read",
+    ),
+    _client(
+        "manifest-other-record",
+        "provenance: a record for other pixels is reported as changed even when a manifest covers the file",
+        "provenance/verification.py",
+        "in GENERATED and not own_record_changed",
+        "in GENERATED",
+        f"{MANIFESTS}::TestChanges::test_a_record_for_other_pixels_is_not_believed_although_it_is_signed",
+    ),
+    _client(
+        "manifest-after-the-mark",
+        "provenance: a new record removes the manifest, which would be for other bytes",
+        "provenance/containers.py",
+        """        if name == _PNG_MANIFEST:
+            continue
+""",
+        "",
+        f"{MANIFESTS}::TestSigning::test_a_new_mark_removes_the_manifest",
+    ),
+    _server(
+        "signing-key-mode",
+        "security: a signing key that other users can read is not used",
+        "signing/certificates.py",
+        "stat.S_IMODE(found.st_mode) & 0o077",
+        "False",
+        f"{MANIFESTS}::TestCredentials::test_the_reason_is_named",
+    ),
+    _server(
+        "signing-key-shown",
+        "security: the signing key is in no representation",
+        "signing/certificates.py",
+        """    key: bytes = field(repr=False)""",
+        """    key: bytes""",
+        f"{MANIFESTS}::TestCredentials::test_the_key_is_not_in_a_representation",
+    ),
+    _server(
+        "signing-stop",
+        "provenance: with signing_failure = stop, no job is accepted while the certificate cannot sign",
+        "services/admission.py",
+        "return self._executor.trouble or self._signing_trouble()",
+        "return self._executor.trouble",
+        f"{SIGNED}::TestCertificatesThatCannotSign::test_no_job_is_accepted_until_the_certificate_is_renewed",
+    ),
+    _server(
+        "signing-required",
+        "provenance: with signing_failure = stop, a job whose image cannot be signed fails",
+        "engines/encoding.py",
+        "if signer.options.required:",
+        "if False:",
+        f"{SIGNED}::test_a_remote_engine_signs_too",
+    ),
+    _server(
+        "signing-renewed",
+        "provenance: a renewed certificate is used without a restart",
+        "signing/certificates.py",
+        "if self._credentials is None or state != self._state:",
+        "if self._credentials is None:",
+        f"{MANIFESTS}::TestSigning::test_a_renewed_certificate_is_used_without_a_restart",
+    ),
+    _server(
+        "signing-conversions",
+        "provenance: a conversion by the server is signed again, with the original as its parent",
+        "conversion.py",
+        "if signer is not None and manifest_size(data) else converted",
+        "if False else converted",
+        f"{SIGNED}::TestSignedServer::test_a_conversion_by_the_server_is_signed_again",
     ),
 )
 

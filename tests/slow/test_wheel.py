@@ -18,6 +18,10 @@ from mcp.client.stdio import StdioServerParameters
 
 from support import SMALL, ServerProcess, clean_environment, server, submit, tied
 from umrgen.image_files import verify
+from umrgen.provenance import Provenance, mark
+from umrgen.server.signing import ManifestSigner, SigningOptions
+from umrgen.server.signing.trial import write_trial
+from umrgen.testing import png_bytes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -125,7 +129,17 @@ def use_mcp(environment: Environment, tmp_path: Path) -> None:
         asyncio.run(draw_by_mcp(environment, running, tmp_path / "images"))
 
 
-USES = {"": use_base, "server": use_server, "mcp": use_mcp}
+def use_c2pa(environment: Environment, tmp_path: Path) -> None:
+    write_trial(tmp_path / "trial")
+    options = SigningOptions(*(str(tmp_path / "trial" / name) for name in ("certificate.pem", "key.pem")))
+    record = Provenance("algorithmicMedia", seed=7)
+    (environment.folder / "boat.png").write_bytes(ManifestSigner(options).sign(mark(png_bytes(), record), record))
+    trust = ("--trust", str(tmp_path / "trial" / "root.pem"))
+    (found,) = json.loads(environment.run("umrgen", "verify", "boat.png", "--json", *trust))["files"]
+    assert (found["manifest"]["valid"], found["manifest"]["trusted"]) == (True, True)
+
+
+USES = {"": use_base, "server": use_server, "mcp": use_mcp, "c2pa": use_c2pa}
 """A test of the main function of the base installation, and of each extra."""
 
 

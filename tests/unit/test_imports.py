@@ -58,6 +58,7 @@ SERVER = [
         "server.allowed_hosts",
         "server.png",
         "server.reencode",
+        "server.signing",
         "server.conversion",
         "server.metrics",
         "server.running_time",

@@ -31,6 +31,7 @@ FILES = {
         *EXTRAS["comfyui"],
         *EXTRAS["mcp"],
         *EXTRAS["postgres"],
+        *EXTRAS["c2pa"],
         *GROUPS["build"],
         *GROUPS["dev"],
     ],
@@ -39,7 +40,12 @@ FILES = {
 }
 """The requirements that each file of requirements/ pins."""
 
-MODULES = {"pillow": "PIL", "python-multipart": "python_multipart", "prometheus-client": "prometheus_client"}
+MODULES = {
+    "c2pa-python": "c2pa",
+    "pillow": "PIL",
+    "python-multipart": "python_multipart",
+    "prometheus-client": "prometheus_client",
+}
 """Distributions whose module has another name."""
 OPTIONAL = {
     "opentelemetry": "spans are created if its API is installed, for an exporter that the operator configures",
@@ -48,7 +54,13 @@ OPTIONAL = {
 USED_BY = {"accelerate": "diffusers, to offload weights", "peft": "diffusers, to apply LoRAs"}
 """Distributions that another one imports if they are installed."""
 
-OPTIONAL_IN = {"client/conversion.py": {"PIL"}}
+OPTIONAL_IN = {
+    "client/conversion.py": {"PIL"},
+    "provenance/manifest.py": {"c2pa"},
+    "server/signing/__init__.py": {"c2pa"},
+    "server/signing/certificates.py": {"cryptography"},
+    "server/signing/trial.py": {"cryptography"},
+}
 """Modules that a file uses if they are installed, and reports otherwise."""
 
 
@@ -110,8 +122,9 @@ def test_each_import_is_declared() -> None:
     base, server, mcp = declared(BASE), declared([*BASE, *EXTRAS["server"]]), declared([*BASE, *EXTRAS["mcp"]])
     comfyui = declared(EXTRAS["comfyui"])
     diffusers = declared([*BASE, *EXTRAS["server"], *EXTRAS["diffusers"]])
-    postgres = declared(EXTRAS["postgres"])
-    unused, optional = (server | mcp | comfyui | diffusers | postgres) - base - set(USED_BY), set(OPTIONAL)
+    postgres, c2pa = declared(EXTRAS["postgres"]), declared(EXTRAS["c2pa"])
+    unused = (server | mcp | comfyui | diffusers | postgres | c2pa) - base - set(USED_BY)
+    optional = set(OPTIONAL)
     folders = {"server": server, "mcp": mcp}
     for path in (ROOT / "src" / "umrgen").rglob("*.py"):
         inside = path.relative_to(ROOT / "src" / "umrgen")

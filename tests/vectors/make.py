@@ -880,6 +880,9 @@ def images() -> list[Json]:
     lossy = webp(b"VP8 ", b"\x30\1\0\x9d\1\x2a" + struct.pack("<HH", 40, 24) + bytes(4))
     lossless = webp(b"VP8L", b"\x2f" + struct.pack("<I", 39 | 23 << 14) + bytes(9))
     extended = webp(b"VP8X", bytes(4) + (39).to_bytes(3, "little") + (23).to_bytes(3, "little") + bytes(6))
+    boxes = b"\0\0\0\x0cjumb\1\2\3\4"
+    app11 = b"\xff\xeb" + struct.pack(">H", 10 + len(boxes)) + b"JP\0\1\0\0\0\1" + boxes
+    body = extended[8:] + b"C2PA" + struct.pack("<I", len(boxes)) + boxes
     broken = bytearray(png)
     broken[60] ^= 1
     files: list[tuple[str, bytes, Json]] = [
@@ -905,6 +908,9 @@ def images() -> list[Json]:
         ("a WebP with bytes after its end", lossy + b"x", {}),
         ("a WebP without image data", webp(b"ALPH", bytes(20)), {}),
         ("a WebP with only a header", webp(b"", b"")[:12], {}),
+        ("a PNG with a C2PA manifest", magic + header + chunk(b"caBX", boxes) + png[33:], {}),
+        ("a JPEG with a C2PA manifest", jpeg[:2] + app11 + jpeg[2:], {}),
+        ("a WebP with a C2PA manifest", b"RIFF" + struct.pack("<I", len(body)) + body, {}),
         ("an empty file", b"", {}),
         ("an HTML page", b"<!doctype html><p>hello", {}),
         ("JSON", b' {"error": "gone"}', {}),

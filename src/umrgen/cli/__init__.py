@@ -36,6 +36,7 @@ COMMANDS = {
     "mcp": "umrgen.cli.mcp:mcp",
     "serve": "umrgen.cli.serve:serve",
     "engine": "umrgen.cli.engine:engine",
+    "provenance": "umrgen.cli.provenance:provenance",
     "keys": "umrgen.cli.keys:keys",
     "ledger": "umrgen.cli.ledger:ledger",
 }

@@ -21,9 +21,14 @@ EXIT_CODES = {"marked": 0, "changed": 8, "none": 9}
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--trust",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A PEM file with the root certificates of the signers to trust.",
+)
 @json_option
-def verify(files: tuple[Path, ...], as_json: bool) -> None:
-    """Check whether each FILE says that a program made it, and whether its pixels were changed since.
+def verify(files: tuple[Path, ...], trust: Path | None, as_json: bool) -> None:
+    """Check whether each FILE states that a program made it, its signature, and whether it was changed since.
 
     Exit codes: 0 marked, 8 marked and changed since, 9 no mark found, which proves nothing.
     """
@@ -31,7 +36,7 @@ def verify(files: tuple[Path, ...], as_json: bool) -> None:
     found: list[tuple[Path, Verification]] = []
 
     def work() -> None:
-        found.extend((file, _inspected(file)) for file in files)
+        found.extend((file, _inspected(file, trust)) for file in files)
         data = [{"file": str(file)} | one.as_dict() for file, one in found]
         text = "\n".join(f"{printable(str(file))}: {one.mark}. {printable(one.reason)}" for file, one in found)
         output.result({"files": data}, text)
@@ -51,15 +56,16 @@ def show(file: Path, as_json: bool) -> None:
         found = _inspected(file)
         if found.record is None:
             raise UmrgenError(f"{file} does not say how it was made: {found.reason.rstrip('.')}", code="no_record")
-        output.result({"file": str(file)} | found.as_dict(), _described(found.record))
+        signature = f"\n{'signature':10} {printable(found.manifest.reason)}" if found.manifest.present else ""
+        output.result({"file": str(file)} | found.as_dict(), _described(found.record) + signature)
 
     exit_on_error(output, work)
 
 
-def _inspected(file: Path) -> "Verification":
+def _inspected(file: Path, trust: Path | None = None) -> "Verification":
     from umrgen.provenance import verify as verify_file
 
-    return verify_file(file)
+    return verify_file(file, trust=trust)
 
 
 def _described(record: "Provenance") -> str:

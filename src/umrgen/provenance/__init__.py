@@ -1,7 +1,7 @@
 """Marks that state how an image was made, in the file itself: written by the server, read by everyone.
 
 `mark` writes a record into a PNG, JPEG or WebP file, and `read` finds it again. A mark is not signed: it says what a
-file states of itself, and no mark proves nothing.
+file states of itself, and no mark proves nothing. A C2PA manifest, which is signed, is checked by `verify`.
 """
 
 import os
@@ -9,11 +9,13 @@ from pathlib import Path
 
 from umrgen.provenance.a1111 import parameters_of, parameters_text
 from umrgen.provenance.containers import content_digest, with_packet
+from umrgen.provenance.manifest import Manifest
 from umrgen.provenance.record import Provenance
-from umrgen.provenance.verification import Mark, Verification, inspect
+from umrgen.provenance.verification import Mark, Verification, inspect, unsigned_marks
 from umrgen.provenance.xmp import packet
 
 __all__ = [
+    "Manifest",
     "Mark",
     "Provenance",
     "Verification",
@@ -36,15 +38,18 @@ def mark(data: bytes, record: Provenance) -> bytes:
     return with_packet(data, packet(record, content_digest(data)), texts, keep_texts=record.prompt is not None)
 
 
-def verify(image: str | os.PathLike[str] | bytes) -> Verification:
+def verify(image: str | os.PathLike[str] | bytes, *, trust: str | os.PathLike[str] | None = None) -> Verification:
     """Return what an image, a file or its bytes, states of itself.
 
     It is checked offline: the record of UMRGEN or AUTOMATIC1111, the source type of any program, and whether the
-    pixels are those for which UMRGEN's record was written. Raises OSError for a file that cannot be read.
+    pixels are those for which UMRGEN's record was written; and the C2PA manifest, with the extra `umrgen[c2pa]`.
+    `trust`: a PEM file with the root certificates of the signers to trust. Raises OSError for a file that cannot be
+    read.
     """
-    return inspect(image if isinstance(image, bytes) else Path(image).read_bytes())
+    data = image if isinstance(image, bytes) else Path(image).read_bytes()
+    return inspect(data, Path(trust).read_text("ascii", "replace") if trust is not None else "")
 
 
 def read(data: bytes) -> Provenance | None:
-    """Return the record of an image; None without one, or with a damaged file."""
-    return inspect(data).record
+    """Return the record of an image; None without one, or with a damaged file. The manifest is not checked."""
+    return unsigned_marks(data).record

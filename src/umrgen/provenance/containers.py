@@ -1,7 +1,8 @@
-"""Where PNG, JPEG and WebP files keep an XMP packet, and a digest of everything that is not metadata.
+"""Where PNG, JPEG and WebP files keep an XMP packet and a C2PA manifest, and a digest of all that is not metadata.
 
 PNG: an iTXt chunk (XMP part 3). JPEG: an APP1 segment. WebP: a chunk "XMP " after the image (RFC 9649), announced in
-VP8X. Pixels are not encoded again. The file is one that `verify` accepted.
+VP8X. Manifests (C2PA 2.4, annex A): a chunk caBX, segments APP11, a chunk "C2PA". Pixels are not encoded again. The
+file is one that `verify` accepted.
 """
 
 import hashlib
@@ -12,11 +13,13 @@ from collections.abc import Callable, Iterator
 from umrgen.errors import OutputCorrupt
 from umrgen.image_files import PNG_MAGIC, sniff
 
-__all__ = ["content_digest", "packets", "with_packet"]
+__all__ = ["content_digest", "manifest_size", "packets", "with_packet"]
 
 _XMP_KEY = b"XML:com.adobe.xmp\0"
 _XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"tIME")
+_PNG_MANIFEST = b"caBX"
+_WEBP_MANIFEST = b"C2PA"
 _LONGEST_SEGMENT = 65_533
 
 
@@ -25,6 +28,18 @@ def packets(data: bytes) -> list[str]:
     found = {"image/png": _png_packets, "image/jpeg": _jpeg_packets, "image/webp": _webp_packets}
     media_type = sniff(data[:16])
     return [body.decode("utf-8", "replace") for body in found[media_type](data)] if media_type else []
+
+
+def manifest_size(data: bytes) -> int:
+    """Return the bytes of the C2PA manifest; 0 for a file without one. Raises OutputCorrupt for a damaged file."""
+    match sniff(data[:16]):
+        case "image/png":
+            return sum(len(chunk) for name, chunk in _png_chunks(data) if name == _PNG_MANIFEST)
+        case "image/jpeg":
+            return sum(len(part) for marker, part in _jpeg_segments(data) if _is_jpeg_manifest(marker, part))
+        case "image/webp":
+            return sum(8 + len(body) for name, body in _webp_chunks(data) if name == _WEBP_MANIFEST)
+    return 0
 
 
 def content_digest(data: bytes) -> str:
@@ -43,6 +58,7 @@ def content_digest(data: bytes) -> str:
 def with_packet(data: bytes, xmp: str, texts: dict[str, str] | None = None, *, keep_texts: bool = True) -> bytes:
     """Return the image with this packet instead of those that it has.
 
+    A C2PA manifest is left out: its hash is that of the earlier file.
     `texts` are added to a PNG as text chunks. Without `keep_texts`, its other text chunks and EXIF are left out, and
     those of the other formats too: they may contain a prompt.
     """
@@ -88,13 +104,15 @@ def _png_packets(data: bytes) -> Iterator[bytes]:
 
 
 def _png_content(data: bytes) -> Iterator[bytes | memoryview]:
-    return (chunk for name, chunk in _png_chunks(data) if name not in _TEXTS)
+    return (chunk for name, chunk in _png_chunks(data) if name not in (*_TEXTS, _PNG_MANIFEST))
 
 
 def _png_with(data: bytes, added: list[bytes], keys: set[str], keep_texts: bool) -> bytes:
     replaced = {key.encode("latin-1") for key in keys} | {_XMP_KEY.rstrip(b"\0")}
     parts: list[bytes | memoryview] = [PNG_MAGIC]
     for name, chunk in _png_chunks(data):
+        if name == _PNG_MANIFEST:
+            continue
         if name in _TEXTS and (not keep_texts or bytes(chunk[8:-4]).partition(b"\0")[0] in replaced):
             continue
         parts.append(chunk)
@@ -125,6 +143,10 @@ def _is_metadata(marker: int) -> bool:
     return marker == 0xFE or (0xE1 <= marker <= 0xEF and marker != 0xEE)
 
 
+def _is_jpeg_manifest(marker: int, segment: bytes) -> bool:
+    return marker == 0xEB and segment[4:6] == b"JP"
+
+
 def _jpeg_packets(data: bytes) -> Iterator[bytes]:
     for marker, segment in _jpeg_segments(data):
         if marker == 0xE1 and segment[4:].startswith(_XMP_HEADER):
@@ -144,8 +166,8 @@ def _jpeg_with(data: bytes, xmp: bytes, keep_texts: bool) -> bytes:
     for marker, segment in _jpeg_segments(data):
         if marker != 0xE0 and added:  # JFIF's own segment must be the first
             parts, added = [*parts, added], b""
-        is_xmp = marker == 0xE1 and segment[4:].startswith(_XMP_HEADER)
-        if not is_xmp and (keep_texts or not _is_metadata(marker)):
+        replaced = marker == 0xE1 and segment[4:].startswith(_XMP_HEADER)
+        if not (replaced or _is_jpeg_manifest(marker, segment)) and (keep_texts or not _is_metadata(marker)):
             parts.append(segment)
     return b"".join(parts)
 
@@ -167,13 +189,13 @@ def _webp_packets(data: bytes) -> Iterator[bytes]:
 
 def _webp_content(data: bytes) -> Iterator[bytes | memoryview]:
     for name, body in _webp_chunks(data):
-        if name not in (b"XMP ", b"EXIF", b"VP8X"):
+        if name not in (b"XMP ", b"EXIF", b"VP8X", _WEBP_MANIFEST):
             yield name
             yield body
 
 
 def _webp_with(data: bytes, xmp: bytes, keep_texts: bool) -> bytes:
-    dropped = {b"XMP ", b"VP8X"} | (set() if keep_texts else {b"EXIF"})
+    dropped = {b"XMP ", b"VP8X", _WEBP_MANIFEST} | (set() if keep_texts else {b"EXIF"})
     chunks = [(name, body) for name, body in _webp_chunks(data) if name not in dropped]
     header = next((body for name, body in _webp_chunks(data) if name == b"VP8X"), None) or _webp_header(data)
     flags = (header[0] | 0x04) & (0xFF if keep_texts else ~0x08)

@@ -1,6 +1,6 @@
 """What a file states of itself, and whether its pixels are those for which this was written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -8,10 +8,11 @@ from umrgen.errors import OutputCorrupt
 from umrgen.image_files import png_texts
 from umrgen.provenance.a1111 import parameters_of
 from umrgen.provenance.containers import content_digest, packets
+from umrgen.provenance.manifest import GENERATED, Manifest, examine
 from umrgen.provenance.record import Provenance
 from umrgen.provenance.xmp import digest_of, record_of, source_type_of
 
-__all__ = ["Mark", "Verification", "inspect"]
+__all__ = ["Mark", "Verification", "inspect", "unsigned_marks"]
 
 
 class Mark(StrEnum):
@@ -35,15 +36,51 @@ class Verification:
     source_type: str | None
     """IPTC's term for how the image was made."""
     reason: str
-    """One sentence for people."""
+    """One or two sentences for people."""
+    manifest: Manifest = field(default_factory=Manifest)
+    """The C2PA manifest, which is signed; the other marks are not."""
 
     def as_dict(self) -> dict[str, Any]:
         record = self.record.as_dict() if self.record else None
-        return {"mark": str(self.mark), "source_type": self.source_type, "record": record, "reason": self.reason}
+        found = {"mark": str(self.mark), "source_type": self.source_type, "record": record, "reason": self.reason}
+        return found | {"manifest": self.manifest.as_dict()}
 
 
-def inspect(data: bytes) -> Verification:
-    """Read the marks of an image: ours, and those of other tools. Never raises: a damaged file has no mark."""
+def inspect(data: bytes, roots: str = "") -> Verification:
+    """Read the marks of an image: ours, and those of other tools. Never raises: a damaged file has no mark.
+
+    `roots`: the certificates of the signers to trust, as PEM; without them no signer is trusted.
+    """
+    found, manifest = unsigned_marks(data), examine(data, roots)
+    if not manifest.present:
+        return found
+    record = found.record or (manifest.record if manifest.intact else None)
+    source_type = found.source_type or manifest.source_type
+    mark = _combined(found, manifest)
+    return Verification(mark, record, source_type, _reason(mark, found, manifest), manifest)
+
+
+def _combined(found: Verification, manifest: Manifest) -> Mark:
+    """Return the mark of a file that has a manifest."""
+    if manifest.valid is None:
+        return found.mark
+    if not manifest.intact:
+        return Mark.CHANGED if found.mark is not Mark.NONE or manifest.source_type else Mark.NONE
+    own_record_changed = found.mark is Mark.CHANGED and found.record is not None and found.record.version
+    return Mark.MARKED if manifest.source_type in GENERATED and not own_record_changed else found.mark
+
+
+def _reason(mark: Mark, found: Verification, manifest: Manifest) -> str:
+    if found.mark is not Mark.NONE:
+        return f"{found.reason} {manifest.reason}"
+    if manifest.intact:
+        said = manifest.source_type or "nothing about how it was made"
+        return f"The C2PA manifest states: {said}. {manifest.reason}"
+    return manifest.reason if mark is Mark.CHANGED else f"No mark can be read. {manifest.reason}"
+
+
+def unsigned_marks(data: bytes) -> Verification:
+    """Return what the marks without a signature say: XMP and text. Never raises."""
     try:
         found = packets(data)
         texts = png_texts(data)

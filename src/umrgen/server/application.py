@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp
@@ -49,6 +50,8 @@ from umrgen.server.services.submissions import Submissions
 from umrgen.server.services.subscriptions import Subscriptions
 from umrgen.server.services.uploads import Uploads
 from umrgen.server.settings import BadSettings, Settings
+from umrgen.server.signing import ManifestSigner
+from umrgen.server.signing.status import SigningStatus
 from umrgen.server.state import LedgerMark, worker_id
 from umrgen.server.tasks import cancelled
 from umrgen.server.webhooks.address_policy import Allow
@@ -57,7 +60,7 @@ from umrgen.server.webhooks.deliverer import WebhookDeliverer
 if TYPE_CHECKING:
     from umrgen.server.http.mcp import McpEndpoint
 
-__all__ = ["Application", "ledger_tables", "make_executor", "open_keys", "open_ledger"]
+__all__ = ["Application", "ledger_tables", "make_executor", "make_signer", "open_keys", "open_ledger"]
 
 log = logging.getLogger(__name__)
 
@@ -140,12 +143,30 @@ def make_executor(settings: Settings, clock: Clock) -> Executor:
         kind = "remote" if is_remote(engine) else "subprocess"
         if kind == "subprocess":
             load_engine(engine, options)  # its constructor refuses wrong values before a process is started
-        executor: Executor = _make(EXECUTORS, kind, engine, options, devices=settings.devices, watchdog=limits)
+        executor: Executor = _make(
+            EXECUTORS, kind, engine, options, devices=settings.devices, watchdog=limits, signing=settings.signing
+        )
     except EngineFailure as failure:
         next = "See --engine and --engine-option in: umrgen serve --help"
         raise BadSettings(str(failure), code="bad_engine", next=next) from None
     commands = LoadCommands(settings.on_load, settings.on_unload, settings.command_timeout)
     return UnloadingExecutor(executor, clock, settings.unload_after, commands)
+
+
+def make_signer(settings: Settings) -> ManifestSigner | None:
+    """Return the signer of images that the settings describe; None without one.
+
+    Its certificate may be unreadable or expired. Raises BadSettings without the packages for signing.
+    """
+    if settings.signing is None:
+        return None
+    missing = next((name for name in ("c2pa", "cryptography") if find_spec(name) is None), None)
+    if missing:
+        raise BadSettings(
+            f"the packages for signing images are not installed: {missing} is missing",
+            next="pip install 'umrgen[c2pa]'",
+        )
+    return ManifestSigner(settings.signing)
 
 
 @asynccontextmanager
@@ -196,7 +217,10 @@ class Application:
         self.previews = Previews(self.executor.show, self.subscriptions.wake)
         self.estimates = Estimates(clock, lambda: self.executor.capacity, lambda: self.executor.until_loaded)
         self.signatures = Signatures(settings.url_ttl, clock)
-        self.admission = Admission(self.executor, self.blobs, settings.disk_reserve << 20)
+        self.signer = make_signer(settings)
+        self.signing = SigningStatus(self.signer, clock) if self.signer else None
+        refusal = self.signing.refusal if self.signing else lambda: None
+        self.admission = Admission(self.executor, self.blobs, settings.disk_reserve << 20, refusal)
         self.storage = StorageHealth(self.blobs, self.ledger.coordination, self.admission, clock, worker)
         self.keys = ApiKeys(self.ledger.keys, clock)
         self.dispatcher = self._make_dispatcher(worker, clock)
@@ -268,6 +292,7 @@ class Application:
             cancellations=Cancellations(ledger.jobs, clock),
             signatures=self.signatures,
             metrics=self.metrics,
+            signer=self.signer,
         )
 
     def _make_outputs(self, authentication: Authentication, clock: Clock) -> Outputs:
@@ -362,8 +387,15 @@ class Application:
             with suppress(LedgerUnavailable):
                 self._mark.write(await self.ledger.jobs.last_change())
 
+    def _watch_signing(self) -> None:
+        """Log whether images can be signed, and add the metrics of it."""
+        if (signing := self.signing) is not None:
+            signing.trouble()
+            self.metrics.watch_signing(lambda: float(signing.trouble() is None), signing.seconds_left)
+
     def start(self) -> None:
         """Start running jobs, as soon as the engine is loaded. Requests are served before that."""
+        self._watch_signing()
         chores = [
             self.retention.run(),
             self.keys.keep_uses(),

@@ -1,10 +1,11 @@
 """The server's metrics, in the text format of Prometheus."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client import Counter as Counted
+from prometheus_client import Gauge as Measured
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -53,6 +54,19 @@ class Metrics(Collector):
             buckets=_COMMIT_SECONDS,
             registry=self._registry,
         )
+
+    def watch_signing(self, up: Callable[[], float], seconds_left: Callable[[], float]) -> None:
+        """Add gauges of the certificate that signs images; both are called for each scrape."""
+        gauges = (
+            ("umrgen_signing_up", "1 if images can be signed.", up),
+            (
+                "umrgen_signing_certificate_seconds",
+                "Time until the certificate that signs images expires.",
+                seconds_left,
+            ),
+        )
+        for name, help, value in gauges:
+            Measured(name, help, registry=self._registry).set_function(value)
 
     def answered(self, status: int) -> None:
         """Count a response by its status; 0 for a caller that disconnected before the response."""

@@ -13,6 +13,7 @@ from typing import Any
 from umrgen.errors import UmrgenError
 from umrgen.paths import data_home, user_path
 from umrgen.server.model_choice import UnknownModel, choose
+from umrgen.server.signing import SigningOptions
 
 __all__ = ["BadSettings", "Setting", "Settings", "ledger_setting", "settings_table", "without_password"]
 
@@ -137,6 +138,14 @@ class Settings:
     provenance_prompt: str = _text(
         "full", "whether image files contain the prompt: full, or none (the ledger keeps it)", choices=("full", "none")
     )
+    signing_certificate: str = _text("", "a PEM file with the certificates that sign images (C2PA), the signer's first")
+    signing_key: str = _text("", "a PEM file, of mode 0600, with the private key of that certificate")
+    signing_authority: str = _text("", "the URL of a time-stamp authority (RFC 3161) for the signatures")
+    signing_failure: str = _text(
+        "unsigned",
+        "when the certificate cannot sign: images stay unsigned (unsigned), or no job is accepted (stop)",
+        choices=("unsigned", "stop"),
+    )
     url_ttl: int = _number(0, "seconds for which a signed image URL is valid; 0: URLs are not signed", 0, 366 * 86400)
     cache: int = _number(64, "MiB of finished images cached in memory", 0, 65536)
 
@@ -190,6 +199,17 @@ class Settings:
     def blobs_folder(self) -> Path:
         """The folder of a local blob store."""
         return self.state / (self.blobs.partition(":")[2] or "outputs")
+
+    @property
+    def signing(self) -> SigningOptions | None:
+        """How images are signed; None: not at all. Raises BadSettings for a certificate without a key."""
+        if bool(self.signing_certificate) != bool(self.signing_key):
+            given, missing = ("certificate", "key") if self.signing_certificate else ("key", "certificate")
+            raise BadSettings(f"signing_{given} is set without signing_{missing}", next=f"Set signing_{missing} too.")
+        if not self.signing_certificate:
+            return None
+        certificate, key = (str(user_path(file)) for file in (self.signing_certificate, self.signing_key))
+        return SigningOptions(certificate, key, self.signing_authority, self.signing_failure == "stop")
 
     @property
     def options_of_engine(self) -> dict[str, Any]:
@@ -362,6 +382,12 @@ def _secret(value: str, source: str) -> str:
     return value
 
 
+def _authority(value: str, source: str) -> str:
+    if value and not re.fullmatch(r"https?://[!-~]+", value):
+        raise BadSettings(f"{source} must be a URL such as http://timestamp.example.org; got {value!r}")
+    return value
+
+
 def ledger_setting(value: str, source: str) -> str:
     """Return the value of a setting `ledger`. Raises BadSettings, without the value if that may have a password."""
     if re.match(r"postgres(ql)?:", value):
@@ -411,6 +437,7 @@ _NORMALIZERS: Mapping[str, Any] = {
     "allowed_origins": _origins,
     "prefix": _prefix,
     "metrics_token": _secret,
+    "signing_authority": _authority,
 }
 """Functions that normalize a setting's value, or raise BadSettings, by the setting's name."""
 

@@ -1,4 +1,4 @@
-"""From what an engine returns to files: PNG with provenance, and small JPEG previews."""
+"""From what an engine returns to files: PNG with provenance, signed if configured, and small JPEG previews."""
 
 import logging
 from io import BytesIO
@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 from umrgen.errors import UmrgenError
 from umrgen.image_files import verify
 from umrgen.provenance import mark
-from umrgen.server.engines import DrawTask, EncodedImage, EngineInfo
+from umrgen.server.engines import DrawTask, EncodedImage, EngineFailure, EngineInfo
 from umrgen.server.engines.provenance import record_of
 from umrgen.server.png import encode_png
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from umrgen.provenance import Provenance
     from umrgen.server.engines import Pixels
+    from umrgen.server.signing import ManifestSigner
 
 __all__ = ["encoded", "preview_jpeg"]
 
@@ -26,20 +28,44 @@ LARGEST_PREVIEW = 16 << 20
 """Bytes, and pixels, of a preview that an engine encoded."""
 
 
-def encoded(image: "Pixels | EncodedImage", task: DrawTask, info: EngineInfo, batch: int = 1) -> EncodedImage:
+def encoded(
+    image: "Pixels | EncodedImage",
+    task: DrawTask,
+    info: EngineInfo,
+    batch: int = 1,
+    signer: "ManifestSigner | None" = None,
+) -> EncodedImage:
     """Return the image as a file that states how it was made. `batch`: the number of images drawn together.
 
     Pixels become a PNG; those of an encoded image are not encoded again. A final one is returned as it is, and so is a
-    damaged one, which the verification refuses. Raises ValueError for pixels of another shape or type.
+    damaged one, which the verification refuses. Raises ValueError for pixels of another shape or type, and
+    EngineFailure for an image that cannot be signed, if it must be.
     """
     if isinstance(image, EncodedImage) and image.final:
         return image
     record = record_of(task, info, batch)
+    file = _marked(image, record)
+    return file if signer is None or file is image else _signed(file, task, record, signer)
+
+
+def _marked(image: "Pixels | EncodedImage", record: "Provenance") -> EncodedImage:
     if not isinstance(image, EncodedImage):
         return EncodedImage(mark(encode_png(image), record), "image/png")
     try:
         return EncodedImage(mark(verified_bytes(image.data), record), image.media_type)
     except UmrgenError:
+        return image
+
+
+def _signed(image: EncodedImage, task: DrawTask, record: "Provenance", signer: "ManifestSigner") -> EncodedImage:
+    from umrgen.server.signing import SigningFailed
+
+    try:
+        return EncodedImage(signer.sign(image.data, record, task.references), image.media_type)
+    except SigningFailed as error:
+        log.error("job %s: the image is not signed: %s", task.job_id, error)
+        if signer.options.required:
+            raise EngineFailure(f"the image cannot be signed: {error}") from None
         return image
 
 

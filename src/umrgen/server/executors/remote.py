@@ -22,6 +22,7 @@ from umrgen.server.engines.encoding import encoded, preview_jpeg
 from umrgen.server.executors import JobBatch, OnPreview, OnStep, VerifiedImage, WatchdogLimits, verified
 from umrgen.server.executors.watchdog import Watchdog
 from umrgen.server.running_time import RunningTimeout
+from umrgen.server.signing import ManifestSigner, SigningOptions
 
 if TYPE_CHECKING:
     from umrgen.server.engines import Pixels
@@ -84,6 +85,7 @@ class RemoteExecutor:
         *,
         devices: int = 1,
         watchdog: WatchdogLimits | None = None,
+        signing: SigningOptions | None = None,
     ) -> None:
         """`engine`: its name, or an engine that is constructed already. `devices` is ignored: the machines are its own.
 
@@ -93,6 +95,7 @@ class RemoteExecutor:
         self._name = engine if isinstance(engine, str) else type(engine).__name__
         self._engine: RemoteEngine = load_engine(engine, options) if isinstance(engine, str) else engine
         self._limits = watchdog or WatchdogLimits()
+        self._signer = ManifestSigner(signing) if signing is not None else None
         self._trouble: str | None = None
         self._running: dict[str, _Progress] = {}
         self._abandoned: set[asyncio.Future[Any]] = set()
@@ -169,7 +172,7 @@ class RemoteExecutor:
 
     def _encode(self, task: DrawTask, image: "Pixels | EncodedImage") -> EncodedImage:
         assert self.info is not None
-        return encoded(image, task, self.info)
+        return encoded(image, task, self.info, signer=self._signer)
 
     async def _draw(
         self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None

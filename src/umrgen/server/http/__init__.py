@@ -19,6 +19,7 @@ from umrgen.server.services.signatures import Signatures
 from umrgen.server.services.submissions import Submissions
 from umrgen.server.services.uploads import Uploads
 from umrgen.server.settings import Settings
+from umrgen.server.signing import ManifestSigner
 
 __all__ = ["Services"]
 
@@ -44,4 +45,6 @@ class Services:
     authentication: Authentication
     signatures: Signatures
     metrics: Metrics
+    signer: ManifestSigner | None = None
+    """Signs converted images; None: images are not signed."""
     terminal_responses: TerminalResponseCache = field(default_factory=TerminalResponseCache)

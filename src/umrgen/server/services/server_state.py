@@ -103,7 +103,7 @@ class ServerState:
 
     async def is_ready(self) -> bool:
         """Return whether the server accepts jobs, can run them, and can store their images and records."""
-        runs = not self.admission.draining and self.executor.info is not None and not self.executor.trouble
+        runs = not self.admission.draining and self.executor.info is not None and not self.admission.trouble
         return runs and await self.storage.is_well()
 
     async def figures(self) -> Figures:

@@ -9,6 +9,7 @@ from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure, Engine
 from umrgen.server.executors import JobBatch, OnPreview, OnStep, VerifiedImage, WatchdogLimits, verified
 from umrgen.server.executors.subprocess.load_limit import load_limit
 from umrgen.server.executors.subprocess.process import EngineProcess, Listener
+from umrgen.server.signing import SigningOptions
 from umrgen.server.tasks import cancelled
 
 __all__ = ["SubprocessExecutor"]
@@ -25,7 +26,13 @@ class SubprocessExecutor:
     """Implements `Executor` with `devices` processes of one engine."""
 
     def __init__(
-        self, engine: str, options: Mapping[str, Any], *, devices: int = 1, watchdog: WatchdogLimits | None = None
+        self,
+        engine: str,
+        options: Mapping[str, Any],
+        *,
+        devices: int = 1,
+        watchdog: WatchdogLimits | None = None,
+        signing: SigningOptions | None = None,
     ) -> None:
         self.info: EngineInfo | None = None
         self.trouble: str | None = None
@@ -35,6 +42,7 @@ class SubprocessExecutor:
         self._options = options
         self._devices = devices
         self._watchdog = watchdog or WatchdogLimits()
+        self._signing = signing
         self._processes: set[EngineProcess] = set()
         self._busy: set[EngineProcess] = set()
         self._starting: dict[JobBatch, asyncio.Future[EngineProcess]] = {}
@@ -80,6 +88,7 @@ class SubprocessExecutor:
             device=device,
             load_timeout=await asyncio.to_thread(load_limit, self._watchdog.load_timeout, self._options),
             memory=self._watchdog.memory,
+            signing=self._signing,
         )
         self._processes.add(process)
         self._load_seconds = asyncio.get_running_loop().time() - began

@@ -27,6 +27,7 @@ from umrgen.server.executors import OnPreview, OnStep, WatchdogLimits
 from umrgen.server.executors.subprocess.frames import HEAD, Frame, FrameError, pack, unpack_lengths
 from umrgen.server.executors.watchdog import Watchdog
 from umrgen.server.running_time import RunningTimeout
+from umrgen.server.signing import SigningOptions
 
 __all__ = ["EngineProcess", "Listener"]
 
@@ -84,7 +85,14 @@ class EngineProcess:
 
     @classmethod
     async def spawn(
-        cls, engine: str, options: Mapping[str, Any], *, device: int = 0, load_timeout: float, memory: int = 0
+        cls,
+        engine: str,
+        options: Mapping[str, Any],
+        *,
+        device: int = 0,
+        load_timeout: float,
+        memory: int = 0,
+        signing: SigningOptions | None = None,
     ) -> "EngineProcess":
         """Start an engine and wait until it is loaded, at most `load_timeout` seconds.
 
@@ -98,6 +106,7 @@ class EngineProcess:
             engine,
             json.dumps(options),
             str(memory),
+            signing.to_json() if signing is not None else "null",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             # An engine needs no key, so nothing that it prints or dumps can contain one.

@@ -1,4 +1,4 @@
-"""The engine process: `python -m umrgen.server.executors.subprocess.worker NAME OPTIONS MEMORY`.
+"""The engine process: `python -m umrgen.server.executors.subprocess.worker NAME OPTIONS MEMORY SIGNING`.
 
 Reads frames from standard input and writes frames to its original standard output. When its input ends, the server has
 ended, and this process ends too, even while it draws.
@@ -35,6 +35,7 @@ from umrgen.server.engines import (
 )
 from umrgen.server.engines.encoding import encoded, preview_jpeg
 from umrgen.server.executors.subprocess.frames import HEAD, Frame, pack, unpack_lengths
+from umrgen.server.signing import ManifestSigner, SigningOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,8 +76,9 @@ class _Report:
 class Worker:
     """One engine and the pipe to the server."""
 
-    def __init__(self, engine: Engine, source: BinaryIO, sink: BinaryIO) -> None:
+    def __init__(self, engine: Engine, source: BinaryIO, sink: BinaryIO, signing: SigningOptions | None = None) -> None:
         self._engine = engine
+        self._signer = ManifestSigner(signing) if signing is not None else None
         self._source = source
         self._sink = sink
         self._tasks: SimpleQueue[Frame] = SimpleQueue()
@@ -158,7 +160,7 @@ class Worker:
         try:
             for drawn in images:
                 self.check_cancelled(task.job_id)
-                image = encoded(drawn, task, self._engine.info, batch)
+                image = encoded(drawn, task, self._engine.info, batch, self._signer)
                 self.send({"is": "image", "job_id": task.job_id, "media_type": image.media_type}, image.data)
             self._finish(task.job_id, None)
         except Exception as error:
@@ -223,7 +225,7 @@ def main() -> None:
         sink.write(pack({"is": "unavailable", "error": str(failure)}))
         sink.flush()
         return
-    Worker(engine, sys.stdin.buffer, sink).run()
+    Worker(engine, sys.stdin.buffer, sink, SigningOptions.from_json(sys.argv[4])).run()
 
 
 if __name__ == "__main__":

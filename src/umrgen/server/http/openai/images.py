@@ -161,7 +161,8 @@ class _Images:
     async def _encode(self, output: Output, data: bytes) -> dict[str, Any]:
         if self._call.as_url:
             return {"url": self._base_url + self._services.signatures.sign(output.url)}
-        data = await convert(data, self._call.media_type, quality=self._call.compression)
+        signer = self._services.signer
+        data = await convert(data, self._call.media_type, quality=self._call.compression, signer=signer)
         return {"b64_json": b64encode(data).decode()}
 
     async def events(self, job: Job) -> Any:
