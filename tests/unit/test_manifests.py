@@ -63,6 +63,7 @@ def picture(kind: str, seed: int = 5) -> bytes:
     return file.getvalue()
 
 
+PEM = "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n"
 KINDS = ["PNG", "JPEG", "WEBP"]
 MARKED = {kind: mark(picture(kind), RECORD) for kind in KINDS}
 
@@ -160,8 +161,20 @@ class TestSigning:
         (tmp_path / "other.pem").write_bytes(make_trial()[2])
         found = umrgen.verify(tmp_path / "image.png", trust=tmp_path / "other.pem").manifest
         assert (found.valid, found.trusted) == (True, False)
-        (tmp_path / "no.pem").write_text("no certificates")
-        assert not umrgen.verify(tmp_path / "image.png", trust=tmp_path / "no.pem").manifest.trusted
+
+    @pytest.mark.parametrize("body", [None, "", "!!!!", "AAA"])
+    def test_a_list_without_certificates_is_refused(self, body: str | None, tmp_path: Path) -> None:
+        text = "text" if body is None else PEM.format(body)
+        (tmp_path / "roots.pem").write_text(text)
+        with pytest.raises(umrgen.UmrgenError, match=r"roots\.pem has no certificates in PEM form"):
+            umrgen.verify(MARKED["PNG"], trust=tmp_path / "roots.pem")
+
+    def test_a_list_with_damaged_certificates_trusts_no_signer(self, signer: ManifestSigner, folder: Path) -> None:
+        signed, root = signer.sign(MARKED["PNG"], RECORD), (folder / "root.pem").read_text()
+        for roots in (PEM.format("AAAA"), PEM.format("!!!!"), PEM.format("!!!!") + root):
+            found = inspect(signed, roots).manifest
+            assert (found.valid, found.trusted) == (True, False)
+        assert inspect(signed, PEM.format("AAAA") + root).manifest.valid
 
     def test_references_keep_their_own_manifests(self, signer: ManifestSigner) -> None:
         reference = signer.sign(MARKED["JPEG"], RECORD)
@@ -425,3 +438,9 @@ class TestStatus:
         assert status.seconds_left() == 0
         assert caplog.text.count("the certificate expired on") == 1
         assert ("no job is accepted" if required else "images stay unsigned") in caplog.text
+
+
+def test_a_library_that_cannot_be_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "c2pa", None)
+    with pytest.raises(SigningFailed, match="the library for C2PA cannot be loaded"):
+        ManifestSigner(options(folder)).sign(MARKED["PNG"], RECORD)

@@ -5,8 +5,11 @@ file states of itself, and no mark proves nothing. A C2PA manifest, which is sig
 """
 
 import os
+import re
+from base64 import b64decode
 from pathlib import Path
 
+from umrgen.errors import UmrgenError
 from umrgen.provenance.a1111 import parameters_of, parameters_text
 from umrgen.provenance.containers import content_digest, with_packet
 from umrgen.provenance.manifest import Manifest
@@ -27,6 +30,9 @@ __all__ = [
     "verify",
 ]
 
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+_CERTIFICATE = re.compile(f"{_BEGIN}(.*?){_END}", re.DOTALL)
+
 
 def mark(data: bytes, record: Provenance) -> bytes:
     """Return the image with the record: as XMP, and in a PNG also as text chunks that other tools read.
@@ -44,10 +50,21 @@ def verify(image: str | os.PathLike[str] | bytes, *, trust: str | os.PathLike[st
     It is checked offline: the record of UMRGEN or AUTOMATIC1111, the source type of any program, and whether the
     pixels are those for which UMRGEN's record was written; and the C2PA manifest, with the extra `umrgen[c2pa]`.
     `trust`: a PEM file with the root certificates of the signers to trust. Raises OSError for a file that cannot be
-    read.
+    read, and UmrgenError for a `trust` without certificates.
     """
     data = image if isinstance(image, bytes) else Path(image).read_bytes()
-    return inspect(data, Path(trust).read_text("ascii", "replace") if trust is not None else "")
+    return inspect(data, _roots(Path(trust)) if trust is not None else "")
+
+
+def _roots(file: Path) -> str:
+    """Return the certificates of a PEM file, without other text. Raises OSError and UmrgenError."""
+    found = _CERTIFICATE.findall(file.read_text("ascii", "replace"))
+    try:
+        if not all(b64decode("".join(body.split()), validate=True) for body in found) or not found:
+            raise ValueError
+    except ValueError:
+        raise UmrgenError(f"{file} has no certificates in PEM form", code="no_certificates") from None
+    return "".join(f"{_BEGIN}{body}{_END}\n" for body in found)
 
 
 def read(data: bytes) -> Provenance | None:

@@ -65,17 +65,27 @@ def examine(data: bytes, roots: str = "") -> Manifest:
     if size > MAX_MANIFEST:
         return _refused(f"The C2PA manifest has {size} bytes; more than {MAX_MANIFEST} are not read.")
     try:
-        import c2pa
+        import c2pa as library
     except (ImportError, OSError, RuntimeError):
         return Manifest(True, reason=f"There is a C2PA manifest. {INSTALL}")
-    verify: dict[str, Any] = {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": True}
+    # The library refuses a list with a damaged root before it reads the image.
+    return (
+        (_checked(library, data, roots) if roots else None)
+        or _checked(library, data, "")
+        or _refused("The C2PA manifest cannot be read: it is damaged.")
+    )
+
+
+def _checked(library: Any, data: bytes, roots: str) -> Manifest | None:
+    """Return the result of the library; None when it cannot read the manifest, or the roots."""
+    verify = {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": True}
     settings = {"verify": verify} | ({"trust": {"trust_anchors": roots}} if roots else {})
     try:
-        context = c2pa.Context.from_dict(settings)
-        with context, c2pa.Reader(sniff(data[:16]), io.BytesIO(data), context=context) as reader:
+        context = library.Context.from_dict(settings)
+        with context, library.Reader(sniff(data[:16]), io.BytesIO(data), context=context) as reader:
             return _judged(json.loads(reader.json()))
-    except (c2pa.C2paError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return _refused("The C2PA manifest cannot be read: it is damaged.")
+    except (library.C2paError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
 
 
 def _size(data: bytes) -> int:

@@ -109,8 +109,10 @@ class ManifestSigner:
 
 
 def _library_signer(credentials: "Credentials", authority: str) -> Any:
-    from c2pa import C2paError, C2paSignerInfo, Signer
-
+    try:
+        from c2pa import C2paError, C2paSignerInfo, Signer
+    except (ImportError, OSError, RuntimeError):  # it is a shared library, which may not fit to the system
+        raise SigningFailed("the library for C2PA cannot be loaded") from None
     try:
         info = C2paSignerInfo(b"es256", credentials.chain, credentials.key, authority or None)
         return Signer.from_info(info)
