@@ -5,9 +5,11 @@ import io
 import json
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import c2pa
@@ -164,6 +166,71 @@ def test_an_interrupted_download_of_a_signed_image_is_resumed(kind: str, folder:
         assert script.requests
     assert saved.path.read_bytes() == signed
     assert inspect(signed).manifest.valid
+
+
+TSA_SETTINGS = """
+[tsa]
+default_tsa = trial
+[trial]
+serial = serial
+signer_cert = tsa.pem
+signer_key = tsa.key
+signer_digest = sha256
+default_policy = 1.2.3.4.1
+digests = sha256, sha384, sha512
+"""
+TSA_CERTIFICATE = (
+    *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "tsa.key", "-out", "tsa.pem", "-subj", "/O=a/CN=tsa"),
+    *("-addext", "extendedKeyUsage=critical,timeStamping", "-addext", "keyUsage=critical,digitalSignature"),
+    *("-addext", "basicConstraints=critical,CA:FALSE"),
+)
+
+
+def openssl(folder: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+class TimeStamps(BaseHTTPRequestHandler):
+    """A time-stamp authority (RFC 3161)."""
+
+    folder: Path
+
+    def do_POST(self) -> None:
+        (self.folder / "query").write_bytes(self.rfile.read(int(self.headers["Content-Length"])))
+        openssl(self.folder, "ts", "-reply", "-config", "settings", "-queryfile", "query", "-out", "reply")
+        body = (self.folder / "reply").read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/timestamp-reply")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *values: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Iterator[str]:
+    TimeStamps.folder = tmp_path
+    (tmp_path / "settings").write_text(TSA_SETTINGS)
+    (tmp_path / "serial").write_text("01\n")
+    openssl(tmp_path, *TSA_CERTIFICATE)
+    with ThreadingHTTPServer(("127.0.0.1", 0), TimeStamps) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/"
+        running.shutdown()
+
+
+def test_a_signature_has_the_stamp_of_the_authority(folder: Path, authority: str) -> None:
+    signing = SigningOptions(str(folder / "certificate.pem"), str(folder / "key.pem"), authority)
+    record = Provenance("algorithmicMedia", seed=1)
+    signed = ManifestSigner(signing).sign(mark(png_bytes(), record), record)
+    reader = c2pa.Reader("image/png", io.BytesIO(signed))
+    results = reader.get_validation_results()["activeManifest"]
+    assert "timeStamp.validated" in {each["code"] for each in results["success"]}
+    assert reader.get_active_manifest()["signature_info"]["time"]
+    found = inspect(signed, (folder / "root.pem").read_text())
+    assert (found.mark, found.manifest.trusted) == (Mark.MARKED, True)
 
 
 class TestCertificatesThatCannotSign:

@@ -122,7 +122,7 @@ def _verdict(codes: set[str], trusted: bool, signer: str) -> tuple[bool, bool, s
     if codes.intersection(_EXPIRED):
         return True, False, f"It was signed by {signer}, with a certificate that had expired."
     if codes.intersection(_OTHER_SIGNER):
-        return True, False, f"It was signed by {signer}, with a certificate that is not for C2PA."
+        return True, False, f"It was signed by {signer}, but that certificate, or the time-stamp's, is not for C2PA."
     if trusted:
         return True, True, f"It was signed by {signer}, which is trusted."
     return True, True, f"It was signed by {signer}, which is not known as trusted."
