@@ -8,7 +8,9 @@ import subprocess
 import sys
 import venv
 import zipfile
+from collections.abc import Callable, Sequence
 from email.message import Message
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx2
@@ -16,6 +18,8 @@ import pytest
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 
+from fake_comfyui import FakeComfyUI
+from postgres import shared_databases
 from support import SMALL, ServerProcess, clean_environment, server, submit, tied
 from umrgen.image_files import verify
 from umrgen.provenance import Provenance, mark
@@ -23,7 +27,7 @@ from umrgen.server.signing import ManifestSigner, SigningOptions
 from umrgen.server.signing.trial import write_trial
 from umrgen.testing import png_bytes
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,11 +51,12 @@ def metadata(wheel: Path) -> Message:
 class Environment:
     """A virtual environment with the wheel and its requirements."""
 
-    def __init__(self, folder: Path, requirement: str) -> None:
+    def __init__(self, folder: Path, requirement: str, before: Sequence[str] = ()) -> None:
         self.folder = folder
         self.bin = folder / "venv" / "bin"
         venv.create(folder / "venv", with_pip=True)
-        self.run("python", "-m", "pip", "install", "--quiet", requirement, timeout=250)
+        for required in (*before, requirement):
+            self.run("python", "-m", "pip", "install", "--quiet", required, timeout=400)
         self.run("python", "-m", "pip", "check")
 
     def command(self, program: str, *arguments: str) -> list[str]:
@@ -139,8 +144,45 @@ def use_c2pa(environment: Environment, tmp_path: Path) -> None:
     assert (found["manifest"]["valid"], found["manifest"]["trusted"]) == (True, True)
 
 
-USES = {"": use_base, "server": use_server, "mcp": use_mcp, "c2pa": use_c2pa}
+def use_comfyui(environment: Environment, tmp_path: Path) -> None:
+    with FakeComfyUI() as comfyui:
+        found = json.loads(environment.run("umrgen", "engine", "check", "--model", comfyui.url, "--json"))
+    assert found["engine"]["name"] == "comfyui"
+
+
+def use_postgres(environment: Environment, tmp_path: Path) -> None:
+    databases = shared_databases()
+    ledger = ("--ledger", databases.create(), "--state", str(tmp_path / "state"))
+    key = json.loads(environment.run("umrgen", "keys", "create", "--name", "first", "--json", *ledger))
+    (listed,) = json.loads(environment.run("umrgen", "keys", "list", "--json", *ledger))["keys"]
+    assert listed["id"] == key["id"]
+
+
+def use_diffusers(environment: Environment, tmp_path: Path) -> None:
+    if find_spec("diffusers") is None:
+        pytest.skip("diffusers is not installed: make torch")
+    import tiny_pipelines
+
+    model = tiny_pipelines.save("klein", tmp_path / "klein")
+    found = json.loads(environment.run("umrgen", "engine", "check", "--model", str(model), "--json", timeout=250))
+    assert (found["engine"]["name"], found["image"]["width"]) == ("diffusers", 512)
+
+
+Use = Callable[[Environment, Path], None]
+USES: dict[str, Use] = {
+    "": use_base,
+    "server": use_server,
+    "mcp": use_mcp,
+    "c2pa": use_c2pa,
+    "comfyui": use_comfyui,
+    "diffusers": use_diffusers,
+    "postgres": use_postgres,
+}
 """A test of the main function of the base installation, and of each extra."""
+WITH_SERVER = ("comfyui", "diffusers", "postgres")
+"""Extras of the server: documented as `umrgen[server,EXTRA]`."""
+BEFORE = {"diffusers": ["torch==2.13.0"]}
+"""Installed first: a plain torch would bring the packages of an accelerator."""
 
 
 def test_each_extra_has_a_test(metadata: Message) -> None:
@@ -149,7 +191,8 @@ def test_each_extra_has_a_test(metadata: Message) -> None:
 
 @pytest.mark.parametrize("extra", USES)
 def test_an_installed_wheel_works(wheel: Path, extra: str, tmp_path: Path) -> None:
-    environment = Environment(tmp_path, f"{wheel}[{extra}]" if extra else str(wheel))
+    extras = f"server,{extra}" if extra in WITH_SERVER else extra
+    environment = Environment(tmp_path, f"{wheel}[{extras}]" if extra else str(wheel), BEFORE.get(extra, []))
     USES[extra](environment, tmp_path)
 
 
