@@ -79,13 +79,14 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def fastapi(folder: Path) -> Iterator[str]:
+def fastapi(folder: Path) -> Iterator[tuple[str, int]]:
+    """Yield the URL and the process id of the server of 40 lines."""
     port, script = free_port(), Path(__file__).with_name("fastapi_pipeline.py")
     process = subprocess.Popen(tied(sys.executable, str(script), str(folder), str(port)), stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
         until(lambda: httpx2.get(f"{url}/openapi.json").status_code == 200, LOADING)
-        yield url
+        yield url, process.pid
     finally:
         process.terminate()
         process.wait()
@@ -156,6 +157,14 @@ async def load(url: str, key: str, draw: Draw, callers: int, images: int, *, rep
     return Measured(images / (time.perf_counter() - begun), statistics.quantiles(taken, n=20)[-1])
 
 
+def cpu_seconds(*pids: int) -> float:
+    """Return the processor time that processes have used, which other load on the machine changes little."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return sum(int(user) + int(system) for *_, user, system in (each[:13] for each in fields)) / os.sysconf(
+        "SC_CLK_TCK"
+    )
+
+
 def median(results: list[Measured]) -> Measured:
     return Measured(
         statistics.median(result.rate for result in results), statistics.median(result.p95 for result in results)
@@ -189,9 +198,10 @@ def main() -> None:
 def measure(temporary: Path, name: str, images: int, rounds: int) -> None:
     folder = tiny_pipelines.save(name, temporary / "pipeline")
     rows: dict[str, list[tuple[Measured, Measured]]] = {}
+    cpu: list[tuple[float, float]] = []
     rates: dict[str, list[float]] = {"bare 1": [], "bare 4": [], "again": [], "new": []}
     with (
-        fastapi(folder) as theirs,
+        fastapi(folder) as (theirs, pid),
         ours(folder, temporary / "state") as server,
         bare(folder, images) as direct,
     ):
@@ -200,12 +210,20 @@ def measure(temporary: Path, name: str, images: int, rounds: int) -> None:
             url, key = (server.url, server.key) if draw is by_umrgen else (theirs, "")
             return asyncio.run(load(url, key, draw, callers, images, **more))
 
+        def used(draw: Draw) -> float:
+            """Return the processor time of an image with one caller, without the caller's own."""
+            pids = (server.process.pid, *server.engine_pids()) if draw is by_umrgen else (pid,)
+            before = cpu_seconds(*pids)
+            ask(draw, 1)
+            return (cpu_seconds(*pids) - before) / images
+
         ask(by_umrgen, 4)
         ask(by_fastapi, 4)
         for _ in range(rounds):
             for callers in CALLERS:
                 pair = (ask(by_umrgen, callers), ask(by_fastapi, callers))
                 rows.setdefault(str(callers), []).append(pair)
+            cpu.append((used(by_umrgen), used(by_fastapi)))
             rates["bare 1"].append(direct(1))
             rates["bare 4"].append(direct(4))
             rates["new"].append(ask(by_umrgen, 1).rate)
@@ -213,6 +231,8 @@ def measure(temporary: Path, name: str, images: int, rounds: int) -> None:
     print(f"| {name}, 512 × 512, 4 steps, CPU | UMRGEN | the other side | ratio |\n| --- | --- | --- | --- |")
     for count, pairs in rows.items():
         show(f"FastAPI in 40 lines, {count} callers", median([a for a, _ in pairs]), median([b for _, b in pairs]))
+    one, other = (statistics.median(side) for side in zip(*cpu, strict=True))
+    print(f"| processor time of an image, FastAPI, 1 caller | {one:.3f} s | {other:.3f} s | {one / other:.2f} × |")
     show_rates("the pipeline itself, 1 caller", rates["new"], rates["bare 1"])
     show_rates("the same prompt again, over a new one", rates["again"], rates["new"])
     show_rates("the pipeline itself: 4 at a time over 1", rates["bare 4"], rates["bare 1"])
