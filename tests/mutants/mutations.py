@@ -2176,7 +2176,7 @@ MUTATIONS = (
         "commit-asked",
         "scaling: the outcome of a commit whose connection was lost is queried, not guessed",
         "ledger/postgres/writer.py",
-        'return bool(row[0] == "committed")',
+        'return bool(rows[0][0] == "committed")',
         "return False",
         f"{CUTS}::test_the_end_of_a_commit_is_learned_when_the_server_is_back",
     ),

@@ -1,10 +1,9 @@
-"""Connections to PostgreSQL: settings, named statements, and transactions one after the other on all servers."""
+"""Connections to PostgreSQL: their settings, and the named statements that read."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -12,7 +11,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 
 from umrgen.server.ledger.errors import LedgerUnavailable
 from umrgen.server.ledger.postgres.failures import DEFECTS, unavailable
-from umrgen.server.ledger.sql.database import NO_VALUES, Row, WrongRowCount
+from umrgen.server.ledger.sql.database import NO_VALUES, Row
 from umrgen.server.ledger.sql.statements import Dialect, load_statements
 
 __all__ = [
@@ -21,12 +20,8 @@ __all__ = [
     "DIALECT",
     "PostgresAddress",
     "PostgresReader",
-    "PostgresStatements",
     "plain_value",
-    "plain_values",
 ]
-
-T = TypeVar("T")
 
 APPLICATION = "umrgen"
 """The name of the connections in `pg_stat_activity`."""
@@ -104,37 +99,35 @@ def plain_value(value: Any) -> Any:
     return value if value is None or isinstance(value, int | bytes) else list(value)
 
 
-def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+def _plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: plain_value(value) for name, value in values.items()}
 
 
-class PostgresStatements:
-    """Runs named statements on a connection that is made when it is needed. For one thread."""
-
-    SESSION = "SELECT 1"
-    """Settings of the connection, in addition to those of all connections."""
+class PostgresReader:
+    """Implements `SqlConnection`, for reading, on a connection that is made when it is needed. For one thread."""
 
     def __init__(self, address: PostgresAddress) -> None:
         self._address = address
-        self._sql: Mapping[str, str]
         self._sql, _ = load_statements(DIALECT)
         self._connected: psycopg.Connection | None = None
 
-    def _connection(self) -> psycopg.Connection:
+    def _execute(self, statement: str, values: Mapping[str, Any]) -> psycopg.Cursor[Any]:
+        """Run a statement, and once more on a new connection if the present one was lost."""
+        reused = self._connected
+        try:
+            return self._attempt(statement, values)
+        except LedgerUnavailable:
+            if reused is None or not reused.closed or self._connected is not reused:
+                raise
+            return self._attempt(statement, values)
+
+    def _attempt(self, statement: str, values: Mapping[str, Any]) -> psycopg.Cursor[Any]:
         if self._connected is None or self._connected.closed:
             self._connected = self._address.connect()
-            self._connected.execute(self.SESSION)
-        return self._connected
-
-    def _execute(self, statement: str, values: Mapping[str, Any]) -> psycopg.Cursor[Any]:
-        return self.guarded(lambda: self._connection().execute(self._sql[statement], plain_values(values)))
-
-    def guarded(self, work: Callable[[], T], defects: tuple[type[Exception], ...] = DEFECTS) -> T:
-        """Translate the errors of a server, a network or a disk to LedgerUnavailable, and all others but `defects`."""
         try:
-            return work()
+            return self._connected.execute(self._sql[statement], _plain_values(values))
         except psycopg.Error as error:
-            if isinstance(error, defects):
+            if isinstance(error, DEFECTS):
                 raise
             raise self._address.unavailable(error) from None
 
@@ -142,9 +135,7 @@ class PostgresStatements:
         return self._execute(statement, values).rowcount
 
     def send(self, statement: str, values: Mapping[str, Any] = NO_VALUES, *, rows: int | None = None) -> None:
-        changed = self.run(statement, values)
-        if rows is not None and changed != rows:
-            raise WrongRowCount(f"{statement} changed {changed} rows, not {rows}")
+        raise AssertionError("this connection reads only")
 
     def one(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Row | None:
         row: Row | None = self._execute(statement, values).fetchone()
@@ -155,19 +146,5 @@ class PostgresStatements:
 
     def close(self) -> None:
         if self._connected is not None:
-            with suppress(psycopg.Error):
-                self._connected.close()
+            self._connected.close()
             self._connected = None
-
-
-class PostgresReader(PostgresStatements):
-    """Implements `SqlConnection` for reading. A statement whose connection is lost runs once more on a new one."""
-
-    def _execute(self, statement: str, values: Mapping[str, Any]) -> psycopg.Cursor[Any]:
-        fresh = self._connected is None
-        try:
-            return super()._execute(statement, values)
-        except LedgerUnavailable:
-            if fresh or self._connected is None or not self._connected.closed:
-                raise
-            return super()._execute(statement, values)
