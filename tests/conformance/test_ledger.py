@@ -39,7 +39,7 @@ from umrgen.server.ledger import (
 )
 from umrgen.server.ledger.postgres.ledger import PostgresLedger
 from umrgen.server.ledger.sql import statements
-from umrgen.server.ledger.sql.jobs import SqlJobStore
+from umrgen.server.ledger.sql.jobs import READ_AHEAD, SqlJobStore
 from umrgen.server.ledger.sql.statements import Dialect, load_migrations, load_statements
 from umrgen.server.ledger.sqlite import connection as sqlite_connection
 from umrgen.server.ledger.sqlite import file as sqlite_file
@@ -801,3 +801,37 @@ class TestPruning:
         again, new = await ledger.jobs.submit("ext_1", "sid_a", request, "procedural", now=9, idempotency=once)
         assert new
         assert again.id == "ext_1"
+
+
+async def test_claims_of_one_batch_have_the_order_of_single_claims(observed: ObservedLedger) -> None:
+    """Concurrent calls, which are committed together: claims, and changes of the queue between them."""
+    jobs = observed.ledger.jobs
+    for name in ("a0", "b0", "c0", "a1", "b1"):
+        await observed.submit(name, f"sid_{name[0]}")
+    lease = {"now": 2000, "lease_until": 9000}
+
+    results = await asyncio.gather(
+        jobs.claim("worker", **lease),
+        jobs.change("b0", Change.CANCEL, now=2000),
+        jobs.claim("worker", **lease),
+        observed.submit("d0", "sid_d", now=2000),
+        jobs.claim("worker", **lease),
+        jobs.claim("worker", limit=2, **lease, batch_key=lambda request: 1 // 0),
+        jobs.claim("worker", **lease),
+        jobs.claim("worker", **lease, running_cap=1),
+        jobs.claim("worker", **lease),
+        return_exceptions=True,
+    )
+    claimed = [[job.id for job in result] for result in results if isinstance(result, list)]
+    assert claimed == [["a0"], ["b1"], ["c0"], ["d0"], [], ["a1"]]
+    assert isinstance(results[5], ZeroDivisionError)
+
+
+async def test_many_sessions_take_turns(observed: ObservedLedger) -> None:
+    """More sessions than a claim reads at a time."""
+    sessions = [f"sid_{number:02d}" for number in range(READ_AHEAD + 4)]
+    for turn in range(2):
+        for session in sessions:
+            await observed.submit(f"{session}_{turn}", session)
+    claimed = [(await observed.claim()).id for _ in range(2 * len(sessions))]
+    assert claimed == [f"{session}_{turn}" for turn in range(2) for session in sessions]

@@ -162,9 +162,6 @@ async def test_a_server_that_stops_inside_a_transaction_holds_the_others_for_15_
 ) -> None:
     """Others get an error after 5 s, and then PostgreSQL ends the transaction."""
     url = postgres.create()
-    with psycopg.connect(url) as connection:
-        if connection.info.server_version < 170_000:
-            pytest.skip("an older PostgreSQL has no transaction_timeout")
     ledger, stopped = PostgresLedger(url), PostgresWriter(PostgresAddress(url))
     await ledger.open()
     try:

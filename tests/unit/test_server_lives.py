@@ -40,7 +40,7 @@ async def nothing(*_: Any, **__: Any) -> None:
 
 def no_turns(patch: pytest.MonkeyPatch) -> None:
     statements, _ = load_statements(DIALECT)
-    patch.setitem(statements, "next_job", statements["next_job"].replace("served, ", ""))
+    patch.setitem(statements, "next_jobs", statements["next_jobs"].replace("turn.served, ", ""))
 
 
 def no_fence(patch: pytest.MonkeyPatch) -> None:

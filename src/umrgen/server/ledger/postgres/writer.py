@@ -19,14 +19,10 @@ T = TypeVar("T")
 
 _DIALECT = Dialect(contains=lambda name: f"= ANY(:{name})")
 _LOCK = b"SELECT pg_current_xact_id()::text FROM ledger_clock WHERE id = 1 FOR UPDATE"
-_LIMITS = """
-SELECT set_config(name, value, false)
-FROM (VALUES ('lock_timeout', '5s'), ('idle_in_transaction_session_timeout', '15s'), ('transaction_timeout', '15s'))
-     AS limits (name, value)
-WHERE name IN (SELECT pg_settings.name FROM pg_settings)
-"""
-"""A write waits 5 s for another server's. PostgreSQL ends a transaction whose server has stopped inside it; before
-version 17, only one that waits for the next statement."""
+_LIMITS = (
+    "SELECT set_config('lock_timeout', '5s', false), set_config('idle_in_transaction_session_timeout', '15s', false)"
+)
+"""A write waits 5 s for another server's. PostgreSQL ends a transaction whose server has stopped inside it."""
 
 
 @cache

@@ -1,5 +1,6 @@
 """The small interface between the stores' rules and a database."""
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -103,6 +104,11 @@ class Transaction:
     change_numbers: Iterator[int]
     """A number for each change of a job's state, larger than all earlier ones. An operation may take as many as it
     announced in `Database.write`."""
+    next_jobs: deque[Job] = field(default_factory=deque)
+    """The next jobs, of different sessions, in the order of their turns. A claim reads several, for the claims that
+    follow; every other change empties this."""
+    running_cap: int = 0
+    """The cap by which `next_jobs` were read."""
     changed: list[Job] = field(default_factory=list)
     """The jobs that the operations changed, as they are now."""
 

@@ -1,7 +1,7 @@
 """The store of jobs: the rules of submitting, claiming and changing, as functions over a connection."""
 
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -24,6 +24,8 @@ CACHED = 4096
 LATE_FILES = 3_600_000
 """Milliseconds in which an attempt that lost its lease may still store a file."""
 PRUNING = ("prune_calls", "prune_idempotency", "prune_webhooks", "prune_outputs", "prune_jobs")
+READ_AHEAD = 8
+"""Jobs of different sessions that a claim reads at a time, for the claims that follow in its transaction."""
 ALL = 2**62
 """A number above every cursor."""
 
@@ -40,6 +42,7 @@ def _submit(
     transaction: Transaction, job: Job, *, idempotency: Idempotency | None, caps: Caps, call: Call | None
 ) -> tuple[Job, bool]:
     now = job.created_at
+    transaction.next_jobs.clear()
     if idempotency is not None:
         earlier = _earlier(transaction.connection, job.session_id, idempotency, now)
         if earlier is not None:
@@ -101,17 +104,23 @@ def _claim(
     transaction: Transaction, *, limit: int, batch_key: BatchKey | None, running_cap: int, **lease: Any
 ) -> list[Job]:
     jobs: list[Job] = []
-    while len(jobs) < limit and (job := _next_job(transaction.connection, running_cap)) is not None:
+    while len(jobs) < limit and (job := _next_job(transaction, running_cap, limit - len(jobs))) is not None:
         if batch_key is not None and jobs and batch_key(job.request) != batch_key(jobs[0].request):
             break
-        job = _store(transaction, job, Change.CLAIM, **lease)
-        jobs.append(job)
+        later, transaction.next_jobs = transaction.next_jobs, deque()
+        jobs.append(_store(transaction, job, Change.CLAIM, **lease))
+        later.popleft()
+        transaction.next_jobs = later  # the turns of the other sessions are the same after a claim
     return jobs
 
 
-def _next_job(connection: SqlConnection, running_cap: int) -> Job | None:
-    row = connection.one("next_job", {"running_cap": running_cap})
-    return None if row is None else job_of(row)
+def _next_job(transaction: Transaction, running_cap: int, wanted: int) -> Job | None:
+    if not transaction.next_jobs or transaction.running_cap != running_cap:
+        transaction.next_jobs.clear()
+        transaction.running_cap = running_cap
+        values = {"running_cap": running_cap, "limit": max(wanted, READ_AHEAD)}
+        transaction.next_jobs.extend(map(job_of, transaction.connection.all("next_jobs", values)))
+    return transaction.next_jobs[0] if transaction.next_jobs else None
 
 
 def _change(transaction: Transaction, job_id: str, change: Change, **values: Any) -> Job:
@@ -124,6 +133,7 @@ def _change(transaction: Transaction, job_id: str, change: Change, **values: Any
 def _store(transaction: Transaction, job: Job, change: Change, **values: Any) -> Job:
     """Advance the job, and write the counts, image records and webhook that the change implies."""
     connection = transaction.connection
+    transaction.next_jobs.clear()
     changed = advance(job, change, **values)
     if changed.state is not job.state:
         changed = changed._replace(changed=next(transaction.change_numbers))

@@ -44,14 +44,14 @@ SET queued = sessions.queued + 1,
 UPDATE sessions SET queued = queued + :queued, running = running + :running, served = coalesce(:served, served)
 WHERE id = :session_id;
 
--- name: next_job
--- Of the sessions with a queued job that may run one more, the one that was served longest ago.
-SELECT {job} FROM jobs
-WHERE session_id = (SELECT id FROM sessions
-                    WHERE queued > 0 AND (:running_cap = 0 OR running < :running_cap)
-                    ORDER BY served, id LIMIT 1)
-  AND state = 'queued'
-ORDER BY priority DESC, seq LIMIT 1;
+-- name: next_jobs
+-- The next job of each of the sessions that were served longest ago, of those with a queued job that may run one more.
+SELECT {job} FROM (SELECT id AS waiting, served FROM sessions
+                   WHERE queued > 0 AND (:running_cap = 0 OR running < :running_cap)
+                   ORDER BY served, id LIMIT :limit) AS turn
+JOIN jobs ON jobs.seq = (SELECT own.seq FROM jobs AS own WHERE own.session_id = turn.waiting AND own.state = 'queued'
+                         ORDER BY own.priority DESC, own.seq LIMIT 1)
+ORDER BY turn.served, turn.waiting;
 
 -- name: session_counts
 SELECT queued, running, CASE WHEN day = :day THEN made ELSE 0 END FROM sessions WHERE id = :id;

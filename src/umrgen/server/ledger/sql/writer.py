@@ -66,6 +66,7 @@ def _run_operation(
     except Exception as error:
         connection.undo()
         del transaction.changed[before:]
+        transaction.next_jobs.clear()
         return None, error
     connection.release()
     return result, None
