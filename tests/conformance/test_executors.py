@@ -431,8 +431,9 @@ class TestLocal:
         starting.cancel()
 
     async def test_the_environment_of_the_engine_has_no_api_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("UMRGEN_API_KEY", "secret")
-        monkeypatch.setenv("UMRGEN_SERVER_KEY", "secret")
+        for name in ("UMRGEN_API_KEY", "UMRGEN_SERVER_KEY", "PGPASSWORD"):
+            monkeypatch.setenv(name, "secret")
+        monkeypatch.setenv("UMRGEN_LEDGER", "postgresql://umrgen:secret@db.example.org/umrgen")
         executor = SubprocessExecutor("procedural", {})
         await executor.ready()
         (process,) = executor._processes

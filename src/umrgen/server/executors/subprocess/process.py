@@ -31,7 +31,7 @@ from umrgen.server.signing import SigningOptions
 
 __all__ = ["EngineProcess", "Listener"]
 
-SECRETS = ("UMRGEN_API_KEY", "UMRGEN_SERVER_KEY", "UMRGEN_METRICS_TOKEN")
+SECRETS = ("UMRGEN_API_KEY", "UMRGEN_SERVER_KEY", "UMRGEN_METRICS_TOKEN", "UMRGEN_LEDGER", "PGPASSWORD")
 
 INVALID = "it sent an invalid message"
 
