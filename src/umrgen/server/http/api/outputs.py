@@ -27,7 +27,9 @@ async def outputs(services: Services, scope: Scope, receive: Receive, send: Send
     request = Request(scope)
     try:
         link = _link(request)
-        output, data = await services.outputs.fetch(link, secret=_secret(request), address=address_of(scope))
+        output, data = await services.outputs.fetch(
+            link, secret=_secret(request), address=address_of(scope), redirects=request.method == "GET"
+        )
         response = _respond(request, output, data)
     except Exception as error:
         response = to_problem(error).response()
@@ -58,7 +60,7 @@ def _secret(request: Request) -> str | None:
         return None
 
 
-def _respond(request: Request, output: Output, data: bytes) -> Response:
+def _respond(request: Request, output: Output, data: bytes | str) -> Response:
     digest = b64encode(bytes.fromhex(output.sha256)).decode()
     etag = f'"{output.sha256}"'
     headers = {
@@ -71,6 +73,8 @@ def _respond(request: Request, output: Output, data: bytes) -> Response:
     }
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
+    if isinstance(data, str):
+        return Response(status_code=307, headers={"Location": data, "Cache-Control": "no-store"})
     if (part := _requested_range(request, etag, len(data))) is not None:
         start, end = part
         headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
