@@ -222,7 +222,7 @@ class Attempt:
     async def _store(self, output: Output, data: bytes) -> None:
         """Store a file, retrying for `storage_timeout`. Raises BlobStoreUnavailable; Conflict if the job is over."""
         blobs, limit = self._context.blobs, self._context.policy.storage_timeout
-        await self._despite_outages(partial(blobs.put, output.session_id, output.name, data), limit)
+        await self._despite_outages(lambda: blobs.put(output.session_id, output.name, data), limit)
 
     async def _despite_outages(self, call: Callable[[], Awaitable[T]], limit: float = 0.0) -> T:
         """Call the blob store until it succeeds: for `limit` seconds, or during an outage for as long as it lasts.

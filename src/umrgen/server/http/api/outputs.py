@@ -28,7 +28,7 @@ async def outputs(services: Services, scope: Scope, receive: Receive, send: Send
     try:
         link = _link(request)
         output, data = await services.outputs.fetch(
-            link, secret=_secret(request), address=address_of(scope), redirects=request.method == "GET"
+            link, secret=_secret(request), address=address_of(scope), redirects=_follows_redirects(request)
         )
         response = _respond(request, output, data)
     except Exception as error:
@@ -47,6 +47,12 @@ def _link(request: Request) -> OutputLink:
         expires=query.get("expires", ""),
         signature=query.get("signature", ""),
     )
+
+
+def _follows_redirects(request: Request) -> bool:
+    """Return whether the client can follow a redirect to another host: a presigned URL allows GET only, and what a page
+    in a browser loads is bound to this host by its content security policy, or cannot see where a redirect leads."""
+    return request.method == "GET" and request.headers.get("sec-fetch-mode", "navigate") == "navigate"
 
 
 def _secret(request: Request) -> str | None:
