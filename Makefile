@@ -142,7 +142,8 @@ COMPILE = uv pip compile pyproject.toml $(COMPILE_OPTIONS)
 lock:
 	@$(COMPILE) -o requirements/base.txt
 	$(COMPILE) --extra server --extra comfyui --group build -o requirements/server.txt
-	$(COMPILE) --extra server --extra comfyui --extra mcp --extra postgres --extra c2pa --group build --group dev -o requirements/dev.txt
+	$(COMPILE) --extra server --extra comfyui --extra mcp --extra postgres --extra s3 --extra c2pa --group build --group dev \
+		-o requirements/dev.txt
 	for group in $(CLIENTS); do
 		uv pip compile --group $$group $(COMPILE_OPTIONS) -o requirements/$$group.txt
 	done

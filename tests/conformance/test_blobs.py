@@ -1,18 +1,33 @@
 """The conformance suite of blob stores."""
 
 import errno
+import hashlib
 import os
 from pathlib import Path
 
+import httpx2
+import obstore
 import pytest
 
-from umrgen.server.blobs import BlobStore, BlobStoreUnavailable, read
+from s3_server import SECRET_KEY, S3Server, new_prefix, shared_s3
+from umrgen.server.blobs import BlobStore, BlobStoreForeign, BlobStoreOutage, BlobStoreUnavailable, read
 from umrgen.server.blobs.local import INCOMING, PART, LocalBlobStore
 from umrgen.server.blobs.memory import MemoryBlobStore
+from umrgen.server.blobs.s3 import MARKER, S3BlobStore
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture
+def prefix(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new prefix in the bucket `images`, whose server and credentials are in the environment."""
+    for name, value in shared_s3().environment.items():
+        monkeypatch.setenv(name, value)
+    return new_prefix()
+
+
+@pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.slow)])
 def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    if request.param == "s3":
+        return S3BlobStore(f"s3://images/{request.getfixturevalue('prefix')}/more")
     return {"local": lambda: LocalBlobStore(tmp_path / "outputs"), "memory": MemoryBlobStore}[request.param]()
 
 
@@ -58,6 +73,17 @@ async def test_only_plain_names_are_accepted(blobs: BlobStore, part: str) -> Non
             await blobs.delete(session, name)
 
 
+async def test_a_store_is_empty_until_a_blob_is_stored(blobs: BlobStore) -> None:
+    await blobs.claim("ledger")
+    await blobs.check()
+    assert await blobs.is_empty()
+    await blobs.put("sid_a", "one.png", b"bytes")
+    assert not await blobs.is_empty()
+    await blobs.claim("ledger")
+    await blobs.delete("sid_a", "one.png")
+    assert await blobs.is_empty()
+
+
 class TestLocal:
     """Tests of the store in a local folder."""
 
@@ -88,3 +114,81 @@ class TestLocal:
         free = await blobs.free_bytes()
         assert free is not None
         assert free > 0
+
+
+@pytest.mark.slow
+class TestS3:
+    """Tests of the store in S3."""
+
+    async def test_a_bucket_belongs_to_the_first_ledger_and_others_are_refused(self, prefix: str) -> None:
+        await S3BlobStore(f"s3://images/{prefix}/a").claim("first")
+        with pytest.raises(BlobStoreForeign, match="belong to another ledger"):
+            await S3BlobStore(f"s3://images/{prefix}/a").claim("second")
+        await S3BlobStore(f"s3://images/{prefix}/a").claim("first")
+        await S3BlobStore(f"s3://images/{prefix}/b").claim("second")
+        marker = await obstore.get_async(shared_s3().client("images"), f"{prefix}/a/{MARKER}")
+        assert bytes(await marker.bytes_async()) == b"first"
+
+    async def test_an_object_has_its_digest_and_media_type(self, prefix: str) -> None:
+        await S3BlobStore(f"s3://images/{prefix}").put("sid_a", "one.png", b"bytes")
+        stored = await obstore.get_async(shared_s3().client("images"), f"{prefix}/sid_a/one.png")
+        assert stored.attributes["sha256"] == hashlib.sha256(b"bytes").hexdigest()
+        assert stored.attributes["Content-Type"] == "image/png"
+
+    async def test_a_presigned_url_returns_the_blob_without_credentials(self, prefix: str) -> None:
+        blobs = S3BlobStore(f"s3://images/{prefix}", redirects=True)
+        await blobs.put("sid_a", "one.png", b"bytes")
+        url = await blobs.url_for("sid_a", "one.png")
+        assert url is not None
+        assert SECRET_KEY not in url
+        assert "X-Amz-Expires=900" in url
+        assert httpx2.get(url, headers={"Range": "bytes=1-2"}).content == b"yt"
+        assert httpx2.get(url.replace("one.png", "two.png")).status_code == 403
+        assert await S3BlobStore(f"s3://images/{prefix}").url_for("sid_a", "one.png") is None
+
+    async def test_a_missing_bucket_is_an_outage_and_not_a_missing_blob(self, prefix: str) -> None:
+        """A blob that is reported as missing would be taken for deleted."""
+        for blobs in (S3BlobStore("s3://no-images/some/prefix"), S3BlobStore("s3://no-images")):
+            with pytest.raises(BlobStoreOutage, match="there is no such bucket") as refused:
+                await blobs.open_range("sid_a", "one.png")
+            assert "Create the bucket" in refused.value.next
+            for call in (blobs.claim("first"), blobs.put("sid_a", "a.png", b""), blobs.is_empty(), blobs.check()):
+                with pytest.raises(BlobStoreOutage, match="there is no such bucket"):
+                    await call
+            with pytest.raises(BlobStoreOutage):
+                await blobs.delete("sid_a", "one.png")
+
+    @pytest.mark.parametrize(
+        ("variable", "reason"),
+        [("AWS_ACCESS_KEY_ID", "does not know the access key"), ("AWS_SECRET_ACCESS_KEY", "not accept the secret key")],
+    )
+    async def test_wrong_credentials_are_an_outage(
+        self, prefix: str, monkeypatch: pytest.MonkeyPatch, variable: str, reason: str
+    ) -> None:
+        monkeypatch.setenv(variable, "wrong-credential")
+        for call in (
+            S3BlobStore(f"s3://images/{prefix}").claim("first"),
+            S3BlobStore(f"s3://images/{prefix}").open_range("sid_a", "one.png"),
+        ):
+            with pytest.raises(BlobStoreOutage, match=reason) as refused:
+                await call
+            assert "wrong-credential" not in f"{refused.value} {refused.value.next}"
+            assert "AWS_ACCESS_KEY_ID" in refused.value.next
+
+    async def test_a_server_that_is_stopped_is_an_outage(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        server = S3Server().start()
+        try:
+            for name, value in server.environment.items():
+                monkeypatch.setenv(name, value)
+            blobs = S3BlobStore(server.create_bucket())
+            await blobs.put("sid_a", "one.png", b"bytes")
+            server.kill()
+            for call in (blobs.put("sid_a", "two.png", b""), blobs.open_range("sid_a", "one.png"), blobs.check()):
+                with pytest.raises(BlobStoreOutage, match="S3 does not answer"):
+                    await call
+            with pytest.raises(BlobStoreOutage, match="could not be deleted"):
+                await blobs.delete("sid_a", "one.png")
+            server.start()
+            assert await read(blobs, "sid_a", "one.png") == b"bytes"
+        finally:
+            server.remove()

@@ -13,7 +13,7 @@ class Mutation:
     name: str
     promise: str
     """The guarantee, in short, after the name of its document: README, architecture, reliability, security,
-    webhooks, extending, agents, engines, provenance or contract."""
+    webhooks, extending, agents, scaling, engines, provenance or contract."""
     file: str
     old: str
     """A part of the file that occurs once."""
@@ -68,6 +68,8 @@ SDCPP = "tests/integration/test_sdcpp_engine.py"
 COMFYUI = "tests/integration/test_comfyui_engine.py"
 RETENTION = "tests/unit/test_retention.py"
 CUTS = "tests/integration/test_postgres_cuts.py"
+S3 = "tests/integration/test_s3.py"
+S3_BLOBS = "tests/conformance/test_blobs.py::TestS3"
 TROUBLE = "tests/integration/test_postgres_trouble.py::TestAStartFails"
 COPY = "tests/integration/test_ledger_copy.py"
 MCP = "tests/integration/test_mcp.py"
@@ -1138,8 +1140,8 @@ MUTATIONS = (
         "picture-kept",
         "reliability: the storing of an image is retried",
         "scheduler/attempt.py",
-        "                if waited >= self._context.policy.storage_timeout:\n",
-        "                if True:\n",
+        "if waited >= limit and",
+        "if",
         f"{ATTEMPTS}::test_an_image_is_kept_in_memory_until_it_can_be_stored",
     ),
     _server(
@@ -2397,6 +2399,82 @@ MUTATIONS = (
         "if signer is not None and manifest_size(data) else converted",
         "if False else converted",
         f"{SIGNED}::TestSignedServer::test_a_conversion_by_the_server_is_signed_again",
+    ),
+    _server(
+        "waits-for-s3",
+        "scaling: a job waits without a limit while S3 is away",
+        "scheduler/attempt.py",
+        "if waited >= limit and not isinstance(error, BlobStoreOutage):",
+        "if waited >= limit:",
+        f"{ATTEMPTS}::test_a_job_waits_without_a_limit_for_a_blob_store_that_is_away",
+    ),
+    _server(
+        "waits-for-references",
+        "scaling: a job with a reference image waits for it while S3 is away",
+        "scheduler/attempt.py",
+        "await self._despite_outages(partial(read, blobs, session_id, name))",
+        "await read(blobs, session_id, name)",
+        f"{ATTEMPTS}::test_a_job_waits_for_its_reference_image",
+    ),
+    _server(
+        "s3-of-one-ledger",
+        "scaling: a server does not start on a prefix of another ledger",
+        "blobs/s3.py",
+        "        if owner != ledger_id:",
+        "        if False:",
+        f"{S3_BLOBS}::test_a_bucket_belongs_to_the_first_ledger_and_others_are_refused",
+    ),
+    _server(
+        "s3-claimed-once",
+        "scaling: of two ledgers that start on a new prefix at once, one gets it",
+        "blobs/s3.py",
+        'ledger_id.encode(), mode="create", use_multipart=False)',
+        "ledger_id.encode(), use_multipart=False)",
+        f"{S3_BLOBS}::test_a_bucket_belongs_to_the_first_ledger_and_others_are_refused",
+    ),
+    _server(
+        "s3-bucket-gone",
+        "extending: a blob store that is away never reports a blob as missing",
+        "blobs/s3_failures.py",
+        'return isinstance(error, FileNotFoundError) and _found(_CODE, error) == "NoSuchKey"',
+        "return isinstance(error, FileNotFoundError)",
+        f"{S3_BLOBS}::test_a_missing_bucket_is_an_outage_and_not_a_missing_blob",
+    ),
+    _server(
+        "s3-digests",
+        "scaling: an object has the digest of the image",
+        "blobs/s3.py",
+        'attributes = {"sha256": hashlib.sha256(data).hexdigest()}',
+        "attributes: dict[str, str] = {}",
+        f"{S3_BLOBS}::test_an_object_has_its_digest_and_media_type",
+    ),
+    _server(
+        "s3-urls-expire",
+        "scaling: a presigned URL is valid for 15 minutes",
+        "blobs/s3.py",
+        "timedelta(minutes=15)",
+        "timedelta(days=1)",
+        f"{S3_BLOBS}::test_a_presigned_url_returns_the_blob_without_credentials",
+    ),
+    _server(
+        "s3-credentials-not-quoted",
+        "security: a URL of a bucket that contains credentials is refused without being shown",
+        "settings.py",
+        """        shown = "" if "@" in value else f"; got {value!r}"
+        raise BadSettings(
+            f"{source} must be s3""",
+        """        shown = f"; got {value!r}"
+        raise BadSettings(
+            f"{source} must be s3""",
+        f"{S3}::test_an_invalid_setting_is_refused_without_a_secret[UMRGEN_BLOBS-s3://key:hidden-secret@bucket/prefix]",
+    ),
+    _server(
+        "s3-page-in-a-browser",
+        "scaling: what a page in a browser loads comes from the server itself",
+        "http/api/outputs.py",
+        'request.headers.get("sec-fetch-mode", "navigate") == "navigate"',
+        "True",
+        f"{S3}::TestRedirects::test_a_head_request_and_a_page_in_a_browser_get_the_image_itself",
     ),
 )
 

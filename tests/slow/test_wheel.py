@@ -20,6 +20,7 @@ from mcp.client.stdio import StdioServerParameters
 
 from fake_comfyui import FakeComfyUI
 from postgres import shared_databases
+from s3_server import new_prefix, shared_s3
 from support import SMALL, ServerProcess, clean_environment, server, submit, tied
 from umrgen.image_files import verify
 from umrgen.provenance import Provenance, mark
@@ -81,8 +82,8 @@ class Environment:
 class InstalledServer(ServerProcess):
     """`umrgen serve` of an installed wheel."""
 
-    def __init__(self, environment: Environment) -> None:
-        super().__init__(environment.folder / "state", PYTHONPATH="")
+    def __init__(self, environment: Environment, **variables: str) -> None:
+        super().__init__(environment.folder / "state", PYTHONPATH="", **variables)
         self.command = (str(environment.bin / "umrgen"),)  # type: ignore[misc]
 
 
@@ -158,6 +159,19 @@ def use_postgres(environment: Environment, tmp_path: Path) -> None:
     assert listed["id"] == key["id"]
 
 
+def use_s3(environment: Environment, tmp_path: Path) -> None:
+    s3 = shared_s3()
+    running = InstalledServer(environment, UMRGEN_BLOBS=f"s3://images/{new_prefix()}", **s3.environment).start()
+    try:
+        with running.http() as http:
+            job_id = submit(http)
+        place = {"UMRGEN_BASE_URL": running.url, "UMRGEN_API_KEY": running.key}
+        environment.run("umrgen", "fetch", job_id, "-o", "boat.png", **place)
+        assert verify((environment.folder / "boat.png").read_bytes()).width == 512
+    finally:
+        assert running.stop() == 0
+
+
 def use_diffusers(environment: Environment, tmp_path: Path) -> None:
     if find_spec("diffusers") is None:
         pytest.skip("diffusers is not installed: make torch")
@@ -177,9 +191,10 @@ USES: dict[str, Use] = {
     "comfyui": use_comfyui,
     "diffusers": use_diffusers,
     "postgres": use_postgres,
+    "s3": use_s3,
 }
 """A test of the main function of the base installation, and of each extra."""
-WITH_SERVER = ("comfyui", "diffusers", "postgres")
+WITH_SERVER = ("comfyui", "diffusers", "postgres", "s3")
 """Extras of the server: documented as `umrgen[server,EXTRA]`."""
 BEFORE = {"diffusers": ["torch==2.13.0"]}
 """Installed first: a plain torch would bring the packages of an accelerator."""

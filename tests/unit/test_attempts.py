@@ -7,13 +7,15 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulation.leaping import LeapingLoop
 
 from umrgen.model import State
-from umrgen.server.blobs import BlobStoreUnavailable
+from umrgen.server.blobs import BlobStoreOutage, BlobStoreUnavailable
+from umrgen.server.blobs.memory import MemoryBlobStore
 from umrgen.server.domain.job import Change, Conflict, Job, output_name
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineInfo, EngineStalled
@@ -267,6 +269,56 @@ async def test_an_image_is_kept_in_memory_until_it_can_be_stored(ledger: MemoryL
     job = await ledger.jobs.get("ext_1")
     assert job is not None
     assert (job.state, job.attempt, drawn) == (State.COMPLETED, 1, 1)
+
+
+class Waiting(ImmediateExecutor):
+    """An executor with a clock: `sleep` calls `back` when as many seconds were waited."""
+
+    def __init__(self, seconds: float, back: Callable[[], None]) -> None:
+        super().__init__()
+        self._left = seconds
+        self._back = back
+
+    async def sleep(self, seconds: float) -> None:
+        self._left -= seconds
+        if self._left <= 0:
+            self._back()
+
+
+async def away(*_: object) -> None:
+    raise BlobStoreOutage("the images in s3://images could not be stored: S3 does not answer")
+
+
+async def test_a_job_waits_without_a_limit_for_a_blob_store_that_is_away(ledger: MemoryLedger) -> None:
+    stored, context = recording(ledger)
+    put = stored.put
+    stored.put = away  # type: ignore[method-assign]
+    waiting = Waiting(3600, lambda: setattr(stored, "put", put))
+    context = replace(context, executor=waiting, clock=waiting)  # type: ignore[arg-type]
+    async with asyncio.timeout(60):
+        await Attempt(await claimed(ledger, 9000), context).run()
+    job = await ledger.jobs.get("ext_1")
+    assert job is not None
+    assert (job.state, job.attempt) == (State.COMPLETED, 1)
+
+
+async def test_a_job_waits_for_its_reference_image(ledger: MemoryLedger) -> None:
+    """Without the wait, its three attempts would be used within a second."""
+    blobs = MemoryBlobStore()
+    await blobs.put("sid_a", "reference.png", b"png")
+    open_range = blobs.open_range
+    blobs.open_range = away  # type: ignore[assignment, method-assign]
+    waiting = Waiting(600, lambda: setattr(blobs, "open_range", open_range))
+    _, context = recording(ledger)
+    context = replace(context, executor=waiting, clock=waiting, blobs=blobs)  # type: ignore[arg-type]
+    spec = msgspec.structs.replace(SPEC, reference_images=("reference.png",))
+    await ledger.jobs.submit("ext_1", "sid_a", spec, "procedural", now=1000)
+    (job,) = await ledger.jobs.claim("worker", now=1000, lease_until=9000)
+    async with asyncio.timeout(60):
+        await Attempt(job, context).run()
+    over = await ledger.jobs.get("ext_1")
+    assert over is not None
+    assert (over.state, over.attempt) == (State.COMPLETED, 1)
 
 
 class GatedExecutor(StalledExecutor):

@@ -192,6 +192,7 @@ def test_engines_do_not_import_the_ledger_and_handlers_import_only_services() ->
                 "server.ledger.sqlite.file",
                 "server.ledger.sqlite.memory",
                 "server.blobs.local",
+                "server.blobs.s3",
                 "server.executors.subprocess",
             }
             assert not touched & concrete, f"{name} chooses an implementation"

@@ -94,7 +94,7 @@ def _postgres(url: str, observe_commit: Callable[[float], None]) -> Ledger:
     try:
         ledger: Ledger = _make(LEDGERS, "postgresql", url, observe_commit)
     except ImportError as missing:
-        raise _without_postgres(missing) from None
+        raise _without_packages("PostgreSQL", "postgres", missing) from None
     return ledger
 
 
@@ -106,14 +106,14 @@ def ledger_tables(settings: Settings) -> LedgerTables:
     try:
         tables: LedgerTables = _make(LEDGER_TABLES, settings.ledger_kind, where)
     except ImportError as missing:
-        raise _without_postgres(missing) from None
+        raise _without_packages("PostgreSQL", "postgres", missing) from None
     return tables
 
 
-def _without_postgres(missing: ImportError) -> BadSettings:
+def _without_packages(purpose: str, extra: str, missing: ImportError) -> BadSettings:
     return BadSettings(
-        f"the packages for PostgreSQL are not installed: {missing.name} is missing",
-        next="pip install 'umrgen[server,postgres]'",
+        f"the packages for {purpose} are not installed: {missing.name} is missing",
+        next=f"pip install 'umrgen[server,{extra}]'",
     )
 
 
@@ -126,8 +126,18 @@ def _blobs(settings: Settings, worker: str) -> BlobStore:
     blobs: BlobStore
     if settings.blobs == "memory":
         blobs = _make(BLOB_STORES, "memory")
+    elif settings.blobs_kind == "s3":
+        blobs = _s3(settings)
     else:
         blobs = _make(BLOB_STORES, "local", settings.blobs_folder, worker)
+    return blobs
+
+
+def _s3(settings: Settings) -> BlobStore:
+    try:
+        blobs: BlobStore = _make(BLOB_STORES, "s3", settings.blobs, settings.s3_endpoint, settings.s3_redirects)
+    except ImportError as missing:
+        raise _without_packages("S3", "s3", missing) from None
     return blobs
 
 
@@ -357,6 +367,7 @@ class Application:
         """Open the ledger, and requeue the jobs that this server was running when it ended."""
         await self.ledger.open(self._on_change, self._on_foreign_change)
         try:
+            await self._claim_blobs()
             await self.signatures.load(self.ledger.coordination, self.settings.state / "url-secret")
             self.estimates.observe(await self.ledger.jobs.recent_runs(among=500))
             await self._check_ledger()
@@ -365,6 +376,11 @@ class Application:
         except BaseException:
             await self.ledger.close()
             raise
+
+    async def _claim_blobs(self) -> None:
+        """Check that the blob store belongs to this ledger. Raises BlobStoreUnavailable and BlobStoreForeign."""
+        ledger_id = await self.ledger.coordination.secret("ledger-id", secrets.token_hex(16).encode())
+        await self.blobs.claim(ledger_id.decode())
 
     async def _check_ledger(self) -> None:
         """Pause retention if the ledger lacks records: an earlier backup of it was put back, or it was lost."""

@@ -56,8 +56,12 @@ class Settings:
         " tests)",
     )
     blobs: str = _text(
-        "local", "where images are kept: local (a folder in the state folder), local:FOLDER, or memory (for tests)"
+        "local",
+        "where images are kept: local (a folder in the state folder), local:FOLDER, s3://BUCKET/PREFIX, or memory (for"
+        " tests)",
     )
+    s3_endpoint: str = _text("", "URL of a server with S3's interface; default: AWS_ENDPOINT_URL, or else AWS itself")
+    s3_redirects: bool = _switch("redirect clients to S3 for images, by URLs valid for 15 minutes")
     api_key: str = _text(
         "",
         "an API key to accept in addition to those of `umrgen keys` (20 characters or more)",
@@ -196,8 +200,17 @@ class Settings:
         return str(self.ledger_file) if self.ledger_kind == "sqlite" else self.ledger
 
     @property
+    def blobs_kind(self) -> str:
+        """The kind of blob store: local, memory or s3."""
+        return self.blobs.partition(":")[0]
+
+    @property
     def blobs_folder(self) -> Path:
-        """The folder of a local blob store."""
+        """The folder of a local blob store. Raises BadSettings for any other blob store."""
+        if self.blobs_kind == "s3":
+            raise BadSettings(
+                f"the images are in {self.blobs}, not in a folder", next="Name a folder with --blobs local:FOLDER."
+            )
         return self.state / (self.blobs.partition(":")[2] or "outputs")
 
     @property
@@ -416,9 +429,29 @@ def without_password(url: str) -> str:
 
 
 def _blobs(value: str, source: str) -> str:
+    if value.startswith("s3:"):
+        return _bucket(value, source)
     if not re.fullmatch(r"memory|local(:.+)?", value, re.DOTALL):
-        raise BadSettings(f"{source} must be local, local:FOLDER or memory; got {value!r}")
+        raise BadSettings(f"{source} must be local, local:FOLDER, s3://BUCKET/PREFIX or memory; got {value!r}")
     return value
+
+
+def _bucket(value: str, source: str) -> str:
+    """Return the URL of a bucket without a slash at its end. Raises BadSettings, which does not quote credentials."""
+    if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_][A-Za-z0-9_.=-]*)*/?", value):
+        shown = "" if "@" in value else f"; got {value!r}"
+        raise BadSettings(
+            f"{source} must be s3://BUCKET/PREFIX, with letters, digits, _ and - in the prefix{shown}",
+            next="Credentials belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+        )
+    return value.rstrip("/")
+
+
+def _endpoint(value: str, source: str) -> str:
+    if value and not re.fullmatch(r"https?://[^/\s@?#]+/?", value):
+        shown = "" if "@" in value else f"; got {value!r}"
+        raise BadSettings(f"{source} must be a URL such as https://s3.example.org, without a path{shown}")
+    return value.rstrip("/")
 
 
 def _options(value: tuple[str, ...], source: str) -> tuple[str, ...]:
@@ -432,6 +465,7 @@ _NORMALIZERS: Mapping[str, Any] = {
     "blobs": _blobs,
     "engine_option": _options,
     "ledger": ledger_setting,
+    "s3_endpoint": _endpoint,
     "trusted_proxies": _networks,
     "allowed_hosts": _hosts,
     "allowed_origins": _origins,

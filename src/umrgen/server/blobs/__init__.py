@@ -6,11 +6,12 @@ from typing import Protocol
 
 from umrgen.errors import UmrgenError
 
-__all__ = ["BLOB_STORES", "BlobStore", "BlobStoreUnavailable", "plain", "read"]
+__all__ = ["BLOB_STORES", "BlobStore", "BlobStoreForeign", "BlobStoreOutage", "BlobStoreUnavailable", "plain", "read"]
 
 BLOB_STORES: Mapping[str, str] = {
     "local": "umrgen.server.blobs.local:LocalBlobStore",
     "memory": "umrgen.server.blobs.memory:MemoryBlobStore",
+    "s3": "umrgen.server.blobs.s3:S3BlobStore",
 }
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
@@ -31,12 +32,29 @@ class BlobStoreUnavailable(UmrgenError):
     next = "Check for a full disk, and that the server may write its folder."
 
 
+class BlobStoreOutage(BlobStoreUnavailable):
+    """A blob store on another machine does not answer, or refuses: jobs wait for it without a limit."""
+
+
+class BlobStoreForeign(UmrgenError):
+    """The blob store belongs to another ledger."""
+
+    code = "foreign_blobs"
+
+
 class BlobStore(Protocol):
     """Bytes under (session, name). Both names are chosen by this program, never by a caller.
 
     Every method raises ValueError for a name that is not plain, and BlobStoreUnavailable. None needs a listing: files
     are deleted by their record in the ledger.
     """
+
+    async def claim(self, ledger_id: str) -> None:
+        """Check that the store can be used, and belongs to this ledger; a new one belongs to it from now on.
+
+        A store that only one ledger can name (a folder of this machine) need not check. Raises BlobStoreForeign.
+        """
+        ...
 
     async def put(self, session_id: str, name: str, data: bytes) -> None:
         """Store; return when the bytes would survive a power cut."""

@@ -49,6 +49,9 @@ class LocalBlobStore:
     def _path(self, session_id: str, name: str) -> Path:
         return self._root / plain(session_id) / plain(name)
 
+    async def claim(self, ledger_id: str) -> None:
+        """A folder of this machine is not marked."""
+
     async def put(self, session_id: str, name: str, data: bytes) -> None:
         path = self._path(session_id, name)
         with _translated("stored"):

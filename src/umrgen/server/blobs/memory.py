@@ -13,6 +13,9 @@ class MemoryBlobStore:
     def __init__(self) -> None:
         self._blobs: dict[tuple[str, str], bytes] = {}
 
+    async def claim(self, ledger_id: str) -> None:
+        """No other ledger knows this object."""
+
     async def put(self, session_id: str, name: str, data: bytes) -> None:
         self._blobs[plain(session_id), plain(name)] = data
 

@@ -196,7 +196,10 @@ OPERATIONS = (
         "An image; the URL of the job's status gives access, without a key",
         200,
         "image/png",
-        ("forbidden_output", "output_not_found", "output_expired", "range_not_satisfiable", "ledger_unavailable"),
+        (
+            *("forbidden_output", "output_not_found", "output_expired", "range_not_satisfiable"),
+            *("storage_failed", "ledger_unavailable"),
+        ),
         None,
         (
             *(_SESSION, _FILE, _IF_NONE_MATCH),
@@ -207,7 +210,7 @@ OPERATIONS = (
             _parameter("If-Range", "header", _STRING, "an ETag: the range of this version, else the whole image"),
         ),
         ("ETag", "Repr-Digest", "Content-Digest", "Accept-Ranges", "Cache-Control"),
-        {206: "the requested range", 304: "the image has not changed"},
+        {206: "the requested range", 304: "the image has not changed", 307: "the image is at a presigned URL of S3"},
         keyed=False,
     ),
     Operation("get", "/healthz", "healthz", "Liveness probe", 200, responses.Liveness, keyed=False),

@@ -84,6 +84,7 @@ PROBLEMS: Mapping[str, tuple[int, str, str]] = {
     "draining": (503, "The server is stopping", "Try again after Retry-After; jobs already accepted are kept."),
     "engine_unavailable": (503, "The engine is not available", "Try again after Retry-After."),
     "storage_full": (503, "The disk is nearly full", "Try again after Retry-After; jobs already accepted are drawn."),
+    "storage_failed": (503, "The images cannot be read", "Try again after Retry-After; images on record are kept."),
     "ledger_unavailable": (503, "The ledger cannot be written", "Try again after Retry-After; nothing was accepted."),
 }
 

@@ -5,12 +5,14 @@ After any failure in between, the job's lease ends and the job is queued again.
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from umrgen.clock import Clock
-from umrgen.server.blobs import BlobStore, BlobStoreUnavailable, read
+from umrgen.server.blobs import BlobStore, BlobStoreOutage, BlobStoreUnavailable, read
 from umrgen.server.domain.job import Change, Conflict, Job, Output, output_name
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure
 from umrgen.server.engines.support import unsupported
@@ -23,6 +25,8 @@ from umrgen.server.tracing import span
 __all__ = ["Attempt", "AttemptContext", "DispatchPolicy"]
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PROGRESS_INTERVAL = 0.25
 """Seconds between two writes of a job's progress."""
@@ -149,7 +153,8 @@ class Attempt:
     async def _references(self) -> tuple[bytes, ...]:
         """Return the job's reference images. Raises ReferenceGone."""
         names = self.job.request.reference_images
-        found = [await read(self._context.blobs, self.job.session_id, name) for name in names]
+        session_id, blobs = self.job.session_id, self._context.blobs
+        found = [await self._despite_outages(partial(read, blobs, session_id, name)) for name in names]
         references = tuple(image for image in found if image is not None)
         if len(references) < len(found):
             raise ReferenceGone("a reference image was deleted before the job ran")
@@ -216,13 +221,21 @@ class Attempt:
 
     async def _store(self, output: Output, data: bytes) -> None:
         """Store a file, retrying for `storage_timeout`. Raises BlobStoreUnavailable; Conflict if the job is over."""
+        blobs, limit = self._context.blobs, self._context.policy.storage_timeout
+        await self._despite_outages(lambda: blobs.put(output.session_id, output.name, data), limit)
+
+    async def _despite_outages(self, call: Callable[[], Awaitable[T]], limit: float = 0.0) -> T:
+        """Call the blob store until it succeeds: for `limit` seconds, or during an outage for as long as it lasts.
+
+        Raises BlobStoreUnavailable; Conflict if the job is over.
+        """
         waited = 0.0
         while True:
             try:
-                return await self._context.blobs.put(output.session_id, output.name, data)
+                return await call()
             except BlobStoreUnavailable as error:
                 log.error("job %s: %s", self.job.id, error)
-                if waited >= self._context.policy.storage_timeout:
+                if waited >= limit and not isinstance(error, BlobStoreOutage):
                     raise
             await self._context.clock.sleep(RETRY_INTERVAL)
             waited += RETRY_INTERVAL

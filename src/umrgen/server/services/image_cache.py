@@ -38,6 +38,10 @@ class ImageCache:
                 self._size -= len(self._held.popitem(last=False)[1])
         return data
 
+    async def url_for(self, session_id: str, name: str) -> str | None:
+        """Return a URL at the blob store from which a client can fetch the image for a while; None without one."""
+        return await self._blobs.url_for(session_id, name)
+
     async def _read(self, place: tuple[str, str]) -> bytes | None:
         reading = self._reads.get(place)
         if reading is None:

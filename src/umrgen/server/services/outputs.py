@@ -41,8 +41,10 @@ class Outputs:
     guesses: FailureThrottle
     """Counts wrong image URLs by client address."""
 
-    async def fetch(self, link: OutputLink, *, secret: str | None, address: str) -> tuple[Output, bytes]:
-        """Return the record of an image and its bytes. Raises Refusal.
+    async def fetch(
+        self, link: OutputLink, *, secret: str | None, address: str, redirects: bool = False
+    ) -> tuple[Output, bytes | str]:
+        """Return the record of an image and its bytes, or (if `redirects`) a URL that has them. Raises Refusal.
 
         `secret` is the API key of the request, if any. A wrong URL counts as a request of the key, or without a key
         against the address.
@@ -52,7 +54,7 @@ class Outputs:
             detail = "this address has requested too many wrong image URLs; send an API key to request more"
             raise Refusal("rate_limited", detail, retry_after=math.ceil(wait))
         try:
-            return await self._find(link)
+            return await self._find(link, redirects)
         except Refusal as refusal:
             if refusal.code in ("forbidden_output", "output_not_found"):
                 self._count_guess(key, address)
@@ -85,7 +87,7 @@ class Outputs:
         else:
             self.authentication.count_request(key)
 
-    async def _find(self, link: OutputLink) -> tuple[Output, bytes]:
+    async def _find(self, link: OutputLink, redirects: bool) -> tuple[Output, bytes | str]:
         if link.shown_session_id != link.session_id:
             raise Refusal("forbidden_output", "session_id is missing or wrong")
         if self.signatures.enabled:
@@ -95,8 +97,12 @@ class Outputs:
             if self.signatures.is_expired(link.expires):
                 raise Refusal("output_expired", "this URL has expired; the job's status has a new one")
         output = await self._record(link.session_id, link.name)
-        data = None if output is None else await self.images.get(output.session_id, output.name)
-        if output is None or data is None:
+        if output is None:
+            raise Refusal("output_not_found")
+        if redirects and (url := await self.images.url_for(output.session_id, output.name)):
+            return output, url
+        data = await self.images.get(output.session_id, output.name)
+        if data is None:
             raise Refusal("output_not_found")
         return output, data
 

@@ -27,7 +27,9 @@ async def outputs(services: Services, scope: Scope, receive: Receive, send: Send
     request = Request(scope)
     try:
         link = _link(request)
-        output, data = await services.outputs.fetch(link, secret=_secret(request), address=address_of(scope))
+        output, data = await services.outputs.fetch(
+            link, secret=_secret(request), address=address_of(scope), redirects=_follows_redirects(request)
+        )
         response = _respond(request, output, data)
     except Exception as error:
         response = to_problem(error).response()
@@ -47,6 +49,12 @@ def _link(request: Request) -> OutputLink:
     )
 
 
+def _follows_redirects(request: Request) -> bool:
+    """Return whether the client can follow a redirect to another host: a presigned URL allows GET only, and what a page
+    in a browser loads is bound to this host by its content security policy, or cannot see where a redirect leads."""
+    return request.method == "GET" and request.headers.get("sec-fetch-mode", "navigate") == "navigate"
+
+
 def _secret(request: Request) -> str | None:
     """Return the API key of the request, which is optional here."""
     headers = dict(request.headers.raw)
@@ -58,7 +66,7 @@ def _secret(request: Request) -> str | None:
         return None
 
 
-def _respond(request: Request, output: Output, data: bytes) -> Response:
+def _respond(request: Request, output: Output, data: bytes | str) -> Response:
     digest = b64encode(bytes.fromhex(output.sha256)).decode()
     etag = f'"{output.sha256}"'
     headers = {
@@ -71,6 +79,8 @@ def _respond(request: Request, output: Output, data: bytes) -> Response:
     }
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
+    if isinstance(data, str):
+        return Response(status_code=307, headers={"Location": data, "Cache-Control": "no-store"})
     if (part := _requested_range(request, etag, len(data))) is not None:
         start, end = part
         headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
