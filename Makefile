@@ -112,10 +112,11 @@ $(VENV)/dev.stamp: $(VENV)/server.stamp requirements/dev.txt
 	@echo "setting up the tests' tools (once)" >&2
 	@$(call install,dev)
 
-# torch has no hash here: the platforms and accelerators have different wheels of one version.
+# torch has no hash here: the platforms and accelerators have different wheels of one version. So the others, which need
+# it, are installed without their dependencies, all of which the file has.
 $(VENV)/torch.stamp: $(VENV)/dev.stamp requirements/diffusers.txt
 	@echo "setting up torch and diffusers (once)" >&2
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/diffusers.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/diffusers.txt
 	$(BIN)/python -m pip install --quiet torch==$(TORCH)
 	touch $@
 
