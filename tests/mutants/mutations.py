@@ -68,6 +68,7 @@ SDCPP = "tests/integration/test_sdcpp_engine.py"
 COMFYUI = "tests/integration/test_comfyui_engine.py"
 RETENTION = "tests/unit/test_retention.py"
 CUTS = "tests/integration/test_postgres_cuts.py"
+ROLES = "tests/integration/test_roles.py"
 S3 = "tests/integration/test_s3.py"
 S3_BLOBS = "tests/conformance/test_blobs.py::TestS3"
 TROUBLE = "tests/integration/test_postgres_trouble.py::TestAStartFails"
@@ -2475,6 +2476,31 @@ MUTATIONS = (
         'request.headers.get("sec-fetch-mode", "navigate") == "navigate"',
         "True",
         f"{S3}::TestRedirects::test_a_head_request_and_a_page_in_a_browser_get_the_image_itself",
+    ),
+    _server(
+        "no-engines",
+        "scaling: serve --no-engines starts no engine",
+        "application.py",
+        "    if settings.engines:",
+        "    if True:",
+        f"{ROLES}::test_workers_draw_each_job_of_a_server_without_engines_once[sqlite]",
+    ),
+    _server(
+        "worker-of-a-shared-ledger",
+        "scaling: a worker refuses a ledger that no other process can reach",
+        "work.py",
+        'if settings.ledger in ("sqlite", "memory"):',
+        "if False:",
+        f"{ROLES}::test_a_worker_on_a_ledger_or_images_of_its_own_is_refused"
+        "[arguments0-a worker needs the ledger of the servers; got sqlite]",
+    ),
+    _server(
+        "cancelled-at-another-server",
+        "scaling: a cancellation at a server stops the engine of the worker",
+        "application.py",
+        "        self.dispatcher.notify(jobs)",
+        "        pass",
+        f"{ROLES}::test_a_cancellation_at_the_server_stops_the_engine_of_the_worker[sqlite]",
     ),
 )
 

@@ -80,6 +80,7 @@ SERVER = [
     ["server.http"],
     ["server.application"],
     ["server.serve", "server.asgi", "server.engine_check", "server.engine_plan"],
+    ["server.work"],
 ]
 
 

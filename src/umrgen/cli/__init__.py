@@ -35,6 +35,7 @@ COMMANDS = {
     "doctor": "umrgen.cli.doctor:doctor",
     "mcp": "umrgen.cli.mcp:mcp",
     "serve": "umrgen.cli.serve:serve",
+    "work": "umrgen.cli.work:work",
     "engine": "umrgen.cli.engine:engine",
     "provenance": "umrgen.cli.provenance:provenance",
     "keys": "umrgen.cli.keys:keys",

@@ -22,6 +22,7 @@ EXAMPLES = {
     "doctor": "umrgen doctor --draw",
     "mcp": "umrgen mcp --folder ~/Pictures/umrgen",
     "serve": "umrgen serve --port 3088 --state /var/lib/umrgen",
+    "work": "umrgen work --ledger postgresql://umrgen@db.example.org/umrgen --blobs s3://my-bucket/umrgen",
     "engine": "umrgen engine check --model http://127.0.0.1:8188",
     "engine check": "umrgen engine check --engine procedural -o image.png",
     "engine plan": "umrgen engine plan owner/name",

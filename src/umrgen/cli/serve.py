@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from umrgen.server.serve import Announcement
     from umrgen.server.settings import Settings
 
-__all__ = ["serve"]
+__all__ = ["serve", "setting_options"]
 
 
-def _setting_options() -> list[click.Parameter]:
+def setting_options() -> list[click.Parameter]:
     """Return one option for each of the server's settings."""
     from umrgen.server.settings import settings_table
 
@@ -95,7 +95,7 @@ def _print_config(context: click.Context, parameter: click.Parameter, requested:
     context.exit()
 
 
-@click.command(params=_setting_options())
+@click.command(params=setting_options())
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -105,6 +105,7 @@ def _print_config(context: click.Context, parameter: click.Parameter, requested:
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout when ready: url, key, state, studio."
 )
+@click.option("--no-engines", is_flag=True, help="As --engines off: other servers, or umrgen work, draw the jobs.")
 @click.option("--until-eof", is_flag=True, help="Also stop when standard input ends.")
 @click.option(
     "--print-unit", is_flag=True, is_eager=True, expose_value=False, callback=_print_unit, help="Print a systemd unit."
@@ -117,7 +118,7 @@ def _print_config(context: click.Context, parameter: click.Parameter, requested:
     callback=_print_config,
     help="Print an example file for --config.",
 )
-def serve(config: Path | None, as_json: bool, until_eof: bool, **flags: Any) -> None:
+def serve(config: Path | None, as_json: bool, no_engines: bool, until_eof: bool, **flags: Any) -> None:
     """Serve the API. The first start in a terminal creates the state folder and a key, and prints the key once."""
 
     def work() -> None:
@@ -125,6 +126,9 @@ def serve(config: Path | None, as_json: bool, until_eof: bool, **flags: Any) -> 
             from umrgen.server.logs import set_up_logs
             from umrgen.server.serve import serve as serve_forever
             from umrgen.server.settings import Settings
+
+        if no_engines:
+            flags["engines"] = "off"
 
         def load() -> Settings:
             return Settings.load({name: value for name, value in flags.items() if value != ()}, os.environ, config)

@@ -141,6 +141,14 @@ def _s3(settings: Settings) -> BlobStore:
     return blobs
 
 
+def _executor(settings: Settings, clock: Clock) -> Executor:
+    """Return the executor of this server. Raises BadSettings."""
+    if settings.engines:
+        return make_executor(settings, clock)
+    absent: Executor = _make(EXECUTORS, "absent")
+    return absent
+
+
 def make_executor(settings: Settings, clock: Clock) -> Executor:
     """Return the executor of the engine that the settings name, not started yet.
 
@@ -221,7 +229,7 @@ class Application:
         self.metrics = Metrics()
         self.ledger = ledger or _ledger(settings, self.metrics.commits.observe)
         self.blobs = blobs or _blobs(settings, worker)
-        self.executor = executor or make_executor(settings, clock)
+        self.executor = executor or _executor(settings, clock)
         self.images = ImageCache(self.blobs, settings.cache << 20)
         self.subscriptions = Subscriptions(settings.held)
         self.previews = Previews(self.executor.show, self.subscriptions.wake)
@@ -347,6 +355,7 @@ class Application:
             longest_wait=self.settings.max_wait,
             running_cap=self.settings.session_running,
             storage=self.storage,
+            draws=self.settings.engines,
         )
 
     def _make_mcp(self) -> "McpEndpoint":

@@ -21,7 +21,7 @@ from umrgen.server.services.api_keys import NewKey, check_usable
 from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.state import own_state
 
-__all__ = ["Announcement", "serve"]
+__all__ = ["Announcement", "StopRequest", "loop_factory", "serve"]
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def _open_many_files(settings: Settings) -> Settings:
     return replace(settings, max_connections=min(settings.max_connections, available))
 
 
-class _Stop:
+class StopRequest:
     """A stop request, by a signal or the end of standard input; a second request stops without draining."""
 
     def __init__(self, application: Application, reload: Callable[[], None]) -> None:
@@ -157,7 +157,7 @@ async def _serve_on(
     )
     application.start()
     _collect_garbage_rarely()
-    stop = _Stop(application, reload)
+    stop = StopRequest(application, reload)
     with stop.on_signals():
         await http.start()
         if until_eof:
@@ -209,7 +209,7 @@ async def _serve(
         await application.close()
 
 
-def _stop_at_eof(stop: _Stop) -> None:
+def _stop_at_eof(stop: StopRequest) -> None:
     """Stop when standard input ends: the process that started this server for one call has ended."""
     loop = asyncio.get_running_loop()
 
@@ -238,11 +238,11 @@ def serve(
     if settings.api_key:
         check_usable(settings.api_key)
     settings = _open_many_files(settings)
-    with own_state(settings.state), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with own_state(settings.state), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve(settings, announce, load or (lambda: settings), until_eof=until_eof, show_key=show_key))
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Return the function that makes uvloop's event loop, or None, for asyncio's own, where it is not installed."""
     try:
         import uvloop

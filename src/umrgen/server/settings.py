@@ -74,6 +74,9 @@ class Settings:
         "a model, which chooses the engine: a hub name, a folder, a .safetensors or .gguf file, a ComfyUI's URL",
     )
     engine: str = _text("procedural", "the engine that draws the images: its name, or module:Class")
+    engines: bool = _switch(
+        "draw jobs on this server; off: other servers of the ledger, or umrgen work, draw them", default=True
+    )
     devices: int = _number(1, "devices, each with its own engine process", 1, 1024)
     engine_option: tuple[str, ...] = _list("options of the engine, each as NAME=VALUE; a value is JSON, or else text")
     step_delay: float = _number(0.0, "seconds the procedural engine waits after each step, for demonstrations", 0, 3600)

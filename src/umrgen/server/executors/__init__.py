@@ -16,6 +16,7 @@ __all__ = ["EXECUTORS", "Executor", "JobBatch", "OnPreview", "OnStep", "Verified
 EXECUTORS: Mapping[str, str] = {
     "subprocess": "umrgen.server.executors.subprocess.executor:SubprocessExecutor",
     "remote": "umrgen.server.executors.remote:RemoteExecutor",
+    "absent": "umrgen.server.executors.absent:AbsentExecutor",
 }
 
 OnStep = Callable[[int, int], None]

@@ -100,10 +100,13 @@ class ServerState:
     longest_wait: float
     running_cap: int
     storage: StorageHealth
+    draws: bool = True
+    """Whether this server has an engine; without one, others draw its jobs."""
 
     async def is_ready(self) -> bool:
         """Return whether the server accepts jobs, can run them, and can store their images and records."""
-        runs = not self.admission.draining and self.executor.info is not None and not self.admission.trouble
+        loaded = self.executor.info is not None or not self.draws
+        runs = loaded and not self.admission.draining and not self.admission.trouble
         return runs and await self.storage.is_well()
 
     async def figures(self) -> Figures:

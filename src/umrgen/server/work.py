@@ -1,0 +1,54 @@
+"""`umrgen work`: draw the jobs of a ledger that servers share, without an HTTP interface."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from umrgen.server.application import Application
+from umrgen.server.serve import StopRequest, loop_factory
+from umrgen.server.settings import BadSettings, Settings
+from umrgen.server.state import own_state
+
+__all__ = ["work"]
+
+log = logging.getLogger(__name__)
+
+
+def _check(settings: Settings) -> None:
+    """Raise BadSettings unless the ledger and the blobs can be those of another process."""
+    if settings.ledger in ("sqlite", "memory"):
+        raise BadSettings(
+            f"a worker needs the ledger of the servers; got {settings.ledger}",
+            next="Name it with --ledger postgresql://… or sqlite:FILE, as for each server.",
+        )
+    if settings.blobs in ("local", "memory"):
+        raise BadSettings(
+            f"a worker needs the images of the servers; got {settings.blobs}",
+            next="Name them with --blobs s3://… or local:FOLDER, as for each server.",
+        )
+    if not settings.engines:
+        raise BadSettings("a worker without engines draws nothing", next="Omit engines = false.")
+
+
+async def _work(settings: Settings, announce: Callable[[], None]) -> None:
+    application = Application(settings)
+    await application.open()
+    try:
+        application.start()
+        stop = StopRequest(application, lambda: log.info("a worker reloads no settings"))
+        with stop.on_signals():
+            log.info("drawing the jobs of %s, engine %s", settings.ledger_name, settings.engine)
+            announce()
+            await stop.requested.wait()
+            await application.drain(settings.drain)
+    finally:
+        await application.close()
+
+
+def work(settings: Settings, announce: Callable[[], None]) -> None:
+    """Draw jobs until a signal; `announce` is called when the worker has started. Raises BadSettings."""
+    _check(settings)
+    settings = replace(settings, mcp=False)
+    with own_state(settings.state), asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_work(settings, announce))
