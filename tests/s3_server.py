@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx2
 import obstore
+import obstore.exceptions
 from obstore.store import S3Store
 
 from support import tied, until
@@ -23,6 +24,8 @@ ACCESS_KEY = "test-access"
 SECRET_KEY = "hidden-" + secrets.token_hex(12)
 """A secret, which no message may contain."""
 WEED = Path(sys.executable).with_name("weed")
+PROBE = ".probe"
+"""An object in each bucket."""
 PORTS = ("master", "master.port.grpc", "volume", "volume.port.grpc", "filer", "filer.port.grpc", "s3", "s3.port.grpc")
 
 
@@ -49,6 +52,7 @@ class S3Server:
         credentials = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
         identity = {"name": "test", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}
         self._config.write_text(json.dumps({"identities": [identity]}))
+        self._buckets: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
 
     def _command(self) -> list[str]:
@@ -83,7 +87,14 @@ class S3Server:
 
     def _answers(self) -> bool:
         assert self._process is not None and self._process.poll() is None, (self._folder / "log").read_text()[-2000:]
-        return httpx2.get(self.endpoint).status_code == 403
+        return httpx2.get(self.endpoint).status_code == 403 and all(map(self._has_probe, self._buckets))
+
+    def _has_probe(self, bucket: str) -> bool:
+        """Return whether objects can be read: after a restart, that takes longer than the first response."""
+        try:
+            return bytes(obstore.get(self.client(bucket), PROBE).bytes()) == b"probe"
+        except obstore.exceptions.BaseError:
+            return False
 
     def kill(self) -> None:
         """End it at once: on SIGTERM it takes its time."""
@@ -101,12 +112,15 @@ class S3Server:
             bucket,
             config={"endpoint": self.endpoint, "access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY},
             client_options={"allow_http": True},
+            retry_config={"max_retries": 0},
         )
 
     def create_bucket(self, name: str = "images") -> str:
         """Create a bucket; return its URL for `blobs`."""
         url = obstore.sign(self.client(name), "PUT", "", timedelta(seconds=60))
         until(lambda: httpx2.put(url).status_code == 200)
+        obstore.put(self.client(name), PROBE, b"probe")
+        self._buckets.append(name)
         return f"s3://{name}"
 
 

@@ -2497,9 +2497,9 @@ MUTATIONS = (
     _server(
         "cancelled-at-another-server",
         "scaling: a cancellation at a server stops the engine of the worker",
-        "application.py",
-        "        self.dispatcher.notify(jobs)",
-        "        pass",
+        "scheduler/dispatcher.py",
+        "                attempt.end()",
+        "                pass",
         f"{ROLES}::test_a_cancellation_at_the_server_stops_the_engine_of_the_worker[sqlite]",
     ),
 )
