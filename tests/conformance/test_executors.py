@@ -431,7 +431,7 @@ class TestLocal:
         starting.cancel()
 
     async def test_the_environment_of_the_engine_has_no_api_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("UMRGEN_API_KEY", "UMRGEN_SERVER_KEY", "PGPASSWORD"):
+        for name in ("UMRGEN_API_KEY", "UMRGEN_SERVER_KEY", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
             monkeypatch.setenv(name, "secret")
         monkeypatch.setenv("UMRGEN_LEDGER", "postgresql://umrgen:secret@db.example.org/umrgen")
         executor = SubprocessExecutor("procedural", {})

@@ -31,7 +31,11 @@ from umrgen.server.signing import SigningOptions
 
 __all__ = ["EngineProcess", "Listener"]
 
-SECRETS = ("UMRGEN_API_KEY", "UMRGEN_SERVER_KEY", "UMRGEN_METRICS_TOKEN", "UMRGEN_LEDGER", "PGPASSWORD")
+SECRETS = (
+    *("UMRGEN_API_KEY", "UMRGEN_SERVER_KEY", "UMRGEN_METRICS_TOKEN", "UMRGEN_LEDGER", "PGPASSWORD"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+)
+"""Variables that an engine does not get."""
 
 INVALID = "it sent an invalid message"
 
