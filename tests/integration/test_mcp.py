@@ -131,7 +131,15 @@ async def test_errors_have_their_remedy(running: ServerProcess, transport: str, 
         assert not nulls.is_error
 
 
-@TRANSPORTS
+@pytest.mark.parametrize(
+    ("transport", "mode"),
+    [
+        ("http", "auto"),
+        pytest.param("http", "legacy", marks=pytest.mark.slow),
+        pytest.param("stdio", "auto", marks=pytest.mark.slow),
+        pytest.param("stdio", "legacy", marks=pytest.mark.slow),
+    ],
+)
 async def test_a_call_that_is_cut_off_and_repeated_draws_once(
     slow: ServerProcess, transport: str, mode: str, tmp_path: Path
 ) -> None:
@@ -157,7 +165,7 @@ async def test_a_call_that_is_cut_off_and_repeated_draws_once(
         assert len(jobs(slow, prompt)) == 2  # the first answer arrived: an equal request is a new one
 
 
-@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize("mode", [pytest.param("auto", marks=pytest.mark.slow), "legacy"])
 async def test_progress_rises_strictly_also_while_the_job_is_queued(slow: ServerProcess, mode: str) -> None:
     reports: list[tuple[float, float | None, str | None]] = []
 
