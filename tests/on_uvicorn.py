@@ -33,6 +33,7 @@ def main() -> None:
     config = uvicorn.Config(
         create_app(settings),
         http="h11",
+        ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
