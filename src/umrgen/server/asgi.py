@@ -1,9 +1,9 @@
 """The server as an ASGI application, for another ASGI server: `create_app`.
 
-    uvicorn --factory umrgen.server.asgi:create_app
+    uvicorn --http h11 --ws none --factory umrgen.server.asgi:create_app
 
 The ASGI server must support the lifespan protocol. Do not use uvicorn with httptools: it executes the body of a request
-with an `Upgrade` header as the next request (its issue #2722). `--http h11` is safe.
+with an `Upgrade` header as the next request (its issue #2722). With `--ws none` it ignores such a header.
 """
 
 import os
