@@ -27,9 +27,9 @@ class Images:
         self.blobs = MemoryBlobStore()
         self.retention = self.restart()
 
-    def restart(self) -> Retention:
+    def restart(self, kept_hours: float = KEPT_HOURS) -> Retention:
         lease = TaskLease(self.ledger.coordination, "retention", "worker", self.clock)
-        keep = RetentionPolicy(KEPT_HOURS, 0, KEPT_HOURS, record_days=365)
+        keep = RetentionPolicy(kept_hours, 0, kept_hours, record_days=365)
         nothing: Any = lambda session_id, name: None  # noqa: E731
         ledger = self.ledger
         self.retention = Retention(
@@ -63,8 +63,9 @@ async def images() -> AsyncIterator[Images]:
 
 
 async def test_old_images_are_deleted_on_time(images: Images) -> None:
+    images.restart(kept_hours=3 * 24)
     await images.draw("ext_1")
-    assert await images.minutes(30 * 24 * 60 - 1) == 0
+    assert await images.minutes(3 * 24 * 60 - 1) == 0
     assert await images.minutes(2) == 1
 
 
