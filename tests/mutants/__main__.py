@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from mutants.mutations import MUTATIONS, Mutation, table
 
 ROOT = Path(__file__).parents[2]
-CONCURRENT = 2
+CONCURRENT = 3
 SECONDS = 300.0
 """Time limit for the tests of one mutation. A test that hangs fails earlier, by pytest's time limit."""
 BASELINE_SECONDS = 900.0
