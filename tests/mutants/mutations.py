@@ -1921,10 +1921,10 @@ MUTATIONS = (
     _server(
         "close-ends",
         "reliability: closing the server ends, although an engine's start was cancelled from outside",
-        "executors/subprocess/executor.py",
-        "await cancelled(*self._keepers, limit=LAST_SECONDS)",
-        "await cancelled(*self._keepers)",
-        "tests/slow/test_closing.py::test_close_ends_and_leaves_nothing_behind[in drain-False-memory]",
+        "tasks.py",
+        "        for task in pending:\n            task.cancel()\n",
+        "",
+        "tests/unit/test_tasks.py::test_a_clean_up_without_an_end_is_interrupted_after_the_limit",
     ),
     _server(
         "worker-forgets",
