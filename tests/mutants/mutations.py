@@ -2500,7 +2500,7 @@ MUTATIONS = (
         "scheduler/dispatcher.py",
         "                attempt.end()",
         "                pass",
-        f"{ROLES}::test_a_cancellation_at_the_server_stops_the_engine_of_the_worker[sqlite]",
+        f"{ATTEMPTS}::test_the_engine_of_a_job_that_another_server_cancelled_gets_the_next_job",
     ),
 )
 

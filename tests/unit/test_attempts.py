@@ -346,9 +346,11 @@ class GatedExecutor(StalledExecutor):
         self._batches.setdefault(arguments[-1], []).append(task.job_id)
         gate = self.gates[task.job_id] = asyncio.Event()
         await self._notify()
-        await gate.wait()
-        del self.gates[task.job_id]
-        await self._notify()
+        try:
+            await gate.wait()
+        finally:
+            del self.gates[task.job_id]
+            await self._notify()
         return (VerifiedImage(b"png", "ab" * 32, 512, 512),)
 
     @property
@@ -385,6 +387,24 @@ async def test_the_dispatcher_claims_as_many_jobs_as_there_is_capacity() -> None
     async with asyncio.timeout(10):
         await dispatcher.drain(0)
     assert await ledger.jobs.count() == JobCounts(3, 0)
+    await ledger.close()
+
+
+async def test_the_engine_of_a_job_that_another_server_cancelled_gets_the_next_job() -> None:
+    """The clock stands still, so no write of progress and no renewal of the lease shows the cancellation."""
+    ledger, executor = MemoryLedger(), GatedExecutor(capacity=1)
+    previews = Previews(lambda job_id, wanted: None, lambda job_id: None)
+    context = AttemptContext(ledger.jobs, executor, RecordingBlobs(ledger), executor, DispatchPolicy(), previews)  # type: ignore[arg-type]
+    dispatcher = Dispatcher(context, "worker")
+    await ledger.open(dispatcher.notify)
+    for name in ("ext_1", "ext_2"):
+        await ledger.jobs.submit(name, "sid_a", SPEC, "fake", now=1000)
+    dispatcher.start()
+    await executor.running("ext_1")
+    await ledger.jobs.change("ext_1", Change.CANCEL, now=1000, error="cancelled", error_code="cancelled")
+    await executor.running("ext_2")
+    async with asyncio.timeout(10):
+        await dispatcher.drain(0)
     await ledger.close()
 
 
