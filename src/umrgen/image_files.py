@@ -23,6 +23,8 @@ __all__ = [
     "ImageFacts",
     "SavedImage",
     "digest_from_headers",
+    "png_chunk",
+    "png_chunks",
     "png_texts",
     "sniff",
     "verify",
@@ -140,7 +142,13 @@ def verify(data: bytes, *, length: int | None = None, sha256: str | None = None)
     return ImageFacts(media_type, len(data), actual, width, height)
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+def png_chunk(name: bytes, body: bytes) -> bytes:
+    """Return a chunk of a PNG: length, name, body and checksum."""
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield the name of each chunk of a PNG, and the whole chunk. Raises OutputCorrupt for a damaged file."""
     view = memoryview(data)
     at = len(PNG_MAGIC)
     while at + 12 <= len(view):
@@ -151,7 +159,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         (crc,) = struct.unpack_from(">I", view, end - 4)
         if zlib.crc32(view[at + 4 : end - 4]) != crc:
             raise OutputCorrupt("the PNG is damaged: a chunk's checksum does not match")
-        yield bytes(view[at + 4 : at + 8]), view[at + 8 : end - 4]
+        yield bytes(view[at + 4 : at + 8]), view[at:end]
         at = end
         if bytes(view[at - 8 : at - 4]) == b"IEND":
             if at != len(view):
@@ -163,8 +171,8 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 def png_texts(data: bytes) -> dict[str, str]:
     """Return the uncompressed text chunks of a PNG by key; {} for another file. Raises OutputCorrupt."""
     texts = {}
-    for name, body in _png_chunks(data) if data.startswith(PNG_MAGIC) else ():
-        key, _, rest = bytes(body).partition(b"\0") if name in (b"iTXt", b"tEXt") else (b"", b"", b"")
+    for name, chunk in png_chunks(data) if data.startswith(PNG_MAGIC) else ():
+        key, _, rest = bytes(chunk[8:-4]).partition(b"\0") if name in (b"iTXt", b"tEXt") else (b"", b"", b"")
         if name == b"tEXt":
             texts[key.decode("latin-1")] = rest.decode("latin-1")
         elif rest.startswith(b"\0\0"):
@@ -173,8 +181,9 @@ def png_texts(data: bytes) -> dict[str, str]:
 
 
 def _check_png(data: bytes) -> tuple[int, int]:
-    chunks = _png_chunks(data)
-    name, header = next(chunks)
+    chunks = png_chunks(data)
+    name, first = next(chunks)
+    header = first[8:-4]
     if name != b"IHDR" or len(header) != 13:
         raise OutputCorrupt("the PNG has no header")
     width, height = struct.unpack_from(">II", header)

@@ -7,11 +7,10 @@ file is one that `verify` accepted.
 
 import hashlib
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 
 from umrgen.errors import OutputCorrupt
-from umrgen.image_files import PNG_MAGIC, sniff
+from umrgen.image_files import PNG_MAGIC, png_chunk, png_chunks, sniff
 
 __all__ = ["content_digest", "manifest_size", "packets", "with_packet"]
 
@@ -34,7 +33,7 @@ def manifest_size(data: bytes) -> int:
     """Return the bytes of the C2PA manifest; 0 for a file without one. Raises OutputCorrupt for a damaged file."""
     match sniff(data[:16]):
         case "image/png":
-            return sum(len(chunk) for name, chunk in _png_chunks(data) if name == _PNG_MANIFEST)
+            return sum(len(chunk) for name, chunk in png_chunks(data) if name == _PNG_MANIFEST)
         case "image/jpeg":
             return sum(len(part) for marker, part in _jpeg_segments(data) if _is_jpeg_manifest(marker, part))
         case "image/webp":
@@ -77,40 +76,27 @@ def with_packet(data: bytes, xmp: str, texts: dict[str, str] | None = None, *, k
 # --- PNG ---
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield the name of each chunk, and the whole chunk: length, name, body and checksum."""
-    view, at = memoryview(data), len(PNG_MAGIC)
-    while at + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, at)
-        yield data[at + 4 : at + 8], view[at : at + 12 + length]
-        at += 12 + length
-
-
-def _png_chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))
-
-
 def _png_text(key: str, value: str) -> bytes:
     """Return an uncompressed iTXt chunk: UTF-8, for prompts in any language. NUL, which ends a text, is left out."""
     text = value.replace("\0", "").encode("utf-8", "replace")
-    return _png_chunk(b"iTXt", key.encode("latin-1") + b"\0\0\0\0\0" + text)
+    return png_chunk(b"iTXt", key.encode("latin-1") + b"\0\0\0\0\0" + text)
 
 
 def _png_packets(data: bytes) -> Iterator[bytes]:
-    for name, chunk in _png_chunks(data):
+    for name, chunk in png_chunks(data):
         body = bytes(chunk[8:-4]) if name == b"iTXt" else b""
         if body.startswith(_XMP_KEY + b"\0\0"):
             yield body[len(_XMP_KEY) + 2 :].split(b"\0", 2)[-1]
 
 
 def _png_content(data: bytes) -> Iterator[bytes | memoryview]:
-    return (chunk for name, chunk in _png_chunks(data) if name not in (*_TEXTS, _PNG_MANIFEST))
+    return (chunk for name, chunk in png_chunks(data) if name not in (*_TEXTS, _PNG_MANIFEST))
 
 
 def _png_with(data: bytes, added: list[bytes], keys: set[str], keep_texts: bool) -> bytes:
     replaced = {key.encode("latin-1") for key in keys} | {_XMP_KEY.rstrip(b"\0")}
     parts: list[bytes | memoryview] = [PNG_MAGIC]
-    for name, chunk in _png_chunks(data):
+    for name, chunk in png_chunks(data):
         if name == _PNG_MANIFEST:
             continue
         if name in _TEXTS and (not keep_texts or bytes(chunk[8:-4]).partition(b"\0")[0] in replaced):

@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from umrgen.image_files import PNG_MAGIC
+from umrgen.image_files import PNG_MAGIC, png_chunk
 
 __all__ = ["encode_png"]
 
@@ -30,10 +30,6 @@ def _deflate_rle(raw: bytes) -> bytes:
     return packer.compress(raw) + packer.flush()
 
 
-def _chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))
-
-
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     """Return a PNG of RGB `pixels` of shape (height, width, 3). Raises ValueError for another shape or type.
 
@@ -52,8 +48,8 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     return b"".join(
         [
             PNG_MAGIC,
-            _chunk(b"IHDR", header),
-            _chunk(b"IDAT", _deflate(rows.tobytes())),
-            _chunk(b"IEND", b""),
+            png_chunk(b"IHDR", header),
+            png_chunk(b"IDAT", _deflate(rows.tobytes())),
+            png_chunk(b"IEND", b""),
         ]
     )

@@ -5,11 +5,9 @@ import random
 import struct
 import zlib
 
+from umrgen.image_files import png_chunk
+
 __all__ = ["flat_png", "png_bytes"]
-
-
-def _chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def png_bytes(size: int = 400, *, seed: int = 0) -> bytes:
@@ -28,5 +26,5 @@ def flat_png(width: int, height: int, *, seed: int = 0) -> bytes:
 
 def _png(width: int, height: int, rows: bytes) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows, 1)) + _chunk(b"IEND", b"")
+    body = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(rows, 1)) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
