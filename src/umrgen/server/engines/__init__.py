@@ -11,7 +11,7 @@ from importlib import import_module
 from inspect import iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from umrgen.model import LIMITS
+from umrgen.server.domain.engine_info import EngineInfo
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.text import printable
 
@@ -52,39 +52,6 @@ ENGINES: Mapping[str, str] = {
     "procedural": "umrgen.server.engines.procedural:ProceduralEngine",
     "sdcpp": "umrgen.server.engines.sdcpp.engine:SdServerEngine",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class EngineInfo:
-    """The name and the features of an engine; `kind` is "procedural" or "model"."""
-
-    name: str
-    kind: str
-    version: str
-    size_multiple: int = 1
-    """Width and height must be multiples of this."""
-    max_steps: int = LIMITS.steps_max
-    default_steps: int = LIMITS.steps_default
-    """The steps of a request that gives none."""
-    features: tuple[str, ...] = ()
-    """Of "previews", "references", "negative", "loras", "cfg"; a request that needs another one is refused."""
-    min_side: int = LIMITS.side_min
-    """Width and height are at least this."""
-    max_side: int = LIMITS.side_max
-    """Width and height are at most this."""
-    models: tuple[str, ...] = ()
-    """The names that a request may give as its model; the first is the default. Empty: a request can give none."""
-    loras: tuple[str, ...] = ()
-    """The names of the LoRAs that it has; with the feature "loras" and no names, any name is accepted."""
-    min_steps: int = 1
-    default_cfg: float | None = None
-    """The guidance scale of a request that gives none."""
-    revision: str = ""
-    """The revision or the digest of the model's files, for the provenance of the images."""
-    notes: tuple[str, ...] = ()
-    """What the operator should know, as `umrgen engine check` prints it: the choices made when it was loaded."""
-    max_batch: int = 1
-    """The number of tasks that `draw_batch` draws together; with 1 the engine needs no such method."""
 
 
 @dataclass(frozen=True, slots=True)

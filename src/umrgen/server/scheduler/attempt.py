@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from umrgen.clock import Clock
 from umrgen.server.blobs import BlobStore, BlobStoreOutage, BlobStoreUnavailable, read
+from umrgen.server.domain.engine_info import unsupported
 from umrgen.server.domain.job import Change, Conflict, Job, Output, output_name
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure
-from umrgen.server.engines.support import unsupported
 from umrgen.server.executors import Executor, JobBatch, VerifiedImage
 from umrgen.server.ledger import JobStore, LedgerUnavailable
 from umrgen.server.scheduler.previews import Previews

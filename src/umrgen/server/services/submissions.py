@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import msgspec
 
 from umrgen.clock import Clock
+from umrgen.server.domain.engine_info import unsupported
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.request import GenerationRequest
-from umrgen.server.engines.support import unsupported
 from umrgen.server.executors import Executor
 from umrgen.server.ledger import (
     Call,
