@@ -104,3 +104,9 @@ def test_pull_takes_a_name_of_the_hub() -> None:
     run = cli("engine", "pull", "http://127.0.0.1:1")
     assert run.returncode == 1
     assert "Give a name as owner/name" in run.stderr
+
+
+def test_the_server_prints_which_engine_a_model_chose_and_why(state: Path) -> None:
+    with server(state, "--model", "procedural") as running, running.http() as http:
+        assert "the engine is procedural: it draws without a model" in running.log()
+        assert http.get("/api/v1/capabilities").json()["engine"]["name"] == "procedural"
