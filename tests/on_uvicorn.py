@@ -12,8 +12,8 @@ import click
 import uvicorn
 
 from umrgen.cli.serve import serve
-from umrgen.server.application import open_keys
 from umrgen.server.asgi import create_app
+from umrgen.server.implementations import open_keys
 from umrgen.server.logs import set_up_logs
 from umrgen.server.services.api_keys import NewKey
 from umrgen.server.settings import Settings

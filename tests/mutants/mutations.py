@@ -2090,7 +2090,7 @@ MUTATIONS = (
     _server(
         "local-engine-options",
         "engines: a wrong value of an option is refused before the server starts",
-        "application.py",
+        "implementations.py",
         "load_engine(engine, options)",
         "pass",
         "tests/integration/test_engine_settings.py::test_a_wrong_engine_or_option_is_refused_before_the_start",
@@ -2480,7 +2480,7 @@ MUTATIONS = (
     _server(
         "no-engines",
         "scaling: serve --no-engines starts no engine",
-        "application.py",
+        "implementations.py",
         "    if settings.engines:",
         "    if True:",
         f"{ROLES}::test_workers_draw_each_job_of_a_server_without_engines_once[sqlite]",

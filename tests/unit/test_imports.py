@@ -78,6 +78,7 @@ SERVER = [
     ["server.services"],
     ["server.scheduler"],
     ["server.http"],
+    ["server.implementations"],
     ["server.application"],
     ["server.serve", "server.asgi", "server.engine_check", "server.engine_plan"],
     ["server.work"],

@@ -40,7 +40,7 @@ def _with_keys(server: ServerOptions, work: Callable[["ApiKeys"], Awaitable[None
     async def opened() -> None:
         settings = server_settings(**server)
         with require_server_packages():
-            from umrgen.server.application import open_keys
+            from umrgen.server.implementations import open_keys
 
         if settings.ledger_kind == "sqlite" and not settings.ledger_file.exists():
             _create_state(settings, new=new)

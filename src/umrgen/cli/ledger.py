@@ -110,7 +110,7 @@ def copy_command(source: str, target: str, as_json: bool) -> None:
 
     def work() -> None:
         with require_server_packages():
-            from umrgen.server.application import ledger_tables
+            from umrgen.server.implementations import ledger_tables
             from umrgen.server.ledger.copying import copy_ledger
 
         with _stopped(source) as old, _stopped(target) as new:
@@ -170,7 +170,7 @@ def adopt(as_json: bool, **server: Unpack[ServerOptions]) -> None:
 
     async def work() -> None:
         with require_server_packages():
-            from umrgen.server.application import open_ledger
+            from umrgen.server.implementations import open_ledger
             from umrgen.server.ledger.adoption import adopt as adopt_images
             from umrgen.server.ledger.adoption import find_images
             from umrgen.server.state import LedgerMark, own_state

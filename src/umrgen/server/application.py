@@ -3,28 +3,24 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
 from umrgen.clock import Clock, SystemClock
 from umrgen.server.allowed_hosts import AllowedHosts
-from umrgen.server.blobs import BLOB_STORES, BlobStore
+from umrgen.server.blobs import BlobStore
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import job_to_wire
-from umrgen.server.engines import EngineFailure, check_options, is_remote, load_engine
-from umrgen.server.executors import EXECUTORS, Executor, WatchdogLimits
-from umrgen.server.executors.unloading import LoadCommands, UnloadingExecutor
+from umrgen.server.executors import Executor
 from umrgen.server.http import Services
 from umrgen.server.http.app import make_app
-from umrgen.server.ledger import LEDGER_TABLES, LEDGERS, Ledger, LedgerUnavailable
-from umrgen.server.ledger.copying import LedgerTables
+from umrgen.server.implementations import make_blobs, make_ledger, make_signer, make_worker_id, own_executor
+from umrgen.server.ledger import Ledger, LedgerUnavailable
 from umrgen.server.metrics import Metrics
 from umrgen.server.scheduler.attempt import AttemptContext, DispatchPolicy
 from umrgen.server.scheduler.dispatcher import Dispatcher
@@ -50,9 +46,8 @@ from umrgen.server.services.submissions import Submissions
 from umrgen.server.services.subscriptions import Subscriptions
 from umrgen.server.services.uploads import Uploads
 from umrgen.server.settings import BadSettings, Settings
-from umrgen.server.signing import ManifestSigner
 from umrgen.server.signing.status import SigningStatus
-from umrgen.server.state import LedgerMark, worker_id
+from umrgen.server.state import LedgerMark
 from umrgen.server.tasks import cancelled
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.deliverer import WebhookDeliverer
@@ -60,7 +55,7 @@ from umrgen.server.webhooks.deliverer import WebhookDeliverer
 if TYPE_CHECKING:
     from umrgen.server.http.mcp import McpEndpoint
 
-__all__ = ["Application", "ledger_tables", "make_executor", "make_signer", "open_keys", "open_ledger"]
+__all__ = ["Application"]
 
 log = logging.getLogger(__name__)
 
@@ -71,138 +66,6 @@ MARK_SECONDS = 60.0
 ADOPT = "Put back the right file, or stop the server and run: umrgen ledger adopt"
 LAST_DELIVERIES = 5.0
 """Seconds that webhooks in flight have when the server stops; the rest is sent after its restart."""
-
-
-def _make(table: Mapping[str, str], name: str, *args: Any, **kwargs: Any) -> Any:
-    module, _, attribute = table[name].partition(":")
-    return getattr(import_module(module), attribute)(*args, **kwargs)
-
-
-def _ledger(settings: Settings, observe_commit: Callable[[float], None] = lambda seconds: None) -> Ledger:
-    """Return the ledger that the settings name, not opened yet."""
-    ledger: Ledger
-    if settings.ledger_kind == "memory":
-        ledger = _make(LEDGERS, "memory")
-    elif settings.ledger_kind == "postgresql":
-        ledger = _postgres(settings.ledger, observe_commit)
-    else:
-        ledger = _make(LEDGERS, "sqlite", settings.ledger_file, observe_commit)
-    return ledger
-
-
-def _postgres(url: str, observe_commit: Callable[[float], None]) -> Ledger:
-    try:
-        ledger: Ledger = _make(LEDGERS, "postgresql", url, observe_commit)
-    except ImportError as missing:
-        raise _without_packages("PostgreSQL", "postgres", missing) from None
-    return ledger
-
-
-def ledger_tables(settings: Settings) -> LedgerTables:
-    """Return the tables of the ledger that the settings name, for a copy. Raises BadSettings."""
-    if settings.ledger_kind not in LEDGER_TABLES:
-        raise BadSettings(f"the ledger {settings.ledger} cannot be copied", next="Name sqlite:FILE or postgresql://….")
-    where = settings.ledger if settings.ledger_kind == "postgresql" else settings.ledger_file
-    try:
-        tables: LedgerTables = _make(LEDGER_TABLES, settings.ledger_kind, where)
-    except ImportError as missing:
-        raise _without_packages("PostgreSQL", "postgres", missing) from None
-    return tables
-
-
-def _without_packages(purpose: str, extra: str, missing: ImportError) -> BadSettings:
-    return BadSettings(
-        f"the packages for {purpose} are not installed: {missing.name} is missing",
-        next=f"pip install 'umrgen[server,{extra}]'",
-    )
-
-
-def _worker(settings: Settings) -> str:
-    """Return the id under which this server leases jobs. A ledger in memory has no other server, and no folder."""
-    return f"worker_{secrets.token_hex(8)}" if settings.ledger == "memory" else worker_id(settings.state)
-
-
-def _blobs(settings: Settings, worker: str) -> BlobStore:
-    blobs: BlobStore
-    if settings.blobs == "memory":
-        blobs = _make(BLOB_STORES, "memory")
-    elif settings.blobs_kind == "s3":
-        blobs = _s3(settings)
-    else:
-        blobs = _make(BLOB_STORES, "local", settings.blobs_folder, worker)
-    return blobs
-
-
-def _s3(settings: Settings) -> BlobStore:
-    try:
-        blobs: BlobStore = _make(BLOB_STORES, "s3", settings.blobs, settings.s3_endpoint, settings.s3_redirects)
-    except ImportError as missing:
-        raise _without_packages("S3", "s3", missing) from None
-    return blobs
-
-
-def _executor(settings: Settings, clock: Clock) -> Executor:
-    """Return the executor of this server. Raises BadSettings."""
-    if settings.engines:
-        return make_executor(settings, clock)
-    absent: Executor = _make(EXECUTORS, "absent")
-    return absent
-
-
-def make_executor(settings: Settings, clock: Clock) -> Executor:
-    """Return the executor of the engine that the settings name, not started yet.
-
-    Raises BadSettings for a wrong engine or option.
-    """
-    engine, options = settings.engine, settings.options_of_engine
-    limits = WatchdogLimits(settings.stall_after, settings.cancel_grace, settings.load_timeout, settings.engine_memory)
-    try:
-        check_options(engine, options)
-        kind = "remote" if is_remote(engine) else "subprocess"
-        if kind == "subprocess":
-            load_engine(engine, options)  # its constructor refuses wrong values before a process is started
-        executor: Executor = _make(
-            EXECUTORS, kind, engine, options, devices=settings.devices, watchdog=limits, signing=settings.signing
-        )
-    except EngineFailure as failure:
-        next = "See --engine and --engine-option in: umrgen serve --help"
-        raise BadSettings(str(failure), code="bad_engine", next=next) from None
-    commands = LoadCommands(settings.on_load, settings.on_unload, settings.command_timeout)
-    return UnloadingExecutor(executor, clock, settings.unload_after, commands)
-
-
-def make_signer(settings: Settings) -> ManifestSigner | None:
-    """Return the signer of images that the settings describe; None without one.
-
-    Its certificate may be unreadable or expired. Raises BadSettings without the packages for signing.
-    """
-    if settings.signing is None:
-        return None
-    missing = next((name for name in ("c2pa", "cryptography") if find_spec(name) is None), None)
-    if missing:
-        raise BadSettings(
-            f"the packages for signing images are not installed: {missing} is missing",
-            next="pip install 'umrgen[c2pa]'",
-        )
-    return ManifestSigner(settings.signing)
-
-
-@asynccontextmanager
-async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
-    """Open the ledger of the server that these settings describe."""
-    ledger = _ledger(settings)
-    await ledger.open(lambda jobs: None)
-    try:
-        yield ledger
-    finally:
-        await ledger.close()
-
-
-@asynccontextmanager
-async def open_keys(settings: Settings) -> AsyncIterator[ApiKeys]:
-    """Open the API keys of the server that these settings describe, whether it runs or not."""
-    async with open_ledger(settings) as ledger:
-        yield ApiKeys(ledger.keys, SystemClock())
 
 
 class Application:
@@ -222,14 +85,14 @@ class Application:
         `ledger`, `blobs` and `executor` replace those that the settings name: for tests.
         """
         clock = clock or SystemClock()
-        worker = _worker(settings)
+        worker = make_worker_id(settings)
         self.settings = settings
         self._clock = clock
         self._mark = LedgerMark(None if settings.ledger == "memory" else settings.state / "ledger-mark")
         self.metrics = Metrics()
-        self.ledger = ledger or _ledger(settings, self.metrics.commits.observe)
-        self.blobs = blobs or _blobs(settings, worker)
-        self.executor = executor or _executor(settings, clock)
+        self.ledger = ledger or make_ledger(settings, self.metrics.commits.observe)
+        self.blobs = blobs or make_blobs(settings, worker)
+        self.executor = executor or own_executor(settings, clock)
         self.images = ImageCache(self.blobs, settings.cache << 20)
         self.subscriptions = Subscriptions(settings.held)
         self.previews = Previews(self.executor.show, self.subscriptions.wake)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from umrgen.clock import SystemClock
 from umrgen.errors import UmrgenError
 from umrgen.model import LIMITS
-from umrgen.server.application import make_executor
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure, EngineInfo
 from umrgen.server.executors import Executor, VerifiedImage
+from umrgen.server.implementations import make_executor
 from umrgen.server.settings import Settings
 
 __all__ = ["EngineCheck", "check_engine"]
