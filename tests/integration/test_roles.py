@@ -77,6 +77,7 @@ def test_workers_draw_each_job_of_a_server_without_engines_once(shared: tuple[st
     with server(tmp_path / "server", *UNLIMITED, *shared, "--no-engines") as serving, serving.http() as http:
         jobs = [submit(http) for _ in range(12)]
         assert {state_of(http, job) for job in jobs} == {"queued"}
+        assert http.get("/api/v1/capabilities").json()["engine"]["state"] == "elsewhere"
         with worker(tmp_path / "one", *shared) as one, worker(tmp_path / "two", *shared) as two:
             until(lambda: {state_of(http, job) for job in jobs} == {"completed"}, 60)
             logs = one.log() + two.log()

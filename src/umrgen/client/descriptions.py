@@ -75,7 +75,7 @@ class Capabilities:
     engine: str | None
     """Its name."""
     engine_state: str | None
-    """ "ready", "loading", "unloaded" (the next job loads it) or "unavailable"."""
+    """ "ready", "loading", "unloaded" (the next job loads it), "unavailable", or "elsewhere" (workers draw)."""
     features: tuple[str, ...]
     """What the engine does with a request beyond its prompt and size, as `references`."""
     models: tuple[str, ...]

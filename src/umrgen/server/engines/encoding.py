@@ -52,7 +52,8 @@ def _marked(image: "Pixels | EncodedImage", record: "Provenance") -> EncodedImag
     if not isinstance(image, EncodedImage):
         return EncodedImage(mark(encode_png(image), record), "image/png")
     try:
-        return EncodedImage(mark(verified_bytes(image.data), record), image.media_type)
+        verify(image.data)
+        return EncodedImage(mark(image.data, record), image.media_type)
     except UmrgenError:
         return image
 
@@ -67,12 +68,6 @@ def _signed(image: EncodedImage, task: DrawTask, record: "Provenance", signer: "
         if signer.options.required:
             raise EngineFailure(f"the image cannot be signed: {error}") from None
         return image
-
-
-def verified_bytes(data: bytes) -> bytes:
-    """Return an image that is complete. Raises UmrgenError."""
-    verify(data)
-    return data
 
 
 def preview_jpeg(image: "Pixels | EncodedImage") -> bytes:

@@ -25,8 +25,8 @@ _DESCRIPTIONS = {
 }
 
 
-EngineState = Literal["ready", "loading", "unloaded", "unavailable"]
-"""Whether an engine can draw now; an unloaded one is loaded for the next job."""
+EngineState = Literal["ready", "loading", "unloaded", "unavailable", "elsewhere"]
+"""Whether an engine can draw now; an unloaded one is loaded for the next job; elsewhere: workers draw the jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,8 @@ class ServerState:
     @property
     def engine_state(self) -> EngineState:
         """Whether the engine can draw now."""
+        if not self.draws:
+            return "elsewhere"
         if self.executor.trouble:
             return "unavailable"
         if not self.executor.loaded:
