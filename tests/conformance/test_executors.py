@@ -548,6 +548,19 @@ class TestBatches:
         assert batches._processes == {process}
         assert self.shade(await batches.run(drawing("one", "ext_9"), ignore)) == 1
 
+    async def test_a_job_that_is_cancelled_when_it_was_just_sent_stops_the_engine(
+        self, batches: SubprocessExecutor
+    ) -> None:
+        (process,) = batches._processes
+        running = asyncio.create_task(batches.run(drawing("wait"), ignore))
+        while not process.jobs:  # noqa: ASYNC110 - each turn of the event loop counts
+            await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert not process.jobs
+        assert self.shade(await batches.run(drawing("one", "ext_9"), ignore)) == 1
+
     async def test_a_batch_whose_jobs_were_all_cancelled_waits_for_no_process(
         self, batches: SubprocessExecutor
     ) -> None:

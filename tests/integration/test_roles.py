@@ -57,8 +57,8 @@ def worker(state: Path, *arguments: str) -> Iterator[WorkerProcess]:
     assert "Traceback" not in running.log()
 
 
-def submit(http: httpx2.Client) -> str:
-    return str(http.post("/api/v1/generate", json=BODY).json()["job_id"])
+def submit(http: httpx2.Client, **changes: int) -> str:
+    return str(http.post("/api/v1/generate", json=BODY | changes).json()["job_id"])
 
 
 def state_of(http: httpx2.Client, job_id: str) -> str:
@@ -97,7 +97,7 @@ def test_a_cancellation_at_the_server_stops_the_engine_of_the_worker(shared: tup
         serving.http() as http,
         worker(tmp_path / "worker", *shared, *slow) as working,
     ):
-        cancelled, following = submit(http), submit(http)
+        cancelled, following = submit(http, steps=3), submit(http, steps=3)  # the delay is between two steps
         until(lambda: state_of(http, cancelled) == "running")
         assert http.post(f"/api/v1/cancel/{cancelled}").json()["error_code"] == "cancelled"
         until(lambda: f"job {cancelled}: it was ended" in working.log())

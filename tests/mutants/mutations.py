@@ -1689,6 +1689,15 @@ MUTATIONS = (
         "tests/conformance/test_executors.py::TestBatches::test_a_job_that_does_not_stop_is_dropped_without_the_others",
     ),
     _server(
+        "cancelled-when-sent",
+        "reliability: a cancellation stops the engine, also of a job that was just sent to it",
+        "executors/subprocess/executor.py",
+        "            if starting.done() and not starting.cancelled() and not starting.exception():",
+        "            if False:",
+        "tests/conformance/test_executors.py::TestBatches"
+        "::test_a_job_that_is_cancelled_when_it_was_just_sent_stops_the_engine",
+    ),
+    _server(
         "batch-of-equals",
         "engines: jobs that are drawn together have the same size, steps, model and LoRAs",
         "scheduler/dispatcher.py",

@@ -127,10 +127,19 @@ class SubprocessExecutor:
         batch = batch or JobBatch([task.job_id])
         try:
             await batch.join(task)
-            process = await asyncio.shield(self._start(batch))
-            return await self._run(process, batch, task, on_step, on_preview)
+            return await self._run(await self._started(batch, task), batch, task, on_step, on_preview)
         finally:
             batch.withdraw(task.job_id)
+
+    async def _started(self, batch: JobBatch, task: DrawTask) -> EngineProcess:
+        """Return the process that draws the batch. A task that is cancelled when it was just sent is stopped there."""
+        starting = self._start(batch)
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            if starting.done() and not starting.cancelled() and not starting.exception():
+                await asyncio.shield(starting.result().cancel(task.job_id, self._watchdog.cancel_grace))
+            raise
 
     def _start(self, batch: JobBatch) -> asyncio.Future[EngineProcess]:
         """Return the process that draws a complete batch; the first call chooses it, when one is idle."""
