@@ -22,6 +22,7 @@ from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure, Engine
 from umrgen.server.executors import Executor, JobBatch, VerifiedImage, WatchdogLimits
 from umrgen.server.executors.remote import RemoteExecutor
 from umrgen.server.executors.subprocess.executor import SubprocessExecutor
+from umrgen.server.executors.subprocess.frames import pack
 from umrgen.server.executors.subprocess.process import EngineProcess, Listener
 
 TASK = draw_task("one")
@@ -370,12 +371,14 @@ class TestLocal:
         (process,) = executor._processes
         os.kill(process.pid, signal.SIGSTOP)
         more_than_a_pipe_holds = draw_task("a lighthouse", references=(bytes(1 << 20),))
-        async with asyncio.timeout(20):
-            with pytest.raises(EngineStalled):
-                await executor.run(more_than_a_pipe_holds, ignore)
-            assert not process.alive
-            assert await executor.run(draw_task("a lighthouse", job_id="ext_2"), ignore)
-        await executor.stop()
+        try:
+            async with asyncio.timeout(20):
+                with pytest.raises(EngineStalled):
+                    await executor.run(more_than_a_pipe_holds, ignore)
+                assert not process.alive
+                assert await executor.run(draw_task("a lighthouse", job_id="ext_2"), ignore)
+        finally:
+            await executor.stop()
 
     async def test_a_stalled_process_whose_job_is_cancelled_is_replaced(self) -> None:
         executor = SubprocessExecutor(
@@ -408,8 +411,7 @@ class TestLocal:
         """The order in which its end and its output are reported does not matter; it differs by event loop."""
 
         async def draw() -> None:
-            pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
-            process = EngineProcess(await asyncio.create_subprocess_exec("printf", "z" * 32, **pipes))
+            process = await EngineProcess.start_command("printf", "z" * 32)
             if busy:
                 block_until_it_ends(process)
             with pytest.raises(EngineCrashed) as crash:
@@ -417,6 +419,37 @@ class TestLocal:
                 await process.follow(TASK.job_id, Listener(ignore, None, lambda: None), WatchdogLimits(stall_after=600))
             assert crash.value.code == "engine_crashed"
             await process.kill()
+
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(asyncio.wait_for(draw(), 20))
+
+    @pytest.mark.parametrize("loop", LOOPS)
+    def test_a_process_is_killed_while_its_messages_are_unread(self, loop: Loop, tmp_path: Path) -> None:
+        """asyncio's `wait` for a process with pipes waits until all is read."""
+        messages = tmp_path / "messages"
+        messages.write_bytes(pack({"is": "step", "job_id": TASK.job_id, "step": 1, "total": 2}) * 10_000)
+
+        async def kill() -> None:
+            process = await EngineProcess.start_command("sh", "-c", 'cat "$0"; sleep 600', str(messages))
+            process.start([TASK])
+            while not process._jobs[TASK.job_id].full():
+                await asyncio.sleep(0)
+            await process.kill()
+            assert not process.alive
+
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(asyncio.wait_for(kill(), 20))
+
+    @pytest.mark.parametrize("loop", LOOPS)
+    def test_a_process_that_another_outlives_has_ended(self, loop: Loop) -> None:
+        """A process that the engine has forked may hold its standard input and output."""
+
+        async def draw() -> None:
+            process = await EngineProcess.start_command("sh", "-c", "exec 3<&0; cat <&3 >/dev/null & kill -9 $$")
+            process.start([TASK])
+            with pytest.raises(EngineCrashed, match="SIGKILL"):
+                await process.follow(TASK.job_id, Listener(ignore, None, lambda: None), WatchdogLimits(stall_after=600))
+            await process.ended()
 
         with asyncio.Runner(loop_factory=loop) as runner:
             runner.run(asyncio.wait_for(draw(), 20))

@@ -1106,6 +1106,14 @@ MUTATIONS = (
         "tests/conformance/test_executors.py::TestLocal::test_a_process_that_does_not_read_its_pipe_is_replaced",
     ),
     _server(
+        "engine-end-is-seen",
+        "extending: the end of an engine is noticed while a process that it has forked runs on",
+        "executors/subprocess/process.py",
+        "self._channel.shutdown(socket.SHUT_RD)",
+        "pass",
+        "tests/conformance/test_executors.py::TestLocal::test_a_process_that_another_outlives_has_ended",
+    ),
+    _server(
         "phases-are-signs-of-life",
         "extending: an engine that compiles is not stopped while it reports no step",
         "executors/watchdog.py",

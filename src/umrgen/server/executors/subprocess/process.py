@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -66,7 +67,7 @@ class Listener:
 
 def _how_it_ended(returncode: int | None) -> str:
     if returncode is None:
-        return "its pipe was closed"
+        return "its connection was closed"
     if returncode < 0:
         return f"it was ended by {signal.Signals(-returncode).name}"
     return f"it exited with code {returncode}"
@@ -75,8 +76,17 @@ def _how_it_ended(returncode: int | None) -> str:
 class EngineProcess:
     """A running engine process. After any failure it is ended and replaced, never repaired."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        channel: socket.socket,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
         self._process = process
+        self._channel = channel
+        self._frames = reader
+        self._writer = writer
         self.info = EngineInfo("unknown", "unknown", "")
         self.was_used = False
         """True after its first job."""
@@ -86,6 +96,24 @@ class EngineProcess:
         self._loading: Inbox = asyncio.Queue(INBOX)
         """The messages that are about no job: whether the engine was loaded."""
         self._reader = asyncio.create_task(self._read())
+        self._watcher = asyncio.create_task(self._watch_end())
+
+    @classmethod
+    async def start_command(cls, *command: str, environment: Mapping[str, str] | None = None) -> "EngineProcess":
+        """Start a command whose standard input and output are one socket, which carries the frames.
+
+        A socket, not asyncio's pipes: with these, `wait` returns only when all that was written has been read, and when
+        no process that the command has forked holds the pipes.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reader, writer = await asyncio.open_connection(sock=ours)
+            try:
+                process = await asyncio.create_subprocess_exec(*command, stdin=theirs, stdout=theirs, env=environment)
+            except BaseException:
+                writer.close()
+                raise
+        return cls(process, ours, reader, writer)
 
     @classmethod
     async def spawn(
@@ -103,7 +131,7 @@ class EngineProcess:
         The process finds the number of its device in UMRGEN_DEVICE. `memory` is its limit in MiB (0: none). Raises
         EngineFailure and EngineCrashed.
         """
-        started = await asyncio.create_subprocess_exec(
+        process = await cls.start_command(
             sys.executable,
             "-m",
             "umrgen.server.executors.subprocess.worker",
@@ -111,13 +139,10 @@ class EngineProcess:
             json.dumps(options),
             str(memory),
             signing.to_json() if signing is not None else "null",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
             # An engine needs no key, so nothing that it prints or dumps can contain one.
-            env={name: value for name, value in os.environ.items() if name not in SECRETS}
+            environment={name: value for name, value in os.environ.items() if name not in SECRETS}
             | {"UMRGEN_DEVICE": str(device)},
         )
-        process = cls(started)
         try:
             async with RunningTimeout(load_timeout):
                 head, _ = await process._next(process._loading)
@@ -155,10 +180,9 @@ class EngineProcess:
             inbox = self._jobs[task.job_id] = asyncio.Queue(INBOX)
             if self._end is not None:
                 inbox.put_nowait(self._end)
-        assert self._process.stdin is not None
         images = b"".join(image for task in tasks for image in task.references)
         with suppress(*GONE):  # its end is noticed by the reader
-            self._process.stdin.write(pack({"do": "draw", "tasks": [_task_head(task) for task in tasks]}, images))
+            self._writer.write(pack({"do": "draw", "tasks": [_task_head(task) for task in tasks]}, images))
 
     async def follow(self, job_id: str, listener: Listener, limits: WatchdogLimits) -> list[EncodedImage]:
         """Wait for the images of a job. Raises EngineFailure, EngineCrashed and EngineStalled."""
@@ -178,7 +202,7 @@ class EngineProcess:
         return message
 
     async def _next(self, inbox: Inbox) -> Frame:
-        """Return the next frame of an inbox. Cancelling this loses no frame: another task reads the pipe."""
+        """Return the next frame of an inbox. Cancelling this loses no frame: another task reads the socket."""
         item = await inbox.get()
         if isinstance(item, EngineCrashed):
             inbox.put_nowait(item)  # for the next call too
@@ -207,9 +231,9 @@ class EngineProcess:
 
     def show(self, job_id: str, wanted: bool) -> None:
         """Start or stop previews of this job."""
-        if self.alive and self._process.stdin is not None:
+        if self.alive:
             with suppress(*GONE):
-                self._process.stdin.write(pack({"do": "show", "job_id": job_id, "wanted": wanted}))
+                self._writer.write(pack({"do": "show", "job_id": job_id, "wanted": wanted}))
 
     async def ended(self) -> None:
         """Wait until the process has ended."""
@@ -226,21 +250,19 @@ class EngineProcess:
         self.end()
         await self._process.wait()
         self._reader.cancel()
-        await asyncio.wait({self._reader})
+        await asyncio.wait({self._reader, self._watcher})
         self._publish_end(EngineCrashed(_how_it_ended(self._process.returncode)))
 
-    # --- the pipe ---
+    # --- the socket ---
 
     async def _send(self, head: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
         with suppress(*GONE):  # its end is noticed by the reader
-            self._process.stdin.write(pack(head))
+            self._writer.write(pack(head))
         await self._drain()
 
     async def _drain(self) -> None:
-        assert self._process.stdin is not None
         with suppress(*GONE):
-            await self._process.stdin.drain()
+            await self._writer.drain()
 
     async def _read(self) -> None:
         try:
@@ -251,6 +273,8 @@ class EngineProcess:
         except (FrameError, ValueError, RecursionError):
             self.end()
             end = EngineCrashed(INVALID)
+        finally:
+            self._writer.close()
         self._publish_end(end)
 
     async def _deliver(self, frame: Frame) -> None:
@@ -274,23 +298,27 @@ class EngineProcess:
             inbox.put_nowait(self._end)
 
     async def _frame(self) -> Frame:
-        pipe = self._process.stdout
-        assert pipe is not None
-        head_length, body_length = unpack_lengths(await pipe.readexactly(HEAD.size))
-        head = json.loads(await pipe.readexactly(head_length))
+        head_length, body_length = unpack_lengths(await self._frames.readexactly(HEAD.size))
+        head = json.loads(await self._frames.readexactly(head_length))
         if not isinstance(head, dict):
             raise FrameError("not an object")
-        return head, await pipe.readexactly(body_length)
+        return head, await self._frames.readexactly(body_length)
+
+    async def _watch_end(self) -> None:
+        """When the process has ended, end the stream behind what it has sent: a process that it has forked may hold it."""
+        await self._process.wait()
+        with suppress(OSError):
+            self._channel.shutdown(socket.SHUT_RD)
 
     async def _wait_for_end(self) -> EngineCrashed:
-        """Return how it ended. Its pipe is closed already; if the process does not end within seconds, it is killed."""
+        """Return how it ended. Its stream is closed already; if the process does not end within seconds, it is killed."""
         try:
             async with RunningTimeout(5):
                 await self._process.wait()
         except TimeoutError:
             self.end()
             await self._process.wait()
-            return EngineCrashed("its pipe was closed")
+            return EngineCrashed("its connection was closed")
         return EngineCrashed(_how_it_ended(self._process.returncode))
 
 
