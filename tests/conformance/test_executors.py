@@ -432,7 +432,7 @@ class TestLocal:
         async def kill() -> None:
             process = await EngineProcess.start_command("sh", "-c", 'cat "$0"; sleep 600', str(messages))
             process.start([TASK])
-            while not process._jobs[TASK.job_id].full():
+            while not process._jobs[TASK.job_id].full():  # noqa: ASYNC110 - a state, not an event
                 await asyncio.sleep(0)
             await process.kill()
             assert not process.alive

@@ -305,13 +305,13 @@ class EngineProcess:
         return head, await self._frames.readexactly(body_length)
 
     async def _watch_end(self) -> None:
-        """When the process has ended, end the stream behind what it has sent: a process that it has forked may hold it."""
+        """When the process has ended, end the stream after what it sent: a process that it forked may hold it."""
         await self._process.wait()
         with suppress(OSError):
             self._channel.shutdown(socket.SHUT_RD)
 
     async def _wait_for_end(self) -> EngineCrashed:
-        """Return how it ended. Its stream is closed already; if the process does not end within seconds, it is killed."""
+        """Return how it ended. Its stream is closed; if the process does not end within seconds, it is killed."""
         try:
             async with RunningTimeout(5):
                 await self._process.wait()
