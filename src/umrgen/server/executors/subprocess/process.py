@@ -109,7 +109,9 @@ class EngineProcess:
         with theirs:
             reader, writer = await asyncio.open_connection(sock=ours)
             try:
-                process = await asyncio.create_subprocess_exec(*command, stdin=theirs, stdout=theirs, env=environment)
+                process = await asyncio.create_subprocess_exec(
+                    *command, stdin=theirs.fileno(), stdout=theirs.fileno(), env=environment
+                )
             except BaseException:
                 writer.close()
                 raise
