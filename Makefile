@@ -22,6 +22,8 @@ KILLS ?= 200
 CLIENTS := clients langchain
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The tests start hundreds of processes; without files of bytecode, each would compile the sources again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: image test check random torch slow uvicorn postgres interpreters simulate torture mutants lint types clean lock
 

@@ -4,60 +4,29 @@
 
 Each mutation of mutations.py is made in a separate copy of src/, from which its tests import. It is caught when these
 tests fail, and they pass with an unchanged copy. --table prints the table of docs/reliability.md.
+
+Tests run in processes that are forked from one that has imported pytest and the libraries already.
 """
 
 import argparse
-import os
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mutants.mutations import MUTATIONS, Mutation, table
+from mutants.runs import copy_of_sources, prepare, run_tests
 
-ROOT = Path(__file__).parents[2]
 CONCURRENT = 3
 SECONDS = 300.0
 """Time limit for the tests of one mutation. A test that hangs fails earlier, by pytest's time limit."""
 BASELINE_SECONDS = 900.0
 """Time limit for all tests without a mutation."""
-
-
-def copy_of_sources(folder: Path, mutation: Mutation | None = None) -> Path:
-    """Copy src/ and make the mutation in it. Raises ValueError when its line does not occur exactly once."""
-    sources = folder / "src"
-    shutil.copytree(ROOT / "src", sources, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "js").symlink_to(ROOT / "js")  # the server reads the studio's files from here
-    (folder / "deploy").symlink_to(ROOT / "deploy")
-    if mutation is not None:
-        file = folder / mutation.file
-        text = file.read_text()
-        if text.count(mutation.old) != 1:
-            raise ValueError(f"{mutation.file} has this line {text.count(mutation.old)} times: {mutation.old}")
-        file.write_text(text.replace(mutation.old, mutation.new))
-    return sources
-
-
-def run_tests(sources: Path, tests: Iterable[str], seconds: float = SECONDS) -> tuple[int, str]:
-    """Return pytest's exit code on these sources and its output. Raises subprocess.TimeoutExpired."""
-    command = [sys.executable, "-m", "pytest", "--exitfirst", "--no-header", "--durations=0", "--durations-min=99"]
-    environment = {name: value for name, value in os.environ.items() if name != "UMRGEN_NO_SKIP"}
-    done = subprocess.run(
-        [*command, *tests],
-        cwd=ROOT,
-        env=environment | {"PYTHONPATH": str(sources), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-    )
-    return done.returncode, done.stdout + done.stderr
 
 
 def verdict(mutation: Mutation) -> str:
@@ -68,21 +37,21 @@ def verdict(mutation: Mutation) -> str:
         except ValueError as error:
             return str(error)
         try:
-            code, output = run_tests(sources, mutation.tests)
-        except subprocess.TimeoutExpired:
-            return f"its tests did not end within {SECONDS:g} s"
+            code, output = run_tests(sources, mutation.tests, SECONDS)
+        except TimeoutError as error:
+            return f"its tests did not end within {SECONDS:g} s: {str(error)[-600:]}"
     if code == 1:
         return ""
     return "SURVIVED" if code == 0 else f"pytest ended with {code}: {output[-600:]}"
 
 
-def baseline(mutations: Iterable[Mutation]) -> None:
+def baseline(mutations: Sequence[Mutation]) -> None:
     """Run all tests of the mutations on an unchanged copy, where they must pass."""
     tests = sorted({test for mutation in mutations for test in mutation.tests})
     with tempfile.TemporaryDirectory() as folder:
         try:
             code, output = run_tests(copy_of_sources(Path(folder)), tests, BASELINE_SECONDS)
-        except subprocess.TimeoutExpired:
+        except TimeoutError:
             sys.exit(f"the tests do not end within {BASELINE_SECONDS:g} s without a mutation")
     if code != 0 or not re.search(r"\d+ passed", output):
         sys.exit(f"the tests do not pass without a mutation:\n{output[-3000:]}")
@@ -101,6 +70,7 @@ def main() -> None:
     if wanted - {mutation.name for mutation in chosen}:
         sys.exit(f"no such mutation: {', '.join(sorted(wanted - {mutation.name for mutation in chosen}))}")
     began = time.monotonic()
+    prepare()
     baseline(chosen)
     survived = []
     with ThreadPoolExecutor(CONCURRENT) as pool:
