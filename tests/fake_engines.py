@@ -24,7 +24,9 @@ from PIL import Image
 
 from umrgen.server.engines import Cancelled, DrawTask, EncodedImage, EngineFailure, EngineInfo, Phase, Report
 
-INFO = EngineInfo("fake", "procedural", "1", default_steps=6, features=("previews",))
+INFO = EngineInfo(
+    "fake", "procedural", "1", default_steps=6, features=("previews",), models=("base", "slow"), model_steps={"slow": 9}
+)
 PAUSE = 0.3
 """Seconds between two signs of life."""
 

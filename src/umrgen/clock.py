@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Protocol
 
-__all__ = ["Clock", "SystemClock"]
+__all__ = ["Clock", "SystemClock", "seconds_since_boot"]
 
 
 class Clock(Protocol):
@@ -19,6 +19,12 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, seconds: float) -> None: ...
+
+
+def seconds_since_boot() -> float:
+    """Return the seconds since the system was started, with those in which it was suspended where it counts them."""
+    boot_time = getattr(time, "CLOCK_BOOTTIME", None)  # Linux; the monotonic time of macOS and Windows counts them too
+    return time.monotonic() if boot_time is None else time.clock_gettime(boot_time)
 
 
 class SystemClock:

@@ -231,11 +231,11 @@ def test_capabilities_have_the_present_load_and_the_engines_default_steps(state:
     engine = ("--engine", "fake_engines:FakeEngine", "--drain", "0")
     with server(state, *engine, PYTHONPATH=str(Path(__file__).parents[1])) as running, running.http() as http:
         before = http.get("/api/v1/capabilities").json()
-        assert before["steps"]["default"] == 6
+        assert (before["steps"]["default"], before["steps"]["of_models"]) == (6, {"slow": 9})
         assert (before["used_today"], before["queued"], before["accepts_jobs"]) == (0, 0, True)
-        assert accepted(http, {"prompt": "wait"})["steps"] == 6
+        assert [accepted(http, {"prompt": "wait"} | model)["steps"] for model in ({}, {"model": "slow"})] == [6, 9]
         jobs = [http.post("/api/v1/generate", json={"prompt": "wait", "steps": 1}).json()["job_id"] for _ in range(3)]
         until(lambda: http.get(f"/api/v1/status/{jobs[0]}").json()["state"] == "running")
         after = http.get("/api/v1/capabilities").json()
-        assert (after["used_today"], after["queued"]) == (4, 2)
+        assert (after["used_today"], after["queued"]) == (5, 2)
         assert "(6)" in http.get("/guide.md").text or "| 6 |" in http.get("/guide.md").text

@@ -1114,6 +1114,22 @@ MUTATIONS = (
         "tests/conformance/test_executors.py::TestLocal::test_a_process_that_another_outlives_has_ended",
     ),
     _server(
+        "steps-of-a-model",
+        "engines: a request without steps gets the default of its model",
+        "domain/engine_info.py",
+        'self.model_steps.get(model or "", self.default_steps)',
+        "self.default_steps",
+        "tests/integration/test_values.py::test_capabilities_have_the_present_load_and_the_engines_default_steps",
+    ),
+    _server(
+        "suspended-is-no-jump",
+        "reliability: a machine that was suspended is no reason to stop retention",
+        "services/clock_check.py",
+        "self._elapsed = elapsed or clock.monotonic",
+        "self._elapsed = clock.monotonic",
+        "tests/unit/test_retention.py::test_a_suspended_machine_is_no_jump_of_the_clock",
+    ),
+    _server(
         "phases-are-signs-of-life",
         "extending: an engine that compiles is not stopped while it reports no step",
         "executors/watchdog.py",

@@ -389,6 +389,7 @@ def test_another_model_is_loaded_when_a_job_names_it(folder: Path) -> None:
     engine = DiffusersEngine(models=models)
     engine.load()
     assert (engine.info.models, engine.info.max_batch) == (("fast", "large"), 1)
+    assert [engine.info.steps_of(model) for model in (None, "fast", "large")] == [4, 4, 50]
     first, report = draw(engine), Recorder()
     other = draw(engine, task(model="large"), report)
     assert report.phases == [Phase.LOADING]

@@ -1,10 +1,12 @@
 """Retention deletes nothing while the system's time, or the ledger, cannot be trusted."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from umrgen.clock import seconds_since_boot
 from umrgen.server.blobs.memory import MemoryBlobStore
 from umrgen.server.domain.job import Change, Output
 from umrgen.server.domain.request import GenerationRequest
@@ -101,6 +103,22 @@ async def test_small_corrections_of_the_clock_change_nothing(images: Images) -> 
     for seconds in (0, 5, -5, 3000, -3000):
         images.clock.jump_wall(seconds)
         assert check.is_trusted(None)
+
+
+async def test_a_suspended_machine_is_no_jump_of_the_clock(images: Images) -> None:
+    """The monotonic time of Linux stands still then; the time since the start of the system does not."""
+    asleep = 0.0
+    check = ClockCheck(images.clock, lambda: images.clock.monotonic() + asleep)
+    assert check.is_trusted(None)
+    images.clock.jump_wall(DAY)
+    asleep = DAY
+    assert check.is_trusted(None)
+    images.clock.jump_wall(DAY)
+    assert not check.is_trusted(None)
+
+
+def test_the_time_since_the_start_of_the_system_counts_suspensions() -> None:
+    assert seconds_since_boot() == pytest.approx(time.clock_gettime(time.CLOCK_BOOTTIME), abs=60)
 
 
 async def test_a_paused_retention_deletes_nothing(images: Images) -> None:

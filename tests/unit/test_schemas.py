@@ -28,10 +28,10 @@ from umrgen.server.services.refusal import Refusal
 )
 def test_an_error_names_the_allowed_and_the_refused_value(field: str, value: Any, error: str) -> None:
     with pytest.raises(Refusal) as refused:
-        decode_generate({"prompt": "a lighthouse"} | {field: value}, 4)
+        decode_generate({"prompt": "a lighthouse"} | {field: value}, lambda model: 4)
     assert [(each.field, each.error) for each in refused.value.errors] == [(field, error)]
 
 
 def test_unknown_fields_are_warnings_that_quote_60_characters() -> None:
-    _, warnings = decode_generate({"prompt": "a lighthouse", "x" * 100: 1}, 4)
+    _, warnings = decode_generate({"prompt": "a lighthouse", "x" * 100: 1}, lambda model: 4)
     assert warnings == [f"the field '{'x' * 59}… is unknown and was ignored"]

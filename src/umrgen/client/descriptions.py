@@ -90,6 +90,8 @@ class Capabilities:
     """What each side is rounded to, in pixels."""
     max_steps: int | None
     default_steps: int | None
+    model_steps: Mapping[str, int]
+    """The defaults of the models that have one of their own."""
     min_steps: int | None
     default_cfg: float | None
     """The guidance scale of a request that gives none."""
@@ -126,6 +128,7 @@ def parse_capabilities(data: Mapping[str, Any]) -> Capabilities:
         multiple_of=_count(sizes.get("multiple_of")),
         max_steps=_count(steps.get("max")),
         default_steps=_count(steps.get("default")),
+        model_steps=_counts(steps.get("of_models")),
         min_steps=_count(steps.get("min")),
         default_cfg=_number(engine.get("default_cfg")),
         prompt_chars=_count(data.get("prompt_chars")),
@@ -162,6 +165,12 @@ def _count(value: Any) -> int | None:
     """Return a number as an integer; None for another value, and for a bool."""
     usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**63
     return int(value) if usable else None
+
+
+def _counts(value: Any) -> dict[str, int]:
+    """Return the entries of an object that are counts."""
+    counts = {name: _count(each) for name, each in _mapping(value).items()}
+    return {name: count for name, count in counts.items() if count is not None}
 
 
 def _time(milliseconds: Any) -> datetime | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
-from umrgen.clock import Clock, SystemClock
+from umrgen.clock import Clock, SystemClock, seconds_since_boot
 from umrgen.server.allowed_hosts import AllowedHosts
 from umrgen.server.blobs import BlobStore
 from umrgen.server.domain.job import Job
@@ -132,8 +132,10 @@ class Application:
             settings.retain_records,
         )
         lease = TaskLease(ledger.coordination, "retention", worker, clock)
+        elapsed = seconds_since_boot if isinstance(clock, SystemClock) else None
         return Retention(
-            ledger.jobs, ledger.outputs, ledger.uploads, self.blobs, clock, keep, self.images.forget, lease
+            *(ledger.jobs, ledger.outputs, ledger.uploads, self.blobs, clock, keep, self.images.forget, lease),
+            elapsed=elapsed,
         )
 
     def _make_deliverer(self, worker: str, clock: Clock) -> WebhookDeliverer:

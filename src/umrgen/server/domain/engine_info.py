@@ -1,7 +1,7 @@
 """The description of an engine, and whether it can draw a request exactly: the server rounds and drops no value."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from umrgen.model import LIMITS
 from umrgen.server.domain.request import GenerationRequest
@@ -45,6 +45,12 @@ class EngineInfo:
     """What the operator should know, as `umrgen engine check` prints it: the choices made when it was loaded."""
     max_batch: int = 1
     """The number of tasks that `draw_batch` draws together; with 1 the engine needs no such method."""
+    model_steps: Mapping[str, int] = field(default_factory=dict)
+    """The steps of a request that gives none but one of these models; for others, `default_steps`."""
+
+    def steps_of(self, model: str | None) -> int:
+        """Return the steps of a request that gives this model, and no steps."""
+        return self.model_steps.get(model or "", self.default_steps)
 
 
 def unsupported(info: EngineInfo, request: GenerationRequest) -> list[Error]:
@@ -53,11 +59,11 @@ def unsupported(info: EngineInfo, request: GenerationRequest) -> list[Error]:
 
 
 def _numbers(info: EngineInfo, request: GenerationRequest) -> Iterator[Error]:
-    for field, side in (("width", request.width), ("height", request.height)):
+    for name, side in (("width", request.width), ("height", request.height)):
         if side % info.size_multiple:
-            yield field, f"must be a multiple of {info.size_multiple} with this engine; got {side}"
+            yield name, f"must be a multiple of {info.size_multiple} with this engine; got {side}"
         if not info.min_side <= side <= info.max_side:
-            yield field, f"must be {info.min_side} to {info.max_side} with this engine; got {side}"
+            yield name, f"must be {info.min_side} to {info.max_side} with this engine; got {side}"
     if not info.min_steps <= request.steps <= info.max_steps:
         yield "steps", f"must be {info.min_steps} to {info.max_steps} with this engine; got {request.steps}"
 
@@ -70,9 +76,9 @@ def _features(info: EngineInfo, request: GenerationRequest) -> Iterator[Error]:
         ("negative", bool(request.negative.strip()), "negative", "negative prompts"),
         ("cfg", request.cfg is not None, "cfg", "a guidance scale"),
     )
-    for field, given, feature, words in needed:
+    for name, given, feature, words in needed:
         if given and feature not in info.features:
-            yield field, f"this engine does not support {words}"
+            yield name, f"this engine does not support {words}"
 
 
 def _names(info: EngineInfo, request: GenerationRequest) -> Iterator[Error]:

@@ -51,9 +51,10 @@ class Retention:
         keep: RetentionPolicy,
         forget: Callable[[str, str], None],
         lease: TaskLease,
+        elapsed: Callable[[], float] | None = None,
     ) -> None:
         """`forget` is called with the session and name of each deleted file, so that caches drop it. `lease` is held
-        by the one server that does this."""
+        by the one server that does this. `elapsed` is for `ClockCheck`."""
         self._lease = lease
         self._jobs = jobs
         self._outputs = outputs
@@ -62,7 +63,7 @@ class Retention:
         self._clock = clock
         self._keep = keep
         self._forget = forget
-        self._clock_check = ClockCheck(clock)
+        self._clock_check = ClockCheck(clock, elapsed)
         self.paused = False
         """Set when the ledger may lack records of images."""
 

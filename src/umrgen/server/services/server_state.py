@@ -142,11 +142,10 @@ class ServerState:
         """The names that a request may give as its model."""
         return self.executor.info.models if self.executor.info else ()
 
-    @property
-    def default_steps(self) -> int:
-        """The steps of a request that gives none: the engine's own default."""
+    def default_steps(self, model: str | None = None) -> int:
+        """Return the steps of a request that gives none: the default of its model, or the engine's."""
         info = self.executor.info
-        return info.default_steps if info else LIMITS.steps_default
+        return info.steps_of(model) if info else LIMITS.steps_default
 
     async def _refusal(self) -> str | None:
         try:
@@ -168,7 +167,7 @@ class ServerState:
             rate=self.limits.rate(caller.key),
             caps=self.limits.caps(caller.key),
             running_cap=self.running_cap,
-            default_steps=self.default_steps,
+            default_steps=self.default_steps(),
             used_today=(await self.jobs.count(caller.session_id, now=self.clock.now())).submitted,
             queued=(await self.jobs.count()).queued,
             refusal=await self._refusal(),
@@ -188,6 +187,6 @@ class ServerState:
             side_default=LIMITS.side_default,
             size_multiple=info.size_multiple if info else 1,
             max_steps=min(LIMITS.steps_max, info.max_steps if info else LIMITS.steps_max),
-            default_steps=self.default_steps,
+            default_steps=self.default_steps(),
             longest_wait=int(self.longest_wait),
         )

@@ -43,4 +43,5 @@ def engine_info(
         revision=session.revision,
         notes=(session.plan.line(), f"licence: {family.licence}", f"memory of others: {family.memory}"),
         max_batch=session.caps.most,
+        model_steps={} if options.steps else {model.name: model.family.steps for model in models},
     )

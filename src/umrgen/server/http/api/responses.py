@@ -148,6 +148,8 @@ class Steps(Struct, frozen=True, kw_only=True):
     min: int
     max: int
     default: int
+    of_models: dict[str, int]
+    """The defaults of the models that have one of their own."""
 
 
 class KeyLimits(Struct, frozen=True, kw_only=True):

@@ -45,6 +45,10 @@ DECODED_AT_ONCE = 16 << 10
 """Bytes of a body that is decoded on the event loop; a larger one is decoded in a thread."""
 
 
+DefaultSteps = Callable[[str | None], int]
+"""Returns the steps of a request that gives this model, and no steps."""
+
+
 async def read_object(request: Request, limit: int) -> dict[str, Any]:
     """Return the JSON object in the body of a request, of at most `limit` bytes, as `decode_object`."""
     body = await read_body(request, limit)
@@ -80,10 +84,12 @@ def _given(value: Any) -> Any:
     return value
 
 
-def decode_generate(data: dict[str, Any], default_steps: int) -> tuple[GenerationRequest, list[str]]:
+def decode_generate(data: dict[str, Any], default_steps: DefaultSteps) -> tuple[GenerationRequest, list[str]]:
     """Return the request in `data`, and a warning for each unknown field. Raises Refusal `invalid_request`."""
+    model = data.get("model")
+    steps = default_steps(model if isinstance(model, str) else None)
     try:
-        request = msgspec.convert({"steps": default_steps} | data, GenerationRequest)
+        request = msgspec.convert({"steps": steps} | data, GenerationRequest)
     except msgspec.ValidationError:
         raise invalid(_field_errors(data)) from None
     if not has_visible_character(request.prompt):

@@ -96,7 +96,12 @@ def capabilities_response(can: ServerCapabilities) -> Response:
                 default=LIMITS.side_default,
                 multiple_of=can.size_multiple,
             ),
-            steps=Steps(min=info.min_steps if info else 1, max=can.max_steps, default=can.default_steps),
+            steps=Steps(
+                min=info.min_steps if info else 1,
+                max=can.max_steps,
+                default=can.default_steps,
+                of_models=dict(info.model_steps) if info else {},
+            ),
             prompt_chars=LIMITS.prompt_chars,
             calls=list(_CALLS),
             max_wait=can.longest_wait,

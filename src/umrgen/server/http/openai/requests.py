@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from umrgen.model import LIMITS
 from umrgen.server.domain.request import GenerationRequest
-from umrgen.server.http.api.schemas import decode_generate
+from umrgen.server.http.api.schemas import DefaultSteps, decode_generate
 from umrgen.server.services.call_references import HeldReferences
 from umrgen.server.services.refusal import FieldError, invalid
 
@@ -61,7 +61,7 @@ class ImageCall:
         return replace(self, requests=requests, references=held)
 
 
-def decode_call(data: Mapping[str, Any], default_steps: int, models: Collection[str] = ()) -> ImageCall:
+def decode_call(data: Mapping[str, Any], default_steps: DefaultSteps, models: Collection[str] = ()) -> ImageCall:
     """Return the call in a body: JSON, or the text fields of a form. Raises Refusal `invalid_request`.
 
     A null means that the field was not given. Any `model` is accepted: one of `models` is chosen by its name, and for
