@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -14,8 +15,8 @@ import pytest
 from postgres import PostgresDatabases
 from support import open_descriptors
 from umrgen.model import State
-from umrgen.server.domain.job import Change, Conflict, Job, Output
-from umrgen.server.domain.request import GenerationRequest, Lora
+from umrgen.server.domain.job import Change, Conflict, Job, Output, output_name
+from umrgen.server.domain.request import GenerationRequest, Lora, searchable
 from umrgen.server.ledger import (
     DAY,
     Call,
@@ -24,6 +25,7 @@ from umrgen.server.ledger import (
     Idempotency,
     IdempotencyConflict,
     JobCounts,
+    JobFilter,
     Key,
     Ledger,
     LedgerDamaged,
@@ -38,7 +40,7 @@ from umrgen.server.ledger import (
     WebhookState,
 )
 from umrgen.server.ledger.postgres.ledger import PostgresLedger
-from umrgen.server.ledger.sql import statements
+from umrgen.server.ledger.sql import pages, statements
 from umrgen.server.ledger.sql.jobs import READ_AHEAD, SqlJobStore
 from umrgen.server.ledger.sql.statements import Dialect, load_migrations, load_statements
 from umrgen.server.ledger.sqlite import connection as sqlite_connection
@@ -293,13 +295,15 @@ async def test_pages_are_newest_first_and_of_one_session(observed: ObservedLedge
     for number in range(5):
         await observed.submit(f"ext_{number}")
     await observed.submit("ext_other", session="sid_b")
-    first, cursor = await observed.ledger.jobs.page("sid_a", state=None, limit=2, before=None)
-    second, cursor = await observed.ledger.jobs.page("sid_a", state=None, limit=2, before=cursor)
-    third, end = await observed.ledger.jobs.page("sid_a", state=None, limit=2, before=cursor)
+    first, cursor = await observed.ledger.jobs.page("sid_a", limit=2, before=None)
+    second, cursor = await observed.ledger.jobs.page("sid_a", limit=2, before=cursor)
+    third, end = await observed.ledger.jobs.page("sid_a", limit=2, before=cursor)
     assert [job.id for job in first + second + third] == [f"ext_{number}" for number in (4, 3, 2, 1, 0)]
     assert end is None
     running = await observed.claim()
-    assert (await observed.ledger.jobs.page("sid_a", state=State.RUNNING, limit=9, before=None))[0] == [running]
+    assert (await observed.ledger.jobs.page("sid_a", where=JobFilter(State.RUNNING), limit=9, before=None))[0] == [
+        running
+    ]
 
 
 async def test_several_jobs_are_read_in_one_call(observed: ObservedLedger) -> None:
@@ -557,7 +561,7 @@ class TestSqliteFile:
 
 
 def test_every_statement_is_used() -> None:
-    named, _ = load_statements(Dialect(contains=str))
+    named, _ = load_statements(Dialect(contains=str, words=""))
     used = "".join(path.read_text() for path in Path(statements.__file__).parent.glob("*.py"))
     assert [name for name in named if f'"{name}"' not in used] == []
 
@@ -744,6 +748,238 @@ async def test_the_recorded_last_use_of_a_key_never_decreases(observed: Observed
     assert await observed.ledger.keys.get("key_1") == replace(limited, last_used_at=50)
 
 
+async def found(observed: ObservedLedger, where: JobFilter, session: str = "sid_a") -> list[str]:
+    """Return the ids of all jobs that a filter finds, read page by page."""
+    ids: list[str] = []
+    before: int | None = None
+    while True:
+        jobs, before = await observed.ledger.jobs.page(session, where=where, limit=2, before=before)
+        ids += [job.id for job in jobs]
+        if before is None:
+            return ids
+
+
+class TestFavorites:
+    """Retention keeps the images and records of favorites."""
+
+    async def test_a_favorite_is_marked_without_a_change_of_its_state(self, observed: ObservedLedger) -> None:
+        ledger, only = observed.ledger, JobFilter(favorite=True)
+        await finished(observed, 1)
+        await observed.submit("a2")
+        before = await ledger.jobs.get("a1")
+        marked = await ledger.jobs.set_favorite("sid_a", "a1", True, now=50)
+        assert before is not None
+        assert marked == before._replace(favorite=True, edited_at=50, version=marked.version, changed=marked.changed)
+        assert marked.changed > before.changed, "other servers read it"
+        assert await ledger.jobs.get("a1") == marked
+        assert observed.reported[-1] == marked
+        assert await ledger.jobs.set_favorite("sid_a", "a1", True, now=60) == marked
+        assert (await found(observed, only), await found(observed, only, "sid_b")) == (["a1"], [])
+        for session, job_id in (("sid_b", "a1"), ("sid_a", "a9")):
+            with pytest.raises(KeyError):
+                await ledger.jobs.set_favorite(session, job_id, True, now=60)
+        assert not (await ledger.jobs.set_favorite("sid_a", "a1", False, now=70)).favorite
+        assert await found(observed, only) == []
+
+    async def test_the_images_of_a_favorite_neither_expire_nor_count(self, observed: ObservedLedger) -> None:
+        ledger = observed.ledger
+        first, second, third = [await finished(observed, number) for number in (1, 2, 3)]
+        await ledger.jobs.set_favorite("sid_a", "a1", True, now=5)
+        assert await ledger.outputs.expire(now=9, before=0, keep_bytes=6, limit=9) == [], "6 bytes are not favorites"
+        assert await ledger.outputs.expire(now=9, before=0, keep_bytes=3, limit=9) == [second]
+        assert await ledger.outputs.expire(now=9, before=2**50, keep_bytes=0, limit=9) == [third]
+        assert await ledger.outputs.get("sid_a", first.name) == first
+        await ledger.jobs.set_favorite("sid_a", "a1", False, now=10)
+        assert await ledger.outputs.expire(now=11, before=2**50, keep_bytes=0, limit=9) == [first]
+
+    async def test_a_job_that_is_a_favorite_before_its_end_keeps_its_images(self, observed: ObservedLedger) -> None:
+        await observed.submit("a1", now=1)
+        await observed.ledger.jobs.set_favorite("sid_a", "a1", True, now=1)
+        job = await observed.claim(now=1)
+        assert job.favorite
+        assert job.edited_at is None, "its last change is the claim"
+        done = {"outputs": (make_output(),), "step": 4}
+        await observed.ledger.jobs.change(job.id, Change.COMPLETE, now=2, token=job.token, **done)
+        assert await observed.ledger.outputs.expire(now=9, before=2**50, keep_bytes=0, limit=9) == []
+
+    async def test_the_record_of_a_favorite_is_kept(self, observed: ObservedLedger) -> None:
+        ledger = observed.ledger
+        await finished(observed, 1)
+        await ledger.outputs.expire(now=9, before=2**50, keep_bytes=0, limit=9)
+        await observed.submit("a2")
+        await ledger.jobs.change("a2", Change.CANCEL, now=9)
+        for name in ("a1", "a2"):
+            await ledger.jobs.set_favorite("sid_a", name, True, now=10)
+        assert await ledger.jobs.prune(before=2**50, limit=9) == 0
+        for name in ("a1", "a2"):
+            await ledger.jobs.set_favorite("sid_a", name, False, now=11)
+        assert await ledger.jobs.prune(before=2**50, limit=9) == 2
+
+
+class TestDeletion:
+    """A deleted job leaves its id, times and file names; nothing of what its request said."""
+
+    async def test_a_deleted_job_is_in_no_list_and_its_files_are_obsolete(self, observed: ObservedLedger) -> None:
+        ledger = observed.ledger
+        first, second = [await finished(observed, number) for number in (1, 2)]
+        result = await ledger.jobs.delete("sid_a", ["a1", "a9"], now=50)
+        assert (result.deleted, result.unknown, result.files) == (["a1"], ["a9"], [("sid_a", first.name)])
+        assert set(result.files) <= set(await ledger.outputs.obsolete_files(now=50, limit=999))
+        assert ("sid_a", second.name) not in await ledger.outputs.obsolete_files(now=2**50, limit=999)
+        with pytest.raises(OutputExpired):
+            await ledger.outputs.get("sid_a", first.name)
+        assert await ledger.outputs.kept_bytes() == 3
+        assert await found(observed, JobFilter()) == await found(observed, JobFilter(words=("light",))) == ["a2"]
+        assert await found(observed, JobFilter(State.COMPLETED)) == ["a2"]
+        assert set(await ledger.jobs.changes(["a1", "a2"])) == {"a2"}
+        deleted = await ledger.jobs.get("a1")
+        assert deleted is not None
+        assert deleted.deleted_at == 50
+        assert observed.reported[-1] == deleted
+        with pytest.raises(KeyError):
+            await ledger.jobs.set_favorite("sid_a", "a1", True, now=51)
+
+    async def test_deleting_again_is_the_same_as_once(self, observed: ObservedLedger) -> None:
+        await finished(observed, 1)
+        await observed.ledger.jobs.delete("sid_a", ["a1"], now=50)
+        deleted = await observed.ledger.jobs.get("a1")
+        again = await observed.ledger.jobs.delete("sid_a", ["a1"], now=60)
+        assert (again.deleted, again.unknown, again.files) == (["a1"], [], [])
+        assert await observed.ledger.jobs.get("a1") == deleted
+        assert await observed.ledger.outputs.kept_bytes() == 0
+
+    async def test_only_jobs_of_the_session_are_deleted(self, observed: ObservedLedger) -> None:
+        output = await finished(observed, 1)
+        result = await observed.ledger.jobs.delete("sid_b", ["a1"], now=50)
+        assert (result.deleted, result.unknown) == ([], ["a1"])
+        assert await observed.ledger.outputs.get("sid_a", output.name) == output
+        assert await found(observed, JobFilter()) == ["a1"]
+
+    async def test_a_job_that_is_not_over_is_cancelled_first(self, observed: ObservedLedger) -> None:
+        ledger = observed.ledger
+        for name in ("a1", "a2", "a3"):
+            await observed.submit(name)
+        running = await observed.claim()
+        await ledger.jobs.delete("sid_a", ["a1", "a2"], now=50)
+        assert [job.id for job in observed.reported[-4:]] == ["a1", "a1", "a2", "a2"]
+        assert [job.error_code for job in observed.reported[-4:]] == ["cancelled"] * 4
+        assert await ledger.jobs.count() == JobCounts(1, 0)
+        with pytest.raises(Conflict):
+            await ledger.jobs.change(
+                "a1", Change.COMPLETE, now=51, token=running.token, outputs=(make_output(),), step=4
+            )
+        assert (await observed.claim()).id == "a3"
+        files = await ledger.outputs.obsolete_files(now=2**50, limit=999)
+        assert ("sid_a", output_name(running, 0, "image/png")) in files, "its attempt may still store a file"
+
+    async def test_nothing_that_the_request_said_is_left(self, observed: ObservedLedger) -> None:
+        ledger, once = observed.ledger, Idempotency("once", b"body", kept_for=2**40)
+        call = Call("call_1", b"body", "worker", 2**40)
+        request = msgspec.structs.replace(SPEC, webhook_url="https://example.org/hook")
+        await ledger.jobs.submit("ext_1", "sid_a", request, "procedural", now=1, idempotency=once, call=call)
+        running = await observed.claim()
+        await ledger.jobs.change(
+            "ext_1", Change.FAIL, now=3, token=running.token, error="no lighthouse", error_code="engine_failed"
+        )
+        await ledger.jobs.set_favorite("sid_a", "ext_1", True, now=4)
+        await ledger.jobs.delete("sid_a", ["ext_1"], now=5)
+        job = await ledger.jobs.get("ext_1")
+        assert job is not None
+        assert job == job._replace(request=GenerationRequest("(deleted)", seed=0), error=None, favorite=False)
+        assert (job.state, job.created_at, job.completed_at) == (State.FAILED, 1, 2000)
+        assert await found(observed, JobFilter(words=("lighthouse",))) == []
+        assert await ledger.webhooks.of_jobs(["ext_1"]) == {}
+        assert await ledger.jobs.earlier("sid_a", once, now=6) is None
+        assert await ledger.calls.take("sid_a", replace(call, call_id="call_2"), now=2**40 + 1) is None
+        assert await ledger.jobs.prune(before=2**50, limit=10) == 1, "the rest is deleted as of any other job"
+
+    async def test_a_note_about_a_file_that_may_come_later_is_kept(self, observed: ObservedLedger) -> None:
+        outputs = observed.ledger.outputs
+        await observed.submit("a1")
+        running = await observed.claim()
+        await observed.ledger.jobs.delete("sid_a", ["a1"], now=50)
+        name = output_name(running, 0, "image/png")
+        await outputs.forget_files([("sid_a", name)], now=50)
+        assert ("sid_a", name) in await outputs.obsolete_files(now=2**50, limit=999)
+        await outputs.forget_files([("sid_a", name)])
+        assert ("sid_a", name) not in await outputs.obsolete_files(now=2**50, limit=999)
+
+
+class TestSearch:
+    """Every ledger finds the same jobs."""
+
+    PROMPTS: ClassVar = {
+        "a1": "A Lighthouse at DUSK",
+        "a2": "stra\u00dfe im Regen",
+        "a3": "\u706f\u53f0\u3068\u5915\u66ae\u308c",
+        "a4": "100% wool_coat \\ 'red' \"blue\"",
+        "a5": "cafe\u0301 \uff2c\uff29\uff27\uff28\uff34\x00end",
+        "a6": "\u0130stanbul light",
+    }
+
+    @pytest.mark.parametrize(
+        ("query", "ids"),
+        [
+            ("lighthouse", ["a1"]),
+            ("dusk LIGHT", ["a1"]),
+            ("light", ["a6", "a5", "a1"]),
+            ("light dawn", []),
+            ("STRASSE", ["a2"]),
+            ("Stra\u00dfe", ["a2"]),
+            ("\u5915\u66ae", ["a3"]),
+            ("%", ["a4"]),
+            ("l_c", ["a4"]),
+            ("\\", ["a4"]),
+            ("'red' \"blue\"", ["a4"]),
+            ("caf\u00e9", ["a5"]),
+            ("CAFE\u0301 end", ["a5"]),
+            ("\u0130STANBUL", ["a6"]),
+            ("\ud800", ["a6", "a5", "a4", "a3", "a2", "a1"]),
+        ],
+    )
+    async def test_all_words_are_found_in_any_order_and_case(
+        self, observed: ObservedLedger, query: str, ids: list[str]
+    ) -> None:
+        for name, prompt in self.PROMPTS.items():
+            await observed.ledger.jobs.submit(name, "sid_a", GenerationRequest(prompt, seed=1), "procedural", now=1)
+        await observed.ledger.jobs.submit("b1", "sid_b", GenerationRequest("lighthouse", seed=1), "procedural", now=1)
+        assert await found(observed, JobFilter(words=tuple(searchable(query).split()))) == ids
+
+    async def test_filters_are_combined(self, observed: ObservedLedger) -> None:
+        ledger = observed.ledger
+        for number in range(8):
+            engine = "comfyui" if number % 2 else "procedural"
+            request = GenerationRequest("a red boat" if number < 4 else "a blue boat", seed=1)
+            await ledger.jobs.submit(f"a{number}", "sid_a", request, engine, now=1000 + number)
+        for number in (1, 3, 5):
+            await ledger.jobs.set_favorite("sid_a", f"a{number}", True, now=2000)
+            await ledger.jobs.change(f"a{number}", Change.CANCEL, now=2001)
+        for where, ids in (
+            (JobFilter(engine="comfyui"), [7, 5, 3, 1]),
+            (JobFilter(after=1002, until=1005), [4, 3]),
+            (JobFilter(State.FAILED, words=("red",)), [3, 1]),
+            (JobFilter(State.FAILED, favorite=True, after=1001), [5, 3]),
+            (JobFilter(State.QUEUED, favorite=True), []),
+            (JobFilter(favorite=True, words=("boat", "blue")), [5]),
+            (JobFilter(State.QUEUED, engine="procedural", until=1003, words=("red",)), [2, 0]),
+        ):
+            assert await found(observed, where) == [f"a{number}" for number in ids], where
+
+    async def test_a_search_goes_on_part_by_part_and_ends_early_with_a_cursor(
+        self, observed: ObservedLedger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pages, "WINDOW", 3)
+        monkeypatch.setattr(pages, "MOST_WINDOWS", 2)
+        for number in range(20):
+            await observed.submit(f"a{number}", now=number)
+        old = JobFilter(until=2)
+        assert await found(observed, old) == ["a1", "a0"]
+        jobs, cursor = await observed.ledger.jobs.page("sid_a", where=old, limit=9, before=None)
+        assert jobs == []
+        assert cursor is not None
+        assert await found(observed, JobFilter(engine="procedural")) == [f"a{number}" for number in range(19, -1, -1)]
+
+
 class TestPruning:
     """Old jobs are deleted with all that belongs to them."""
 
@@ -757,7 +993,7 @@ class TestPruning:
         assert await ledger.jobs.prune(before=5001, limit=10) == 1
         assert await ledger.jobs.get("a1") is None
         assert await ledger.outputs.get("sid_a", "umrgen_1.png") is None
-        assert [job.id for job in (await ledger.jobs.page("sid_a", state=None, limit=9, before=None))[0]] == ["a2"]
+        assert [job.id for job in (await ledger.jobs.page("sid_a", limit=9, before=None))[0]] == ["a2"]
         assert await ledger.jobs.prune(before=2**50, limit=10) == 0
 
     async def test_a_job_is_kept_while_one_of_its_images_is(self, observed: ObservedLedger) -> None:

@@ -95,7 +95,7 @@ async def test_a_server_continues_with_the_copy(file: Path, postgres: PostgresDa
         assert sorted(await ledger.jobs.get_many(ids), key=key) == sorted(await before.jobs.get_many(ids), key=key)
         job, new = await ledger.jobs.submit("ext_9", "sid_0", REQUEST, "fake", now=30)
         assert new
-        page, _ = await ledger.jobs.page("sid_0", state=None, limit=1, before=None)
+        page, _ = await ledger.jobs.page("sid_0", limit=1, before=None)
         assert page == [job], "the newest job has the highest number"
         assert await ledger.coordination.secret("urls", b"other") == b"\x00secret"
     finally:

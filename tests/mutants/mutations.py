@@ -1520,7 +1520,7 @@ MUTATIONS = (
         "services/cancellations.py",
         "        job = await find_job(self.jobs, caller.session_id, job_id)\n        with suppress",
         "        job = await find_job(self.jobs, caller.session_id, job_id)\n"
-        "        for other in (await self.jobs.page(caller.session_id, state=None, limit=9, before=None))[0]:\n"
+        "        for other in (await self.jobs.page(caller.session_id, limit=9, before=None))[0]:\n"
         "            if not other.over and other.id != job_id:\n"
         "                await self.jobs.change(other.id, Change.CANCEL, now=0, error_code='cancelled')\n"
         "        with suppress",

@@ -57,9 +57,7 @@ class ServerWithoutEngine:
             return [job.id for job in jobs]
 
     async def jobs(self) -> int:
-        return len(
-            (await self.application.ledger.jobs.page(self.caller.session_id, state=None, limit=1000, before=None))[0]
-        )
+        return len((await self.application.ledger.jobs.page(self.caller.session_id, limit=1000, before=None))[0])
 
 
 @asynccontextmanager

@@ -98,7 +98,7 @@ class TestLeasesAndTimes:
 def test_the_wire_format_has_all_fields_of_the_contract() -> None:
     wire = job_to_wire(JOB._replace(state=State.COMPLETED, outputs=(OUTPUT,), completed_at=3000))
     names = "success job_id state image_url results error error_code queue_position eta_seconds progress created_at "
-    names += "started_at completed_at engine seed priority attempt retry_after_ms next"
+    names += "started_at completed_at engine seed priority favorite attempt retry_after_ms next"
     assert set(names.split()) == set(wire)
     assert wire["image_url"] == wire["results"]["images"][0]["url"]
     assert wire["image_url"] == "/outputs/sid_a/umrgen_7_aa.png?session_id=sid_a"

@@ -34,6 +34,7 @@ from umrgen.server.services.call_references import CallReferences
 from umrgen.server.services.cancellations import Cancellations
 from umrgen.server.services.content_policy import load_policy
 from umrgen.server.services.image_cache import ImageCache
+from umrgen.server.services.job_edits import JobEdits
 from umrgen.server.services.job_waits import JobWaits
 from umrgen.server.services.limits import FailureThrottle, RateLimits
 from umrgen.server.services.one_time_links import OneTimeLinks
@@ -173,6 +174,7 @@ class Application:
             state=self._make_state(limits, clock),
             submissions=self._make_submissions(limits, uploads, worker, clock),
             cancellations=Cancellations(ledger.jobs, clock),
+            job_edits=JobEdits(ledger.jobs, ledger.outputs, self.blobs, clock, self.images.forget),
             signatures=self.signatures,
             metrics=self.metrics,
             signer=self.signer,

@@ -77,8 +77,10 @@ class Metrics(Collector):
         self._refusals[status] += 1
 
     def observe(self, jobs: Iterable[Job]) -> None:
-        """Observe the jobs that the ledger committed."""
+        """Observe the jobs whose state the ledger changed; a change by their owner is left out."""
         for job in jobs:
+            if job.edited_at is not None:
+                continue
             if job.state is State.RUNNING and job.attempt == 1 and job.step == 0 and job.started_at == job.claimed_at:
                 self.waits.observe(max(0, (job.started_at or 0) - job.created_at) / 1000)
             elif job.over:

@@ -107,7 +107,7 @@ class InProcessServer:
     async def jobs(self) -> list[ServerJob]:
         """Return all jobs, oldest first."""
         (key,) = await self._application.keys.usable()
-        jobs, _ = await self._application.ledger.jobs.page(key.session_id, state=None, limit=1_000_000, before=None)
+        jobs, _ = await self._application.ledger.jobs.page(key.session_id, limit=1_000_000, before=None)
         return [_snapshot(job) for job in reversed(jobs)]
 
     async def respond(self, request: RecordedRequest, address: str, disconnected: asyncio.Event) -> Response:

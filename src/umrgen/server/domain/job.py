@@ -19,11 +19,14 @@ __all__ = [
     "Job",
     "Output",
     "advance",
+    "erased",
     "output_name",
     "possible_outputs",
 ]
 
 
+ERASED = GenerationRequest("(deleted)", seed=0)
+"""The request in the record of a deleted job."""
 MAX_IMAGES = 8
 """The largest number of images of a job."""
 
@@ -114,6 +117,12 @@ class Job(NamedTuple):  # a frozen dataclass with these fields takes six times a
     """The API key that submitted the job; the job's webhook is signed with this key's secret."""
     output_key: str = ""
     """A random part of the names of the job's images; "" for jobs that ran before this field existed."""
+    favorite: bool = False
+    """Retention keeps the images and the record of a favorite."""
+    edited_at: int | None = None
+    """When its owner made it a favorite or not, or deleted it; None if a change of its state is later."""
+    deleted_at: int | None = None
+    """When its owner deleted it: only this record is left, without what the request said."""
 
     @property
     def over(self) -> bool:
@@ -138,6 +147,13 @@ def output_name(job: Job, index: int, media_type: str) -> str:
 def possible_outputs(job: Job) -> list[str]:
     """Return every file name that the job's present attempt may use."""
     return [output_name(job, index, media_type) for index in range(MAX_IMAGES) for media_type in EXTENSIONS]
+
+
+def erased(job: Job, *, now: int) -> Job:
+    """Return the record that is kept of a deleted job: nothing of its request but the engine."""
+    return job._replace(
+        request=ERASED, version=job.version + 1, error=None, favorite=False, edited_at=now, deleted_at=now
+    )
 
 
 def advance(
@@ -174,4 +190,4 @@ def advance(
         values["completed_at"] = max(now, job.created_at, job.claimed_at or 0)
     if state is State.QUEUED:
         values["step"] = 0
-    return job._replace(state=state, version=job.version + 1, **values)
+    return job._replace(state=state, version=job.version + 1, edited_at=None, **values)

@@ -70,6 +70,7 @@ class JobAnswer(TypedDict):
     engine: str
     seed: int
     priority: int
+    favorite: bool
     attempt: int
     retry_after_ms: int | None
     next: str
@@ -114,6 +115,7 @@ def job_to_wire(
         "engine": job.engine,
         "seed": job.request.seed,
         "priority": job.priority,
+        "favorite": job.favorite,
         "attempt": job.attempt,
         "retry_after_ms": retry_after_ms(job, eta_seconds),
         "next": _next(job),

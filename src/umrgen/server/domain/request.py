@@ -4,22 +4,26 @@ It is decoded from what the caller sends, stored with the job, sent to the engin
 A new parameter is a field here.
 """
 
+import re
 import secrets
 from collections.abc import Hashable, Iterable
 from typing import Annotated
-from unicodedata import category
+from unicodedata import category, normalize
 
 import msgspec
 from msgspec import Meta
 
 from umrgen.model import LIMITS
 
-__all__ = ["GenerationRequest", "Lora", "batch_key", "has_visible_character"]
+__all__ = ["GenerationRequest", "Lora", "batch_key", "has_visible_character", "searchable"]
 
 _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Cn", "Co", "Zs", "Zl", "Zp", "Mn", "Mc", "Me"))
 """The Unicode categories of controls, formats, unassigned code points, spaces, and marks of other characters."""
 _BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 """Letters and symbols without a shape: Hangul fillers, and the empty Braille pattern."""
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, and code points that no database can store."""
 
 
 def has_visible_character(text: str) -> bool:
@@ -70,6 +74,14 @@ class GenerationRequest(msgspec.Struct, frozen=True):
         if self.seed == -1:
             return self
         return msgspec.structs.replace(self, seed=(self.seed + number) % (LIMITS.seed_max + 1))
+
+
+def searchable(text: str) -> str:
+    """Return a text for comparison with others: without upper case, in one Unicode form, with spaces for controls.
+
+    The same function prepares prompts and what is searched in them, so every database finds the same.
+    """
+    return _CONTROLS.sub(" ", normalize("NFKC", normalize("NFKC", text).casefold()))
 
 
 def batch_key(request: GenerationRequest) -> Hashable:

@@ -10,6 +10,7 @@ from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.authentication import Authentication
 from umrgen.server.services.call_references import CallReferences
 from umrgen.server.services.cancellations import Cancellations
+from umrgen.server.services.job_edits import JobEdits
 from umrgen.server.services.job_waits import JobWaits
 from umrgen.server.services.limits import RateLimits
 from umrgen.server.services.one_time_links import OneTimeLinks
@@ -36,6 +37,7 @@ class Services:
     state: ServerState
     submissions: Submissions
     cancellations: Cancellations
+    job_edits: JobEdits
     limits: RateLimits
     tickets: OneTimeLinks
     """Links that open the studio without a key."""

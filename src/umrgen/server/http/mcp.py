@@ -155,7 +155,7 @@ class ServiceBackend:
         return self._status(await self._services.job_waits.view(job))
 
     async def page(self, limit: int) -> Sequence[Mapping[str, Any]]:
-        listed, _ = await self._services.job_waits.page(self._caller, state=None, limit=limit, before=None)
+        listed, _ = await self._services.job_waits.page(self._caller, limit=limit, before=None)
         jobs = [each.view.job for each in listed]
         return [{"job_id": job.id, "state": job.state.value, "prompt": job.request.prompt} for job in jobs]
 

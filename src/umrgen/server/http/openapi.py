@@ -15,10 +15,11 @@ from umrgen.model import JOB_ID, State
 from umrgen.server.domain.job_answer import JobAnswer
 from umrgen.server.http import Services
 from umrgen.server.http.api import responses, schemas
-from umrgen.server.http.api.batch import MAX_PAGE
 from umrgen.server.http.api.examples import EXAMPLES, IMAGE, SESSION
+from umrgen.server.http.api.jobs import MAX_PAGE
 from umrgen.server.http.auth import open_for_operator
 from umrgen.server.http.problems import PROBLEMS
+from umrgen.server.services.job_search import MAX_QUERY
 
 __all__ = ["document", "routes"]
 
@@ -55,6 +56,7 @@ def _parameter(name: str, place: str, schema: Schema, description: str, example:
 
 
 _STRING = {"type": "string"}
+_TIME = {"type": "integer", "minimum": 0, "maximum": 10**15 - 1}
 _JOB_ID = _parameter(
     "job_id", "path", _STRING | {"pattern": f"^{JOB_ID.pattern}$"}, "from the submit's response", "ext_3b5d5c3712955042"
 )
@@ -154,9 +156,52 @@ OPERATIONS = (
         None,
         (
             _parameter("state", "query", {"enum": [*State]}, "only jobs in this state"),
+            _parameter(
+                "q",
+                "query",
+                _STRING | {"maxLength": MAX_QUERY},
+                "only jobs whose prompt has all of these words, or parts of words, in any order and case",
+                "lighthouse dusk",
+            ),
+            _parameter("favorite", "query", {"enum": ["true"]}, "only favorites"),
+            _parameter("engine", "query", _STRING | {"pattern": "^[A-Za-z0-9_.-]{1,64}$"}, "only jobs of this engine"),
+            _parameter("before", "query", _TIME, "only jobs made before this time, in milliseconds since the epoch"),
+            _parameter("after", "query", _TIME, "only jobs made after this time, in milliseconds since the epoch"),
             _parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}, "jobs of a page", 50),
             _parameter("cursor", "query", _STRING | {"pattern": "^[0-9]{1,18}$"}, "next_cursor of the previous page"),
         ),
+    ),
+    Operation(
+        "patch",
+        "/api/v1/jobs/{job_id}",
+        "setFavorite",
+        "Make a job a favorite, which retention keeps, or not",
+        200,
+        JobAnswer,
+        ("job_not_found", *_WRITING),
+        schemas.FavoriteRequest,
+        (_JOB_ID,),
+    ),
+    Operation(
+        "delete",
+        "/api/v1/jobs/{job_id}",
+        "deleteJob",
+        "Delete a job: its images, its prompt, and its place in lists; one that is not over is cancelled",
+        200,
+        responses.DeletedJob,
+        ("job_not_found", *_WRITING),
+        None,
+        (_JOB_ID,),
+    ),
+    Operation(
+        "post",
+        "/api/v1/jobs/delete",
+        "deleteJobs",
+        "Delete up to 1,000 jobs",
+        200,
+        responses.DeletedJobsAnswer,
+        _WRITING,
+        schemas.DeleteRequest,
     ),
     Operation(
         "post",

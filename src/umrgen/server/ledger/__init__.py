@@ -27,13 +27,16 @@ from umrgen.server.ledger.stores import (
     WebhookStore,
 )
 from umrgen.server.ledger.values import (
+    ALL_JOBS,
     DAY,
     NO_CAPS,
     BatchKey,
     Call,
     Caps,
+    DeletedJobs,
     Idempotency,
     JobCounts,
+    JobFilter,
     Key,
     OnChange,
     Upload,
@@ -42,6 +45,7 @@ from umrgen.server.ledger.values import (
 )
 
 __all__ = [
+    "ALL_JOBS",
     "DAY",
     "LEDGERS",
     "LEDGER_TABLES",
@@ -52,9 +56,11 @@ __all__ = [
     "Caps",
     "CoordinationStore",
     "DailyLimit",
+    "DeletedJobs",
     "Idempotency",
     "IdempotencyConflict",
     "JobCounts",
+    "JobFilter",
     "JobStore",
     "Key",
     "KeyStore",

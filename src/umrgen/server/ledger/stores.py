@@ -7,16 +7,18 @@ ledger cannot be reached; then nothing was changed. All times are milliseconds s
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from umrgen.model import State
 from umrgen.server.domain.job import Change, Job, Output
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.values import (
+    ALL_JOBS,
     NO_CAPS,
     BatchKey,
     Call,
     Caps,
+    DeletedJobs,
     Idempotency,
     JobCounts,
+    JobFilter,
     Key,
     OnChange,
     Upload,
@@ -85,9 +87,24 @@ class JobStore(Protocol):
         ...
 
     async def page(
-        self, session_id: str, *, state: State | None, limit: int, before: int | None
+        self, session_id: str, *, where: JobFilter = ALL_JOBS, limit: int, before: int | None
     ) -> tuple[list[Job], int | None]:
-        """Return jobs of a session, newest first, and the cursor of the next page."""
+        """Return jobs of a session, newest first, and the cursor of the next page. Deleted jobs are in no list.
+
+        A filter without an index may end a page early, after many jobs that do not match: then it has a cursor too.
+        """
+        ...
+
+    async def set_favorite(self, session_id: str, job_id: str, favorite: bool, *, now: int) -> Job:
+        """Mark the session's job as a favorite, or not; its state does not change. Raises KeyError."""
+        ...
+
+    async def delete(self, session_id: str, job_ids: Sequence[str], *, now: int) -> DeletedJobs:
+        """Delete jobs of the session: cancel those that are not over, expire the images, and erase the requests.
+
+        The webhooks, calls and idempotency keys of these jobs are deleted too. The id, the times and the names of the
+        files are kept.
+        """
         ...
 
     async def count(self, session_id: str | None = None, *, now: int = 0) -> JobCounts:
@@ -140,7 +157,7 @@ class JobStore(Protocol):
         """Delete the records of up to `limit` jobs, with all that belongs to them; return how many.
 
         Deleted are jobs that failed before `before`, and those whose last image was deleted before it. A job whose
-        webhook is pending is kept.
+        webhook is pending is kept, and so is a favorite.
         """
         ...
 
@@ -158,7 +175,8 @@ class OutputStore(Protocol):
 
     async def expire(self, *, now: int, before: int, keep_bytes: int, limit: int) -> list[Output]:
         """Mark images as expired: those made before `before`, and the oldest while all images together have more than
-        `keep_bytes` (0: no bound); `limit` at most. Their files become obsolete.
+        `keep_bytes` (0: no bound); `limit` at most. Their files become obsolete. Images of favorites neither expire
+        nor count.
         """
         ...
 
@@ -174,8 +192,8 @@ class OutputStore(Protocol):
         """Return the session and name of files, of images and uploads, that are to be deleted."""
         ...
 
-    async def forget_files(self, files: Sequence[tuple[str, str]]) -> None:
-        """Note that these obsolete files are deleted."""
+    async def forget_files(self, files: Sequence[tuple[str, str]], *, now: int = ...) -> None:
+        """Note that these obsolete files are deleted; not those that are to be deleted after `now`, if it is given."""
         ...
 
 

@@ -4,17 +4,21 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from umrgen.model import State
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.request import GenerationRequest
 
 __all__ = [
+    "ALL_JOBS",
     "DAY",
     "NO_CAPS",
     "BatchKey",
     "Call",
     "Caps",
+    "DeletedJobs",
     "Idempotency",
     "JobCounts",
+    "JobFilter",
     "Key",
     "OnChange",
     "Upload",
@@ -63,6 +67,41 @@ class JobCounts:
     running: int
     submitted: int = 0
     """Submitted on the present day (UTC); counted for one session only."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs of a session a list has."""
+
+    state: State | None = None
+    favorite: bool = False
+    """Only favorites."""
+    words: tuple[str, ...] = ()
+    """All of them occur in the prompt, as whole words or in one; each is `searchable`."""
+    engine: str = ""
+    after: int = -1
+    """Made later than this (ms)."""
+    until: int = 2**62
+    """Made earlier than this (ms)."""
+
+    @property
+    def has_index(self) -> bool:
+        """Whether each job that an index names is one of the list, so that no other jobs are read."""
+        return self == JobFilter(self.state) or self == JobFilter(favorite=self.favorite)
+
+
+ALL_JOBS = JobFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedJobs:
+    """The result of a deletion: the jobs, and their files (session and name), which are obsolete now."""
+
+    deleted: list[str]
+    """Also those that were deleted before."""
+    unknown: list[str]
+    """Ids that are not jobs of the session."""
+    files: list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ class Estimates:
     def observe(self, jobs: Iterable[Job]) -> None:
         """Record the run times of the completed ones among `jobs`."""
         for job in jobs:
+            if job.edited_at is not None:
+                continue
             if job.state is State.COMPLETED and job.completed_at is not None and job.claimed_at is not None:
                 seconds = (job.completed_at - job.claimed_at) / 1000
                 shape = _shape(job)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from umrgen.model import State
 from umrgen.server.domain.job import Job
-from umrgen.server.ledger import JobStore, Webhook, WebhookStore
+from umrgen.server.ledger import ALL_JOBS, JobFilter, JobStore, Webhook, WebhookStore
 from umrgen.server.scheduler.eta import Estimates
 from umrgen.server.scheduler.previews import Previews
 from umrgen.server.services.api_keys import ApiKeys
@@ -45,7 +45,8 @@ class JobView:
     @property
     def version(self) -> str:
         """A string that changes with every part of the view except the estimate."""
-        return f"{self.job.state.value}.{self.job.attempt}.{self.job.step}.{self.position or 0}"
+        favorite = ".favorite" if self.job.favorite else ""
+        return f"{self.job.state.value}.{self.job.attempt}.{self.job.step}.{self.position or 0}{favorite}"
 
     def is_known(self, versions: Collection[str]) -> bool:
         """Return whether this version is among `versions`; `*` matches any."""
@@ -191,11 +192,11 @@ class JobWaits:
         return jobs
 
     async def page(
-        self, caller: Caller, *, state: State | None, limit: int, before: int | None
+        self, caller: Caller, *, where: JobFilter = ALL_JOBS, limit: int, before: int | None
     ) -> tuple[list[JobListing], int | None]:
         """Return up to `limit` of the caller's jobs, newest first, and the cursor of the next page."""
         async with self._slices:
-            jobs, cursor = await self._jobs.page(caller.session_id, state=state, limit=limit, before=before)
+            jobs, cursor = await self._jobs.page(caller.session_id, where=where, limit=limit, before=before)
             await asyncio.sleep(0)
         self._charge(caller, len(jobs))
         webhooks = await self._webhooks.of_jobs([job.id for job in jobs if job.over and job.request.webhook_url])

@@ -111,7 +111,7 @@ class Outputs:
         try:
             output = await self.outputs.get(session_id, name)
         except OutputExpired:
-            raise Refusal("output_expired", "the server's retention policy has deleted this image") from None
+            raise Refusal("output_expired", "the image was deleted, by its owner or by retention") from None
         if output is not None:
             return output
         upload = await self.uploads.get(session_id, name)

@@ -228,7 +228,7 @@ class WebhookDeliverer:
         if key is None or key.revoked_at is not None:  # a key that expired was valid when it made the job
             return _failed(webhook, "the key that made the job is revoked")
         job = await self._jobs.get(webhook.job_id)
-        if job is None:
+        if job is None or job.deleted_at is not None:
             return _failed(webhook, "the job no longer exists")
         webhook = replace(webhook, attempts=webhook.attempts + 1)
         try:

@@ -1,34 +1,31 @@
-"""Calls about many jobs: `POST /api/v1/status`, and the list `GET /api/v1/jobs`."""
+"""`POST /api/v1/status`: the jobs that changed, of many."""
 
-import re
 from contextlib import nullcontext
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from umrgen.model import State
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import JobAnswer
 from umrgen.server.http import Services
-from umrgen.server.http.api.responses import Changes, JobsPage, ListedJobAnswer, WebhookAnswer, json_response
-from umrgen.server.http.api.schemas import read_object, short
+from umrgen.server.http.api.responses import Changes, json_response
+from umrgen.server.http.api.schemas import read_object
 from umrgen.server.http.api.status import requested_wait, wire
 from umrgen.server.http.disconnect import CancelledOnDisconnect
 from umrgen.server.http.problems import Problem
 from umrgen.server.services.caller import Caller
-from umrgen.server.services.job_waits import MAX_JOBS, JobListing
+from umrgen.server.services.job_waits import MAX_JOBS
 
-__all__ = ["changes_response", "jobs", "statuses"]
+__all__ = ["MAX_BODY", "changes_response", "read_cursor", "read_job_ids", "statuses"]
 
 MAX_BODY = 256 << 10
-MAX_PAGE = 200
 
 
 async def statuses(services: Services, request: Request, caller: Caller) -> Response:
     """Return the jobs whose state changed since a cursor, waiting for one; without a cursor, all of the named jobs."""
     data = await read_object(request, MAX_BODY)
-    job_ids, since = _job_ids(data), _cursor(data.get("since"), "since")
+    job_ids, since = read_job_ids(data), read_cursor(data.get("since"), "since")
     preferred = requested_wait(dict(request.headers.raw), request.scope["query_string"])
     wait = services.job_waits.allowed_wait(caller, preferred)
     with CancelledOnDisconnect(request.scope, request.receive) if wait else nullcontext():
@@ -47,7 +44,8 @@ def _wire(services: Services, job: Job) -> JobAnswer:
     return wire(services, services.job_waits.brief_view(job))
 
 
-def _job_ids(data: dict[str, Any]) -> list[str]:
+def read_job_ids(data: dict[str, Any]) -> list[str]:
+    """Return the different job ids of a request. Raises Problem `invalid_request`."""
     job_ids = data.get("job_ids")
     if not isinstance(job_ids, list) or not all(isinstance(job_id, str) for job_id in job_ids):
         raise Problem("invalid_request", "job_ids must be a list of strings", field="job_ids")
@@ -57,43 +55,10 @@ def _job_ids(data: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(job_ids))
 
 
-def _cursor(value: Any, field: str) -> int:
+def read_cursor(value: Any, field: str) -> int:
+    """Return a cursor; 0 for none. Raises Problem `invalid_request`."""
     if value is None or value == "":
         return 0
     if not isinstance(value, str) or not value.isascii() or not value.isdigit() or len(value) > 18:
         raise Problem("invalid_request", f"{field} must be a cursor from a response of this server", field=field)
     return int(value)
-
-
-async def jobs(services: Services, request: Request, caller: Caller) -> Response:
-    """Return a page of the session's jobs, newest first."""
-    query = request.query_params
-    state = query.get("state") or None
-    if state is not None and state not in tuple(State):
-        raise Problem("invalid_request", f"state must be one of {', '.join(State)}; got {short(state)}", field="state")
-    limit = query.get("limit", "50")
-    if not re.fullmatch(r"[0-9]{1,3}", limit) or not 1 <= int(limit) <= MAX_PAGE:
-        raise Problem("invalid_request", f"limit must be 1 to {MAX_PAGE}; got {short(limit)}", field="limit")
-    found, cursor = await services.job_waits.page(
-        caller,
-        state=State(state) if state else None,
-        limit=int(limit),
-        before=_cursor(query.get("cursor"), "cursor") or None,
-    )
-    listed = [
-        ListedJobAnswer(
-            **wire(services, each.view),
-            prompt=each.view.job.request.prompt,
-            request=each.view.job.request,
-            webhook=_webhook(each),
-        )
-        for each in found
-    ]
-    return json_response(JobsPage(jobs=listed, next_cursor=None if cursor is None else str(cursor)))
-
-
-def _webhook(listing: JobListing) -> WebhookAnswer | None:
-    webhook = listing.webhook
-    if webhook is None:
-        return None
-    return WebhookAnswer(webhook.state.value, webhook.attempts, webhook.last_error, webhook.next_at)

@@ -16,6 +16,8 @@ __all__ = [
     "CapabilitiesAnswer",
     "Changes",
     "Deleted",
+    "DeletedJob",
+    "DeletedJobsAnswer",
     "EngineAnswer",
     "Health",
     "JobsPage",
@@ -93,6 +95,22 @@ class JobsPage(Struct, frozen=True, kw_only=True):
     success: bool = True
     jobs: list[ListedJobAnswer]
     next_cursor: Annotated[str, Meta(description="`cursor` of the next page's request")] | None
+
+
+class DeletedJob(Struct, frozen=True, kw_only=True):
+    """The job was deleted, now or before."""
+
+    success: bool = True
+    job_id: str
+    deleted: bool = True
+
+
+class DeletedJobsAnswer(Struct, frozen=True, kw_only=True):
+    """The result of a deletion of many jobs."""
+
+    success: bool = True
+    deleted: Annotated[list[str], Meta(description="ids of jobs that are deleted, now or before")]
+    unknown: Annotated[list[str], Meta(description="ids that are not jobs of this key")]
 
 
 class Reference(Struct, frozen=True, kw_only=True):

@@ -19,6 +19,8 @@ from umrgen.server.http.problems import Problem
 from umrgen.server.services.refusal import FieldError, invalid
 
 __all__ = [
+    "DeleteRequest",
+    "FavoriteRequest",
     "GenerationRequest",
     "StatusRequest",
     "check_values",
@@ -34,6 +36,18 @@ class StatusRequest(msgspec.Struct, frozen=True):
 
     job_ids: Annotated[list[str], Meta(min_length=1, max_length=1000)]
     since: Annotated[str, Meta(description="the cursor of an earlier response")] | None = None
+
+
+class FavoriteRequest(msgspec.Struct, frozen=True):
+    """The body of `PATCH /api/v1/jobs/{job_id}`."""
+
+    favorite: Annotated[bool, Meta(description="whether retention keeps the job and its images")]
+
+
+class DeleteRequest(msgspec.Struct, frozen=True):
+    """The body of `POST /api/v1/jobs/delete`."""
+
+    job_ids: Annotated[list[str], Meta(min_length=1, max_length=1000)]
 
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(GenerationRequest)}

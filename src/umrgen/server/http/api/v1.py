@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from umrgen import __version__
 from umrgen.model import LIMITS
 from umrgen.server.http import Services
-from umrgen.server.http.api import batch, references
+from umrgen.server.http.api import batch, jobs, references
 from umrgen.server.http.api.generate import generate
 from umrgen.server.http.api.responses import CapabilitiesAnswer, EngineAnswer, KeyLimits, Sizes, Steps, json_response
 from umrgen.server.http.api.status import wire
@@ -27,7 +27,7 @@ SUBMIT = "/api/v1/generate"
 
 _CALLS = (
     *("generate", "status", "wait", "batch_status", "events", "cancel", "jobs", "upload_reference"),
-    *("idempotency", "digests", "webhooks"),
+    *("idempotency", "digests", "webhooks", "search", "favorites", "delete"),
 )
 
 Handler = Callable[[Services, Request, Caller], Awaitable[Response]]
@@ -54,7 +54,10 @@ def routes(services: Services) -> list[Route]:
     return [
         Route(SUBMIT, keyed(generate), methods=["POST"]),  # handled ahead of the router; this refuses other methods
         Route("/api/v1/status", keyed(batch.statuses), methods=["POST"]),
-        Route("/api/v1/jobs", keyed(batch.jobs), methods=["GET"]),
+        Route("/api/v1/jobs", keyed(jobs.jobs), methods=["GET"]),
+        Route("/api/v1/jobs/delete", keyed(jobs.delete_many), methods=["POST"]),
+        Route("/api/v1/jobs/{job_id}", keyed(jobs.set_favorite), methods=["PATCH"]),
+        Route("/api/v1/jobs/{job_id}", keyed(jobs.delete), methods=["DELETE"]),
         Route("/api/v1/cancel/{job_id}", keyed(cancel), methods=["POST"]),
         Route("/api/v1/upload-reference", keyed(references.add), methods=["POST"]),
         Route("/api/v1/upload-reference", keyed(references.all_of), methods=["GET"]),

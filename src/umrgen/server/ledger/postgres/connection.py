@@ -18,6 +18,7 @@ __all__ = [
     "APPLICATION",
     "CHANNEL",
     "DIALECT",
+    "WORDS",
     "PostgresAddress",
     "PostgresReader",
     "plain_value",
@@ -28,8 +29,10 @@ APPLICATION = "umrgen"
 CHANNEL = "umrgen_changes"
 """The channel of notifications; each carries the last change number of a commit."""
 _PARAMETER = re.compile(r"(?<![:\w]):(\w+)")
+WORDS = "NOT EXISTS (SELECT 1 FROM unnest(:words::text[]) AS word WHERE strpos(searched, word) = 0)"
 DIALECT = Dialect(
     contains=lambda name: f"= ANY(:{name})",
+    words=WORDS,
     parameters=lambda sql: _PARAMETER.sub(r"%(\1)s", sql.replace("%", "%%")),
 )
 _NETWORK: Mapping[str, Any] = {

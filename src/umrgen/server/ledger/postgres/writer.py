@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from umrgen.server.ledger.errors import LedgerUnavailable
-from umrgen.server.ledger.postgres.connection import CHANNEL, PostgresAddress
+from umrgen.server.ledger.postgres.connection import CHANNEL, WORDS, PostgresAddress
 from umrgen.server.ledger.postgres.failures import DEFECTS
 from umrgen.server.ledger.postgres.pipeline import PipelineResult, StatementPipeline, numbered
 from umrgen.server.ledger.sql.database import NO_VALUES, CommitUnknown, Row, RunAgain, WrongRowCount
@@ -17,7 +17,8 @@ __all__ = ["PostgresWriter"]
 
 T = TypeVar("T")
 
-_DIALECT = Dialect(contains=lambda name: f"= ANY(:{name})")
+_DIALECT = Dialect(contains=lambda name: f"= ANY(:{name})", words=WORDS)
+_CHANGE_JOB = frozenset(("update_job", "set_favorite", "erase_job"))
 _LOCK = b"SELECT pg_current_xact_id()::text FROM ledger_clock WHERE id = 1 FOR UPDATE"
 _LIMITS = (
     "SELECT set_config('lock_timeout', '5s', false), set_config('idle_in_transaction_session_timeout', '15s', false)"
@@ -61,7 +62,7 @@ class PostgresWriter:
 
     def send(self, statement: str, values: Mapping[str, Any] = NO_VALUES, *, rows: int | None = None) -> None:
         self._has_written = True
-        if statement == "update_job":
+        if statement in _CHANGE_JOB:
             self._jobs.pop(values["id"], None)
         elif statement == "prune_jobs":
             self._jobs.clear()

@@ -7,15 +7,27 @@ from dataclasses import asdict
 from typing import Any
 
 from umrgen.model import State
-from umrgen.server.domain.job import Change, Job, advance, possible_outputs
-from umrgen.server.domain.request import GenerationRequest
+from umrgen.server.domain.job import Change, Job, advance, erased, possible_outputs
+from umrgen.server.domain.request import GenerationRequest, searchable
 from umrgen.server.ledger.errors import DailyLimit, IdempotencyConflict, QueueFull, TooManyJobs
 from umrgen.server.ledger.sql.calls import enter_call
 from umrgen.server.ledger.sql.database import Database, SqlConnection, Transaction
-from umrgen.server.ledger.sql.outputs import add_obsolete_file
+from umrgen.server.ledger.sql.outputs import add_obsolete_file, expire_outputs_of
+from umrgen.server.ledger.sql.pages import find_page
 from umrgen.server.ledger.sql.rows import job_of, values_of
 from umrgen.server.ledger.sql.webhooks import enter_webhook
-from umrgen.server.ledger.values import DAY, NO_CAPS, BatchKey, Call, Caps, Idempotency, JobCounts
+from umrgen.server.ledger.values import (
+    ALL_JOBS,
+    DAY,
+    NO_CAPS,
+    BatchKey,
+    Call,
+    Caps,
+    DeletedJobs,
+    Idempotency,
+    JobCounts,
+    JobFilter,
+)
 
 __all__ = ["SqlJobStore"]
 
@@ -50,7 +62,7 @@ def _submit(
     if caps is not NO_CAPS:
         _check_caps(transaction.connection, job.session_id, caps, now)
     job = job._replace(changed=next(transaction.change_numbers))
-    transaction.connection.send("insert_job", values_of(job))
+    transaction.connection.send("insert_job", values_of(job) | {"searched": searchable(job.request.prompt)})
     transaction.connection.send("count_new_job", {"session_id": job.session_id, "day": now // DAY})
     if idempotency is not None:
         _remember_idempotency(transaction.connection, job, idempotency, now)
@@ -144,6 +156,7 @@ def _store(transaction: Transaction, job: Job, change: Change, **values: Any) ->
     if change is Change.COMPLETE:
         for output in changed.outputs:
             row = asdict(output) | {"job_id": job.id, "created_at": changed.completed_at}
+            row["favorite"] = int(job.favorite)
             connection.send("insert_output", row)
         connection.send("add_kept_bytes", {"bytes": sum(output.bytes for output in changed.outputs)})
     if changed.over and changed.request.webhook_url:
@@ -164,10 +177,53 @@ def _count_state_change(connection: SqlConnection, before: Job, after: Job, *, c
     connection.send("count_state_change", {"session_id": after.session_id, "served": served} | counts)
 
 
+def _own(connection: SqlConnection, session_id: str, job_id: str) -> Job | None:
+    job = _get(connection, job_id)
+    return job if job is not None and job.session_id == session_id else None
+
+
+def _set_favorite(transaction: Transaction, session_id: str, job_id: str, favorite: bool, now: int) -> Job:
+    job = _own(transaction.connection, session_id, job_id)
+    if job is None or job.deleted_at is not None:
+        raise KeyError(job_id)
+    if job.favorite is favorite:
+        return job
+    changed = job._replace(favorite=favorite, edited_at=now, version=job.version + 1)
+    changed = changed._replace(changed=next(transaction.change_numbers))
+    transaction.next_jobs.clear()
+    values = values_of(changed)
+    transaction.connection.send("set_favorite", values, rows=1)
+    transaction.connection.send("set_favorite_outputs", values)
+    transaction.changed.append(changed)
+    return changed
+
+
+def _delete(transaction: Transaction, session_id: str, job_ids: Sequence[str], now: int) -> DeletedJobs:
+    result = DeletedJobs([], [], [])
+    for job_id in job_ids:
+        job = _own(transaction.connection, session_id, job_id)
+        (result.unknown if job is None else result.deleted).append(job_id)
+        if job is not None and job.deleted_at is None:
+            result.files.extend(_erase(transaction, job, now))
+    return result
+
+
+def _erase(transaction: Transaction, job: Job, now: int) -> list[tuple[str, str]]:
+    """Cancel the job if it is not over, and leave only the record of a deleted one; return its files."""
+    if not job.over:
+        job = _store(transaction, job, Change.CANCEL, now=now, error="the job was deleted", error_code="cancelled")
+    changed = erased(job, now=now)._replace(changed=next(transaction.change_numbers))
+    transaction.connection.send("erase_job", values_of(changed), rows=1)
+    for statement in ("prune_calls", "prune_idempotency", "prune_webhooks"):
+        transaction.connection.send(statement, {"ids": [job.id]})
+    transaction.changed.append(changed)
+    return expire_outputs_of(transaction.connection, job, now=now)
+
+
 def _prune(transaction: Transaction, before: int, limit: int) -> list[str]:
     connection, values = transaction.connection, {"before": before, "limit": limit}
     rows = [*connection.all("old_failed_jobs", values), *connection.all("old_completed_jobs", values)]
-    ids = [row[0] for row in rows][:limit]
+    ids = list(dict.fromkeys(row[0] for row in rows))[:limit]
     if ids:
         for statement in PRUNING:
             connection.send(statement, {"ids": ids})
@@ -268,16 +324,21 @@ class SqlJobStore:
         return await self._database.read(query)
 
     async def page(
-        self, session_id: str, *, state: State | None, limit: int, before: int | None
+        self, session_id: str, *, where: JobFilter = ALL_JOBS, limit: int, before: int | None
     ) -> tuple[list[Job], int | None]:
-        values = {"session_id": session_id, "limit": limit + 1, "before": before or ALL}
-        if state is None:
-            rows = await self._database.read(lambda connection: connection.all("page", values))
-        else:
-            of_state = values | {"state": state.value}
-            rows = await self._database.read(lambda connection: connection.all("page_of_state", of_state))
-        cursor = rows[limit - 1][-1] if len(rows) > limit else None
-        return [job_of(row) for row in rows[:limit]], cursor
+        return await find_page(self._database, session_id, where, limit=limit, before=before or ALL)
+
+    async def set_favorite(self, session_id: str, job_id: str, favorite: bool, *, now: int) -> Job:
+        return await self._database.write(
+            lambda transaction: _set_favorite(transaction, session_id, job_id, favorite, now),
+            changes=1,
+            job_id=job_id,
+        )
+
+    async def delete(self, session_id: str, job_ids: Sequence[str], *, now: int) -> DeletedJobs:
+        return await self._database.write(
+            lambda transaction: _delete(transaction, session_id, job_ids, now), changes=2 * len(job_ids)
+        )
 
     async def count(self, session_id: str | None = None, *, now: int = 0) -> JobCounts:
         statement = "count" if session_id is None else "session_counts"

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
-from umrgen.server.domain.job import Output
+from umrgen.server.domain.job import Job, Output
 from umrgen.server.ledger.errors import OutputExpired
 from umrgen.server.ledger.sql.database import Database, SqlConnection, Transaction
 
-__all__ = ["SqlOutputStore", "add_obsolete_file"]
+__all__ = ["SqlOutputStore", "add_obsolete_file", "expire_outputs_of"]
+
+ANY_TIME = 2**62
 
 
 def _kept_bytes(connection: SqlConnection) -> int:
@@ -14,9 +16,16 @@ def _kept_bytes(connection: SqlConnection) -> int:
     return int(row[0]) if row else 0
 
 
+def _favorite_bytes(connection: SqlConnection) -> int:
+    row = connection.one("favorite_bytes")
+    return int(row[0]) if row else 0
+
+
 def _expire(transaction: Transaction, *, now: int, before: int, keep_bytes: int, limit: int) -> list[Output]:
     connection, expired = transaction.connection, []
     kept = start = _kept_bytes(connection)
+    if keep_bytes:
+        keep_bytes += _favorite_bytes(connection)
     for *values, created_at in connection.all("oldest_outputs", {"limit": limit}):
         output = Output(*values)
         if created_at >= before and not (keep_bytes and kept > keep_bytes):
@@ -34,9 +43,21 @@ def add_obsolete_file(connection: SqlConnection, session_id: str, name: str, *, 
     connection.send("add_obsolete_file", {"session_id": session_id, "name": name, "not_before": not_before})
 
 
-def _forget_files(transaction: Transaction, files: Sequence[tuple[str, str]]) -> None:
+def expire_outputs_of(connection: SqlConnection, job: Job, *, now: int) -> list[tuple[str, str]]:
+    """Expire the images of a job; return their files, which are obsolete now."""
+    files, size = [], 0
+    for name, bytes in connection.all("outputs_of_job", {"id": job.id}):
+        connection.send("expire_output", {"name": name, "now": now})
+        add_obsolete_file(connection, job.session_id, name)
+        files.append((job.session_id, name))
+        size += bytes
+    connection.send("add_kept_bytes", {"bytes": -size})
+    return files
+
+
+def _forget_files(transaction: Transaction, files: Sequence[tuple[str, str]], now: int) -> None:
     for session_id, name in files:
-        transaction.connection.send("forget_obsolete_file", {"session_id": session_id, "name": name})
+        transaction.connection.send("forget_obsolete_file", {"session_id": session_id, "name": name, "now": now})
 
 
 class SqlOutputStore:
@@ -72,5 +93,5 @@ class SqlOutputStore:
         rows = await self._database.read(lambda connection: connection.all("obsolete_files", values))
         return [(session_id, name) for session_id, name in rows]
 
-    async def forget_files(self, files: Sequence[tuple[str, str]]) -> None:
-        await self._database.write(lambda transaction: _forget_files(transaction, files))
+    async def forget_files(self, files: Sequence[tuple[str, str]], *, now: int = ANY_TIME) -> None:
+        await self._database.write(lambda transaction: _forget_files(transaction, files, now))

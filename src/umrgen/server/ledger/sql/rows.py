@@ -6,15 +6,15 @@ import msgspec
 
 from umrgen.model import State
 from umrgen.server.domain.job import Job, Output
-from umrgen.server.domain.request import GenerationRequest
+from umrgen.server.domain.request import GenerationRequest, searchable
 from umrgen.server.ledger.sql.database import Row
 
-__all__ = ["COLUMNS", "job_of", "values_of"]
+__all__ = ["COLUMNS", "job_of", "searched_of", "values_of"]
 
 COLUMNS = Job._fields
 """The columns of a job's record, in the order of a row."""
 
-_REQUEST, _STATE, _OUTPUTS = (COLUMNS.index(name) for name in ("request", "state", "outputs"))
+_REQUEST, _STATE, _OUTPUTS, _FAVORITE = (COLUMNS.index(name) for name in ("request", "state", "outputs", "favorite"))
 _STATES = {state.value: state for state in State}
 _ENCODER = msgspec.json.Encoder()
 _REQUESTS = msgspec.json.Decoder(GenerationRequest)
@@ -27,6 +27,7 @@ def values_of(job: Job) -> dict[str, Any]:
     values["state"] = job.state.value
     values["request"] = _ENCODER.encode(job.request).decode()
     values["outputs"] = _ENCODER.encode(job.outputs).decode() if job.outputs else "[]"
+    values["favorite"] = int(job.favorite)
     return values
 
 
@@ -36,4 +37,10 @@ def job_of(row: Row) -> Job:
     values[_REQUEST] = _REQUESTS.decode(values[_REQUEST])
     values[_STATE] = _STATES[values[_STATE]]
     values[_OUTPUTS] = _LISTS.decode(values[_OUTPUTS]) if values[_OUTPUTS] != "[]" else ()
+    values[_FAVORITE] = bool(values[_FAVORITE])
     return Job._make(values)
+
+
+def searched_of(request: str) -> str:
+    """Return what is searched of a job, from the column `request`."""
+    return searchable(_REQUESTS.decode(request).prompt)

@@ -22,6 +22,8 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "call": tuple(field.name for field in fields(Call)),
 }
 _IN = re.compile(r"\{in (\w+)\}")
+_MATCHES = "(:engine = '' OR engine = :engine) AND created_at > :after AND created_at < :until AND "
+"""The tests of a `JobFilter` for which there is no index."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Dialect:
 
     contains: Callable[[str], str]
     """The test that a column is in the list parameter of this name, to follow the column."""
+    words: str
+    """The test that the column `searched` contains all elements of the list parameter `words`."""
     parameters: Callable[[str], str] = str
     """Rewrites a statement whose parameters are `:name`."""
 
@@ -40,7 +44,7 @@ def load_statements(dialect: Dialect) -> tuple[dict[str, str], dict[str, tuple[s
 
     `{job}` is replaced by the columns of a job's record, `{:job}` by a parameter for each of them, and in the same way
     `output`, `upload`, `webhook`, `key` and `call`. `{in ids}` becomes the test whether the column before it is in the
-    list `:ids`.
+    list `:ids`, and `{matches}` the tests of a `JobFilter`.
     """
     _, *parts = _NAME.split(files(__package__).joinpath("statements.sql").read_text())
     statements: dict[str, str] = {}
@@ -52,8 +56,10 @@ def load_statements(dialect: Dialect) -> tuple[dict[str, str], dict[str, tuple[s
         for record, columns in _COLUMNS.items():
             sql = sql.replace(f"{{{record}}}", ", ".join(columns))
             sql = sql.replace(f"{{:{record}}}", ", ".join(f":{column}" for column in columns))
-        if found := tuple(_IN.findall(sql)):
+        found = (*_IN.findall(sql), *(["words"] if "{matches}" in sql else []))
+        if found:
             lists[name] = found
+        sql = sql.replace("{matches}", _MATCHES + dialect.words)
         statements[name] = dialect.parameters(_IN.sub(lambda match: dialect.contains(match[1]), sql))
     return statements, lists
 

@@ -1,7 +1,7 @@
 -- The ledger's statements, in SQL that SQLite and PostgreSQL both understand; `statements.py` explains the braces.
 
 -- name: insert_job
-INSERT INTO jobs ({job}) VALUES ({:job});
+INSERT INTO jobs ({job}, searched) VALUES ({:job}, :searched);
 
 -- name: update_job
 -- Compare and set: writes the row only if it is still the one that was read.
@@ -9,7 +9,7 @@ UPDATE jobs
 SET state = :state, version = :version, attempt = :attempt, interruptions = :interruptions, token = :token,
     worker = :worker, lease_until = :lease_until, step = :step, started_at = :started_at,
     claimed_at = :claimed_at, completed_at = :completed_at, outputs = :outputs, error = :error,
-    error_code = :error_code, changed = :changed
+    error_code = :error_code, changed = :changed, edited_at = :edited_at
 WHERE id = :id AND version = :version - 1;
 
 -- name: get_job
@@ -19,7 +19,7 @@ SELECT {job} FROM jobs WHERE id = :id;
 SELECT {job} FROM jobs WHERE id {in ids};
 
 -- name: changes
-SELECT id, session_id, changed FROM jobs WHERE id {in ids};
+SELECT id, session_id, changed FROM jobs WHERE id {in ids} AND deleted_at IS NULL;
 
 -- name: changed_after
 -- The jobs that any server changed after this number.
@@ -77,11 +77,52 @@ FROM (SELECT other.queued AS queued,
       WHERE own.id = :session_id AND other.queued > 0 AND other.id <> own.id) AS others;
 
 -- name: page
-SELECT {job}, seq FROM jobs WHERE session_id = :session_id AND seq < :before ORDER BY seq DESC LIMIT :limit;
+SELECT {job}, seq FROM jobs
+WHERE session_id = :session_id AND seq < :before AND seq >= :lowest AND deleted_at IS NULL AND {matches}
+ORDER BY seq DESC LIMIT :limit;
 
 -- name: page_of_state
-SELECT {job}, seq FROM jobs WHERE session_id = :session_id AND state = :state AND seq < :before
+SELECT {job}, seq FROM jobs
+WHERE session_id = :session_id AND state = :state AND seq < :before AND seq >= :lowest AND deleted_at IS NULL
+  AND {matches}
 ORDER BY seq DESC LIMIT :limit;
+
+-- name: page_of_favorites
+SELECT {job}, seq FROM jobs
+WHERE session_id = :session_id AND favorite = 1 AND seq < :before AND seq >= :lowest AND {matches}
+  AND (:state = '' OR state = :state)
+ORDER BY seq DESC LIMIT :limit;
+
+-- name: next_window
+-- The jobs in which a search looks next: the lowest number of the first `size` ones before `before`, and their count.
+SELECT coalesce(min(seq), 0), count(*)
+FROM (SELECT seq FROM jobs WHERE session_id = :session_id AND seq < :before ORDER BY seq DESC LIMIT :size) AS part;
+
+-- name: next_window_of_state
+SELECT coalesce(min(seq), 0), count(*)
+FROM (SELECT seq FROM jobs WHERE session_id = :session_id AND state = :state AND seq < :before
+      ORDER BY seq DESC LIMIT :size) AS part;
+
+-- name: next_window_of_favorites
+SELECT coalesce(min(seq), 0), count(*)
+FROM (SELECT seq FROM jobs WHERE session_id = :session_id AND favorite = 1 AND seq < :before
+      ORDER BY seq DESC LIMIT :size) AS part;
+
+-- name: set_favorite
+UPDATE jobs SET favorite = :favorite, edited_at = :edited_at, version = :version, changed = :changed
+WHERE id = :id AND version = :version - 1;
+
+-- name: set_favorite_outputs
+UPDATE outputs SET favorite = :favorite WHERE job_id = :id;
+
+-- name: erase_job
+UPDATE jobs
+SET request = :request, searched = '', error = NULL, favorite = 0, edited_at = :edited_at, deleted_at = :deleted_at,
+    version = :version, changed = :changed
+WHERE id = :id AND version = :version - 1;
+
+-- name: outputs_of_job
+SELECT name, bytes FROM outputs WHERE job_id = :id AND expired_at IS NULL;
 
 -- name: count
 SELECT coalesce(sum(queued), 0), coalesce(sum(running), 0) FROM sessions
@@ -99,7 +140,7 @@ SELECT {job} FROM jobs WHERE state = 'running' AND (lease_until < :now OR worker
 -- name: old_failed_jobs
 -- Failed jobs that ended before a time and whose webhook, if any, is not pending.
 SELECT id FROM jobs
-WHERE state = 'failed' AND completed_at < :before
+WHERE state = 'failed' AND completed_at < :before AND favorite = 0
   AND NOT EXISTS (SELECT 1 FROM webhooks WHERE webhooks.job_id = jobs.id AND webhooks.state = 'pending')
 ORDER BY completed_at LIMIT :limit;
 
@@ -107,7 +148,7 @@ ORDER BY completed_at LIMIT :limit;
 -- Jobs whose last image was deleted before a time and whose webhook, if any, is not pending.
 SELECT DISTINCT job_id FROM (
     SELECT job_id FROM outputs
-    WHERE expired_at < :before
+    WHERE expired_at < :before AND favorite = 0
       AND NOT EXISTS (SELECT 1 FROM outputs AS other WHERE other.job_id = outputs.job_id
                       AND (other.expired_at IS NULL OR other.expired_at >= :before))
       AND NOT EXISTS (SELECT 1 FROM webhooks WHERE webhooks.job_id = outputs.job_id AND webhooks.state = 'pending')
@@ -129,7 +170,8 @@ DELETE FROM outputs WHERE job_id {in ids};
 DELETE FROM jobs WHERE id {in ids};
 
 -- name: insert_output
-INSERT INTO outputs ({output}, job_id, created_at) VALUES ({:output}, :job_id, :created_at);
+INSERT INTO outputs ({output}, job_id, created_at, favorite)
+VALUES ({:output}, :job_id, :created_at, :favorite);
 
 -- name: add_kept_bytes
 UPDATE kept SET bytes = bytes + :bytes;
@@ -144,9 +186,13 @@ SELECT created_at FROM outputs ORDER BY created_at DESC LIMIT 1;
 -- name: kept_bytes
 SELECT bytes FROM kept;
 
+-- name: favorite_bytes
+SELECT coalesce(sum(bytes), 0) FROM outputs WHERE expired_at IS NULL AND favorite = 1;
+
 -- name: oldest_outputs
+-- Those of favorites are kept.
 SELECT {output}, created_at FROM outputs
-WHERE expired_at IS NULL ORDER BY created_at LIMIT :limit;
+WHERE expired_at IS NULL AND favorite = 0 ORDER BY created_at LIMIT :limit;
 
 -- name: expire_output
 UPDATE outputs SET expired_at = :now WHERE name = :name;
@@ -290,4 +336,4 @@ ON CONFLICT (session_id, name) DO NOTHING;
 SELECT session_id, name FROM obsolete_files WHERE not_before <= :now ORDER BY not_before LIMIT :limit;
 
 -- name: forget_obsolete_file
-DELETE FROM obsolete_files WHERE session_id = :session_id AND name = :name;
+DELETE FROM obsolete_files WHERE session_id = :session_id AND name = :name AND not_before <= :now;

@@ -8,6 +8,7 @@ from typing import Any
 
 from umrgen.server.ledger.errors import LedgerTooNew, LedgerUnavailable
 from umrgen.server.ledger.sql.database import NO_VALUES, Row, WrongRowCount
+from umrgen.server.ledger.sql.rows import searched_of
 from umrgen.server.ledger.sql.statements import Dialect, load_migrations, load_statements
 
 __all__ = ["DIALECT", "SqliteConnection", "connect", "migrate", "schema_version"]
@@ -17,7 +18,12 @@ BUSY_SECONDS = 5.0
 
 _DEFECTS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.NotSupportedError)
 """Errors of this program. The others are those of a disk, a lock, or a damaged file."""
-DIALECT = Dialect(contains=lambda name: f"IN (SELECT value FROM json_each(:{name}))")  # noqa: S608
+DIALECT = Dialect(
+    contains=lambda name: f"IN (SELECT value FROM json_each(:{name}))",  # noqa: S608
+    words="NOT EXISTS (SELECT 1 FROM json_each(:words) WHERE instr(searched, value) = 0)",
+)
+SEARCHED = 9
+"""The version of the schema that added the column `searched`."""
 
 
 def connect(path: Path | str, *, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
@@ -52,6 +58,9 @@ def migrate(connection: sqlite3.Connection) -> None:
     for migration in load_migrations("umrgen.server.ledger.sqlite")[version:]:
         for statement in _statements(migration):
             connection.execute(statement)
+    if version < SEARCHED:
+        connection.create_function("searched_of", 1, searched_of, deterministic=True)
+        connection.execute("UPDATE jobs SET searched = searched_of(request)")
     connection.execute(f"PRAGMA user_version = {schema_version()}")
     connection.execute("COMMIT")
 

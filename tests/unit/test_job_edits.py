@@ -1,0 +1,103 @@
+"""Files of deleted jobs are deleted at once, or by retention after a failure or a restart."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from umrgen.server.blobs import BlobStoreUnavailable
+from umrgen.server.blobs.memory import MemoryBlobStore
+from umrgen.server.domain.job import Change, Output
+from umrgen.server.domain.request import GenerationRequest
+from umrgen.server.ledger import Key
+from umrgen.server.ledger.sqlite.memory import MemoryLedger
+from umrgen.server.scheduler.leases import TaskLease
+from umrgen.server.services.caller import Caller
+from umrgen.server.services.job_edits import SLICE, JobEdits
+from umrgen.server.services.refusal import Refusal
+from umrgen.server.services.retention import Retention, RetentionPolicy
+from umrgen.testing import FakeClock
+
+CALLER = Caller(Key("key_1", b"", "sid_a", "mine", 1))
+
+
+class StubbornBlobs(MemoryBlobStore):
+    """A blob store that cannot delete while `stuck`."""
+
+    stuck = False
+
+    async def delete(self, session_id: str, name: str) -> None:
+        if self.stuck:
+            raise BlobStoreUnavailable("read-only")
+        await super().delete(session_id, name)
+
+
+class Edits:
+    """Jobs with one image each, and the services that delete them."""
+
+    def __init__(self, ledger: MemoryLedger) -> None:
+        self.ledger, self.clock, self.blobs = ledger, FakeClock(), StubbornBlobs()
+        self.forgotten: list[tuple[str, str]] = []
+        self.edits = JobEdits(ledger.jobs, ledger.outputs, self.blobs, self.clock, self.forget)
+        lease = TaskLease(ledger.coordination, "retention", "worker", self.clock)
+        keep = RetentionPolicy(0, 0, 0)
+        self.retention = Retention(
+            ledger.jobs, ledger.outputs, ledger.uploads, self.blobs, self.clock, keep, self.forget, lease
+        )
+
+    def forget(self, session_id: str, name: str) -> None:
+        self.forgotten.append((session_id, name))
+
+    async def draw(self, name: str) -> None:
+        jobs, now = self.ledger.jobs, self.clock.now()
+        await jobs.submit(name, "sid_a", GenerationRequest("a boat", seed=1), "procedural", now=now)
+        (job,) = await jobs.claim("worker", now=now, lease_until=now + 1)
+        output = Output(f"{name}.png", "sid_a", 3, "00" * 32, 512, 512)
+        await self.blobs.put("sid_a", output.name, b"png")
+        await jobs.change(job.id, Change.COMPLETE, now=now, token=job.token, outputs=(output,))
+
+    async def left(self) -> list[tuple[str, str]]:
+        return await self.ledger.outputs.obsolete_files(now=2**50, limit=2000)
+
+
+@pytest.fixture
+async def edits() -> AsyncIterator[Edits]:
+    ledger = MemoryLedger()
+    await ledger.open(lambda jobs: None)
+    yield Edits(ledger)
+    await ledger.close()
+
+
+async def test_the_files_of_many_jobs_are_deleted_and_forgotten(edits: Edits) -> None:
+    ids = [f"ext_{number}" for number in range(SLICE + 3)]
+    for job_id in ids:
+        await edits.draw(job_id)
+    result = await edits.edits.delete_many(CALLER, [*ids, "ext_none"])
+    assert (result.deleted, result.unknown) == (ids, ["ext_none"])
+    assert await edits.blobs.is_empty()
+    assert {name for _, name in edits.forgotten} >= {f"{job_id}.png" for job_id in ids}, "caches drop them"
+    assert await edits.left() == []
+
+
+async def test_files_that_cannot_be_deleted_now_are_deleted_by_retention(edits: Edits) -> None:
+    await edits.draw("ext_1")
+    edits.blobs.stuck = True
+    await edits.edits.delete(CALLER, "ext_1")
+    assert ("sid_a", "ext_1.png") in await edits.left()
+    edits.blobs.stuck = False
+    assert await edits.retention.once() > 0
+    assert await edits.blobs.is_empty()
+    assert await edits.left() == []
+
+
+async def test_a_server_that_is_killed_after_the_record_deletes_the_files_after_its_restart(edits: Edits) -> None:
+    await edits.draw("ext_1")
+    await edits.ledger.jobs.delete("sid_a", ["ext_1"], now=edits.clock.now())
+    await edits.ledger.close()
+    await edits.ledger.open(lambda jobs: None)
+    await edits.retention.once()
+    assert await edits.blobs.is_empty()
+
+
+async def test_an_unknown_job_cannot_be_deleted(edits: Edits) -> None:
+    with pytest.raises(Refusal, match="does not exist"):
+        await edits.edits.delete(CALLER, "ext_1")
