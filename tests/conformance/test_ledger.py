@@ -883,8 +883,7 @@ class TestDeletion:
         )
         await ledger.jobs.set_favorite("sid_a", "ext_1", True, now=4)
         await ledger.jobs.delete("sid_a", ["ext_1"], now=5)
-        job = await ledger.jobs.get("ext_1")
-        assert job is not None
+        (job,) = await ledger.jobs.get_many(["ext_1"])  # from the database, not from a cache
         assert job == job._replace(request=GenerationRequest("(deleted)", seed=0), error=None, favorite=False)
         assert (job.state, job.created_at, job.completed_at) == (State.FAILED, 1, 2000)
         assert await found(observed, JobFilter(words=("lighthouse",))) == []
@@ -968,8 +967,8 @@ class TestSearch:
     async def test_a_search_goes_on_part_by_part_and_ends_early_with_a_cursor(
         self, observed: ObservedLedger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(pages, "WINDOW", 3)
-        monkeypatch.setattr(pages, "MOST_WINDOWS", 2)
+        monkeypatch.setattr(type(observed.ledger), "rows_at_a_time", 3)
+        monkeypatch.setattr(pages, "MOST_SEARCHED", 6)
         for number in range(20):
             await observed.submit(f"a{number}", now=number)
         old = JobFilter(until=2)

@@ -44,6 +44,9 @@ async def fill(ledger: Ledger) -> None:
         error="it's\ta\\failure\n☂",
         error_code="out_of_memory",
     )
+    for number in (0, 4):
+        await jobs.set_favorite(f"sid_{number % 2}", f"ext_{number}", True, now=25)
+    await jobs.delete("sid_1", ["ext_3"], now=26)
     await ledger.keys.add(Key("key_1", b"\x00\xff" * 16, "sid_a", "mine", 1, rate=5))
     await ledger.uploads.add(Upload("ref.png", "sid_a", 3, "00" * 32, 64, 64, 5), cap=9)
     await ledger.coordination.secret("urls", b"\x00secret")

@@ -49,6 +49,28 @@ def test_a_ledger_of_the_first_version_is_migrated_and_served(old_state: Path) -
             assert finish(http, submit(http))["state"] == "completed"
 
 
+def test_jobs_of_the_first_version_are_searched_kept_and_deleted(old_state: Path) -> None:
+    jobs = MADE["jobs"]
+    with server(old_state, "--retain-days", "0", UMRGEN_SERVER_KEY=MADE["key"]) as running:
+        running.key = MADE["key"]
+        with running.http() as http:
+            listed = http.get("/api/v1/jobs").json()["jobs"]
+            assert not any(job["favorite"] for job in listed)
+            prompt = next(job["prompt"] for job in listed if job["job_id"] == jobs["completed"])
+            found = http.get("/api/v1/jobs", params={"q": prompt.upper()}).json()["jobs"]
+            assert jobs["completed"] in [job["job_id"] for job in found]
+            assert http.patch(f"/api/v1/jobs/{jobs['failed']}", json={"favorite": True}).json()["favorite"]
+            favorites = http.get("/api/v1/jobs", params={"favorite": "true"}).json()["jobs"]
+            assert [job["job_id"] for job in favorites] == [jobs["failed"]]
+            done = http.get(f"/api/v1/status/{jobs['completed']}").json()
+            http.delete(f"/api/v1/jobs/{jobs['completed']}").raise_for_status()
+            problem(http.get(done["image_url"]), 410, "output_expired")
+    assert list(old_state.glob("outputs/*/umrgen_7_5a7ac56479b06cd3ec675b79d1c150c3.png")) == []
+    with closing(sqlite3.connect(old_state / "ledger.sqlite3")) as connection:
+        (request,) = connection.execute("SELECT request FROM jobs WHERE id = ?", [jobs["completed"]]).fetchone()
+    assert prompt not in request
+
+
 def test_counts_and_change_numbers_are_kept_by_a_migration(old_state: Path) -> None:
     with server(old_state, "--drain", "0", UMRGEN_SERVER_KEY=MADE["key"]) as running:
         running.key = MADE["key"]

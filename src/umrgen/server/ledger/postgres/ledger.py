@@ -28,6 +28,8 @@ T = TypeVar("T")
 class PostgresLedger(SqlStores):
     """Implements `Ledger` and its `Database`. Reads run in threads; all writes in one more, with group commit."""
 
+    rows_at_a_time = 5000  # a query in a thread delays no call; it is bounded so that a thread is free soon
+
     def __init__(self, url: str, observe_commit: Callable[[float], None] = lambda seconds: None) -> None:
         super().__init__(self)
         self._address = PostgresAddress(url)

@@ -116,6 +116,11 @@ class Transaction:
 class Database(Protocol):
     """Reads, and writes in transactions with group commit."""
 
+    @property
+    def rows_at_a_time(self) -> int:
+        """The number of rows that one query may search, so that other calls are not delayed."""
+        ...
+
     async def read(self, query: Callable[[SqlConnection], T]) -> T: ...
 
     def peek(self, query: Callable[[SqlConnection], T]) -> T | None:

@@ -15,10 +15,8 @@ from umrgen.server.ledger.values import JobFilter
 
 __all__ = ["find_page"]
 
-WINDOW = 1000
-"""Jobs that are searched at a time: a millisecond or two, between which other calls run."""
-MOST_WINDOWS = 200
-"""Windows that are searched for one page."""
+MOST_SEARCHED = 200_000
+"""Jobs that are searched for one page."""
 
 
 def _values(session_id: str, where: JobFilter) -> dict[str, Any]:
@@ -45,8 +43,8 @@ async def find_page(
     """Return up to `limit` jobs below the number `before`, and the cursor of the next page, if there may be one."""
     values = _values(session_id, where)
     found: list[Row] = []
-    for _ in range(MOST_WINDOWS):
-        part = values | {"before": before, "limit": limit + 1 - len(found)}
+    for _ in range(max(1, MOST_SEARCHED // database.rows_at_a_time)):
+        part = values | {"before": before, "limit": limit + 1 - len(found), "size": database.rows_at_a_time}
         rows, lowest = await database.read(partial(_search, values=part, where=where))
         found += rows
         if len(found) > limit:
@@ -63,7 +61,7 @@ def _search(connection: SqlConnection, *, values: dict[str, Any], where: JobFilt
     page, next_window = _statements(where)
     lowest = 0
     if not where.has_index:
-        window = connection.one(next_window, values | {"size": WINDOW})
+        window = connection.one(next_window, values)
         assert window is not None
-        lowest = window[0] if window[1] == WINDOW else 0
+        lowest = window[0] if window[1] == values["size"] else 0
     return list(connection.all(page, values | {"lowest": lowest})), lowest

@@ -19,6 +19,8 @@ T = TypeVar("T")
 class MemoryLedger(SqlStores):
     """Implements `Ledger` and its `Database`. Its content survives `close` and the next `open`, as after a restart."""
 
+    rows_at_a_time = 250
+
     def __init__(self) -> None:
         super().__init__(self)
         self._connection: SqliteConnection | None = None
