@@ -702,8 +702,8 @@ MUTATIONS = (
         "isolation-list",
         "security: a list has only jobs of the caller's session",
         "ledger/sql/statements.sql",
-        "WHERE session_id = :session_id AND seq < :before AND seq >= :lowest AND deleted_at IS NULL AND {matches}\nORDER",
-        "WHERE seq < :before AND seq >= :lowest AND deleted_at IS NULL AND {matches}\nORDER",
+        "FROM jobs\nWHERE session_id = :session_id AND seq < :before AND seq >= :lowest AND",
+        "FROM jobs\nWHERE seq < :before AND seq >= :lowest AND",
         ISOLATION,
     ),
     _server(
@@ -775,8 +775,8 @@ MUTATIONS = (
         "delete-lists",
         "contract: a deleted job is in no list",
         "ledger/sql/statements.sql",
-        "WHERE session_id = :session_id AND seq < :before AND seq >= :lowest AND deleted_at IS NULL AND {matches}\nORDER",
-        "WHERE session_id = :session_id AND seq < :before AND seq >= :lowest AND {matches}\nORDER",
+        ":lowest AND deleted_at IS NULL AND {matches}\nORDER",
+        ":lowest AND {matches}\nORDER",
         f"{LEDGER}::TestDeletion::test_a_deleted_job_is_in_no_list_and_its_files_are_obsolete",
     ),
     _server(
