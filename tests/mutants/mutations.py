@@ -545,8 +545,8 @@ MUTATIONS = (
         "engine-environment",
         "security: an engine's environment has no keys",
         "executors/subprocess/process.py",
-        "env={name: value for name, value in os.environ.items() if name not in SECRETS}",
-        "env=dict(os.environ)",
+        "environment={name: value for name, value in os.environ.items() if name not in SECRETS}",
+        "environment=dict(os.environ)",
         "tests/conformance/test_executors.py::TestLocal::test_the_environment_of_the_engine_has_no_api_key",
     ),
     # --- webhooks ---
