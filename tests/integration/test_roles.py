@@ -3,12 +3,18 @@
 import json
 import subprocess
 import sys
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
+from engines_with_models import ENGINE
+from event_streams import events
+from PIL import Image
 
 from postgres import PostgresDatabases
 from support import SMALL, UNLIMITED, clean_environment, cli, server, tied, until
@@ -19,7 +25,7 @@ BODY = {"prompt": "a boat"} | SMALL
 class WorkerProcess:
     """A process of `umrgen work`."""
 
-    def __init__(self, state: Path, *arguments: str) -> None:
+    def __init__(self, state: Path, *arguments: str, **environment: str) -> None:
         state.mkdir(parents=True)
         self._log = state / "test.log"
         with self._log.open("a") as log:
@@ -27,7 +33,7 @@ class WorkerProcess:
                 tied(sys.executable, "-m", "umrgen", "work", "--json", "--state", str(state), *arguments),
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=clean_environment(),
+                env=clean_environment(**environment),
                 text=True,
             )
         assert self.process.stdout is not None
@@ -47,8 +53,8 @@ class WorkerProcess:
 
 
 @contextmanager
-def worker(state: Path, *arguments: str) -> Iterator[WorkerProcess]:
-    running = WorkerProcess(state, *arguments)
+def worker(state: Path, *arguments: str, **environment: str) -> Iterator[WorkerProcess]:
+    running = WorkerProcess(state, *arguments, **environment)
     try:
         yield running
     finally:
@@ -57,12 +63,18 @@ def worker(state: Path, *arguments: str) -> Iterator[WorkerProcess]:
     assert "Traceback" not in running.log()
 
 
-def submit(http: httpx2.Client, **changes: int) -> str:
+def submit(http: httpx2.Client, **changes: int | str) -> str:
     return str(http.post("/api/v1/generate", json=BODY | changes).json()["job_id"])
 
 
 def state_of(http: httpx2.Client, job_id: str) -> str:
     return str(http.get(f"/api/v1/status/{job_id}").json()["state"])
+
+
+def engine_of(http: httpx2.Client) -> dict[str, Any]:
+    """Return what the server's capabilities say about engines."""
+    engine: dict[str, Any] = http.get("/api/v1/capabilities").json()["engine"]
+    return engine
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -77,8 +89,9 @@ def test_workers_draw_each_job_of_a_server_without_engines_once(shared: tuple[st
     with server(tmp_path / "server", *UNLIMITED, *shared, "--no-engines") as serving, serving.http() as http:
         jobs = [submit(http) for _ in range(12)]
         assert {state_of(http, job) for job in jobs} == {"queued"}
-        assert http.get("/api/v1/capabilities").json()["engine"]["state"] == "elsewhere"
+        assert engine_of(http)["state"] == "unavailable"
         with worker(tmp_path / "one", *shared) as one, worker(tmp_path / "two", *shared) as two:
+            until(lambda: engine_of(http)["state"] == "elsewhere")
             until(lambda: {state_of(http, job) for job in jobs} == {"completed"}, 60)
             logs = one.log() + two.log()
         assert [logs.count(f"job {job}: attempt 1") for job in jobs] == [1] * 12
@@ -102,6 +115,59 @@ def test_a_cancellation_at_the_server_stops_the_engine_of_the_worker(shared: tup
         assert http.post(f"/api/v1/cancel/{cancelled}").json()["error_code"] == "cancelled"
         until(lambda: f"job {cancelled}: it was ended" in working.log())
         until(lambda: state_of(http, following) == "running")
+
+
+@pytest.mark.slow
+def test_a_preview_of_a_worker_is_seen_at_the_server(shared: tuple[str, ...], tmp_path: Path) -> None:
+    """Only while it is watched: the other job's previews are not made."""
+    slow = ("--step-delay", "0.4", "--session-running", "2")
+    with (
+        server(tmp_path / "server", *UNLIMITED, *shared, "--no-engines") as serving,
+        serving.http() as http,
+        worker(tmp_path / "worker", *shared, *slow),
+    ):
+        job_id = submit(http, steps=12)
+        received = events(http, job_id, "?preview=1")
+        assert received[-1].data["state"] == "completed"
+        previews = [event.data for event in received if event.kind == "preview"]
+        assert len(previews) > 1
+        for preview in previews:
+            with Image.open(BytesIO(b64decode(preview["data"])), formats=["JPEG"]) as image:
+                assert max(image.size) == 384
+        steps = [event.data["step"] for event in received if event.kind == "progress"]
+        assert steps == sorted(set(steps)), "with a preview, the step is reported"
+        assert steps
+
+
+@pytest.mark.slow
+def test_a_job_is_drawn_by_a_worker_that_has_its_model(shared: tuple[str, ...], tmp_path: Path) -> None:
+    """A job for a model that no worker has waits for one, and delays no other job."""
+    painter = ("--engine", ENGINE, "--engine-option")
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    with (
+        server(tmp_path / "server", *UNLIMITED, *shared, "--no-engines", "--engine", ENGINE) as serving,
+        serving.http() as http,
+    ):
+        early = submit(http, model="third")
+        with (
+            worker(tmp_path / "one", *shared, *painter, "model=first", **environment) as one,
+            worker(tmp_path / "two", *shared, *painter, "model=second", **environment) as two,
+            worker(tmp_path / "other", *shared) as other,
+        ):
+            until(lambda: engine_of(http)["models"] == ["first", "second"])
+            jobs = [submit(http, model=model) for model in ("second", "first", "second")]
+            plain = submit(http)
+            until(lambda: {state_of(http, job) for job in (*jobs, plain)} == {"completed"})
+            assert state_of(http, early) == "queued"
+            assert [f"job {job}: attempt" in one.log() for job in jobs] == [False, True, False]
+            assert [f"job {job}: attempt" in two.log() for job in jobs] == [True, False, True]
+            assert f"job {plain}: attempt" in one.log()
+            assert "attempt" not in other.log()
+            refused = http.post("/api/v1/generate", json=BODY | {"model": "third"})
+            assert refused.status_code == 400
+            assert "it has first, second" in refused.text
+        with worker(tmp_path / "three", *shared, *painter, "model=third", **environment):
+            until(lambda: state_of(http, early) == "completed")
 
 
 @pytest.mark.parametrize(

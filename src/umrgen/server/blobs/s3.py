@@ -8,7 +8,7 @@ import mimetypes
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from obstore import GetResult
     from obstore.store import S3Config
 
-__all__ = ["S3BlobStore"]
+__all__ = ["S3BlobStore", "connect_bucket", "translated"]
 
 MARKER = ".umrgen-ledger"
 """The object, below the prefix, with the id of the ledger that the blobs belong to."""
@@ -65,6 +65,23 @@ def _connect(bucket: str, prefix: str, endpoint: str) -> S3Store:
     )
 
 
+@contextmanager
+def translated(url: str, action: str) -> Iterator[None]:
+    """Raise BlobStoreOutage, with advice, for every failure of obstore inside the block."""
+    try:
+        yield
+    except FAILURES as error:
+        reason, advice = describe(error)
+        raise BlobStoreOutage(f"the images in {url} could not be {action}: {reason}", next=advice) from None
+
+
+def connect_bucket(url: str, endpoint: str) -> S3Store:
+    """Return a client of `s3://BUCKET/PREFIX`; it makes no request. Raises BlobStoreOutage."""
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    with translated(url, "used"):
+        return _connect(bucket, prefix.strip("/"), _endpoint(endpoint))
+
+
 class S3BlobStore:
     """Implements `BlobStore`. Each put is one request, which S3 applies as a whole or not at all."""
 
@@ -73,19 +90,12 @@ class S3BlobStore:
 
         Raises BlobStoreOutage when the client cannot be set up.
         """
-        self._bucket, _, prefix = url.removeprefix("s3://").partition("/")
         self._redirects = redirects
         self._shown = url
-        with self._translated("used"):
-            self._store = _connect(self._bucket, prefix.strip("/"), _endpoint(endpoint))
+        self._store = connect_bucket(url, endpoint)
 
-    @contextmanager
-    def _translated(self, action: str) -> Iterator[None]:
-        try:
-            yield
-        except FAILURES as error:
-            reason, advice = describe(error)
-            raise BlobStoreOutage(f"the images in {self._shown} could not be {action}: {reason}", next=advice) from None
+    def _translated(self, action: str) -> AbstractContextManager[None]:
+        return translated(self._shown, action)
 
     async def claim(self, ledger_id: str) -> None:
         with self._translated("used"), suppress(AlreadyExistsError):

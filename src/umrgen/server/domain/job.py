@@ -123,6 +123,8 @@ class Job(NamedTuple):  # a frozen dataclass with these fields takes six times a
     """When its owner made it a favorite or not, or deleted it; None if a change of its state is later."""
     deleted_at: int | None = None
     """When its owner deleted it: only this record is left, without what the request said."""
+    model: str = ""
+    """The model that the request names: only a worker that has it runs the job. "": none."""
 
     @property
     def over(self) -> bool:
