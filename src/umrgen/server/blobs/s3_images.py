@@ -7,7 +7,7 @@ from functools import partial
 import obstore
 
 from umrgen.server.blobs import plain
-from umrgen.server.blobs.s3 import connect_bucket, translated
+from umrgen.server.blobs.s3_connection import connect_bucket, translated
 from umrgen.server.blobs.stored_images import PREFIX, FoundImage
 
 __all__ = ["S3Images"]
