@@ -163,14 +163,14 @@ async def test_a_worker_claims_only_jobs_for_its_engine_and_models(observed: Obs
     await submit_for(observed, "second", "painter", "second", "sid_a")
     await submit_for(observed, "first", "painter", "first", "sid_a")
     await submit_for(observed, "any", "painter", None, "sid_z")
-    lease = {"now": 2000, "lease_until": 9000, "limit": 99}
+    lease = {"now": 2000, "lease_until": 9000}
     first, every = ClaimFilter("painter", ("first",)), ClaimFilter("painter")
     assert [job.id for job in await observed.ledger.jobs.claim("w", only=every, **lease)] == ["any"]
     assert [job.id for job in await observed.ledger.jobs.claim("w", only=first, **lease)] == ["first"]
     assert await observed.ledger.jobs.claim("w", only=first, **lease) == []
     queued = await observed.ledger.workers.queued()
     assert queued == {("other", ""): READ_AHEAD + 2, ("painter", "second"): 1}
-    assert len(await observed.ledger.jobs.claim("w", **lease)) == READ_AHEAD + 3
+    assert len(await observed.ledger.jobs.claim("w", limit=99, **lease)) == READ_AHEAD + 3
 
 
 async def test_a_worker_lives_until_its_report_expires_or_is_removed(observed: ObservedLedger) -> None:

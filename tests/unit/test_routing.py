@@ -13,7 +13,7 @@ from umrgen.server.ledger import LiveWorker
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
 
 FIRST = EngineInfo("painter", "model", "1", models=("first",), max_side=1024)
-SECOND = EngineInfo("painter", "model", "1", models=("second",), features=("negative",))
+SECOND = EngineInfo("painter", "model", "1", models=("second",), features=("negative",), default_steps=9)
 PLAIN = EngineInfo("plain", "procedural", "1")
 
 
@@ -36,6 +36,7 @@ async def test_a_server_without_engines_describes_those_of_its_workers() -> None
     executor = AbsentExecutor(engines)
     assert executor.info is not None
     assert (executor.info.name, executor.info.models, executor.info.max_side) == ("painter", ("first", "second"), 1024)
+    assert [executor.info.steps_of(model) for model in (None, "first", "second")] == [4, 4, 9]
     assert (executor.capacity, executor.loaded) == (5, True)
 
 

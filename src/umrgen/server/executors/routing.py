@@ -125,8 +125,9 @@ class LiveEngines:
         default = next(self._known(), None)
         if default is None:
             return None
+        steps = {model: info.steps_of(model) for _, info in reversed(list(self._known())) for model in info.models}
         models = dict.fromkeys(chain.from_iterable(info.models for _, info in self._known()))
-        return replace(default[1], models=tuple(models))
+        return replace(default[1], models=tuple(models), model_steps=steps)
 
     def route(self, request: GenerationRequest) -> Route:
         known = list(self._known())
