@@ -12,6 +12,7 @@ import pytest
 from postgres import PostgresDatabases, PostgresServer, own_server
 from support import SMALL, UNLIMITED, ServerProcess, cli, server, until
 from umrgen.server.ledger.postgres.ledger import PostgresLedger
+from umrgen.server.ledger.sql.statements import load_migrations
 
 HIDDEN = "hidden-" + secrets.token_hex(8)
 """A password, which no message may contain."""
@@ -74,6 +75,27 @@ class TestAStartFails:
         with psycopg.connect(url) as connection:
             connection.execute("UPDATE ledger_schema SET version = 999")
         assert "A newer version of UMRGEN wrote this ledger" in refusal(state, url)
+
+
+REQUIRED = """
+SELECT table_name, column_name FROM information_schema.columns
+WHERE table_schema = current_schema() AND is_nullable = 'NO' AND column_default IS NULL AND is_identity = 'NO'
+"""
+
+
+async def test_a_server_of_an_earlier_version_can_write_to_the_migrated_tables(postgres: PostgresDatabases) -> None:
+    """While servers are replaced: each column that is new in a table that it knows has a default or may be NULL."""
+    earlier, migrated = postgres.create_schema(), postgres.create_schema()
+    with psycopg.connect(earlier) as connection:
+        connection.execute(load_migrations("umrgen.server.ledger.postgres")[0].encode(), prepare=False)
+        known = set(connection.execute(REQUIRED).fetchall())
+    ledger = PostgresLedger(migrated)
+    await ledger.open()
+    await ledger.close()
+    with psycopg.connect(migrated) as connection:
+        required = set(connection.execute(REQUIRED).fetchall())
+    tables = {table for table, _ in known}
+    assert {column for column in required if column[0] in tables} == known
 
 
 @pytest.fixture
