@@ -87,9 +87,9 @@ async def measure(name: str, ledger: Ledger, records: int, limit: float) -> None
     finally:
         await ledger.close()
     print(
-        f"{name}: {deleted / seconds:,.0f} of {records:,} records a second; a transaction took {statistics.median(slices):.1f} ms "
-        f"(p50), {_p99(slices):.1f} ms (p99), {max(slices):.1f} ms at most; a read {_p99(quiet):.2f} ms (p99) before, "
-        f"{_p99(busy):.2f} ms during it"
+        f"{name}: {deleted / seconds:,.0f} of {records:,} records a second; a transaction took "
+        f"{statistics.median(slices):.1f} ms (p50), {_p99(slices):.1f} ms (p99), {max(slices):.1f} ms at most; "
+        f"a read {_p99(quiet):.2f} ms (p99) before, {_p99(busy):.2f} ms during it"
     )
 
 
