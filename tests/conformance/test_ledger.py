@@ -895,6 +895,13 @@ class TestDeletion:
         with pytest.raises(KeyError):
             await ledger.jobs.set_favorite("sid_a", "a1", True, now=51)
 
+    async def test_the_name_of_its_model_is_deleted(self, observed: ObservedLedger) -> None:
+        await submit_for(observed, "a1", "painter", "a name", "sid_a")
+        await observed.ledger.jobs.change("a1", Change.CANCEL, now=40)
+        await observed.ledger.jobs.delete("sid_a", ["a1"], now=50)
+        (deleted,) = await observed.ledger.jobs.get_many(["a1"])
+        assert (deleted.model, deleted.request.model) == ("", None)
+
     async def test_deleting_again_is_the_same_as_once(self, observed: ObservedLedger) -> None:
         await finished(observed, 1)
         await observed.ledger.jobs.delete("sid_a", ["a1"], now=50)

@@ -154,7 +154,7 @@ def possible_outputs(job: Job) -> list[str]:
 def erased(job: Job, *, now: int) -> Job:
     """Return the record that is kept of a deleted job: nothing of its request but the engine."""
     return job._replace(
-        request=ERASED, version=job.version + 1, error=None, favorite=False, edited_at=now, deleted_at=now
+        request=ERASED, model="", version=job.version + 1, error=None, favorite=False, edited_at=now, deleted_at=now
     )
 
 

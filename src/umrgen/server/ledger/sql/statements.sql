@@ -129,8 +129,8 @@ UPDATE outputs SET favorite = :favorite WHERE job_id = :id;
 
 -- name: erase_job
 UPDATE jobs
-SET request = :request, searched = '', error = NULL, favorite = 0, edited_at = :edited_at, deleted_at = :deleted_at,
-    version = :version, changed = :changed
+SET request = :request, searched = '', error = NULL, model = '', favorite = 0, edited_at = :edited_at,
+    deleted_at = :deleted_at, version = :version, changed = :changed
 WHERE id = :id AND version = :version - 1;
 
 -- name: outputs_of_job
