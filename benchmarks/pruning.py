@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/pruning.py [--records 100000] [--seconds 0]
 
 The records are made directly in the tables: completed jobs whose image is deleted. Then they are deleted as retention
-does it, in transactions of SLICE jobs with a PAUSE between them; with `--seconds`, for so long only.
+does it, in transactions of up to SLICE jobs with a PAUSE between them; with `--seconds`, for so long only.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from umrgen.server.ledger.postgres.tables import PostgresTables
 from umrgen.server.ledger.sql.rows import COLUMNS, values_of
 from umrgen.server.ledger.sqlite.file import SqliteLedger
 from umrgen.server.ledger.sqlite.tables import SqliteTables
-from umrgen.server.services.retention import PAUSE, SLICE
+from umrgen.server.services.retention import PAUSE, SLICE, next_slice
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from postgres import PostgresDatabases, PostgresServer
@@ -64,11 +64,12 @@ async def reads(ledger: Ledger, until: asyncio.Event | None = None, count: int =
 async def prune(ledger: Ledger, records: int, seconds: float, done: asyncio.Event) -> tuple[list[float], int]:
     """Delete the records; return the milliseconds of each transaction, and how many records were deleted."""
     took: list[float] = []
-    left, end = records, time.monotonic() + (seconds or float("inf"))
+    limit, left, end = SLICE, records, time.monotonic() + (seconds or float("inf"))
     while left > 0 and time.monotonic() < end:
         begun = time.perf_counter()
-        count = await ledger.jobs.prune(before=2**50, limit=SLICE)
+        count = await ledger.jobs.prune(before=2**50, limit=limit)
         took.append((time.perf_counter() - begun) * 1000)
+        limit = next_slice(limit, took[-1] / 1000)
         assert count
         left -= count
         await asyncio.sleep(PAUSE)
