@@ -1,10 +1,11 @@
 """Servers and workers on one PostgreSQL: waking a long poll, the time between two jobs, and more workers.
 
-    .venv/bin/python benchmarks/roles.py [long_poll | idle_slot | workers | api_processes]
+    .venv/bin/python benchmarks/roles.py [long_poll | idle_slot | workers | api_processes | writers]
 
 All processes, PostgreSQL included, run on the same cores, with images in a folder. PostgreSQL syncs each commit.
 """
 
+import asyncio
 import statistics
 import sys
 import time
@@ -16,6 +17,8 @@ from pathlib import Path
 import httpx2
 import psycopg
 from rig import asking, run, wrk
+
+from umrgen.server.ledger.postgres.ledger import PostgresLedger
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import itertools
@@ -175,5 +178,30 @@ def _together(urls: list[str], script: str) -> float:
         return sum(found)
 
 
+def writers(folder: Path, seconds: int = 5) -> None:
+    """Transactions a second of servers that each write one thing at a time: they wait for the lock of one row."""
+    with postgres() as url:
+        for count in (1, 4, 16):
+            print(f"{count} servers: {asyncio.run(_write(url, count, seconds)):,.0f} transactions/s in all")
+
+
+async def _write(url: str, count: int, seconds: int) -> float:
+    ledgers = [PostgresLedger(url) for _ in range(count)]
+    for ledger in ledgers:
+        await ledger.open()
+    end, made = time.monotonic() + seconds, 0
+
+    async def write(number: int, ledger: PostgresLedger) -> None:
+        nonlocal made
+        while time.monotonic() < end:
+            await ledger.coordination.acquire(f"task {number}", "benchmark", now=1, until=2)
+            made += 1
+
+    await asyncio.gather(*(write(number, ledger) for number, ledger in enumerate(ledgers)))
+    for ledger in ledgers:
+        await ledger.close()
+    return made / seconds
+
+
 if __name__ == "__main__":
-    run(__doc__, long_poll, idle_slot, workers, api_processes)
+    run(__doc__, long_poll, idle_slot, workers, api_processes, writers)

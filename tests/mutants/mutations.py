@@ -2365,6 +2365,23 @@ MUTATIONS = (
         f"{DIFFUSERS_FILES}::TestBatches::test_a_batch_is_used_only_where_it_gains_15_percent",
     ),
     _server(
+        "smaller-slices",
+        "scaling: records are deleted in smaller transactions where they are slow",
+        "services/retention.py",
+        "            limit = next_slice(limit, self._clock.monotonic() - begun)",
+        "            pass",
+        f"{RETENTION}::test_slow_transactions_are_followed_by_smaller_ones",
+    ),
+    _server(
+        "earlier-version-writes",
+        "scaling: servers of an earlier version go on with the migrated tables",
+        "ledger/postgres/migrations/0003_workers.sql",
+        "NOT NULL DEFAULT '';",
+        "NOT NULL;",
+        "tests/integration/test_postgres_trouble.py"
+        "::test_a_server_of_an_earlier_version_can_write_to_the_migrated_tables",
+    ),
+    _server(
         "claims-fitting-jobs-only",
         "scaling: a worker claims only jobs for its own engine and models",
         "ledger/sql/statements.sql",
