@@ -45,7 +45,7 @@ STEPS = ("stop PostgreSQL", "kill S3", "kill PostgreSQL")
 
 
 class RoamingClient(Client):
-    """A client that sends each request, and each repetition, to one of several servers by chance."""
+    """A client that sends each request, and each repetition, to a random one of several servers."""
 
     def __init__(self, https: list[httpx2.AsyncClient], tally: Tally, rng: random.Random) -> None:
         super().__init__(https[0], tally, rng)
@@ -201,7 +201,7 @@ def torture(folder: Path, *, seconds: float, jobs: int, clients: int = 12, seed:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--jobs", type=int, default=2000, help="no further job is submitted after so many")
+    parser.add_argument("--jobs", type=int, default=2000, help="the number of jobs after which none is submitted")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     begun = time.monotonic()

@@ -84,7 +84,7 @@ WHERE table_schema = current_schema() AND is_nullable = 'NO' AND column_default 
 
 
 async def test_a_server_of_an_earlier_version_can_write_to_the_migrated_tables(postgres: PostgresDatabases) -> None:
-    """While servers are replaced: each column that is new in a table that it knows has a default or may be NULL."""
+    """While servers are replaced: each column that is new in a table of that version has a default or may be NULL."""
     earlier, migrated = postgres.create_schema(), postgres.create_schema()
     with psycopg.connect(earlier) as connection:
         connection.execute(load_migrations("umrgen.server.ledger.postgres")[0].encode(), prepare=False)
@@ -146,7 +146,7 @@ FROM generate_series(1, %s)
 
 @pytest.fixture
 def full() -> Iterator[PostgresServer]:
-    """A server whose files cannot grow beyond 17 MiB: a table that has so much is on a full disk."""
+    """A server whose files cannot grow beyond 17 MiB: a larger table is on a full disk."""
     running = own_server(file_limit=17 << 20)
     yield running
     running.remove()
@@ -163,7 +163,7 @@ def fill_jobs(url: str) -> None:
 
 @pytest.mark.slow
 def test_a_full_disk_of_postgresql_refuses_submits_and_loses_nothing(full: PostgresServer, state: Path) -> None:
-    """The job that runs meanwhile is completed in its first attempt."""
+    """The job that runs then is completed in its first attempt."""
     url, body = full.url("postgres"), {"prompt": "a boat"} | SMALL
     with server(state, *UNLIMITED, "--ledger", url, "--step-delay", "1") as running, running.http() as http:
         job = http.post("/api/v1/generate", json=body | {"steps": 8}).json()["job_id"]

@@ -175,7 +175,7 @@ def ends_two_more(tally: Tally) -> None:
 
 @pytest.mark.slow
 def test_servers_are_replaced_one_after_the_other_under_load(postgres: PostgresDatabases, tmp_path: Path) -> None:
-    """Nothing is lost, every job is drawn once, and no call fails that a repetition does not mend."""
+    """Nothing is lost, every job is drawn once, and each call that fails succeeds when it is repeated."""
     shared = (*UNLIMITED, "--ledger", postgres.create(), "--blobs", f"local:{tmp_path / 'images'}")
     running = []
     try:

@@ -185,7 +185,7 @@ def test_two_servers_share_a_bucket(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_ledger_is_checked_and_a_lost_one_is_made_anew_by_the_images_in_s3(tmp_path: Path) -> None:
+def test_a_ledger_is_checked_and_a_lost_one_is_restored_from_the_images_in_s3(tmp_path: Path) -> None:
     prefix = new_prefix()
     bucket, state = shared_s3().client("images"), tmp_path / "state"
 

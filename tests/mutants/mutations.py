@@ -2459,7 +2459,7 @@ MUTATIONS = (
         "cli/ledger.py",
         "                await claim_blobs(opened, make_blobs(settings, make_worker_id(settings)))",
         "                pass",
-        f"{S3}::test_the_ledger_is_checked_and_a_lost_one_is_made_anew_by_the_images_in_s3",
+        f"{S3}::test_a_ledger_is_checked_and_a_lost_one_is_restored_from_the_images_in_s3",
     ),
     _server(
         "commit-asked",

@@ -38,7 +38,7 @@ class Machine:
         (None, 0.0, 0),
         (60_000, 3.0, 0),
     ],
-    ids=["behind", "ahead", "synchronized", "of this machine", "too slow to tell"],
+    ids=["behind", "ahead", "synchronized", "of this machine", "too slow"],
 )
 async def test_the_time_of_the_database_counts(ahead: int | None, took: float, difference: int) -> None:
     machine = Machine(ahead, took)

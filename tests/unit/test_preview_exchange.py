@@ -94,7 +94,7 @@ async def test_large_previews_and_those_of_more_jobs_are_not_written(exchange: E
     assert sorted(await exchange.ledger.previews.newer(dict.fromkeys(jobs, 0))) == jobs[1:MOST]
 
 
-async def test_a_server_exchanges_no_preview_of_its_own_jobs(exchange: Exchange) -> None:
+async def test_a_server_exchanges_no_preview_of_the_jobs_it_draws(exchange: Exchange) -> None:
     side = exchange.drawing
     side.running = ["ext_1"]
     with ExitStack() as stack:

@@ -48,13 +48,13 @@ async def test_without_workers_nothing_is_known_and_every_request_is_accepted() 
     assert engines.route(request).engine == "painter"
 
 
-async def test_a_worker_that_is_not_loaded_yet_lives_and_says_nothing() -> None:
+async def test_a_worker_that_is_not_loaded_yet_lives_and_limits_nothing() -> None:
     engines = await live(worker("a", "painter", None, 0))
     assert (engines.info, engines.alive) == (None, True)
     assert engines.route(GenerationRequest("x", model="unknown")).errors == ()
 
 
-async def test_a_request_for_a_model_goes_to_the_engine_that_has_it() -> None:
+async def test_a_request_for_a_model_is_drawn_by_the_engine_that_has_it() -> None:
     engines = await live(worker("a", "plain", PLAIN), worker("b", "painter", FIRST), engine="plain")
     assert engines.route(GenerationRequest("x")).engine == "plain"
     assert engines.route(GenerationRequest("x", model="first")).engine == "painter"

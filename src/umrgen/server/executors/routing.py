@@ -1,4 +1,4 @@
-"""Which engine a request needs: that of this server, or one of those that workers report in the ledger."""
+"""The choice of an engine for a request: that of this server, or one that workers report in the ledger."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -86,7 +86,7 @@ class LiveEngines:
                     checked = self._clock.monotonic()
                     await self.check_demand()
             except LedgerUnavailable:
-                pass  # the listener of the ledger reports it; what was read last stays valid
+                pass  # the listener of the ledger reports it; the last result stays valid
             except Exception:
                 log.exception("the workers could not be read")
 
@@ -108,7 +108,7 @@ class LiveEngines:
 
     @property
     def alive(self) -> bool:
-        """Whether any worker lives."""
+        """True while a worker lives."""
         return bool(self._workers)
 
     @property
@@ -121,7 +121,7 @@ class LiveEngines:
 
     @property
     def info(self) -> EngineInfo | None:
-        """The engine of requests that name no model, with the models of all workers; None while none is loaded."""
+        """The engine of requests that name no model, with the models of all workers; None until one is loaded."""
         default = next(self._known(), None)
         if default is None:
             return None

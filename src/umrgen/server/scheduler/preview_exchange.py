@@ -53,7 +53,7 @@ class PreviewExchange:
                 try:
                     await self.once()
                 except LedgerUnavailable:
-                    pass  # it is reported by those who need it more; the next round goes on
+                    pass  # the dispatcher reports it; the next round tries again
                 except Exception:
                     log.exception("previews could not be exchanged")
 
@@ -93,7 +93,7 @@ class PreviewExchange:
         return None if image is None or image is self._written.get(job_id) or len(image) > LARGEST else image
 
     async def _drop(self, job_ids: Sequence[str], *, ended_of: Collection[str]) -> None:
-        """Disable the previews of these jobs; delete those of the jobs that do not run here any more."""
+        """Disable the previews of these jobs; delete those of the jobs that have ended here."""
         for job_id in job_ids:
             self._drawn.pop(job_id).close()
             self._written.pop(job_id, None)

@@ -1,4 +1,4 @@
-"""A worker's report in the ledger: servers without engines read that it lives, and what it can draw."""
+"""A worker's report in the ledger: servers without engines read that it lives, and which requests it can draw."""
 
 import logging
 from dataclasses import replace
@@ -12,7 +12,7 @@ __all__ = ["WorkerRegistration"]
 log = logging.getLogger(__name__)
 
 INTERVAL = 1.0
-"""Seconds between two looks at the engine: a change is reported at once."""
+"""Seconds between two checks of the engine: a change of its state is reported within this time."""
 LIFETIME = 30_000
 """Milliseconds for which a report is valid; it is renewed after a third of this."""
 
@@ -53,6 +53,6 @@ class WorkerRegistration:
             await self._clock.sleep(INTERVAL)
 
     async def end(self) -> None:
-        """Delete the report: the worker draws no job any more. Raises LedgerUnavailable."""
+        """Delete the report: the worker has stopped. Raises LedgerUnavailable."""
         if self._last is not None:
             await self._store.remove(self._worker)

@@ -15,7 +15,7 @@ INTERVAL = 10.0
 TOLERANCE = 100
 """Milliseconds by which this machine's clock may differ: clocks that are synchronized are not corrected."""
 SLOW = 1000
-"""Milliseconds: a comparison that took longer says too little."""
+"""Milliseconds: the result of a slower comparison is too inexact."""
 REPORTED = 1000
 """A difference of this many milliseconds is logged."""
 
