@@ -89,7 +89,7 @@ def test_a_preview_of_a_worker_is_seen_at_the_server(shared: tuple[str, ...], tm
         serving.http() as http,
         worker(tmp_path / "worker", *shared, *slow),
     ):
-        job_id = submit(http, steps=12)
+        job_id = submit(http, steps=20)
         received = events(http, job_id, "?preview=1")
         assert received[-1].data["state"] == "completed"
         previews = [event.data for event in received if event.kind == "preview"]
