@@ -5,6 +5,7 @@
 #                 at any moment      HISTORIES=100000 LIVES=10000
 # make torch      install torch and diffusers into .venv, for the tests of the diffusers engine; part of make check
 # make torture    a real server, killed under load again and again: nothing acknowledged may be lost      KILLS=200
+# make torture-roles    the same for two servers, four workers, PostgreSQL and S3      SECONDS_OF_ROLES=600
 # make mutants    each line that keeps a promise is broken in turn: a test must fail
 SHELL := /bin/bash
 .ONESHELL:
@@ -19,13 +20,14 @@ HISTORIES ?= 100000
 LIVES ?= 10000
 TORCH := 2.13.0
 KILLS ?= 200
+SECONDS_OF_ROLES ?= 120
 CLIENTS := clients langchain
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests start hundreds of processes; without files of bytecode, each would compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: image test check random torch slow uvicorn postgres interpreters simulate torture mutants lint types clean lock
+.PHONY: image test check random torch slow uvicorn postgres interpreters simulate torture torture-roles mutants lint types clean lock
 
 image: $(VENV)/server.stamp
 	@env -u UMRGEN_BASE_URL $(BIN)/umrgen generate "$(PROMPT)" -o "$(OUT)" --overwrite
@@ -46,6 +48,7 @@ check:
 	$(MAKE) --no-print-directory mutants
 	$(MAKE) --no-print-directory simulate LIVES=2000
 	$(MAKE) --no-print-directory torture KILLS=60
+	$(MAKE) --no-print-directory torture-roles SECONDS_OF_ROLES=90
 
 # The unit and conformance tests once more, with random examples in the place of the fixed ones of make test.
 random: $(VENV)/dev.stamp
@@ -82,6 +85,10 @@ simulate: $(VENV)/dev.stamp
 # kill -9, of the whole server or of its engine alone, under 32 submitting and waiting clients.
 torture: $(VENV)/dev.stamp
 	@$(BIN)/python tests/torture.py --kills $(KILLS)
+
+# kill -9, of servers and workers that share PostgreSQL and S3, which are restarted meanwhile.
+torture-roles: $(VENV)/dev.stamp
+	@$(BIN)/python tests/torture_roles.py --seconds $(SECONDS_OF_ROLES)
 
 # Break each line that keeps a promise, in a copy: a test must fail.      ONLY=name,name
 mutants: $(VENV)/torch.stamp

@@ -1,9 +1,9 @@
 """Deleting old records while serving: how long each transaction holds the writer, and what a status read waits.
 
-    .venv/bin/python benchmarks/pruning.py [--records 100000]
+    .venv/bin/python benchmarks/pruning.py [--records 100000] [--seconds 0]
 
 The records are made directly in the tables: completed jobs whose image is deleted. Then they are deleted as retention
-does it, in transactions of SLICE jobs with a PAUSE between them.
+does it, in transactions of up to SLICE jobs with a PAUSE between them; with `--seconds`, for so long only.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from umrgen.server.ledger.postgres.tables import PostgresTables
 from umrgen.server.ledger.sql.rows import COLUMNS, values_of
 from umrgen.server.ledger.sqlite.file import SqliteLedger
 from umrgen.server.ledger.sqlite.tables import SqliteTables
-from umrgen.server.services.retention import PAUSE, SLICE
+from umrgen.server.services.retention import PAUSE, SLICE, next_slice
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from postgres import PostgresDatabases, PostgresServer
@@ -61,34 +61,36 @@ async def reads(ledger: Ledger, until: asyncio.Event | None = None, count: int =
     return took
 
 
-async def prune(ledger: Ledger, records: int, done: asyncio.Event) -> list[float]:
-    """Delete the records; return the milliseconds of each transaction."""
+async def prune(ledger: Ledger, records: int, seconds: float, done: asyncio.Event) -> tuple[list[float], int]:
+    """Delete the records; return the milliseconds of each transaction, and how many records were deleted."""
     took: list[float] = []
-    while records > 0:
+    limit, left, end = SLICE, records, time.monotonic() + (seconds or float("inf"))
+    while left > 0 and time.monotonic() < end:
         begun = time.perf_counter()
-        count = await ledger.jobs.prune(before=2**50, limit=SLICE)
+        count = await ledger.jobs.prune(before=2**50, limit=limit)
         took.append((time.perf_counter() - begun) * 1000)
+        limit = next_slice(limit, took[-1] / 1000)
         assert count
-        records -= count
+        left -= count
         await asyncio.sleep(PAUSE)
     done.set()
-    return took
+    return took, records - left
 
 
-async def measure(name: str, ledger: Ledger, records: int) -> None:
+async def measure(name: str, ledger: Ledger, records: int, limit: float) -> None:
     await ledger.open(lambda jobs: None)
     try:
         await ledger.jobs.submit("ext_new", "sid_new", REQUEST, "procedural", now=1)
         quiet, done = await reads(ledger), asyncio.Event()
         begun = time.perf_counter()
-        busy, slices = await asyncio.gather(reads(ledger, done), prune(ledger, records, done))
+        busy, (slices, deleted) = await asyncio.gather(reads(ledger, done), prune(ledger, records, limit, done))
         seconds = time.perf_counter() - begun
     finally:
         await ledger.close()
     print(
-        f"{name}: {records / seconds:,.0f} records a second; a transaction took {statistics.median(slices):.1f} ms "
-        f"(p50), {_p99(slices):.1f} ms (p99), {max(slices):.1f} ms at most; a read {_p99(quiet):.2f} ms (p99) before, "
-        f"{_p99(busy):.2f} ms during it"
+        f"{name}: {deleted / seconds:,.0f} of {records:,} records a second; a transaction took "
+        f"{statistics.median(slices):.1f} ms (p50), {_p99(slices):.1f} ms (p99), {max(slices):.1f} ms at most; "
+        f"a read {_p99(quiet):.2f} ms (p99) before, {_p99(busy):.2f} ms during it"
     )
 
 
@@ -99,16 +101,17 @@ def _p99(values: list[float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=100_000)
-    records = parser.parse_args().records
+    parser.add_argument("--seconds", type=float, default=0.0, help="stop after so long; 0: delete all")
+    records, limit = (options := parser.parse_args()).records, options.seconds
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "ledger.sqlite3"
         fill(SqliteTables(file), records)
-        asyncio.run(measure("SQLite", SqliteLedger(file), records))
+        asyncio.run(measure("SQLite", SqliteLedger(file), records, limit))
     server = PostgresServer("synchronous_commit=on").start()
     try:
         url = PostgresDatabases(server).create()
         fill(PostgresTables(url), records)
-        asyncio.run(measure("PostgreSQL", PostgresLedger(url), records))
+        asyncio.run(measure("PostgreSQL", PostgresLedger(url), records, limit))
     finally:
         server.remove()
 

@@ -5,7 +5,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["CuttingProxy"]
+__all__ = ["CuttingProxy", "through"]
 
 
 class CuttingProxy:
@@ -105,3 +105,9 @@ def _end(side: socket.socket) -> None:
     with suppress(OSError):
         side.shutdown(socket.SHUT_RDWR)
     side.close()
+
+
+def through(proxy: CuttingProxy, url: str) -> str:
+    """Return the URL of the same database by way of the proxy."""
+    database = url.partition("@/")[2].partition("?")[0]
+    return f"postgresql://postgres@127.0.0.1:{proxy.port}/{database}?sslmode=disable&gssencmode=disable"

@@ -43,8 +43,10 @@ def _tied_as(user: str | None, *command: str) -> list[str]:
 class PostgresServer:
     """A cluster in a temporary folder, with one process of `postgres` that listens on a socket in this folder."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, file_limit: int = 0) -> None:
+        """`file_limit`: bytes that a file may have, at least 16 MiB (a segment of its log); 0: no limit."""
         self._options = options or FAST
+        self._prefix = ("prlimit", f"--fsize={file_limit}") if file_limit else ()
         self._folder = Path(tempfile.mkdtemp(prefix="umrgen-pg-"))
         self.data = self._folder / "data"
         self.process: subprocess.Popen[bytes] | None = None
@@ -89,7 +91,14 @@ class PostgresServer:
             options += ["-c", option]
         with (self._folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                _tied_as(_system_user(self.programs), str(self.programs / "postgres"), "-D", str(self.data), *options),
+                _tied_as(
+                    _system_user(self.programs),
+                    *self._prefix,
+                    str(self.programs / "postgres"),
+                    "-D",
+                    str(self.data),
+                    *options,
+                ),
                 stdout=log,
                 stderr=log,
             )
@@ -189,8 +198,8 @@ def shared_databases() -> PostgresDatabases:
     return PostgresDatabases(server)
 
 
-def own_server() -> PostgresServer:
+def own_server(file_limit: int = 0) -> PostgresServer:
     """Return a new server that the test may stop; skip the test where UMRGEN_TEST_POSTGRES is a running server."""
     if "://" in ELSEWHERE:
         pytest.skip("UMRGEN_TEST_POSTGRES is a running server, which this test would stop")
-    return PostgresServer().start()
+    return PostgresServer(file_limit=file_limit).start()

@@ -135,8 +135,8 @@ def all_jobs(http: httpx2.Client) -> list[dict[str, Any]]:
     return jobs
 
 
-def check(server: ServerProcess, tally: Tally) -> list[str]:
-    """Return a description of each violation, after the last start."""
+def check_jobs(server: ServerProcess, tally: Tally, reasons: set[str]) -> tuple[list[str], set[str]]:
+    """Return a description of each violation, and the names of the images on record. `reasons`: allowed error codes."""
     wrong = list(tally.wrong)
     with server.http() as http:
         jobs = {job["job_id"]: job for job in all_jobs(http)}
@@ -148,9 +148,14 @@ def check(server: ServerProcess, tally: Tally) -> list[str]:
             if job["state"] == "completed":
                 image = job["results"]["images"][0]
                 verify(http.get(job["image_url"]).content, sha256=image["sha256"])
-            elif job["state"] != "failed" or job["error_code"] not in REASONS or not job["error"]:
+            elif job["state"] != "failed" or job["error_code"] not in reasons or not job["error"]:
                 wrong.append(f"{job['job_id']} is {job['state']}: {job['error_code']} {job['error']}")
-    recorded = {image["filename"] for job in jobs.values() for image in job["results"]["images"]}
+    return wrong, {image["filename"] for job in jobs.values() for image in job["results"]["images"]}
+
+
+def check(server: ServerProcess, tally: Tally) -> list[str]:
+    """Return a description of each violation, after the last start."""
+    wrong, recorded = check_jobs(server, tally, REASONS)
     stored = {path.name for path in (server.state / "outputs").rglob("*") if path.is_file()}
     wrong += [f"{name} is a file without a record" for name in stored - recorded]
     wrong += [f"{name} is a record without a file" for name in recorded - stored]

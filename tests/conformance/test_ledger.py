@@ -15,12 +15,14 @@ import pytest
 from postgres import PostgresDatabases
 from support import open_descriptors
 from umrgen.model import State
+from umrgen.server.domain.engine_info import EngineInfo
 from umrgen.server.domain.job import Change, Conflict, Job, Output, output_name
 from umrgen.server.domain.request import GenerationRequest, Lora, searchable
 from umrgen.server.ledger import (
     DAY,
     Call,
     Caps,
+    ClaimFilter,
     DailyLimit,
     Idempotency,
     IdempotencyConflict,
@@ -31,6 +33,7 @@ from umrgen.server.ledger import (
     LedgerDamaged,
     LedgerTooNew,
     LedgerUnavailable,
+    LiveWorker,
     OutputExpired,
     QueueFull,
     TooManyJobs,
@@ -146,6 +149,59 @@ async def test_jobs_of_a_session_at_its_running_cap_are_skipped(observed: Observ
     await observed.ledger.jobs.change("a0", Change.CANCEL, now=2500)
     (again,) = await observed.ledger.jobs.claim("worker", **capped)
     assert again.id == "a1"
+
+
+async def submit_for(observed: ObservedLedger, job_id: str, engine: str, model: str | None, session: str) -> None:
+    request = msgspec.structs.replace(SPEC, model=model)
+    await observed.ledger.jobs.submit(job_id, session, request, engine, now=1000)
+
+
+async def test_a_worker_claims_only_jobs_for_its_engine_and_models(observed: ObservedLedger) -> None:
+    """Jobs for others do not delay it: those of the same session, and those of more sessions than are read ahead."""
+    for number in range(READ_AHEAD + 2):
+        await submit_for(observed, f"other{number}", "other", None, f"sid_{number:02}")
+    await submit_for(observed, "second", "painter", "second", "sid_a")
+    await submit_for(observed, "first", "painter", "first", "sid_a")
+    await submit_for(observed, "any", "painter", None, "sid_z")
+    lease = {"now": 2000, "lease_until": 9000}
+    first, every = ClaimFilter("painter", ("first",)), ClaimFilter("painter")
+    assert [job.id for job in await observed.ledger.jobs.claim("w", only=every, **lease)] == ["any"]
+    assert [job.id for job in await observed.ledger.jobs.claim("w", only=first, **lease)] == ["first"]
+    assert await observed.ledger.jobs.claim("w", only=first, **lease) == []
+    queued = await observed.ledger.workers.queued()
+    assert queued == {("other", ""): READ_AHEAD + 2, ("painter", "second"): 1}
+    assert len(await observed.ledger.jobs.claim("w", limit=99, **lease)) == READ_AHEAD + 3
+
+
+async def test_a_worker_lives_until_its_report_expires_or_is_removed(observed: ObservedLedger) -> None:
+    workers, info = observed.ledger.workers, EngineInfo("painter", "model", "1", models=("first",), default_cfg=3.5)
+    one = LiveWorker("one", "painter", "ready", 2, info, until=5000)
+    two = LiveWorker("two", "other", "loading", 0, None, until=9000)
+    for worker in (replace(one, state="loading", info=None), one, two):
+        await workers.report(worker, now=1000)
+    assert await workers.live(now=4999) == [two, one]
+    assert await workers.live(now=5000) == [two]
+    await workers.report(two, now=5000)
+    assert await workers.live(now=0) == [two], "the expired report is deleted"
+    await workers.remove("two")
+    assert await workers.live(now=0) == []
+
+
+async def test_a_preview_is_kept_for_the_jobs_that_are_watched(observed: ObservedLedger) -> None:
+    previews = observed.ledger.previews
+    await previews.watch(["ext_1", "ext_2"], now=1000, until=5000)
+    assert await previews.watched(["ext_1", "ext_3"], now=4999) == ["ext_1"]
+    assert await previews.watched(["ext_1"], now=5000) == []
+    assert await previews.newer({"ext_1": 0}) == {}
+    await previews.put({"ext_1": b"\x00one", "ext_3": b"unwatched"}, version=7)
+    assert await previews.newer({"ext_1": 0, "ext_2": 0, "ext_3": 0}) == {"ext_1": (7, b"\x00one")}
+    assert await previews.newer({"ext_1": 7}) == {}
+    await previews.watch(["ext_1"], now=2000, until=6000)
+    assert await previews.newer({"ext_1": 6}) == {"ext_1": (7, b"\x00one")}, "a renewed watch keeps the preview"
+    await previews.watch(["ext_4"], now=6000, until=9000)
+    assert await previews.watched(["ext_1", "ext_2", "ext_4"], now=0) == ["ext_4"], "expired watches are deleted"
+    await previews.remove(["ext_4"])
+    assert await previews.watched(["ext_4"], now=0) == []
 
 
 async def test_a_claim_ends_before_the_first_job_of_another_batch_key(observed: ObservedLedger) -> None:
@@ -838,6 +894,13 @@ class TestDeletion:
         assert observed.reported[-1] == deleted
         with pytest.raises(KeyError):
             await ledger.jobs.set_favorite("sid_a", "a1", True, now=51)
+
+    async def test_the_name_of_its_model_is_deleted(self, observed: ObservedLedger) -> None:
+        await submit_for(observed, "a1", "painter", "a name", "sid_a")
+        await observed.ledger.jobs.change("a1", Change.CANCEL, now=40)
+        await observed.ledger.jobs.delete("sid_a", ["a1"], now=50)
+        (deleted,) = await observed.ledger.jobs.get_many(["a1"])
+        assert (deleted.model, deleted.request.model) == ("", None)
 
     async def test_deleting_again_is_the_same_as_once(self, observed: ObservedLedger) -> None:
         await finished(observed, 1)

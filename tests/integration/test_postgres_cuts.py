@@ -9,7 +9,7 @@ from typing import TypeVar
 import psycopg
 import pytest
 
-from cut import CuttingProxy
+from cut import CuttingProxy, through
 from postgres import ELSEWHERE, PostgresDatabases
 from umrgen.model import State
 from umrgen.server.domain.job import Change, Job, Output
@@ -32,12 +32,6 @@ def proxy(postgres: PostgresDatabases) -> Iterator[CuttingProxy]:
     proxy = CuttingProxy(postgres.server.socket)
     yield proxy
     proxy.close()
-
-
-def through(proxy: CuttingProxy, url: str) -> str:
-    """Return the URL of the same database by way of the proxy."""
-    database = url.partition("@/")[2].partition("?")[0]
-    return f"postgresql://postgres@127.0.0.1:{proxy.port}/{database}?sslmode=disable&gssencmode=disable"
 
 
 async def insist(work: Callable[[], Awaitable[T]]) -> T:

@@ -12,6 +12,7 @@ import pytest
 from postgres import PostgresDatabases, PostgresServer, own_server
 from support import SMALL, UNLIMITED, ServerProcess, cli, server, until
 from umrgen.server.ledger.postgres.ledger import PostgresLedger
+from umrgen.server.ledger.sql.statements import load_migrations
 
 HIDDEN = "hidden-" + secrets.token_hex(8)
 """A password, which no message may contain."""
@@ -76,6 +77,27 @@ class TestAStartFails:
         assert "A newer version of UMRGEN wrote this ledger" in refusal(state, url)
 
 
+REQUIRED = """
+SELECT table_name, column_name FROM information_schema.columns
+WHERE table_schema = current_schema() AND is_nullable = 'NO' AND column_default IS NULL AND is_identity = 'NO'
+"""
+
+
+async def test_a_server_of_an_earlier_version_can_write_to_the_migrated_tables(postgres: PostgresDatabases) -> None:
+    """While servers are replaced: each column that is new in a table of that version has a default or may be NULL."""
+    earlier, migrated = postgres.create_schema(), postgres.create_schema()
+    with psycopg.connect(earlier) as connection:
+        connection.execute(load_migrations("umrgen.server.ledger.postgres")[0].encode(), prepare=False)
+        known = set(connection.execute(REQUIRED).fetchall())
+    ledger = PostgresLedger(migrated)
+    await ledger.open()
+    await ledger.close()
+    with psycopg.connect(migrated) as connection:
+        required = set(connection.execute(REQUIRED).fetchall())
+    tables = {table for table, _ in known}
+    assert {column for column in required if column[0] in tables} == known
+
+
 @pytest.fixture
 def database() -> Iterator[PostgresServer]:
     running = own_server()
@@ -112,6 +134,54 @@ def test_a_server_answers_503_while_postgresql_is_stopped_and_recovers(database:
     assert "PostgreSQL is back after" in log
     assert "Traceback" not in log
     assert HIDDEN not in log
+
+
+FILLER = """
+INSERT INTO jobs (id, session_id, request, engine, state, version, attempt, interruptions, token, step, created_at,
+                  outputs, changed)
+SELECT gen_random_uuid()::text, 'sid_old', repeat('x', %s), '', 'failed', 1, 0, 0, 0, 0, 0, '[]', 0
+FROM generate_series(1, %s)
+"""
+
+
+@pytest.fixture
+def full() -> Iterator[PostgresServer]:
+    """A server whose files cannot grow beyond 17 MiB: a larger table is on a full disk."""
+    running = own_server(file_limit=17 << 20)
+    yield running
+    running.remove()
+
+
+def fill_jobs(url: str) -> None:
+    """Fill the table of jobs until it cannot grow, at last with small rows."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        for size, count in ((500, 500), (500, 1), (1, 1)):
+            with pytest.raises(psycopg.Error, match="could not extend file"):
+                while True:
+                    connection.execute(FILLER, [size, count])
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_postgresql_refuses_submits_and_loses_nothing(full: PostgresServer, state: Path) -> None:
+    """The job that runs then is completed in its first attempt."""
+    url, body = full.url("postgres"), {"prompt": "a boat"} | SMALL
+    with server(state, *UNLIMITED, "--ledger", url, "--step-delay", "1") as running, running.http() as http:
+        job = http.post("/api/v1/generate", json=body | {"steps": 8}).json()["job_id"]
+        until(lambda: http.get(f"/api/v1/status/{job}").json()["state"] == "running")
+        fill_jobs(url)
+        refused = until(lambda: (answer := http.post("/api/v1/generate", json=body)).status_code == 503 and answer)
+        assert refused.json()["code"] == "ledger_unavailable"
+        until(lambda: f"job {job}: its end cannot be written yet" in running.log(), 40)
+        assert "could not extend file" in running.log()
+        assert http.get(f"/api/v1/status/{job}").json()["state"] == "running"
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("DELETE FROM jobs WHERE session_id = 'sid_old'")
+            connection.execute("VACUUM jobs")
+        until(lambda: completed(http, job))
+        assert http.get(f"/api/v1/status/{job}").json()["attempt"] == 1
+        again = http.post("/api/v1/generate", json=body).json()["job_id"]
+        until(lambda: completed(http, again))
+        assert "Traceback" not in running.log()
 
 
 @pytest.mark.slow

@@ -1,68 +1,43 @@
 """Servers without engines, and workers without an HTTP interface, on one ledger and one blob store."""
 
-import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+import random
+import threading
+from base64 import b64decode
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
+from engines_with_models import ENGINE
+from event_streams import events
+from PIL import Image
+from torture import Tally, check_jobs
+from torture_roles import load
+from worker_process import worker
 
+from cut import CuttingProxy, through
 from postgres import PostgresDatabases
-from support import SMALL, UNLIMITED, clean_environment, cli, server, tied, until
+from s3_server import free_ports
+from support import SMALL, UNLIMITED, ServerProcess, cli, server, until
 
 BODY = {"prompt": "a boat"} | SMALL
 
 
-class WorkerProcess:
-    """A process of `umrgen work`."""
-
-    def __init__(self, state: Path, *arguments: str) -> None:
-        state.mkdir(parents=True)
-        self._log = state / "test.log"
-        with self._log.open("a") as log:
-            self.process = subprocess.Popen(
-                tied(sys.executable, "-m", "umrgen", "work", "--json", "--state", str(state), *arguments),
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=clean_environment(),
-                text=True,
-            )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, self.log()
-        assert json.loads(line)["state"] == str(state)
-
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def stop(self) -> int:
-        self.process.terminate()
-        code = self.process.wait(30)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-        return code
-
-
-@contextmanager
-def worker(state: Path, *arguments: str) -> Iterator[WorkerProcess]:
-    running = WorkerProcess(state, *arguments)
-    try:
-        yield running
-    finally:
-        code = running.stop()
-    assert code == 0
-    assert "Traceback" not in running.log()
-
-
-def submit(http: httpx2.Client, **changes: int) -> str:
+def submit(http: httpx2.Client, **changes: int | str) -> str:
     return str(http.post("/api/v1/generate", json=BODY | changes).json()["job_id"])
 
 
 def state_of(http: httpx2.Client, job_id: str) -> str:
     return str(http.get(f"/api/v1/status/{job_id}").json()["state"])
+
+
+def engine_of(http: httpx2.Client) -> dict[str, Any]:
+    """Return what the server's capabilities say about engines."""
+    engine: dict[str, Any] = http.get("/api/v1/capabilities").json()["engine"]
+    return engine
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -77,8 +52,9 @@ def test_workers_draw_each_job_of_a_server_without_engines_once(shared: tuple[st
     with server(tmp_path / "server", *UNLIMITED, *shared, "--no-engines") as serving, serving.http() as http:
         jobs = [submit(http) for _ in range(12)]
         assert {state_of(http, job) for job in jobs} == {"queued"}
-        assert http.get("/api/v1/capabilities").json()["engine"]["state"] == "elsewhere"
+        assert engine_of(http)["state"] == "unavailable"
         with worker(tmp_path / "one", *shared) as one, worker(tmp_path / "two", *shared) as two:
+            until(lambda: engine_of(http)["state"] == "elsewhere")
             until(lambda: {state_of(http, job) for job in jobs} == {"completed"}, 60)
             logs = one.log() + two.log()
         assert [logs.count(f"job {job}: attempt 1") for job in jobs] == [1] * 12
@@ -102,6 +78,132 @@ def test_a_cancellation_at_the_server_stops_the_engine_of_the_worker(shared: tup
         assert http.post(f"/api/v1/cancel/{cancelled}").json()["error_code"] == "cancelled"
         until(lambda: f"job {cancelled}: it was ended" in working.log())
         until(lambda: state_of(http, following) == "running")
+
+
+@pytest.mark.slow
+def test_a_preview_of_a_worker_is_seen_at_the_server(shared: tuple[str, ...], tmp_path: Path) -> None:
+    """Only while it is watched: the other job's previews are not made."""
+    slow = ("--step-delay", "0.4", "--session-running", "2")
+    with (
+        server(tmp_path / "server", *UNLIMITED, *shared, "--no-engines") as serving,
+        serving.http() as http,
+        worker(tmp_path / "worker", *shared, *slow),
+    ):
+        job_id = submit(http, steps=20)
+        received = events(http, job_id, "?preview=1")
+        assert received[-1].data["state"] == "completed"
+        previews = [event.data for event in received if event.kind == "preview"]
+        assert len(previews) > 1
+        for preview in previews:
+            with Image.open(BytesIO(b64decode(preview["data"])), formats=["JPEG"]) as image:
+                assert max(image.size) == 384
+        steps = [event.data["step"] for event in received if event.kind == "progress"]
+        assert steps == sorted(set(steps)), "with a preview, the step is reported"
+        assert steps
+
+
+@pytest.mark.slow
+def test_a_job_is_drawn_by_a_worker_that_has_its_model(shared: tuple[str, ...], tmp_path: Path) -> None:
+    """A job for a model that no worker has waits for one, and delays no other job."""
+    painter = ("--engine", ENGINE, "--engine-option")
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    with (
+        server(tmp_path / "server", *UNLIMITED, *shared, "--no-engines", "--engine", ENGINE) as serving,
+        serving.http() as http,
+    ):
+        early = submit(http, model="third")
+        with (
+            worker(tmp_path / "one", *shared, *painter, "model=first", **environment) as one,
+            worker(tmp_path / "two", *shared, *painter, "model=second", **environment) as two,
+            worker(tmp_path / "other", *shared) as other,
+        ):
+            until(lambda: engine_of(http)["models"] == ["first", "second"])
+            jobs = [submit(http, model=model) for model in ("second", "first", "second")]
+            plain = submit(http)
+            until(lambda: {state_of(http, job) for job in (*jobs, plain)} == {"completed"})
+            assert state_of(http, early) == "queued"
+            assert [f"job {job}: attempt" in one.log() for job in jobs] == [False, True, False]
+            assert [f"job {job}: attempt" in two.log() for job in jobs] == [True, False, True]
+            assert f"job {plain}: attempt" in one.log()
+            assert "attempt" not in other.log()
+            refused = http.post("/api/v1/generate", json=BODY | {"model": "third"})
+            assert refused.status_code == 400
+            assert "it has first, second" in refused.text
+        with worker(tmp_path / "three", *shared, *painter, "model=third", **environment):
+            until(lambda: state_of(http, early) == "completed")
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_cut_off_from_postgresql_loses_its_job_to_another_one(
+    postgres: PostgresDatabases, tmp_path: Path
+) -> None:
+    """Its own image is deleted when the network is back, and it draws again."""
+    assert postgres.server is not None
+    url, proxy = postgres.create(), CuttingProxy(postgres.server.socket)
+    blobs = ("--blobs", f"local:{tmp_path / 'images'}")
+    options = ("--lease", "2", "--step-delay", "0.5")
+    try:
+        with (
+            server(tmp_path / "server", *UNLIMITED, *blobs, "--ledger", url, "--no-engines") as serving,
+            serving.http() as http,
+            worker(tmp_path / "cut", *blobs, "--ledger", through(proxy, url), *options) as cut,
+        ):
+            job = submit(http, steps=10)
+            until(lambda: state_of(http, job) == "running")
+            proxy.refusing.set()
+            proxy.cut_all()
+            until(lambda: "the connection to PostgreSQL was lost" in cut.log())
+            with worker(tmp_path / "other", *blobs, "--ledger", url, *options) as other:
+                until(lambda: state_of(http, job) == "completed", 40)
+                assert f"job {job}: attempt 2" in other.log()
+            proxy.refusing.clear()
+            until(lambda: f"job {job}: it was ended, or another worker has it" in cut.log())
+            stored = {path.name for path in (tmp_path / "images").glob("sid_*/*")}
+            images = http.get(f"/api/v1/status/{job}").json()["results"]["images"]
+            assert stored == {image["filename"] for image in images}
+            following = submit(http)
+            until(lambda: state_of(http, following) == "completed")
+    finally:
+        proxy.close()
+
+
+def ends_two_more(tally: Tally) -> None:
+    """Wait until the clients have seen the ends of two more jobs."""
+    before = len(tally.ended)
+    until(lambda: len(tally.ended) >= before + 2, 60)
+
+
+@pytest.mark.slow
+def test_servers_are_replaced_one_after_the_other_under_load(postgres: PostgresDatabases, tmp_path: Path) -> None:
+    """Nothing is lost, every job is drawn once, and each call that fails succeeds when it is repeated."""
+    shared = (*UNLIMITED, "--ledger", postgres.create(), "--blobs", f"local:{tmp_path / 'images'}")
+    running = []
+    try:
+        for number, port in enumerate(free_ports(2)):
+            started = ServerProcess(tmp_path / str(number), *shared, "--step-delay", "0.2", "--port", str(port))
+            started.key = running[0].key if running else ""
+            running.append(started.start())
+        tally, enough = Tally(), threading.Event()
+        urls = [each.url for each in running]
+        work = load(urls, running[0].key, tally, random.Random(1), clients=4, enough=enough, jobs=10_000)
+        with ThreadPoolExecutor(1) as thread:
+            loading = thread.submit(asyncio.run, work)
+            for each in running:
+                ends_two_more(tally)
+                assert each.stop() == 0
+                ends_two_more(tally)
+                each.start()
+            enough.set()
+            loading.result()
+        wrong, recorded = check_jobs(running[0], tally, set())
+        assert wrong == []
+        assert {job["attempt"] for job in tally.ended.values()} == {1}
+        assert {path.name for path in (tmp_path / "images").glob("sid_*/*")} == recorded
+        assert set(tally.receipts.values()) == set(tally.ended)
+    finally:
+        for each in running:
+            if each.process.poll() is None:
+                each.stop()
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Servers whose images are in S3: from a prompt to a file, redirects, wrong settings, and an S3 server that stops."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import obstore
 import pytest
 
 from s3_server import SECRET_KEY, S3Server, new_prefix, shared_s3
@@ -183,7 +185,46 @@ def test_two_servers_share_a_bucket(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_commands_on_a_folder_of_images_say_that_they_are_in_s3(state: Path) -> None:
-    refused = cli("ledger", "adopt", "--json", "--state", str(state), UMRGEN_BLOBS="s3://images/prefix")
+def test_a_ledger_is_checked_and_a_lost_one_is_restored_from_the_images_in_s3(tmp_path: Path) -> None:
+    prefix = new_prefix()
+    bucket, state = shared_s3().client("images"), tmp_path / "state"
+
+    def command(*arguments: str) -> Any:
+        shared = {"UMRGEN_BLOBS": f"s3://images/{prefix}"} | shared_s3().environment
+        return cli("ledger", *arguments, "--json", "--state", str(state), **shared)
+
+    options = (*UNLIMITED, "--blobs", f"s3://images/{prefix}")
+    with server(state, *options, **shared_s3().environment) as running, running.http() as http:
+        jobs = [http.post("/api/v1/generate", json=BODY | {"seed": seed}).json()["job_id"] for seed in (1, 2)]
+        images = [until(lambda job=job: completed(http, job))["results"]["images"][0] for job in jobs]
+    sound = command("check")
+    assert (sound.returncode, json.loads(sound.stdout)["images"]) == (0, 2), sound.stderr
+    lost = f"{prefix}/{images[0]['url'].split('/')[2]}/{images[0]['filename']}"
+    data = bytes(obstore.get(bucket, lost).bytes())
+    obstore.delete(bucket, lost)
+    assert f"the image {images[0]['filename']} has a record but no file" in command("check").stdout
+    obstore.put(bucket, lost, data[:-1])
+    assert f"has {len(data) - 1} bytes; its record has {len(data)}" in command("check").stdout
+    obstore.put(bucket, lost, data)
+    for path in state.glob("ledger.sqlite3*"):
+        path.unlink()
+    foreign = command("adopt")
+    assert foreign.returncode == 1
+    assert "belong to another ledger" in foreign.stderr
+    assert "delete the object .umrgen-ledger there" in foreign.stderr
+    obstore.delete(bucket, f"{prefix}/.umrgen-ledger")
+    adopted = json.loads(command("adopt").stdout)
+    assert sorted(adopted["adopted"]) == sorted(image["filename"] for image in images)
+    assert adopted["refused"] == {}
+    assert json.loads(command("check").stdout)["jobs"] == {"completed": 2}
+
+
+@pytest.mark.slow
+def test_a_check_without_s3_ends_with_the_reason(state: Path) -> None:
+    with server(state, *UNLIMITED) as running, running.http() as http:
+        job = http.post("/api/v1/generate", json=BODY).json()["job_id"]
+        until(lambda: completed(http, job))
+    nowhere = shared_s3().environment | {"UMRGEN_BLOBS": "s3://images/x", "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+    refused = cli("ledger", "check", "--state", str(state), **nowhere)
     assert refused.returncode == 1
-    assert "the images are in s3://images/prefix, not in a folder" in refused.stderr
+    assert "the images in s3://images/x could not be listed: S3 does not answer" in refused.stderr

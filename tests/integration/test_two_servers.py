@@ -10,6 +10,7 @@ import pytest
 
 from postgres import PostgresDatabases
 from transports import Http
+from umrgen.clock import Clock, SystemClock
 from umrgen.image_files import verify
 from umrgen.server.application import Application
 from umrgen.server.domain.job import Change
@@ -28,10 +29,10 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return databases.create()
 
 
-def make_server(ledger: str, tmp_path: Path, name: str, **settings: Any) -> Application:
+def make_server(ledger: str, tmp_path: Path, name: str, clock: Clock | None = None, **settings: Any) -> Application:
     """Return a server with a separate state folder, and the shared ledger and images."""
     shared = {"ledger": ledger, "blobs": f"local:{tmp_path / 'outputs'}"}
-    return Application(Settings(state=tmp_path / name, url_ttl=3600, **shared, **settings))
+    return Application(Settings(state=tmp_path / name, url_ttl=3600, **shared, **settings), clock)
 
 
 async def start_server(application: Application) -> Application:
@@ -143,6 +144,41 @@ async def test_a_start_does_not_change_jobs_and_files_of_the_other_server(ledger
         await first.ledger.jobs.change(running, Change.CANCEL, now=0)
         await first.drain(0)
         await first.close()
+
+
+class WrongClock(SystemClock):
+    """The clock of a machine that is a minute ahead, or behind."""
+
+    def __init__(self, ahead: int) -> None:
+        self._ahead = ahead
+
+    def now(self) -> int:
+        return super().now() + self._ahead
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ahead", [60_000, -60_000])
+async def test_a_clock_that_is_wrong_by_a_minute_takes_and_loses_no_lease(
+    postgres: PostgresDatabases, tmp_path: Path, ahead: int
+) -> None:
+    """The time of PostgreSQL's machine counts. A job runs at each server while both check the leases, every second."""
+    url, slow = postgres.create(), {"step_delay": 1.0, "lease": 3.0, "cancel_grace": 0.0}
+    right = await start_server(make_server(url, tmp_path, "right", **slow))
+    wrong = await start_server(make_server(url, tmp_path, "wrong", clock=WrongClock(ahead), **slow))
+    secret, _ = await right.keys.create(NewKey("both"))
+    try:
+        async with asyncio.timeout(60):
+            callers = [Http(server, secret) for server in (right, wrong)]
+            jobs = [await caller.submit("a boat", **SMALL | {"steps": 5}) for caller in callers]
+            assert [await callers[0].wait(job) for job in jobs] == [("completed", None)] * 2
+        records = [await right.ledger.jobs.get(job) for job in jobs]
+        assert len({record.id for record in records if record is not None and record.attempt == 1}) == 2
+        times = [record.created_at for record in records if record is not None]
+        assert abs(times[0] - times[1]) < 30_000, "both records have the time of the database"
+    finally:
+        for server in (right, wrong):
+            await server.drain(0)
+            await server.close()
 
 
 async def test_the_lease_of_a_task_is_exclusive_until_it_expires_or_is_released(ledger: str, tmp_path: Path) -> None:

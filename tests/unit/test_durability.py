@@ -27,6 +27,7 @@ from umrgen.durable import make_folder
 from umrgen.model import State
 from umrgen.server.application import Application
 from umrgen.server.blobs.local import LocalBlobStore
+from umrgen.server.blobs.stored_images import LocalImages
 from umrgen.server.domain.job import Change, Job
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.executors import VerifiedImage
@@ -297,7 +298,7 @@ async def test_every_connection_to_the_ledger_syncs_each_commit(
     await ledger.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1000)
     await ledger.close()
     assert len(seen) == 3  # for the schema, for reading, for writing
-    assert check(tmp_path / "ledger.sqlite3", tmp_path / "outputs").sound
+    assert check(tmp_path / "ledger.sqlite3", LocalImages(tmp_path / "outputs").sizes).sound
     vacuum(tmp_path / "ledger.sqlite3")
     backup(tmp_path / "ledger.sqlite3", tmp_path / "copy")
     full = 2

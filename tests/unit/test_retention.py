@@ -164,6 +164,21 @@ async def test_old_records_are_deleted_in_small_transactions(images: Images, mon
     assert [count for count in slices if count] == [50] * 5
 
 
+async def test_slow_transactions_are_followed_by_smaller_ones(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as other writes can wait for: 50 ms."""
+    took = iter([0.1, 0.1, 0.03, 0.03, 0.01, 0.01, 0.01])
+    limits: list[int] = []
+
+    async def slow(*, before: int, limit: int) -> int:
+        limits.append(limit)
+        await images.clock.sleep(seconds := next(took, 0.0))
+        return limit if seconds else 0
+
+    monkeypatch.setattr(images.ledger.jobs, "prune", slow)
+    await images.retention.once()
+    assert limits == [50, 25, 12, 6, 5, 10, 15, 20]
+
+
 async def test_each_server_drops_pruned_jobs_from_its_cache(images: Images) -> None:
     """The lease of the task is another server's, which has pruned the job."""
     await images.draw("ext_old")

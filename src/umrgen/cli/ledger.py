@@ -39,7 +39,7 @@ def ledger() -> None:
 @server_options
 @json_option
 def check(as_json: bool, **server: Unpack[ServerOptions]) -> None:
-    """Check the ledger, and that the file of every recorded image exists. Exit code 1 if not."""
+    """Check the ledger, and that every recorded image exists, in the folder or in S3. Exit code 1 if not."""
 
     def work() -> None:
         report = _check(server_settings(**server))
@@ -59,13 +59,16 @@ def check(as_json: bool, **server: Unpack[ServerOptions]) -> None:
 
 def _check(settings: "Settings") -> "LedgerReport":
     with require_server_packages():
+        from umrgen.server.implementations import stored_images
+
+        sizes = stored_images(settings).sizes
         if settings.ledger_kind == "postgresql":
             from umrgen.server.ledger.postgres.maintenance import check as check_postgres
 
-            return check_postgres(settings.ledger, settings.blobs_folder)
+            return check_postgres(settings.ledger, sizes)
         from umrgen.server.ledger.sqlite.maintenance import check as check_sqlite
 
-        return check_sqlite(settings.ledger_file, settings.blobs_folder)
+        return check_sqlite(settings.ledger_file, sizes)
 
 
 def _require_file(settings: "Settings", otherwise: str) -> Path:
@@ -170,15 +173,21 @@ def adopt(as_json: bool, **server: Unpack[ServerOptions]) -> None:
 
     async def work() -> None:
         with require_server_packages():
-            from umrgen.server.implementations import open_ledger
+            from umrgen.server.implementations import (
+                claim_blobs,
+                make_blobs,
+                make_worker_id,
+                open_ledger,
+                stored_images,
+            )
             from umrgen.server.ledger.adoption import adopt as adopt_images
-            from umrgen.server.ledger.adoption import find_images
             from umrgen.server.state import LedgerMark, own_state
 
         settings = server_settings(**server)
         with own_state(settings.state):
             async with open_ledger(settings) as opened:
-                report = await adopt_images(opened, find_images(settings.blobs_folder))
+                await claim_blobs(opened, make_blobs(settings, make_worker_id(settings)))
+                report = await adopt_images(opened, stored_images(settings).find())
             LedgerMark(settings.state / "ledger-mark").remove()
         if as_json:
             click.echo(json.dumps(asdict(report)))

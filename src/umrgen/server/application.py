@@ -2,12 +2,11 @@
 
 import asyncio
 import logging
-import secrets
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp
 
@@ -17,16 +16,26 @@ from umrgen.server.blobs import BlobStore
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import job_to_wire
 from umrgen.server.executors import Executor
+from umrgen.server.executors.routing import LiveEngines, OwnEngineRouter
 from umrgen.server.http import Services
 from umrgen.server.http.app import make_app
-from umrgen.server.implementations import make_blobs, make_ledger, make_signer, make_worker_id, own_executor
+from umrgen.server.implementations import (
+    claim_blobs,
+    make_blobs,
+    make_ledger,
+    make_signer,
+    make_worker_id,
+    own_executor,
+)
 from umrgen.server.ledger import Ledger, LedgerUnavailable
 from umrgen.server.metrics import Metrics
 from umrgen.server.scheduler.attempt import AttemptContext, DispatchPolicy
 from umrgen.server.scheduler.dispatcher import Dispatcher
 from umrgen.server.scheduler.eta import Estimates
 from umrgen.server.scheduler.leases import TaskLease
+from umrgen.server.scheduler.preview_exchange import PreviewExchange
 from umrgen.server.scheduler.previews import Previews
+from umrgen.server.scheduler.registration import WorkerRegistration
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.authentication import Authentication
@@ -36,6 +45,7 @@ from umrgen.server.services.content_policy import load_policy
 from umrgen.server.services.image_cache import ImageCache
 from umrgen.server.services.job_edits import JobEdits
 from umrgen.server.services.job_waits import JobWaits
+from umrgen.server.services.ledger_clock import LedgerClock
 from umrgen.server.services.limits import FailureThrottle, RateLimits
 from umrgen.server.services.one_time_links import OneTimeLinks
 from umrgen.server.services.outputs import Outputs
@@ -85,15 +95,15 @@ class Application:
 
         `ledger`, `blobs` and `executor` replace those that the settings name: for tests.
         """
-        clock = clock or SystemClock()
         worker = make_worker_id(settings)
         self.settings = settings
-        self._clock = clock
         self._mark = LedgerMark(None if settings.ledger == "memory" else settings.state / "ledger-mark")
         self.metrics = Metrics()
         self.ledger = ledger or make_ledger(settings, self.metrics.commits.observe)
         self.blobs = blobs or make_blobs(settings, worker)
-        self.executor = executor or own_executor(settings, clock)
+        clock = self._clock = LedgerClock(clock or SystemClock(), self.ledger.time)
+        self.engines = LiveEngines(self.ledger.workers, clock, settings.engine)
+        self.executor = executor or own_executor(settings, clock, self.engines)
         self.images = ImageCache(self.blobs, settings.cache << 20)
         self.subscriptions = Subscriptions(settings.held)
         self.previews = Previews(self.executor.show, self.subscriptions.wake)
@@ -106,6 +116,8 @@ class Application:
         self.storage = StorageHealth(self.blobs, self.ledger.coordination, self.admission, clock, worker)
         self.keys = ApiKeys(self.ledger.keys, clock)
         self.dispatcher = self._make_dispatcher(worker, clock)
+        self.registration = WorkerRegistration(self.ledger.workers, self.executor, settings.engine, worker, clock)
+        self.exchange = PreviewExchange(self.ledger.previews, self.previews, lambda: self.dispatcher.running, clock)
         self.retention = self._make_retention(worker, clock)
         self.deliverer = self._make_deliverer(worker, clock)
         self.services = self._make_services(worker, clock)
@@ -119,6 +131,7 @@ class Application:
             settings.max_attempts,
             settings.max_interruptions,
             running_cap=settings.session_running,
+            engine=settings.engine if settings.shares_ledger else "",
             prompt_in_files=settings.provenance_prompt == "full",
         )
         context = AttemptContext(self.ledger.jobs, self.executor, self.blobs, clock, policy, self.previews)
@@ -199,12 +212,11 @@ class Application:
             worker=worker,
             clock=clock,
             admission=self.admission,
-            executor=self.executor,
+            router=OwnEngineRouter(self.executor, settings.engine) if settings.engines else self.engines,
             uploads=uploads,
             limits=limits,
             policy=load_policy(settings.policy),
             webhooks_allowed=Allow.of(settings.webhook_allow),
-            engine=settings.engine,
             log_prompts=settings.log_prompts,
         )
 
@@ -243,7 +255,9 @@ class Application:
         """Open the ledger, and requeue the jobs that this server was running when it ended."""
         await self.ledger.open(self._on_change, self._on_foreign_change)
         try:
-            await self._claim_blobs()
+            await self._clock.compare()
+            await self.engines.refresh()
+            await claim_blobs(self.ledger, self.blobs)
             await self.signatures.load(self.ledger.coordination, self.settings.state / "url-secret")
             self.estimates.observe(await self.ledger.jobs.recent_runs(among=500))
             await self._check_ledger()
@@ -252,11 +266,6 @@ class Application:
         except BaseException:
             await self.ledger.close()
             raise
-
-    async def _claim_blobs(self) -> None:
-        """Check that the blob store belongs to this ledger. Raises BlobStoreUnavailable and BlobStoreForeign."""
-        ledger_id = await self.ledger.coordination.secret("ledger-id", secrets.token_hex(16).encode())
-        await self.blobs.claim(ledger_id.decode())
 
     async def _check_ledger(self) -> None:
         """Pause retention if the ledger lacks records: an earlier backup of it was put back, or it was lost."""
@@ -294,10 +303,18 @@ class Application:
             self._keep_mark(),
             self.storage.run(),
             *([self._mcp.serve()] if self._mcp else []),
+            *self._shared_chores(),
         ]
         self._chores = [asyncio.create_task(chore) for chore in chores]
         self.dispatcher.start()
         self.deliverer.start()
+
+    def _shared_chores(self) -> list[Coroutine[Any, Any, None]]:
+        """Return the tasks of a server whose ledger others use."""
+        if not self.settings.shares_ledger:
+            return []
+        presence = self.registration.run() if self.settings.engines else self.engines.run()
+        return [self._clock.run(), self.exchange.run(), presence]
 
     def reload(self, settings: Settings) -> None:
         """Apply those of the settings that can change while the server runs: the default limits of keys."""
@@ -329,6 +346,8 @@ class Application:
         with suppress(LedgerUnavailable):  # the next start requeues them
             await self.dispatcher.requeue_left()
         await cancelled(*self._chores)
+        with suppress(LedgerUnavailable):  # else the report expires
+            await self.registration.end()
         await self.storage.stop()
         await self.keys.write_uses()
         await self._write_mark()

@@ -12,8 +12,10 @@ from typing import Any
 
 from umrgen.clock import Clock, SystemClock
 from umrgen.server.blobs import BLOB_STORES, BlobStore
+from umrgen.server.blobs.stored_images import STORED_IMAGES, StoredImages
 from umrgen.server.engines import EngineFailure, check_options, is_remote, load_engine
 from umrgen.server.executors import EXECUTORS, Executor, WatchdogLimits
+from umrgen.server.executors.routing import LiveEngines
 from umrgen.server.executors.unloading import LoadCommands, UnloadingExecutor
 from umrgen.server.ledger import LEDGER_TABLES, LEDGERS, Ledger
 from umrgen.server.ledger.copying import LedgerTables
@@ -23,6 +25,7 @@ from umrgen.server.signing import ManifestSigner
 from umrgen.server.state import worker_id
 
 __all__ = [
+    "claim_blobs",
     "ledger_tables",
     "make_blobs",
     "make_executor",
@@ -32,6 +35,7 @@ __all__ = [
     "open_keys",
     "open_ledger",
     "own_executor",
+    "stored_images",
 ]
 
 
@@ -103,11 +107,30 @@ def _s3(settings: Settings) -> BlobStore:
     return blobs
 
 
-def own_executor(settings: Settings, clock: Clock) -> Executor:
-    """Return the executor of this server. Raises BadSettings."""
+def stored_images(settings: Settings) -> StoredImages:
+    """Return the images of the blob store that the settings name, for maintenance. Raises BadSettings."""
+    images: StoredImages
+    if settings.blobs_kind != "s3":
+        images = _make(STORED_IMAGES, "local", settings.blobs_folder)
+        return images
+    try:
+        images = _make(STORED_IMAGES, "s3", settings.blobs, settings.s3_endpoint)
+    except ImportError as missing:
+        raise _without_packages("S3", "s3", missing) from None
+    return images
+
+
+async def claim_blobs(ledger: Ledger, blobs: BlobStore) -> None:
+    """Check that the blob store belongs to this ledger. Raises BlobStoreUnavailable and BlobStoreForeign."""
+    ledger_id = await ledger.coordination.secret("ledger-id", secrets.token_hex(16).encode())
+    await blobs.claim(ledger_id.decode())
+
+
+def own_executor(settings: Settings, clock: Clock, engines: LiveEngines) -> Executor:
+    """Return the executor of this server; without engines, one that describes `engines`. Raises BadSettings."""
     if settings.engines:
         return make_executor(settings, clock)
-    absent: Executor = _make(EXECUTORS, "absent")
+    absent: Executor = _make(EXECUTORS, "absent", engines)
     return absent
 
 

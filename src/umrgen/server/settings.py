@@ -196,6 +196,11 @@ class Settings:
         return self.ledger.partition(":")[0]
 
     @property
+    def shares_ledger(self) -> bool:
+        """Whether other processes may use the ledger: it is not the file of the state folder, nor in memory."""
+        return self.ledger not in ("sqlite", "memory")
+
+    @property
     def ledger_name(self) -> str:
         """The ledger's file or address, to be shown: without a password."""
         if self.ledger_kind == "postgresql":

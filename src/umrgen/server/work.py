@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 def _check(settings: Settings) -> None:
     """Raise BadSettings unless the ledger and the blobs can be those of another process."""
-    if settings.ledger in ("sqlite", "memory"):
+    if not settings.shares_ledger:
         raise BadSettings(
             f"a worker needs the ledger of the servers; got {settings.ledger}",
             next="Name it with --ledger postgresql://… or sqlite:FILE, as for each server.",

@@ -5,23 +5,21 @@ Credentials come from the environment (`AWS_ACCESS_KEY_ID` and the others that `
 
 import hashlib
 import mimetypes
-import os
 import secrets
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import S3Store
+from obstore.exceptions import AlreadyExistsError
 
-from umrgen.server.blobs import BlobStoreForeign, BlobStoreOutage, plain
-from umrgen.server.blobs.s3_failures import describe, is_beyond_end, is_missing_object
+from umrgen.server.blobs import BlobStoreForeign, plain
+from umrgen.server.blobs.s3_connection import FAILURES, connect_bucket, translated
+from umrgen.server.blobs.s3_failures import is_beyond_end, is_missing_object
 
 if TYPE_CHECKING:
     from obstore import GetResult
-    from obstore.store import S3Config
 
 __all__ = ["S3BlobStore"]
 
@@ -33,36 +31,6 @@ URL_VALID = timedelta(minutes=15)
 """For how long a client can use a presigned URL."""
 CHECK = b"x" * 4096
 """What `check` stores."""
-CONNECT_TIMEOUT, READ_TIMEOUT, TIMEOUT = "3s", "10s", "60s"
-"""Limits of the connection, of the time without a byte, and of a whole request."""
-RETRIES = 2
-"""Further tries of one request; a job tries for as long as S3 is away."""
-FAILURES = (BaseError, OSError, ValueError)
-"""What obstore raises."""
-
-
-def _endpoint(setting: str) -> str:
-    """Return the endpoint of the setting or of the usual variables; an empty text means AWS."""
-    return setting or os.environ.get("AWS_ENDPOINT_URL_S3", "") or os.environ.get("AWS_ENDPOINT_URL", "")
-
-
-def _connect(bucket: str, prefix: str, endpoint: str) -> S3Store:
-    """Return a client of the bucket. S3 keeps a SHA-256 of each object, which it compared with the bytes received."""
-    config: S3Config = {"checksum_algorithm": "SHA256"}
-    if endpoint:
-        config["endpoint"] = endpoint
-    return S3Store(
-        bucket,
-        prefix=prefix or None,
-        config=config,
-        client_options={
-            "allow_http": endpoint.startswith("http://"),
-            "connect_timeout": CONNECT_TIMEOUT,
-            "read_timeout": READ_TIMEOUT,
-            "timeout": TIMEOUT,
-        },
-        retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=5)},
-    )
 
 
 class S3BlobStore:
@@ -73,19 +41,12 @@ class S3BlobStore:
 
         Raises BlobStoreOutage when the client cannot be set up.
         """
-        self._bucket, _, prefix = url.removeprefix("s3://").partition("/")
         self._redirects = redirects
         self._shown = url
-        with self._translated("used"):
-            self._store = _connect(self._bucket, prefix.strip("/"), _endpoint(endpoint))
+        self._store = connect_bucket(url, endpoint)
 
-    @contextmanager
-    def _translated(self, action: str) -> Iterator[None]:
-        try:
-            yield
-        except FAILURES as error:
-            reason, advice = describe(error)
-            raise BlobStoreOutage(f"the images in {self._shown} could not be {action}: {reason}", next=advice) from None
+    def _translated(self, action: str) -> AbstractContextManager[None]:
+        return translated(self._shown, action)
 
     async def claim(self, ledger_id: str) -> None:
         with self._translated("used"), suppress(AlreadyExistsError):

@@ -123,6 +123,8 @@ class Job(NamedTuple):  # a frozen dataclass with these fields takes six times a
     """When its owner made it a favorite or not, or deleted it; None if a change of its state is later."""
     deleted_at: int | None = None
     """When its owner deleted it: only this record is left, without what the request said."""
+    model: str = ""
+    """The model that the request names: only a worker that has it runs the job. "": none."""
 
     @property
     def over(self) -> bool:
@@ -152,7 +154,7 @@ def possible_outputs(job: Job) -> list[str]:
 def erased(job: Job, *, now: int) -> Job:
     """Return the record that is kept of a deleted job: nothing of its request but the engine."""
     return job._replace(
-        request=ERASED, version=job.version + 1, error=None, favorite=False, edited_at=now, deleted_at=now
+        request=ERASED, model="", version=job.version + 1, error=None, favorite=False, edited_at=now, deleted_at=now
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from umrgen.errors import UmrgenError
 from umrgen.image_files import verify
@@ -11,13 +11,27 @@ from umrgen.server.domain.job import MAX_IMAGES
 from umrgen.server.engines import DrawTask, EncodedImage, EngineCrashed, EngineInfo
 from umrgen.server.executors.batch import JobBatch
 
-__all__ = ["EXECUTORS", "Executor", "JobBatch", "OnPreview", "OnStep", "VerifiedImage", "WatchdogLimits", "verified"]
+__all__ = [
+    "EXECUTORS",
+    "EngineState",
+    "Executor",
+    "JobBatch",
+    "OnPreview",
+    "OnStep",
+    "VerifiedImage",
+    "WatchdogLimits",
+    "engine_state",
+    "verified",
+]
 
 EXECUTORS: Mapping[str, str] = {
     "subprocess": "umrgen.server.executors.subprocess.executor:SubprocessExecutor",
     "remote": "umrgen.server.executors.remote:RemoteExecutor",
     "absent": "umrgen.server.executors.absent:AbsentExecutor",
 }
+
+EngineState = Literal["ready", "loading", "unloaded", "unavailable", "elsewhere"]
+"""Whether an engine can draw now; an unloaded one is loaded for the next job; elsewhere: workers draw the jobs."""
 
 OnStep = Callable[[int, int], None]
 """A callback with (step, total), called on the event loop."""
@@ -123,3 +137,12 @@ class Executor(Protocol):
         ...
 
     async def stop(self) -> None: ...
+
+
+def engine_state(executor: Executor) -> EngineState:
+    """Return the state of the executor's own engine."""
+    if executor.trouble:
+        return "unavailable"
+    if not executor.loaded:
+        return "unloaded"
+    return "ready" if executor.capacity else "loading"

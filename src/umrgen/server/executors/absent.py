@@ -5,21 +5,35 @@ from collections.abc import Callable
 
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineInfo
 from umrgen.server.executors import JobBatch, OnPreview, OnStep, VerifiedImage
+from umrgen.server.executors.routing import LiveEngines
 
 __all__ = ["AbsentExecutor"]
 
 
 class AbsentExecutor:
-    """Implements `Executor`. It is never ready, so no job is claimed."""
+    """Implements `Executor`. It describes the engines of the workers; it is never ready, so no job is claimed."""
 
-    info: EngineInfo | None = None
     trouble: str | None = None
-    capacity = 0
-    loaded = False
     until_loaded = 0.0
 
+    def __init__(self, engines: LiveEngines) -> None:
+        self._engines = engines
+
+    @property
+    def info(self) -> EngineInfo | None:
+        return self._engines.info
+
+    @property
+    def capacity(self) -> int:
+        return self._engines.capacity
+
+    @property
+    def loaded(self) -> bool:
+        """Whether any worker lives."""
+        return self._engines.alive
+
     def watch(self, on_capacity: Callable[[], None]) -> None:
-        """The capacity never grows."""
+        """No job is claimed here when the capacity grows."""
 
     async def ready(self) -> None:
         await asyncio.Event().wait()

@@ -23,8 +23,10 @@ from umrgen.server.ledger.stores import (
     KeyStore,
     Ledger,
     OutputStore,
+    PreviewStore,
     UploadStore,
     WebhookStore,
+    WorkerStore,
 )
 from umrgen.server.ledger.values import (
     ALL_JOBS,
@@ -33,11 +35,13 @@ from umrgen.server.ledger.values import (
     BatchKey,
     Call,
     Caps,
+    ClaimFilter,
     DeletedJobs,
     Idempotency,
     JobCounts,
     JobFilter,
     Key,
+    LiveWorker,
     OnChange,
     Upload,
     Webhook,
@@ -54,6 +58,7 @@ __all__ = [
     "Call",
     "CallStore",
     "Caps",
+    "ClaimFilter",
     "CoordinationStore",
     "DailyLimit",
     "DeletedJobs",
@@ -68,9 +73,11 @@ __all__ = [
     "LedgerDamaged",
     "LedgerTooNew",
     "LedgerUnavailable",
+    "LiveWorker",
     "OnChange",
     "OutputExpired",
     "OutputStore",
+    "PreviewStore",
     "QueueFull",
     "TooManyJobs",
     "Upload",
@@ -79,6 +86,7 @@ __all__ = [
     "Webhook",
     "WebhookState",
     "WebhookStore",
+    "WorkerStore",
 ]
 
 LEDGERS: Mapping[str, str] = {

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,27 +10,19 @@ import msgspec
 from umrgen.errors import UmrgenError
 from umrgen.image_files import png_texts, verify
 from umrgen.model import JOB_ID, State
+from umrgen.server.blobs.stored_images import FoundImage
 from umrgen.server.domain.job import Change, Job, Output
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.errors import OutputExpired
 from umrgen.server.ledger.stores import Ledger
 
-__all__ = ["AdoptionReport", "FoundImage", "adopt", "find_images"]
+__all__ = ["AdoptionReport", "adopt"]
 
 ADOPTER = "adoption"
 """The worker in whose name the jobs of adopted images run."""
 
 NO_PROMPT = "(the prompt is not in the file)"
 """The prompt of an adopted job whose image was written with `provenance_prompt = none`."""
-
-
-@dataclass(frozen=True, slots=True)
-class FoundImage:
-    """An image file in the blob store."""
-
-    session_id: str
-    name: str
-    path: Path
 
 
 @dataclass(slots=True)
@@ -43,12 +34,6 @@ class AdoptionReport:
     """Images that have a record already."""
     refused: dict[str, str] = field(default_factory=dict)
     """Files that were left alone, and the reasons."""
-
-
-def find_images(folder: Path) -> Iterable[FoundImage]:
-    """Yield the image files of a local blob store, in the order of their names."""
-    for path in sorted(folder.glob("[!.]*/umrgen_*")):
-        yield FoundImage(path.parent.name, path.name, path)
 
 
 async def adopt(ledger: Ledger, images: Iterable[FoundImage]) -> AdoptionReport:
@@ -79,14 +64,14 @@ async def _has_record(ledger: Ledger, image: FoundImage) -> bool:
 
 
 async def _adopt(ledger: Ledger, image: FoundImage) -> None:
-    data = image.path.read_bytes()
+    data = image.read()
     facts = verify(data)
     if facts.width is None or facts.height is None:
         raise UmrgenError("its size cannot be read")
     output = Output(
         image.name, image.session_id, facts.bytes, facts.sha256, facts.width, facts.height, facts.media_type
     )
-    made = int(image.path.stat().st_mtime * 1000)
+    made = image.made
     job = await _unfinished_job(ledger, image.session_id, _provenance(data), now=made)
     token = job.token
     if job.state is State.QUEUED:

@@ -1,4 +1,4 @@
-"""The interfaces of the ledger: six stores of records, and one for the coordination of servers.
+"""The interfaces of the ledger: six stores of records, and three for the coordination of servers.
 
 A method that changes something returns after the change is on disk. Every method raises LedgerUnavailable when the
 ledger cannot be reached; then nothing was changed. All times are milliseconds since the epoch, passed by the caller.
@@ -15,11 +15,13 @@ from umrgen.server.ledger.values import (
     BatchKey,
     Call,
     Caps,
+    ClaimFilter,
     DeletedJobs,
     Idempotency,
     JobCounts,
     JobFilter,
     Key,
+    LiveWorker,
     OnChange,
     Upload,
     Webhook,
@@ -33,8 +35,10 @@ __all__ = [
     "KeyStore",
     "Ledger",
     "OutputStore",
+    "PreviewStore",
     "UploadStore",
     "WebhookStore",
+    "WorkerStore",
 ]
 
 
@@ -124,8 +128,9 @@ class JobStore(Protocol):
         limit: int = 1,
         batch_key: BatchKey | None = None,
         running_cap: int = 0,
+        only: ClaimFilter | None = None,
     ) -> list[Job]:
-        """Lease the next jobs to `worker`, at most `limit`.
+        """Lease the next jobs to `worker`, at most `limit`; with `only`, of those that it can draw.
 
         For each of them, the next session is the one served longest ago, of those with fewer than `running_cap` running
         jobs (0: no cap); within it the highest priority is next, then the oldest job. With `batch_key`, the claim ends
@@ -331,6 +336,50 @@ class CoordinationStore(Protocol):
         ...
 
 
+class WorkerStore(Protocol):
+    """The workers that live, for servers without engines."""
+
+    async def report(self, worker: LiveWorker, *, now: int) -> None:
+        """Write the worker's report in place of its last one; delete those that have expired."""
+        ...
+
+    async def remove(self, worker_id: str) -> None:
+        """Delete the report of a worker that stops."""
+        ...
+
+    async def live(self, *, now: int) -> list[LiveWorker]:
+        """Return the workers that live, by engine and id."""
+        ...
+
+    async def queued(self) -> dict[tuple[str, str], int]:
+        """Count the queued jobs by the engine and the model that they need; the model may be ""."""
+        ...
+
+
+class PreviewStore(Protocol):
+    """The last preview of each job that is watched at a server which does not draw it."""
+
+    async def watch(self, job_ids: Collection[str], *, now: int, until: int) -> None:
+        """Note that these jobs are watched until `until`."""
+        ...
+
+    async def watched(self, job_ids: Collection[str], *, now: int) -> list[str]:
+        """Return those of the jobs that a server watches."""
+        ...
+
+    async def put(self, images: Mapping[str, bytes], *, version: int) -> None:
+        """Replace the previews (JPEG) of watched jobs, by the id of the job."""
+        ...
+
+    async def newer(self, known: Mapping[str, int]) -> dict[str, tuple[int, bytes]]:
+        """Return version and image of the previews whose version is another than the one in `known`, by job."""
+        ...
+
+    async def remove(self, job_ids: Collection[str]) -> None:
+        """Delete the previews of these jobs, and that they are watched."""
+        ...
+
+
 class Ledger(Protocol):
     """The durable record of a server, or of several servers that share it."""
 
@@ -348,6 +397,10 @@ class Ledger(Protocol):
     def calls(self) -> CallStore: ...
     @property
     def coordination(self) -> CoordinationStore: ...
+    @property
+    def workers(self) -> WorkerStore: ...
+    @property
+    def previews(self) -> PreviewStore: ...
 
     async def open(self, on_change: OnChange, on_foreign_change: OnChange | None = None) -> None:
         """Open the ledger, and migrate it if an older version wrote it.
@@ -355,6 +408,10 @@ class Ledger(Protocol):
         `on_change` is called with the jobs that this object changed, `on_foreign_change` (if None: `on_change`) with
         those that other servers changed. Raises LedgerTooNew.
         """
+        ...
+
+    async def time(self) -> int | None:
+        """Return the time of the database's machine, in milliseconds; None when that is this machine."""
         ...
 
     async def close(self) -> None: ...

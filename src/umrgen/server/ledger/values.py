@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from umrgen.model import State
+from umrgen.server.domain.engine_info import EngineInfo
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.request import GenerationRequest
 
@@ -15,11 +16,13 @@ __all__ = [
     "BatchKey",
     "Call",
     "Caps",
+    "ClaimFilter",
     "DeletedJobs",
     "Idempotency",
     "JobCounts",
     "JobFilter",
     "Key",
+    "LiveWorker",
     "OnChange",
     "Upload",
     "Webhook",
@@ -57,6 +60,30 @@ class Caps:
 
 
 NO_CAPS = Caps()
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimFilter:
+    """The jobs that a worker can draw: those for its engine that need no model, or one of `models`."""
+
+    engine: str
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LiveWorker:
+    """A worker of the ledger, as it last reported itself; it lives until `until` unless it reports again."""
+
+    id: str
+    engine: str
+    """The setting `engine`, as in the records of jobs."""
+    state: str
+    """As `engine.state` of the capabilities."""
+    capacity: int
+    """The number of batches that it draws at a time."""
+    info: EngineInfo | None
+    """None until its engine is loaded."""
+    until: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ class DispatchPolicy:
     max_interruptions: int = 20
     running_cap: int = 0
     """Running jobs of a session; 0: no limit."""
+    engine: str = ""
+    """On a ledger that other servers use: only jobs for this engine and its models are claimed. "": all jobs."""
     prompt_in_files: bool = True
     storage_timeout: float = 60.0
     """Seconds for which the storing of an image is retried."""

@@ -5,13 +5,13 @@ It waits for an idle engine, claims the next jobs, and starts an attempt at each
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from umrgen.model import State
 from umrgen.server.domain.job import Change, Conflict, Job
 from umrgen.server.domain.request import batch_key
 from umrgen.server.executors import JobBatch
-from umrgen.server.ledger import LedgerUnavailable
+from umrgen.server.ledger import ClaimFilter, LedgerUnavailable
 from umrgen.server.running_time import slept_on_time
 from umrgen.server.scheduler.attempt import Attempt, AttemptContext
 from umrgen.server.tasks import cancel_once
@@ -44,6 +44,11 @@ class Dispatcher:
         self._attempts: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
         attempt_context.executor.watch(self._wake.set)
+
+    @property
+    def running(self) -> Collection[str]:
+        """The ids of the jobs that run here."""
+        return self._running.keys()
 
     # --- start and stop ---
 
@@ -152,7 +157,7 @@ class Dispatcher:
 
     async def _lease(self, devices: int) -> list[Job]:
         """Lease the jobs that so many devices can draw at a time. Raises LedgerUnavailable."""
-        info = self._context.executor.info
+        info, engine = self._context.executor.info, self._context.policy.engine
         most = info.max_batch if info else 1
         return await self._context.jobs.claim(
             self._worker,
@@ -161,6 +166,7 @@ class Dispatcher:
             limit=devices * most,
             batch_key=batch_key if most > 1 else None,
             running_cap=self._context.policy.running_cap,
+            only=ClaimFilter(engine, info.models if info else ()) if engine else None,
         )
 
     def _start_batch(self, jobs: list[Job]) -> None:

@@ -1,7 +1,7 @@
 """Previews: made only while a caller watches a job; the last one of each job is kept."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 __all__ = ["Previews"]
@@ -15,6 +15,11 @@ class Previews:
         self._wake = wake
         self._watchers: Counter[str] = Counter()
         self._last: dict[str, bytes] = {}
+
+    @property
+    def watched(self) -> Collection[str]:
+        """The ids of the jobs that are watched."""
+        return self._watchers.keys()
 
     @contextmanager
     def watch(self, job_id: str) -> Iterator[None]:

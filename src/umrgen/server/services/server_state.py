@@ -1,13 +1,12 @@
 """The server's readiness, its figures for operators, and its capabilities for callers."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from umrgen.clock import Clock
 from umrgen.model import LIMITS
 from umrgen.server.blobs import BlobStore
 from umrgen.server.engines import EngineInfo
-from umrgen.server.executors import Executor
+from umrgen.server.executors import EngineState, Executor, engine_state
 from umrgen.server.ledger import Caps, JobStore, OutputStore
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.caller import Caller
@@ -16,17 +15,13 @@ from umrgen.server.services.refusal import Refusal
 from umrgen.server.services.storage_health import StorageHealth
 from umrgen.server.services.subscriptions import Subscriptions
 
-__all__ = ["Figures", "GuideFacts", "ServerCapabilities", "ServerState"]
+__all__ = ["EngineState", "Figures", "GuideFacts", "ServerCapabilities", "ServerState"]
 
 _DESCRIPTIONS = {
     "procedural": "It has no model: it draws landscapes, buildings and skies from the words of the prompt that are in "
     "its vocabulary.",
     "model": "It is an image model.",
 }
-
-
-EngineState = Literal["ready", "loading", "unloaded", "unavailable", "elsewhere"]
-"""Whether an engine can draw now; an unloaded one is loaded for the next job; elsewhere: workers draw the jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +113,15 @@ class ServerState:
             waiting_calls=len(self.subscriptions),
             images_bytes=await self.outputs.kept_bytes(),
             free_bytes=await self.blobs.free_bytes(),
-            engine_up=self.executor.trouble is None,
+            engine_up=self.engine_state != "unavailable",
         )
 
     @property
     def engine_state(self) -> EngineState:
-        """Whether the engine can draw now."""
-        if not self.draws:
-            return "elsewhere"
-        if self.executor.trouble:
-            return "unavailable"
-        if not self.executor.loaded:
-            return "unloaded"
-        return "ready" if self.executor.capacity else "loading"
+        """Whether the engine can draw now; without one, whether a worker lives."""
+        if self.draws:
+            return engine_state(self.executor)
+        return "elsewhere" if self.executor.loaded else "unavailable"
 
     @property
     def info(self) -> EngineInfo | None:

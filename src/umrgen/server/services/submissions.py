@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import msgspec
 
 from umrgen.clock import Clock
-from umrgen.server.domain.engine_info import unsupported
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.request import GenerationRequest
-from umrgen.server.executors import Executor
+from umrgen.server.executors.routing import EngineRouter, Route
 from umrgen.server.ledger import (
     Call,
     CallStore,
@@ -62,13 +61,11 @@ class Submissions:
     """The id of this server, for the calls that it holds."""
     clock: Clock
     admission: Admission
-    executor: Executor
+    router: EngineRouter
     uploads: Uploads
     limits: RateLimits
     policy: PromptPolicy | None
     webhooks_allowed: Allow
-    engine: str
-    """The name of the engine, for the job's record."""
     log_prompts: bool = False
 
     async def submit(
@@ -87,8 +84,9 @@ class Submissions:
                 earlier = await self.jobs.earlier(caller.session_id, idempotency, now=self.clock.now())
                 if earlier is not None:
                     return Submitted(earlier, new=False)
-            await self._check(caller, request)
-            return await self._write(caller, request, idempotency, call)
+            route = self.router.route(request)
+            await self._check(caller, route)
+            return await self._write(caller, route, idempotency, call)
         except IdempotencyConflict as conflict:
             raise Refusal("idempotency_conflict", job_id=conflict.job_id) from None
 
@@ -155,9 +153,8 @@ class Submissions:
 
     # --- the rules ---
 
-    async def _check(self, caller: Caller, request: GenerationRequest) -> None:
-        info = self.executor.info  # until it is known, the attempt checks the request
-        errors = [FieldError(*error) for error in unsupported(info, request)] if info else []
+    async def _check(self, caller: Caller, route: Route) -> None:
+        request, errors = route.request, [FieldError(*error) for error in route.errors]
         missing = await self.uploads.missing(caller, request.reference_images)
         if missing:
             errors.append(FieldError("reference_images", f"{missing[0][:60]!r} is not an uploaded reference image"))
@@ -180,15 +177,16 @@ class Submissions:
             raise Refusal("content_policy", reason, field="prompt")
 
     async def _write(
-        self, caller: Caller, request: GenerationRequest, idempotency: Idempotency | None, call: Call | None
+        self, caller: Caller, route: Route, idempotency: Idempotency | None, call: Call | None
     ) -> Submitted:
+        request = route.request
         caps, now = self.limits.caps(caller.key), self.clock.now()
         try:
             job, new = await self.jobs.submit(
                 f"ext_{secrets.token_hex(16)}",
                 caller.session_id,
                 request.with_seed(),
-                self.engine,
+                route.engine,
                 now=now,
                 priority=request.priority,
                 idempotency=idempotency,

@@ -16,7 +16,7 @@ from umrgen.server.ledger.postgres.schema import migrate
 from umrgen.server.ledger.postgres.writer import PostgresWriter
 from umrgen.server.ledger.sql.change_feed import ChangeFeed
 from umrgen.server.ledger.sql.database import SqlConnection, Transaction
-from umrgen.server.ledger.sql.ledger import SqlStores
+from umrgen.server.ledger.sql.ledger import SqlStores, read_time
 from umrgen.server.ledger.sql.writer import ThreadWriter
 from umrgen.server.ledger.values import OnChange
 
@@ -92,6 +92,9 @@ class PostgresLedger(SqlStores):
     async def read(self, query: Callable[[SqlConnection], T]) -> T:
         self._listener.check()
         return await self._readers.read(query)
+
+    async def time(self) -> int | None:
+        return await self.read(read_time)
 
     def peek(self, query: Callable[[SqlConnection], T]) -> T | None:
         """Return None: every query waits for the network. The job store's cache has what this server saw end."""

@@ -1,19 +1,22 @@
 """Checks of a ledger's records, the same for all databases."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from itertools import groupby
+from operator import itemgetter
 
 from umrgen.errors import UmrgenError
 from umrgen.server.ledger.sql.database import Row
 
-__all__ = ["Execute", "LedgerReport", "MaintenanceFailed", "check_records"]
+__all__ = ["Execute", "LedgerReport", "MaintenanceFailed", "Sizes", "check_records"]
 
 SHOWN = 20
 """Errors that a report lists; it counts the others."""
 
 Execute = Callable[[str], Iterable[Row]]
 """Runs a query that has no parameters."""
+Sizes = Callable[[str], Mapping[str, int]]
+"""Returns the sizes of the stored images of a session in bytes, by name."""
 
 
 class MaintenanceFailed(UmrgenError):
@@ -40,11 +43,11 @@ class LedgerReport:
         return self if more <= 0 else replace(self, errors=[*self.errors[:SHOWN], f"and {more} more"])
 
 
-def check_records(execute: Execute, outputs: Path, report: LedgerReport) -> None:
-    """Check the counts, the change numbers, and that each image on record exists in `outputs`."""
+def check_records(execute: Execute, sizes: Sizes, report: LedgerReport) -> None:
+    """Check the counts, the change numbers, and that each image on record exists. Raises what `sizes` raises."""
     report.jobs = {str(row[0]): int(row[1]) for row in execute("SELECT state, count(*) FROM jobs GROUP BY state")}
     _check_counts(execute, report)
-    _check_images(execute, outputs, report)
+    _check_images(execute, sizes, report)
 
 
 def _check_counts(execute: Execute, report: LedgerReport) -> None:
@@ -64,13 +67,13 @@ def _check_counts(execute: Execute, report: LedgerReport) -> None:
             report.errors.append(f"the images have {stored} bytes; {kept} are counted")
 
 
-def _check_images(execute: Execute, outputs: Path, report: LedgerReport) -> None:
-    for session_id, name, size in execute("SELECT session_id, name, bytes FROM outputs WHERE expired_at IS NULL"):
-        report.images += 1
-        try:
-            found = (outputs / session_id / name).stat().st_size
-        except OSError:
-            report.errors.append(f"the image {name} has a record but no file")
-            continue
-        if found != size:
-            report.errors.append(f"the image {name} has {found} bytes; its record has {size}")
+def _check_images(execute: Execute, sizes: Sizes, report: LedgerReport) -> None:
+    rows = execute("SELECT session_id, name, bytes FROM outputs WHERE expired_at IS NULL ORDER BY session_id")
+    for session_id, images in groupby(rows, key=itemgetter(0)):
+        stored = sizes(session_id)
+        for _, name, size in images:
+            report.images += 1
+            if name not in stored:
+                report.errors.append(f"the image {name} has a record but no file")
+            elif stored[name] != size:
+                report.errors.append(f"the image {name} has {stored[name]} bytes; its record has {size}")

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from umrgen.server.domain.job import Job
 from umrgen.server.ledger.errors import LedgerUnavailable
+from umrgen.server.ledger.values import ClaimFilter
 
 __all__ = [
     "NO_VALUES",
@@ -107,8 +108,8 @@ class Transaction:
     next_jobs: deque[Job] = field(default_factory=deque)
     """The next jobs, of different sessions, in the order of their turns. A claim reads several, for the claims that
     follow; every other change empties this."""
-    running_cap: int = 0
-    """The cap by which `next_jobs` were read."""
+    next_of: tuple[int, ClaimFilter | None] = (0, None)
+    """The cap and the filter by which `next_jobs` were read."""
     changed: list[Job] = field(default_factory=list)
     """The jobs that the operations changed, as they are now."""
 

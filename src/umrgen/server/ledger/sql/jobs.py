@@ -23,6 +23,7 @@ from umrgen.server.ledger.values import (
     BatchKey,
     Call,
     Caps,
+    ClaimFilter,
     DeletedJobs,
     Idempotency,
     JobCounts,
@@ -113,10 +114,16 @@ def _remember_idempotency(connection: SqlConnection, job: Job, idempotency: Idem
 
 
 def _claim(
-    transaction: Transaction, *, limit: int, batch_key: BatchKey | None, running_cap: int, **lease: Any
+    transaction: Transaction,
+    *,
+    limit: int,
+    batch_key: BatchKey | None,
+    running_cap: int,
+    only: ClaimFilter | None,
+    **lease: Any,
 ) -> list[Job]:
     jobs: list[Job] = []
-    while len(jobs) < limit and (job := _next_job(transaction, running_cap, limit - len(jobs))) is not None:
+    while len(jobs) < limit and (job := _next_job(transaction, running_cap, only, limit - len(jobs))) is not None:
         if batch_key is not None and jobs and batch_key(job.request) != batch_key(jobs[0].request):
             break
         later, transaction.next_jobs = transaction.next_jobs, deque()
@@ -126,13 +133,21 @@ def _claim(
     return jobs
 
 
-def _next_job(transaction: Transaction, running_cap: int, wanted: int) -> Job | None:
-    if not transaction.next_jobs or transaction.running_cap != running_cap:
+def _next_job(transaction: Transaction, running_cap: int, only: ClaimFilter | None, wanted: int) -> Job | None:
+    if not transaction.next_jobs or transaction.next_of != (running_cap, only):
         transaction.next_jobs.clear()
-        transaction.running_cap = running_cap
-        values = {"running_cap": running_cap, "limit": max(wanted, READ_AHEAD)}
-        transaction.next_jobs.extend(map(job_of, transaction.connection.all("next_jobs", values)))
+        transaction.next_of = (running_cap, only)
+        transaction.next_jobs.extend(_next_jobs(transaction.connection, running_cap, only, max(wanted, READ_AHEAD)))
     return transaction.next_jobs[0] if transaction.next_jobs else None
+
+
+def _next_jobs(connection: SqlConnection, running_cap: int, only: ClaimFilter | None, limit: int) -> list[Job]:
+    values: dict[str, Any] = {"running_cap": running_cap, "limit": limit}
+    if only is None:
+        rows = connection.all("next_jobs", values)
+    else:
+        rows = connection.all("next_jobs_of", values | {"engine": only.engine, "models": only.models or ("",)})
+    return [job_of(row) for row in rows]
 
 
 def _change(transaction: Transaction, job_id: str, change: Change, **values: Any) -> Job:
@@ -280,6 +295,7 @@ class SqlJobStore:
             priority=priority,
             key_id=key_id,
             output_key=secrets.token_hex(16),
+            model=request.model or "",
         )
         return await self._database.write(
             lambda transaction: _submit(transaction, job, idempotency=idempotency, caps=caps, call=call), changes=1
@@ -361,10 +377,12 @@ class SqlJobStore:
         limit: int = 1,
         batch_key: BatchKey | None = None,
         running_cap: int = 0,
+        only: ClaimFilter | None = None,
     ) -> list[Job]:
+        rules = {"limit": limit, "batch_key": batch_key, "running_cap": running_cap, "only": only}
         lease = {"now": now, "worker": worker, "lease_until": lease_until}
         return await self._database.write(
-            lambda transaction: _claim(transaction, limit=limit, batch_key=batch_key, running_cap=running_cap, **lease),
+            lambda transaction: _claim(transaction, **rules, **lease),  # type: ignore[arg-type]
             changes=limit,
         )
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from umrgen.server.domain.job import Output
 from umrgen.server.ledger.sql.rows import COLUMNS
-from umrgen.server.ledger.values import Call, Key, Upload, Webhook
+from umrgen.server.ledger.values import Call, Key, LiveWorker, Upload, Webhook
 
 __all__ = ["Dialect", "load_migrations", "load_statements"]
 
@@ -20,6 +20,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "webhook": tuple(field.name for field in fields(Webhook)),
     "key": tuple(field.name for field in fields(Key)),
     "call": tuple(field.name for field in fields(Call)),
+    "worker": tuple(field.name for field in fields(LiveWorker)),
 }
 _IN = re.compile(r"\{in (\w+)\}")
 _MATCHES = "(:engine = '' OR engine = :engine) AND created_at > :after AND created_at < :until AND "
@@ -43,8 +44,8 @@ def load_statements(dialect: Dialect) -> tuple[dict[str, str], dict[str, tuple[s
     """Return the statements by name, and the list parameters of those that have any.
 
     `{job}` is replaced by the columns of a job's record, `{:job}` by a parameter for each of them, and in the same way
-    `output`, `upload`, `webhook`, `key` and `call`. `{in ids}` becomes the test whether the column before it is in the
-    list `:ids`, and `{matches}` the tests of a `JobFilter`.
+    `output`, `upload`, `webhook`, `key`, `call` and `worker`. `{in ids}` becomes the test whether the column before it
+    is in the list `:ids`, and `{matches}` the tests of a `JobFilter`.
     """
     _, *parts = _NAME.split(files(__package__).joinpath("statements.sql").read_text())
     statements: dict[str, str] = {}

@@ -53,6 +53,18 @@ JOIN jobs ON jobs.seq = (SELECT own.seq FROM jobs AS own WHERE own.session_id = 
                          ORDER BY own.priority DESC, own.seq LIMIT 1)
 ORDER BY turn.served, turn.waiting;
 
+-- name: next_jobs_of
+-- The same for the jobs of one engine that need no model, or one of these.
+SELECT {job} FROM (SELECT id AS waiting, served FROM sessions
+                   WHERE queued > 0 AND (:running_cap = 0 OR running < :running_cap)
+                     AND (SELECT fit.seq FROM jobs AS fit WHERE fit.session_id = sessions.id AND fit.state = 'queued'
+                            AND fit.engine = :engine AND (fit.model = '' OR fit.model {in models}) LIMIT 1) IS NOT NULL
+                   ORDER BY sessions.served, sessions.id LIMIT :limit) AS turn
+JOIN jobs ON jobs.seq = (SELECT own.seq FROM jobs AS own WHERE own.session_id = turn.waiting AND own.state = 'queued'
+                           AND own.engine = :engine AND (own.model = '' OR own.model {in models})
+                         ORDER BY own.priority DESC, own.seq ASC LIMIT 1)
+ORDER BY turn.served ASC, turn.waiting ASC;
+
 -- name: session_counts
 SELECT queued, running, CASE WHEN day = :day THEN made ELSE 0 END FROM sessions WHERE id = :id;
 
@@ -117,8 +129,8 @@ UPDATE outputs SET favorite = :favorite WHERE job_id = :id;
 
 -- name: erase_job
 UPDATE jobs
-SET request = :request, searched = '', error = NULL, favorite = 0, edited_at = :edited_at, deleted_at = :deleted_at,
-    version = :version, changed = :changed
+SET request = :request, searched = '', error = NULL, model = '', favorite = 0, edited_at = :edited_at,
+    deleted_at = :deleted_at, version = :version, changed = :changed
 WHERE id = :id AND version = :version - 1;
 
 -- name: outputs_of_job
@@ -321,6 +333,49 @@ WHERE task_leases.holder = excluded.holder OR task_leases.until <= :now;
 
 -- name: release_task
 DELETE FROM task_leases WHERE name = :task AND holder = :holder;
+
+-- name: report_worker
+INSERT INTO workers ({worker}) VALUES ({:worker})
+ON CONFLICT (id) DO UPDATE SET engine = excluded.engine, state = excluded.state, capacity = excluded.capacity,
+    info = excluded.info, until = excluded.until;
+
+-- name: expire_workers
+DELETE FROM workers WHERE until <= :now;
+
+-- name: remove_worker
+DELETE FROM workers WHERE id = :id;
+
+-- name: live_workers
+SELECT {worker} FROM workers WHERE until > :now ORDER BY engine, id;
+
+-- name: queued_by_engine
+SELECT engine, model, count(*) FROM jobs WHERE state = 'queued' GROUP BY engine, model ORDER BY engine, model;
+
+-- name: watch_previews
+INSERT INTO previews (job_id, until) VALUES (:job_id, :until) ON CONFLICT (job_id) DO UPDATE SET until = excluded.until;
+
+-- name: expire_previews
+-- Each watch of a further job deletes a few rows that no server watches.
+DELETE FROM previews WHERE job_id IN (SELECT job_id FROM previews WHERE until <= :now LIMIT 4);
+
+-- name: watched_previews
+SELECT job_id FROM previews WHERE job_id {in ids} AND until > :now ORDER BY job_id;
+
+-- name: put_preview
+UPDATE previews SET version = :version, image = :image WHERE job_id = :job_id;
+
+-- name: remove_previews
+DELETE FROM previews WHERE job_id {in ids};
+
+-- name: preview_versions
+SELECT job_id, version FROM previews WHERE job_id {in ids} AND version > 0;
+
+-- name: get_previews
+SELECT job_id, version, image FROM previews WHERE job_id {in ids} AND image IS NOT NULL;
+
+-- name: database_time
+-- For PostgreSQL: the time of its machine, in milliseconds.
+SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT);
 
 -- name: propose_secret
 INSERT INTO secrets (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING;

@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from umrgen.durable import make_private, sync_folder
-from umrgen.server.ledger.sql.checks import LedgerReport, MaintenanceFailed, check_records
+from umrgen.server.ledger.sql.checks import LedgerReport, MaintenanceFailed, Sizes, check_records
 from umrgen.server.ledger.sqlite.connection import connect, schema_version
 
 __all__ = ["backup", "check", "vacuum"]
@@ -20,8 +20,8 @@ def _open(path: Path) -> sqlite3.Connection:
     return connect(path)
 
 
-def check(path: Path, outputs: Path) -> LedgerReport:
-    """Check the ledger's file, its references and counts, and that each image on record exists in `outputs`.
+def check(path: Path, sizes: Sizes) -> LedgerReport:
+    """Check the ledger's file, its references and counts, and by `sizes` that each image on record exists.
 
     Changes nothing.
     """
@@ -30,7 +30,7 @@ def check(path: Path, outputs: Path) -> LedgerReport:
         with closing(_open(path)) as connection:
             _check_file(connection, report)
             if report.sound:
-                check_records(connection.execute, outputs, report)
+                check_records(connection.execute, sizes, report)
     except sqlite3.DatabaseError as error:
         report.errors.append(f"the file cannot be read: {error}")
     return report.shortened()
