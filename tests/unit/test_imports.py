@@ -21,6 +21,7 @@ CLIENT = [
         "client.failures",
         "client.engine_error",
         "client.older_servers",
+        "client.config",
     ],
     ["client.proxies", "client.pools"],
     ["client.flow", "client.options"],
@@ -50,6 +51,7 @@ SERVER = [
     ["provenance"],
     [
         "server.settings",
+        "server.settings_report",
         "server.comfyui_hint",
         "server.deployment",
         "server.state",

@@ -18,6 +18,8 @@ from umrgen.text import printable
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "login": "umrgen.cli.login:login",
+    "logout": "umrgen.cli.login:logout",
     "generate": "umrgen.cli.generate:generate",
     "submit": "umrgen.cli.generate:submit",
     "status": "umrgen.cli.jobs:status",
@@ -32,6 +34,7 @@ COMMANDS = {
     "resume": "umrgen.cli.resume:resume",
     "forget": "umrgen.cli.resume:forget",
     "bench": "umrgen.cli.bench:bench",
+    "config": "umrgen.cli.config:config",
     "doctor": "umrgen.cli.doctor:doctor",
     "mcp": "umrgen.cli.mcp:mcp",
     "serve": "umrgen.cli.serve:serve",
@@ -72,8 +75,9 @@ class LazyGroup(click.Group):
 def umrgen() -> None:
     """A prompt becomes a verified image file, through a job that nothing can lose.
 
-    UMRGEN_BASE_URL and UMRGEN_API_KEY set the server's address and key. Without an address,
-    `generate` starts a temporary server on this machine for that one call.
+    `umrgen login` stores the address of a server and a key for it; UMRGEN_BASE_URL and UMRGEN_API_KEY
+    take precedence. Without an address, `generate` starts a temporary server on this machine for that
+    one call.
     """
 
 

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 __all__ = [
     "CommandOutput",
     "EncodedText",
+    "F",
     "ServerOptions",
     "check_stdout",
-    "client_arguments",
-    "connection_options",
     "exit_code",
     "exit_on_error",
     "json_option",
@@ -229,16 +228,6 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(command)
 
 
-def connection_options(command: F) -> F:
-    """Add --base-url and --timeout."""
-    for option in (
-        click.option("--base-url", help="The server's address. [UMRGEN_BASE_URL]"),
-        click.option("--timeout", type=float, help="The time limit for the whole command (600).", metavar="SECONDS"),
-    ):
-        command = option(command)
-    return command
-
-
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table whose columns are as wide as their longest cell."""
     lines = [head, *rows]
@@ -262,8 +251,3 @@ def exit_on_error(output: CommandOutput, work: Callable[[], None]) -> None:
         sys.exit(output.failure(error))
     except KeyboardInterrupt:
         sys.exit(output.interrupted())
-
-
-def client_arguments(base_url: str | None, timeout: float | None) -> dict[str, Any]:
-    """Return the arguments of `AsyncClient` by the connection options."""
-    return {"base_url": base_url} | ({} if timeout is None else {"timeout": timeout})

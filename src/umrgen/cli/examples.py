@@ -5,6 +5,8 @@ import click
 __all__ = ["EXAMPLES", "add_examples"]
 
 EXAMPLES = {
+    "login": "umrgen login --profile work",
+    "logout": "umrgen logout --profile work",
     "generate": 'umrgen generate "a lighthouse at dusk" -o lighthouse.png --seed 7',
     "submit": 'umrgen submit "a lighthouse at dusk" --steps 8',
     "status": "umrgen status ext_0123 --json",
@@ -19,6 +21,9 @@ EXAMPLES = {
     "resume": "umrgen resume --all",
     "forget": "umrgen forget ext_0123",
     "bench": "umrgen bench --callers 4 --images 40 --width 512 --height 512",
+    "config": "umrgen config show",
+    "config show": "umrgen config show --all",
+    "config check": "umrgen config check umrgen.toml",
     "doctor": "umrgen doctor --draw",
     "mcp": "umrgen mcp --folder ~/Pictures/umrgen",
     "serve": "umrgen serve --port 3088 --state /var/lib/umrgen",

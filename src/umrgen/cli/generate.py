@@ -1,7 +1,6 @@
 """`umrgen generate` and `umrgen submit`."""
 
 import asyncio
-import os
 import secrets
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -15,13 +14,12 @@ from umrgen.cli.common import (
     EncodedText,
     F,
     check_stdout,
-    client_arguments,
-    connection_options,
     exit_on_error,
     output_options,
     run,
     target_option,
 )
+from umrgen.cli.connection import ConnectionOptions, connection_options
 from umrgen.cli.parameters import LoraText, Ratio, with_sides
 from umrgen.errors import UmrgenError, Unsupported
 
@@ -82,10 +80,10 @@ def request_options(command: F) -> F:
 
 
 def _server(
-    base_url: str | None, output: CommandOutput, *, webhook: bool
+    connection: ConnectionOptions, output: CommandOutput, *, webhook: bool
 ) -> AbstractContextManager["EmbeddedServer | None"]:
     """Return the context of the command's server: None when one is configured, or an embedded one."""
-    if base_url or os.environ.get("UMRGEN_BASE_URL"):
+    if connection.configured:
         return nullcontext()
     from umrgen.cli.embedded import embedded_server
 
@@ -134,8 +132,7 @@ def generate(
     count: int,
     overwrite: bool,
     references: tuple[Path, ...],
-    base_url: str | None,
-    timeout: float | None,
+    connection: ConnectionOptions,
     output: CommandOutput,
     **request: Any,
 ) -> None:
@@ -156,11 +153,11 @@ def generate(
         check_stdout(to, output)
         for target in _targets(to, count):
             prepare_target(target, overwrite=overwrite)
-        with _server(base_url, output, webhook=bool(request.get("webhook_url"))) as server:
+        with _server(connection, output, webhook=bool(request.get("webhook_url"))) as server:
             asyncio.run(draw(server))
 
     async def draw(server: "EmbeddedServer | None") -> None:
-        arguments = client_arguments(base_url, timeout) | {"on_event": printer, "follow": printer.follow}
+        arguments = connection.arguments() | {"on_event": printer, "follow": printer.follow}
         if server is not None:
             arguments |= {"base_url": server.url, "api_key": server.key, "embedded": server.state}
         async with AsyncClient(**arguments) as client:
@@ -268,8 +265,7 @@ def submit(
     prompt: str | None,
     like: Path | None,
     references: tuple[Path, ...],
-    base_url: str | None,
-    timeout: float | None,
+    connection: ConnectionOptions,
     output: CommandOutput,
     **request: Any,
 ) -> None:
@@ -282,7 +278,7 @@ def submit(
 
     async def work() -> None:
         printer = ProgressPrinter(output, quiet=True)
-        async with AsyncClient(on_event=printer, **client_arguments(base_url, timeout)) as client:
+        async with AsyncClient(on_event=printer, **connection.arguments()) as client:
             full = await _request(client, {"prompt": prompt, **request}, record) | await _uploaded(client, references)
             job = await client.submit(**full)
         output.result({"job_id": job.id}, job.id)

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from umrgen.cli.common import CommandOutput, client_arguments, connection_options, exit_on_error, output_options, run
+from umrgen.cli.common import CommandOutput, exit_on_error, output_options, run
+from umrgen.cli.connection import ConnectionOptions, connection_options
 from umrgen.text import printable
 
 __all__ = ["jobs"]
@@ -34,15 +35,13 @@ def _seconds(milliseconds: Any) -> Any:
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The number of jobs.")
 @connection_options
 @output_options
-def jobs(
-    local: bool, state: str | None, limit: int, base_url: str | None, timeout: float | None, output: CommandOutput
-) -> None:
+def jobs(local: bool, state: str | None, limit: int, connection: ConnectionOptions, output: CommandOutput) -> None:
     """List jobs, newest first: those of this key on the server, or of this machine (--local)."""
 
     async def on_server() -> None:
         from umrgen.client.async_client import AsyncClient
 
-        async with AsyncClient(**client_arguments(base_url, timeout)) as client:
+        async with AsyncClient(**connection.arguments()) as client:
             found = [job.raw async for job in client.jobs(state=state, limit=limit)]
         output.result({"jobs": found}, "\n".join(_line(job) for job in found) or "no jobs")
 

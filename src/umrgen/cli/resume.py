@@ -1,7 +1,6 @@
 """`umrgen resume`: finish the jobs of interrupted commands; `umrgen forget`: drop them."""
 
 import asyncio
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -11,13 +10,12 @@ import click
 
 from umrgen.cli.common import (
     CommandOutput,
-    client_arguments,
-    connection_options,
     exit_on_error,
     json_option,
     output_options,
     target_option,
 )
+from umrgen.cli.connection import ConnectionOptions, connection_options
 from umrgen.errors import JobFailed, JobNotFound, OutputMissing, UmrgenError
 
 if TYPE_CHECKING:
@@ -47,8 +45,7 @@ def resume(
     job_ids: tuple[str, ...],
     to: Path | None,
     every: bool,
-    base_url: str | None,
-    timeout: float | None,
+    connection: ConnectionOptions,
     output: CommandOutput,
 ) -> None:
     """Finish every unfinished job of this machine: wait, download, verify.
@@ -64,7 +61,7 @@ def resume(
         entries = _selected(Journal().unfinished(), job_ids)
         if to is not None and is_stream(to):
             raise click.UsageError("`resume` saves files: use `umrgen fetch ID -o -` for stdout.")
-        resumption = _Resumption(output, to, base_url, timeout)
+        resumption = _Resumption(output, to, connection)
         resumption.run(entries, every=every or bool(job_ids))
         output.result({"jobs": resumption.rows}, "" if resumption.rows else "no unfinished jobs")
         if resumption.errors:
@@ -111,15 +108,15 @@ def _selected(entries: Sequence["JournalEntry"], names: Sequence[str]) -> list["
 class _Resumption:
     """One run of `umrgen resume`. `rows` are its results, and `errors` what prevented some of them."""
 
-    def __init__(self, output: CommandOutput, to: Path | None, base_url: str | None, timeout: float | None) -> None:
+    def __init__(self, output: CommandOutput, to: Path | None, connection: ConnectionOptions) -> None:
         from umrgen.cli.progress import ProgressPrinter
 
         self.rows: list[dict[str, Any]] = []
         self.errors: list[UmrgenError] = []
         self._output = output
         self._to = to
-        self._base_url = base_url or os.environ.get("UMRGEN_BASE_URL")
-        self._timeout = timeout
+        self._connection = connection
+        self._choice = connection.choice()
         self._total = 0
         self._printer = ProgressPrinter(output)
 
@@ -144,9 +141,7 @@ class _Resumption:
         self._advise()
 
     def _is_here(self, entry: "JournalEntry") -> bool:
-        from umrgen.client.address import Server
-
-        return self._base_url is not None and Server(self._base_url).base_url == entry.server
+        return self._choice.base_url is not None and self._choice.server().base_url == entry.server
 
     def _finish(
         self, entries: Sequence["JournalEntry"], server: "AbstractContextManager[EmbeddedServer | None]"
@@ -156,7 +151,7 @@ class _Resumption:
             return
         try:
             with server as embedded:
-                arguments = client_arguments(self._base_url, self._timeout)
+                arguments = self._connection.arguments()
                 if embedded is not None:
                     embedded.keep = True
                     arguments |= {"base_url": embedded.url, "api_key": embedded.key, "embedded": embedded.state}

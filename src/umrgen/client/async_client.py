@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self, Unpack
 from urllib.parse import urlencode
 
-from umrgen.client.address import configured_server
+from umrgen.client.config import configured_server
 from umrgen.client.descriptions import Capabilities, ListedJob, parse_capabilities, parse_page
 from umrgen.client.driver import FlowDriver, with_changes
 from umrgen.client.flow import CallContext, Event, Options
@@ -51,7 +51,8 @@ class _PlannedSubmit:
 class AsyncClient:
     """An asynchronous client of one server, with one API key.
 
-    `base_url` and `api_key` default to UMRGEN_BASE_URL and UMRGEN_API_KEY. Each value of `Options` can be set here by
+    `base_url` and `api_key` default to UMRGEN_BASE_URL and UMRGEN_API_KEY, or else to the profile of
+    `umrgen login` (UMRGEN_PROFILE, or the default one). Each value of `Options` can be set here by
     name, or for a single call: `AsyncClient(timeout=900)`, `job.wait(timeout=120)`. `on_event` is called with each
     event of a wait. `journal` records jobs for `umrgen resume`; None turns it off. Raises UmrgenError without a
     valid server address, and TypeError for an unknown option.
