@@ -25,7 +25,6 @@ from umrgen.errors import UmrgenError, Unsupported
 
 if TYPE_CHECKING:
     from umrgen.cli.embedded import EmbeddedServer
-    from umrgen.cli.progress import ProgressPrinter
     from umrgen.client.async_client import AsyncClient
     from umrgen.image_files import SavedImage
     from umrgen.provenance import Provenance
@@ -100,16 +99,13 @@ def _server(
 
 def describe_image(image: "SavedImage", seconds: float) -> str:
     """Return the result of `generate` as text."""
-    from umrgen.cli.progress import human_bytes
+    from umrgen.cli.progress import one_line
 
-    kind = image.media_type.removeprefix("image/").upper()
-    seed = "" if image.seed is None else f", seed {image.seed}"
     origin = "" if image.engine is None else f" by {image.engine}"
-    facts = f"{image.width} × {image.height} {kind}, {human_bytes(image.bytes)}{seed}"
     return "\n".join(
         [
             str(image.path),
-            f"  {facts}, drawn{origin} in {seconds:.1f} s",
+            f"  {one_line(image)}, drawn{origin} in {seconds:.1f} s",
             f"  sha256 {image.sha256}",
             *(str(other.path) for other in image.others),
         ]
@@ -140,6 +136,7 @@ def generate(
 
     Without UMRGEN_BASE_URL, a server is started on this machine for this command.
     """
+    from umrgen.cli.many import draw_many
     from umrgen.cli.progress import ProgressPrinter
     from umrgen.client.async_client import AsyncClient
     from umrgen.client.target import prepare_target
@@ -147,7 +144,7 @@ def generate(
     record = _record(prompt, like)
     request = with_sides(request)
     started = time.monotonic()
-    printer = ProgressPrinter(output)
+    printer = ProgressPrinter(output, quiet=count > 1)
 
     def work() -> None:
         check_stdout(to, output)
@@ -168,7 +165,7 @@ def generate(
                 seconds = time.monotonic() - started
                 output.result(image.as_dict() | {"seconds": round(seconds, 3)}, describe_image(image, seconds))
             else:
-                await _draw_many(client, _requests(full, count), _targets(to, count), overwrite, output, printer)
+                await draw_many(client, _requests(full, count), _targets(to, count), output, overwrite=overwrite)
 
     exit_on_error(output, work)
 
@@ -225,35 +222,6 @@ def _requests(request: dict[str, Any], count: int) -> list[dict[str, Any]]:
     first = given.pop("seed", None)
     first = secrets.randbelow(2**32 - count) if first is None else first
     return [{**given, "seed": first + number} for number in range(count)]
-
-
-async def _draw_many(
-    client: "AsyncClient",
-    requests: list[dict[str, Any]],
-    targets: list[Path | None],
-    overwrite: bool,
-    output: CommandOutput,
-    printer: "ProgressPrinter",
-) -> None:
-    images, errors = [], []
-    printer.count(0, len(requests))
-    async for result in client.generate_many(requests, targets, overwrite=overwrite):
-        printer.clear()
-        if isinstance(result, UmrgenError):
-            errors.append(result)
-        else:
-            images.append(result.as_dict())
-            if not output.machine_readable:
-                click.echo("\n".join(str(image.path) for image in (result, *result.others)))
-        printer.count(len(images) + len(errors), len(requests))
-    printer.clear()
-    data = {"images": images, "errors": [error.as_dict() for error in errors]}
-    if output.machine_readable:
-        output.result(data, "")
-    if len(errors) > 1 and not output.machine_readable:
-        click.echo(f"{len(errors)} of {len(requests)} images failed; the first error follows", err=True)
-    if errors:
-        raise errors[0]
 
 
 @click.command()

@@ -149,13 +149,18 @@ def fetch(
 @connection_options
 @output_options
 def cancel(job_id: str, connection: ConnectionOptions, output: CommandOutput) -> None:
-    """Cancel job JOB_ID on the server. A job that is over does not change."""
+    """Cancel job JOB_ID on the server. A job that is over does not change.
+
+    An older server cannot cancel jobs: they continue, and the command prints what to do instead.
+    """
     from umrgen.cli.progress import describe
     from umrgen.client.async_client import AsyncClient
 
     async def work() -> None:
         async with AsyncClient(**connection.arguments()) as client:
-            found = await client.job(job_id).cancel()
-        output.result(dict(found.raw), describe(found))
+            job = client.job(job_id)
+            before = await job.status()
+            found = before if before.over else await job.cancel()
+        output.result(dict(found.raw), f"was over already: {describe(found)}" if before.over else describe(found))
 
     run(output, work)
