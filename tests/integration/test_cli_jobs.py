@@ -110,6 +110,33 @@ def test_a_file_says_how_it_was_made(environment: dict[str, str], tmp_path: Path
     assert (image.provenance.prompt, image.provenance.seed, image.provenance.job_id) == ("a boat", 7, image.job_id)
 
 
+def kitty(**changes: str) -> dict[str, str]:
+    """Return the environment of a terminal that shows images."""
+    return {"TERM": "xterm-kitty", "TMUX": "", "STY": "", "UMRGEN_DISPLAY": ""} | changes
+
+
+def test_a_terminal_shows_the_image(environment: dict[str, str], tmp_path: Path) -> None:
+    target = tmp_path / "boat.png"
+    arguments = ["generate", "a boat", "-o", str(target), *SMALL]
+    assert "\x1b_Ga=T,f=100" in in_terminal(*arguments, **kitty(), **environment)
+    shown = in_terminal("show", str(target), **kitty())
+    assert shown.index("seed") < shown.index("\x1b_Ga=T,f=100")
+    assert "\x1b_G" not in in_terminal("show", str(target), "--no-display", **kitty())
+    assert "\x1b" not in cli("show", str(target), "--display", **kitty()).stdout
+
+
+def test_a_terminal_gets_one_query_and_shows_sixel(environment: dict[str, str], tmp_path: Path) -> None:
+    target = tmp_path / "boat.png"
+    cli("generate", "a boat", "-o", str(target), *SMALL, **environment)
+    terminal = Terminal(sys.executable, "-m", "umrgen", "show", str(target), output=True, **kitty(TERM="xterm"))
+    terminal.read_until("\x1b[c")
+    terminal.write("\x1b[?62;4;22c")
+    shown = terminal.read_all()
+    assert terminal.close() == 0
+    assert shown.count("\x1b[c") == 1
+    assert '\x1bP0;1q"1;1;' in shown
+
+
 @pytest.mark.slow
 def test_an_older_server_gets_advice_and_the_job_continues() -> None:
     with FaultServer("legacy") as server:

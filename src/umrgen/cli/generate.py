@@ -20,6 +20,7 @@ from umrgen.cli.common import (
     target_option,
 )
 from umrgen.cli.connection import ConnectionOptions, connection_options
+from umrgen.cli.display import display_option, show_images
 from umrgen.cli.parameters import LoraText, Ratio, with_sides
 from umrgen.errors import UmrgenError, Unsupported
 
@@ -119,6 +120,7 @@ def describe_image(image: "SavedImage", seconds: float) -> str:
     "-n", "--count", type=click.IntRange(1, 1000), default=1, help="The number of images, each with another seed."
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@display_option
 @connection_options
 @output_options
 def generate(
@@ -127,6 +129,7 @@ def generate(
     to: Path | None,
     count: int,
     overwrite: bool,
+    displayed: bool | None,
     references: tuple[Path, ...],
     connection: ConnectionOptions,
     output: CommandOutput,
@@ -144,6 +147,7 @@ def generate(
     record = _record(prompt, like)
     request = with_sides(request)
     started = time.monotonic()
+    drawn: list[SavedImage] = []
     printer = ProgressPrinter(output, quiet=count > 1)
 
     def work() -> None:
@@ -152,6 +156,7 @@ def generate(
             prepare_target(target, overwrite=overwrite)
         with _server(connection, output, webhook=bool(request.get("webhook_url"))) as server:
             asyncio.run(draw(server))
+        show_images(drawn, displayed, output)
 
     async def draw(server: "EmbeddedServer | None") -> None:
         arguments = connection.arguments() | {"on_event": printer, "follow": printer.follow}
@@ -164,8 +169,11 @@ def generate(
                 printer.clear()
                 seconds = time.monotonic() - started
                 output.result(image.as_dict() | {"seconds": round(seconds, 3)}, describe_image(image, seconds))
+                drawn.append(image)
             else:
-                await draw_many(client, _requests(full, count), _targets(to, count), output, overwrite=overwrite)
+                drawn.extend(
+                    await draw_many(client, _requests(full, count), _targets(to, count), output, overwrite=overwrite)
+                )
 
     exit_on_error(output, work)
 
