@@ -40,7 +40,7 @@ CLIENT = [
     ["client.retrieval", "client.driver", "client.known_jobs"],
     ["client.job"],
     ["client.async_client"],
-    ["client.client", "client.diagnostics", "client.load"],
+    ["client.client", "client.local_checks", "client.diagnostics", "client.load"],
     ["testing"],
     ["cli", "mcp", "__main__"],
 ]

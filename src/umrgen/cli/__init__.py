@@ -6,10 +6,12 @@ from difflib import get_close_matches
 from importlib import import_module
 
 import click
+from click.shell_completion import CompletionItem
 
 from umrgen import __version__
 from umrgen.cli.common import CommandOutput
 from umrgen.cli.examples import add_examples
+from umrgen.cli.overview import SECTIONS, summary_of
 from umrgen.cli.surroundings import close_stdout, prepare_streams
 from umrgen.client.failures import disk_reason
 from umrgen.errors import UmrgenError
@@ -36,6 +38,7 @@ COMMANDS = {
     "bench": "umrgen.cli.bench:bench",
     "config": "umrgen.cli.config:config",
     "doctor": "umrgen.cli.doctor:doctor",
+    "completion": "umrgen.cli.completion:completion",
     "mcp": "umrgen.cli.mcp:mcp",
     "serve": "umrgen.cli.serve:serve",
     "work": "umrgen.cli.work:work",
@@ -59,6 +62,24 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(module), name)
         add_examples(cmd_name, command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by their purpose."""
+        rest = {name: "" for name in COMMANDS if not summary_of(name)}
+        for title, commands in (SECTIONS | {"More": rest}).items():
+            rows = [(name, text or self._short_help(ctx, name)) for name, text in commands.items() if name in COMMANDS]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def _short_help(self, ctx: click.Context, name: str) -> str:
+        command = self.get_command(ctx, name)
+        return "" if command is None else command.get_short_help_str(60)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands that begin with `incomplete`, without importing them, and the options."""
+        commands = [CompletionItem(name, help=summary_of(name)) for name in COMMANDS if name.startswith(incomplete)]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -1,11 +1,13 @@
 """`umrgen doctor`."""
 
-import asyncio
 import json
 import sys
 from pathlib import Path
 
 import click
+
+from umrgen.cli.common import CommandOutput, run
+from umrgen.cli.connection import ConnectionOptions, address_options
 
 __all__ = ["doctor"]
 
@@ -13,7 +15,7 @@ _MARKS = {"good": ("✓", "green"), "bad": ("✗", "red"), "note": ("·", "yello
 
 
 @click.command()
-@click.option("--base-url", help="The server's address. [UMRGEN_BASE_URL]")
+@address_options
 @click.option(
     "-o",
     "--output",
@@ -24,12 +26,14 @@ _MARKS = {"good": ("✓", "green"), "bad": ("✗", "red"), "note": ("·", "yello
 )
 @click.option("--draw", is_flag=True, help="Also draw a small image, which creates a job.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def doctor(base_url: str | None, folder: Path, draw: bool, as_json: bool) -> None:
-    """Check the address, the key, the clock, the folder and the server. Creates a job only with --draw."""
-    from umrgen.client.diagnostics import Check, configured_address, run_checks
+def doctor(connection: ConnectionOptions, folder: Path, draw: bool, as_json: bool) -> None:
+    """Check this machine (folder, disk, journal, profiles, proxy) and the server (address, key, clock, version).
 
-    url, key = configured_address()
-    url = base_url or url
+    Each failure is printed with its remedy, and exit code 1. A job is created only with --draw.
+    """
+    from umrgen.client.diagnostics import Check, run_checks
+
+    output = CommandOutput(as_json, as_events=False)
     checks: list[Check] = []
 
     def report(check: Check) -> None:
@@ -41,26 +45,26 @@ def doctor(base_url: str | None, folder: Path, draw: bool, as_json: bool) -> Non
                 click.echo(f"  {'':9} → {check.remedy}")
 
     async def work() -> None:
-        async for check in run_checks(url, key, folder):
+        async for check in run_checks(connection.choice(), folder):
             report(check)
         if draw and not any(check.verdict == "bad" for check in checks):
-            report(await _draw(url))
+            report(await _draw())
 
-    async def _draw(url: str | None) -> Check:
+    async def _draw() -> Check:
         from tempfile import TemporaryDirectory
 
         from umrgen.client.async_client import AsyncClient
         from umrgen.errors import UmrgenError
 
         try:
-            async with AsyncClient(url, timeout=120, journal=None) as client:
+            async with AsyncClient(journal=None, **connection.arguments() | {"timeout": 120}) as client:
                 with TemporaryDirectory() as folder:
                     image = await client.generate("a small test image", folder, width=512, height=512, steps=1)
         except UmrgenError as error:
             return Check("picture", "bad", str(error), error.next)
         return Check("picture", "good", f"an image of {image.bytes} bytes was drawn, fetched and verified")
 
-    asyncio.run(work())
+    run(output, work)
     bad = any(check.verdict == "bad" for check in checks)
     if as_json:
         click.echo(json.dumps({"ok": not bad, "checks": [check.as_dict() for check in checks]}))

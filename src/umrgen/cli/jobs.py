@@ -13,6 +13,7 @@ from umrgen.cli.common import (
     run,
     target_option,
 )
+from umrgen.cli.completion import job_ids
 from umrgen.cli.connection import ConnectionOptions, connection_options
 from umrgen.text import printable
 
@@ -20,7 +21,7 @@ __all__ = ["cancel", "fetch", "status", "wait", "watch"]
 
 
 @click.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=job_ids)
 @connection_options
 @output_options
 def status(job_id: str, connection: ConnectionOptions, output: CommandOutput) -> None:
@@ -36,7 +37,7 @@ def status(job_id: str, connection: ConnectionOptions, output: CommandOutput) ->
 
 
 @click.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=job_ids)
 @connection_options
 @output_options
 def watch(job_id: str, connection: ConnectionOptions, output: CommandOutput) -> None:
@@ -63,7 +64,7 @@ def watch(job_id: str, connection: ConnectionOptions, output: CommandOutput) -> 
 
 
 @click.command()
-@click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...")
+@click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...", shell_complete=job_ids)
 @connection_options
 @output_options
 def wait(job_ids: tuple[str, ...], connection: ConnectionOptions, output: CommandOutput) -> None:
@@ -112,7 +113,7 @@ def wait(job_ids: tuple[str, ...], connection: ConnectionOptions, output: Comman
 
 
 @click.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=job_ids)
 @target_option("The file or folder (JOB_ID.png).")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--follow-foreign", is_flag=True, help="Allow an image on another host (without the API key).")
@@ -145,7 +146,7 @@ def fetch(
 
 
 @click.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=job_ids)
 @connection_options
 @output_options
 def cancel(job_id: str, connection: ConnectionOptions, output: CommandOutput) -> None:

@@ -15,6 +15,7 @@ from umrgen.cli.common import (
     output_options,
     target_option,
 )
+from umrgen.cli.completion import unfinished_ids
 from umrgen.cli.connection import ConnectionOptions, connection_options
 from umrgen.errors import JobFailed, JobNotFound, OutputMissing, UmrgenError
 
@@ -36,7 +37,7 @@ _ENDED: tuple[tuple[type[UmrgenError], str], ...] = (
 
 
 @click.command()
-@click.argument("job_ids", nargs=-1, metavar="[JOB_ID]...")
+@click.argument("job_ids", nargs=-1, metavar="[JOB_ID]...", shell_complete=unfinished_ids)
 @target_option("Another file or folder than the original one.")
 @click.option("--all", "every", is_flag=True, help="Also submit the jobs that an interrupted command did not submit.")
 @connection_options
@@ -71,7 +72,7 @@ def resume(
 
 
 @click.command()
-@click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...")
+@click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...", shell_complete=unfinished_ids)
 @json_option
 def forget(job_ids: tuple[str, ...], as_json: bool) -> None:
     """Drop unfinished jobs from the journal of this machine. On the server, they are not changed.
