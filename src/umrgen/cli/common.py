@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from umrgen.server.settings import Settings
 
 __all__ = [
+    "EXIT_CODES",
     "CommandOutput",
     "EncodedText",
     "F",
@@ -47,8 +48,21 @@ _EXIT_CODES: tuple[tuple[type[errors.UmrgenError], int], ...] = (
     (errors.OutputCorrupt, 6),
     (errors.ConnectionFailed, 7),
 )
-"""0 success · 1 error · 2 usage · 3 timeout or stall · 4 key not accepted · 5 job failed · 6 output missing,
-forbidden or corrupt · 7 server not reachable · 130 interrupted."""
+"""Errors with an exit code of their own; all others have 1."""
+EXIT_CODES = {
+    0: "success",
+    1: "an error; of `doctor` and `config check`: a problem",
+    2: "wrong usage: an unknown command or option, or a value of a wrong form",
+    3: "the time limit has passed, or the job has stalled; the job continues",
+    4: "the server does not accept the key",
+    5: "the job has failed",
+    6: "the image is missing, forbidden or corrupt",
+    7: "the server cannot be reached",
+    8: "of `verify`: the image is marked, and was changed after that",
+    9: "of `verify`: no mark was found",
+    130: "interrupted by Ctrl-C; the jobs continue",
+}
+"""The exit codes of the commands, and their meanings."""
 
 
 @contextmanager

@@ -137,7 +137,8 @@ def generate(
 ) -> None:
     """Draw PROMPT and save the image: submit, wait, download, verify. With --like, PROMPT may be left out.
 
-    Without UMRGEN_BASE_URL, a server is started on this machine for this command.
+    The server is that of `umrgen login`, or of UMRGEN_BASE_URL; without one, a temporary server is started on this
+    machine for this command. A terminal that can show images shows the result.
     """
     from umrgen.cli.many import draw_many
     from umrgen.cli.progress import ProgressPrinter

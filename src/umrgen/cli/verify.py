@@ -51,7 +51,10 @@ def verify(files: tuple[Path, ...], trust: Path | None, as_json: bool) -> None:
 @display_option
 @json_option
 def show(file: Path, displayed: bool | None, as_json: bool) -> None:
-    """Print how the image FILE was made: prompt, seed, size, steps, engine, model, references, job."""
+    """Print how the image FILE was made: prompt, seed, size, steps, engine, model, references, job.
+
+    A terminal that can show images shows it too.
+    """
     output = CommandOutput(as_json, False)
 
     def work() -> None:
