@@ -65,7 +65,7 @@ Commands, options, the names of profiles, and the ids of the jobs in this machin
 
 ## Exit codes
 """
-SHARED = ("--base-url", "--profile", "--api-key-file", "--timeout", "--json", "--events", "--help")
+SHARED = ("--base-url", "--profile", "--api-key-file", "--timeout", "--json", "--events")
 """Options that mean the same in each command that has them."""
 SETTINGS = "Each [setting of the server](settings.md) is an option too."
 
@@ -136,7 +136,7 @@ def _command(command: click.Command, name: str, context: click.Context) -> Itera
 
 
 def _options(command: click.Command) -> list[click.Option]:
-    return [option for option in command.get_params(click.Context(command)) if isinstance(option, click.Option)]
+    return [option for option in command.params if isinstance(option, click.Option)]
 
 
 def _is_shared(option: click.Option) -> bool:
