@@ -48,7 +48,8 @@ their sources, and `umrgen logout` removes a profile.
 `umrgen generate` and `umrgen show` display the image where stdout is a terminal that can: kitty and Ghostty (kitty's
 protocol), iTerm2 and WezTerm (iTerm2's), foot, mlterm and others (Sixel, which needs Pillow: `pip install pillow`).
 The environment names the terminal. Where it does not, one query finds Sixel, within half a second; it restores the
-terminal's mode, and loses no typed input. `--no-display` and `UMRGEN_DISPLAY=off` turn it off; `UMRGEN_DISPLAY=kitty`, `iterm` or `sixel` sets the protocol.
+terminal's mode, and loses no typed input. `--no-display` and `UMRGEN_DISPLAY=off` turn the display off;
+`UMRGEN_DISPLAY=kitty`, `iterm` or `sixel` sets the protocol.
 
 In tmux, Sixel works where tmux has been built with it. The other two need `set -g allow-passthrough on` and
 `UMRGEN_DISPLAY=kitty` or `iterm`; tmux then does not redraw the image.

@@ -1577,7 +1577,7 @@ MUTATIONS = (
     _client(
         "printable-doctor",
         "security: `umrgen doctor` shows a server's texts as printable lines",
-        "client/diagnostics.py",
+        "client/local_checks.py",
         '        object.__setattr__(self, "message", printable(self.message))',
         '        object.__setattr__(self, "message", self.message)',
         f"{TERMINAL}[200-doctor-text]",
