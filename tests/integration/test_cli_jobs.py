@@ -8,6 +8,7 @@ import pytest
 
 from support import ServerProcess, Terminal, cli, submit
 from umrgen import SavedImage
+from umrgen.client.config import Profile, Profiles
 from umrgen.testing import FaultServer
 
 SMALL = ["--width", "512", "--height", "512", "--steps", "1"]
@@ -135,6 +136,18 @@ def test_a_terminal_gets_one_query_and_shows_sixel(environment: dict[str, str], 
     assert terminal.close() == 0
     assert shown.count("\x1b[c") == 1
     assert '\x1bP0;1q"1;1;' in shown
+
+
+@pytest.mark.slow
+def test_resume_names_the_profile_of_another_server(environment: dict[str, str], tmp_path: Path) -> None:
+    with FaultServer("modern", job_seconds=0) as server:
+        cli("submit", "a boat", **of(server), XDG_DATA_HOME=environment["XDG_DATA_HOME"])
+        shown = cli("resume", **environment).stdout
+        assert "set UMRGEN_BASE_URL" in shown
+        Profiles().save(Profile("lab", server.url, server.key))
+        assert "umrgen resume --profile lab" in cli("resume", **environment).stdout
+        done = cli("resume", "--profile", "lab", "-o", str(tmp_path / "x.png"), **environment)
+        assert (done.returncode, (tmp_path / "x.png").is_file()) == (0, True)
 
 
 @pytest.mark.slow

@@ -4,9 +4,9 @@ import sys
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
 from umrgen import __version__
 from umrgen.cli.common import CommandOutput
@@ -16,6 +16,9 @@ from umrgen.cli.surroundings import close_stdout, prepare_streams
 from umrgen.client.failures import disk_reason
 from umrgen.errors import UmrgenError
 from umrgen.text import printable
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = ["COMMANDS", "main"]
 
@@ -76,8 +79,10 @@ class LazyGroup(click.Group):
         command = self.get_command(ctx, name)
         return "" if command is None else command.get_short_help_str(60)
 
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
         """Return the commands that begin with `incomplete`, without importing them, and the options."""
+        from click.shell_completion import CompletionItem  # only needed here
+
         commands = [CompletionItem(name, help=summary_of(name)) for name in COMMANDS if name.startswith(incomplete)]
         return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import click
 
+from umrgen.cli.cells import terminal_columns
 from umrgen.cli.common import CommandOutput, run
 from umrgen.cli.connection import ConnectionOptions, address_options
 
 __all__ = ["doctor"]
 
+INDENT = 12
+"""The columns of the mark and the name of a check."""
 _MARKS = {"good": ("✓", "green"), "bad": ("✗", "red"), "note": ("·", "yellow")}
 
 
@@ -40,9 +43,9 @@ def doctor(connection: ConnectionOptions, folder: Path, draw: bool, as_json: boo
         checks.append(check)
         if not as_json:
             mark, colour = _MARKS[check.verdict]
-            click.echo(f"{click.style(mark, fg=colour)} {check.name:9} {check.message}")
+            click.echo(f"{click.style(mark, fg=colour)} {check.name:9} {_wrapped(check.message)}")
             if check.remedy:
-                click.echo(f"  {'':9} → {check.remedy}")
+                click.echo(f"{'':{INDENT}}→ {_wrapped(check.remedy)}")
 
     async def work() -> None:
         async for check in run_checks(connection.choice(), folder):
@@ -69,3 +72,11 @@ def doctor(connection: ConnectionOptions, folder: Path, draw: bool, as_json: boo
     if as_json:
         click.echo(json.dumps({"ok": not bad, "checks": [check.as_dict() for check in checks]}))
     sys.exit(1 if bad else 0)
+
+
+def _wrapped(text: str) -> str:
+    """Return a text with line breaks and an indentation for the terminal; unchanged elsewhere."""
+    if not sys.stdout.isatty():
+        return text
+    width = max(20, terminal_columns() - INDENT - 2)
+    return click.wrap_text(text, width).replace("\n", "\n" + " " * INDENT)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +135,7 @@ class _Resumption:
             elif self._is_here(entry):
                 here.append(entry)
             else:
-                self._skip(entry, "elsewhere", f"is on {entry.server}: set UMRGEN_BASE_URL to resume it")
+                self._skip(entry, "elsewhere", f"is on {entry.server}: {_way_to(entry.server)}")
         self._finish(here, nullcontext())
         for folder in dict.fromkeys(entry.server for entry in embedded):
             self._finish_embedded(Path(folder), [entry for entry in embedded if entry.server == folder])
@@ -230,6 +230,17 @@ class _Resumption:
             click.echo(f"{len(planned)} not submitted; submit with: umrgen resume --all", err=True)
         if planned or any(row["state"] == "unfinished" for row in self.rows):
             click.echo("drop an unfinished job with: umrgen forget ID", err=True)
+
+
+def _way_to(server: str) -> str:
+    """Return how to resume the jobs of another server: with the profile that has its address, if there is one."""
+    from umrgen.client.config import Profiles
+
+    with suppress(UmrgenError):
+        for name, profile in Profiles().all().items():
+            if profile.base_url == server:
+                return f"umrgen resume --profile {name}"
+    return "set UMRGEN_BASE_URL to resume it"
 
 
 def _row(entry: "JournalEntry", state: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ The profiles are in one file in the user's configuration folder, which only this
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -182,7 +181,7 @@ class Profiles:
     def _write(self, profiles: dict[str, Profile]) -> None:
         entries = {name: {"base_url": each.base_url, "api_key": each.key} for name, each in sorted(profiles.items())}
         target = self.path.resolve()  # a link to a file elsewhere stays a link
-        copy = target.with_name(f"{target.name}.{secrets.token_hex(8)}")
+        copy = target.with_name(f"{target.name}.{os.urandom(8).hex()}")
         make_private(copy)
         try:
             copy.write_text(json.dumps({"profiles": entries}, indent=2) + "\n")
