@@ -47,13 +47,14 @@ class ManyJobs:
     started: float = field(default_factory=time.monotonic)
     done: int = 0
     _jobs: dict[str, JobLine] = field(default_factory=dict)
+    _submitted: int = 0
     _drawn: int = 0
 
     def observe(self, event: "Event") -> None:
         """Update the line of an event's job."""
         if event.kind == "submitted" and event.job_id:
-            number = len(self._jobs) + self.done + 1
-            self._jobs[event.job_id] = JobLine(number, self.seeds[number - 1])
+            self._submitted += 1
+            self._jobs[event.job_id] = JobLine(self._submitted, self.seeds[self._submitted - 1])
         elif event.job_id in self._jobs and event.status is not None:
             self._jobs[event.job_id].text = describe(event.status)
         elif event.kind in ("warning", "retrying", "slot", "stalled"):
