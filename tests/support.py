@@ -1,5 +1,6 @@
 """Functions and classes that several tests use: a real server process on a free port, the CLI, clocks, requests."""
 
+import codecs
 import json
 import os
 import pty
@@ -166,11 +167,12 @@ class Terminal:
             start_new_session=True,
         )
         os.close(theirs)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a character
         self.shown = ""
 
     def read_until(self, text: str) -> None:
         while text not in self.shown:
-            self.shown += os.read(self._ours, 4096).decode().replace("\r\n", "\n")
+            self._show(os.read(self._ours, 4096))
 
     def write(self, data: str) -> None:
         """Type `data`, or respond to a query of the terminal."""
@@ -180,8 +182,11 @@ class Terminal:
         """Read until the process has closed the terminal; return all that it has shown."""
         with suppress(OSError):  # EIO: the terminal is closed
             while data := os.read(self._ours, 4096):
-                self.shown += data.decode().replace("\r\n", "\n")
+                self._show(data)
         return self.shown
+
+    def _show(self, data: bytes) -> None:
+        self.shown = (self.shown + self._decoder.decode(data)).replace("\r\n", "\n")
 
     def close(self) -> int:
         """Close the terminal, and return the exit code of the process."""
