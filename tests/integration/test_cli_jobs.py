@@ -75,6 +75,9 @@ def test_the_end_of_a_wait_is_printed_once(environment: dict[str, str]) -> None:
     assert shown.count("completed") == 1
     waited = cli("wait", job_id, **environment)
     assert (waited.stdout + waited.stderr).count("completed") == 1
+    several = cli("wait", job_id, "ext_none", **environment)
+    assert (several.returncode, several.stdout.count("ext_none  "), several.stdout.count(f"{job_id}  ")) == (1, 1, 1)
+    assert several.stderr == "umrgen: 1 of 2 jobs are not completed.\n"
 
 
 @pytest.mark.slow

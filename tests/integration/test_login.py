@@ -11,7 +11,7 @@ import pytest
 
 from support import ServerProcess, Terminal, clean_environment, cli, tied
 from umrgen import Client
-from umrgen.client.config import Profiles
+from umrgen.client.config import Profile, Profiles
 from umrgen.errors import JobNotFound
 from umrgen.testing import FaultServer, HtmlPage
 
@@ -59,6 +59,19 @@ def test_a_terminal_asks_and_does_not_show_the_key(shared_server: ServerProcess)
     assert shared_server.key not in shown
     assert "UMRGEN_PROFILE=work" in shown
     assert Profiles().get("work").key == shared_server.key
+
+
+@pytest.mark.slow
+def test_a_second_login_offers_the_address_of_the_first(shared_server: ServerProcess) -> None:
+    Profiles().save(Profile("default", shared_server.url, "umr_expired"))
+    terminal = Terminal(sys.executable, "-m", "umrgen", "login")
+    terminal.read_until(f"[{shared_server.url}]")
+    terminal.write("\n")
+    terminal.read_until("not shown")
+    terminal.write(f"{shared_server.key}\n")
+    terminal.read_all()
+    assert terminal.close() == 0
+    assert Profiles().get("default").key == shared_server.key
 
 
 @pytest.mark.parametrize("mode", ["modern", "legacy"])

@@ -1,5 +1,6 @@
 """Commands on existing jobs: status, watch, wait, fetch, cancel."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import click
 from umrgen.cli.common import (
     CommandOutput,
     check_stdout,
+    exit_code,
     exit_on_error,
     output_options,
     run,
@@ -106,8 +108,11 @@ def wait(job_ids: tuple[str, ...], connection: ConnectionOptions, output: Comman
                     click.echo(f"{job.id}  {text}")
         if output.machine_readable:
             output.result({"jobs": statuses, "errors": [error.as_dict() for error in errors]}, "")
-        if errors:
-            raise errors[0]
+            if errors:
+                raise errors[0]
+        elif errors:  # each has been printed
+            click.echo(f"umrgen: {len(errors)} of {len(job_ids)} jobs are not completed.", err=True)
+            sys.exit(exit_code(errors[0]))
 
     run(output, wait_for_one if len(job_ids) == 1 else wait_for_all)
 

@@ -48,12 +48,13 @@ def login(base_url: str | None, api_key_file: Path | None, profile: str, as_json
     output = CommandOutput(as_json, as_events=False)
 
     def work() -> None:
-        url = base_url or _asked(URL_QUESTION, "an address")
+        profiles = Profiles()
+        earlier = profiles.all().get(profile)
+        url = base_url or _asked(URL_QUESTION, "an address", default=earlier.base_url if earlier else None)
         Server(url)  # refuse a wrong address before the key is typed
         server = Server(url, read_key(api_key_file) if api_key_file else _asked(KEY_QUESTION, "an API key", hide=True))
         _note_plain_http(server.base_url)
         _test(server)
-        profiles = Profiles()
         profiles.save(Profile(profile, server.base_url, server.key))
         data = {"profile": profile, "base_url": server.base_url, "file": str(profiles.path)}
         output.result(data, f"{server.base_url} accepts the key. Stored as profile {profile!r} in {profiles.path}.")
@@ -77,10 +78,13 @@ def logout(profile: str, as_json: bool) -> None:
     exit_on_error(output, work)
 
 
-def _asked(question: str, missing: str, *, hide: bool = False) -> str:
-    """Return the answer to a question, or else the next line of standard input. Raises UmrgenError without one."""
+def _asked(question: str, missing: str, *, hide: bool = False, default: str | None = None) -> str:
+    """Return the answer to a question, or else the next line of standard input. Raises UmrgenError without one.
+
+    An empty answer is `default`, if there is one.
+    """
     if sys.stdin.isatty():
-        answer: str = click.prompt(question, hide_input=hide, err=True)
+        answer: str = click.prompt(question, hide_input=hide, default=default, err=True)
     else:
         answer = sys.stdin.readline(10_000)
     if not answer.strip():
