@@ -56,7 +56,8 @@ def state(tmp_path: Path) -> Path:
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Redirect the user's folders and settings to a folder of the test."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    for name in ("UMRGEN_BASE_URL", "UMRGEN_API_KEY", "UMRGEN_STATE"):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name in ("UMRGEN_BASE_URL", "UMRGEN_API_KEY", "UMRGEN_PROFILE", "UMRGEN_STATE"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -1,11 +1,13 @@
 """Functions and classes that several tests use: a real server process on a free port, the CLI, clocks, requests."""
 
+import codecs
 import json
 import os
 import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -146,24 +148,45 @@ def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
 
 
 class Terminal:
-    """A process whose stdin and stderr are a pseudo-terminal, which is its controlling terminal."""
+    """A process whose stdin and stderr are a pseudo-terminal, which is its controlling terminal.
 
-    def __init__(self, *command: str) -> None:
+    With `output`, its stdout is this terminal too. The size is in rows and columns.
+    """
+
+    def __init__(
+        self, *command: str, output: bool = False, size: tuple[int, int] = (24, 80), **environment: str
+    ) -> None:
         self._ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, size)
         self.process = subprocess.Popen(
             [sys.executable, "-c", TAKE_TERMINAL, *command],
             stdin=theirs,
             stderr=theirs,
-            stdout=subprocess.DEVNULL,
-            env=clean_environment(),
+            stdout=theirs if output else subprocess.DEVNULL,
+            env=clean_environment(**environment),
             start_new_session=True,
         )
         os.close(theirs)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a character
         self.shown = ""
 
     def read_until(self, text: str) -> None:
         while text not in self.shown:
-            self.shown += os.read(self._ours, 4096).decode().replace("\r\n", "\n")
+            self._show(os.read(self._ours, 4096))
+
+    def write(self, data: str) -> None:
+        """Type `data`, or respond to a query of the terminal."""
+        os.write(self._ours, data.encode())
+
+    def read_all(self) -> str:
+        """Read until the process has closed the terminal; return all that it has shown."""
+        with suppress(OSError):  # EIO: the terminal is closed
+            while data := os.read(self._ours, 4096):
+                self._show(data)
+        return self.shown
+
+    def _show(self, data: bytes) -> None:
+        self.shown = (self.shown + self._decoder.decode(data)).replace("\r\n", "\n")
 
     def close(self) -> int:
         """Close the terminal, and return the exit code of the process."""

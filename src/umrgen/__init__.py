@@ -14,6 +14,7 @@ _MODULES = {
     "wait_and_download": "client.client",
     "Capabilities": "client.descriptions",
     "ListedJob": "client.descriptions",
+    "ReferenceImage": "client.descriptions",
     "Event": "client.flow",
     "Options": "client.flow",
     "Status": "model",
@@ -67,6 +68,7 @@ __all__ = [
     "OutputMissing",
     "Provenance",
     "RateLimited",
+    "ReferenceImage",
     "SavedImage",
     "ServerError",
     "State",
@@ -85,7 +87,7 @@ __all__ = [
 if TYPE_CHECKING:
     from umrgen.client.async_client import AsyncClient
     from umrgen.client.client import Client, wait_and_download
-    from umrgen.client.descriptions import Capabilities, ListedJob
+    from umrgen.client.descriptions import Capabilities, ListedJob, ReferenceImage
     from umrgen.client.flow import Event, Options
     from umrgen.errors import (
         ApiError,

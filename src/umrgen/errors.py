@@ -118,7 +118,10 @@ class Unauthorized(ApiError):
     """The server does not accept this API key."""
 
     code = "unauthorized"
-    next = "Set UMRGEN_API_KEY to a key of this server; its operator makes one with `umrgen keys create`."
+    next = (
+        "Run `umrgen login`, or set UMRGEN_API_KEY to a key of this server; its operator makes one with "
+        "`umrgen keys create`."
+    )
 
 
 class Forbidden(ApiError):

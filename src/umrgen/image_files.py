@@ -6,15 +6,19 @@ their content, never by a name.
 
 import builtins
 import hashlib
+import os
 import struct
 import zlib
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from umrgen.errors import OutputCorrupt, OutputMissing
+
+if TYPE_CHECKING:
+    from umrgen.provenance import Provenance
 
 __all__ = [
     "EXTENSIONS",
@@ -66,6 +70,40 @@ class SavedImage:
     """Of `generate_many`: the request that this image belongs to, as it was given."""
     content: builtins.bytes | None = field(default=None, compare=False, repr=False)
     """The bytes of an image in memory; None when they are in the file."""
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "SavedImage":
+        """Return the image in a file, with its seed, engine and job as the file states them; see `provenance`.
+
+        `job_id` is empty without such a record. Raises OSError for a file that cannot be read, and OutputCorrupt and
+        OutputMissing for one that is not a complete image.
+
+        >>> SavedImage.read("lighthouse.png").provenance.prompt
+        'a lighthouse at dusk'
+        """
+        from umrgen.provenance import read as read_record
+
+        file = Path(path)
+        data = file.read_bytes()
+        facts, record = verify(data), read_record(data)
+        return cls(
+            file,
+            record.job_id if record else "",
+            facts.bytes,
+            facts.sha256,
+            facts.media_type,
+            facts.width,
+            facts.height,
+            record.seed if record else None,
+            (record.engine or None) if record else None,
+        )
+
+    @property
+    def provenance(self) -> "Provenance | None":
+        """How the image was made, as the file states it: prompt, seed, engine, references, job; None without that."""
+        from umrgen.provenance import read as read_record
+
+        return read_record(self.data)
 
     @property
     def data(self) -> builtins.bytes:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from umrgen.errors import UmrgenError
 
-__all__ = ["data_home", "pictures_home", "user_path"]
+__all__ = ["config_home", "data_home", "pictures_home", "user_path"]
 
 
 def data_home() -> Path:
@@ -15,6 +15,15 @@ def data_home() -> Path:
     """
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return _in_home(base, "Set HOME or XDG_DATA_HOME to a writable folder.") / "umrgen"
+
+
+def config_home() -> Path:
+    """Return our folder in the user's configuration folder (XDG Base Directory Specification).
+
+    Raises UmrgenError for a user without a home folder.
+    """
+    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return _in_home(base, "Set HOME or XDG_CONFIG_HOME to a writable folder.") / "umrgen"
 
 
 def pictures_home() -> Path:

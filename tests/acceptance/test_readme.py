@@ -44,9 +44,18 @@ def test_every_make_target_exists() -> None:
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
 
 
+def test_an_image_takes_two_typed_commands_with_a_server_of_ones_own_and_three_with_a_login() -> None:
+    """That they work is a test of the wheel: tests/slow/test_wheel.py."""
+    first = [block.split("\n") for block in blocks("sh") if block.startswith("pip install")]
+    assert [[line.split(" ")[:2] for line in lines if line] for lines in first] == [
+        [["pip", "install"], ["umrgen", "login"], ["umrgen", "generate"]],
+        [["pip", "install"], ["umrgen", "generate"]],
+    ]
+
+
 @pytest.mark.slow
 def test_the_commands_with_a_configured_server(shared_server: ServerProcess, tmp_path: Path) -> None:
-    commands = re.findall(r"^umrgen ((?!serve).*)$", README, re.MULTILINE)
+    commands = re.findall(r"^umrgen ((?!serve|login).*)$", README, re.MULTILINE)
     assert len(commands) >= 4
     environment = {"UMRGEN_BASE_URL": shared_server.url, "UMRGEN_API_KEY": shared_server.key}
     for command in commands:

@@ -1,12 +1,17 @@
 """`umrgen doctor`: one line per check, with a remedy for a failure, and no job is created."""
 
 import json
+import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from support import ServerProcess, cli
+from umrgen.client.config import Profile, Profiles
+from umrgen.client.journal import Journal
+from umrgen.client.local_checks import check_proxy, local_checks
 from umrgen.testing import FaultServer, HtmlPage, Respond
 
 
@@ -32,7 +37,10 @@ def test_all_checks_are_good_and_create_no_job(shared_server: ServerProcess, tmp
         assert http.get("/api/v1/jobs?limit=1").json()["jobs"][:1] == before, "a job was created"
     assert code == 0
     assert set(verdicts(checks).values()) == {"good"}
-    assert set(checks) == {"folder", "address", "api", "key", "clock", "abilities"}
+    here = {"folder", "disk", "journal", "proxy"}
+    assert set(checks) == here | {"address", "api", "key", "clock", "abilities", "version"}
+    assert checks["folder"]["words"].startswith(str(tmp_path))
+    assert "UMRGEN_BASE_URL" in checks["address"]["words"]
     for ability in ("wait", "batch_status", "cancel", "digests"):
         assert ability in checks["abilities"]["words"]
 
@@ -91,6 +99,43 @@ def test_a_wrong_clock_is_noted() -> None:
 def test_an_unwritable_folder_is_reported(shared_server: ServerProcess) -> None:
     code, checks = doctor(shared_server.url, shared_server.key, "-o", "/proc")
     assert (code, checks["folder"]["verdict"]) == (1, "bad")
+
+
+@pytest.mark.slow
+def test_another_version_an_unfinished_job_and_a_proxy_are_notes() -> None:
+    with FaultServer() as server:
+        server.on("GET /api/v1/capabilities", Respond(200, {"version": "9.0.0"}), times=None)
+        journal = Journal()
+        journal.begin(server.url, {"prompt": "a boat"}, "k")
+        code, checks = doctor(server.url, server.key)
+    assert code == 0
+    assert "9.0.0" in checks["version"]["words"]
+    assert "1 unfinished" in checks["journal"]["words"]
+    assert verdicts(checks)["version"] == verdicts(checks)["journal"] == "note"
+
+
+def test_what_this_machine_has_is_checked_without_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profiles = Profiles()
+    profiles.save(Profile("work", "http://127.0.0.1:1", "k"))
+    profiles.path.chmod(0o644)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "umrgen").write_bytes(b"a file in the place of the folder")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1 << 20))
+    monkeypatch.chdir(tmp_path)
+    checks = {check.name: check for check in local_checks(Path())}
+    assert {name: check.verdict for name, check in checks.items()} == {
+        "folder": "good",
+        "disk": "bad",
+        "journal": "bad",
+        "profiles": "bad",
+    }
+    assert checks["folder"].message == f"{tmp_path} is writable"
+    assert "chmod 600" in checks["profiles"].remedy
+    profiles.path.write_bytes(b"{")
+    assert "damaged" in {check.name: check for check in local_checks(Path())}["profiles"].message
+    monkeypatch.setenv("HTTPS_PROXY", "http://u:secret@proxy:3128")
+    proxy = check_proxy("https://umrgen.example.org")
+    assert (proxy.verdict, "secret" in proxy.message) == ("note", False)
 
 
 def test_the_text_output(shared_server: ServerProcess) -> None:

@@ -30,6 +30,7 @@ EVERYTHING = JOB | {
     "cursor": WILD,
     "next_cursor": WILD,
     "filename": WILD,
+    "references": [{"filename": WILD, "bytes": 10**300, "expires_at": WILD, "width": WILD}],
     "message": WILD,
     "warnings": [WILD],
     "calls": [WILD],
@@ -37,7 +38,8 @@ EVERYTHING = JOB | {
 }
 COMMANDS = [
     *(["status", "ext_1"], ["watch", "ext_1"], ["wait", "ext_1"], ["wait", "ext_1", "ext_2"], ["fetch", "ext_1"]),
-    *(["cancel", "ext_1"], ["jobs"], ["doctor"], ["generate", "a boat"], ["submit", "a boat"]),
+    *(["cancel", "ext_1"], ["jobs"], ["doctor"], ["upload", "--list"], ["upload", "--delete", "x"]),
+    *(["generate", "a boat"], ["generate", "a boat", "-n", "2"], ["submit", "a boat"]),
 ]
 
 

@@ -13,7 +13,7 @@ class Mutation:
     name: str
     promise: str
     """The guarantee, in short, after the name of its document: README, architecture, reliability, security,
-    webhooks, extending, agents, scaling, engines, provenance or contract."""
+    webhooks, extending, agents, scaling, engines, provenance, cli or contract."""
     file: str
     old: str
     """A part of the file that occurs once."""
@@ -57,6 +57,9 @@ LEGACY_CLIENT = "tests/integration/test_legacy_client.py"
 LOST_SUBMIT = "tests/unit/test_lost_submit.py"
 VECTORS = "tests/unit/test_vectors.py"
 RESPONSES = "tests/unit/test_responses.py"
+CONFIG = "tests/unit/test_config.py"
+DISPLAY = "tests/unit/test_display.py"
+LOGIN = "tests/integration/test_login.py"
 TERMINAL = "tests/integration/test_terminal_text.py::test_a_command_prints_only_printable_lines"
 WILD = "tests/unit/test_wild_responses.py"
 DURABLE = "tests/unit/test_durability.py"
@@ -1576,7 +1579,7 @@ MUTATIONS = (
     _client(
         "printable-doctor",
         "security: `umrgen doctor` shows a server's texts as printable lines",
-        "client/diagnostics.py",
+        "client/local_checks.py",
         '        object.__setattr__(self, "message", printable(self.message))',
         '        object.__setattr__(self, "message", self.message)',
         f"{TERMINAL}[200-doctor-text]",
@@ -2771,6 +2774,94 @@ MUTATIONS = (
         "                attempt.end()",
         "                pass",
         f"{ATTEMPTS}::test_the_engine_of_a_job_that_another_server_cancelled_gets_the_next_job",
+    ),
+    _client(
+        "profile-key-address",
+        "cli: the key of a profile is sent to the address of this profile only",
+        "client/config.py",
+        "if not key and Server(url).base_url == selected.base_url:",
+        "if not key:",
+        f"{CONFIG}::TestPrecedence::test_the_key_of_a_profile_is_used_with_its_address_only[https://home.example.org]",
+    ),
+    _client(
+        "profile-precedence",
+        "cli: an argument takes precedence over the environment",
+        "client/config.py",
+        "    if profile is not None:",
+        "    if profile is not None and not os.environ.get('UMRGEN_BASE_URL'):",
+        f"{CONFIG}::TestPrecedence::test_a_named_profile_takes_precedence_over_the_environment",
+    ),
+    _client(
+        "profile-private",
+        "cli: only the user can read the stored keys",
+        "client/config.py",
+        "make_private(copy)",
+        "copy.touch()",
+        f"{CONFIG}::TestTheFile::test_a_wide_umask_does_not_change_this",
+    ),
+    _client(
+        "login-tested",
+        "README: umrgen login tests the address and the key before it stores them",
+        "cli/login.py",
+        "        _test(server)\n",
+        "        pass\n",
+        f"{LOGIN}::test_a_wrong_key_is_refused_and_not_stored[modern]",
+    ),
+    _client(
+        "login-hidden",
+        "cli: the key is not shown while it is typed",
+        "cli/login.py",
+        "hide_input=hide",
+        "hide_input=False",
+        f"{LOGIN}::test_a_terminal_asks_and_does_not_show_the_key",
+    ),
+    _client(
+        "config-show-secrets",
+        "cli: config show prints no keys and passwords",
+        "server/settings_report.py",
+        "    if name in _SECRETS:",
+        "    if False:",
+        f"{LOGIN}::test_the_settings_in_force_name_their_sources_and_mask_secrets",
+    ),
+    _client(
+        "display-terminal-only",
+        "cli: an image is displayed only where stdout is a terminal",
+        "cli/display/detection.py",
+        "if off or not sys.stdout.isatty() or",
+        "if off or",
+        f"{DISPLAY}::test_the_option_takes_precedence_over_the_setting[None--kitty]",
+    ),
+    _client(
+        "display-mode-restored",
+        "cli: the query of a terminal restores its mode",
+        "cli/display/detection.py",
+        "            termios.tcsetattr(terminal, termios.TCSADRAIN, mode)",
+        "            pass",
+        f"{DISPLAY}::TestQuery::test_a_terminal_with_sixel",
+    ),
+    _client(
+        "display-typed-input",
+        "cli: the query of a terminal loses no typed input",
+        "cli/display/detection.py",
+        "            if select.select([terminal], [], [], 0)[0]:",
+        "            if False:",
+        f"{DISPLAY}::TestQuery::test_typed_input_is_kept",
+    ),
+    _client(
+        "display-background",
+        "cli: the query of a terminal does not stop a process in the background",
+        "cli/display/detection.py",
+        "        if os.tcgetpgrp(terminal) != os.getpgrp():",
+        "        if False:",
+        f"{DISPLAY}::TestQuery::test_nothing_is_sent_from_the_background",
+    ),
+    _client(
+        "jobs-fit",
+        "cli: no line of the list of jobs is wider than the terminal",
+        "cli/job_table.py",
+        'yield cut("  ".join([*cells, _prompt(row, space)]), width)',
+        'yield "  ".join([*cells, _prompt(row, 200)])',
+        "tests/unit/test_job_table.py::test_no_line_is_wider_than_the_terminal",
     ),
 )
 

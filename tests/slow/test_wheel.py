@@ -4,6 +4,7 @@ import asyncio
 import email
 import json
 import re
+import shlex
 import subprocess
 import sys
 import venv
@@ -63,14 +64,20 @@ class Environment:
     def command(self, program: str, *arguments: str) -> list[str]:
         return tied(str(self.bin / program), *arguments)
 
-    def run(self, program: str, *arguments: str, timeout: float = 100, **environment: str) -> str:
-        """Run a program outside of the checkout, and return its output; fail if its exit code is not 0."""
+    def run(
+        self, program: str, *arguments: str, timeout: float = 100, typed: str | None = None, **environment: str
+    ) -> str:
+        """Run a program outside of the checkout, and return its output; fail if its exit code is not 0.
+
+        `typed` is its standard input.
+        """
         outside = clean_environment(XDG_DATA_HOME=str(self.folder / "data"), **environment)
         outside.pop("PYTHONPATH", None)
         done = subprocess.run(
             self.command(program, *arguments),
             cwd=self.folder,
             env=outside,
+            input=typed,
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -94,10 +101,24 @@ def use_base(environment: Environment, tmp_path: Path) -> None:
         job_id = submit(http)
         assert json.loads(environment.run("umrgen", "status", job_id, "--json", **place))["job_id"] == job_id
         environment.run("umrgen", "fetch", job_id, "-o", "boat.png", **place)
-    assert verify((environment.folder / "boat.png").read_bytes()).width == 512
+        assert verify((environment.folder / "boat.png").read_bytes()).width == 512
+        login, generate = typed_commands("pip install umrgen\n")
+        environment.run(*login, typed=f"{running.url}\n{running.key}\n")
+        environment.run(*generate)
+    assert verify((environment.folder / "lighthouse.png").read_bytes()).width == 1024
+
+
+def typed_commands(start: str) -> list[list[str]]:
+    """Return the commands below the installation in the README, in the block that begins with `start`."""
+    (block,) = re.findall(rf"```sh\n{re.escape(start)}(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return [shlex.split(line) for line in block.splitlines()]
 
 
 def use_server(environment: Environment, tmp_path: Path) -> None:
+    (generate,) = typed_commands("pip install 'umrgen[server]'\n")
+    environment.run(*generate)
+    (image,) = environment.folder.glob("*.png")
+    assert verify(image.read_bytes()).width == 1024
     small = [f"--{name}={value}" for name, value in SMALL.items()]
     environment.run("umrgen", "generate", "a boat", "-o", "boat.png", *small)
     assert verify((environment.folder / "boat.png").read_bytes()).width == 512

@@ -4,12 +4,13 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import cli_page
 import gateways
 
 import state_machine
 from umrgen import errors
-from umrgen.cli import COMMANDS
-from umrgen.cli.common import exit_code
+from umrgen.cli import COMMANDS, verify
+from umrgen.cli.common import EXIT_CODES, exit_code
 from umrgen.client.flow import Options
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -58,6 +59,15 @@ def test_every_event_is_documented() -> None:
 def test_the_page_of_the_state_machine_is_the_transition_table() -> None:
     shown = (DOCS / "state-machine.md").read_text()
     assert shown == state_machine.page(), "python tests/state_machine.py > docs/state-machine.md"
+
+
+def test_the_page_of_the_command_line_is_that_of_the_commands() -> None:
+    assert (DOCS / "cli.md").read_text() == cli_page.page(), "python tests/cli_page.py > docs/cli.md"
+
+
+def test_every_exit_code_is_documented() -> None:
+    codes = {exit_code(getattr(errors, name)()) for name in errors.__all__ if name[0].isupper()}
+    assert codes | set(verify.EXIT_CODES.values()) | {0, 1, 2, 130} == set(EXIT_CODES)
 
 
 def test_the_glossary_is_sorted_and_defines_each_term_once() -> None:

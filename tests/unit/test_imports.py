@@ -21,6 +21,7 @@ CLIENT = [
         "client.failures",
         "client.engine_error",
         "client.older_servers",
+        "client.config",
     ],
     ["client.proxies", "client.pools"],
     ["client.flow", "client.options"],
@@ -39,7 +40,7 @@ CLIENT = [
     ["client.retrieval", "client.driver", "client.known_jobs"],
     ["client.job"],
     ["client.async_client"],
-    ["client.client", "client.diagnostics", "client.load"],
+    ["client.client", "client.local_checks", "client.diagnostics", "client.load"],
     ["testing"],
     ["cli", "mcp", "__main__"],
 ]
@@ -50,6 +51,7 @@ SERVER = [
     ["provenance"],
     [
         "server.settings",
+        "server.settings_report",
         "server.comfyui_hint",
         "server.deployment",
         "server.state",

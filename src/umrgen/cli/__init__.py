@@ -4,20 +4,27 @@ import sys
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
 
 from umrgen import __version__
 from umrgen.cli.common import CommandOutput
 from umrgen.cli.examples import add_examples
+from umrgen.cli.overview import SECTIONS, summary_of
 from umrgen.cli.surroundings import close_stdout, prepare_streams
 from umrgen.client.failures import disk_reason
 from umrgen.errors import UmrgenError
 from umrgen.text import printable
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "login": "umrgen.cli.login:login",
+    "logout": "umrgen.cli.login:logout",
     "generate": "umrgen.cli.generate:generate",
     "submit": "umrgen.cli.generate:submit",
     "status": "umrgen.cli.jobs:status",
@@ -32,7 +39,9 @@ COMMANDS = {
     "resume": "umrgen.cli.resume:resume",
     "forget": "umrgen.cli.resume:forget",
     "bench": "umrgen.cli.bench:bench",
+    "config": "umrgen.cli.config:config",
     "doctor": "umrgen.cli.doctor:doctor",
+    "completion": "umrgen.cli.completion:completion",
     "mcp": "umrgen.cli.mcp:mcp",
     "serve": "umrgen.cli.serve:serve",
     "work": "umrgen.cli.work:work",
@@ -57,6 +66,26 @@ class LazyGroup(click.Group):
         add_examples(cmd_name, command)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by their purpose."""
+        rest = {name: "" for name in COMMANDS if not summary_of(name)}
+        for title, commands in (SECTIONS | {"More": rest}).items():
+            rows = [(name, text or self._short_help(ctx, name)) for name, text in commands.items() if name in COMMANDS]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def _short_help(self, ctx: click.Context, name: str) -> str:
+        command = self.get_command(ctx, name)
+        return "" if command is None else command.get_short_help_str(60)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
+        """Return the commands that begin with `incomplete`, without importing them, and the options."""
+        from click.shell_completion import CompletionItem  # only needed here
+
+        commands = [CompletionItem(name, help=summary_of(name)) for name in COMMANDS if name.startswith(incomplete)]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -72,8 +101,9 @@ class LazyGroup(click.Group):
 def umrgen() -> None:
     """A prompt becomes a verified image file, through a job that nothing can lose.
 
-    UMRGEN_BASE_URL and UMRGEN_API_KEY set the server's address and key. Without an address,
-    `generate` starts a temporary server on this machine for that one call.
+    `umrgen login` stores the address of a server and a key for it; UMRGEN_BASE_URL and UMRGEN_API_KEY
+    take precedence. Without an address, `generate` starts a temporary server on this machine for that
+    one call.
     """
 
 

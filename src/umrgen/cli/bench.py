@@ -7,11 +7,10 @@ import click
 
 from umrgen.cli.common import (
     CommandOutput,
-    client_arguments,
-    connection_options,
     json_option,
     run,
 )
+from umrgen.cli.connection import ConnectionOptions, connection_options
 
 __all__ = ["bench"]
 
@@ -30,8 +29,7 @@ def bench(
     callers: int,
     images: int,
     repeat_prompt: bool,
-    base_url: str | None,
-    timeout: float | None,
+    connection: ConnectionOptions,
     as_json: bool,
     **request: Any,
 ) -> None:
@@ -52,7 +50,7 @@ def bench(
     async def work() -> None:
         given = {name: value for name, value in request.items() if value is not None}
         load = Load(callers, images, repeat_prompt, given)
-        async with AsyncClient(journal=None, **client_arguments(base_url, timeout)) as client:
+        async with AsyncClient(journal=None, **connection.arguments()) as client:
             result = (await run_load(client, load, SystemClock(), progress)).as_dict()
         output.result(result | {"callers": callers}, _as_text(result, callers))
 

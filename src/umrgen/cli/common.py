@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from umrgen.server.settings import Settings
 
 __all__ = [
+    "EXIT_CODES",
     "CommandOutput",
     "EncodedText",
+    "F",
     "ServerOptions",
     "check_stdout",
-    "client_arguments",
-    "connection_options",
     "exit_code",
     "exit_on_error",
     "json_option",
@@ -48,8 +48,21 @@ _EXIT_CODES: tuple[tuple[type[errors.UmrgenError], int], ...] = (
     (errors.OutputCorrupt, 6),
     (errors.ConnectionFailed, 7),
 )
-"""0 success · 1 error · 2 usage · 3 timeout or stall · 4 key not accepted · 5 job failed · 6 output missing,
-forbidden or corrupt · 7 server not reachable · 130 interrupted."""
+"""Errors with an exit code of their own; all others have 1."""
+EXIT_CODES = {
+    0: "success",
+    1: "an error; of `doctor` and `config check`: a problem",
+    2: "wrong usage: an unknown command or option, or a value of a wrong form",
+    3: "the time limit has passed, or the job has stalled; the job continues",
+    4: "the server does not accept the key",
+    5: "the job has failed",
+    6: "the image is missing, forbidden or corrupt",
+    7: "the server cannot be reached",
+    8: "of `verify`: the image is marked, and was changed after that",
+    9: "of `verify`: no mark was found",
+    130: "interrupted by Ctrl-C; the jobs continue",
+}
+"""The exit codes of the commands, and their meanings."""
 
 
 @contextmanager
@@ -229,16 +242,6 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(command)
 
 
-def connection_options(command: F) -> F:
-    """Add --base-url and --timeout."""
-    for option in (
-        click.option("--base-url", help="The server's address. [UMRGEN_BASE_URL]"),
-        click.option("--timeout", type=float, help="The time limit for the whole command (600).", metavar="SECONDS"),
-    ):
-        command = option(command)
-    return command
-
-
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table whose columns are as wide as their longest cell."""
     lines = [head, *rows]
@@ -262,8 +265,3 @@ def exit_on_error(output: CommandOutput, work: Callable[[], None]) -> None:
         sys.exit(output.failure(error))
     except KeyboardInterrupt:
         sys.exit(output.interrupted())
-
-
-def client_arguments(base_url: str | None, timeout: float | None) -> dict[str, Any]:
-    """Return the arguments of `AsyncClient` by the connection options."""
-    return {"base_url": base_url} | ({} if timeout is None else {"timeout": timeout})

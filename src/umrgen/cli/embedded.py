@@ -40,7 +40,8 @@ def _check_installed() -> None:
         raise UmrgenError(
             "no server is configured, and the server's packages are not installed",
             code="no_server",
-            next="Set UMRGEN_BASE_URL and UMRGEN_API_KEY to use a server, or: pip install 'umrgen[server]'",
+            next="Run `umrgen login` to use a server (or set UMRGEN_BASE_URL and UMRGEN_API_KEY); to start one here: "
+            "pip install 'umrgen[server]'",
         )
 
 

@@ -2,7 +2,7 @@
 
 import time
 
-from umrgen.client.address import configured_server
+from umrgen.client.address import Server
 from umrgen.client.flow import CallContext, Options, drive
 from umrgen.client.flows.wait import StatusPoller
 from umrgen.client.stdlib_transport import StdlibTransport, is_supported
@@ -12,16 +12,15 @@ from umrgen.model import Status, check_job_id
 __all__ = ["status_once"]
 
 
-def status_once(job_id: str, base_url: str | None, timeout: float | None) -> Status:
+def status_once(job_id: str, server: Server, timeout: float | None = None) -> Status:
     """Return the job's status; retries as a submit does. Raises as `AsyncJob.status`."""
     check_job_id(job_id)
-    server = configured_server(base_url)
     defaults = Options()
     options = Options(wait=0, patience=defaults.submit_patience, timeout=timeout or defaults.timeout)
     if not is_supported(server.base_url):
         import asyncio
 
-        return asyncio.run(_status_with_pool(job_id, base_url, options))
+        return asyncio.run(_status_with_pool(job_id, server, options))
     poller = StatusPoller(CallContext(options, time.monotonic()), job_id)
     try:
         return drive(poller.next_change(), StdlibTransport(server, options.connect_timeout).send, time.sleep)
@@ -32,8 +31,8 @@ def status_once(job_id: str, base_url: str | None, timeout: float | None) -> Sta
         raise describe_missing(error, DefaultJournal(), server.base_url) from None
 
 
-async def _status_with_pool(job_id: str, base_url: str | None, options: Options) -> Status:
+async def _status_with_pool(job_id: str, server: Server, options: Options) -> Status:
     from umrgen.client.async_client import AsyncClient
 
-    async with AsyncClient(base_url, timeout=options.timeout) as client:
+    async with AsyncClient(server.base_url, server.key, timeout=options.timeout) as client:
         return await client.job(job_id).status()

@@ -1,7 +1,6 @@
 """`umrgen generate` and `umrgen submit`."""
 
 import asyncio
-import os
 import secrets
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -15,19 +14,18 @@ from umrgen.cli.common import (
     EncodedText,
     F,
     check_stdout,
-    client_arguments,
-    connection_options,
     exit_on_error,
     output_options,
     run,
     target_option,
 )
+from umrgen.cli.connection import ConnectionOptions, connection_options
+from umrgen.cli.display import display_option, show_images
 from umrgen.cli.parameters import LoraText, Ratio, with_sides
 from umrgen.errors import UmrgenError, Unsupported
 
 if TYPE_CHECKING:
     from umrgen.cli.embedded import EmbeddedServer
-    from umrgen.cli.progress import ProgressPrinter
     from umrgen.client.async_client import AsyncClient
     from umrgen.image_files import SavedImage
     from umrgen.provenance import Provenance
@@ -82,10 +80,10 @@ def request_options(command: F) -> F:
 
 
 def _server(
-    base_url: str | None, output: CommandOutput, *, webhook: bool
+    connection: ConnectionOptions, output: CommandOutput, *, webhook: bool
 ) -> AbstractContextManager["EmbeddedServer | None"]:
     """Return the context of the command's server: None when one is configured, or an embedded one."""
-    if base_url or os.environ.get("UMRGEN_BASE_URL"):
+    if connection.configured:
         return nullcontext()
     from umrgen.cli.embedded import embedded_server
 
@@ -102,16 +100,13 @@ def _server(
 
 def describe_image(image: "SavedImage", seconds: float) -> str:
     """Return the result of `generate` as text."""
-    from umrgen.cli.progress import human_bytes
+    from umrgen.cli.progress import one_line
 
-    kind = image.media_type.removeprefix("image/").upper()
-    seed = "" if image.seed is None else f", seed {image.seed}"
     origin = "" if image.engine is None else f" by {image.engine}"
-    facts = f"{image.width} × {image.height} {kind}, {human_bytes(image.bytes)}{seed}"
     return "\n".join(
         [
             str(image.path),
-            f"  {facts}, drawn{origin} in {seconds:.1f} s",
+            f"  {one_line(image)}, drawn{origin} in {seconds:.1f} s",
             f"  sha256 {image.sha256}",
             *(str(other.path) for other in image.others),
         ]
@@ -125,6 +120,7 @@ def describe_image(image: "SavedImage", seconds: float) -> str:
     "-n", "--count", type=click.IntRange(1, 1000), default=1, help="The number of images, each with another seed."
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@display_option
 @connection_options
 @output_options
 def generate(
@@ -133,16 +129,18 @@ def generate(
     to: Path | None,
     count: int,
     overwrite: bool,
+    displayed: bool | None,
     references: tuple[Path, ...],
-    base_url: str | None,
-    timeout: float | None,
+    connection: ConnectionOptions,
     output: CommandOutput,
     **request: Any,
 ) -> None:
     """Draw PROMPT and save the image: submit, wait, download, verify. With --like, PROMPT may be left out.
 
-    Without UMRGEN_BASE_URL, a server is started on this machine for this command.
+    The server is that of `umrgen login`, or of UMRGEN_BASE_URL; without one, a temporary server is started on this
+    machine for this command. A terminal that can show images shows the result.
     """
+    from umrgen.cli.many import draw_many
     from umrgen.cli.progress import ProgressPrinter
     from umrgen.client.async_client import AsyncClient
     from umrgen.client.target import prepare_target
@@ -150,17 +148,19 @@ def generate(
     record = _record(prompt, like)
     request = with_sides(request)
     started = time.monotonic()
-    printer = ProgressPrinter(output)
+    drawn: list[SavedImage] = []
+    printer = ProgressPrinter(output, quiet=count > 1)
 
     def work() -> None:
         check_stdout(to, output)
         for target in _targets(to, count):
             prepare_target(target, overwrite=overwrite)
-        with _server(base_url, output, webhook=bool(request.get("webhook_url"))) as server:
+        with _server(connection, output, webhook=bool(request.get("webhook_url"))) as server:
             asyncio.run(draw(server))
+        show_images(drawn, displayed, output)
 
     async def draw(server: "EmbeddedServer | None") -> None:
-        arguments = client_arguments(base_url, timeout) | {"on_event": printer, "follow": printer.follow}
+        arguments = connection.arguments() | {"on_event": printer, "follow": printer.follow}
         if server is not None:
             arguments |= {"base_url": server.url, "api_key": server.key, "embedded": server.state}
         async with AsyncClient(**arguments) as client:
@@ -170,8 +170,11 @@ def generate(
                 printer.clear()
                 seconds = time.monotonic() - started
                 output.result(image.as_dict() | {"seconds": round(seconds, 3)}, describe_image(image, seconds))
+                drawn.append(image)
             else:
-                await _draw_many(client, _requests(full, count), _targets(to, count), overwrite, output, printer)
+                drawn.extend(
+                    await draw_many(client, _requests(full, count), _targets(to, count), output, overwrite=overwrite)
+                )
 
     exit_on_error(output, work)
 
@@ -230,35 +233,6 @@ def _requests(request: dict[str, Any], count: int) -> list[dict[str, Any]]:
     return [{**given, "seed": first + number} for number in range(count)]
 
 
-async def _draw_many(
-    client: "AsyncClient",
-    requests: list[dict[str, Any]],
-    targets: list[Path | None],
-    overwrite: bool,
-    output: CommandOutput,
-    printer: "ProgressPrinter",
-) -> None:
-    images, errors = [], []
-    printer.count(0, len(requests))
-    async for result in client.generate_many(requests, targets, overwrite=overwrite):
-        printer.clear()
-        if isinstance(result, UmrgenError):
-            errors.append(result)
-        else:
-            images.append(result.as_dict())
-            if not output.machine_readable:
-                click.echo("\n".join(str(image.path) for image in (result, *result.others)))
-        printer.count(len(images) + len(errors), len(requests))
-    printer.clear()
-    data = {"images": images, "errors": [error.as_dict() for error in errors]}
-    if output.machine_readable:
-        output.result(data, "")
-    if len(errors) > 1 and not output.machine_readable:
-        click.echo(f"{len(errors)} of {len(requests)} images failed; the first error follows", err=True)
-    if errors:
-        raise errors[0]
-
-
 @click.command()
 @request_options
 @click.option("--idempotency-key", help="Two submits with the same key create one job.")
@@ -268,8 +242,7 @@ def submit(
     prompt: str | None,
     like: Path | None,
     references: tuple[Path, ...],
-    base_url: str | None,
-    timeout: float | None,
+    connection: ConnectionOptions,
     output: CommandOutput,
     **request: Any,
 ) -> None:
@@ -282,7 +255,7 @@ def submit(
 
     async def work() -> None:
         printer = ProgressPrinter(output, quiet=True)
-        async with AsyncClient(on_event=printer, **client_arguments(base_url, timeout)) as client:
+        async with AsyncClient(on_event=printer, **connection.arguments()) as client:
             full = await _request(client, {"prompt": prompt, **request}, record) | await _uploaded(client, references)
             job = await client.submit(**full)
         output.result({"job_id": job.id}, job.id)

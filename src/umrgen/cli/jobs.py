@@ -1,5 +1,6 @@
 """Commands on existing jobs: status, watch, wait, fetch, cancel."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,39 +9,40 @@ import click
 from umrgen.cli.common import (
     CommandOutput,
     check_stdout,
-    client_arguments,
-    connection_options,
+    exit_code,
     exit_on_error,
     output_options,
     run,
     target_option,
 )
+from umrgen.cli.completion import job_ids
+from umrgen.cli.connection import ConnectionOptions, connection_options
 from umrgen.text import printable
 
 __all__ = ["cancel", "fetch", "status", "wait", "watch"]
 
 
 @click.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=job_ids)
 @connection_options
 @output_options
-def status(job_id: str, base_url: str | None, timeout: float | None, output: CommandOutput) -> None:
+def status(job_id: str, connection: ConnectionOptions, output: CommandOutput) -> None:
     """Print the status of job JOB_ID; with --json, the server's response."""
     from umrgen.cli.fast_path import status_once
     from umrgen.cli.progress import describe
 
     def work() -> None:
-        found = status_once(job_id, base_url, timeout)
+        found = status_once(job_id, connection.choice().server(), connection.timeout)
         output.result(dict(found.raw), "\n".join([describe(found), *map(printable, found.images)]))
 
     exit_on_error(output, work)
 
 
 @click.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=job_ids)
 @connection_options
 @output_options
-def watch(job_id: str, base_url: str | None, timeout: float | None, output: CommandOutput) -> None:
+def watch(job_id: str, connection: ConnectionOptions, output: CommandOutput) -> None:
     """Print each change of job JOB_ID until it is over."""
     from umrgen.cli.progress import describe
     from umrgen.client.async_client import AsyncClient
@@ -49,7 +51,7 @@ def watch(job_id: str, base_url: str | None, timeout: float | None, output: Comm
     output.job_ids.append(job_id)
 
     async def work() -> None:
-        async with AsyncClient(**client_arguments(base_url, timeout)) as client:
+        async with AsyncClient(**connection.arguments()) as client:
             async for found in client.job(job_id).watch():
                 if output.machine_readable:
                     output.as_events = True
@@ -64,10 +66,10 @@ def watch(job_id: str, base_url: str | None, timeout: float | None, output: Comm
 
 
 @click.command()
-@click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...")
+@click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...", shell_complete=job_ids)
 @connection_options
 @output_options
-def wait(job_ids: tuple[str, ...], base_url: str | None, timeout: float | None, output: CommandOutput) -> None:
+def wait(job_ids: tuple[str, ...], connection: ConnectionOptions, output: CommandOutput) -> None:
     """Wait until the jobs are over. Exit code 0: all completed; 5: one failed; 3: one is not over."""
     from umrgen.cli.progress import ProgressPrinter, describe
     from umrgen.client.async_client import AsyncClient
@@ -78,9 +80,7 @@ def wait(job_ids: tuple[str, ...], base_url: str | None, timeout: float | None, 
     printer = ProgressPrinter(output)
 
     async def wait_for_one() -> None:
-        async with AsyncClient(
-            on_event=printer, follow=printer.follow, **client_arguments(base_url, timeout)
-        ) as client:
+        async with AsyncClient(on_event=printer, follow=printer.follow, **connection.arguments()) as client:
             final = await client.job(job_ids[0]).wait()
         printer.clear()
         output.result(dict(final.raw), "\n".join([describe(final), *map(printable, final.images)]))
@@ -91,7 +91,7 @@ def wait(job_ids: tuple[str, ...], base_url: str | None, timeout: float | None, 
 
         statuses: list[dict[str, Any]] = []
         errors: list[UmrgenError] = []
-        async with AsyncClient(on_event=printer, **client_arguments(base_url, timeout)) as client:
+        async with AsyncClient(on_event=printer, **connection.arguments()) as client:
             async for job in client.as_completed(client.job(job_id) for job_id in job_ids):
                 outcome = job.outcome
                 try:
@@ -108,14 +108,17 @@ def wait(job_ids: tuple[str, ...], base_url: str | None, timeout: float | None, 
                     click.echo(f"{job.id}  {text}")
         if output.machine_readable:
             output.result({"jobs": statuses, "errors": [error.as_dict() for error in errors]}, "")
-        if errors:
-            raise errors[0]
+            if errors:
+                raise errors[0]
+        elif errors:  # each has been printed
+            click.echo(f"umrgen: {len(errors)} of {len(job_ids)} jobs are not completed.", err=True)
+            sys.exit(exit_code(errors[0]))
 
     run(output, wait_for_one if len(job_ids) == 1 else wait_for_all)
 
 
 @click.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=job_ids)
 @target_option("The file or folder (JOB_ID.png).")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.option("--follow-foreign", is_flag=True, help="Allow an image on another host (without the API key).")
@@ -126,8 +129,7 @@ def fetch(
     to: Path | None,
     overwrite: bool,
     follow_foreign: bool,
-    base_url: str | None,
-    timeout: float | None,
+    connection: ConnectionOptions,
     output: CommandOutput,
 ) -> None:
     """Wait until job JOB_ID is completed, then save its image, verified."""
@@ -139,7 +141,7 @@ def fetch(
     async def work() -> None:
         check_stdout(to, output)
         printer = ProgressPrinter(output)
-        arguments = client_arguments(base_url, timeout) | {"follow_foreign": follow_foreign}
+        arguments = connection.arguments() | {"follow_foreign": follow_foreign}
         async with AsyncClient(on_event=printer, follow=printer.follow, **arguments) as client:
             image = await client.job(job_id).download(to, overwrite=overwrite)
         printer.clear()
@@ -149,17 +151,22 @@ def fetch(
 
 
 @click.command()
-@click.argument("job_id")
+@click.argument("job_id", shell_complete=job_ids)
 @connection_options
 @output_options
-def cancel(job_id: str, base_url: str | None, timeout: float | None, output: CommandOutput) -> None:
-    """Cancel job JOB_ID on the server. A job that is over does not change."""
+def cancel(job_id: str, connection: ConnectionOptions, output: CommandOutput) -> None:
+    """Cancel job JOB_ID on the server. A job that is over does not change.
+
+    An older server cannot cancel jobs: they continue, and the command prints what to do instead.
+    """
     from umrgen.cli.progress import describe
     from umrgen.client.async_client import AsyncClient
 
     async def work() -> None:
-        async with AsyncClient(**client_arguments(base_url, timeout)) as client:
-            found = await client.job(job_id).cancel()
-        output.result(dict(found.raw), describe(found))
+        async with AsyncClient(**connection.arguments()) as client:
+            job = client.job(job_id)
+            before = await job.status()
+            found = before if before.over else await job.cancel()
+        output.result(dict(found.raw), f"was over already: {describe(found)}" if before.over else describe(found))
 
     run(output, work)

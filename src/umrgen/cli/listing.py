@@ -1,29 +1,16 @@
 """`umrgen jobs`: the jobs on the server, or in this machine's journal."""
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
+import sys
+import time
+from collections.abc import Sequence
 
 import click
 
-from umrgen.cli.common import CommandOutput, client_arguments, connection_options, exit_on_error, output_options, run
-from umrgen.text import printable
+from umrgen.cli.common import CommandOutput, exit_on_error, output_options, run
+from umrgen.cli.connection import ConnectionOptions, connection_options
+from umrgen.cli.job_table import JobRow, job_lines, local_row, server_row
 
 __all__ = ["jobs"]
-
-PROMPT = 48
-"""Characters of a prompt in a list."""
-
-
-def _when(seconds: Any) -> str:
-    """Return a time of the journal or the server; an unusable one is shown as a dash."""
-    if not isinstance(seconds, int | float) or not 0 <= seconds < 4e9:
-        return "-".ljust(11)
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%m-%d %H:%M")
-
-
-def _seconds(milliseconds: Any) -> Any:
-    return milliseconds / 1000 if isinstance(milliseconds, int | float) and milliseconds < 1e15 else None
 
 
 @click.command()
@@ -32,32 +19,36 @@ def _seconds(milliseconds: Any) -> Any:
     "--state", type=click.Choice(["queued", "running", "completed", "failed"]), help="List only the jobs in this state."
 )
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The number of jobs.")
+@click.option("--all", "every", is_flag=True, help="List all jobs, whatever --limit is.")
 @connection_options
 @output_options
 def jobs(
-    local: bool, state: str | None, limit: int, base_url: str | None, timeout: float | None, output: CommandOutput
+    local: bool, state: str | None, limit: int, every: bool, connection: ConnectionOptions, output: CommandOutput
 ) -> None:
-    """List jobs, newest first: those of this key on the server, or of this machine (--local)."""
+    """List jobs, newest first: those of this key on the server, or those of this machine (--local).
+
+    In a terminal, the list has as many columns as fit its width. Elsewhere it has all of them.
+    """
 
     async def on_server() -> None:
         from umrgen.client.async_client import AsyncClient
 
-        async with AsyncClient(**client_arguments(base_url, timeout)) as client:
-            found = [job.raw async for job in client.jobs(state=state, limit=limit)]
-        output.result({"jobs": found}, "\n".join(_line(job) for job in found) or "no jobs")
+        most = None if every else limit + 1  # one more shows whether there are more
+        async with AsyncClient(**connection.arguments()) as client:
+            found = [job.raw async for job in client.jobs(state=state, limit=most)]
+        listed = found if every else found[:limit]
+        output.result({"jobs": listed}, _table([server_row(job) for job in listed]))
+        if len(found) > len(listed) and not output.machine_readable:
+            click.echo(f"These are the newest {limit} jobs. More: --limit {10 * limit}, or --all", err=True)
 
     def on_this_machine() -> None:
         from umrgen.client.journal import Journal
 
-        entries = Journal().entries()[::-1][:limit]
-        lines = [
-            f"{_when(entry.begun_at)}  {entry.end or 'unfinished':10}  {entry.job_id or '(not confirmed)':36}  "
-            + printable(str(entry.request.get("prompt", "")), PROMPT)
-            for entry in entries
-        ]
-        if any(entry.end is None for entry in entries):
-            lines.append("finish the unfinished jobs with: umrgen resume")
-        output.result({"jobs": [entry.as_dict() for entry in entries]}, "\n".join(lines) or "no jobs")
+        entries = [entry.as_dict() for entry in Journal().entries()[::-1]]
+        listed = entries if every else entries[:limit]
+        output.result({"jobs": listed}, _table([local_row(entry) for entry in listed]))
+        if any(entry["end"] is None for entry in listed) and not output.machine_readable:
+            click.echo("Finish the unfinished jobs with: umrgen resume", err=True)
 
     if local:
         exit_on_error(output, on_this_machine)
@@ -65,17 +56,8 @@ def jobs(
         run(output, on_server)
 
 
-def _line(job: Mapping[str, Any]) -> str:
-    created, prompt = _when(_seconds(job.get("created_at"))), printable(str(job.get("prompt") or ""), PROMPT)
-    text = f"{created}  {job['state']:9}  {job['job_id']}  {prompt}"
-    return printable(text + (f"  ({job['error']})" if job.get("error") else "") + _webhook(job.get("webhook")))
+def _table(rows: Sequence[JobRow]) -> str:
+    from umrgen.cli.cells import terminal_columns
 
-
-def _webhook(webhook: Any) -> str:
-    """Return the state of the job's webhook, if it has one."""
-    if not isinstance(webhook, dict):
-        return ""
-    text = f"  [webhook {webhook.get('state')}"
-    if webhook.get("state") == "pending" and webhook.get("attempts"):
-        text += f" after {webhook['attempts']}, next {_when(_seconds(webhook.get('next_at')))}"
-    return text + (f": {webhook['last_error']}]" if webhook.get("last_error") else "]")
+    width = terminal_columns() if sys.stdout.isatty() else None
+    return "\n".join(job_lines(rows, time.time(), width)) if rows else "There are no jobs."

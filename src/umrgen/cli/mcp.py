@@ -1,7 +1,6 @@
 """`umrgen mcp`: tools for agents over standard input and output."""
 
 import asyncio
-import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from umrgen.cli.common import CommandOutput, exit_on_error
+from umrgen.cli.connection import ConnectionOptions, address_options
 from umrgen.errors import UmrgenError
 from umrgen.paths import pictures_home, user_path
 
@@ -26,12 +26,12 @@ __all__ = ["mcp"]
     help="The folder for the images.  [env var: UMRGEN_MCP_FOLDER]",
     show_default="Pictures/umrgen in your home folder",
 )
-@click.option("--base-url", help="The server's address. [UMRGEN_BASE_URL]")
-def mcp(folder: Path | None, base_url: str | None) -> None:
+@address_options
+def mcp(folder: Path | None, connection: ConnectionOptions) -> None:
     """Serve image tools to an agent by the Model Context Protocol, on standard input and output.
 
-    In the settings of an agent's host: the command `umrgen` with the argument `mcp`. Without UMRGEN_BASE_URL, a
-    server is started on this machine with the first call.
+    In the settings of an agent's host: the command `umrgen` with the argument `mcp`. Without a configured server
+    (`umrgen login`, UMRGEN_BASE_URL), one is started on this machine with the first call.
     """
 
     def work() -> None:
@@ -43,13 +43,13 @@ def mcp(folder: Path | None, base_url: str | None) -> None:
             ) from None
 
         place = user_path(folder or pictures_home())
-        asyncio.run(serve(base_url, place.absolute(), lambda: _server(base_url)))
+        asyncio.run(serve(connection.arguments(), place.absolute(), lambda: _server(connection)))
 
     exit_on_error(CommandOutput(as_json=False, as_events=False), work)
 
 
-def _server(base_url: str | None) -> AbstractContextManager["EmbeddedServer | None"]:
-    if base_url or os.environ.get("UMRGEN_BASE_URL"):
+def _server(connection: ConnectionOptions) -> AbstractContextManager["EmbeddedServer | None"]:
+    if connection.configured:
         return nullcontext()
     from umrgen.cli.embedded import embedded_server
 

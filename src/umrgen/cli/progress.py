@@ -1,19 +1,20 @@
 """The progress of a wait: a live line on a terminal, plain lines elsewhere, or events as JSON."""
 
 import os
-import shutil
 import sys
 import time
 from typing import Any
 
 import click
 
+from umrgen.cli.cells import cut, terminal_columns
 from umrgen.cli.common import CommandOutput
 from umrgen.client.engine_error import short_reason
 from umrgen.client.flow import Event
+from umrgen.image_files import SavedImage
 from umrgen.model import State, Status
 
-__all__ = ["ProgressPrinter", "human_bytes"]
+__all__ = ["ProgressPrinter", "bar", "describe", "human_bytes", "human_seconds", "is_live", "one_line"]
 
 
 def human_bytes(count: float) -> str:
@@ -49,13 +50,25 @@ def describe(status: Status) -> str:
     return text + (f": {short_reason(status.error)}" if status.error else "")
 
 
+def one_line(image: SavedImage) -> str:
+    """Return the size, the format and the seed of an image."""
+    kind = image.media_type.removeprefix("image/").upper()
+    seed = "" if image.seed is None else f", seed {image.seed}"
+    return f"{image.width} × {image.height} {kind}, {human_bytes(image.bytes)}{seed}"
+
+
+def is_live(output: CommandOutput) -> bool:
+    """Return whether lines of progress can be replaced: stderr is a terminal, and stdout does not have JSON."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not output.machine_readable
+
+
 class ProgressPrinter:
     """An `on_event` callback of a client: prints progress on stderr, or events as NDJSON on stdout."""
 
     def __init__(self, output: CommandOutput, *, quiet: bool = False) -> None:
         self._output = output
         self._quiet = quiet or output.machine_readable
-        self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not self._quiet
+        self._live = is_live(output) and not quiet
         self._started = time.monotonic()
         self._last_line = ""
         self._download_started = 0.0
@@ -85,7 +98,8 @@ class ProgressPrinter:
             case "submitted":
                 self._note(f"job {event.job_id}")
             case "status" if event.status is not None:
-                self._progress(describe(event.status))
+                if not event.status.over:  # the result follows
+                    self._progress(describe(event.status))
             case "download":
                 self._download(event.data["bytes"], event.data["total"])
             case "retrying":
@@ -112,8 +126,7 @@ class ProgressPrinter:
         """Print a line of progress: it replaces the last one on a terminal; elsewhere, only new text is printed."""
         if self._live:
             line = f"{text}  ({human_seconds(time.monotonic() - self._started)})"
-            width = shutil.get_terminal_size().columns
-            click.echo(f"\r\x1b[2K{line[: width - 1]}", nl=False, err=True)
+            click.echo(f"\r\x1b[2K{cut(line, terminal_columns())}", nl=False, err=True)
             self._line_open = True
         elif text != self._last_line:
             click.echo(text, err=True)

@@ -1,9 +1,8 @@
 """`umrgen resume`: finish the jobs of interrupted commands; `umrgen forget`: drop them."""
 
 import asyncio
-import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +10,13 @@ import click
 
 from umrgen.cli.common import (
     CommandOutput,
-    client_arguments,
-    connection_options,
     exit_on_error,
     json_option,
     output_options,
     target_option,
 )
+from umrgen.cli.completion import unfinished_ids
+from umrgen.cli.connection import ConnectionOptions, connection_options
 from umrgen.errors import JobFailed, JobNotFound, OutputMissing, UmrgenError
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ _ENDED: tuple[tuple[type[UmrgenError], str], ...] = (
 
 
 @click.command()
-@click.argument("job_ids", nargs=-1, metavar="[JOB_ID]...")
+@click.argument("job_ids", nargs=-1, metavar="[JOB_ID]...", shell_complete=unfinished_ids)
 @target_option("Another file or folder than the original one.")
 @click.option("--all", "every", is_flag=True, help="Also submit the jobs that an interrupted command did not submit.")
 @connection_options
@@ -47,8 +46,7 @@ def resume(
     job_ids: tuple[str, ...],
     to: Path | None,
     every: bool,
-    base_url: str | None,
-    timeout: float | None,
+    connection: ConnectionOptions,
     output: CommandOutput,
 ) -> None:
     """Finish every unfinished job of this machine: wait, download, verify.
@@ -64,7 +62,7 @@ def resume(
         entries = _selected(Journal().unfinished(), job_ids)
         if to is not None and is_stream(to):
             raise click.UsageError("`resume` saves files: use `umrgen fetch ID -o -` for stdout.")
-        resumption = _Resumption(output, to, base_url, timeout)
+        resumption = _Resumption(output, to, connection)
         resumption.run(entries, every=every or bool(job_ids))
         output.result({"jobs": resumption.rows}, "" if resumption.rows else "no unfinished jobs")
         if resumption.errors:
@@ -74,7 +72,7 @@ def resume(
 
 
 @click.command()
-@click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...")
+@click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...", shell_complete=unfinished_ids)
 @json_option
 def forget(job_ids: tuple[str, ...], as_json: bool) -> None:
     """Drop unfinished jobs from the journal of this machine. On the server, they are not changed.
@@ -111,15 +109,15 @@ def _selected(entries: Sequence["JournalEntry"], names: Sequence[str]) -> list["
 class _Resumption:
     """One run of `umrgen resume`. `rows` are its results, and `errors` what prevented some of them."""
 
-    def __init__(self, output: CommandOutput, to: Path | None, base_url: str | None, timeout: float | None) -> None:
+    def __init__(self, output: CommandOutput, to: Path | None, connection: ConnectionOptions) -> None:
         from umrgen.cli.progress import ProgressPrinter
 
         self.rows: list[dict[str, Any]] = []
         self.errors: list[UmrgenError] = []
         self._output = output
         self._to = to
-        self._base_url = base_url or os.environ.get("UMRGEN_BASE_URL")
-        self._timeout = timeout
+        self._connection = connection
+        self._choice = connection.choice()
         self._total = 0
         self._printer = ProgressPrinter(output)
 
@@ -137,16 +135,14 @@ class _Resumption:
             elif self._is_here(entry):
                 here.append(entry)
             else:
-                self._skip(entry, "elsewhere", f"is on {entry.server}: set UMRGEN_BASE_URL to resume it")
+                self._skip(entry, "elsewhere", f"is on {entry.server}: {_way_to(entry.server)}")
         self._finish(here, nullcontext())
         for folder in dict.fromkeys(entry.server for entry in embedded):
             self._finish_embedded(Path(folder), [entry for entry in embedded if entry.server == folder])
         self._advise()
 
     def _is_here(self, entry: "JournalEntry") -> bool:
-        from umrgen.client.address import Server
-
-        return self._base_url is not None and Server(self._base_url).base_url == entry.server
+        return self._choice.base_url is not None and self._choice.server().base_url == entry.server
 
     def _finish(
         self, entries: Sequence["JournalEntry"], server: "AbstractContextManager[EmbeddedServer | None]"
@@ -156,7 +152,7 @@ class _Resumption:
             return
         try:
             with server as embedded:
-                arguments = client_arguments(self._base_url, self._timeout)
+                arguments = self._connection.arguments()
                 if embedded is not None:
                     embedded.keep = True
                     arguments |= {"base_url": embedded.url, "api_key": embedded.key, "embedded": embedded.state}
@@ -234,6 +230,17 @@ class _Resumption:
             click.echo(f"{len(planned)} not submitted; submit with: umrgen resume --all", err=True)
         if planned or any(row["state"] == "unfinished" for row in self.rows):
             click.echo("drop an unfinished job with: umrgen forget ID", err=True)
+
+
+def _way_to(server: str) -> str:
+    """Return how to resume the jobs of another server: with the profile that has its address, if there is one."""
+    from umrgen.client.config import Profiles
+
+    with suppress(UmrgenError):
+        for name, profile in Profiles().all().items():
+            if profile.base_url == server:
+                return f"umrgen resume --profile {name}"
+    return "set UMRGEN_BASE_URL to resume it"
 
 
 def _row(entry: "JournalEntry", state: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def setting_options() -> list[click.Parameter]:
     return [
         click.Option(
             [setting.flag],
-            help=f"{setting.help}. [{setting.variable}]",
+            help=f"{setting.help[0].upper()}{setting.help[1:]}. [{setting.variable}]",
             metavar=setting.metavar,
             multiple=setting.name == "engine_option",
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from umrgen.cli.common import CommandOutput, exit_on_error, json_option
+from umrgen.cli.display import display, display_option
 from umrgen.errors import UmrgenError
 from umrgen.text import printable
 
@@ -47,9 +48,13 @@ def verify(files: tuple[Path, ...], trust: Path | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@display_option
 @json_option
-def show(file: Path, as_json: bool) -> None:
-    """Print how the image FILE was made: prompt, seed, size, steps, engine, model, references, job."""
+def show(file: Path, displayed: bool | None, as_json: bool) -> None:
+    """Print how the image FILE was made: prompt, seed, size, steps, engine, model, references, job.
+
+    A terminal that can show images shows it too.
+    """
     output = CommandOutput(as_json, False)
 
     def work() -> None:
@@ -58,6 +63,8 @@ def show(file: Path, as_json: bool) -> None:
             raise UmrgenError(f"{file} does not say how it was made: {found.reason.rstrip('.')}", code="no_record")
         signature = f"\n{'signature':10} {printable(found.manifest.reason)}" if found.manifest.present else ""
         output.result({"file": str(file)} | found.as_dict(), _described(found.record) + signature)
+        if not as_json:
+            display([file], displayed)
 
     exit_on_error(output, work)
 

@@ -1,6 +1,5 @@
 """The address and API key of a server, and the headers of every request to it."""
 
-import os
 import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -8,7 +7,7 @@ from urllib.parse import urlsplit
 from umrgen import __version__
 from umrgen.errors import UmrgenError
 
-__all__ = ["Server", "configured_server"]
+__all__ = ["Server"]
 
 
 @dataclass(frozen=True)
@@ -83,15 +82,3 @@ def _checked_key(key: str | None) -> str | None:
             next="Copy the key again, without line breaks and spaces; it begins with umr_.",
         )
     return stripped or None
-
-
-def configured_server(base_url: str | None = None, api_key: str | None = None) -> Server:
-    """Return the server by the arguments, or by UMRGEN_BASE_URL and UMRGEN_API_KEY. Raises UmrgenError."""
-    url = base_url or os.environ.get("UMRGEN_BASE_URL")
-    if not url:
-        raise UmrgenError(
-            "no server is configured",
-            code="no_server",
-            next="Set UMRGEN_BASE_URL to your server's address, or start one with `umrgen serve`.",
-        )
-    return Server(url, api_key or os.environ.get("UMRGEN_API_KEY"))

@@ -7,10 +7,17 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, Unpack
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
-from umrgen.client.address import configured_server
-from umrgen.client.descriptions import Capabilities, ListedJob, parse_capabilities, parse_page
+from umrgen.client.config import configured_server
+from umrgen.client.descriptions import (
+    Capabilities,
+    ListedJob,
+    ReferenceImage,
+    parse_capabilities,
+    parse_page,
+    parse_references,
+)
 from umrgen.client.driver import FlowDriver, with_changes
 from umrgen.client.flow import CallContext, Event, Options
 from umrgen.client.flows.lost_submit import LostSubmit, require_lost_job
@@ -29,12 +36,17 @@ from umrgen.client.transport import Transport
 from umrgen.clock import Clock
 from umrgen.errors import ConcurrencyLimit, InvalidRequest, JobNotFound, NotUmrgen, UmrgenError, UmrgenWarning
 from umrgen.image_files import SavedImage
+from umrgen.model import Status
 from umrgen.paths import user_path
 
 __all__ = ["AsyncClient"]
 
 MAX_PAGE = 200
 """Jobs of the longest page of the list (contract)."""
+NO_REFERENCES: Mapping[str, Any] = {
+    "unsupported": "this server does not list and delete reference images",
+    "instead": "An older server keeps them until it restarts.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +63,8 @@ class _PlannedSubmit:
 class AsyncClient:
     """An asynchronous client of one server, with one API key.
 
-    `base_url` and `api_key` default to UMRGEN_BASE_URL and UMRGEN_API_KEY. Each value of `Options` can be set here by
+    `base_url` and `api_key` default to UMRGEN_BASE_URL and UMRGEN_API_KEY, or else to the profile of
+    `umrgen login` (UMRGEN_PROFILE, or the default one). Each value of `Options` can be set here by
     name, or for a single call: `AsyncClient(timeout=900)`, `job.wait(timeout=120)`. `on_event` is called with each
     event of a wait. `journal` records jobs for `umrgen resume`; None turns it off. Raises UmrgenError without a
     valid server address, and TypeError for an unknown option.
@@ -243,15 +256,16 @@ class AsyncClient:
         to: Sequence[Target],
         *,
         overwrite: bool = False,
+        on_event: Callable[[Event], None] | None = None,
         **options: Unpack[CallOptions],
     ) -> AsyncIterator[SavedImage | UmrgenError]:
         """Run several requests (`prompt` and other arguments of `submit`); yield each result when it is ready.
 
         All are submitted first. After a response that the key has too many jobs, the rest run one after the other.
         Another error of a submit is raised; the jobs that exist continue, and `umrgen resume` saves their images.
-        `request` of each result is the request that it belongs to.
+        `request` of each result is the request that it belongs to. `on_event` is called with each event of these jobs.
         """
-        context = self._driver.new_context(options)
+        context = self._driver.new_context(options, on_event)
         jobs: dict[str, tuple[AsyncJob, _PlannedSubmit]] = {}
         waiting = [self._plan(request, place, overwrite) for request, place in zip(requests, to, strict=True)]
         while waiting:
@@ -263,7 +277,7 @@ class AsyncClient:
                 self._give_up(waiting[1:], error)
                 raise
             jobs[job.id] = job, waiting.pop(0)
-        poller = BatchPoller(context, list(jobs), seen=True)
+        poller = BatchPoller(context, list(jobs), seen=True, on_status=_status_event(context))
         while poller.pending:
             for job_id, outcome in (await self._driver.run(poller.next_finished())).items():
                 job, plan = jobs[job_id]
@@ -354,7 +368,14 @@ class AsyncClient:
         while left is None or left > 0:
             query = {"state": state, "limit": min(left or MAX_PAGE, MAX_PAGE), "cursor": cursor}
             arguments = urlencode({name: value for name, value in query.items() if value is not None})
-            flow = call_if_supported(self._driver.new_context({}), "GET", f"{API}/jobs?{arguments}", limit=MAX_LIST)
+            flow = call_if_supported(
+                self._driver.new_context({}),
+                "GET",
+                f"{API}/jobs?{arguments}",
+                limit=MAX_LIST,
+                unsupported="this is an older server, which does not list jobs; those that it has continue",
+                instead="See the jobs of this machine with `umrgen jobs --local`, and one job with `umrgen status ID`.",
+            )
             page = parse_page(await self._driver.run(flow))
             if page is None:
                 raise NotUmrgen("the response to the call for the list of jobs has no list")
@@ -369,10 +390,29 @@ class AsyncClient:
         """Upload a reference image; return its name for `reference_images`. Raises Unsupported and InvalidRequest."""
         return await self._driver.run(upload(self._driver.new_context({}), read_image(image)))
 
+    async def uploads(self) -> list[ReferenceImage]:
+        """Return the reference images that this key has on the server. Raises Unsupported on older servers."""
+        flow = call_if_supported(self._driver.new_context({}), "GET", f"{API}/upload-reference", **NO_REFERENCES)
+        return parse_references(await self._driver.run(flow))
+
+    async def delete_upload(self, name: str) -> None:
+        """Delete a reference image; a queued job with it fails. Raises InvalidRequest when the server has none."""
+        path = f"{API}/upload-reference/{quote(name, safe='')}"
+        try:
+            await self._driver.run(call_if_supported(self._driver.new_context({}), "DELETE", path, **NO_REFERENCES))
+        except InvalidRequest as error:
+            error.next = "See the names with `umrgen upload --list`."
+            raise
+
     async def capabilities(self) -> Capabilities:
         """Return what the server offers this key. Raises Unsupported on older servers."""
         flow = call_if_supported(self._driver.new_context({}), "GET", f"{API}/capabilities")
         return parse_capabilities(await self._driver.run(flow))
+
+
+def _status_event(context: CallContext) -> Callable[[Status], None]:
+    """Return a function that emits the event of a job's new status."""
+    return lambda status: context.notify(Event("status", status.job_id, status.state, status.raw, status))
 
 
 async def _download_or_error(job: AsyncJob, plan: _PlannedSubmit, overwrite: bool) -> SavedImage | UmrgenError:

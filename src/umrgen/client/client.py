@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from typing import Any, Self, TypeVar, Unpack
 
 from umrgen.client.async_client import AsyncClient
-from umrgen.client.descriptions import Capabilities, ListedJob
+from umrgen.client.descriptions import Capabilities, ListedJob, ReferenceImage
 from umrgen.client.flow import Event
 from umrgen.client.flows.wait_many import Outcome
 from umrgen.client.job import AsyncJob
@@ -280,18 +280,22 @@ class Client:
         to: Sequence[Target],
         *,
         overwrite: bool = False,
+        on_event: Callable[[Event], None] | None = None,
         **options: Unpack[CallOptions],
     ) -> Iterator[SavedImage | UmrgenError]:
         """Run several requests (`prompt` and other arguments of `submit`); yield each result when it is ready.
 
         `to` has a target for each. A result is a saved image or the error of its job; `request` names the request that
-        it belongs to. Raises as `submit`; the jobs that exist continue, and `umrgen resume` saves their images.
+        it belongs to. `on_event` is called with each event of these jobs. Raises as `submit`; the jobs that exist
+        continue, and `umrgen resume` saves their images.
 
         >>> requests = [{"prompt": f"a boat, study {number}"} for number in range(2)]
         >>> for result in client.generate_many(requests, ["study-0.png", "study-1.png"]):
         ...     assert result.path.name == f"study-{requests.index(result.request)}.png"
         """
-        return self._loop.iterate(self._async.generate_many(requests, to, overwrite=overwrite, **options))
+        return self._loop.iterate(
+            self._async.generate_many(requests, to, overwrite=overwrite, on_event=on_event, **options)
+        )
 
     def as_completed(self, jobs: Iterable[SyncJob], **options: Unpack[CallOptions]) -> Iterator[SyncJob]:
         """Yield the jobs in the order in which they end, each with its `outcome`: its final status, or an error.
@@ -346,6 +350,22 @@ class Client:
         >>> image = client.generate("the same in spring", "spring.png", reference_images=[name])
         """
         return self._loop.run(self._async.upload(image))
+
+    def uploads(self) -> list[ReferenceImage]:
+        """Return the reference images that this key has on the server. Raises Unsupported on older servers.
+
+        >>> name = client.upload("lighthouse.png")
+        >>> name in [each.name for each in client.uploads()]
+        True
+        """
+        return self._loop.run(self._async.uploads())
+
+    def delete_upload(self, name: str) -> None:
+        """Delete a reference image; a queued job with it fails. Raises InvalidRequest when the server has none.
+
+        >>> client.delete_upload(client.upload("lighthouse.png"))
+        """
+        self._loop.run(self._async.delete_upload(name))
 
     def capabilities(self) -> Capabilities:
         """Return what the server offers this key. Raises Unsupported on older servers.

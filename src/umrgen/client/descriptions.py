@@ -9,7 +9,15 @@ from typing import Any
 from umrgen.model import Status
 from umrgen.text import JOB_ID, printable
 
-__all__ = ["Capabilities", "ListedJob", "Page", "parse_capabilities", "parse_page"]
+__all__ = [
+    "Capabilities",
+    "ListedJob",
+    "Page",
+    "ReferenceImage",
+    "parse_capabilities",
+    "parse_page",
+    "parse_references",
+]
 
 _CURSOR = re.compile(r"[\x21-\x7e]{1,1000}")
 
@@ -65,6 +73,42 @@ def _listed_job(data: Mapping[str, Any]) -> ListedJob | None:
         request,
         data,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceImage:
+    """A reference image on the server. Its texts are printable; `raw` is the whole entry, unchanged."""
+
+    name: str
+    """For `reference_images` of a request."""
+    bytes: int | None
+    width: int | None
+    """Pixels."""
+    height: int | None
+    created_at: datetime | None
+    """In UTC."""
+    expires_at: datetime | None
+    """When the server deletes it, in UTC."""
+    raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+def parse_references(data: Mapping[str, Any]) -> list[ReferenceImage]:
+    """Parse the list of reference images; an entry without a name is left out."""
+    listed = data.get("references")
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    return [
+        ReferenceImage(
+            name=printable(entry["filename"]),
+            bytes=_count(entry.get("bytes")),
+            width=_count(entry.get("width")),
+            height=_count(entry.get("height")),
+            created_at=_time(entry.get("created_at")),
+            expires_at=_time(entry.get("expires_at")),
+            raw=entry,
+        )
+        for entry in entries
+        if isinstance(entry.get("filename"), str)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

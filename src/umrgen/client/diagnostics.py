@@ -1,52 +1,34 @@
 """Checks of the configuration and the server, each with a remedy. They create no job."""
 
-import os
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
+from umrgen import __version__
 from umrgen.client.address import Server
-from umrgen.client.failures import disk_reason
+from umrgen.client.config import ServerChoice
+from umrgen.client.descriptions import parse_capabilities
 from umrgen.client.flow import Options, Reply, Step, TransportFailure, http_date
+from umrgen.client.local_checks import Check, Verdict, check_proxy, local_checks
 from umrgen.client.protocol import API, error_from
 from umrgen.client.responses import reports_missing_job
 from umrgen.client.transport import Transport
 from umrgen.errors import NotUmrgen, UmrgenError
-from umrgen.text import printable
 
-__all__ = ["Check", "configured_address", "run_checks"]
+__all__ = ["Check", "run_checks"]
 
-Verdict = Literal["good", "bad", "note"]
 MAX_SKEW = 30.0
 """Seconds of difference between the two clocks above which a note is shown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """The result of one check, and a remedy when it is bad."""
-
-    name: str
-    verdict: Verdict
-    message: str
-    remedy: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "message", printable(self.message))  # parts of it are from the server
-        object.__setattr__(self, "remedy", printable(self.remedy))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the result as `--json` prints it."""
-        return {"check": self.name, "verdict": self.verdict, "words": self.message, "remedy": self.remedy or None}
-
-
-async def run_checks(base_url: str | None, api_key: str | None, folder: Path) -> AsyncIterator[Check]:
+async def run_checks(choice: ServerChoice, folder: Path) -> AsyncIterator[Check]:
     """Yield the result of each check; after a bad one, the checks that depend on it are omitted."""
-    yield check_folder(folder)
+    for check in local_checks(folder):
+        yield check
+    base_url, api_key = choice.base_url, choice.key
     if not base_url:
-        remedy = "export UMRGEN_BASE_URL=http://127.0.0.1:3088, or start a server with `umrgen serve`."
+        remedy = "Run `umrgen login`, or start a server with `umrgen serve` and set UMRGEN_BASE_URL to its address."
         yield Check("address", "bad", "no server is configured", remedy)
         return
     try:
@@ -54,26 +36,15 @@ async def run_checks(base_url: str | None, api_key: str | None, folder: Path) ->
     except UmrgenError as error:
         yield Check("address", "bad", str(error), error.next)
         return
+    yield check_proxy(transport.base_url)
     try:
-        async for check in _check_server(transport, api_key):
+        async for check in _check_server(transport, choice):
             yield check
     finally:
         await transport.aclose()
 
 
-def check_folder(folder: Path) -> Check:
-    """Check that images can be written into `folder`."""
-    try:
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        return Check(
-            "folder", "bad", f"{folder} is not writable: {disk_reason(error)}", "Choose another folder with -o."
-        )
-    return Check("folder", "good", f"{folder} is writable")
-
-
-async def _check_server(transport: Transport, api_key: str | None) -> AsyncIterator[Check]:
+async def _check_server(transport: Transport, choice: ServerChoice) -> AsyncIterator[Check]:
     """Check the connection, the API and the key, by one status call for a job that does not exist."""
     try:
         reply = await _get(transport, f"{API}/status/doctor_no_such_job")
@@ -81,17 +52,19 @@ async def _check_server(transport: Transport, api_key: str | None) -> AsyncItera
         remedy = _connection_remedy(transport.base_url)
         yield Check("address", "bad", f"{transport.base_url} cannot be reached: {failure}", remedy)
         return
-    yield Check("address", "good", f"{transport.base_url} responds in {reply.elapsed * 1000:.0f} ms")
+    responds = f"{transport.base_url} ({choice.url_source}) responds in {reply.elapsed * 1000:.0f} ms"
+    yield Check("address", "good", responds)
     api = _check_api(reply)
     yield api
     if api.verdict == "bad":
         return
-    key = _check_key(reply, api_key)
+    key = _check_key(reply, choice)
     yield key
     if key.verdict == "bad":
         return
     yield _check_clock(reply)
-    yield await _check_capabilities(transport)
+    async for check in _check_capabilities(transport):
+        yield check
 
 
 async def _get(transport: Transport, path: str) -> Reply:
@@ -113,12 +86,15 @@ def _check_api(reply: Reply) -> Check:
     return Check("api", "bad", str(error), remedy)
 
 
-def _check_key(reply: Reply, api_key: str | None) -> Check:
+def _check_key(reply: Reply, choice: ServerChoice) -> Check:
     if reply.status in (401, 403):
-        message = "the server does not accept this key" if api_key else "no key is configured; the server requires one"
-        return Check("key", "bad", message, "Set UMRGEN_API_KEY; the operator makes a key with `umrgen keys create`.")
+        message = f"the server does not accept this key ({choice.key_source})"
+        if not choice.key:
+            message = "no key is configured; the server requires one"
+        remedy = "Run `umrgen login`, or set UMRGEN_API_KEY; the operator makes a key with `umrgen keys create`."
+        return Check("key", "bad", message, remedy)
     if reports_missing_job(reply.status, reply.json()):
-        return Check("key", "good", "the key is accepted")
+        return Check("key", "good", f"the key is accepted ({choice.key_source})")
     remedy = "Try again; if the error persists, contact the operator."
     return Check("key", "bad", f"the server responds with HTTP {reply.status}", remedy)
 
@@ -134,15 +110,23 @@ def _check_clock(reply: Reply) -> Check:
     return Check("clock", "note", message, "The client does not depend on it; expiring signed URLs would.")
 
 
-async def _check_capabilities(transport: Transport) -> Check:
+async def _check_capabilities(transport: Transport) -> AsyncIterator[Check]:
+    """Yield what the server can do, and whether its version is that of this client."""
     try:
         reply = await _get(transport, f"{API}/capabilities")
     except TransportFailure as failure:
-        return Check("abilities", "bad", f"the connection was interrupted: {failure}", "Try again.")
+        yield Check("abilities", "bad", f"the connection was interrupted: {failure}", "Try again.")
+        return
     data = reply.json() if reply.status == 200 else None
     if data is None:
         message = "an older server: polled at intervals, without batch calls, cancel and digests; the rest works"
-        return Check("abilities", "note", message)
+        yield Check("abilities", "note", message)
+        return
+    yield _describe_engine(data)
+    yield _compare_versions(parse_capabilities(data).version)
+
+
+def _describe_engine(data: Mapping[str, Any]) -> Check:
     engine, calls = data.get("engine"), data.get("calls")
     name = engine.get("name") if isinstance(engine, dict) else None
     listed = ", ".join(str(call) for call in calls) if isinstance(calls, list) else "none"
@@ -152,6 +136,9 @@ async def _check_capabilities(transport: Transport) -> Check:
     return Check("abilities", verdict, f"engine {shown}; calls: {listed}")
 
 
-def configured_address() -> tuple[str | None, str | None]:
-    """Return the base URL and the API key of the environment."""
-    return os.environ.get("UMRGEN_BASE_URL"), os.environ.get("UMRGEN_API_KEY")
+def _compare_versions(server: str | None) -> Check:
+    if server == __version__:
+        return Check("version", "good", f"client and server have version {server}")
+    message = f"the client has version {__version__}, the server {server or 'does not state any'}"
+    remedy = "They work together; a new function needs both. To update this client: pip install -U umrgen"
+    return Check("version", "note", message, remedy)

@@ -122,8 +122,14 @@ class AsyncJob:
 
     async def cancel(self) -> Status:
         """Cancel the job on the server; return its status after that. Raises Unsupported on older servers."""
-        path = f"{API}/cancel/{self.id}"
-        flow = call_if_supported(self._driver.new_context({}), "POST", path, job_id=self.id)
+        flow = call_if_supported(
+            self._driver.new_context({}),
+            "POST",
+            f"{API}/cancel/{self.id}",
+            job_id=self.id,
+            unsupported=f"this is an older server, which cannot cancel job {self.id}: the job continues",
+            instead=f"Save its image with `umrgen fetch {self.id}`, or ignore it with `umrgen forget {self.id}`.",
+        )
         return Status.parse(await self._driver.run(flow), self.id) or await self.status()
 
     def _poller(self, changes: Mapping[str, Any]) -> StatusPoller:

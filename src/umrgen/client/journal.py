@@ -139,6 +139,11 @@ class Journal:
         os.fsync(file.fileno())
         copy.unlink()
 
+    def check_writable(self) -> None:
+        """Open the file as for an entry, and write nothing. Raises JournalUnusable."""
+        with self._locked():
+            pass
+
     # --- reading ---
 
     def entries(self) -> list[JournalEntry]:

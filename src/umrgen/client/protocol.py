@@ -215,21 +215,33 @@ def call(
 
 
 def call_if_supported(
-    context: CallContext, method: str, path: str, *, limit: int = MAX_BODY, job_id: str | None = None
+    context: CallContext,
+    method: str,
+    path: str,
+    *,
+    limit: int = MAX_BODY,
+    job_id: str | None = None,
+    unsupported: str | None = None,
+    instead: str | None = None,
 ) -> "Flow[Mapping[str, Any]]":
-    """Send a request that older servers do not support. Raises Unsupported there."""
+    """Send a request that older servers do not support. Raises Unsupported there.
+
+    Its message is `unsupported`, and its advice `instead`.
+    """
     try:
         _, data = yield from call(context, method, path, limit=limit, job_id=job_id)
     except ApiError as error:
         if is_missing_endpoint(error):
-            raise Unsupported(f"this server does not support {path.removeprefix(API)}", status=error.status) from None
+            message = unsupported or f"this server does not support {path.removeprefix(API)}"
+            raise Unsupported(message, status=error.status, job_id=job_id, next=instead) from None
         raise
     return data
 
 
 def is_missing_endpoint(error: ApiError) -> bool:
-    """Return whether the server does not know the path itself, rather than the job that the path names."""
-    return (error.status == 404 and not isinstance(error, JobNotFound)) or error.status in (405, 501)
+    """Return whether the server does not know the path itself, rather than the job or the image that the path names."""
+    names_thing = isinstance(error, JobNotFound) or (error.coded and error.code.endswith("_not_found"))
+    return (error.status == 404 and not names_thing) or error.status in (405, 501)
 
 
 def rate_limit_delay(context: CallContext, reply: Reply, limited: RetryBudget) -> float:

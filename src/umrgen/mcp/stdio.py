@@ -1,10 +1,10 @@
 """`umrgen mcp`: the tools over standard input and output, for the server in the settings or an embedded one."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from umrgen.client.async_client import AsyncClient
 from umrgen.mcp.client_backend import ClientBackend
@@ -19,8 +19,11 @@ OpenServer = Callable[[], AbstractContextManager["EmbeddedServer | None"]]
 """Starts an embedded server; provides None where the settings name a server."""
 
 
-async def serve(base_url: str | None, folder: Path, open_server: OpenServer) -> None:
-    """Serve until the input ends. The client connects, and an embedded server starts, with the first call of a tool."""
+async def serve(arguments: Mapping[str, Any], folder: Path, open_server: OpenServer) -> None:
+    """Serve until the input ends. With the first call of a tool, an `AsyncClient(**arguments)` connects.
+
+    It connects to an embedded server, which starts then, where `open_server` provides one.
+    """
     with ExitStack() as stack:
         embedded: EmbeddedServer | None = None
 
@@ -29,7 +32,7 @@ async def serve(base_url: str | None, folder: Path, open_server: OpenServer) -> 
             # A server starts in seconds, in which the host's other messages are answered.
             embedded = await asyncio.to_thread(stack.enter_context, open_server())
             if embedded is None:
-                return AsyncClient(base_url)
+                return AsyncClient(**arguments)
             return AsyncClient(embedded.url, embedded.key, embedded=embedded.state)
 
         backend = ClientBackend(connect, folder)

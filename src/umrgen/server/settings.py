@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -15,7 +15,18 @@ from umrgen.paths import data_home, user_path
 from umrgen.server.model_choice import UnknownModel, choose
 from umrgen.server.signing import SigningOptions
 
-__all__ = ["BadSettings", "Setting", "Settings", "ledger_setting", "settings_table", "without_password"]
+__all__ = [
+    "RETIRED",
+    "BadSettings",
+    "Setting",
+    "Settings",
+    "given_values",
+    "ledger_setting",
+    "read_file",
+    "settings_table",
+    "unknown_settings",
+    "without_password",
+]
 
 log = logging.getLogger(__name__)
 
@@ -260,21 +271,15 @@ class Settings:
 
         A flag takes precedence over the environment, and the environment over the file.
         """
-        written, engine_tables = ({}, {}) if file is None else _read(file)
+        written, engine_tables = ({}, {}) if file is None else read_file(file)
+        if file is not None:
+            _check_names(written, file)
         values: dict[str, Any] = {}
         for name, advice in RETIRED.items():
             if name in written or f"UMRGEN_{name.upper()}" in environment:
                 log.warning("the setting %s no longer has an effect: %s", name, advice)
-        for setting in settings_table():
-            given = (
-                (setting.flag, flags.get(setting.name)),
-                (setting.variable, environment.get(setting.variable) or None),
-                (f"{setting.name} in {file}", written.get(setting.name)),
-            )
-            for source, value in given:
-                if value is not None:
-                    values[setting.name] = setting.convert(value, source)
-                    break
+        for setting, source, value in given_values(flags, environment, written, file):
+            values[setting.name] = setting.convert(value, source)
         settings = cls(**values)
         if settings.model:
             settings = settings._with_model(explicit="engine" in values)
@@ -497,6 +502,21 @@ def settings_table() -> Iterator[Setting]:
         yield Setting(spec.name, spec.type, default, **spec.metadata)
 
 
+def given_values(
+    flags: Mapping[str, Any], environment: Mapping[str, str], written: Mapping[str, Any], file: Path | None
+) -> Iterator[tuple[Setting, str, Any]]:
+    """Yield each setting that a flag, the environment or the file sets, with its source and its value as given."""
+    for setting in settings_table():
+        given = (
+            (setting.flag, flags.get(setting.name)),
+            (setting.variable, environment.get(setting.variable) or None),
+            (f"{setting.name} in {file}", written.get(setting.name)),
+        )
+        found = next(((source, value) for source, value in given if value is not None), None)
+        if found is not None:
+            yield setting, *found
+
+
 def _as_options(table: Any, source: str) -> tuple[str, ...]:
     try:
         return tuple(f"{name}={json.dumps(value)}" for name, value in table.items())
@@ -504,10 +524,10 @@ def _as_options(table: Any, source: str) -> tuple[str, ...]:
         raise BadSettings(f"{source} must be a table of numbers, texts, lists and true or false") from None
 
 
-def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_file(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read a TOML file: its settings by name, with _ or - between the words, and its tables `[engine.NAME]`.
 
-    In a file with such tables, the setting `engine` is the key `name` of the table `[engine]`.
+    In a file with such tables, the setting `engine` is the key `name` of the table `[engine]`. Raises BadSettings.
     """
     try:
         written = tomllib.loads(file.read_text())
@@ -521,10 +541,19 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         tables = named.pop("engine")
         if "name" in tables:
             named["engine"] = tables.pop("name")
-    unknown = set(named) - {setting.name for setting in settings_table()} - set(RETIRED)
+    return named, tables
+
+
+def _check_names(names: Iterable[str], file: Path) -> None:
+    """Raise BadSettings for names that are no settings."""
+    unknown = unknown_settings(names)
     if unknown:
         raise BadSettings(
             f"the file {file} has unknown settings: {', '.join(sorted(unknown))}",
             next="See docs/settings.md, or: umrgen serve --help",
         )
-    return named, tables
+
+
+def unknown_settings(names: Iterable[str]) -> set[str]:
+    """Return the names that are no settings, present or retired."""
+    return set(names) - {setting.name for setting in settings_table()} - set(RETIRED)

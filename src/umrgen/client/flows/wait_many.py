@@ -1,6 +1,6 @@
 """Waiting for many jobs: by batch calls where the server supports them, otherwise by one call per job."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from umrgen.client.flow import CallContext, Flow, RetryBudget
 from umrgen.client.flows.wait import StatusPoller, applied_wait
@@ -23,13 +23,22 @@ BATCH_GAP = 0.03
 class BatchPoller:
     """Waits for many jobs. The server's first response decides between batch calls and single status calls.
 
-    `seen`: the server has accepted one of these jobs before, in this process.
+    `seen`: the server has accepted one of these jobs before, in this process. `on_status` is called with each new state
+    of a job in a response to a batch call; single calls emit events.
     """
 
-    def __init__(self, context: CallContext, job_ids: Sequence[str], *, seen: bool = False) -> None:
+    def __init__(
+        self,
+        context: CallContext,
+        job_ids: Sequence[str],
+        *,
+        seen: bool = False,
+        on_status: Callable[[Status], None] = lambda status: None,
+    ) -> None:
         self.context = context
         self.pending = list(dict.fromkeys(job_ids))
         self._retries = RetryBudget(context, context.options.patience)
+        self._on_status = on_status
         self._use_batch = True
         self._seen = seen
         self._requested: set[str] = set()
@@ -91,10 +100,11 @@ class BatchPoller:
 
     def _has_new_states(self, batch: Batch) -> bool:
         """Return whether a response has a state that was not known; some servers repeat known ones."""
-        states = {status.job_id: status.state for status in batch.jobs}
-        changed = any(self._states.get(job_id) != state for job_id, state in states.items())
-        self._states |= states
-        return changed
+        changed = [status for status in batch.jobs if self._states.get(status.job_id) != status.state]
+        self._states |= {status.job_id: status.state for status in changed}
+        for status in changed:
+            self._on_status(status)
+        return bool(changed)
 
     def _use_single_calls(self) -> None:
         """Poll each job by its own calls, within the request budget: this is an older server."""
