@@ -153,7 +153,7 @@ def _option(option: click.Option) -> str:
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
     value = "" if option.is_flag or option.count else f" {option.make_metavar(click.Context(click.Command('x')))}"
     shown = option.get_help_extra(click.Context(click.Command("x")))
-    default = f" The default is {shown['default']}." if "default" in shown else ""
+    default = f" The default is {shown['default'].strip('()')}." if "default" in shown else ""
     text = re.sub(r"\s*\[([A-Z_]+)\]$", r" (`\1`)", _help(option))
     return f"- {names}{f' `{value.strip()}`' if value else ''}: {text}{default}"
 

@@ -104,7 +104,7 @@ def test_reference_images_are_listed_and_deleted(environment: dict[str, str], tm
     assert cli("upload", str(target), "--list", **environment).returncode == 2
 
 
-def test_a_file_says_how_it_was_made(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_file_states_how_it_was_made(environment: dict[str, str], tmp_path: Path) -> None:
     target = tmp_path / "boat.png"
     made = cli("generate", "a boat", "-o", str(target), "--seed", "7", "--json", *SMALL, **environment)
     image = SavedImage.read(target)

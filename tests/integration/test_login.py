@@ -48,7 +48,7 @@ def test_after_a_login_no_variable_is_needed(shared_server: ServerProcess, tmp_p
     assert "umrgen login" in cli("status", "ext_none").stderr
 
 
-def test_a_terminal_asks_and_does_not_show_the_key(shared_server: ServerProcess) -> None:
+def test_a_terminal_prompts_and_does_not_show_the_key(shared_server: ServerProcess) -> None:
     terminal = Terminal(sys.executable, "-m", "umrgen", "login", "--profile", "work")
     terminal.read_until("address")
     terminal.write(f"{shared_server.url}\n")

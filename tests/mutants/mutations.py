@@ -2813,7 +2813,7 @@ MUTATIONS = (
         "cli/login.py",
         "hide_input=hide",
         "hide_input=False",
-        f"{LOGIN}::test_a_terminal_asks_and_does_not_show_the_key",
+        f"{LOGIN}::test_a_terminal_prompts_and_does_not_show_the_key",
     ),
     _client(
         "config-show-secrets",

@@ -127,7 +127,7 @@ class TestTheFile:
         assert choose_server().base_url is None
 
     @pytest.mark.parametrize("name", ["", "a b", "../x", ".x", "x" * 65, "a\x1b[2J"])
-    def test_the_name_of_a_profile_is_a_word(self, name: str) -> None:
+    def test_the_name_of_a_profile_has_few_characters(self, name: str) -> None:
         with pytest.raises(UmrgenError, match="is not a name for a profile"):
             Profiles().save(Profile(name, "http://127.0.0.1:1", "k"))
 

@@ -29,20 +29,20 @@ _PROFILE_OPTION = click.option(
 
 
 @click.command()
-@click.option("--base-url", metavar="URL", help="The server's address; without it, the command asks for it.")
+@click.option("--base-url", metavar="URL", help="The server's address; without it, the command prompts for it.")
 @click.option(
     "--api-key-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A file whose first line is the API key; without it, the command asks for the key.",
+    help="A file whose first line is the API key; without it, the command prompts for the key.",
 )
 @_PROFILE_OPTION
 @json_option
 def login(base_url: str | None, api_key_file: Path | None, profile: str, as_json: bool) -> None:
     """Store a server's address and an API key for all later commands, after a test of both.
 
-    In a terminal, the command asks for the address and the key, which is not shown. Elsewhere it reads them from two
-    lines of standard input. They are stored in a file in your configuration folder that only you can read.
+    In a terminal, the command prompts for the address and for the key, which is not shown. Elsewhere it reads them from
+    two lines of standard input. They are stored in a file in your configuration folder that only you can read.
     UMRGEN_BASE_URL and UMRGEN_API_KEY take precedence over them.
     """
     output = CommandOutput(as_json, as_events=False)

@@ -72,7 +72,7 @@ def choose_server(
 ) -> ServerChoice:
     """Return the address and the key in force: arguments take precedence over the environment, and it over a profile.
 
-    `profile` is an argument too: with it, the environment does not count. The key of a profile is only ever used with
+    `profile` is an argument too: with it, the environment does not count. The key of a profile is used only with
     the profile's own address. Raises UmrgenError for a profile that does not exist, and for a file of profiles that
     cannot be read when it is needed.
     """
@@ -148,7 +148,7 @@ class Profiles:
         return profiles[name]
 
     def save(self, profile: Profile) -> None:
-        """Store a profile, in the place of an earlier one of the same name. Raises UmrgenError."""
+        """Store a profile, replacing an earlier one of the same name. Raises UmrgenError."""
         if not _NAME.fullmatch(profile.name):
             raise UmrgenError(
                 f"{profile.name!r} is not a name for a profile",
