@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from umrgen.provenance import Provenance
 
-__all__ = ["LARGEST", "SIDE", "thumbnail", "thumbnail_of_file"]
+__all__ = ["LARGEST", "SIDE", "prepare", "thumbnail", "thumbnail_of_file"]
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,13 @@ QUALITIES = (75, 50, 20)
 EFFORT = 1
 """WebP's method, from 0 to 6. 2 takes a third longer for files that are as large; 4 takes three times as long."""
 MAX_PIXELS = 64_000_000
+
+
+def prepare() -> None:
+    """Load the libraries, which takes a fraction of a second the first time."""
+    from PIL import Image
+
+    _webp(Image.new("RGB", (1, 1)), QUALITIES[0])
 
 
 def thumbnail(pixels: "NDArray[np.uint8]", record: "Provenance | None") -> bytes:
