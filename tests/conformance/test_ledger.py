@@ -739,9 +739,9 @@ async def test_a_file_of_an_image_that_is_deleted_while_it_is_stored_is_deleted_
     await observed.ledger.jobs.delete("sid_a", ["a1"], now=11)
     assert not await outputs.keep_file(image, "a.webp")
     assert ("sid_a", "a.webp") in await outputs.obsolete_files(now=2**50, limit=9)
-    assert not await outputs.expect_file(image, "b.webp", now=12)
+    assert not await outputs.expect_file(image, "other.webp", now=12)
     assert not await outputs.expect_file(make_output("umrgen_none.png"), "c.webp", now=12)
-    assert "b.webp" not in str(await outputs.obsolete_files(now=2**50, limit=9))
+    assert "other.webp" not in str(await outputs.obsolete_files(now=2**50, limit=9))
 
 
 def upload(name: str, session: str = "sid_a", created_at: int = 5) -> Upload:
