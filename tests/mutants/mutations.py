@@ -167,11 +167,12 @@ MUTATIONS = (
         "scheduler/attempt.py",
         """            for output, image in zip(outputs, images, strict=True):
                 await self._store(output, image.data)
+                await self._store_thumbnail(output, image.thumbnail)
             await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps)""",
         """            await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps)
             for output, image in zip(outputs, images, strict=True):
-                await self._store(output, image.data)\n"
-        "                await self._store_thumbnail(output, image.thumbnail)""",
+                await self._store(output, image.data)
+                await self._store_thumbnail(output, image.thumbnail)""",
         f"{ATTEMPTS}::test_images_are_stored_before_their_job_is_completed",
     ),
     _server(
