@@ -187,7 +187,8 @@ class TestJobs:
         options = ("--search", "commandline", "--after", "2020-01-01", "--favorite")
         assert second not in cli("jobs", *options, **environment).stdout
         assert (
-            cli("jobs", "--search", "commandline", "--before", "2020-01-01T10:00", **environment).stdout == "no jobs\n"
+            cli("jobs", "--search", "commandline", "--before", "2020-01-01T10:00", **environment).stdout
+            == "There are no jobs.\n"
         )
         deleted = cli("delete", first, second, **environment)
         assert (deleted.returncode, deleted.stdout) == (0, f"{first}  deleted\n{second}  deleted\n")
@@ -195,7 +196,7 @@ class TestJobs:
         assert again.returncode == 1
         assert json.loads(again.stdout.splitlines()[0])["deleted"] == [first]
         assert "ext_unknown" in again.stderr
-        assert cli("jobs", "--search", "commandline", **environment).stdout == "no jobs\n"
+        assert cli("jobs", "--search", "commandline", **environment).stdout == "There are no jobs.\n"
 
     def test_cancel_and_list(self, slow_server: ServerProcess) -> None:
         environment = {"UMRGEN_BASE_URL": slow_server.url, "UMRGEN_API_KEY": slow_server.key}
