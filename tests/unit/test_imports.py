@@ -62,6 +62,7 @@ SERVER = [
         "server.reencode",
         "server.signing",
         "server.conversion",
+        "server.thumbnails",
         "server.metrics",
         "server.running_time",
         "server.tasks",

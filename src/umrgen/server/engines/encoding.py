@@ -1,6 +1,7 @@
 """From what an engine returns to files: PNG with provenance, signed if configured, and small JPEG previews."""
 
 import logging
+from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from umrgen.provenance import mark
 from umrgen.server.engines import DrawTask, EncodedImage, EngineFailure, EngineInfo
 from umrgen.server.engines.provenance import record_of
 from umrgen.server.png import encode_png
+from umrgen.server.thumbnails import thumbnail, thumbnail_of_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,7 +37,9 @@ def encoded(
     batch: int = 1,
     signer: "ManifestSigner | None" = None,
 ) -> EncodedImage:
-    """Return the image as a file that states how it was made. `batch`: the number of images drawn together.
+    """Return the image as a file that states how it was made, and its thumbnail.
+
+    `batch`: the number of images drawn together.
 
     Pixels become a PNG; those of an encoded image are not encoded again. A final one is returned as it is, and so is a
     damaged one, which the verification refuses. Raises ValueError for pixels of another shape or type, and
@@ -45,7 +49,10 @@ def encoded(
         return image
     record = record_of(task, info, batch)
     file = _marked(image, record)
-    return file if signer is None or file is image else _signed(file, task, record, signer)
+    if file is image:
+        return file
+    small = thumbnail_of_file(image.data, record) if isinstance(image, EncodedImage) else thumbnail(image, record)
+    return replace(file if signer is None else _signed(file, task, record, signer), thumbnail=small)
 
 
 def _marked(image: "Pixels | EncodedImage", record: "Provenance") -> EncodedImage:

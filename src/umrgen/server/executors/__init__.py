@@ -10,6 +10,7 @@ from umrgen.image_files import verify
 from umrgen.server.domain.job import MAX_IMAGES
 from umrgen.server.engines import DrawTask, EncodedImage, EngineCrashed, EngineInfo
 from umrgen.server.executors.batch import JobBatch
+from umrgen.server.thumbnails import LARGEST
 
 __all__ = [
     "EXECUTORS",
@@ -63,23 +64,34 @@ class VerifiedImage:
     width: int
     height: int
     media_type: str = "image/png"
+    thumbnail: bytes = b""
+    """A small WebP of it; b"" if there is none."""
 
 
 async def verified(images: Sequence[EncodedImage]) -> tuple[VerifiedImage, ...]:
     """Check the images of an engine. Raises EngineCrashed if there are none, too many, or an incomplete one."""
     if not 1 <= len(images) <= MAX_IMAGES:
         raise EngineCrashed(f"it returned {len(images)} images; 1 to {MAX_IMAGES} are possible")
-    return tuple([await asyncio.to_thread(_verify, image.data) for image in images])
+    return tuple([await asyncio.to_thread(_verify, image) for image in images])
 
 
-def _verify(data: bytes) -> VerifiedImage:
+def _verify(image: EncodedImage) -> VerifiedImage:
     try:
-        facts = verify(data)
+        facts = verify(image.data)
     except UmrgenError as error:
         raise EngineCrashed(f"its result is not an image: {error}") from None
     if not facts.width or not facts.height:
         raise EngineCrashed("it returned an image without a size")
-    return VerifiedImage(data, facts.sha256, facts.width, facts.height, facts.media_type)
+    small = image.thumbnail if _is_thumbnail(image.thumbnail) else b""
+    return VerifiedImage(image.data, facts.sha256, facts.width, facts.height, facts.media_type, small)
+
+
+def _is_thumbnail(data: bytes) -> bool:
+    """Return whether this is a whole and small WebP; without it, a thumbnail is made when it is requested."""
+    try:
+        return 0 < len(data) <= LARGEST and verify(data).media_type == "image/webp"
+    except UmrgenError:
+        return False
 
 
 class Executor(Protocol):

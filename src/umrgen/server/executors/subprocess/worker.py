@@ -36,6 +36,7 @@ from umrgen.server.engines import (
 from umrgen.server.engines.encoding import encoded, preview_jpeg
 from umrgen.server.executors.subprocess.frames import HEAD, Frame, pack, unpack_lengths
 from umrgen.server.signing import ManifestSigner, SigningOptions
+from umrgen.server.thumbnails import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +95,7 @@ class Worker:
     def run(self) -> None:
         try:
             self._engine.load()
+            prepare()  # now, because a drawing has less time than the load
         except EngineFailure as failure:
             self.send({"is": "unavailable", "error": str(failure)})
             return
@@ -161,7 +163,8 @@ class Worker:
             for drawn in images:
                 self.check_cancelled(task.job_id)
                 image = encoded(drawn, task, self._engine.info, batch, self._signer)
-                self.send({"is": "image", "job_id": task.job_id, "media_type": image.media_type}, image.data)
+                head = {"is": "image", "job_id": task.job_id, "media_type": image.media_type}
+                self.send(head | {"thumbnail": len(image.thumbnail)}, image.data + image.thumbnail)
             self._finish(task.job_id, None)
         except Exception as error:
             self._finish(task.job_id, error)
