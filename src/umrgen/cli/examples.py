@@ -78,7 +78,8 @@ EXAMPLES: dict[str, str | tuple[str, ...]] = {
     "ledger": "umrgen ledger backup ledger-copy.sqlite3",
     "ledger adopt": "umrgen ledger adopt --state /var/lib/umrgen",
     "ledger check": "umrgen ledger check --json",
-    "ledger backup": "umrgen ledger backup ledger-copy.sqlite3",
+    "ledger backup": "umrgen ledger backup /var/backups/umrgen --keep 14",
+    "ledger restore": "umrgen ledger restore /var/backups/umrgen/ledger-20270131T020000000000Z.sqlite3",
     "ledger copy": "umrgen ledger copy ledger.sqlite3 postgresql://umrgen@db.example.org/umrgen",
     "ledger vacuum": "umrgen ledger vacuum",
 }
