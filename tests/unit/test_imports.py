@@ -53,6 +53,7 @@ SERVER = [
         "server.settings",
         "server.settings_report",
         "server.comfyui_hint",
+        "server.health",
         "server.deployment",
         "server.state",
         "server.logs",

@@ -95,6 +95,12 @@ def _print_config(context: click.Context, parameter: click.Parameter, requested:
     context.exit()
 
 
+def _check_health(settings: "Settings") -> None:
+    from umrgen.server.health import check_health
+
+    click.echo(f"ready: {check_health(settings)}")
+
+
 @click.command(params=setting_options())
 @click.option(
     "--config",
@@ -106,6 +112,9 @@ def _print_config(context: click.Context, parameter: click.Parameter, requested:
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout when ready: url, key, state, studio."
 )
 @click.option("--no-engines", is_flag=True, help="As --engines off: other servers, or umrgen work, draw the jobs.")
+@click.option(
+    "--check-health", is_flag=True, help="Only check that the server with these settings is ready: exit code 0 or 1."
+)
 @click.option("--until-eof", is_flag=True, help="Also stop when standard input ends.")
 @click.option(
     "--print-unit", is_flag=True, is_eager=True, expose_value=False, callback=_print_unit, help="Print a systemd unit."
@@ -118,7 +127,9 @@ def _print_config(context: click.Context, parameter: click.Parameter, requested:
     callback=_print_config,
     help="Print an example file for --config.",
 )
-def serve(config: Path | None, as_json: bool, no_engines: bool, until_eof: bool, **flags: Any) -> None:
+def serve(
+    config: Path | None, as_json: bool, no_engines: bool, check_health: bool, until_eof: bool, **flags: Any
+) -> None:
     """Serve the API. The first start in a terminal creates the state folder and a key, and prints the key once."""
 
     def work() -> None:
@@ -134,6 +145,9 @@ def serve(config: Path | None, as_json: bool, no_engines: bool, until_eof: bool,
             return Settings.load({name: value for name, value in flags.items() if value != ()}, os.environ, config)
 
         settings = load()
+        if check_health:
+            _check_health(settings)
+            return
         set_up_logs(settings.log_format)
         _announce_engine(settings)
         serve_forever(
