@@ -1,10 +1,8 @@
 """The files of deploy/: each is accepted by its validator, and the image's steps make a server that starts."""
 
-import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
