@@ -42,7 +42,7 @@ class TestMetrics:
             assert values["umrgen_jobs_running"] == 1
             assert values["umrgen_jobs_ended_total{state=completed}"] == 1
             assert values["umrgen_job_run_seconds_count{engine=procedural}"] == 1
-            assert values["umrgen_job_wait_seconds_count"] == 2
+            assert values["umrgen_job_wait_seconds_count{engine=procedural}"] == 2
             assert values["umrgen_ledger_commit_seconds_count"] >= 6
             assert values["umrgen_requests_total{status=202}"] == 3
             assert values["umrgen_requests_total{status=404}"] == 1
@@ -56,7 +56,7 @@ class TestMetrics:
             assert values["umrgen_jobs_ended_total{error_code=cancelled,state=failed}"] == 2
 
     def test_every_metric_is_documented(self, http: httpx2.Client) -> None:
-        page = (HERE.parent / "docs" / "operations.md").read_text()
+        page = (HERE.parent / "docs" / "monitoring.md").read_text()
         families = text_string_to_metric_families(http.get("/metrics").text)
         names = {family.name for family in families if not family.name.endswith("_created")}
         assert len(names) >= 10

@@ -1,6 +1,8 @@
 """The files of deploy/: each is accepted by its validator, and the image's steps make a server that starts."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -10,11 +12,13 @@ from typing import Any
 import httpx2
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from dockerfile import Build, context_files
 from s3_server import free_ports
-from support import clean_environment, tied, until
+from support import clean_environment, finish, server, submit, tied, until
 from umrgen.server.settings import Settings, settings_table
+from umrgen.server.signing.trial import write_trial
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -152,6 +156,127 @@ def test_systemd_accepts_the_units(units: tuple[str, ...], tmp_path: Path) -> No
         debian("systemd-analyze"), *user, "verify", "--man=no", *(tmp_path / name for name in units), **runtime
     )
     assert [line for line in said.splitlines() if any(name in line for name in units)] == []
+
+
+def panels() -> list[dict[str, Any]]:
+    board = json.loads((DEPLOY / "grafana.json").read_text())
+    return [panel for panel in board["panels"] if panel["type"] != "row"]
+
+
+def rules() -> list[dict[str, Any]]:
+    (group,) = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"]
+    found: list[dict[str, Any]] = group["rules"]
+    return found
+
+
+def expressions() -> list[str]:
+    return [target["expr"] for panel in panels() for target in panel["targets"]] + [rule["expr"] for rule in rules()]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """The labels of each metric of a real server that signs, and has drawn one image, by the metric's name."""
+    folder = tmp_path_factory.mktemp("server")
+    write_trial(folder / "trial")
+    signing = [f"--signing-{part}={folder / 'trial' / part}.pem" for part in ("certificate", "key")]
+    labels: dict[str, set[str]] = {}
+    with server(folder / "state", *signing) as running, running.http() as http:
+        finish(http, submit(http))
+        for family in text_string_to_metric_families(http.get("/metrics").text):
+            labels[family.name] = {label for sample in family.samples for label in sample.labels}
+    return labels
+
+
+def family_of(name: str, exported: dict[str, set[str]]) -> str | None:
+    """Return the metric of which `name` is a series."""
+    endings = ("", "_total", "_bucket", "_count", "_sum", "_info")
+    return next((metric for metric in exported if name in {metric + ending for ending in endings}), None)
+
+
+class TestMonitoring:
+    def test_the_dashboard_and_the_alerts_use_metrics_that_exist(self, exported: dict[str, set[str]]) -> None:
+        used = {name for text in expressions() for name in re.findall(r"\b(?:umrgen|process)_\w+", text)}
+        assert len(used) > 25
+        assert {name for name in used if family_of(name, exported) is None} == set()
+
+    def test_every_metric_is_on_the_dashboard_or_in_an_alert(self, exported: dict[str, set[str]]) -> None:
+        text = " ".join(expressions())
+        own = {name for name in exported if name.startswith("umrgen_") and not name.endswith("_created")}
+        assert {name for name in own if name not in text} == set()
+
+    def test_the_labels_exist(self, exported: dict[str, set[str]]) -> None:
+        known = set().union(*exported.values()) | {"instance", "job", "result"}
+        used = {
+            label for text in expressions() for by in re.findall(r"by \(([^)]+)\)", text) for label in by.split(", ")
+        }
+        assert {"engine", "key", "status"} <= used <= known
+
+    def test_prometheus_accepts_the_expressions_of_the_dashboard(self, tmp_path: Path) -> None:
+        found = [target["expr"] for panel in panels() for target in panel["targets"]]
+        recorded = [{"record": f"panel:{number}", "expr": text} for number, text in enumerate(found)]
+        (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": recorded}]}))
+        said = accept(debian("promtool"), "check", "rules", tmp_path / "rules.yml")
+        assert f"{len(found)} rules found" in said
+
+    def test_prometheus_accepts_its_configuration_with_the_alerts(self, tmp_path: Path) -> None:
+        config = (DEPLOY / "prometheus.yml").read_text().replace("/run/secrets/metrics_token", str(tmp_path / "token"))
+        (tmp_path / "token").write_text("token")
+        (tmp_path / "prometheus.yml").write_text(config)
+        shutil.copy(DEPLOY / "alerts.yml", tmp_path)
+        accept(debian("promtool"), "check", "config", tmp_path / "prometheus.yml")
+
+    def test_the_alerts_fire_on_the_values_that_they_are_for(self, tmp_path: Path) -> None:
+        accept(debian("promtool"), "test", "rules", write_cases(tmp_path))
+
+    def test_each_panel_and_alert_is_explained(self) -> None:
+        page = (ROOT / "docs" / "monitoring.md").read_text()
+        named = [panel["title"] for panel in panels()] + [rule["alert"] for rule in rules()]
+        assert len(named) > 30
+        assert [name for name in named if name not in page] == []
+
+
+HEALTHY = {
+    'up{job="umrgen", instance="a"}': "1x30",
+    'umrgen_ready{instance="a"}': "1x30",
+    "umrgen_queue_age_seconds": "20x30",
+    "umrgen_jobs_running": "1x30",
+    'umrgen_jobs_ended_total{state="completed"}': "0+60x30",
+    'umrgen_jobs_ended_total{state="failed", error_code="engine_crashed"}': "0+1x30",
+    'umrgen_requests_total{status="200"}': "0+60x30",
+    'umrgen_requests_total{status="503"}': "0+1x30",
+    'umrgen_disk_free_bytes{instance="a"}': "9e9x30",
+    'umrgen_disk_reserve_bytes{instance="a"}': "5e8x30",
+    "umrgen_webhooks_pending": "3x30",
+    'process_start_time_seconds{job="umrgen", instance="a"}': "1000x30",
+}
+"""Series of a server without trouble, a value a minute."""
+CASES: dict[str, dict[str, str]] = {
+    "": {},
+    "UmrgenDown": {'up{job="umrgen", instance="a"}': "0x30"},
+    "UmrgenNotReady": {'umrgen_ready{instance="a"}': "0x30"},
+    "UmrgenQueueStuck": {"umrgen_queue_age_seconds": "400x30", "umrgen_jobs_running": "0x30"},
+    "UmrgenQueueLong": {"umrgen_queue_age_seconds": "2000x30"},
+    "UmrgenJobsFail": {'umrgen_jobs_ended_total{state="failed", error_code="engine_crashed"}': "0+10x30"},
+    "UmrgenServerErrors": {'umrgen_requests_total{status="503"}': "0+5x30"},
+    "UmrgenDiskLow": {'umrgen_disk_free_bytes{instance="a"}': "1e9x30"},
+    "UmrgenRestarts": {'process_start_time_seconds{job="umrgen", instance="a"}': "1000+60x30"},
+}
+"""The series that differ, by the one alert that then fires."""
+
+
+def write_cases(folder: Path) -> Path:
+    """Write a file for `promtool test rules`: after half an hour of each case, exactly one alert fires."""
+    shutil.copy(DEPLOY / "alerts.yml", folder)
+    tests = []
+    for expected, changes in CASES.items():
+        series = [{"series": name, "values": values} for name, values in (HEALTHY | changes).items()]
+        firing = "count by (alertname) (ALERTS{alertstate='firing'})"
+        samples = [{"labels": f'{{alertname="{expected}"}}', "value": 1}] if expected else []
+        checks = [{"expr": firing, "eval_time": "29m", "exp_samples": samples}]
+        tests.append({"interval": "1m", "input_series": series, "promql_expr_test": checks})
+    cases = folder / "cases.yml"
+    cases.write_text(yaml.safe_dump({"rule_files": ["alerts.yml"], "tests": tests}))
+    return cases
 
 
 class TestImage:

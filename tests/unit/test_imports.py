@@ -63,7 +63,6 @@ SERVER = [
         "server.reencode",
         "server.signing",
         "server.conversion",
-        "server.metrics",
         "server.running_time",
         "server.tasks",
         "server.domain",
@@ -75,6 +74,7 @@ SERVER = [
         "mcp.tools",
     ],
     ["server.ledger", "server.ledger.errors", "server.ledger.values", "server.blobs", "server.engines"],
+    ["server.metrics"],
     ["server.executors"],
     [
         "server.scheduler.previews",

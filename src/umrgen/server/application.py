@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp
 
+from umrgen import __version__
 from umrgen.clock import Clock, SystemClock, seconds_since_boot
 from umrgen.server.allowed_hosts import AllowedHosts
 from umrgen.server.blobs import BlobStore
@@ -58,7 +59,7 @@ from umrgen.server.services.subscriptions import Subscriptions
 from umrgen.server.services.uploads import Uploads
 from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.signing.status import SigningStatus
-from umrgen.server.state import LedgerMark
+from umrgen.server.state import LedgerMark, file_bytes
 from umrgen.server.tasks import cancelled
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.deliverer import WebhookDeliverer
@@ -99,6 +100,9 @@ class Application:
         self.settings = settings
         self._mark = LedgerMark(None if settings.ledger == "memory" else settings.state / "ledger-mark")
         self.metrics = Metrics()
+        self.metrics.set_build(
+            version=__version__, engine=settings.engine, ledger=settings.ledger_kind, blobs=settings.blobs_kind
+        )
         self.ledger = ledger or make_ledger(settings, self.metrics.commits.observe)
         self.blobs = blobs or make_blobs(settings, worker)
         clock = self._clock = LedgerClock(clock or SystemClock(), self.ledger.time)
@@ -156,7 +160,10 @@ class Application:
         ledger, allow = self.ledger, Allow.of(self.settings.webhook_allow)
         lease = TaskLease(ledger.coordination, "webhooks", worker, clock)
         wire = partial(job_to_wire, sign=self.signatures.sign)
-        return WebhookDeliverer(ledger.webhooks, ledger.jobs, ledger.keys, clock, allow, lease, wire=wire)
+        observe = self.metrics.webhook_attempted
+        return WebhookDeliverer(
+            ledger.webhooks, ledger.jobs, ledger.keys, clock, allow, lease, wire=wire, on_attempt=observe
+        )
 
     def _make_services(self, worker: str, clock: Clock) -> Services:
         settings, ledger = self.settings, self.ledger
@@ -218,6 +225,7 @@ class Application:
             policy=load_policy(settings.policy),
             webhooks_allowed=Allow.of(settings.webhook_allow),
             log_prompts=settings.log_prompts,
+            on_accepted=self.metrics.job_accepted,
         )
 
     def _make_state(self, limits: RateLimits, clock: Clock) -> ServerState:
@@ -234,8 +242,16 @@ class Application:
             longest_wait=self.settings.max_wait,
             running_cap=self.settings.session_running,
             storage=self.storage,
+            webhooks=self.ledger.webhooks,
+            ledger_bytes=self._ledger_bytes,
             draws=self.settings.engines,
         )
+
+    def _ledger_bytes(self) -> int | None:
+        """Return the size of the ledger's file with its write-ahead log; None if it is not a file."""
+        if self.settings.ledger_kind != "sqlite":
+            return None
+        return file_bytes(self.settings.ledger_file)
 
     def _make_mcp(self) -> "McpEndpoint":
         """Return the tools for agents. Raises BadSettings without their packages, which are large."""

@@ -65,7 +65,7 @@ class SecurityMiddleware:
             if not was_disconnected(scope):
                 raise
         finally:
-            self._metrics.answered(state["status"])
+            self._metrics.answered(state["status"], state.get("key_id"))
             self._write_log(scope, state, time.perf_counter() - begun)
 
     def _check(self, scope: Scope) -> None:
