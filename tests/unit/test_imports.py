@@ -54,6 +54,8 @@ SERVER = [
         "server.settings_report",
         "server.comfyui_hint",
         "server.health",
+        "server.machine",
+        "server.proposal",
         "server.deployment",
         "server.state",
         "server.logs",

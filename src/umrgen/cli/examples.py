@@ -58,6 +58,7 @@ EXAMPLES: dict[str, str | tuple[str, ...]] = {
         "umrgen doctor --profile work",
     ),
     "mcp": "umrgen mcp --folder ~/Pictures/umrgen",
+    "setup": "umrgen setup --yes",
     "serve": (
         "umrgen serve --port 3088 --state /var/lib/umrgen",
         "umrgen serve --model http://127.0.0.1:8188",
