@@ -56,6 +56,7 @@ SERVER = [
         "server.health",
         "server.machine",
         "server.proposal",
+        "server.reload",
         "server.deployment",
         "server.state",
         "server.logs",

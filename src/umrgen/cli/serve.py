@@ -148,7 +148,7 @@ def serve(
         if check_health:
             _check_health(settings)
             return
-        set_up_logs(settings.log_format)
+        set_up_logs(settings.log_format, settings.log_level)
         _announce_engine(settings)
         serve_forever(
             settings,

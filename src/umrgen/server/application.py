@@ -29,7 +29,9 @@ from umrgen.server.implementations import (
     own_executor,
 )
 from umrgen.server.ledger import Ledger, LedgerUnavailable
+from umrgen.server.logs import set_log_level
 from umrgen.server.metrics import Metrics
+from umrgen.server.reload import applied, describe, need_restart
 from umrgen.server.scheduler.attempt import AttemptContext, DispatchPolicy
 from umrgen.server.scheduler.dispatcher import Dispatcher
 from umrgen.server.scheduler.eta import Estimates
@@ -71,8 +73,6 @@ __all__ = ["Application"]
 
 log = logging.getLogger(__name__)
 
-RELOADED = ("rate", "concurrent", "daily", "session_queued")
-"""The settings that `Application.reload` applies; others need a restart."""
 MARK_SECONDS = 60.0
 """Seconds between two writes of the ledger's mark."""
 ADOPT = "Put back the right file, or stop the server and run: umrgen ledger adopt"
@@ -142,13 +142,7 @@ class Application:
         return Dispatcher(context, worker)
 
     def _make_retention(self, worker: str, clock: Clock) -> Retention:
-        settings, ledger = self.settings, self.ledger
-        keep = RetentionPolicy(
-            settings.retain_days * 24,
-            int(settings.retain_gib * 2**30),
-            settings.upload_hours,
-            settings.retain_records,
-        )
+        ledger, keep = self.ledger, _retention_policy(self.settings)
         lease = TaskLease(ledger.coordination, "retention", worker, clock)
         elapsed = seconds_since_boot if isinstance(clock, SystemClock) else None
         return Retention(
@@ -333,10 +327,21 @@ class Application:
         return [self._clock.run(), self.exchange.run(), presence]
 
     def reload(self, settings: Settings) -> None:
-        """Apply those of the settings that can change while the server runs: the default limits of keys."""
-        changed = {name: getattr(settings, name) for name in RELOADED}
-        self.services.limits.settings = replace(self.services.limits.settings, **changed)
-        log.info("reloaded: %s", ", ".join(f"{name} {value}" for name, value in changed.items()))
+        """Apply those of the settings that can change while the server runs, and log what changed.
+
+        Raises BadSettings; then none is applied.
+        """
+        policy = load_policy(settings.policy)  # its words may have changed, with the same name
+        old, new = self.settings, replace(self.settings, **applied(settings))
+        self.settings = self.services.settings = self.services.limits.settings = new
+        self.services.hosts.allow(new.allowed_hosts)
+        self.services.submissions.apply(policy, log_prompts=new.log_prompts)
+        self.retention.keep = _retention_policy(new)
+        self.admission.reserve_bytes = new.disk_reserve << 20
+        set_log_level(new.log_level)
+        log.info("reloaded: %s", describe(old, new, applied(new)) or "no value changed")
+        if restart := need_restart(old, settings):
+            log.warning("these settings need a restart: %s", restart)
 
     async def drain(self, limit: float) -> None:
         """Refuse new jobs, let running jobs finish within `limit` seconds, and answer the waiting calls."""
@@ -381,3 +386,9 @@ class Application:
         self.subscriptions.notify(jobs)
         self.dispatcher.notify(jobs)
         self.deliverer.notify(jobs)
+
+
+def _retention_policy(settings: Settings) -> RetentionPolicy:
+    return RetentionPolicy(
+        settings.retain_days * 24, int(settings.retain_gib * 2**30), settings.upload_hours, settings.retain_records
+    )

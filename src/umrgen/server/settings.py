@@ -174,6 +174,9 @@ class Settings:
     policy: str = _text("", "content policy: module:function, or a file with one forbidden term a line")
     metrics_token: str = _text("", "a key for /metrics; without it, /metrics accepts every API key")
     log_format: str = _text("text", "format of the log lines on stderr", choices=("text", "json"))
+    log_level: str = _text(
+        "info", "the least important lines in the log", choices=("debug", "info", "warning", "error")
+    )
     access_log: str = _text(
         "notable",
         "logged requests: those that change or refuse something (notable), all, or none",

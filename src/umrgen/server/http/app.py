@@ -40,7 +40,9 @@ MCP_PATH = "/mcp"
 def make_app(services: Services, mcp: ASGIApp | None = None) -> ASGIApp:
     """Return the application with the middleware that the settings require, and `mcp` at exactly /mcp."""
     settings = services.settings
-    app: ASGIApp = SecurityMiddleware(_calls(services, mcp), settings, services.hosts, services.metrics)
+    app: ASGIApp = SecurityMiddleware(
+        _calls(services, mcp), settings, services.hosts, services.metrics, lambda: services.settings.access_log
+    )
     if settings.allowed_origins:
         app = _for_browsers(app, settings.allowed_origins)
     if settings.trusted_proxies:

@@ -51,7 +51,7 @@ class Submitted:
     new: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Submissions:
     """Accepts jobs, for all transports. Every rule about submissions is here."""
 
@@ -69,6 +69,10 @@ class Submissions:
     log_prompts: bool = False
     on_accepted: Callable[[str], None] = lambda key_id: None
     """Called with the key's id for each new job."""
+
+    def apply(self, policy: PromptPolicy | None, *, log_prompts: bool) -> None:
+        """Use this policy, and this choice, for the requests that arrive from now on."""
+        self.policy, self.log_prompts = policy, log_prompts
 
     async def submit(
         self,
