@@ -301,3 +301,24 @@ def test_keys_are_created_listed_and_revoked(state: Path) -> None:
     assert cli("keys", "revoke", "key_none", "--state", str(state)).returncode == 1
     found = json.loads(cli("keys", "list", "--state", str(state), "--json").stdout)["keys"]
     assert {key["id"]: key["revoked_at"] is not None for key in found}[made["id"]]
+
+
+@pytest.mark.slow
+def test_a_key_is_rotated_and_limited_while_the_server_runs(state: Path) -> None:
+    with server(state) as running, running.http() as http:
+        finish(http, submit(http))
+        place = ("--state", str(state))
+        (old,) = json.loads(cli("keys", "list", *place, "--json").stdout)["keys"]
+        rotated = json.loads(cli("keys", "rotate", old["id"], "--grace", "1h", *place, "--json").stdout)
+        limited = cli("keys", "limits", rotated["id"], "--rate", "70", *place)
+        assert (limited.returncode, limited.stdout) == (0, f"{rotated['id']}: 70/min\n")
+        with running.http(**bearer(rotated["key"])) as new:
+            until(lambda: new.get("/api/v1/capabilities").json()["limits"]["requests_per_minute"] == 70)
+            assert len(new.get("/api/v1/jobs").json()["jobs"]) == 1, "it has the session's jobs"
+        assert http.get("/api/v1/jobs").status_code == 200, "within the grace period"
+        gone = json.loads(cli("keys", "rotate", rotated["id"], *place, "--json").stdout)
+        until(lambda: httpx2.get(f"{running.url}/api/v1/jobs", headers=bearer(rotated["key"])).status_code == 401)
+        assert httpx2.get(f"{running.url}/api/v1/jobs", headers=bearer(gone["key"])).status_code == 200
+    for command in (("rotate", "key_none"), ("limits", "key_none", "--rate", "1")):
+        refused = cli("keys", *command, *place)
+        assert (refused.returncode, "there is no key key_none" in refused.stderr) == (1, True)

@@ -75,6 +75,8 @@ EXAMPLES: dict[str, str | tuple[str, ...]] = {
     "keys": "umrgen keys create --name laptop --expires 30d",
     "keys create": "umrgen keys create --name laptop --expires 30d",
     "keys list": "umrgen keys list --json",
+    "keys rotate": "umrgen keys rotate key_0123 --grace 12h",
+    "keys limits": "umrgen keys limits key_0123 --rate 120 --daily default",
     "keys revoke": "umrgen keys revoke key_0123",
     "ledger": "umrgen ledger backup ledger-copy.sqlite3",
     "ledger adopt": "umrgen ledger adopt --state /var/lib/umrgen",
