@@ -44,5 +44,6 @@ class FilesHook(BuildHookInterface[Any]):
                 "js/src": f"{server}/studio/src",
                 "deploy/umrgen.service": f"{server}/deploy/umrgen.service",
                 "deploy/umrgen-user.service": f"{server}/deploy/umrgen-user.service",
+                "deploy/policy-words.txt": f"{server}/deploy/policy-words.txt",
                 "deploy/umrgen.toml": f"{server}/deploy/umrgen.toml",
             }

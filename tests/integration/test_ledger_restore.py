@@ -1,6 +1,7 @@
 """Backups of the ledger in a folder, and the rehearsal of docs/operations.md: a copy put back, checked and adopted."""
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -126,6 +127,13 @@ def test_the_rehearsal_of_the_documents(state: Path, tmp_path: Path) -> None:
     with server(state) as again:
         again.key = running.key
         assert_jobs(again, early, late)
+        rehearsal = tmp_path / "rehearsal"
+        assert cli("ledger", "restore", copy, "--state", str(rehearsal)).returncode == 0
+        shutil.copytree(state / "outputs", rehearsal / "outputs")
+        assert cli("ledger", "check", "--state", str(rehearsal)).returncode == 0
+        with server(rehearsal, "--engines", "off") as second:  # while the first one runs
+            second.key = running.key
+            assert_jobs(second, early)
 
 
 def assert_jobs(running: ServerProcess, *jobs: dict[str, object]) -> None:

@@ -124,6 +124,7 @@ def use_server(environment: Environment, tmp_path: Path) -> None:
     assert verify((environment.folder / "boat.png").read_bytes()).width == 512
     deploy = ROOT / "deploy"
     assert environment.run("umrgen", "serve", "--print-config") == (deploy / "umrgen.toml").read_text()
+    assert environment.run("umrgen", "serve", "--print-policy") == (deploy / "policy-words.txt").read_text()
     unit = (deploy / "umrgen.service").read_text().replace("/opt/umrgen/bin/umrgen", str(environment.bin / "umrgen"))
     assert environment.run("umrgen", "serve", "--print-unit") == unit
     running = InstalledServer(environment).start()
@@ -217,7 +218,7 @@ USES: dict[str, Use] = {
 """A test of the main function of the base installation, and of each extra."""
 WITH_SERVER = ("comfyui", "diffusers", "postgres", "s3")
 """Extras of the server: documented as `umrgen[server,EXTRA]`."""
-SERVER_FILES = ("umrgen.service", "umrgen-user.service", "umrgen.toml")
+SERVER_FILES = ("umrgen.service", "umrgen-user.service", "umrgen.toml", "policy-words.txt")
 """The files of deploy/ that commands print or install."""
 BEFORE = {"diffusers": ["torch==2.13.0"]}
 """Installed first: a plain torch would bring the packages of an accelerator."""

@@ -101,6 +101,15 @@ def _check_health(settings: "Settings") -> None:
     click.echo(f"ready: {check_health(settings)}")
 
 
+def _print_policy(context: click.Context, parameter: click.Parameter, requested: bool) -> None:
+    if not requested:
+        return
+    from umrgen.server.deployment import example_policy
+
+    click.echo(example_policy(), nl=False)
+    context.exit()
+
+
 @click.command(params=setting_options())
 @click.option(
     "--config",
@@ -126,6 +135,14 @@ def _check_health(settings: "Settings") -> None:
     expose_value=False,
     callback=_print_config,
     help="Print an example file for --config.",
+)
+@click.option(
+    "--print-policy",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_policy,
+    help="Print a starter list of terms for --policy.",
 )
 def serve(
     config: Path | None, as_json: bool, no_engines: bool, check_health: bool, until_eof: bool, **flags: Any

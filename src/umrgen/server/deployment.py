@@ -1,10 +1,10 @@
-"""The files that `umrgen serve --print-unit` and `--print-config` print: a systemd unit and example settings."""
+"""The files of deploy/ that commands print or install: systemd units, example settings, a list of words."""
 
 import sys
 import sysconfig
 from pathlib import Path
 
-__all__ = ["example_config", "executable", "systemd_unit", "user_unit"]
+__all__ = ["example_config", "example_policy", "executable", "systemd_unit", "user_unit"]
 
 DOCUMENTED = "/opt/umrgen/bin/umrgen"
 """The program's path in deploy/umrgen.service and in docs/operations.md."""
@@ -52,3 +52,8 @@ def _unit_word(path: Path) -> str:
 def example_config() -> str:
     """Return an example file for `umrgen serve --config`."""
     return _read("umrgen.toml")
+
+
+def example_policy() -> str:
+    """Return a starter list for the setting `policy`."""
+    return _read("policy-words.txt")
