@@ -49,7 +49,13 @@ class TestMetrics:
             assert values["umrgen_requests_total{status=200}"] >= 2
             assert values["umrgen_images_bytes"] > 1000
             assert values["umrgen_disk_free_bytes"] > 0
-            assert values["umrgen_engine_up"] == 1
+            assert values["umrgen_engine_up"] == values["umrgen_ready"] == 1
+            assert values["umrgen_queue_age_seconds"] > 0
+            assert values["umrgen_ledger_bytes"] > 1000
+            assert values["umrgen_disk_reserve_bytes"] == 512 << 20
+            (key,) = json.loads(cli("keys", "list", "--state", str(state), "--json").stdout)["keys"]
+            assert values[f"umrgen_key_jobs_total{{key={key['id']}}}"] == 3
+            assert values[f"umrgen_key_requests_total{{key={key['id']}}}"] > 3
             for job_id in (waiting, slow):
                 http.post(f"/api/v1/cancel/{job_id}")
             values = metrics(http.get("/metrics").text)

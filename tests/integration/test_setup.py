@@ -12,6 +12,8 @@ import httpx2
 import pytest
 
 from support import clean_environment, tied, until
+from umrgen.cli.setup import write_new
+from umrgen.errors import UmrgenError
 from umrgen.server.settings import Settings
 
 SETUP = (sys.executable, "-m", "umrgen", "setup")
@@ -99,6 +101,13 @@ def test_a_file_that_exists_is_used_and_kept(home: Home) -> None:
     assert f"The settings file {home.config} exists. It is used as it is." in done.stdout
     assert (home.folder / "elsewhere" / "ledger.sqlite3").exists()
     assert home.config.read_text().count("\n") == 2
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "umrgen.toml").write_text("of another program")
+    with pytest.raises(UmrgenError, match="cannot be written: File exists"):
+        write_new(tmp_path / "umrgen.toml", "ours")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["of another program"]
 
 
 @pytest.mark.slow

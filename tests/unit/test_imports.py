@@ -52,6 +52,7 @@ SERVER = [
     [
         "server.settings",
         "server.settings_report",
+        "server.setting_values",
         "server.comfyui_hint",
         "server.health",
         "server.machine",

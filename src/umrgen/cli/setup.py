@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from umrgen.server.proposal import Proposal
     from umrgen.server.settings import Settings
 
-__all__ = ["setup"]
+__all__ = ["setup", "write_new"]
 
 UNIT = "umrgen.service"
 GIB = 1 << 30
@@ -113,7 +113,7 @@ class _Setup:
         text = config_text(proposal, self._facts, state, port)
         click.echo(f"\n{text}")
         if self._confirm(f"Write this to {self._config}?"):
-            _write(self._config, text)
+            write_new(self._config, text)
         return settings
 
     def _proposal(self, model: str | None) -> "Proposal":
@@ -182,7 +182,7 @@ class _Setup:
         if not self._confirm(f"Install the service {unit}?"):
             click.echo(f"Start the server: umrgen serve --config {self._config}")
             return False
-        _write(unit, text)
+        write_new(unit, text)
         return True
 
     def _start(self, settings: "Settings") -> None:
@@ -206,7 +206,7 @@ class _Setup:
             webbrowser.open(url)
 
 
-def _write(file: Path, text: str) -> None:
+def write_new(file: Path, text: str) -> None:
     """Write a new file that only this user can read: complete, or not at all. Raises UmrgenError."""
     unfinished = file.with_name(f".{file.name}.new")
     try:
