@@ -3002,6 +3002,14 @@ MUTATIONS = (
         "",
         "tests/unit/test_webhook_deliverer.py::test_each_recorded_attempt_is_observed",
     ),
+    _server(
+        "worker-without-the-api",
+        "scaling: umrgen work has no API, only the calls for operators",
+        "http/app.py",
+        "Starlette(routes=ops.routes(services), exception_handlers=_handlers())",
+        "Starlette(routes=routes(services), exception_handlers=_handlers())",
+        f"{ROLES}::test_a_worker_has_metrics_of_the_jobs_that_it_draws[sqlite]",
+    ),
 )
 
 

@@ -21,7 +21,7 @@ from umrgen.server.services.api_keys import NewKey, check_usable
 from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.state import own_state
 
-__all__ = ["Announcement", "StopRequest", "loop_factory", "serve"]
+__all__ = ["LAST_RESPONSES", "Announcement", "StopRequest", "loop_factory", "serve"]
 
 log = logging.getLogger(__name__)
 

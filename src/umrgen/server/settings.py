@@ -54,6 +54,7 @@ class Settings:
     # --- addresses and storage ---
     host: str = _text("127.0.0.1", "address to listen on; other addresses than loopback need an API key first")
     port: int = _number(3088, "port to listen on; 0 takes a free one", 0, 65535)
+    work_port: int = _number(0, "port of umrgen work for /metrics, /healthz and /readyz; 0: none", 0, 65535)
     state: Path = field(default_factory=data_home, metadata={"help": "folder of the ledger, the keys and the images"})
     ledger: str = _text(
         "sqlite",
