@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from support import clean_environment, tied, until
+from support import clean_environment, server, tied, until
 from umrgen.cli.setup import write_new
 from umrgen.errors import UmrgenError
 from umrgen.server.settings import Settings
@@ -80,6 +80,7 @@ def test_without_a_terminal_it_needs_a_decision(home: Home) -> None:
     assert home.files() == {}
 
 
+@pytest.mark.slow
 def test_a_second_run_changes_nothing(home: Home) -> None:
     done = home.setup("--yes")
     assert done.returncode == 0, done.stderr
@@ -108,6 +109,30 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(UmrgenError, match="cannot be written: File exists"):
         write_new(tmp_path / "umrgen.toml", "ours")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["of another program"]
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_used_yet_does_not_end_it(home: Home) -> None:
+    done = home.setup("--yes", "--model", "owner/of-no-known-family")
+    assert done.returncode == 0, done.stderr
+    assert "The model cannot be used yet: " in done.stdout
+    assert "Before the first image: umrgen engine pull owner/of-no-known-family" in done.stdout
+    assert 'model = "owner/of-no-known-family"' in home.config.read_text()
+    assert done.stdout.count("umr_") == 1
+
+
+@pytest.mark.slow
+def test_a_server_that_uses_the_state_folder_is_left_alone(tmp_path: Path) -> None:
+    home = Home(tmp_path, systemd=True)
+    state = home.folder / "state"
+    with server(state) as running:
+        done = home.setup("--yes", "--state", str(state))
+        assert done.returncode == 0, done.stderr
+        assert f"Another server (process {running.process.pid}) uses the state folder {state}." in done.stdout
+        assert "There is an API key already" in done.stdout
+        assert running.process.poll() is None
+    assert not home.unit.exists()
+    assert not home.calls.exists()
 
 
 @pytest.mark.slow

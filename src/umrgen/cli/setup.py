@@ -85,9 +85,22 @@ class _Setup:
         settings = self._settings(state, model)
         self._download(settings)
         self._create_key(settings)
-        if self._config.exists():
+        if self._config.exists() and not self._is_used(settings):
             self._service(settings)
         self._open_studio(settings)
+
+    def _is_used(self, settings: "Settings") -> bool:
+        """Return whether a server with other settings uses the state folder; report it."""
+        from umrgen.server.state import server_pid
+
+        pid = server_pid(settings.state)
+        if pid is None or _responds(settings):
+            return False
+        click.echo(
+            f"Another server (process {pid}) uses the state folder {settings.state}. It is left alone; stop it, and run"
+            " umrgen setup again, to install the service."
+        )
+        return True
 
     def _show_machine(self) -> None:
         facts = self._facts
@@ -133,9 +146,16 @@ class _Setup:
     # --- the model ---
 
     def _download(self, settings: "Settings") -> None:
-        """Offer to download a model of the hub that is not on this machine."""
+        """Offer to download a model of the hub that is not on this machine. A failure does not end the set-up."""
         if settings.engine != "diffusers":
             return
+        try:
+            self._offer_download(settings)
+        except UmrgenError as error:
+            click.echo(f"The model cannot be used yet: {error}. {error.next or ''}".rstrip())
+            click.echo(f"Before the first image: umrgen engine pull {settings.model}")
+
+    def _offer_download(self, settings: "Settings") -> None:
         from umrgen.server.engine_plan import engine_plan, pull_model
 
         plan = engine_plan(settings)
