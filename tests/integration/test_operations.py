@@ -68,11 +68,26 @@ class TestMetrics:
         assert len(names) >= 10
         assert {name for name in names if name not in page} == set()
 
+    def test_a_key_sees_its_own_use_only(self, http: httpx2.Client, other_key: str) -> None:
+        def keys_in(**headers: str) -> set[str]:
+            return set(
+                re.findall(r'umrgen_key_requests_total\{key="(\w+)"\}', http.get("/metrics", headers=headers).text)
+            )
+
+        other = {"Authorization": f"Bearer {other_key}"}
+        for headers in ({}, other):
+            http.get("/api/v1/jobs", headers=headers)
+        assert len(keys_in()) == len(keys_in(**other)) == 1
+        assert keys_in() != keys_in(**other)
+
     def test_the_metrics_token_opens_only_the_metrics(self, state: Path) -> None:
         with server(state, "--metrics-token", "for-the-scraper-alone-x") as running, running.http() as http:
+            http.get("/api/v1/jobs")
             problem(http.get("/metrics"), 401, "unauthorized")
             scraper = {"Authorization": "Bearer for-the-scraper-alone-x"}
-            assert httpx2.get(f"{running.url}/metrics", headers=scraper).status_code == 200
+            shown = httpx2.get(f"{running.url}/metrics", headers=scraper)
+            assert shown.status_code == 200
+            assert 'umrgen_key_requests_total{key="key_' in shown.text, "the token sees all keys"
             problem(httpx2.get(f"{running.url}/api/v1/jobs", headers=scraper), 401, "unauthorized")
 
 

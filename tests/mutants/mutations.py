@@ -3010,6 +3010,14 @@ MUTATIONS = (
         "Starlette(routes=routes(services), exception_handlers=_handlers())",
         f"{ROLES}::test_a_worker_has_metrics_of_the_jobs_that_it_draws[sqlite]",
     ),
+    _server(
+        "metrics-of-other-keys",
+        "security: /metrics shows a key its own use only",
+        "metrics.py",
+        "if self._only_key in (None, key)})",
+        "if True})",
+        f"{OPERATIONS}::TestMetrics::test_a_key_sees_its_own_use_only",
+    ),
 )
 
 

@@ -36,6 +36,7 @@ class Metrics(Collector):
         self._jobs_of_keys: Counter[str] = Counter()
         self._refusals: Counter[int] = Counter()
         self._gauges: Sequence[Gauge] = ()
+        self._only_key: str | None = None
         self.waits = Histogram(
             "umrgen_job_wait_seconds",
             "From a job's 202 to its first start.",
@@ -115,14 +116,20 @@ class Metrics(Collector):
         yield _counts("umrgen_requests", "Responses by status.", "status", self._answers)
         refusals = "4xx responses to callers without a valid key."
         yield _counts("umrgen_refused_strangers", refusals, "status", self._refusals)
-        yield _counts("umrgen_key_requests", "Responses to each API key.", "key", self._calls_of_keys)
-        yield _counts("umrgen_key_jobs", "Jobs that each API key submitted.", "key", self._jobs_of_keys)
+        yield _counts("umrgen_key_requests", "Responses to each API key.", "key", self._shown(self._calls_of_keys))
+        yield _counts("umrgen_key_jobs", "Jobs that each API key submitted.", "key", self._shown(self._jobs_of_keys))
         for name, help, value in self._gauges:
             yield GaugeMetricFamily(name, help, value=value)
 
-    def text(self, gauges: Sequence[Gauge] = ()) -> bytes:
-        """Return all metrics and these gauges, as `CONTENT_TYPE`."""
-        self._gauges = gauges
+    def _shown(self, counts: Counter[str]) -> Counter[str]:
+        return Counter({key: count for key, count in counts.items() if self._only_key in (None, key)})
+
+    def text(self, gauges: Sequence[Gauge] = (), only_key: str | None = None) -> bytes:
+        """Return all metrics and these gauges, as `CONTENT_TYPE`.
+
+        `only_key`: the id of the key that may see its own use only; None: that of all keys is shown.
+        """
+        self._gauges, self._only_key = gauges, only_key
         return generate_latest(self._registry)
 
 

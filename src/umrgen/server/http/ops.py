@@ -21,8 +21,8 @@ def routes(services: Services) -> list[Route]:
 
     async def metrics(request: Request) -> Response:
         """Return the server's metrics for Prometheus."""
-        await open_for_operator(services, request.scope, dict(request.headers.raw))
-        text = services.metrics.text(await _gauges(services))
+        caller = await open_for_operator(services, request.scope, dict(request.headers.raw))
+        text = services.metrics.text(await _gauges(services), only_key=caller.key.id if caller else None)
         return Response(text, headers={"Cache-Control": "no-store", "Content-Type": CONTENT_TYPE})
 
     async def readyz(request: Request) -> Response:
