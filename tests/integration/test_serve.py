@@ -84,7 +84,7 @@ def test_sighup_reloads_the_limits_of_a_service(state: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_sighup_reloads_hosts_words_and_logs_and_names_the_settings_that_need_a_restart(
+def test_sighup_reloads_hosts_policy_and_logs_and_names_the_settings_that_need_a_restart(
     state: Path, tmp_path: Path
 ) -> None:
     config, words = tmp_path / "umrgen.toml", tmp_path / "words.txt"

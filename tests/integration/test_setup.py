@@ -1,4 +1,4 @@
-"""`umrgen setup`: it changes what it announced and was confirmed, and nothing else."""
+"""`umrgen setup`: it makes only the changes that it announced and that were confirmed."""
 
 import os
 import pty
@@ -52,13 +52,13 @@ class Home:
         )
 
     def in_terminal(self, answers: str) -> str:
-        """Run it in a terminal with these answers; return what it shows."""
+        """Run it in a terminal with these answers; return its output."""
         ours, theirs = pty.openpty()
         process = subprocess.Popen(tied(*SETUP), stdin=theirs, stdout=theirs, stderr=theirs, env=self.environment)
         os.close(theirs)
         os.write(ours, answers.encode())
         shown = b""
-        with suppress(OSError):  # the terminal has no other end any more
+        with suppress(OSError):  # the other end of the terminal is closed
             while part := os.read(ours, 4096):
                 shown += part
         os.close(ours)
@@ -104,7 +104,7 @@ def test_a_file_that_exists_is_used_and_kept(home: Home) -> None:
     assert home.config.read_text().count("\n") == 2
 
 
-def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+def test_a_file_that_exists_by_then_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "umrgen.toml").write_text("of another program")
     with pytest.raises(UmrgenError, match="cannot be written: File exists"):
         write_new(tmp_path / "umrgen.toml", "ours")
@@ -122,7 +122,7 @@ def test_a_model_that_cannot_be_used_yet_does_not_end_it(home: Home) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_uses_the_state_folder_is_left_alone(tmp_path: Path) -> None:
+def test_a_server_that_uses_the_state_folder_is_not_touched(tmp_path: Path) -> None:
     home = Home(tmp_path, systemd=True)
     state = home.folder / "state"
     with server(state) as running:

@@ -2876,7 +2876,7 @@ MUTATIONS = (
     ),
     _server(
         "backup-other-files",
-        "operations: other files in the folder of copies are left alone",
+        "operations: other files in the folder of copies are not deleted",
         "ledger/sqlite/maintenance.py",
         "if _COPY.fullmatch(file.name))",
         "if file.is_file())",
@@ -2928,7 +2928,7 @@ MUTATIONS = (
         "application.py",
         "if restart := need_restart(old, settings):",
         'if restart := "":',
-        f"{SERVING}::test_sighup_reloads_hosts_words_and_logs_and_names_the_settings_that_need_a_restart",
+        f"{SERVING}::test_sighup_reloads_hosts_policy_and_logs_and_names_the_settings_that_need_a_restart",
     ),
     _server(
         "reload-hides-secrets",
@@ -2944,7 +2944,7 @@ MUTATIONS = (
         "application.py",
         "        self.services.hosts.allow(new.allowed_hosts)\n",
         "",
-        f"{SERVING}::test_sighup_reloads_hosts_words_and_logs_and_names_the_settings_that_need_a_restart",
+        f"{SERVING}::test_sighup_reloads_hosts_policy_and_logs_and_names_the_settings_that_need_a_restart",
     ),
     _server(
         "health-of-the-setting",
@@ -2984,7 +2984,7 @@ MUTATIONS = (
         "cli/setup.py",
         "        os.link(unfinished, file)  # fails if the file exists now",
         "        os.link(unfinished, file) if not file.exists() else unfinished.replace(file)",
-        f"{SETUP}::test_a_file_that_appears_meanwhile_is_not_replaced",
+        f"{SETUP}::test_a_file_that_exists_by_then_is_not_replaced",
     ),
     _server(
         "metrics-of-keys",

@@ -249,7 +249,7 @@ HEALTHY = {
     "umrgen_webhooks_pending": "3x30",
     'process_start_time_seconds{job="umrgen", instance="a"}': "1000x30",
 }
-"""Series of a server without trouble, a value a minute."""
+"""Series of a server without a failure, a value a minute."""
 CASES: dict[str, dict[str, str]] = {
     "": {},
     "UmrgenDown": {'up{job="umrgen", instance="a"}': "0x30"},

@@ -66,7 +66,7 @@ STARTER = TermList(example_policy().splitlines())
 @pytest.mark.parametrize(
     "prompt", ["a LOLI", "a naked-child", "nude\nkids", "undress her", "a deepfake of a singer", "ｃｓａｍ"]
 )
-def test_the_starter_list_refuses_what_it_names(prompt: str) -> None:
+def test_the_starter_list_refuses_its_terms(prompt: str) -> None:
     assert STARTER(prompt) is not None
 
 
@@ -89,5 +89,5 @@ def test_the_starter_list_accepts_everyday_prompts(prompt: str) -> None:
 
 @pytest.mark.parametrize("prompt", ["a l o l i", "a l0li", "nude young kids", "一个loli"])
 def test_the_documented_limits_of_a_list(prompt: str) -> None:
-    """docs/operations.md names these: other spellings, words between those of a term, scripts without spaces."""
+    """They are in docs/operations.md: other spellings, parts in between, scripts without spaces."""
     assert STARTER(prompt) is None

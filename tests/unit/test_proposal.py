@@ -51,7 +51,7 @@ def test_each_candidate_is_a_name_of_the_hub() -> None:
 
 
 @pytest.mark.parametrize("found", [facts(), facts(24, 24), facts(comfyui="http://127.0.0.1:8188", free=3)])
-def test_the_settings_file_has_what_was_proposed(found: MachineFacts, tmp_path: Path) -> None:
+def test_the_settings_file_has_the_proposal(found: MachineFacts, tmp_path: Path) -> None:
     file, proposal = tmp_path / "umrgen.toml", propose(found)
     file.write_text(config_text(proposal, found, tmp_path / 'a "folder"', 3091))
     settings = Settings.load({}, {}, file)
