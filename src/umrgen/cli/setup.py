@@ -97,8 +97,8 @@ class _Setup:
         if pid is None or _responds(settings):
             return False
         click.echo(
-            f"Another server (process {pid}) uses the state folder {settings.state}. It is left alone; stop it, and run"
-            " umrgen setup again, to install the service."
+            f"Another server (process {pid}) uses the state folder {settings.state}. It keeps running; to install the service,"
+            " stop it, and run umrgen setup again."
         )
         return True
 
@@ -177,6 +177,7 @@ class _Setup:
         make_folder(settings.state, mode=0o700)
         click.echo("The API key, which is printed only once:\n")
         click.echo(f"    {asyncio.run(_new_key(settings))}\n")
+        click.echo(f"To store it for the client: umrgen login (the address is http://127.0.0.1:{settings.port})\n")
 
     # --- the service ---
 
