@@ -97,8 +97,8 @@ class _Setup:
         if pid is None or _responds(settings):
             return False
         click.echo(
-            f"Another server (process {pid}) uses the state folder {settings.state}. It keeps running; to install the service,"
-            " stop it, and run umrgen setup again."
+            f"Another server (process {pid}) uses the state folder {settings.state}. It keeps running; to install the"
+            " service, stop it, and run umrgen setup again."
         )
         return True
 
