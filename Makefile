@@ -21,7 +21,7 @@ LIVES ?= 10000
 TORCH := 2.13.0
 KILLS ?= 200
 SECONDS_OF_ROLES ?= 120
-CLIENTS := clients langchain
+ENVIRONMENTS := clients langchain deploy
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests start hundreds of processes; without files of bytecode, each would compile the sources again.
@@ -57,7 +57,7 @@ random: $(VENV)/dev.stamp
 torch: $(VENV)/torch.stamp
 
 # Without torch, the tests of the diffusers engine are skipped.
-slow: $(VENV)/dev.stamp $(VENV)/node.stamp $(CLIENTS:%=$(VENV)-%/clients.stamp)
+slow: $(VENV)/dev.stamp $(VENV)/node.stamp $(ENVIRONMENTS:%=$(VENV)-%/clients.stamp)
 	@exec $(PYTEST) -m slow --hypothesis-profile random $(TESTS)
 
 # The tests of the HTTP interface once more, with the same application on another HTTP server.
@@ -137,7 +137,7 @@ $(VENV)/node.stamp: tests/acceptance/js/package-lock.json js/package-lock.json |
 	fi
 	touch $@
 
-# The clients of the slow tests, in environments of their own: no more than these; tests without them skip and say so.
+# The clients and validators of the slow tests, each set in an environment; tests without them skip and say so.
 $(VENV)-%/clients.stamp: requirements/%.txt
 	@echo "setting up $(VENV)-$* (once)" >&2
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
@@ -154,7 +154,9 @@ lock:
 	$(COMPILE) --extra server --extra comfyui --group build -o requirements/server.txt
 	$(COMPILE) --extra server --extra comfyui --extra mcp --extra postgres --extra s3 --extra c2pa --group build --group dev \
 		-o requirements/dev.txt
-	for group in $(CLIENTS); do
+	$(COMPILE) --extra server --extra comfyui --extra mcp --extra postgres --extra s3 --extra c2pa --group build \
+		-c requirements/dev.txt -o requirements/container.txt
+	for group in $(ENVIRONMENTS); do
 		uv pip compile --group $$group $(COMPILE_OPTIONS) -o requirements/$$group.txt
 	done
 	$(COMPILE) --extra diffusers --group torch --excludes <(echo torch) \

@@ -43,5 +43,7 @@ class FilesHook(BuildHookInterface[Any]):
                 "js/studio": f"{server}/studio/page",
                 "js/src": f"{server}/studio/src",
                 "deploy/umrgen.service": f"{server}/deploy/umrgen.service",
+                "deploy/umrgen-user.service": f"{server}/deploy/umrgen-user.service",
+                "deploy/policy-words.txt": f"{server}/deploy/policy-words.txt",
                 "deploy/umrgen.toml": f"{server}/deploy/umrgen.toml",
             }

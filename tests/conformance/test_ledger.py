@@ -1059,6 +1059,61 @@ class TestSearch:
         assert await found(observed, JobFilter(engine="procedural")) == [f"a{number}" for number in range(19, -1, -1)]
 
 
+async def test_a_key_is_replaced_by_its_successor(observed: ObservedLedger) -> None:
+    keys = observed.ledger.keys
+    old = Key("key_1", b"1" * 32, "sid_a", "mine", 1, rate=5)
+    await keys.add(old)
+    new = replace(old, id="key_2", hash=b"2" * 32, created_at=10)
+    assert await keys.replace("key_1", new, now=10, until=500)
+    assert await keys.get("key_1") == replace(old, expires_at=500)
+    assert await keys.find(b"2" * 32) == new
+    third = replace(new, id="key_3", hash=b"3" * 32)
+    assert await keys.replace("key_1", third, now=20, until=900)
+    assert await keys.get("key_1") == replace(old, expires_at=500), "it ends no later than before"
+    fourth = replace(new, id="key_4", hash=b"4" * 32)
+    assert await keys.replace("key_2", fourth, now=30, until=30)
+    assert await keys.get("key_2") == replace(new, revoked_at=30)
+    fifth = replace(new, id="key_5", hash=b"5" * 32)
+    assert not await keys.replace("key_2", fifth, now=40, until=900), "it is revoked"
+    assert not await keys.replace("key_none", fifth, now=40, until=900)
+    assert [key.id for key in await keys.all()] == ["key_1", "key_2", "key_3", "key_4"]
+
+
+async def test_the_limits_of_a_key_are_changed(observed: ObservedLedger) -> None:
+    keys = observed.ledger.keys
+    key = Key("key_1", b"1" * 32, "sid_a", "mine", 1, rate=5, daily=7)
+    await keys.add(key)
+    assert await keys.limit("key_1", rate=None, concurrent=0, daily=9)
+    assert await keys.get("key_1") == replace(key, rate=None, concurrent=0, daily=9)
+    assert not await keys.limit("key_2", rate=1, concurrent=1, daily=1)
+
+
+async def test_the_oldest_queued_job_is_found(observed: ObservedLedger) -> None:
+    jobs = observed.ledger.jobs
+    assert await jobs.oldest_queued() is None
+    await observed.submit("ext_1", now=1000)
+    await observed.submit("ext_2", "sid_b", now=1500, priority=5)
+    await observed.submit("ext_3", now=2000)
+    assert await jobs.oldest_queued() == 1000
+    claimed = [(await observed.claim()).id for _ in range(2)]
+    assert sorted(claimed) == ["ext_1", "ext_2"]
+    assert await jobs.oldest_queued() == 2000
+    await observed.claim()
+    assert await jobs.oldest_queued() is None
+
+
+async def test_pending_webhooks_are_counted(observed: ObservedLedger) -> None:
+    webhooks = observed.ledger.webhooks
+    spec = GenerationRequest("a boat", seed=1, webhook_url="https://a.example/")
+    for job_id in ("ext_1", "ext_2"):
+        await observed.ledger.jobs.submit(job_id, "sid_a", spec, "procedural", now=1)
+        await observed.ledger.jobs.change(job_id, Change.CANCEL, now=2)
+    assert await webhooks.count_pending() == 2
+    webhook = (await webhooks.of_jobs(["ext_1"]))["ext_1"]
+    await webhooks.record_attempt(webhook.id, state=WebhookState.DELIVERED, attempts=1, delivered_at=3)
+    assert await webhooks.count_pending() == 1
+
+
 class TestPruning:
     """Old jobs are deleted with all that belongs to them."""
 

@@ -42,31 +42,52 @@ class TestMetrics:
             assert values["umrgen_jobs_running"] == 1
             assert values["umrgen_jobs_ended_total{state=completed}"] == 1
             assert values["umrgen_job_run_seconds_count{engine=procedural}"] == 1
-            assert values["umrgen_job_wait_seconds_count"] == 2
+            assert values["umrgen_job_wait_seconds_count{engine=procedural}"] == 2
             assert values["umrgen_ledger_commit_seconds_count"] >= 6
             assert values["umrgen_requests_total{status=202}"] == 3
             assert values["umrgen_requests_total{status=404}"] == 1
             assert values["umrgen_requests_total{status=200}"] >= 2
             assert values["umrgen_images_bytes"] > 1000
             assert values["umrgen_disk_free_bytes"] > 0
-            assert values["umrgen_engine_up"] == 1
+            assert values["umrgen_engine_up"] == values["umrgen_ready"] == 1
+            assert values["umrgen_queue_age_seconds"] > 0
+            assert values["umrgen_ledger_bytes"] > 1000
+            assert values["umrgen_disk_reserve_bytes"] == 512 << 20
+            (key,) = json.loads(cli("keys", "list", "--state", str(state), "--json").stdout)["keys"]
+            assert values[f"umrgen_key_jobs_total{{key={key['id']}}}"] == 3
+            assert values[f"umrgen_key_requests_total{{key={key['id']}}}"] > 3
             for job_id in (waiting, slow):
                 http.post(f"/api/v1/cancel/{job_id}")
             values = metrics(http.get("/metrics").text)
             assert values["umrgen_jobs_ended_total{error_code=cancelled,state=failed}"] == 2
 
     def test_every_metric_is_documented(self, http: httpx2.Client) -> None:
-        page = (HERE.parent / "docs" / "operations.md").read_text()
+        page = (HERE.parent / "docs" / "monitoring.md").read_text()
         families = text_string_to_metric_families(http.get("/metrics").text)
         names = {family.name for family in families if not family.name.endswith("_created")}
         assert len(names) >= 10
         assert {name for name in names if name not in page} == set()
 
+    def test_a_key_sees_its_own_use_only(self, http: httpx2.Client, other_key: str) -> None:
+        def keys_in(**headers: str) -> set[str]:
+            return set(
+                re.findall(r'umrgen_key_requests_total\{key="(\w+)"\}', http.get("/metrics", headers=headers).text)
+            )
+
+        other = {"Authorization": f"Bearer {other_key}"}
+        for headers in ({}, other):
+            http.get("/api/v1/jobs", headers=headers)
+        assert len(keys_in()) == len(keys_in(**other)) == 1
+        assert keys_in() != keys_in(**other)
+
     def test_the_metrics_token_opens_only_the_metrics(self, state: Path) -> None:
         with server(state, "--metrics-token", "for-the-scraper-alone-x") as running, running.http() as http:
+            http.get("/api/v1/jobs")
             problem(http.get("/metrics"), 401, "unauthorized")
             scraper = {"Authorization": "Bearer for-the-scraper-alone-x"}
-            assert httpx2.get(f"{running.url}/metrics", headers=scraper).status_code == 200
+            shown = httpx2.get(f"{running.url}/metrics", headers=scraper)
+            assert shown.status_code == 200
+            assert 'umrgen_key_requests_total{key="key_' in shown.text, "the token sees all keys"
             problem(httpx2.get(f"{running.url}/api/v1/jobs", headers=scraper), 401, "unauthorized")
 
 

@@ -1,4 +1,4 @@
-"""Servers without engines, and workers without an HTTP interface, on one ledger and one blob store."""
+"""Servers without engines, and workers without an API, on one ledger and one blob store."""
 
 import asyncio
 import random
@@ -62,6 +62,26 @@ def test_workers_draw_each_job_of_a_server_without_engines_once(shared: tuple[st
         assert serving.engine_pids() == []
         url = http.get(f"/api/v1/status/{jobs[0]}").json()["image_url"]
         assert http.get(url).headers["Content-Type"] == "image/png"
+
+
+@pytest.mark.slow
+def test_a_worker_has_metrics_of_the_jobs_that_it_draws(shared: tuple[str, ...], tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    options = ("--work-port", str(port), "--metrics-token", "for-the-scraper-alone-x")
+    url, token = f"http://127.0.0.1:{port}", {"Authorization": "Bearer for-the-scraper-alone-x"}
+    with server(tmp_path / "server", *shared, "--no-engines") as serving, serving.http() as http:
+        with worker(tmp_path / "worker", *shared, *options):
+            until(lambda: httpx2.get(f"{url}/readyz").status_code == 200)
+            job_id = submit(http)
+            until(lambda: state_of(http, job_id) == "completed")
+            text = httpx2.get(f"{url}/metrics", headers=token).text
+            assert 'umrgen_jobs_ended_total{error_code="",state="completed"} 1.0' in text
+            assert 'umrgen_job_run_seconds_count{engine="procedural"} 1.0' in text
+            assert httpx2.get(f"{url}/metrics").status_code == 401
+            assert httpx2.get(f"{url}/api/v1/jobs", headers=token).status_code == 404, "it has no API"
+        with pytest.raises(httpx2.ConnectError):
+            httpx2.get(f"{url}/healthz")
+        assert "umrgen_jobs_ended_total{" not in http.get("/metrics").text, "the server counts its own jobs"
 
 
 @pytest.mark.slow

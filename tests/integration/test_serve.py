@@ -12,7 +12,20 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from support import GUIDE, ServerProcess, Terminal, clean_environment, cli, finish, server, submit, tied, until
+from support import (
+    GUIDE,
+    SMALL,
+    ServerProcess,
+    Terminal,
+    clean_environment,
+    cli,
+    finish,
+    problem,
+    server,
+    submit,
+    tied,
+    until,
+)
 from umrgen.server.services import api_keys
 from umrgen.server.services.api_keys import PublicKey, check_usable, hash_key
 
@@ -67,6 +80,44 @@ def test_sighup_reloads_the_limits_of_a_service(state: Path, tmp_path: Path) -> 
         running.process.send_signal(signal.SIGHUP)
         until(lambda: "not reloaded" in running.log())
         assert limit() == 70
+        assert "reloaded: rate 50 → 70" in running.log()
+
+
+@pytest.mark.slow
+def test_sighup_reloads_hosts_policy_and_logs_and_names_the_settings_that_need_a_restart(
+    state: Path, tmp_path: Path
+) -> None:
+    config, words = tmp_path / "umrgen.toml", tmp_path / "words.txt"
+    words.write_text("dragon\n")
+    plain = f'policy = "{words}"\nmetrics_token = "a-token-that-is-hidden-1"\n'
+    config.write_text(plain)
+    with server(state, "--config", str(config)) as running, running.http() as http:
+        there = lambda: httpx2.get(f"{running.url}/healthz", headers={"Host": "new.example"}).status_code  # noqa: E731
+        assert there() == 421
+        problem(http.post("/api/v1/generate", json={"prompt": "a dragon"} | SMALL), 400, "content_policy")
+        words.write_text("unicorn\n")
+        changed = 'allowed_hosts = ["new.example"]\naccess_log = "all"\nlog_level = "debug"\nlease = 40\n'
+        changed += 'api_key = "hidden-key-of-20-or-more"\n'
+        config.write_text(plain.replace("hidden-1", "hidden-2") + changed)
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: there() == 200)
+        until(lambda: "need a restart" in running.log())
+        finish(http, submit(http, "a dragon"))
+        problem(http.post("/api/v1/generate", json={"prompt": "a unicorn"} | SMALL), 400, "content_policy")
+        assert httpx2.get(f"{running.url}/metrics", headers=bearer("a-token-that-is-hidden-2")).status_code == 200
+        config.write_text(plain.replace(str(words), "nowhere.txt"))
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: "not reloaded" in running.log())
+        assert there() == 200, "none of the settings was applied"
+    log = running.log()
+    assert "these settings need a restart: api_key (another value), lease 30.0 → 40.0" in log
+    assert "allowed_hosts none → new.example, metrics_token (another value), access_log notable → all" in log
+    assert "path=/healthz" in log, "requests that change nothing are logged now"
+    assert "hidden" not in log
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
 
 
 def test_a_client_key_in_the_environment_is_not_a_key_of_the_server(state: Path) -> None:
@@ -250,3 +301,24 @@ def test_keys_are_created_listed_and_revoked(state: Path) -> None:
     assert cli("keys", "revoke", "key_none", "--state", str(state)).returncode == 1
     found = json.loads(cli("keys", "list", "--state", str(state), "--json").stdout)["keys"]
     assert {key["id"]: key["revoked_at"] is not None for key in found}[made["id"]]
+
+
+@pytest.mark.slow
+def test_a_key_is_rotated_and_limited_while_the_server_runs(state: Path) -> None:
+    with server(state) as running, running.http() as http:
+        finish(http, submit(http))
+        place = ("--state", str(state))
+        (old,) = json.loads(cli("keys", "list", *place, "--json").stdout)["keys"]
+        rotated = json.loads(cli("keys", "rotate", old["id"], "--grace", "1h", *place, "--json").stdout)
+        limited = cli("keys", "limits", rotated["id"], "--rate", "70", *place)
+        assert (limited.returncode, limited.stdout) == (0, f"{rotated['id']}: 70/min\n")
+        with running.http(**bearer(rotated["key"])) as new:
+            until(lambda: new.get("/api/v1/capabilities").json()["limits"]["requests_per_minute"] == 70)
+            assert len(new.get("/api/v1/jobs").json()["jobs"]) == 1, "it has the session's jobs"
+        assert http.get("/api/v1/jobs").status_code == 200, "within the grace period"
+        gone = json.loads(cli("keys", "rotate", rotated["id"], *place, "--json").stdout)
+        until(lambda: httpx2.get(f"{running.url}/api/v1/jobs", headers=bearer(rotated["key"])).status_code == 401)
+        assert httpx2.get(f"{running.url}/api/v1/jobs", headers=bearer(gone["key"])).status_code == 200
+    for command in (("rotate", "key_none"), ("limits", "key_none", "--rate", "1")):
+        refused = cli("keys", *command, *place)
+        assert (refused.returncode, "there is no key key_none" in refused.stderr) == (1, True)

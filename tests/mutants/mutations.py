@@ -75,6 +75,9 @@ CUTS = "tests/integration/test_postgres_cuts.py"
 ROLES = "tests/integration/test_roles.py"
 ROUTING = "tests/unit/test_routing.py"
 EXCHANGE = "tests/unit/test_preview_exchange.py"
+RESTORE = "tests/integration/test_ledger_restore.py"
+SETUP = "tests/integration/test_setup.py"
+OPERATIONS = "tests/integration/test_operations.py"
 S3 = "tests/integration/test_s3.py"
 S3_BLOBS = "tests/conformance/test_blobs.py::TestS3"
 TROUBLE = "tests/integration/test_postgres_trouble.py::TestAStartFails"
@@ -2557,7 +2560,7 @@ MUTATIONS = (
     _server(
         "url-not-quoted",
         "scaling: no message has the password of the ledger's URL",
-        "settings.py",
+        "setting_values.py",
         'f"{source} is not a PostgreSQL URL",',
         'f"{source} is not a PostgreSQL URL: {value}",',
         f"{TROUBLE}::test_at_an_invalid_url[postgresql://umrgen:{{}}/x@127.0.0.1/db]",
@@ -2565,7 +2568,7 @@ MUTATIONS = (
     _server(
         "password-not-shown",
         "scaling: the server shows the URL without its password",
-        "settings.py",
+        "setting_values.py",
         r'url = re.sub(r"^(\w+://[^:@/?]*):.*@", r"\1@", url)',
         "pass",
         f"{COPY}::test_keys_are_kept_in_postgresql",
@@ -2775,7 +2778,7 @@ MUTATIONS = (
     _server(
         "s3-credentials-not-quoted",
         "security: a URL of a bucket that contains credentials is refused without being shown",
-        "settings.py",
+        "setting_values.py",
         """        shown = "" if "@" in value else f"; got {value!r}"
         raise BadSettings(
             f"{source} must be s3""",
@@ -2904,6 +2907,158 @@ MUTATIONS = (
         'yield cut("  ".join([*cells, _prompt(row, space)]), width)',
         'yield "  ".join([*cells, _prompt(row, 200)])',
         "tests/unit/test_job_table.py::test_no_line_is_wider_than_the_terminal",
+    ),
+    _server(
+        "backup-keep",
+        "operations: the oldest copies of the ledger beyond --keep are deleted",
+        "ledger/sqlite/maintenance.py",
+        "for file in copies[:-keep]:",
+        "for file in ():",
+        f"{RESTORE}::test_a_folder_keeps_the_newest_copies_and_every_other_file",
+    ),
+    _server(
+        "backup-other-files",
+        "operations: other files in the folder of copies are not deleted",
+        "ledger/sqlite/maintenance.py",
+        "if _COPY.fullmatch(file.name))",
+        "if file.is_file())",
+        f"{RESTORE}::test_a_folder_keeps_the_newest_copies_and_every_other_file",
+    ),
+    _server(
+        "restore-checks-the-copy",
+        "operations: a copy is checked before it replaces the ledger",
+        "ledger/sqlite/maintenance.py",
+        "    _require_sound(copy)\n",
+        "",
+        f"{RESTORE}::test_a_copy_that_is_not_sound_is_refused",
+    ),
+    _server(
+        "restore-keeps-the-ledger",
+        "operations: the ledger that a copy replaces is not deleted",
+        "ledger/sqlite/maintenance.py",
+        "        os.link(path, kept)",
+        "        pass",
+        f"{RESTORE}::test_the_replaced_ledger_is_kept_with_all_of_its_rows",
+    ),
+    _client(
+        "restore-stopped-server",
+        "operations: a ledger is restored only while its server is stopped",
+        "cli/ledger.py",
+        "        with own_state(settings.state):\n            replaced",
+        "        if True:\n            replaced",
+        f"{RESTORE}::test_the_rehearsal_of_the_documents",
+    ),
+    _server(
+        "rotate-ends-the-old-key",
+        "operations: a rotated key is refused, or valid for the grace period only",
+        "services/api_keys.py",
+        "until=now + grace",
+        "until=now + grace + 10**9",
+        f"{KEYS}::test_a_rotated_key_has_the_session_and_limits_of_the_old_one",
+    ),
+    _server(
+        "limits-of-a-key",
+        "operations: keys limits changes only the limits that are named",
+        "services/api_keys.py",
+        '{"rate": key.rate, "concurrent": key.concurrent, "daily": key.daily} | dict(changes)',
+        '{"rate": None, "concurrent": None, "daily": None} | dict(changes)',
+        f"{KEYS}::test_only_the_named_limits_change",
+    ),
+    _server(
+        "reload-names-the-rest",
+        "settings: the log has the changes that need a restart",
+        "application.py",
+        "if restart := need_restart(old, settings):",
+        'if restart := "":',
+        f"{SERVING}::test_sighup_reloads_hosts_policy_and_logs_and_names_the_settings_that_need_a_restart",
+    ),
+    _server(
+        "reload-hides-secrets",
+        "security: no secret of the settings is in the log",
+        "reload.py",
+        "if name in SECRET:",
+        "if False:",
+        "tests/unit/test_server_settings.py::test_a_change_is_described_without_secrets",
+    ),
+    _server(
+        "reload-hosts",
+        "settings: a reload applies allowed_hosts",
+        "application.py",
+        "        self.services.hosts.allow(new.allowed_hosts)\n",
+        "",
+        f"{SERVING}::test_sighup_reloads_hosts_policy_and_logs_and_names_the_settings_that_need_a_restart",
+    ),
+    _server(
+        "health-of-the-setting",
+        "operations: the health check reads the address from the settings",
+        "health.py",
+        "}:{settings.port}/readyz",
+        "}:3088/readyz",
+        "tests/unit/test_health.py::test_the_address_is_that_of_the_settings",
+    ),
+    _client(
+        "setup-asks",
+        "operations: each step of umrgen setup can be declined",
+        "cli/setup.py",
+        "return click.confirm(question, default=default)",
+        "return True",
+        f"{SETUP}::test_every_step_can_be_declined",
+    ),
+    _client(
+        "setup-needs-a-terminal",
+        "operations: without a terminal, umrgen setup needs --yes",
+        "cli/setup.py",
+        "if not yes and not sys.stdin.isatty():",
+        "if False:",
+        f"{SETUP}::test_without_a_terminal_it_needs_a_decision",
+    ),
+    _client(
+        "setup-again",
+        "operations: umrgen setup can be run again, and creates no second key",
+        "cli/setup.py",
+        "    return bool(count)",
+        "    return False",
+        f"{SETUP}::test_a_second_run_changes_nothing",
+    ),
+    _client(
+        "setup-replaces-nothing",
+        "operations: umrgen setup replaces no file",
+        "cli/setup.py",
+        "        os.link(unfinished, file)  # fails if the file exists now",
+        "        os.link(unfinished, file) if not file.exists() else unfinished.replace(file)",
+        f"{SETUP}::test_a_file_that_exists_by_then_is_not_replaced",
+    ),
+    _server(
+        "metrics-of-keys",
+        "monitoring: responses are counted by key",
+        "metrics.py",
+        "            self._calls_of_keys[key_id] += 1",
+        "            pass",
+        f"{OPERATIONS}::TestMetrics::test_metrics_count_jobs_and_requests",
+    ),
+    _server(
+        "metrics-of-webhooks",
+        "monitoring: attempts to deliver a webhook are counted by result",
+        "webhooks/deliverer.py",
+        "                self._on_attempt(webhook.state)\n",
+        "",
+        "tests/unit/test_webhook_deliverer.py::test_each_recorded_attempt_is_observed",
+    ),
+    _server(
+        "worker-without-the-api",
+        "scaling: umrgen work has no API, only the calls for operators",
+        "http/app.py",
+        "Starlette(routes=ops.routes(services), exception_handlers=_handlers())",
+        "Starlette(routes=routes(services), exception_handlers=_handlers())",
+        f"{ROLES}::test_a_worker_has_metrics_of_the_jobs_that_it_draws[sqlite]",
+    ),
+    _server(
+        "metrics-of-other-keys",
+        "security: /metrics shows a key its own use only",
+        "metrics.py",
+        "if self._only_key in (None, key)})",
+        "if True})",
+        f"{OPERATIONS}::TestMetrics::test_a_key_sees_its_own_use_only",
     ),
 )
 

@@ -124,6 +124,7 @@ def use_server(environment: Environment, tmp_path: Path) -> None:
     assert verify((environment.folder / "boat.png").read_bytes()).width == 512
     deploy = ROOT / "deploy"
     assert environment.run("umrgen", "serve", "--print-config") == (deploy / "umrgen.toml").read_text()
+    assert environment.run("umrgen", "serve", "--print-policy") == (deploy / "policy-words.txt").read_text()
     unit = (deploy / "umrgen.service").read_text().replace("/opt/umrgen/bin/umrgen", str(environment.bin / "umrgen"))
     assert environment.run("umrgen", "serve", "--print-unit") == unit
     running = InstalledServer(environment).start()
@@ -217,6 +218,8 @@ USES: dict[str, Use] = {
 """A test of the main function of the base installation, and of each extra."""
 WITH_SERVER = ("comfyui", "diffusers", "postgres", "s3")
 """Extras of the server: documented as `umrgen[server,EXTRA]`."""
+SERVER_FILES = ("umrgen.service", "umrgen-user.service", "umrgen.toml", "policy-words.txt")
+"""The files of deploy/ that commands print or install."""
 BEFORE = {"diffusers": ["torch==2.13.0"]}
 """Installed first: a plain torch would bring the packages of an accelerator."""
 
@@ -249,6 +252,6 @@ def test_the_metadata_has_absolute_links_and_the_supported_versions(metadata: Me
 def test_the_wheel_contains_the_package_with_its_data_files_only(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    server_files = {f"umrgen/server/deploy/{name}" for name in ("umrgen.service", "umrgen.toml")}
+    server_files = {f"umrgen/server/deploy/{name}" for name in SERVER_FILES}
     assert {"umrgen/py.typed", "umrgen/server/studio/page/index.html", *server_files} <= names
     assert [name for name in names if not name.startswith(("umrgen/", "umrgen-"))] == []

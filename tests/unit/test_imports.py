@@ -52,7 +52,12 @@ SERVER = [
     [
         "server.settings",
         "server.settings_report",
+        "server.setting_values",
         "server.comfyui_hint",
+        "server.health",
+        "server.machine",
+        "server.proposal",
+        "server.reload",
         "server.deployment",
         "server.state",
         "server.logs",
@@ -63,7 +68,6 @@ SERVER = [
         "server.signing",
         "server.conversion",
         "server.thumbnails",
-        "server.metrics",
         "server.running_time",
         "server.tasks",
         "server.domain",
@@ -75,6 +79,7 @@ SERVER = [
         "mcp.tools",
     ],
     ["server.ledger", "server.ledger.errors", "server.ledger.values", "server.blobs", "server.engines"],
+    ["server.metrics"],
     ["server.executors"],
     [
         "server.scheduler.previews",

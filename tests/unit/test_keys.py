@@ -1,6 +1,7 @@
 """API keys over a ledger in memory, on a clock that the test moves."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -99,3 +100,60 @@ def test_a_key_that_is_easy_to_guess_is_refused(key: str) -> None:
     with pytest.raises(UnusableKey):
         check_usable(key)
     check_usable("x" * 20)
+
+
+async def test_a_rotated_key_has_the_session_and_limits_of_the_old_one(ledger: MemoryLedger) -> None:
+    clock = Clock()
+    keys = ApiKeys(ledger.keys, clock)
+    old_secret, old = await keys.create(NewKey("laptop", expires_at=clock.now() + 90_000, rate=5, daily=0))
+    assert await accepted(keys, old_secret)
+    rotated = await keys.rotate(old.id)
+    assert rotated is not None
+    secret, new = rotated
+    assert replace(new, id=old.id, hash=old.hash) == old
+    assert await accepted(keys, secret)
+    assert not await accepted(keys, old_secret)
+    assert await keys.rotate(old.id) is None, "it is revoked"
+    assert await keys.rotate("key_none") is None
+
+
+async def test_an_old_key_is_valid_during_the_grace_period(ledger: MemoryLedger) -> None:
+    clock = Clock()
+    keys = ApiKeys(ledger.keys, clock)
+    old_secret, old = await keys.create(NewKey())
+    rotated = await keys.rotate(old.id, grace=60_000)
+    assert rotated is not None
+    clock.at += 59
+    assert await accepted(keys, old_secret)
+    clock.at += 2
+    assert not await accepted(keys, old_secret)
+    assert await accepted(keys, rotated[0])
+
+
+async def test_the_key_of_the_settings_is_not_rotated(ledger: MemoryLedger) -> None:
+    keys = ApiKeys(ledger.keys, Clock())
+    await keys.adopt("s" * 30)
+    (key,) = await keys.all()
+    with pytest.raises(UnusableNewKey, match="the setting api_key"):
+        await keys.rotate(key.id)
+    assert await accepted(keys, "s" * 30)
+
+
+async def test_an_expired_key_is_not_rotated(ledger: MemoryLedger) -> None:
+    clock = Clock()
+    keys = ApiKeys(ledger.keys, clock)
+    _, key = await keys.create(NewKey(expires_at=clock.now() + 1000))
+    clock.at += 1
+    with pytest.raises(UnusableNewKey, match="has expired"):
+        await keys.rotate(key.id)
+
+
+async def test_only_the_named_limits_change(ledger: MemoryLedger) -> None:
+    keys = ApiKeys(ledger.keys, Clock())
+    secret, key = await keys.create(NewKey(rate=5, concurrent=2, daily=9))
+    assert await accepted(keys, secret), "it is cached"
+    assert await keys.limit(key.id, {"rate": 7, "daily": None}) == replace(key, rate=7, daily=None)
+    checked = await keys.check(secret)
+    assert checked is not None
+    assert (checked.rate, checked.concurrent, checked.daily) == (7, 2, None)
+    assert await keys.limit("key_none", {"rate": 7}) is None

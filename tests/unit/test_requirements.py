@@ -37,7 +37,13 @@ FILES = {
         *GROUPS["dev"],
     ],
     "clients": GROUPS["clients"],
+    "container": [
+        *BASE,
+        *(text for extra in ("server", "comfyui", "mcp", "postgres", "s3", "c2pa") for text in EXTRAS[extra]),
+        *GROUPS["build"],
+    ],
     "langchain": GROUPS["langchain"],
+    "deploy": GROUPS["deploy"],
 }
 """The requirements that each file of requirements/ pins."""
 

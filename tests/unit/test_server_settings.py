@@ -4,6 +4,7 @@ import pytest
 
 from umrgen.cli.serve import serve
 from umrgen.server.ledger.sql.statements import Dialect, load_migrations, load_statements
+from umrgen.server.reload import RELOADED, describe, need_restart
 from umrgen.server.settings import BadSettings, Settings, settings_table
 
 
@@ -129,3 +130,18 @@ def test_statements_have_names_and_no_comments() -> None:
 
 def test_migrations_are_numbered_without_a_gap() -> None:
     assert len(load_migrations("umrgen.server.ledger.sqlite")) >= 1
+
+
+def test_a_change_is_described_without_secrets() -> None:
+    old = Settings(rate=5, metrics_token="old-secret", ledger="postgresql://u:old-secret@db/x")
+    new = Settings(rate=7, metrics_token="new-secret", ledger="postgresql://u:new-secret@db/x", lease=40, drain=30)
+    assert describe(old, new, dict.fromkeys(RELOADED)) == "rate 5 → 7, metrics_token (another value)"
+    assert need_restart(old, new) == "ledger (another value), lease 30.0 → 40, drain 20.0 → 30"
+
+
+def test_the_settings_that_need_no_restart_are_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
+    section = page.partition("## Without a restart")[2].partition("##")[0]
+    assert {name for name in RELOADED if f"`{name}`" not in section} == set()
+    named = {setting.name for setting in settings_table() if f"`{setting.name}`" in section}
+    assert named == set(RELOADED)

@@ -85,6 +85,7 @@ class Setup:
         self.sender = sender
         self.ledger = MemoryLedger()
         self.clock = LoopClock()
+        self.attempts: list[WebhookState] = []
         self.deliverer = self.make_deliverer()
 
     def make_deliverer(self) -> WebhookDeliverer:
@@ -97,6 +98,7 @@ class Setup:
             TaskLease(self.ledger.coordination, "webhooks", "worker", self.clock),
             random=lambda: 0.5,
             sender=self.sender,
+            on_attempt=self.attempts.append,
         )
         return self.deliverer
 
@@ -454,3 +456,12 @@ class TestFailures:
             assert asyncio.get_running_loop().time() < 100
 
         assert len(play(scenario, Sender(lambda number: Response(500 if number == 1 else 204))).sent) == 2
+
+
+def test_each_recorded_attempt_is_observed() -> None:
+    async def scenario(setup: Setup) -> None:
+        await setup.end_job("ext_1")
+        await setup.over("ext_1")
+        assert setup.attempts == [WebhookState.PENDING, WebhookState.PENDING, WebhookState.DELIVERED]
+
+    play(scenario, Sender(lambda number: Response(503) if number < 3 else Response(204)))

@@ -44,6 +44,7 @@ COMMANDS = {
     "doctor": "umrgen.cli.doctor:doctor",
     "completion": "umrgen.cli.completion:completion",
     "mcp": "umrgen.cli.mcp:mcp",
+    "setup": "umrgen.cli.setup:setup",
     "serve": "umrgen.cli.serve:serve",
     "work": "umrgen.cli.work:work",
     "engine": "umrgen.cli.engine:engine",

@@ -60,6 +60,7 @@ EXAMPLES: dict[str, str | tuple[str, ...]] = {
         "umrgen doctor --profile work",
     ),
     "mcp": "umrgen mcp --folder ~/Pictures/umrgen",
+    "setup": "umrgen setup --yes",
     "serve": (
         "umrgen serve --port 3088 --state /var/lib/umrgen",
         "umrgen serve --model http://127.0.0.1:8188",
@@ -76,11 +77,14 @@ EXAMPLES: dict[str, str | tuple[str, ...]] = {
     "keys": "umrgen keys create --name laptop --expires 30d",
     "keys create": "umrgen keys create --name laptop --expires 30d",
     "keys list": "umrgen keys list --json",
+    "keys rotate": "umrgen keys rotate key_0123 --grace 12h",
+    "keys limits": "umrgen keys limits key_0123 --rate 120 --daily default",
     "keys revoke": "umrgen keys revoke key_0123",
     "ledger": "umrgen ledger backup ledger-copy.sqlite3",
     "ledger adopt": "umrgen ledger adopt --state /var/lib/umrgen",
     "ledger check": "umrgen ledger check --json",
-    "ledger backup": "umrgen ledger backup ledger-copy.sqlite3",
+    "ledger backup": "umrgen ledger backup /var/backups/umrgen --keep 14",
+    "ledger restore": "umrgen ledger restore /var/backups/umrgen/ledger-20270131T020000000000Z.sqlite3",
     "ledger copy": "umrgen ledger copy ledger.sqlite3 postgresql://umrgen@db.example.org/umrgen",
     "ledger vacuum": "umrgen ledger vacuum",
 }

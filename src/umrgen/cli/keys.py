@@ -114,7 +114,7 @@ def _row(key: "Key") -> tuple[str, ...]:
 
 @click.group()
 def keys() -> None:
-    """Create, list and revoke API keys."""
+    """Create, list, rotate, limit and revoke API keys."""
 
 
 @keys.command()
@@ -146,19 +146,25 @@ def create(
 
     async def work(store: "ApiKeys") -> None:
         from umrgen.server.services.api_keys import NewKey
-        from umrgen.server.webhooks.signing import secret_of
 
-        secret, key = await store.create(NewKey(name, session_id, expires_at, rate, concurrent, daily))
-        webhook_secret = secret_of(key.hash)
-        if as_json:
-            click.echo(json.dumps({"key": secret, "webhook_secret": webhook_secret} | _as_dict(key)))
-        else:
-            click.echo(secret)
-            click.echo(f"{key.id}, session {key.session_id}; the key is not printed again", err=True)
+        _show_new(*await store.create(NewKey(name, session_id, expires_at, rate, concurrent, daily)), as_json)
+        if not as_json:
             click.echo(f"the server's ledger: {server_settings(**server).ledger_name}", err=True)
-            click.echo(f"its webhooks are signed with {webhook_secret}", err=True)
 
     _with_keys(server, work, new=True)
+
+
+def _show_new(secret: str, key: "Key", as_json: bool) -> None:
+    """Print a new key, and the secret of its webhooks, which is derived from it."""
+    from umrgen.server.webhooks.signing import secret_of
+
+    webhook_secret = secret_of(key.hash)
+    if as_json:
+        click.echo(json.dumps({"key": secret, "webhook_secret": webhook_secret} | _as_dict(key)))
+        return
+    click.echo(secret)
+    click.echo(f"{key.id}, session {key.session_id}; the key is not printed again", err=True)
+    click.echo(f"its webhooks are signed with {webhook_secret}", err=True)
 
 
 @keys.command("list")
@@ -176,6 +182,87 @@ def list_keys(as_json: bool, **server: Unpack[ServerOptions]) -> None:
             ("KEY", "NAME", "CREATED", "LAST USED", "EXPIRES", "LIMITS", "SESSION"),
             [_row(key) for key in found],
         )
+
+    _with_keys(server, work)
+
+
+class Duration(click.ParamType[int]):
+    """Days, hours or minutes, in milliseconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d{1,5})([dhm])", str(value))
+        if match is None:
+            self.fail(f"expected a time such as 2d, 12h or 30m; got {value!r}", param, context)
+        return int(match[1]) * {"d": 86_400, "h": 3600, "m": 60}[match[2]] * 1000
+
+
+class Limit(click.ParamType[int]):
+    """A limit of a key: a number, or `default` for that of the server's settings, which is SERVERS here."""
+
+    name = "limit"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int:
+        if value == "default":
+            return SERVERS
+        if not re.fullmatch(r"\d{1,9}", str(value)):
+            self.fail(f"expected a number, or default; got {value!r}", param, context)
+        return int(value)
+
+
+SERVERS = -1
+
+
+@keys.command()
+@click.argument("key_id")
+@click.option("--grace", type=Duration(), default="0m", help="How long the old key stays valid: 2d, 12h, 30m.")
+@server_options
+@json_option
+def rotate(key_id: str, grace: int, as_json: bool, **server: Unpack[ServerOptions]) -> None:
+    """Replace key KEY_ID by a new one, and print that. It has the same session, name, limits and expiry.
+
+    The old key is revoked, or with --grace valid for that time, so that clients can be changed one after the other. The
+    secret of its webhooks changes, too.
+    """
+
+    async def work(store: "ApiKeys") -> None:
+        rotated = await store.rotate(key_id, grace=grace)
+        if rotated is None:
+            raise UmrgenError(f"there is no key {key_id} that is not revoked", next="See: umrgen keys list")
+        _show_new(*rotated, as_json)
+        if not as_json:
+            click.echo(f"{key_id} is {f'valid for {grace // 60_000} more minutes' if grace else 'revoked'}", err=True)
+
+    _with_keys(server, work)
+
+
+@keys.command()
+@click.argument("key_id")
+@click.option("--rate", type=Limit(), help="Requests per minute; 0: no limit; default: that of the settings.")
+@click.option("--concurrent", type=Limit(), help="Jobs queued or running at the same time.")
+@click.option("--daily", type=Limit(), help="Jobs per day.")
+@server_options
+@json_option
+def limits(
+    key_id: str,
+    rate: int | None,
+    concurrent: int | None,
+    daily: int | None,
+    as_json: bool,
+    **server: Unpack[ServerOptions],
+) -> None:
+    """Change limits of key KEY_ID, also while the server runs. A limit that is not named stays as it is."""
+    given = {"rate": rate, "concurrent": concurrent, "daily": daily}
+    changes = {name: None if value == SERVERS else value for name, value in given.items() if value is not None}
+    if not changes:
+        raise click.UsageError("name a limit to change: --rate, --concurrent or --daily")
+
+    async def work(store: "ApiKeys") -> None:
+        key = await store.limit(key_id, changes)
+        if key is None:
+            raise UmrgenError(f"there is no key {key_id}", next="See: umrgen keys list")
+        click.echo(json.dumps(_as_dict(key)) if as_json else f"{key_id}: {_limits(key)}")
 
     _with_keys(server, work)
 

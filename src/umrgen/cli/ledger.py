@@ -21,6 +21,7 @@ from umrgen.cli.common import (
     server_settings,
 )
 from umrgen.cli.progress import human_bytes
+from umrgen.durable import make_folder
 from umrgen.errors import UmrgenError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ __all__ = ["ledger"]
 
 @click.group()
 def ledger() -> None:
-    """Check, back up, copy and compact the server's ledger."""
+    """Check, back up, restore, copy and compact the server's ledger."""
 
 
 @ledger.command()
@@ -80,9 +81,14 @@ def _require_file(settings: "Settings", otherwise: str) -> Path:
 
 @ledger.command()
 @click.argument("target", type=click.Path(path_type=Path))
+@click.option(
+    "--keep",
+    type=click.IntRange(1),
+    help="TARGET is a folder: add a copy with the time in its name, and keep KEEP copies.",
+)
 @server_options
 @json_option
-def backup(target: Path, as_json: bool, **server: Unpack[ServerOptions]) -> None:
+def backup(target: Path, keep: int | None, as_json: bool, **server: Unpack[ServerOptions]) -> None:
     """Copy the ledger to the new file TARGET; the server may run. Copy the folder `outputs` after it.
 
     A ledger in PostgreSQL is backed up by pg_dump.
@@ -91,11 +97,57 @@ def backup(target: Path, as_json: bool, **server: Unpack[ServerOptions]) -> None
     def work() -> None:
         with require_server_packages():
             from umrgen.server.ledger.sqlite.maintenance import backup as copy
+            from umrgen.server.ledger.sqlite.maintenance import backup_to_folder
 
         dump = "Run: pg_dump --format=custom --file=TARGET 'postgresql://…'; then copy the folder of images."
-        size = copy(_require_file(server_settings(**server), dump), target)
-        data = json.dumps({"path": str(target), "bytes": size})
-        click.echo(data if as_json else f"{target}: {human_bytes(size)}")
+        file = _require_file(server_settings(**server), dump)
+        if keep is None:
+            made, size = target, copy(file, target)
+        else:
+            made, size = backup_to_folder(file, _folder(target), keep)
+        data = json.dumps({"path": str(made), "bytes": size})
+        click.echo(data if as_json else f"{made}: {human_bytes(size)}")
+
+    exit_on_error(CommandOutput(False, False), work)
+
+
+def _folder(target: Path) -> Path:
+    """Return a folder for copies, created if there is none. Raises UmrgenError for a file."""
+    try:
+        make_folder(target, mode=0o700)
+    except OSError as error:
+        raise UmrgenError(
+            f"{target} cannot be used as a folder: {error.strerror}", next="With --keep, TARGET is a folder."
+        ) from None
+    return target
+
+
+@ledger.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@server_options
+@json_option
+def restore(file: Path, as_json: bool, **server: Unpack[ServerOptions]) -> None:
+    """Put FILE, a copy by `umrgen ledger backup`, in the place of the ledger. The server must not run.
+
+    FILE is checked first, and is not changed. The present ledger is renamed, not deleted.
+    """
+
+    def work() -> None:
+        with require_server_packages():
+            from umrgen.server.ledger.sqlite.maintenance import restore as put_back
+            from umrgen.server.state import own_state
+
+        settings = server_settings(**server)
+        target = _require_file(settings, "Run: pg_restore --clean --if-exists --dbname='postgresql://…' FILE")
+        with own_state(settings.state):
+            replaced = put_back(file, target)
+        if as_json:
+            click.echo(json.dumps({"ledger": str(target), "replaced": str(replaced) if replaced else None}))
+            return
+        click.echo(f"{target} is now the copy {file}" + (f"; the earlier ledger is {replaced}" if replaced else ""))
+        click.echo(
+            "next: umrgen ledger check, and, for images that are newer than the copy: umrgen ledger adopt", err=True
+        )
 
     exit_on_error(CommandOutput(False, False), work)
 

@@ -95,6 +95,21 @@ def _print_config(context: click.Context, parameter: click.Parameter, requested:
     context.exit()
 
 
+def _check_health(settings: "Settings") -> None:
+    from umrgen.server.health import check_health
+
+    click.echo(f"ready: {check_health(settings)}")
+
+
+def _print_policy(context: click.Context, parameter: click.Parameter, requested: bool) -> None:
+    if not requested:
+        return
+    from umrgen.server.deployment import example_policy
+
+    click.echo(example_policy(), nl=False)
+    context.exit()
+
+
 @click.command(params=setting_options())
 @click.option(
     "--config",
@@ -106,6 +121,9 @@ def _print_config(context: click.Context, parameter: click.Parameter, requested:
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout when ready: url, key, state, studio."
 )
 @click.option("--no-engines", is_flag=True, help="As --engines off: other servers, or umrgen work, draw the jobs.")
+@click.option(
+    "--check-health", is_flag=True, help="Only check that the server with these settings is ready: exit code 0 or 1."
+)
 @click.option("--until-eof", is_flag=True, help="Also stop when standard input ends.")
 @click.option(
     "--print-unit", is_flag=True, is_eager=True, expose_value=False, callback=_print_unit, help="Print a systemd unit."
@@ -118,7 +136,17 @@ def _print_config(context: click.Context, parameter: click.Parameter, requested:
     callback=_print_config,
     help="Print an example file for --config.",
 )
-def serve(config: Path | None, as_json: bool, no_engines: bool, until_eof: bool, **flags: Any) -> None:
+@click.option(
+    "--print-policy",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_policy,
+    help="Print a starter list of terms for --policy.",
+)
+def serve(
+    config: Path | None, as_json: bool, no_engines: bool, check_health: bool, until_eof: bool, **flags: Any
+) -> None:
     """Serve the API. The first start in a terminal creates the state folder and a key, and prints the key once."""
 
     def work() -> None:
@@ -134,7 +162,10 @@ def serve(config: Path | None, as_json: bool, no_engines: bool, until_eof: bool,
             return Settings.load({name: value for name, value in flags.items() if value != ()}, os.environ, config)
 
         settings = load()
-        set_up_logs(settings.log_format)
+        if check_health:
+            _check_health(settings)
+            return
+        set_up_logs(settings.log_format, settings.log_level)
         _announce_engine(settings)
         serve_forever(
             settings,

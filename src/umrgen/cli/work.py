@@ -33,7 +33,7 @@ def _announce(settings: "Settings", as_json: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout when started: ledger, state.")
 def work(config: Path | None, as_json: bool, **flags: Any) -> None:
-    """Draw the jobs of a ledger, for servers on the same --ledger and --blobs. It has no HTTP interface."""
+    """Draw the jobs of a ledger, for servers on the same --ledger and --blobs. It has no API."""
 
     def run() -> None:
         with require_server_packages():
@@ -42,7 +42,7 @@ def work(config: Path | None, as_json: bool, **flags: Any) -> None:
             from umrgen.server.work import work as work_forever
 
         settings = Settings.load({name: value for name, value in flags.items() if value != ()}, os.environ, config)
-        set_up_logs(settings.log_format)
+        set_up_logs(settings.log_format, settings.log_level)
         work_forever(settings, lambda: _announce(settings, as_json))
 
     exit_on_error(CommandOutput(False, False), run)

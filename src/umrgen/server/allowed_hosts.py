@@ -12,8 +12,13 @@ class AllowedHosts:
     """The check of Host headers. An address cannot be rebound, so every address is accepted."""
 
     def __init__(self, allowed: tuple[str, ...], own: str) -> None:
+        self._own = own
+        self.allow(allowed)
+
+    def allow(self, allowed: tuple[str, ...]) -> None:
+        """Accept these names from now on, in the place of the earlier ones."""
         self._any = "*" in allowed
-        self._names = {name.lower().rstrip(".") for name in (*allowed, own, "localhost")}
+        self._names = {name.lower().rstrip(".") for name in (*allowed, self._own, "localhost")}
         self._known: dict[bytes, bool] = {}
 
     def accept(self, host: bytes) -> bool:

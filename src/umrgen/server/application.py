@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp
 
+from umrgen import __version__
 from umrgen.clock import Clock, SystemClock, seconds_since_boot
 from umrgen.server.allowed_hosts import AllowedHosts
 from umrgen.server.blobs import BlobStore
@@ -28,7 +29,9 @@ from umrgen.server.implementations import (
     own_executor,
 )
 from umrgen.server.ledger import Ledger, LedgerUnavailable
+from umrgen.server.logs import set_log_level
 from umrgen.server.metrics import Metrics
+from umrgen.server.reload import applied, describe, need_restart
 from umrgen.server.scheduler.attempt import AttemptContext, DispatchPolicy
 from umrgen.server.scheduler.dispatcher import Dispatcher
 from umrgen.server.scheduler.eta import Estimates
@@ -59,7 +62,7 @@ from umrgen.server.services.thumbnails import Thumbnails
 from umrgen.server.services.uploads import Uploads
 from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.signing.status import SigningStatus
-from umrgen.server.state import LedgerMark
+from umrgen.server.state import LedgerMark, file_bytes
 from umrgen.server.tasks import cancelled
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.deliverer import WebhookDeliverer
@@ -71,8 +74,6 @@ __all__ = ["Application"]
 
 log = logging.getLogger(__name__)
 
-RELOADED = ("rate", "concurrent", "daily", "session_queued")
-"""The settings that `Application.reload` applies; others need a restart."""
 MARK_SECONDS = 60.0
 """Seconds between two writes of the ledger's mark."""
 ADOPT = "Put back the right file, or stop the server and run: umrgen ledger adopt"
@@ -100,6 +101,9 @@ class Application:
         self.settings = settings
         self._mark = LedgerMark(None if settings.ledger == "memory" else settings.state / "ledger-mark")
         self.metrics = Metrics()
+        self.metrics.set_build(
+            version=__version__, engine=settings.engine, ledger=settings.ledger_kind, blobs=settings.blobs_kind
+        )
         self.ledger = ledger or make_ledger(settings, self.metrics.commits.observe)
         self.blobs = blobs or make_blobs(settings, worker)
         clock = self._clock = LedgerClock(clock or SystemClock(), self.ledger.time)
@@ -139,13 +143,7 @@ class Application:
         return Dispatcher(context, worker)
 
     def _make_retention(self, worker: str, clock: Clock) -> Retention:
-        settings, ledger = self.settings, self.ledger
-        keep = RetentionPolicy(
-            settings.retain_days * 24,
-            int(settings.retain_gib * 2**30),
-            settings.upload_hours,
-            settings.retain_records,
-        )
+        ledger, keep = self.ledger, _retention_policy(self.settings)
         lease = TaskLease(ledger.coordination, "retention", worker, clock)
         elapsed = seconds_since_boot if isinstance(clock, SystemClock) else None
         return Retention(
@@ -157,7 +155,10 @@ class Application:
         ledger, allow = self.ledger, Allow.of(self.settings.webhook_allow)
         lease = TaskLease(ledger.coordination, "webhooks", worker, clock)
         wire = partial(job_to_wire, sign=self.signatures.sign)
-        return WebhookDeliverer(ledger.webhooks, ledger.jobs, ledger.keys, clock, allow, lease, wire=wire)
+        observe = self.metrics.webhook_attempted
+        return WebhookDeliverer(
+            ledger.webhooks, ledger.jobs, ledger.keys, clock, allow, lease, wire=wire, on_attempt=observe
+        )
 
     def _make_services(self, worker: str, clock: Clock) -> Services:
         settings, ledger = self.settings, self.ledger
@@ -220,6 +221,7 @@ class Application:
             policy=load_policy(settings.policy),
             webhooks_allowed=Allow.of(settings.webhook_allow),
             log_prompts=settings.log_prompts,
+            on_accepted=self.metrics.job_accepted,
         )
 
     def _make_state(self, limits: RateLimits, clock: Clock) -> ServerState:
@@ -236,8 +238,16 @@ class Application:
             longest_wait=self.settings.max_wait,
             running_cap=self.settings.session_running,
             storage=self.storage,
+            webhooks=self.ledger.webhooks,
+            ledger_bytes=self._ledger_bytes,
             draws=self.settings.engines,
         )
+
+    def _ledger_bytes(self) -> int | None:
+        """Return the size of the ledger's file with its write-ahead log; None if it is not a file."""
+        if self.settings.ledger_kind != "sqlite":
+            return None
+        return file_bytes(self.settings.ledger_file)
 
     def _make_mcp(self) -> "McpEndpoint":
         """Return the tools for agents. Raises BadSettings without their packages, which are large."""
@@ -319,10 +329,21 @@ class Application:
         return [self._clock.run(), self.exchange.run(), presence]
 
     def reload(self, settings: Settings) -> None:
-        """Apply those of the settings that can change while the server runs: the default limits of keys."""
-        changed = {name: getattr(settings, name) for name in RELOADED}
-        self.services.limits.settings = replace(self.services.limits.settings, **changed)
-        log.info("reloaded: %s", ", ".join(f"{name} {value}" for name, value in changed.items()))
+        """Apply those of the settings that can change while the server runs, and log what changed.
+
+        Raises BadSettings; then none is applied.
+        """
+        policy = load_policy(settings.policy)  # its words may have changed, with the same name
+        old, new = self.settings, replace(self.settings, **applied(settings))
+        self.settings = self.services.settings = self.services.limits.settings = new
+        self.services.hosts.allow(new.allowed_hosts)
+        self.services.submissions.apply(policy, log_prompts=new.log_prompts)
+        self.retention.keep = _retention_policy(new)
+        self.admission.reserve_bytes = new.disk_reserve << 20
+        set_log_level(new.log_level)
+        log.info("reloaded: %s", describe(old, new, applied(new)) or "no value changed")
+        if restart := need_restart(old, settings):
+            log.warning("these settings need a restart: %s", restart)
 
     async def drain(self, limit: float) -> None:
         """Refuse new jobs, let running jobs finish within `limit` seconds, and answer the waiting calls."""
@@ -367,3 +388,9 @@ class Application:
         self.subscriptions.notify(jobs)
         self.dispatcher.notify(jobs)
         self.deliverer.notify(jobs)
+
+
+def _retention_policy(settings: Settings) -> RetentionPolicy:
+    return RetentionPolicy(
+        settings.retain_days * 24, int(settings.retain_gib * 2**30), settings.upload_hours, settings.retain_records
+    )

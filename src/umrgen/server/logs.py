@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any, TextIO
 
-__all__ = ["BackgroundHandler", "RepeatLimit", "set_up_logs"]
+__all__ = ["BackgroundHandler", "RepeatLimit", "set_log_level", "set_up_logs"]
 
 REPEATS = 20
 """Warnings and errors of one kind in a minute; further ones are one a minute, with the number of those left out."""
@@ -153,8 +153,13 @@ class BackgroundHandler(logging.Handler):
             self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, LAST_LINES)
 
 
-def set_up_logs(form: str) -> None:
-    """Send log lines to stderr, in the form "text" or "json"."""
+def set_log_level(level: str) -> None:
+    """Log lines of this level, such as "info", and of those above it."""
+    logging.getLogger("umrgen").setLevel(level.upper())
+
+
+def set_up_logs(form: str, level: str = "info") -> None:
+    """Send log lines to stderr, in the form "text" or "json", from `level` on."""
     handler = BackgroundHandler(sys.stderr)
     handler.addFilter(RepeatLimit())
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
@@ -162,5 +167,6 @@ def set_up_logs(form: str) -> None:
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    set_log_level(level)
     for verbose in ("asyncio", "httpcore2", "httpx2"):
         logging.getLogger(verbose).setLevel(logging.WARNING)

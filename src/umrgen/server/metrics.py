@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client import Counter as Counted
 from prometheus_client import Gauge as Measured
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from umrgen.model import State
 from umrgen.server.domain.job import Job
+from umrgen.server.ledger import WebhookState
 
 __all__ = ["CONTENT_TYPE", "Gauge", "Metrics"]
 
@@ -29,12 +30,17 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)
         self._answers: Counter[int] = Counter()
+        self._calls_of_keys: Counter[str] = Counter()
+        self._jobs_of_keys: Counter[str] = Counter()
         self._refusals: Counter[int] = Counter()
         self._gauges: Sequence[Gauge] = ()
+        self._only_key: str | None = None
         self.waits = Histogram(
             "umrgen_job_wait_seconds",
             "From a job's 202 to its first start.",
+            ["engine"],
             buckets=_JOB_SECONDS,
             registry=self._registry,
         )
@@ -48,12 +54,19 @@ class Metrics(Collector):
         self.ended = Counted(
             "umrgen_jobs_ended", "Jobs that are over.", ["state", "error_code"], registry=self._registry
         )
+        self.webhooks = Counted(
+            "umrgen_webhook_attempts", "Attempts to deliver a webhook.", ["result"], registry=self._registry
+        )
         self.commits = Histogram(
             "umrgen_ledger_commit_seconds",
             "Duration of a synced commit of the ledger.",
             buckets=_COMMIT_SECONDS,
             registry=self._registry,
         )
+
+    def set_build(self, **facts: str) -> None:
+        """Add the gauge `umrgen_build_info`, which is 1, with these labels."""
+        Info("umrgen_build", "The version and the parts of this server.", registry=self._registry).info(facts)
 
     def watch_signing(self, up: Callable[[], float], seconds_left: Callable[[], float]) -> None:
         """Add gauges of the certificate that signs images; both are called for each scrape."""
@@ -68,9 +81,20 @@ class Metrics(Collector):
         for name, help, value in gauges:
             Measured(name, help, registry=self._registry).set_function(value)
 
-    def answered(self, status: int) -> None:
-        """Count a response by its status; 0 for a caller that disconnected before the response."""
+    def answered(self, status: int, key_id: str | None = None) -> None:
+        """Count a response by its status, 0 for a caller that disconnected before it, and by the caller's key."""
         self._answers[status] += 1
+        if key_id is not None:
+            self._calls_of_keys[key_id] += 1
+
+    def job_accepted(self, key_id: str) -> None:
+        """Count a new job of this key."""
+        self._jobs_of_keys[key_id] += 1
+
+    def webhook_attempted(self, state: WebhookState) -> None:
+        """Count an attempt to deliver a webhook, by the state in which it left the webhook."""
+        result = "retried" if state is WebhookState.PENDING else state.value
+        self.webhooks.labels(result).inc()
 
     def refused_stranger(self, status: int) -> None:
         """Count a 4xx response to a caller without a valid key."""
@@ -82,26 +106,35 @@ class Metrics(Collector):
             if job.edited_at is not None:
                 continue
             if job.state is State.RUNNING and job.attempt == 1 and job.step == 0 and job.started_at == job.claimed_at:
-                self.waits.observe(max(0, (job.started_at or 0) - job.created_at) / 1000)
+                self.waits.labels(job.engine).observe(max(0, (job.started_at or 0) - job.created_at) / 1000)
             elif job.over:
                 self.ended.labels(job.state.value, job.error_code or "").inc()
                 if job.state is State.COMPLETED and job.completed_at and job.claimed_at:
                     self.runs.labels(job.engine).observe((job.completed_at - job.claimed_at) / 1000)
 
     def collect(self) -> Iterator[Metric]:
-        yield _by_status("umrgen_requests", "Responses by status.", self._answers)
-        yield _by_status("umrgen_refused_strangers", "4xx responses to callers without a valid key.", self._refusals)
+        yield _counts("umrgen_requests", "Responses by status.", "status", self._answers)
+        refusals = "4xx responses to callers without a valid key."
+        yield _counts("umrgen_refused_strangers", refusals, "status", self._refusals)
+        yield _counts("umrgen_key_requests", "Responses to each API key.", "key", self._shown(self._calls_of_keys))
+        yield _counts("umrgen_key_jobs", "Jobs that each API key submitted.", "key", self._shown(self._jobs_of_keys))
         for name, help, value in self._gauges:
             yield GaugeMetricFamily(name, help, value=value)
 
-    def text(self, gauges: Sequence[Gauge] = ()) -> bytes:
-        """Return all metrics and these gauges, as `CONTENT_TYPE`."""
-        self._gauges = gauges
+    def _shown(self, counts: Counter[str]) -> Counter[str]:
+        return Counter({key: count for key, count in counts.items() if self._only_key in (None, key)})
+
+    def text(self, gauges: Sequence[Gauge] = (), only_key: str | None = None) -> bytes:
+        """Return all metrics and these gauges, as `CONTENT_TYPE`.
+
+        `only_key`: the id of the key that may see its own use only; None: that of all keys is shown.
+        """
+        self._gauges, self._only_key = gauges, only_key
         return generate_latest(self._registry)
 
 
-def _by_status(name: str, help: str, counts: Counter[int]) -> Metric:
-    family = CounterMetricFamily(name, help, labels=["status"])
-    for status, count in sorted(counts.items()):
-        family.add_metric([str(status)], count)
+def _counts(name: str, help: str, label: str, counts: Counter[int] | Counter[str]) -> Metric:
+    family = CounterMetricFamily(name, help, labels=[label])
+    for value, count in sorted(counts.items()):
+        family.add_metric([str(value)], count)
     return family

@@ -21,7 +21,7 @@ from umrgen.server.services.api_keys import NewKey, check_usable
 from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.state import own_state
 
-__all__ = ["Announcement", "StopRequest", "loop_factory", "serve"]
+__all__ = ["LAST_RESPONSES", "Announcement", "StopRequest", "loop_factory", "serve"]
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ async def _first(*awaitables: Coroutine[Any, Any, Any]) -> None:
 def _reload(application: Application, load: Callable[[], Settings]) -> None:
     """Apply the settings that can change while the server runs; keys are read from the ledger all the time."""
     try:
-        application.reload(load())
+        application.reload(_open_many_files(load()))
     except UmrgenError as error:
         log.error("the settings were not reloaded: %s", error)
 

@@ -6,13 +6,13 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from umrgen.errors import UmrgenError
 from umrgen.paths import data_home, user_path
 from umrgen.server.model_choice import UnknownModel, choose
+from umrgen.server.setting_values import NORMALIZERS, BadSettings, ledger_setting, without_password
 from umrgen.server.signing import SigningOptions
 
 __all__ = [
@@ -29,12 +29,6 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-
-
-class BadSettings(UmrgenError):
-    """The server cannot start with these settings."""
-
-    code = "bad_settings"
 
 
 def _text(default: str, help: str, *, choices: tuple[str, ...] = (), variable: str = "") -> Any:
@@ -60,6 +54,7 @@ class Settings:
     # --- addresses and storage ---
     host: str = _text("127.0.0.1", "address to listen on; other addresses than loopback need an API key first")
     port: int = _number(3088, "port to listen on; 0 takes a free one", 0, 65535)
+    work_port: int = _number(0, "port of umrgen work for /metrics, /healthz and /readyz; 0: none", 0, 65535)
     state: Path = field(default_factory=data_home, metadata={"help": "folder of the ledger, the keys and the images"})
     ledger: str = _text(
         "sqlite",
@@ -174,6 +169,9 @@ class Settings:
     policy: str = _text("", "content policy: module:function, or a file with one forbidden term a line")
     metrics_token: str = _text("", "a key for /metrics; without it, /metrics accepts every API key")
     log_format: str = _text("text", "format of the log lines on stderr", choices=("text", "json"))
+    log_level: str = _text(
+        "info", "the least important lines in the log", choices=("debug", "info", "warning", "error")
+    )
     access_log: str = _text(
         "notable",
         "logged requests: those that change or refuse something (notable), all, or none",
@@ -332,7 +330,7 @@ class Setting:
             raise BadSettings(f"{source} must be {self.range[0]} to {self.range[1]}; got {value}")
         if self.choices and converted not in self.choices:
             raise BadSettings(f"{source} must be one of {', '.join(self.choices)}; got {value!r}")
-        return _NORMALIZERS[self.name](converted, source) if self.name in _NORMALIZERS else converted
+        return NORMALIZERS[self.name](converted, source) if self.name in NORMALIZERS else converted
 
     def _typed(self, value: Any) -> Any:
         if self.kind is bool:
@@ -372,121 +370,6 @@ def _switched(value: Any) -> bool:
     if word in ("0", "false", "no", "off"):
         return False
     raise ValueError
-
-
-def _networks(value: tuple[str, ...], source: str) -> tuple[str, ...]:
-    try:
-        return tuple(str(ip_network(part, strict=False)) for part in value)
-    except ValueError as error:
-        raise BadSettings(f"{source} must name addresses or networks: {error}") from None
-
-
-def _hosts(value: tuple[str, ...], source: str) -> tuple[str, ...]:
-    for part in value:
-        if re.search(r"[/\s]|:\d+$", part):
-            raise BadSettings(f"{source} must be host names without scheme and port; got {part!r}")
-    return tuple(part.lower().rstrip(".") for part in value)
-
-
-def _origins(value: tuple[str, ...], source: str) -> tuple[str, ...]:
-    origins = tuple(part.lower().rstrip("/") for part in value)
-    for origin in origins:
-        if not re.fullmatch(r"https?://[^/\s]+", origin):
-            raise BadSettings(f"{source} must be origins such as https://studio.example.org; got {origin!r}")
-    return origins
-
-
-def _prefix(value: str, source: str) -> str:
-    if value and (not value.startswith("/") or value.endswith("/")):
-        raise BadSettings(f"{source} must begin with a slash and end without one, like /umrgen; got {value!r}")
-    return value
-
-
-def _secret(value: str, source: str) -> str:
-    if value and len(value) < 20:
-        raise BadSettings(f"{source} must have 20 characters or more, so that it cannot be guessed")
-    return value
-
-
-def _authority(value: str, source: str) -> str:
-    if value and not re.fullmatch(r"https?://[!-~]+", value):
-        raise BadSettings(f"{source} must be a URL such as http://timestamp.example.org; got {value!r}")
-    return value
-
-
-def ledger_setting(value: str, source: str) -> str:
-    """Return the value of a setting `ledger`. Raises BadSettings, without the value if that may have a password."""
-    if re.match(r"postgres(ql)?:", value):
-        return _database_url(value, source)
-    if not re.fullmatch(r"memory|sqlite(:.+)?", value, re.DOTALL):
-        shown = f"; got {value!r}" if "://" not in value and "@" not in value else ""
-        raise BadSettings(f"{source} must be sqlite, sqlite:FILE, postgresql://… or memory{shown}")
-    return value
-
-
-def _database_url(value: str, source: str) -> str:
-    """Return the URL with the scheme `postgresql`. Raises BadSettings without quoting it."""
-    address = re.fullmatch(r"postgres(?:ql)?://([^/?]*(?:/[^@]*)?(?:\?.*)?)", value)
-    if address is None or not value.isprintable():
-        raise BadSettings(
-            f"{source} is not a PostgreSQL URL",
-            next="Write postgresql://USER@HOST:PORT/DATABASE, with %XX for special characters of a password.",
-        )
-    return f"postgresql://{address[1]}"
-
-
-def without_password(url: str) -> str:
-    """Return a database's URL without its password."""
-    url = re.sub(r"^(\w+://[^:@/?]*):.*@", r"\1@", url)
-    return re.sub(r"([?&]password=)[^&]*", r"\1…", url)
-
-
-def _blobs(value: str, source: str) -> str:
-    if value.startswith("s3:"):
-        return _bucket(value, source)
-    if not re.fullmatch(r"memory|local(:.+)?", value, re.DOTALL):
-        raise BadSettings(f"{source} must be local, local:FOLDER, s3://BUCKET/PREFIX or memory; got {value!r}")
-    return value
-
-
-def _bucket(value: str, source: str) -> str:
-    """Return the URL of a bucket without a slash at its end. Raises BadSettings, which does not quote credentials."""
-    if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_][A-Za-z0-9_.=-]*)*/?", value):
-        shown = "" if "@" in value else f"; got {value!r}"
-        raise BadSettings(
-            f"{source} must be s3://BUCKET/PREFIX, with letters, digits, _ and - in the prefix{shown}",
-            next="Credentials belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
-        )
-    return value.rstrip("/")
-
-
-def _endpoint(value: str, source: str) -> str:
-    if value and not re.fullmatch(r"https?://[^/\s@?#]+/?", value):
-        shown = "" if "@" in value else f"; got {value!r}"
-        raise BadSettings(f"{source} must be a URL such as https://s3.example.org, without a path{shown}")
-    return value.rstrip("/")
-
-
-def _options(value: tuple[str, ...], source: str) -> tuple[str, ...]:
-    for option in value:
-        if not re.match(r"\s*[A-Za-z_][A-Za-z0-9_-]*\s*=", option):
-            raise BadSettings(f"{source} must be options as NAME=VALUE; got {option!r}")
-    return value
-
-
-_NORMALIZERS: Mapping[str, Any] = {
-    "blobs": _blobs,
-    "engine_option": _options,
-    "ledger": ledger_setting,
-    "s3_endpoint": _endpoint,
-    "trusted_proxies": _networks,
-    "allowed_hosts": _hosts,
-    "allowed_origins": _origins,
-    "prefix": _prefix,
-    "metrics_token": _secret,
-    "signing_authority": _authority,
-}
-"""Functions that normalize a setting's value, or raise BadSettings, by the setting's name."""
 
 
 RETIRED: Mapping[str, str] = {

@@ -12,7 +12,7 @@ from typing import IO
 from umrgen.durable import make_folder, sync_folder
 from umrgen.server.settings import BadSettings
 
-__all__ = ["LedgerMark", "own_state", "server_pid", "worker_id"]
+__all__ = ["LedgerMark", "file_bytes", "own_state", "server_pid", "worker_id"]
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,15 @@ def server_pid(state: Path) -> int | None:
     except (OSError, ValueError):
         pass
     return None
+
+
+def file_bytes(ledger: Path) -> int:
+    """Return the size of an SQLite ledger's file with its write-ahead log; 0 while there is none."""
+    size = 0
+    for file in (ledger, ledger.with_name(f"{ledger.name}-wal")):
+        with suppress(FileNotFoundError):
+            size += file.stat().st_size
+    return size
 
 
 class LedgerMark:

@@ -1,18 +1,24 @@
-"""`umrgen work`: draw the jobs of a ledger that servers share, without an HTTP interface."""
+"""`umrgen work`: draw the jobs of a ledger that servers share, without the API."""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 
 from umrgen.server.application import Application
-from umrgen.server.serve import StopRequest, loop_factory
+from umrgen.server.http.app import make_operator_app
+from umrgen.server.http.server import HttpServer, reserve
+from umrgen.server.serve import LAST_RESPONSES, StopRequest, loop_factory
 from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.state import own_state
 
 __all__ = ["work"]
 
 log = logging.getLogger(__name__)
+
+CONNECTIONS = 100
+"""Concurrent connections for /metrics and the probes."""
 
 
 def _check(settings: Settings) -> None:
@@ -35,15 +41,37 @@ async def _work(settings: Settings, announce: Callable[[], None]) -> None:
     application = Application(settings)
     await application.open()
     try:
-        application.start()
         stop = StopRequest(application, lambda: log.info("a worker reloads no settings"))
-        with stop.on_signals():
-            log.info("drawing the jobs of %s, engine %s", settings.ledger_name, settings.engine)
-            announce()
-            await stop.requested.wait()
-            await application.drain(settings.drain)
+        async with _for_operators(application, settings):
+            application.start()
+            await _draw(application, stop, settings, announce)
     finally:
         await application.close()
+
+
+@asynccontextmanager
+async def _for_operators(application: Application, settings: Settings) -> AsyncIterator[None]:
+    """Serve the calls for operators at `work_port`, if it is set. Raises BadSettings."""
+    if not settings.work_port:
+        yield
+        return
+    with closing(reserve(settings.host, settings.work_port)) as address:
+        app = make_operator_app(application.services)
+        http = HttpServer(app, address, header_timeout=settings.header_timeout, max_connections=CONNECTIONS)
+        await http.start()
+        log.info("metrics at %s/metrics", address.url)
+        try:
+            yield
+        finally:
+            await http.stop(LAST_RESPONSES)
+
+
+async def _draw(application: Application, stop: StopRequest, settings: Settings, announce: Callable[[], None]) -> None:
+    with stop.on_signals():
+        log.info("drawing the jobs of %s, engine %s", settings.ledger_name, settings.engine)
+        announce()
+        await stop.requested.wait()
+        await application.drain(settings.drain)
 
 
 def work(settings: Settings, announce: Callable[[], None]) -> None:

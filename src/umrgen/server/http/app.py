@@ -19,7 +19,7 @@ from umrgen.server.http.auth import authenticate
 from umrgen.server.http.middleware import SecurityMiddleware
 from umrgen.server.http.problems import Problem, on_error
 
-__all__ = ["make_app", "routes"]
+__all__ = ["make_app", "make_operator_app", "routes"]
 
 AHEAD = (
     (status.PATH, ("GET", "HEAD"), status.status),
@@ -40,12 +40,20 @@ MCP_PATH = "/mcp"
 def make_app(services: Services, mcp: ASGIApp | None = None) -> ASGIApp:
     """Return the application with the middleware that the settings require, and `mcp` at exactly /mcp."""
     settings = services.settings
-    app: ASGIApp = SecurityMiddleware(_calls(services, mcp), settings, services.hosts, services.metrics)
+    app: ASGIApp = SecurityMiddleware(
+        _calls(services, mcp), settings, services.hosts, services.metrics, lambda: services.settings.access_log
+    )
     if settings.allowed_origins:
         app = _for_browsers(app, settings.allowed_origins)
     if settings.trusted_proxies:
         app = wrap_asgi_with_proxy_headers(app, list(settings.trusted_proxies))
     return app
+
+
+def make_operator_app(services: Services) -> ASGIApp:
+    """Return an application with the calls for operators and load balancers only, for `umrgen work`."""
+    router = Starlette(routes=ops.routes(services), exception_handlers=_handlers())
+    return SecurityMiddleware(router, services.settings, services.hosts, services.metrics)
 
 
 def _calls(services: Services, mcp: ASGIApp | None) -> ASGIApp:
@@ -93,14 +101,12 @@ def _unknown(services: Services, known: Sequence[Route]) -> Callable[[Request], 
     return unknown
 
 
+def _handlers() -> dict[Any, Any]:
+    return {Problem: on_error, UmrgenError: on_error, HTTPException: _on_http_error, Exception: _on_failure}
+
+
 def _router(services: Services) -> Starlette:
-    handlers: dict[Any, Any] = {
-        Problem: on_error,
-        UmrgenError: on_error,
-        HTTPException: _on_http_error,
-        Exception: _on_failure,
-    }
-    router = Starlette(routes=routes(services), exception_handlers=handlers)
+    router = Starlette(routes=routes(services), exception_handlers=_handlers())
     router.router.redirect_slashes = False  # a redirect could send the key elsewhere
     return router
 

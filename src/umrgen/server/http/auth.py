@@ -43,11 +43,15 @@ async def authenticate(services: Services, scope: Scope, headers: Mapping[bytes,
     return caller
 
 
-async def open_for_operator(services: Services, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
-    """Accept the metrics token, or any API key if there is no such token. Raises Problem."""
+async def open_for_operator(services: Services, scope: Scope, headers: Mapping[bytes, bytes]) -> Caller | None:
+    """Accept the metrics token, or any API key if there is no such token. Return its caller; None for the token.
+
+    Raises Problem.
+    """
     token = services.settings.metrics_token
     if token and hmac.compare_digest(token.encode(), bearer(headers).encode("latin-1")):
-        return
-    await authenticate(services, scope, headers)
+        return None
+    caller = await authenticate(services, scope, headers)
     if token:
         raise Problem("unauthorized", "this call needs the metrics token")
+    return caller

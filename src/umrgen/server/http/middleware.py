@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -39,12 +39,20 @@ _KEY_NAMES = frozenset(("api_key", "apikey", "api-key", "key", "token", "access_
 class SecurityMiddleware:
     """An ASGI middleware that checks each request, counts its response, and logs it."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, hosts: AllowedHosts, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        hosts: AllowedHosts,
+        metrics: Metrics,
+        access_log: Callable[[], str] | None = None,
+    ) -> None:
+        """`access_log` returns the present value of this setting, which a reload may change."""
         self._app = app
         self._hosts = hosts
         self._origins = {origin.lower().rstrip("/") for origin in settings.allowed_origins}
         self._prefix = settings.prefix
-        self._log = settings.access_log
+        self._logged = access_log or (lambda: settings.access_log)
         self._metrics = metrics
         self._strangers = StrangerLog(metrics)
 
@@ -65,7 +73,7 @@ class SecurityMiddleware:
             if not was_disconnected(scope):
                 raise
         finally:
-            self._metrics.answered(state["status"])
+            self._metrics.answered(state["status"], state.get("key_id"))
             self._write_log(scope, state, time.perf_counter() - begun)
 
     def _check(self, scope: Scope) -> None:
@@ -102,7 +110,8 @@ class SecurityMiddleware:
         if 400 <= status < 500 and "key_id" not in state:
             self._strangers.note(status, address_of(scope))
             notable = False
-        if self._log == "none" or (self._log == "notable" and not notable):
+        logged = self._logged()
+        if logged == "none" or (logged == "notable" and not notable):
             return
         fields: Mapping[str, Any] = {
             "method": scope["method"],

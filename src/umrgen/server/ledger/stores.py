@@ -115,6 +115,10 @@ class JobStore(Protocol):
         """Count the queued and running jobs, of all sessions or of one, and those that this one submitted today."""
         ...
 
+    async def oldest_queued(self) -> int | None:
+        """Return when the oldest of the queued jobs of all sessions was submitted (ms); None without one."""
+        ...
+
     async def recent_runs(self, *, among: int) -> list[Job]:
         """Return the completed jobs among the last `among` jobs, in the order of their ends."""
         ...
@@ -262,6 +266,10 @@ class WebhookStore(Protocol):
         `sessions`."""
         ...
 
+    async def count_pending(self) -> int:
+        """Return the number of webhooks that are neither delivered nor failed."""
+        ...
+
     async def next_at(self, *, after: int) -> int | None:
         """Return the earliest time after `after` at which a pending webhook is due."""
         ...
@@ -324,6 +332,18 @@ class KeyStore(Protocol):
 
     async def revoke(self, key_id: str, *, now: int) -> bool:
         """Revoke a key; return whether it exists. Revoking twice is the same as once."""
+        ...
+
+    async def replace(self, key_id: str, successor: Key, *, now: int, until: int) -> bool:
+        """Add `successor`, and end the key: at `until`, or with a revocation now if `until` is not after `now`.
+
+        Both or neither are done. Return whether there is such a key that is not revoked. It never ends later than it
+        would have.
+        """
+        ...
+
+    async def limit(self, key_id: str, *, rate: int | None, concurrent: int | None, daily: int | None) -> bool:
+        """Write the limits of a key, each of them; return whether the key exists."""
         ...
 
     async def readmit(self, key_id: str) -> bool:

@@ -26,7 +26,7 @@ class Admission:
         self._signing_trouble = signing_trouble
         self._executor = executor
         self._blobs = blobs
-        self._disk_reserve = disk_reserve
+        self.reserve_bytes = disk_reserve
         self.draining = False
         """Set when the server begins to stop."""
 
@@ -54,5 +54,5 @@ class Admission:
     async def check_storage(self) -> None:
         """Raise Refusal when less space is free than is reserved."""
         free = await self._blobs.free_bytes()
-        if free is not None and free < self._disk_reserve:
+        if free is not None and free < self.reserve_bytes:
             raise Refusal("storage_full", retry_after=60)

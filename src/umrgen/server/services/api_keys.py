@@ -4,7 +4,8 @@ import hashlib
 import hmac
 import re
 import secrets
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 
 from umrgen.clock import Clock
 from umrgen.errors import UmrgenError
@@ -64,6 +65,10 @@ def hash_key(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
+def _new_id() -> str:
+    return f"key_{secrets.token_hex(6)}"
+
+
 def check_usable(key: str) -> None:
     """Raise UnusableKey or PublicKey for a key that this server will not run with."""
     if hmac.compare_digest(hash_key(key), _PRINTED_IN_THE_GUIDE):
@@ -112,7 +117,7 @@ class ApiKeys:
 
     async def _add(self, secret: str, grant: NewKey) -> Key:
         key = Key(
-            id=f"key_{secrets.token_hex(6)}",
+            id=_new_id(),
             hash=hash_key(secret),
             created_at=self._clock.now(),
             **asdict(grant) | {"session_id": grant.session_id or f"sid_{secrets.token_hex(16)}"},
@@ -180,6 +185,38 @@ class ApiKeys:
         """Return the session of the oldest key, revoked or not: the operator's session. None without a key."""
         keys = await self._keys.all()
         return min(keys, key=lambda key: key.created_at).session_id if keys else None
+
+    async def rotate(self, key_id: str, *, grace: int = 0) -> tuple[str, Key] | None:
+        """Replace a key by a new one with its name, session, limits and expiry; return its secret and its record.
+
+        The old key is valid for `grace` more milliseconds, or until it expires, if that is earlier. None if there is no
+        such key, or if it is revoked. Raises UnusableNewKey for the key of the settings.
+        """
+        old = await self._keys.get(key_id)
+        if old is None:
+            return None
+        if old.name == ADOPTED:
+            raise UnusableNewKey("this key is that of the setting api_key", next="Change the setting, and restart.")
+        if old.expires_at is not None and old.expires_at <= self._clock.now():
+            advice = f"Create another one for its jobs: umrgen keys create --session {old.session_id}"
+            raise UnusableNewKey("this key has expired, and its successor would, too", next=advice)
+        secret, now = f"umr_{secrets.token_urlsafe(32)}", self._clock.now()
+        new = replace(old, id=_new_id(), hash=hash_key(secret), created_at=now, last_used_at=None, revoked_at=None)
+        self._cached.clear()
+        return (secret, new) if await self._keys.replace(key_id, new, now=now, until=now + grace) else None
+
+    async def limit(self, key_id: str, changes: Mapping[str, int | None]) -> Key | None:
+        """Change the limits of a key that `changes` names: rate, concurrent, daily; None is the server's default.
+
+        Return the key with its new limits, None if there is no such key.
+        """
+        key = await self._keys.get(key_id)
+        if key is None:
+            return None
+        limits = {"rate": key.rate, "concurrent": key.concurrent, "daily": key.daily} | dict(changes)
+        await self._keys.limit(key_id, rate=limits["rate"], concurrent=limits["concurrent"], daily=limits["daily"])
+        self._cached.clear()
+        return await self._keys.get(key_id)
 
     async def revoke(self, key_id: str) -> bool:
         self._cached.clear()

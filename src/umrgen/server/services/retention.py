@@ -72,7 +72,8 @@ class Retention:
         self._uploads = uploads
         self._blobs = blobs
         self._clock = clock
-        self._keep = keep
+        self.keep = keep
+        """Replaced when the settings are reloaded."""
         self._forget = forget
         self._clock_check = ClockCheck(clock, elapsed)
         self.paused = False
@@ -92,7 +93,7 @@ class Retention:
 
         Does nothing while another server of the ledger does this, and while the system's time is not trusted.
         """
-        if self._keep.record_days:
+        if self.keep.record_days:
             self._jobs.forget(before=self._records_before())
         if self.paused or not await self._lease.held():
             return 0
@@ -106,12 +107,12 @@ class Retention:
         return deleted
 
     def _records_before(self) -> int:
-        return self._clock.now() - int(self._keep.record_days * DAY)
+        return self._clock.now() - int(self.keep.record_days * DAY)
 
     async def _prune(self) -> None:
         """Delete the records of old jobs, a few at a time, as long as this server has the lease."""
         pruned, limit = 0, SLICE
-        while self._keep.record_days and await self._lease.held():
+        while self.keep.record_days and await self._lease.held():
             begun = self._clock.monotonic()
             count = await self._jobs.prune(before=self._records_before(), limit=limit)
             pruned += count
@@ -123,7 +124,7 @@ class Retention:
             log.info("retention: deleted the records of %d jobs", pruned)
 
     async def _expire(self, now: int) -> None:
-        keep = self._keep
+        keep = self.keep
         if keep.outputs or keep.output_bytes:
             before = now - int(keep.outputs * HOUR) if keep.outputs else 0
             while await self._outputs.expire(now=now, before=before, keep_bytes=keep.output_bytes, limit=BATCH):

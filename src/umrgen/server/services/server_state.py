@@ -1,5 +1,6 @@
 """The server's readiness, its figures for operators, and its capabilities for callers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from umrgen.clock import Clock
@@ -7,7 +8,7 @@ from umrgen.model import LIMITS
 from umrgen.server.blobs import BlobStore
 from umrgen.server.engines import EngineInfo
 from umrgen.server.executors import EngineState, Executor, engine_state
-from umrgen.server.ledger import Caps, JobStore, OutputStore
+from umrgen.server.ledger import Caps, JobStore, OutputStore, WebhookStore
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.limits import RateLimits
@@ -33,7 +34,14 @@ class Figures:
     waiting_calls: int
     images_bytes: int
     free_bytes: int | None
+    reserve_bytes: int
     engine_up: bool
+    queue_age: float
+    """Seconds since the oldest queued job was submitted; 0 without one."""
+    webhooks_pending: int
+    ledger_bytes: int | None
+    """None for a ledger that is not a file."""
+    ready: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,7 @@ class ServerState:
     clock: Clock
     jobs: JobStore
     outputs: OutputStore
+    webhooks: WebhookStore
     blobs: BlobStore
     executor: Executor
     admission: Admission
@@ -95,6 +104,8 @@ class ServerState:
     longest_wait: float
     running_cap: int
     storage: StorageHealth
+    ledger_bytes: Callable[[], int | None]
+    """Measures the ledger's file."""
     draws: bool = True
     """Whether this server has an engine; without one, others draw its jobs."""
 
@@ -106,14 +117,19 @@ class ServerState:
 
     async def figures(self) -> Figures:
         """Return the present figures. Raises LedgerUnavailable and BlobStoreUnavailable."""
-        counts = await self.jobs.count()
+        counts, oldest = await self.jobs.count(), await self.jobs.oldest_queued()
         return Figures(
             queued=counts.queued,
             running=counts.running,
             waiting_calls=len(self.subscriptions),
             images_bytes=await self.outputs.kept_bytes(),
             free_bytes=await self.blobs.free_bytes(),
+            reserve_bytes=self.admission.reserve_bytes,
             engine_up=self.engine_state != "unavailable",
+            queue_age=0.0 if oldest is None else max(0, self.clock.now() - oldest) / 1000,
+            webhooks_pending=await self.webhooks.count_pending(),
+            ledger_bytes=self.ledger_bytes(),
+            ready=await self.is_ready(),
         )
 
     @property

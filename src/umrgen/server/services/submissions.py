@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
@@ -51,7 +51,7 @@ class Submitted:
     new: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Submissions:
     """Accepts jobs, for all transports. Every rule about submissions is here."""
 
@@ -67,6 +67,12 @@ class Submissions:
     policy: PromptPolicy | None
     webhooks_allowed: Allow
     log_prompts: bool = False
+    on_accepted: Callable[[str], None] = lambda key_id: None
+    """Called with the key's id for each new job."""
+
+    def apply(self, policy: PromptPolicy | None, *, log_prompts: bool) -> None:
+        """Use this policy, and this choice, for the requests that arrive from now on."""
+        self.policy, self.log_prompts = policy, log_prompts
 
     async def submit(
         self,
@@ -206,6 +212,8 @@ class Submissions:
             detail = f"this key may submit {caps.daily} jobs a day"
             quota = Quota("day", caps.daily, DAY_SECONDS, seconds)
             raise Refusal("rate_limited", detail, quota=quota, retry_after=seconds) from None
+        if new:
+            self.on_accepted(caller.key.id)
         if new and self.log_prompts:
             log.info("job %s: accepted", job.id, extra={"key_id": caller.key.id, "prompt": request.prompt})
         return Submitted(job, new)

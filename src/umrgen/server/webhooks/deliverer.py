@@ -88,7 +88,9 @@ class WebhookDeliverer:
         bounds: ConcurrencyLimits = ConcurrencyLimits(),
         random: Callable[[], float] = random.random,
         sender: Sender | None = None,
+        on_attempt: Callable[[WebhookState], None] = lambda state: None,
     ) -> None:
+        """`on_attempt` is called with the state in which each recorded attempt left its webhook."""
         self._webhooks = webhooks
         self._jobs = jobs
         self._keys = keys
@@ -99,6 +101,7 @@ class WebhookDeliverer:
         self._bounds = bounds
         self._random = random
         self._sender = sender
+        self._on_attempt = on_attempt
         self._woken = asyncio.Event()
         self._sending: dict[str, Webhook] = {}
         """The webhooks in flight, by id."""
@@ -287,6 +290,7 @@ class WebhookDeliverer:
                     delivered_at=webhook.delivered_at,
                     last_error=webhook.last_error,
                 )
+                self._on_attempt(webhook.state)
                 return
             except LedgerUnavailable as error:
                 log.error("webhook %s: %s", webhook.id, error)

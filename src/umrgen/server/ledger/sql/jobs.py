@@ -360,6 +360,10 @@ class SqlJobStore:
         row = await self._database.read(lambda connection: connection.one(statement, values))
         return JobCounts(*map(int, row or (0, 0)))
 
+    async def oldest_queued(self) -> int | None:
+        row = await self._database.read(lambda connection: connection.one("oldest_queued"))
+        return None if row is None else int(row[0])
+
     async def recent_runs(self, *, among: int) -> list[Job]:
         values = {"among": among}
         return await self._database.read(

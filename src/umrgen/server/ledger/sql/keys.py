@@ -15,6 +15,14 @@ def _record_uses(transaction: Transaction, uses: Mapping[str, int]) -> None:
         transaction.connection.send("use_key", {"id": key_id, "at": at})
 
 
+def _replace(transaction: Transaction, key_id: str, successor: Key, now: int, until: int) -> bool:
+    connection = transaction.connection
+    if connection.run("end_key_later" if until > now else "end_key_now", {"id": key_id, "at": max(until, now)}) != 1:
+        return False
+    connection.send("insert_key", asdict(successor))
+    return True
+
+
 class SqlKeyStore:
     """Implements `KeyStore`."""
 
@@ -39,6 +47,13 @@ class SqlKeyStore:
 
     async def revoke(self, key_id: str, *, now: int) -> bool:
         return await self._changes_one("revoke_key", {"id": key_id, "now": now})
+
+    async def replace(self, key_id: str, successor: Key, *, now: int, until: int) -> bool:
+        return await self._database.write(lambda transaction: _replace(transaction, key_id, successor, now, until))
+
+    async def limit(self, key_id: str, *, rate: int | None, concurrent: int | None, daily: int | None) -> bool:
+        limits = {"id": key_id, "rate": rate, "concurrent": concurrent, "daily": daily}
+        return await self._changes_one("limit_key", limits)
 
     async def readmit(self, key_id: str) -> bool:
         return await self._changes_one("readmit_key", {"id": key_id})

@@ -140,6 +140,13 @@ SELECT name, bytes FROM outputs WHERE job_id = :id AND expired_at IS NULL;
 SELECT coalesce(sum(queued), 0), coalesce(sum(running), 0) FROM sessions
 WHERE queued > 0 OR running > 0;
 
+-- name: oldest_queued
+-- The job with the lowest number among the first of each session with a queued job: one step in an index for each.
+SELECT created_at FROM jobs
+WHERE seq = (SELECT min(first) FROM (SELECT (SELECT min(own.seq) FROM jobs AS own
+                                             WHERE own.session_id = sessions.id AND own.state = 'queued') AS first
+                                     FROM sessions WHERE queued > 0) AS firsts);
+
 -- name: recent_runs
 -- The completed jobs among the last ones submitted.
 SELECT {job} FROM jobs
@@ -254,6 +261,9 @@ WHERE state = 'pending' AND next_at <= :now
   AND NOT (id {in ids}) AND NOT (host {in hosts}) AND NOT (session_id {in sessions})
 ORDER BY next_at LIMIT :limit;
 
+-- name: count_pending_webhooks
+SELECT count(*) FROM webhooks WHERE state = 'pending';
+
 -- name: next_webhook
 SELECT min(next_at) FROM webhooks WHERE state = 'pending' AND next_at > :after;
 
@@ -319,6 +329,16 @@ SELECT {key} FROM keys ORDER BY created_at, id;
 
 -- name: revoke_key
 UPDATE keys SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id;
+
+-- name: end_key_now
+UPDATE keys SET revoked_at = :at WHERE id = :id AND revoked_at IS NULL;
+
+-- name: end_key_later
+UPDATE keys SET expires_at = CASE WHEN expires_at < :at THEN expires_at ELSE :at END
+WHERE id = :id AND revoked_at IS NULL;
+
+-- name: limit_key
+UPDATE keys SET rate = :rate, concurrent = :concurrent, daily = :daily WHERE id = :id;
 
 -- name: use_key
 UPDATE keys SET last_used_at = :at WHERE id = :id AND (last_used_at IS NULL OR last_used_at < :at);

@@ -67,6 +67,10 @@ class SqlWebhookStore:
         rows = await self._database.read(lambda connection: connection.all("due_webhooks", values))
         return [_webhook_of(row) for row in rows]
 
+    async def count_pending(self) -> int:
+        row = await self._database.read(lambda connection: connection.one("count_pending_webhooks"))
+        return 0 if row is None else int(row[0])
+
     async def next_at(self, *, after: int) -> int | None:
         row = await self._database.read(lambda connection: connection.one("next_webhook", {"after": after}))
         return None if row is None or row[0] is None else int(row[0])

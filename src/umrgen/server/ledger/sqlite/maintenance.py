@@ -1,15 +1,22 @@
-"""Maintenance of a ledger's file: check its integrity, copy it, and compact it."""
+"""Maintenance of a ledger's file: check its integrity, copy it, put a copy back, and compact it."""
 
 import os
+import re
 import sqlite3
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from umrgen.durable import make_private, sync_folder
 from umrgen.server.ledger.sql.checks import LedgerReport, MaintenanceFailed, Sizes, check_records
 from umrgen.server.ledger.sqlite.connection import connect, schema_version
 
-__all__ = ["backup", "check", "vacuum"]
+__all__ = ["backup", "backup_to_folder", "check", "restore", "vacuum"]
+
+_COPY = re.compile(r"ledger-\d{8}T\d{12}Z\.sqlite3")
+"""The names of the copies that `backup_to_folder` makes; it deletes no other file."""
+ANOTHER_COPY = "Name another copy, one that `umrgen ledger backup` made."
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -42,6 +49,10 @@ def _check_file(connection: sqlite3.Connection, report: LedgerReport) -> None:
     if version != known:
         report.errors.append(f"its schema has version {version}, this program's {known}: start the server once")
         return
+    _check_rows(connection, report)
+
+
+def _check_rows(connection: sqlite3.Connection, report: LedgerReport) -> None:
     report.errors += [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
     report.errors += [
         f"a row of {table} refers to a row of {parent} that does not exist"
@@ -56,11 +67,86 @@ def backup(path: Path, target: Path) -> int:
     """
     if target.exists():
         raise MaintenanceFailed(f"{target} exists already", next="Name a new file.")
+    return _copy(lambda: _open(path), target)
+
+
+def backup_to_folder(path: Path, folder: Path, keep: int) -> tuple[Path, int]:
+    """Copy the ledger to a new file in `folder`, and delete the oldest of the earlier copies beyond `keep` in all.
+
+    Return the new file and its size in bytes. Raises MaintenanceFailed; then no earlier copy is deleted.
+    """
+    target = folder / f"ledger-{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z.sqlite3"
+    size = backup(path, target)
+    copies = sorted(file for file in folder.iterdir() if _COPY.fullmatch(file.name))
+    for file in copies[:-keep]:
+        with suppress(FileNotFoundError):  # deleted by another backup
+            file.unlink()
+    return target, size
+
+
+def restore(copy: Path, path: Path) -> Path | None:
+    """Put a copy of the ledger in the place of the ledger `path`; return the file that the replaced one has now.
+
+    The copy is checked first, and is not changed. No server may use the ledger. Raises MaintenanceFailed; then the
+    ledger is unchanged.
+    """
+    _require_sound(copy)
+    partial = path.with_name(f".{path.name}.restored")
+    partial.unlink(missing_ok=True)
+    _copy(lambda: _open_unchanged(copy), partial)
+    replaced = _keep_replaced(path)
+    partial.replace(path)
+    sync_folder(path.parent)
+    return replaced
+
+
+def _open_unchanged(copy: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{copy.resolve().as_uri()}?mode=ro", uri=True)
+
+
+def _require_sound(copy: Path) -> None:
+    """Raise MaintenanceFailed for a file that is damaged, no ledger, or one of a newer version."""
+    report = LedgerReport()
+    try:
+        with closing(_open_unchanged(copy)) as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            connection.execute("SELECT count(*) FROM jobs")
+            _check_rows(connection, report)
+    except sqlite3.Error as error:
+        raise MaintenanceFailed(f"{copy} cannot be read as a ledger: {error}", next=ANOTHER_COPY) from None
+    if not 0 < version <= schema_version():
+        known = schema_version()
+        raise MaintenanceFailed(
+            f"{copy} has the schema version {version}, this program reads 1 to {known}", next=ANOTHER_COPY
+        )
+    if report.errors:
+        raise MaintenanceFailed(f"{copy} is damaged: {report.errors[0]}", next=ANOTHER_COPY)
+
+
+def _keep_replaced(path: Path) -> Path | None:
+    """Give the ledger's file a second name, so that nothing of it is lost; return this name, or None without a file."""
+    if not path.exists():
+        return None
+    with suppress(sqlite3.Error), closing(connect(path)) as connection:  # a damaged file is kept as it is
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    kept = path.with_name(f"{path.name}.replaced-{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z")
+    try:
+        os.link(path, kept)
+    except OSError:  # a file system without hard links
+        path.rename(kept)
+    for suffix in ("-wal", "-shm"):  # SQLite would write an old -wal into the copy
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(kept.with_name(kept.name + suffix))
+    return kept
+
+
+def _copy(opened: Callable[[], sqlite3.Connection], target: Path) -> int:
+    """Copy a ledger to the file `target`, complete and synced; return its size. Raises MaintenanceFailed."""
     partial = target.with_name(f".{target.name}.partial")
     try:
         partial.unlink(missing_ok=True)
         make_private(partial)  # hashes of keys, which sign webhooks, and prompts
-        with closing(_open(path)) as source, closing(sqlite3.connect(partial)) as copy:
+        with closing(opened()) as source, closing(sqlite3.connect(partial)) as copy:
             source.backup(copy, pages=1000)
             copy.execute("PRAGMA journal_mode = DELETE")
         with partial.open("rb+") as file:
