@@ -1296,7 +1296,7 @@ MUTATIONS = (
     _server(
         "engine-end-is-seen",
         "extending: the end of an engine is noticed while a process that it has forked runs on",
-        "executors/subprocess/process.py",
+        "executors/channel.py",
         "self._channel.shutdown(socket.SHUT_RD)",
         "pass",
         "tests/conformance/test_executors.py::TestLocal::test_a_process_that_another_outlives_has_ended",
@@ -1895,7 +1895,7 @@ MUTATIONS = (
     _server(
         "batch-cancelled-alone",
         "engines: a job of a batch that is cancelled does not affect the others",
-        "executors/subprocess/process.py",
+        "executors/link.py",
         "if len(self._jobs) > 1 and self.alive:",
         "if False:",
         "tests/conformance/test_executors.py::TestBatches::test_a_job_that_does_not_stop_is_dropped_without_the_others",
@@ -1903,7 +1903,7 @@ MUTATIONS = (
     _server(
         "cancelled-when-sent",
         "reliability: a cancellation stops the engine, also of a job that was just sent to it",
-        "executors/subprocess/executor.py",
+        "executors/pool.py",
         "            if starting.done() and not starting.cancelled() and not starting.exception():",
         "            if False:",
         "tests/conformance/test_executors.py::TestBatches"
@@ -1920,7 +1920,7 @@ MUTATIONS = (
     _server(
         "encoding-overlaps",
         "engines: while images are encoded, the next batch is drawn",
-        "executors/subprocess/process.py",
+        "executors/link.py",
         "            listener.on_drawn()\n",
         "",
         "tests/conformance/test_executors.py::TestBatches::test_images_are_encoded_while_the_next_batch_is_drawn",
@@ -1936,7 +1936,7 @@ MUTATIONS = (
     _server(
         "out-of-memory-is-an-answer",
         "engines: a job that does not fit fails with out_of_memory, and the engine is not restarted",
-        "executors/subprocess/worker.py",
+        "executors/worker.py",
         "        case MemoryError():",
         "        case ZeroDivisionError():",
         "tests/conformance/test_executors.py::TestLocal::test_a_task_that_does_not_fit_into_memory_fails_alone",
@@ -2150,7 +2150,7 @@ MUTATIONS = (
     _server(
         "worker-forgets",
         "reliability: an engine's process remembers only jobs that are not finished",
-        "executors/subprocess/worker.py",
+        "executors/worker.py",
         'elif head["job_id"] in self._open:',
         "else:",
         "tests/unit/test_engine_worker.py::test_only_jobs_that_are_not_finished_are_remembered",
