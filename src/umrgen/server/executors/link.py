@@ -34,9 +34,6 @@ PROGRESS = ("step", "phase", "drawn", "image")
 LOADING = ("placed", "ready", "unavailable")
 """The messages about the engine itself."""
 
-INBOX = 32
-"""Frames of a job that are buffered; an engine that sends more must wait."""
-
 Inbox = asyncio.Queue[Frame | EngineCrashed]
 
 
@@ -53,14 +50,16 @@ class Listener:
 class EngineLink(ABC):
     """A connected engine, which executes a `Worker`. After any failure it is ended and replaced, never repaired."""
 
-    def __init__(self) -> None:
+    def __init__(self, inbox: int) -> None:
+        """`inbox`: the messages of a job that are buffered, before the reader of the link waits; 0: no limit."""
         self.info = EngineInfo("unknown", "unknown", "")
         self.was_used = False
         """True after its first job."""
         self.load_seconds = 0.0
         self._end: EngineCrashed | None = None
+        self._inbox = inbox
         self._jobs: dict[str, Inbox] = {}
-        self._loading: Inbox = asyncio.Queue(INBOX)
+        self._loading: Inbox = asyncio.Queue(self._inbox)
         """The messages that are about no job: whether the engine was loaded."""
 
     @property
@@ -111,7 +110,7 @@ class EngineLink(ABC):
             return
         self.was_used = True
         for task in tasks:
-            inbox = self._jobs[task.job_id] = asyncio.Queue(INBOX)
+            inbox = self._jobs[task.job_id] = asyncio.Queue(self._inbox)
             if self._end is not None:
                 inbox.put_nowait(self._end)
         images = b"".join(image for task in tasks for image in task.references)
