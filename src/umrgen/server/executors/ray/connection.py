@@ -2,18 +2,18 @@
 
 import asyncio
 import itertools
-import json
 import logging
 import os
 import re
+import socket
 import sys
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from umrgen.server.engines import EngineCrashed
-from umrgen.server.executors.frames import HEAD, Frame, FrameError, pack, unpack_lengths
+from umrgen.server.executors.channel import ProcessChannel
+from umrgen.server.executors.frames import Frame, FrameError
 from umrgen.server.executors.link import INVALID, SECRETS, EngineLink
 from umrgen.server.executors.ray.spec import RaySpec
 from umrgen.server.running_time import RunningTimeout
@@ -23,11 +23,11 @@ __all__ = ["ActorLink", "RayConnection"]
 
 log = logging.getLogger(__name__)
 
-GONE = (BrokenPipeError, ConnectionResetError, RuntimeError)
-"""What writing to a process that has ended raises; uvloop raises RuntimeError."""
 LOST = "the connection to Ray was lost"
-LAST_SECONDS = 5.0
-"""Seconds that a process whose pipe is closed has to end."""
+LONGEST_PORTS = 10_000
+"""Characters of the line with the ports."""
+LAST_SECONDS = 1.0
+"""Seconds for the last lines that Ray prints."""
 LINES, LONGEST_LINE = 5, 500
 """The last lines that Ray has printed, and their characters, which are logged when its process fails."""
 ERROR = re.compile(r"^(?:\[[-\d]+ [:,\d]+ [EFC] .*?\] |(?=[\w.]+(?:Error|Exception): ))(.+)$", re.MULTILINE)
@@ -88,49 +88,60 @@ class ActorLink(EngineLink):
 class RayConnection:
     """A process that is connected to Ray. When it ends, all its engines have ended."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    def __init__(self, channel: ProcessChannel, errors: asyncio.StreamReader, printing: asyncio.StreamWriter) -> None:
+        """`errors`: what the process prints, through the socket of `printing`."""
+        self._channel = channel
+        self._printing = printing
         self._links: dict[int, ActorLink] = {}
         self._lost: str | None = None
         """The reason of its end."""
         self._numbers = itertools.count(1)
         self._printed: deque[str] = deque(maxlen=LINES)
-        self._tasks = [asyncio.create_task(self._keep_errors())]
+        self._tasks = [asyncio.create_task(self._keep_errors(errors))]
 
     @classmethod
     async def open(cls, spec: RaySpec, timeout: float) -> "RayConnection":
         """Start the process, and wait until it is connected, at most `timeout` seconds. Raises EngineCrashed."""
-        connection = cls(
-            await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "umrgen.server.executors.ray.driver",
-                spec.to_json(),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env={name: value for name, value in os.environ.items() if name not in SECRETS},
-            )
-        )
+        connection = await cls._start(spec)
         try:
             async with RunningTimeout(timeout):
-                head, _ = await connection._frame()
+                head, _ = await connection._channel.frame()
+            if head.get("is") != "connected":
+                connection._lost = str(head.get("error", INVALID))
+                raise EngineCrashed(connection._lost)
         except TimeoutError:
             await connection.close()
             raise EngineCrashed(f"Ray at {spec.address} was not reached within {timeout:g} s") from None
-        except (asyncio.IncompleteReadError, FrameError, ValueError):
+        except (asyncio.IncompleteReadError, OSError, FrameError, ValueError):
+            connection._lost = "the process that connects to Ray ended; its error is in the log"
+            await connection._log_failure("the process that connects to Ray ended")
             await connection.close()
-            connection._log_failure("the process that connects to Ray ended")
-            raise EngineCrashed("the process that connects to Ray ended; its error is in the log") from None
+            raise EngineCrashed(connection._lost) from None
         except BaseException:
             await connection.close()
             raise
-        if head.get("is") != "connected":
-            await connection.close()
-            raise EngineCrashed(str(head.get("error", INVALID)))
-        log.info("%s", printable(str(head.get("text"))))
+        log.info("%s", printable(str(head.get("text")), LONGEST_PORTS))
         connection._tasks.append(asyncio.create_task(connection._read()))
         return connection
+
+    @classmethod
+    async def _start(cls, spec: RaySpec) -> "RayConnection":
+        ours, theirs = socket.socketpair()
+        with theirs:
+            errors, printing = await asyncio.open_connection(sock=ours)
+            try:
+                channel = await ProcessChannel.start(
+                    sys.executable,
+                    "-m",
+                    "umrgen.server.executors.ray.driver",
+                    spec.to_json(),
+                    environment={name: value for name, value in os.environ.items() if name not in SECRETS},
+                    errors=theirs.fileno(),
+                )
+            except BaseException:
+                printing.close()
+                raise
+        return cls(channel, errors, printing)
 
     @property
     def alive(self) -> bool:
@@ -140,9 +151,9 @@ class RayConnection:
         """Create an actor. It is placed when a node has the resources for it."""
         number = next(self._numbers)
         link = self._links[number] = ActorLink(
-            lambda head, body: self._write(head | {"engine": number}, body), self._drain
+            lambda head, body: self._channel.write(head | {"engine": number}, body), self._channel.drain
         )
-        self._write({"do": "open", "engine": number})
+        self._channel.write({"do": "open", "engine": number})
         if self._lost is not None:
             link.lose(self._lost)
         return link
@@ -155,19 +166,13 @@ class RayConnection:
         """End the process. Ray ends its actors."""
         for task in self._tasks:
             task.cancel()
-        await self._end_process()
+        if self._lost is not None:  # it is ending
+            await self._channel.wait_for_end()
+        await self._channel.kill()
         await asyncio.wait(self._tasks)
+        self._channel.close()
+        self._printing.close()
         self._lose_all(LOST)
-
-    async def _end_process(self) -> None:
-        if self._lost is not None:  # it is ending, and need not be killed
-            with suppress(TimeoutError):
-                async with RunningTimeout(LAST_SECONDS):
-                    await self._process.wait()
-        if self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
 
     def _lose_all(self, reason: str) -> None:
         self._lost = self._lost or reason
@@ -175,28 +180,19 @@ class RayConnection:
             link.lose(reason)
         self._links.clear()
 
-    # --- the pipes ---
-
-    def _write(self, head: dict[str, Any], body: bytes = b"") -> None:
-        assert self._process.stdin is not None
-        with suppress(*GONE):  # its end is noticed by the reader
-            self._process.stdin.write(pack(head, body))
-
-    async def _drain(self) -> None:
-        assert self._process.stdin is not None
-        with suppress(*GONE):
-            await self._process.stdin.drain()
+    # --- messages ---
 
     async def _read(self) -> None:
         refused = None
         try:
             while True:
-                refused = await self._deliver(await self._frame()) or refused
+                refused = await self._deliver(await self._channel.frame()) or refused
         except (asyncio.IncompleteReadError, OSError):
-            self._log_failure(refused or LOST)
+            await self._log_failure(refused or LOST)
         except (FrameError, ValueError, RecursionError):
             log.error("the process that is connected to Ray sent an invalid message; it is replaced")
-        self._lose_all(refused or LOST)
+        finally:
+            self._lose_all(refused or LOST)
 
     async def _deliver(self, frame: Frame) -> str | None:
         """Handle a message. Return the reason when it says that the connection ends. Raises FrameError."""
@@ -212,22 +208,13 @@ class RayConnection:
                 del self._links[number]
         return None
 
-    async def _frame(self) -> Frame:
-        pipe = self._process.stdout
-        assert pipe is not None
-        head_length, body_length = unpack_lengths(await pipe.readexactly(HEAD.size))
-        head = json.loads(await pipe.readexactly(head_length))
-        if not isinstance(head, dict):
-            raise FrameError("not an object")
-        return head, await pipe.readexactly(body_length)
-
-    async def _keep_errors(self) -> None:
+    async def _keep_errors(self, errors: asyncio.StreamReader) -> None:
         """Keep the last errors that Ray prints among dumps of its state and stacks; a failure logs them."""
-        assert self._process.stderr is not None
-        while text := await self._process.stderr.read(1 << 16):
+        while text := await errors.read(1 << 16):
             self._printed.extend(ERROR.findall(text.decode(errors="replace")))
 
-    def _log_failure(self, reason: str) -> None:
+    async def _log_failure(self, reason: str) -> None:
         log.error("%s", reason)
+        await asyncio.wait(self._tasks[:1], timeout=LAST_SECONDS)
         for line in self._printed:
             log.error("Ray printed: %s", printable(line, LONGEST_LINE))
