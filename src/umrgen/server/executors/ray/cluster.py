@@ -3,15 +3,17 @@
 import asyncio
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import grpc
 import ray
 
-from umrgen.server.executors.ray.ports import is_loopback, listening, node_ports, on_loopback
+from umrgen.server.executors.ray.ports import listening, node_ports
+from umrgen.server.executors.ray.security import ClusterRefused, check_security
 from umrgen.text import printable
 
-__all__ = ["ClusterRefused", "ClusterWatch", "connect"]
+__all__ = ["ClusterWatch", "connect", "requires_token"]
 
 CALL = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 """A call of Ray's head (GCS) without arguments, which needs the token in token mode."""
@@ -20,16 +22,6 @@ CHECK_SECONDS = 1.0
 """Seconds between two looks at the nodes."""
 AUTO = "auto"
 """The cluster of this machine, or of RAY_ADDRESS."""
-
-INSECURE = (
-    "Ray at {} accepts calls without a token, and listens on the network: any program that reaches it can run code "
-    "there. Start its nodes with RAY_AUTH_MODE=token and one RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH), and this server "
-    "with the same; or, on one machine, with --node-ip-address=127.0.0.1"
-)
-
-
-class ClusterRefused(Exception):
-    """The cluster cannot be used. The message is for the operator."""
 
 
 def connect(address: str) -> str:
@@ -42,16 +34,15 @@ def connect(address: str) -> str:
             "(ray start --address=HOST:6379 --num-cpus=0), and give HOST:6379"
         )
     if address != AUTO:
-        requires_token(address)  # first: it takes seconds to find out that nothing responds, and Ray a minute
+        # First: it takes seconds to find out that nothing responds, and Ray a minute.
+        check_security(address, requires_token(address), ())
     try:
         ray.init(address, log_to_driver=False, logging_level="WARNING")
     except Exception as error:
         raise ClusterRefused(_connection_error(address, error)) from None
-    head = ray.get_runtime_context().gcs_address
-    nodes = alive_nodes()
-    if not requires_token(head) and not (is_loopback(head.rpartition(":")[0]) and on_loopback(nodes.values())):
-        raise ClusterRefused(INSECURE.format(head))
-    return _ports(head, nodes.values())
+    head, nodes = ray.get_runtime_context().gcs_address, alive_nodes().values()
+    check_security(head, requires_token(head), nodes)
+    return _ports(head, nodes)
 
 
 def _connection_error(address: str, error: Exception) -> str:
@@ -64,17 +55,20 @@ def _connection_error(address: str, error: Exception) -> str:
 
 def requires_token(address: str) -> bool:
     """Return whether Ray's head refuses a call without a token. Raises ClusterRefused if it does not respond."""
+    answer = _call_without_token(address)
+    if answer not in (grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED):
+        raise ClusterRefused(f"no head of a Ray cluster responds at {printable(address)} ({answer.name.lower()})")
+    return answer is grpc.StatusCode.UNAUTHENTICATED
+
+
+def _call_without_token(address: str) -> grpc.StatusCode:
     with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
         call = channel.unary_unary(CALL, request_serializer=bytes, response_deserializer=bytes)
         try:
             call(b"", timeout=CALL_SECONDS)
         except grpc.RpcError as error:
-            code = getattr(error, "code", lambda: None)()
-            if code is grpc.StatusCode.UNAUTHENTICATED:
-                return True
-            name = code.name.lower() if code is not None else type(error).__name__
-            raise ClusterRefused(f"no head of a Ray cluster responds at {printable(address)} ({name})") from None
-    return False
+            return error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+    return grpc.StatusCode.OK
 
 
 def alive_nodes() -> dict[str, Mapping[str, Any]]:
@@ -91,19 +85,30 @@ class ClusterWatch:
     """Watches the nodes of the cluster."""
 
     def __init__(self) -> None:
-        self._own = ray.get_runtime_context().get_node_id()
+        context = ray.get_runtime_context()
+        self._head = context.gcs_address
+        self._own = context.get_node_id()
         self._nodes = alive_nodes()
 
     async def changes(self) -> list[str]:
         """Wait, and return a line for each node that came or went. Raises ClusterRefused when our own is gone.
 
-        Ray's head keeps no state: after its restart it is another cluster, which does not know this process.
+        While the head does not respond, the actors draw on. After its restart it is another cluster, unless it kept its
+        state, and does not know this process. Ray itself ends this process when its head is away for a minute.
         """
         await asyncio.sleep(CHECK_SECONDS)
-        before, self._nodes = self._nodes, await asyncio.to_thread(alive_nodes)
+        before = self._nodes
+        self._nodes = await asyncio.to_thread(self._alive)
         if self._own not in self._nodes:
             raise ClusterRefused("the node of this machine is not in the Ray cluster any more")
         return [
             *(f"Ray: a node came: {node_ports(self._nodes[node])}" for node in self._nodes.keys() - before.keys()),
             *(f"Ray: a node is gone: {node_ports(before[node])}" for node in before.keys() - self._nodes.keys()),
         ]
+
+    def _alive(self) -> dict[str, Mapping[str, Any]]:
+        """Return the nodes that are alive. Ray aborts the process of a caller whose head is away, so ask that first."""
+        with suppress(ClusterRefused):
+            requires_token(self._head)
+            return alive_nodes()
+        return self._nodes

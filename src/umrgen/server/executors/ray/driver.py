@@ -18,11 +18,10 @@ os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
 import ray
 
-from umrgen import __version__
-from umrgen.server.executors.frames import Frame
 from umrgen.server.executors.ray.actor import ENGINES_IN_RAY
-from umrgen.server.executors.ray.cluster import ClusterRefused, ClusterWatch, connect
-from umrgen.server.executors.ray.spec import RaySpec
+from umrgen.server.executors.ray.cluster import ClusterWatch, connect
+from umrgen.server.executors.ray.security import ClusterRefused
+from umrgen.server.executors.ray.spec import RaySpec, checked
 from umrgen.server.executors.subprocess.worker import Pipe
 from umrgen.text import printable
 
@@ -44,7 +43,7 @@ class _Actor:
         reason = "its actor ended"
         try:
             async for item in self._handle.live.options(num_returns="streaming").remote():
-                self._driver.send(self._number, *_checked(await item))
+                self._driver.send(self._number, *checked(await item))
         except ray.exceptions.RayError as error:
             reason = _reason(error)
         self.kill()
@@ -76,15 +75,6 @@ def _resources(needed: Any) -> dict[str, Any]:
     """Return the options of an actor for resources by name. Without a processor of its own, any number fit."""
     others = {name: number for name, number in needed.items() if name not in ("CPU", "GPU")}
     return {"num_cpus": needed.get("CPU", 0), "num_gpus": needed.get("GPU", 0), "resources": others}
-
-
-def _checked(frame: Frame) -> Frame:
-    """Replace the message of a node with another version of UMRGEN, whose messages may differ."""
-    head, body = frame
-    if head["is"] == "placed" and head["version"] != __version__:
-        error = f"the node {head['node']} has umrgen {head['version']}; this server has {__version__}"
-        return {"is": "unavailable", "error": error}, b""
-    return head, body
 
 
 def _reason(error: Exception) -> str:

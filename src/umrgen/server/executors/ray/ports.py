@@ -6,23 +6,10 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-__all__ = ["is_loopback", "listening", "node_ports", "on_loopback"]
+__all__ = ["listening", "node_ports"]
 
 LISTEN = "0A"
 """The state of a listening socket in /proc/net/tcp."""
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach the host. A name that is not an address can be anywhere."""
-    try:
-        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def on_loopback(nodes: Iterable[Mapping[str, Any]]) -> bool:
-    """Return whether all of Ray's nodes listen on loopback only: Ray binds to all addresses for any other one."""
-    return all(is_loopback(str(node.get("NodeManagerAddress"))) for node in nodes)
 
 
 def node_ports(node: Mapping[str, Any]) -> str:

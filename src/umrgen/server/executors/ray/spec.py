@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["EngineSpec", "RaySpec"]
+from umrgen import __version__
+from umrgen.server.executors.frames import Frame
+
+__all__ = ["EngineSpec", "RaySpec", "checked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +39,12 @@ class RaySpec:
     def from_json(cls, text: str) -> "RaySpec":
         spec = json.loads(text)
         return cls(spec["address"], spec["resources"], EngineSpec(**spec["engine"]))
+
+
+def checked(frame: Frame) -> Frame:
+    """Replace the first message of a node with another version of UMRGEN, whose further messages may differ."""
+    head, _ = frame
+    if head["is"] == "placed" and head.get("version") != __version__:
+        error = f"the node {head.get('node')} has umrgen {head.get('version')}; this server has {__version__}"
+        return {"is": "unavailable", "error": error}, b""
+    return frame
