@@ -4,6 +4,7 @@
 # make simulate   random histories of servers and networks against the client's rules, and of a server that dies
 #                 at any moment      HISTORIES=100000 LIVES=10000
 # make torch      install torch and diffusers into .venv, for the tests of the diffusers engine; part of make check
+# make ray        install Ray into .venv, for the tests of its executor; part of make check
 # make torture    a real server, killed under load again and again: nothing acknowledged may be lost      KILLS=200
 # make torture-roles    the same for two servers, four workers, PostgreSQL and S3      SECONDS_OF_ROLES=600
 # make mutants    each line that keeps a promise is broken in turn: a test must fail
@@ -27,7 +28,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests start hundreds of processes; without files of bytecode, each would compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: image test check random torch slow uvicorn postgres interpreters simulate torture torture-roles mutants lint types clean lock
+.PHONY: image test check random torch ray slow uvicorn postgres interpreters simulate torture torture-roles mutants lint types clean lock
 
 image: $(VENV)/server.stamp
 	@env -u UMRGEN_BASE_URL $(BIN)/umrgen generate "$(PROMPT)" -o "$(OUT)" --overwrite
@@ -41,6 +42,7 @@ check:
 	@$(MAKE) --no-print-directory test
 	$(MAKE) --no-print-directory random
 	$(MAKE) --no-print-directory torch
+	$(MAKE) --no-print-directory ray
 	$(MAKE) --no-print-directory slow
 	$(MAKE) --no-print-directory uvicorn
 	$(MAKE) --no-print-directory postgres
@@ -56,7 +58,9 @@ random: $(VENV)/dev.stamp
 
 torch: $(VENV)/torch.stamp
 
-# Without torch, the tests of the diffusers engine are skipped.
+ray: $(VENV)/ray.stamp
+
+# Without torch, the tests of the diffusers engine are skipped, and without Ray those of its executor.
 slow: $(VENV)/dev.stamp $(VENV)/node.stamp $(ENVIRONMENTS:%=$(VENV)-%/clients.stamp)
 	@exec $(PYTEST) -m slow --hypothesis-profile random $(TESTS)
 
@@ -91,7 +95,7 @@ torture-roles: $(VENV)/dev.stamp
 	@$(BIN)/python tests/torture_roles.py --seconds $(SECONDS_OF_ROLES)
 
 # Break each line that keeps a promise, in a copy: a test must fail.      ONLY=name,name
-mutants: $(VENV)/torch.stamp
+mutants: $(VENV)/torch.stamp $(VENV)/ray.stamp
 	@$(BIN)/python tests/mutants $(if $(ONLY),--only $(ONLY))
 
 lint: $(VENV)/dev.stamp
@@ -129,6 +133,12 @@ $(VENV)/torch.stamp: $(VENV)/dev.stamp requirements/diffusers.txt
 	$(BIN)/python -m pip install --quiet torch==$(TORCH)
 	touch $@
 
+# Ray, for the tests of its executor: 80 MB, which `make test` does not need.
+$(VENV)/ray.stamp: $(VENV)/dev.stamp requirements/ray.txt
+	@echo "setting up Ray (once)" >&2
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/ray.txt
+	touch $@
+
 # What the guide's JavaScript sample and the JavaScript client's tests need; without Node, these skip and say so.
 $(VENV)/node.stamp: tests/acceptance/js/package-lock.json js/package-lock.json | $(VENV)/server.stamp
 	@if command -v npm >/dev/null; then
@@ -161,6 +171,7 @@ lock:
 	done
 	$(COMPILE) --extra diffusers --group torch --excludes <(echo torch) \
 		-c requirements/dev.txt -o requirements/diffusers.txt
+	$(COMPILE) --extra ray -c requirements/dev.txt -c requirements/diffusers.txt -o requirements/ray.txt
 
 clean:
 	@rm -rf $(VENV) $(VENV)-* .mypy_cache .ruff_cache .hypothesis

@@ -20,10 +20,11 @@ from support import draw_task
 from umrgen.image_files import verify
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure, EngineStalled, OutOfMemory
 from umrgen.server.executors import Executor, JobBatch, VerifiedImage, WatchdogLimits
+from umrgen.server.executors.frames import pack
+from umrgen.server.executors.link import Listener
 from umrgen.server.executors.remote import RemoteExecutor
 from umrgen.server.executors.subprocess.executor import SubprocessExecutor
-from umrgen.server.executors.subprocess.frames import pack
-from umrgen.server.executors.subprocess.process import EngineProcess, Listener
+from umrgen.server.executors.subprocess.process import EngineProcess
 
 TASK = draw_task("one")
 
@@ -326,7 +327,7 @@ class TestLocal:
     async def test_a_cancelled_job_stops_at_the_next_step_and_its_process_is_kept(self) -> None:
         executor = SubprocessExecutor("procedural", {"step_delay": 0.05}, watchdog=WatchdogLimits(cancel_grace=30))
         await executor.ready()
-        (before,) = executor._processes
+        (before,) = executor._engines
         started = asyncio.Event()
         running = asyncio.create_task(
             executor.run(draw_task("a lighthouse", steps=50), lambda step, total: started.set())
@@ -336,13 +337,13 @@ class TestLocal:
         with pytest.raises(asyncio.CancelledError):
             await running
         assert await executor.run(draw_task("a lighthouse", job_id="ext_2"), ignore)
-        assert executor._processes == {before}
+        assert executor._engines == {before}
         await executor.stop()
 
     async def test_a_process_that_does_not_stop_its_job_is_killed(self) -> None:
         executor = SubprocessExecutor("procedural", {"step_delay": 600}, watchdog=WatchdogLimits(cancel_grace=0.05))
         await executor.ready()
-        (before,) = executor._processes
+        (before,) = executor._engines
         started = asyncio.Event()
         running = asyncio.create_task(executor.run(draw_task("a lighthouse"), lambda step, total: started.set()))
         await started.wait()
@@ -357,7 +358,7 @@ class TestLocal:
         await executor.ready()
 
         def crash(step: int, total: int) -> None:
-            for process in executor._processes:
+            for process in executor._engines:
                 os.kill(process.pid, signal.SIGKILL)
 
         with pytest.raises(EngineCrashed, match="SIGKILL"):
@@ -368,7 +369,7 @@ class TestLocal:
     async def test_a_process_that_does_not_read_its_pipe_is_replaced(self) -> None:
         executor = SubprocessExecutor("procedural", {}, watchdog=WatchdogLimits(stall_after=0.3, cancel_grace=0.05))
         await executor.ready()
-        (process,) = executor._processes
+        (process,) = executor._engines
         os.kill(process.pid, signal.SIGSTOP)
         more_than_a_pipe_holds = draw_task("a lighthouse", references=(bytes(1 << 20),))
         try:
@@ -385,7 +386,7 @@ class TestLocal:
             "procedural", {"step_delay": 600}, watchdog=WatchdogLimits(stall_after=0.5, cancel_grace=600)
         )
         await executor.ready()
-        (process,) = executor._processes
+        (process,) = executor._engines
         running = asyncio.create_task(executor.run(draw_task("a lighthouse"), lambda step, total: None))
         cancelling = asyncio.Event()
         cancel = process.cancel
@@ -402,7 +403,7 @@ class TestLocal:
                 await running
             assert not process.alive
             await executor.ready()
-            assert process not in executor._processes
+            assert process not in executor._engines
         await executor.stop()
 
     @pytest.mark.parametrize("loop", LOOPS)
@@ -469,7 +470,7 @@ class TestLocal:
         monkeypatch.setenv("UMRGEN_LEDGER", "postgresql://umrgen:secret@db.example.org/umrgen")
         executor = SubprocessExecutor("procedural", {})
         await executor.ready()
-        (process,) = executor._processes
+        (process,) = executor._engines
         environment = Path(f"/proc/{process.pid}/environ").read_bytes()
         assert b"secret" not in environment
         await executor.stop()
@@ -479,11 +480,11 @@ class TestLocal:
         executor = SubprocessExecutor("engines_that_fail:FailingEngine", {}, watchdog=WatchdogLimits(memory=600))
         async with asyncio.timeout(60):
             await executor.ready()
-            (process,) = executor._processes
+            (process,) = executor._engines
             with pytest.raises(OutOfMemory, match="lower width and height"):
                 await executor.run(draw_task("memory"), ignore)
             assert await executor.run(draw_task("one", job_id="ext_2"), ignore)
-            assert executor._processes == {process}
+            assert executor._engines == {process}
         await executor.stop()
 
     async def test_a_repeated_step_is_no_progress(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -532,11 +533,11 @@ class TestBatches:
         assert self.shade(await batches.run(drawing("one"), ignore)) == 1
 
     async def test_a_failure_is_the_result_of_its_job_only(self, batches: SubprocessExecutor) -> None:
-        (process,) = batches._processes
+        (process,) = batches._engines
         refused, drawn = await asyncio.gather(*self.run(batches, "refuse", "one"), return_exceptions=True)
         assert isinstance(refused, EngineFailure)
         assert isinstance(drawn, tuple)
-        assert batches._processes == {process}
+        assert batches._engines == {process}
 
     async def test_a_job_that_is_cancelled_before_the_batch_is_complete_is_not_awaited(
         self, batches: SubprocessExecutor
@@ -548,7 +549,7 @@ class TestBatches:
         assert self.shade(await first) == 1
 
     async def test_a_cancelled_job_leaves_the_others_of_its_batch(self, batches: SubprocessExecutor) -> None:
-        (process,) = batches._processes
+        (process,) = batches._engines
         begun, tasks = asyncio.Event(), [drawing("slow", f"ext_{number}", steps=50) for number in range(3)]
         batch = JobBatch(task.job_id for task in tasks)
         first, *others = [
@@ -560,14 +561,14 @@ class TestBatches:
             await first
         assert not any(other.done() for other in others)
         assert [self.shade(images) for images in await asyncio.gather(*others)] == [3, 3]
-        assert batches._processes == {process}
+        assert batches._engines == {process}
 
     async def test_a_job_that_does_not_stop_is_dropped_without_the_others(
         self, batches: SubprocessExecutor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The engine does not report to the cancelled job for longer than `cancel_grace`."""
         monkeypatch.setattr(batches, "_watchdog", WatchdogLimits(cancel_grace=0.05))
-        (process,) = batches._processes
+        (process,) = batches._engines
         begun, tasks = asyncio.Event(), [drawing("deaf", f"ext_{number}", steps=2) for number in range(2)]
         batch = JobBatch(task.job_id for task in tasks)
         first, second = [
@@ -578,13 +579,13 @@ class TestBatches:
         with pytest.raises(asyncio.CancelledError):
             await first
         assert self.shade(await second) == 2
-        assert batches._processes == {process}
+        assert batches._engines == {process}
         assert self.shade(await batches.run(drawing("one", "ext_9"), ignore)) == 1
 
     async def test_a_job_that_is_cancelled_when_it_was_just_sent_stops_the_engine(
         self, batches: SubprocessExecutor
     ) -> None:
-        (process,) = batches._processes
+        (process,) = batches._engines
         running = asyncio.create_task(batches.run(drawing("wait"), ignore))
         while not process.jobs:  # noqa: ASYNC110 - each turn of the event loop counts
             await asyncio.sleep(0)

@@ -56,6 +56,7 @@ LEGACY_PACE = "tests/integration/test_legacy_server.py::test_a_job_of_15_minutes
 LEGACY_CLIENT = "tests/integration/test_legacy_client.py"
 LOST_SUBMIT = "tests/unit/test_lost_submit.py"
 VECTORS = "tests/unit/test_vectors.py"
+RAY = "tests/slow/test_ray.py"
 RESPONSES = "tests/unit/test_responses.py"
 CONFIG = "tests/unit/test_config.py"
 DISPLAY = "tests/unit/test_display.py"
@@ -1296,7 +1297,7 @@ MUTATIONS = (
     _server(
         "engine-end-is-seen",
         "extending: the end of an engine is noticed while a process that it has forked runs on",
-        "executors/subprocess/process.py",
+        "executors/channel.py",
         "self._channel.shutdown(socket.SHUT_RD)",
         "pass",
         "tests/conformance/test_executors.py::TestLocal::test_a_process_that_another_outlives_has_ended",
@@ -1895,15 +1896,71 @@ MUTATIONS = (
     _server(
         "batch-cancelled-alone",
         "engines: a job of a batch that is cancelled does not affect the others",
-        "executors/subprocess/process.py",
+        "executors/link.py",
         "if len(self._jobs) > 1 and self.alive:",
         "if False:",
         "tests/conformance/test_executors.py::TestBatches::test_a_job_that_does_not_stop_is_dropped_without_the_others",
     ),
     _server(
+        "ray-token",
+        "scaling: a Ray cluster that accepts a call without a token is used on loopback only",
+        "executors/ray/security.py",
+        "if not protected and not _on_loopback(head, nodes):",
+        "if False:",
+        "tests/unit/test_ray.py::test_a_cluster_without_a_token_is_refused_on_a_network",
+    ),
+    _server(
+        "ray-nodes-on-loopback",
+        "scaling: a Ray cluster without a token is refused when one of its nodes is not on loopback",
+        "executors/ray/security.py",
+        'hosts = [head.rpartition(":")[0], *(str(node.get("NodeManagerAddress")) for node in nodes)]',
+        'hosts = [head.rpartition(":")[0]]',
+        "tests/unit/test_ray.py::test_a_cluster_without_a_token_is_refused_on_a_network",
+    ),
+    _server(
+        "ray-ports",
+        "scaling: the log names every port that Ray reports",
+        "executors/ray/ports.py",
+        'if name.endswith("Port") and number',
+        'if name == "NodeManagerPort"',
+        "tests/unit/test_ray.py::test_every_port_that_ray_reports_is_named",
+    ),
+    _server(
+        "ray-version",
+        "scaling: a Ray node with another version of UMRGEN is refused by name",
+        "executors/ray/spec.py",
+        'if head["is"] == "placed" and head.get("version") != __version__:',
+        "if False:",
+        "tests/unit/test_ray.py::test_a_node_with_another_version_is_refused",
+    ),
+    _server(
+        "ray-environment",
+        "scaling: the process that is connected to Ray gets none of the server's keys",
+        "executors/ray/connection.py",
+        "environment={name: value for name, value in os.environ.items() if name not in SECRETS}",
+        "environment=dict(os.environ)",
+        f"{RAY}::TestClusters::test_the_log_names_the_ports_and_not_the_token",
+    ),
+    _server(
+        "ray-killed",
+        "scaling: an engine in Ray that does not stop is killed with its actor",
+        "executors/ray/driver.py",
+        "        ray.kill(self._handle, no_restart=True)",
+        "        pass",
+        f"{RAY}::TestActors::test_a_job_that_does_not_stop_when_it_is_cancelled_is_killed",
+    ),
+    _server(
+        "ray-dead-actor",
+        "scaling: a job whose actor dies is queued again within seconds",
+        "executors/ray/driver.py",
+        'self._driver.send(self._number, {"is": "ended", "error": reason})',
+        "pass",
+        f"{RAY}::TestActors::test_a_dead_or_hanging_actor_is_replaced",
+    ),
+    _server(
         "cancelled-when-sent",
         "reliability: a cancellation stops the engine, also of a job that was just sent to it",
-        "executors/subprocess/executor.py",
+        "executors/pool.py",
         "            if starting.done() and not starting.cancelled() and not starting.exception():",
         "            if False:",
         "tests/conformance/test_executors.py::TestBatches"
@@ -1920,7 +1977,7 @@ MUTATIONS = (
     _server(
         "encoding-overlaps",
         "engines: while images are encoded, the next batch is drawn",
-        "executors/subprocess/process.py",
+        "executors/link.py",
         "            listener.on_drawn()\n",
         "",
         "tests/conformance/test_executors.py::TestBatches::test_images_are_encoded_while_the_next_batch_is_drawn",
@@ -1936,7 +1993,7 @@ MUTATIONS = (
     _server(
         "out-of-memory-is-an-answer",
         "engines: a job that does not fit fails with out_of_memory, and the engine is not restarted",
-        "executors/subprocess/worker.py",
+        "executors/worker.py",
         "        case MemoryError():",
         "        case ZeroDivisionError():",
         "tests/conformance/test_executors.py::TestLocal::test_a_task_that_does_not_fit_into_memory_fails_alone",
@@ -2150,7 +2207,7 @@ MUTATIONS = (
     _server(
         "worker-forgets",
         "reliability: an engine's process remembers only jobs that are not finished",
-        "executors/subprocess/worker.py",
+        "executors/worker.py",
         'elif head["job_id"] in self._open:',
         "else:",
         "tests/unit/test_engine_worker.py::test_only_jobs_that_are_not_finished_are_remembered",

@@ -1,6 +1,5 @@
 """The engine's process: what it keeps of the messages that it receives."""
 
-from io import BytesIO
 from typing import Any
 
 import msgspec
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from support import draw_task
 from umrgen.server.engines import Cancelled
-from umrgen.server.executors.subprocess.worker import Worker, _tasks
+from umrgen.server.executors.worker import Worker, _tasks
 
 IDS = st.integers(0, 9).map(lambda number: f"ext_{number}") | st.text(min_size=1, max_size=9)
 MESSAGES = st.lists(st.tuples(st.sampled_from(["draw", "cancel", "show", "hide", "finish"]), IDS), max_size=200)
@@ -37,7 +36,7 @@ def finish(worker: Worker) -> None:
 @given(MESSAGES)
 def test_only_jobs_that_are_not_finished_are_remembered(messages: list[tuple[str, str]]) -> None:
     """Messages may be late, repeated, or about jobs that the process never had."""
-    worker, received = Worker(FakeEngine(), BytesIO(), BytesIO()), set()
+    worker, received = Worker(FakeEngine(), lambda head, body: None), set()
     for kind, job_id in messages:
         if kind == "finish":
             finish(worker)

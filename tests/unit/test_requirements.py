@@ -25,6 +25,7 @@ FILES = {
     "base": BASE,
     "server": [*BASE, *EXTRAS["server"], *EXTRAS["comfyui"], *GROUPS["build"]],
     "diffusers": [*BASE, *DIFFUSERS, *GROUPS["torch"]],
+    "ray": [*BASE, *EXTRAS["ray"]],
     "dev": [
         *BASE,
         *EXTRAS["server"],
@@ -52,6 +53,7 @@ MODULES = {
     "pillow": "PIL",
     "python-multipart": "python_multipart",
     "prometheus-client": "prometheus_client",
+    "grpcio": "grpc",
 }
 """Distributions whose module has another name."""
 OPTIONAL = {
@@ -102,10 +104,11 @@ def test_torch_is_the_version_that_the_extra_admits() -> None:
     assert "torch" not in pins("diffusers"), "its dependencies on one accelerator would be pinned for all"
 
 
-def test_the_engine_and_the_tests_share_their_pins() -> None:
-    """Both files are installed into one environment."""
-    tools, engine = pins("dev"), pins("diffusers")
-    assert {name: engine[name] for name in engine.keys() & tools.keys() if engine[name] != tools[name]} == {}
+@pytest.mark.parametrize(("one", "other"), [("dev", "diffusers"), ("dev", "ray"), ("diffusers", "ray")])
+def test_the_optional_parts_and_the_tests_share_their_pins(one: str, other: str) -> None:
+    """The files are installed into one environment."""
+    first, second = pins(one), pins(other)
+    assert {name: second[name] for name in first.keys() & second.keys() if first[name] != second[name]} == {}
 
 
 def foreign_imports(path: Path) -> Iterator[str]:
@@ -130,7 +133,8 @@ def test_each_import_is_declared() -> None:
     comfyui = declared(EXTRAS["comfyui"])
     diffusers = declared([*BASE, *EXTRAS["server"], *EXTRAS["diffusers"]])
     postgres, s3, c2pa = declared(EXTRAS["postgres"]), declared(EXTRAS["s3"]), declared(EXTRAS["c2pa"])
-    unused = (server | mcp | comfyui | diffusers | postgres | s3 | c2pa) - base - set(USED_BY)
+    ray = declared(EXTRAS["ray"])
+    unused = (server | mcp | comfyui | diffusers | postgres | s3 | c2pa | ray) - base - set(USED_BY)
     optional = set(OPTIONAL)
     folders = {"server": server, "mcp": mcp}
     for path in (ROOT / "src" / "umrgen").rglob("*.py"):
@@ -142,6 +146,8 @@ def test_each_import_is_declared() -> None:
             allowed = server | postgres
         if str(inside) == "server/blobs/s3.py":
             allowed = server | s3
+        if str(inside.parent) == "server/executors/ray":
+            allowed = server | ray
         if "diffusers" in inside.parts:
             allowed = diffusers
         found = set(foreign_imports(path))

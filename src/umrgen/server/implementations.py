@@ -140,20 +140,46 @@ def make_executor(settings: Settings, clock: Clock) -> Executor:
     Raises BadSettings for a wrong engine or option.
     """
     engine, options = settings.engine, settings.options_of_engine
-    limits = WatchdogLimits(settings.stall_after, settings.cancel_grace, settings.load_timeout, settings.engine_memory)
     try:
         check_options(engine, options)
-        kind = "remote" if is_remote(engine) else "subprocess"
-        if kind == "subprocess":
+        remote = is_remote(engine)
+        if not remote:
             load_engine(engine, options)  # its constructor refuses wrong values before a process is started
-        executor: Executor = _make(
-            EXECUTORS, kind, engine, options, devices=settings.devices, watchdog=limits, signing=settings.signing
-        )
+        local = "remote" if remote else "subprocess"
+        executor = _in_ray(settings) if settings.executor == "ray" else _executor(settings, local)
     except EngineFailure as failure:
         next = "See --engine and --engine-option in: umrgen serve --help"
         raise BadSettings(str(failure), code="bad_engine", next=next) from None
     commands = LoadCommands(settings.on_load, settings.on_unload, settings.command_timeout)
     return UnloadingExecutor(executor, clock, settings.unload_after, commands)
+
+
+def _executor(settings: Settings, kind: str, **more: Any) -> Executor:
+    limits = WatchdogLimits(settings.stall_after, settings.cancel_grace, settings.load_timeout, settings.engine_memory)
+    executor: Executor = _make(
+        EXECUTORS,
+        kind,
+        settings.engine,
+        settings.options_of_engine,
+        devices=settings.devices,
+        watchdog=limits,
+        signing=settings.signing,
+        **more,
+    )
+    return executor
+
+
+def _in_ray(settings: Settings) -> Executor:
+    """Return the executor in a Ray cluster. This process itself does not import Ray. Raises BadSettings."""
+    if is_remote(settings.engine):
+        raise BadSettings(
+            f"the engine {settings.engine} is a server of its own, which Ray cannot run",
+            code="bad_engine",
+            next="Omit the executor ray; its URLs may be on many machines.",
+        )
+    if find_spec("ray") is None or find_spec("grpc") is None:
+        raise BadSettings("the packages for Ray are not installed", next="pip install 'umrgen[server,ray]'")
+    return _executor(settings, "ray", address=settings.ray_address, resources=settings.resources_in_ray)
 
 
 def make_signer(settings: Settings) -> ManifestSigner | None:

@@ -116,6 +116,30 @@ def _options(value: tuple[str, ...], source: str) -> tuple[str, ...]:
     return value
 
 
+def _ray_address(value: str, source: str) -> str:
+    if value != "auto" and not re.fullmatch(r"[\w.-]+:\d{1,5}|\[[0-9A-Fa-f:.]+\]:\d{1,5}", value, re.ASCII):
+        raise BadSettings(
+            f"{source} must be auto, or the HOST:PORT of the head of a Ray cluster; got {value!r}",
+            next="For a cluster elsewhere, start a node on this machine: ray start --address=HOST:6379 --num-cpus=0",
+        )
+    return value
+
+
+def _resources(value: tuple[str, ...], source: str) -> tuple[str, ...]:
+    parts = tuple("".join(part.split()) for part in value)
+    for part in parts:
+        name, _, number = part.partition("=")
+        if not re.fullmatch(r"[A-Za-z]\w*=(\d{1,6}|\d{0,6}\.\d{1,4})", part, re.ASCII) or not float(number):
+            raise BadSettings(f"{source} must be resources such as GPU=1 or CPU=0.5; got {part!r}")
+        if float(number) > 1 and float(number) % 1:
+            raise BadSettings(
+                f"{source}: Ray divides one {name}, not several: write a part of 1, or a whole number; got {part!r}"
+            )
+    if not parts or len({part.partition("=")[0] for part in parts}) < len(parts):
+        raise BadSettings(f"{source} must name one or more resources, each once; got {','.join(parts)!r}")
+    return parts
+
+
 NORMALIZERS: Mapping[str, Any] = {
     "blobs": _blobs,
     "engine_option": _options,
@@ -125,6 +149,8 @@ NORMALIZERS: Mapping[str, Any] = {
     "allowed_hosts": _hosts,
     "allowed_origins": _origins,
     "prefix": _prefix,
+    "ray_address": _ray_address,
+    "ray_resources": _resources,
     "metrics_token": _secret,
     "signing_authority": _authority,
 }

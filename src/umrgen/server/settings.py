@@ -43,8 +43,8 @@ def _switch(help: str, *, default: bool = False) -> Any:
     return field(default=default, metadata={"help": help})
 
 
-def _list(help: str) -> Any:
-    return field(default=(), metadata={"help": help})
+def _list(help: str, *default: str) -> Any:
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,19 @@ class Settings:
     engines: bool = _switch(
         "draw jobs on this server; off: other servers of the ledger, or umrgen work, draw them", default=True
     )
-    devices: int = _number(1, "devices, each with its own engine process", 1, 1024)
+    executor: str = _text(
+        "local",
+        "where the engine runs: local (processes of this server), or ray (a Ray cluster)",
+        choices=("local", "ray"),
+    )
+    devices: int = _number(1, "devices, each with its own engine process; with Ray, the most engines", 1, 1024)
+    ray_address: str = _text(
+        "auto", "HOST:PORT of the head of the Ray cluster; auto: RAY_ADDRESS, or that of this machine"
+    )
+    ray_resources: tuple[str, ...] = _list(
+        "what each engine takes of a Ray node, as NAME=NUMBER: GPU (0.5: two share one), CPU, or one of your own",
+        "GPU=1",
+    )
     engine_option: tuple[str, ...] = _list("options of the engine, each as NAME=VALUE; a value is JSON, or else text")
     step_delay: float = _number(0.0, "seconds the procedural engine waits after each step, for demonstrations", 0, 3600)
     stall_after: float = _number(
@@ -242,6 +254,11 @@ class Settings:
         return SigningOptions(certificate, key, self.signing_authority, self.signing_failure == "stop")
 
     @property
+    def resources_in_ray(self) -> dict[str, float]:
+        """What an engine takes of a Ray node, by name."""
+        return {name: float(number) for name, _, number in (part.partition("=") for part in self.ray_resources)}
+
+    @property
     def options_of_engine(self) -> dict[str, Any]:
         """The options of the engine by name, each value as JSON if it is JSON, else as text."""
         options: dict[str, Any] = {"step_delay": self.step_delay} if self.engine == "procedural" else {}
@@ -312,7 +329,8 @@ class Setting:
             return "the user's data folder"
         if self.kind is bool:
             return f"`{str(self.default).lower()}`"
-        return f"`{self.default}`" if self.default not in ("", ()) else "none"
+        default = ", ".join(self.default) if isinstance(self.default, tuple) else self.default
+        return f"`{default}`" if default != "" else "none"
 
     @property
     def metavar(self) -> str:

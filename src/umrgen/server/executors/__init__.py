@@ -27,6 +27,7 @@ __all__ = [
 
 EXECUTORS: Mapping[str, str] = {
     "subprocess": "umrgen.server.executors.subprocess.executor:SubprocessExecutor",
+    "ray": "umrgen.server.executors.ray.executor:RayExecutor",
     "remote": "umrgen.server.executors.remote:RemoteExecutor",
     "absent": "umrgen.server.executors.absent:AbsentExecutor",
 }

@@ -6,229 +6,77 @@ ended, and this process ends too, even while it draws.
 
 import json
 import os
-import resource
 import signal
 import sys
 import threading
-import traceback
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
-from dataclasses import asdict
-from pathlib import Path
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
-import msgspec
+from umrgen.server.engines import EngineFailure, load_engine
+from umrgen.server.executors.frames import HEAD, pack, unpack_lengths
+from umrgen.server.executors.worker import Worker, limit_memory
+from umrgen.server.signing import SigningOptions
 
-from umrgen.server.domain.request import GenerationRequest
-from umrgen.server.engines import (
-    BatchEngine,
-    Cancelled,
-    DrawTask,
-    EncodedImage,
-    Engine,
-    EngineFailure,
-    OutOfMemory,
-    Phase,
-    load_engine,
-)
-from umrgen.server.engines.encoding import encoded, preview_jpeg
-from umrgen.server.executors.subprocess.frames import HEAD, Frame, pack, unpack_lengths
-from umrgen.server.signing import ManifestSigner, SigningOptions
-from umrgen.server.thumbnails import prepare
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from umrgen.server.engines import Pixels
-
-__all__ = ["main"]
+__all__ = ["Pipe", "main"]
 
 
-OUT_OF_MEMORY = "it needs more memory than the engine has; lower width and height, or use fewer reference images"
+class Pipe:
+    """Frames from and to the server."""
 
-
-def _read_exactly(pipe: BinaryIO, count: int) -> bytes:
-    data = pipe.read(count)
-    if len(data) < count:
-        os._exit(0)  # the server has ended
-    return data
-
-
-class _Report:
-    """Implements `Report` for one task, over the pipe."""
-
-    def __init__(self, worker: "Worker", job_id: str) -> None:
-        self._worker = worker
-        self._job_id = job_id
-
-    def __call__(self, step: int, total: int, preview: "Callable[[], Pixels | EncodedImage] | None" = None, /) -> None:
-        self._worker.check_cancelled(self._job_id)
-        wanted = preview is not None and step < total and self._worker.shows(self._job_id)
-        body = preview_jpeg(preview()) if wanted and preview is not None else b""
-        self._worker.send({"is": "step", "job_id": self._job_id, "step": step, "total": total}, body)
-
-    def phase(self, phase: Phase, /) -> None:
-        self._worker.check_cancelled(self._job_id)
-        self._worker.send({"is": "phase", "job_id": self._job_id, "phase": str(phase)})
-
-
-class Worker:
-    """One engine and the pipe to the server."""
-
-    def __init__(self, engine: Engine, source: BinaryIO, sink: BinaryIO, signing: SigningOptions | None = None) -> None:
-        self._engine = engine
-        self._signer = ManifestSigner(signing) if signing is not None else None
+    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
         self._source = source
         self._sink = sink
-        self._tasks: SimpleQueue[Frame] = SimpleQueue()
         self._sending = threading.Lock()
-        self._encoder = ThreadPoolExecutor(1)
-        """Encodes the images of a batch while the next batch is drawn."""
-        self._encoding: list[Future[None]] = []
-        self._open: set[str] = set()
-        """The jobs that were received and are not finished. Messages about any other job are dropped: they are late."""
-        self._cancelled: set[str] = set()
-        self._shown: set[str] = set()
 
-    def run(self) -> None:
-        try:
-            self._engine.load()
-            prepare()  # now, because a drawing has less time than the load
-        except EngineFailure as failure:
-            self.send({"is": "unavailable", "error": str(failure)})
-            return
-        threading.Thread(target=self._listen, daemon=True).start()
-        self.send({"is": "ready", "info": asdict(self._engine.info)})
-        while True:
-            self._draw(_tasks(*self._tasks.get()))
+    @classmethod
+    def standard(cls) -> "Pipe":
+        """Return the pipe of standard input and output, and let further output go to standard error.
 
-    def _listen(self) -> None:
-        """Read frames: tasks are queued, a cancellation takes effect immediately."""
-        while True:
-            head_length, body_length = unpack_lengths(_read_exactly(self._source, HEAD.size))
-            head = json.loads(_read_exactly(self._source, head_length))
-            self.receive(head, _read_exactly(self._source, body_length))
-
-    def receive(self, head: dict[str, Any], body: bytes) -> None:
-        """Handle a frame: queue a task; note at once that a job is cancelled, or watched."""
-        if head["do"] == "draw":
-            self._open.update(task["job_id"] for task in head["tasks"])
-            self._tasks.put((head, body))
-        elif head["job_id"] in self._open:
-            noted = self._cancelled if head["do"] == "cancel" else self._shown
-            (noted.add if head.get("wanted", True) else noted.discard)(head["job_id"])
+        Libraries print to standard output; that must not get between the frames.
+        """
+        sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        return cls(sys.stdin.buffer, sink)
 
     def send(self, head: dict[str, Any], body: bytes = b"") -> None:
         with self._sending:
             self._sink.write(pack(head, body))
             self._sink.flush()
 
-    def check_cancelled(self, job_id: str) -> None:
-        """Raise Cancelled if the job was cancelled."""
-        if job_id in self._cancelled:
-            raise Cancelled
+    def receive(self) -> tuple[dict[str, Any], bytes]:
+        """Return the next frame. When the server has ended, this process ends."""
+        head_length, body_length = unpack_lengths(self._read(HEAD.size))
+        head = json.loads(self._read(head_length))
+        return head, self._read(body_length)
 
-    def shows(self, job_id: str) -> bool:
-        """Return whether a caller watches the job."""
-        return job_id in self._shown
-
-    def _draw(self, tasks: list[DrawTask]) -> None:
-        """Draw tasks together, and start to encode their images when those of the batch before are encoded."""
-        results = self._results(tasks)
-        wait(self._encoding)
-        self._encoding.clear()
-        for task, result in zip(tasks, results, strict=True):
-            if isinstance(result, BaseException):
-                self._finish(task.job_id, result)
-            else:
-                self.send({"is": "drawn", "job_id": task.job_id})
-                self._encoding.append(self._encoder.submit(self._encode, task, result, len(tasks)))
-
-    def _results(self, tasks: list[DrawTask]) -> "Sequence[Sequence[Pixels | EncodedImage] | BaseException]":
-        reports = [_Report(self, task.job_id) for task in tasks]
-        try:
-            if len(tasks) == 1:
-                return [self._engine.draw(tasks[0], reports[0])]
-            results = cast(BatchEngine, self._engine).draw_batch(tasks, reports)
-            if len(results) != len(tasks):
-                raise ValueError(f"{len(results)} results for {len(tasks)} tasks")
-            return results
-        except Exception as error:
-            return [error] * len(tasks)
-
-    def _encode(self, task: DrawTask, images: "Sequence[Pixels | EncodedImage]", batch: int) -> None:
-        try:
-            for drawn in images:
-                self.check_cancelled(task.job_id)
-                image = encoded(drawn, task, self._engine.info, batch, self._signer)
-                head = {"is": "image", "job_id": task.job_id, "media_type": image.media_type}
-                self.send(head | {"thumbnail": len(image.thumbnail)}, image.data + image.thumbnail)
-            self._finish(task.job_id, None)
-        except Exception as error:
-            self._finish(task.job_id, error)
-
-    def _finish(self, job_id: str, error: BaseException | None) -> None:
-        """Send the final message about a job."""
-        for noted in (self._open, self._cancelled, self._shown):
-            noted.discard(job_id)
-        self.send({"job_id": job_id} | _ending(error))
+    def _read(self, count: int) -> bytes:
+        data = self._source.read(count)
+        if len(data) < count:
+            os._exit(0)  # the server has ended
+        return data
 
 
-def _ending(error: BaseException | None) -> dict[str, Any]:
-    match error:
-        case None:
-            return {"is": "done"}
-        case Cancelled():
-            return {"is": "cancelled"}
-        case EngineFailure():
-            return {"is": "failed", "error": str(error), "code": error.code}
-        case MemoryError():  # an allocation was refused, which changes nothing in the process
-            return {"is": "failed", "error": OUT_OF_MEMORY, "code": OutOfMemory.code}
-    # The state of the process is unknown after any other exception: the server replaces it after "broken". A traceback
-    # contains paths: it goes to the operator's log, never to the user.
-    traceback.print_exception(error)
-    return {"is": "broken", "error": f"it raised {type(error).__name__}"}
-
-
-def _tasks(head: dict[str, Any], body: bytes) -> list[DrawTask]:
-    tasks, start = [], 0
-    for each in head["tasks"]:
-        references = []
-        for length in each["references"]:
-            references.append(body[start : start + length])
-            start += length
-        request = msgspec.convert(each["request"], GenerationRequest)
-        tasks.append(DrawTask(each["job_id"], request, tuple(references), each["with_prompt"], each["created_at"]))
-    return tasks
-
-
-def _limit_memory(memory: int) -> None:
-    """Limit this process to `memory` MiB, if not 0, and let the kernel choose it first when memory runs out."""
-    if memory:
-        # Allocated memory, not address space: GPU drivers reserve far more addresses than they use.
-        resource.setrlimit(resource.RLIMIT_DATA, (memory << 20, memory << 20))
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("500")
+def _listen(pipe: Pipe, worker: Worker) -> None:
+    """Receive frames: tasks are queued, a cancellation takes effect immediately."""
+    while True:
+        worker.receive(*pipe.receive())
 
 
 def main() -> None:
     name, options = sys.argv[1], json.loads(sys.argv[2])
-    _limit_memory(int(sys.argv[3]))
+    limit_memory(int(sys.argv[3]))
     # Ctrl-C and a service manager's SIGTERM reach the whole group. The server handles them, and stops this process.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # Libraries print to standard output; that must not get between the frames.
-    sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    pipe = Pipe.standard()
     try:
         engine = load_engine(name, options)
     except EngineFailure as failure:
-        sink.write(pack({"is": "unavailable", "error": str(failure)}))
-        sink.flush()
+        pipe.send({"is": "unavailable", "error": str(failure)})
         return
-    Worker(engine, sys.stdin.buffer, sink, SigningOptions.from_json(sys.argv[4])).run()
+    worker = Worker(engine, pipe.send, SigningOptions.from_json(sys.argv[4]))
+    if worker.load():
+        threading.Thread(target=_listen, args=(pipe, worker), daemon=True).start()
+        worker.run()
 
 
 if __name__ == "__main__":
