@@ -19,7 +19,13 @@ from umrgen.server.settings import BadSettings, Settings
 
 
 def node(address: str) -> dict[str, Any]:
-    return {"NodeManagerAddress": address, "NodeManagerPort": 7001, "ObjectManagerPort": 7002, "MetricsExportPort": 0}
+    return {
+        "NodeManagerAddress": address,
+        "NodeManagerPort": 7001,
+        "ObjectManagerPort": 7002,
+        "MetricsExportPort": 0,
+        "AgentPort": -1,
+    }
 
 
 @pytest.mark.parametrize(

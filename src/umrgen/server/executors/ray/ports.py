@@ -14,7 +14,9 @@ LISTEN = "0A"
 
 def node_ports(node: Mapping[str, Any]) -> str:
     """Return the address of a node, and its ports by name, as `ray.nodes()` reports them."""
-    ports = ", ".join(f"{name} {number}" for name, number in sorted(node.items()) if name.endswith("Port") and number)
+    ports = ", ".join(
+        f"{name} {number}" for name, number in sorted(node.items()) if name.endswith("Port") and number > 0
+    )
     return f"node {node.get('NodeManagerAddress')}: {ports}"
 
 
