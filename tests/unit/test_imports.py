@@ -58,6 +58,7 @@ SERVER = [
         "server.logs",
         "server.tracing",
         "server.allowed_hosts",
+        "server.pdq",
         "server.png",
         "server.reencode",
         "server.signing",

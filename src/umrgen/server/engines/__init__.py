@@ -75,6 +75,8 @@ class EncodedImage:
     media_type: str
     final: bool = False
     """Whether the bytes are stored as they are: the provenance record is written into other images."""
+    pdq: bytes = b""
+    """The perceptual hash of the pixels, which the engine leaves empty; b"" also for pixels with too little detail."""
 
 
 class Cancelled(Exception):

@@ -1,6 +1,7 @@
 """From what an engine returns to files: PNG with provenance, signed if configured, and small JPEG previews."""
 
 import logging
+from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from umrgen.image_files import verify
 from umrgen.provenance import mark
 from umrgen.server.engines import DrawTask, EncodedImage, EngineFailure, EngineInfo
 from umrgen.server.engines.provenance import record_of
+from umrgen.server.pdq import hash_of
 from umrgen.server.png import encode_png
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from umrgen.server.engines import Pixels
     from umrgen.server.signing import ManifestSigner
 
-__all__ = ["encoded", "preview_jpeg"]
+__all__ = ["encoded", "fingerprint", "preview_jpeg"]
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ PREVIEW_SIDE = 384
 """Pixels; the longer side of a preview."""
 LARGEST_PREVIEW = 16 << 20
 """Bytes, and pixels, of a preview that an engine encoded."""
+LARGEST_HASHED = 32_000_000
+"""Pixels of an image that is hashed: as many as an upload may have."""
 
 
 def encoded(
@@ -41,11 +45,35 @@ def encoded(
     damaged one, which the verification refuses. Raises ValueError for pixels of another shape or type, and
     EngineFailure for an image that cannot be signed, if it must be.
     """
+    pdq = fingerprint(image)
     if isinstance(image, EncodedImage) and image.final:
-        return image
+        return replace(image, pdq=pdq)
     record = record_of(task, info, batch)
     file = _marked(image, record)
-    return file if signer is None or file is image else _signed(file, task, record, signer)
+    done = file if signer is None or file is image else _signed(file, task, record, signer)
+    return replace(done, pdq=pdq)
+
+
+def fingerprint(image: "Pixels | EncodedImage") -> bytes:
+    """Return the perceptual hash of an image, by which it is recognised when it was changed since.
+
+    Returns b"" for one that cannot be decoded, is too large, or has too little detail to be recognised.
+    """
+    from PIL import Image
+
+    try:
+        with _opened(image) if isinstance(image, EncodedImage) else Image.fromarray(image) as picture:
+            if picture.width * picture.height > LARGEST_HASHED:
+                return b""
+            return hash_of(picture)
+    except Exception:  # the decoder raises many types, and the verification refuses a damaged image
+        return b""
+
+
+def _opened(image: EncodedImage) -> "Image.Image":
+    from PIL import Image
+
+    return Image.open(BytesIO(image.data), formats=("PNG", "JPEG", "WEBP"))
 
 
 def _marked(image: "Pixels | EncodedImage", record: "Provenance") -> EncodedImage:
@@ -76,7 +104,7 @@ def preview_jpeg(image: "Pixels | EncodedImage") -> bytes:
 
     try:
         if isinstance(image, EncodedImage):
-            with Image.open(BytesIO(image.data[:LARGEST_PREVIEW]), formats=("PNG", "JPEG", "WEBP")) as picture:
+            with _opened(replace(image, data=image.data[:LARGEST_PREVIEW])) as picture:
                 if picture.width * picture.height > LARGEST_PREVIEW:
                     return b""
                 picture.draft("RGB", (PREVIEW_SIDE, PREVIEW_SIDE))

@@ -63,23 +63,25 @@ class VerifiedImage:
     width: int
     height: int
     media_type: str = "image/png"
+    pdq: bytes = b""
+    """The perceptual hash; b"" without one."""
 
 
 async def verified(images: Sequence[EncodedImage]) -> tuple[VerifiedImage, ...]:
     """Check the images of an engine. Raises EngineCrashed if there are none, too many, or an incomplete one."""
     if not 1 <= len(images) <= MAX_IMAGES:
         raise EngineCrashed(f"it returned {len(images)} images; 1 to {MAX_IMAGES} are possible")
-    return tuple([await asyncio.to_thread(_verify, image.data) for image in images])
+    return tuple([await asyncio.to_thread(_verify, image) for image in images])
 
 
-def _verify(data: bytes) -> VerifiedImage:
+def _verify(image: EncodedImage) -> VerifiedImage:
     try:
-        facts = verify(data)
+        facts = verify(image.data)
     except UmrgenError as error:
         raise EngineCrashed(f"its result is not an image: {error}") from None
     if not facts.width or not facts.height:
         raise EngineCrashed("it returned an image without a size")
-    return VerifiedImage(data, facts.sha256, facts.width, facts.height, facts.media_type)
+    return VerifiedImage(image.data, facts.sha256, facts.width, facts.height, facts.media_type, image.pdq)
 
 
 class Executor(Protocol):

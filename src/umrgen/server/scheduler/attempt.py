@@ -83,7 +83,7 @@ class Attempt:
         self.job = job
         self._batch = batch
         self._context = attempt_context
-        self._guard: dict[str, int] = {"token": job.token}
+        self._guard: dict[str, Any] = {"token": job.token}
         self._retries_writes = True
         """Whether a write waits until the ledger is available again."""
         self._step = 0
@@ -207,7 +207,8 @@ class Attempt:
         try:
             for output, image in zip(outputs, images, strict=True):
                 await self._store(output, image.data)
-            await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps)
+            hashes = [image.pdq for image in images]
+            await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps, hashes=hashes)
         except Conflict:
             # Our COMPLETE may have been committed although the call raised; in that case keep the files.
             now = await self._context.jobs.get(job.id)

@@ -344,7 +344,7 @@ def _observe(message: Frame, listener: Listener, watchdog: Watchdog, images: lis
             watchdog.phase(Phase.ENCODING)
             listener.on_drawn()
         case "image" if len(images) < MAX_IMAGES:
-            images.append(EncodedImage(body, str(head.get("media_type"))))
+            images.append(EncodedImage(body, str(head.get("media_type")), pdq=_hash_of(head)))
             watchdog.extend()
         case "image":
             raise EngineCrashed(f"it returned more than {MAX_IMAGES} images")
@@ -354,6 +354,17 @@ def _observe(message: Frame, listener: Listener, watchdog: Watchdog, images: lis
             listener.on_step(step, total)
             if body and listener.on_preview is not None:
                 listener.on_preview(body)
+
+
+def _hash_of(head: Mapping[str, Any]) -> bytes:
+    """Return the perceptual hash of an image. Raises EngineCrashed for anything but 32 bytes or none."""
+    try:
+        pdq = bytes.fromhex(head.get("pdq", ""))
+    except (TypeError, ValueError):
+        raise EngineCrashed(INVALID) from None
+    if len(pdq) not in (0, 32):
+        raise EngineCrashed(INVALID)
+    return pdq
 
 
 def _step_of(head: Mapping[str, Any]) -> tuple[int, int]:

@@ -161,7 +161,8 @@ class Worker:
             for drawn in images:
                 self.check_cancelled(task.job_id)
                 image = encoded(drawn, task, self._engine.info, batch, self._signer)
-                self.send({"is": "image", "job_id": task.job_id, "media_type": image.media_type}, image.data)
+                head = {"is": "image", "job_id": task.job_id, "media_type": image.media_type, "pdq": image.pdq.hex()}
+                self.send(head, image.data)
             self._finish(task.job_id, None)
         except Exception as error:
             self._finish(task.job_id, error)
