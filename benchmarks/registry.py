@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from postgres import PostgresDatabases, PostgresServer
 
 LOOKUPS = 300
-BATCH = 16_384
+BATCH = 131_072
 """Images that are written, and indexed, in one transaction."""
 TABLES = ("new_fingerprints", "fingerprints", "fingerprint_bands")
 INSERT = "INSERT INTO new_fingerprints (position, sha256, pdq, created_at, engine, job_seq) VALUES"

@@ -12,6 +12,7 @@ from typing import Any
 
 from umrgen.errors import UmrgenError
 from umrgen.paths import data_home, user_path
+from umrgen.provenance import read_roots
 from umrgen.server.model_choice import UnknownModel, choose
 from umrgen.server.signing import SigningOptions
 
@@ -164,6 +165,8 @@ class Settings:
         "when the certificate cannot sign: images stay unsigned (unsigned), or no job is accepted (stop)",
         choices=("unsigned", "stop"),
     )
+    public_verify: bool = _switch("let callers without an API key verify images, 10 a minute of each address")
+    verify_trust: str = _text("", "a PEM file with the roots of the C2PA signers to trust when images are verified")
     url_ttl: int = _number(0, "seconds for which a signed image URL is valid; 0: URLs are not signed", 0, 366 * 86400)
     cache: int = _number(64, "MiB of finished images cached in memory", 0, 65536)
 
@@ -242,6 +245,18 @@ class Settings:
             return None
         certificate, key = (str(user_path(file)) for file in (self.signing_certificate, self.signing_key))
         return SigningOptions(certificate, key, self.signing_authority, self.signing_failure == "stop")
+
+    @property
+    def trusted_roots(self) -> str:
+        """The file with the roots of trusted signers; "" without one. Raises BadSettings if it has no certificates."""
+        if not self.verify_trust:
+            return ""
+        file = user_path(self.verify_trust)
+        try:
+            read_roots(file)
+        except (OSError, UmrgenError):
+            raise BadSettings(f"verify_trust: {file} cannot be read, or has no certificates in PEM form") from None
+        return str(file)
 
     @property
     def options_of_engine(self) -> dict[str, Any]:
