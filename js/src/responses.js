@@ -126,6 +126,33 @@ export function parseUpload({ filename, url }) {
   return usable ? { filename, url: typeof url === "string" ? url : "" } : null;
 }
 
+/**
+ * Parse the response to a verification. `distance`: bits of 256 in which the perceptual hashes differ; `createdAt` in
+ * milliseconds since the epoch; `jobId`: of this key's job only.
+ * @param {Record<string, any>} data
+ */
+export function parseVerification({ made_here: madeHere, distance, created_at: createdAt, engine, job_id: jobId, manifest }) {
+  if (!["exact", "similar", "no"].includes(madeHere)) return null;
+  /** @type {(value: unknown) => string | null} */
+  const text = (value) => (typeof value === "string" ? printable(value) : null);
+  /** @type {(value: unknown) => number | null} */
+  const number = (value) => (Number.isSafeInteger(value) ? /** @type {number} */ (value) : null);
+  const { present, valid, signer, trusted } = Object(manifest);
+  return {
+    madeHere: /** @type {"exact" | "similar" | "no"} */ (madeHere),
+    distance: number(distance),
+    createdAt: number(createdAt),
+    engine: text(engine),
+    jobId: JOB_ID.test(jobId) ? /** @type {string} */ (jobId) : null,
+    manifest: {
+      present: present === true,
+      valid: typeof valid === "boolean" ? valid : null,
+      signer: text(signer),
+      trusted: trusted === true,
+    },
+  };
+}
+
 // --- the origin of an error response ---
 
 const OUTPUT_CODES = ["forbidden_output", "output_not_found", "output_expired", "not_found", "invalid_request"];
