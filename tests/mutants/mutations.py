@@ -563,6 +563,14 @@ MUTATIONS = (
         "",
         "tests/integration/test_verify.py::TestCallers::test_requests_without_a_key_are_limited",
     ),
+    _server(
+        "reference-manifest",
+        "provenance: a signed reference image keeps its manifest in the image that is drawn from it",
+        "scheduler/attempt.py",
+        "job.created_at, archives=archives",
+        "job.created_at",
+        "tests/integration/test_signed_images.py::TestSignedServer::test_a_signed_reference_keeps_its_manifest",
+    ),
     # --- uploads and engines ---
     _server(
         "decoder-environment",
@@ -958,8 +966,8 @@ MUTATIONS = (
         "upload-encoded-anew",
         "security: only the pixels of an upload are kept: no EXIF",
         "reencode.py",
-        "HEAD.pack(*plain.size) + encoded)",
-        "HEAD.pack(*plain.size) + data)",
+        "HEAD.pack(*plain.size, len(archive)) + archive + encoded",
+        "HEAD.pack(*plain.size, len(archive)) + archive + data",
         "tests/integration/test_uploads.py::TestAccepted::test_only_pixels_are_kept",
     ),
     _server(

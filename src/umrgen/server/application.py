@@ -171,7 +171,14 @@ class Application:
         authentication = Authentication(self.keys, limits, FailureThrottle(settings.failed_logins, "API keys", clock))
         decoders, receptions = Decoders(), Receptions()
         uploads = Uploads(
-            ledger.uploads, self.blobs, clock, self.admission, settings.upload_hours, decoders, receptions
+            ledger.uploads,
+            self.blobs,
+            clock,
+            self.admission,
+            settings.upload_hours,
+            decoders,
+            receptions,
+            keep_manifests=settings.signing is not None,
         )
         return Services(
             settings=settings,

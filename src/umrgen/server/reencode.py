@@ -1,8 +1,10 @@
 """Decode one image of a caller, as a process with resource limits, which gets the image as its standard input.
 
 `python -m umrgen.server.reencode` writes the size, and the pixels as a PNG. Everything else is dropped: a location in
-EXIF, data after the end. `python -m umrgen.server.reencode inspect [TRUST]` writes JSON: the image's C2PA manifest, for
-which the signers of the roots in TRUST are trusted, and its perceptual hash.
+EXIF, data after the end. `python -m umrgen.server.reencode keep` also writes an archive of the image's C2PA manifest,
+by which a signed image that is drawn from it states its origin; "" without a manifest, or for one that is too large.
+`python -m umrgen.server.reencode inspect [TRUST]` writes JSON: the image's C2PA manifest, for which the signers of the
+roots in TRUST are trusted, and its perceptual hash.
 """
 
 import json
@@ -17,12 +19,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["HEAD", "INSPECT", "MAX_PIXELS", "REFUSALS"]
+__all__ = ["HEAD", "INSPECT", "KEEP", "MAX_PIXELS", "REFUSALS"]
 
-INSPECT = "inspect"
-"""The argument for the second way."""
-HEAD = struct.Struct(">II")
-"""Width and height, before the PNG."""
+INSPECT, KEEP = "inspect", "keep"
+"""The arguments for the other ways."""
+HEAD = struct.Struct(">III")
+"""Width and height, and the length of the archive, which precedes the PNG."""
 MAX_PIXELS = 32_000_000
 MAX_SIDE = 2048
 """Pixels; a larger image is scaled down."""
@@ -79,13 +81,18 @@ def _pixels(image: "Image.Image") -> "Image.Image":
     return plain
 
 
-def _encoded(data: bytes, plain: "Image.Image") -> bytes:
+def _encoded(data: bytes, plain: "Image.Image", keep: bool) -> bytes:
     import numpy
 
     from umrgen.server.png import encode_png
 
-    encoded = encode_png(numpy.asarray(plain))
-    return HEAD.pack(*plain.size) + encoded
+    encoded, archive = encode_png(numpy.asarray(plain)), b""
+    if keep:
+        from umrgen.server.signing.ingredients import archived, with_origin
+
+        archive = archived(data)
+        encoded = with_origin(encoded, data) if archive else encoded
+    return HEAD.pack(*plain.size, len(archive)) + archive + encoded
 
 
 def _inspected(data: bytes, plain: "Image.Image", trust: str | None) -> bytes:
@@ -103,7 +110,8 @@ def main() -> None:
     trust = sys.argv[2] if len(sys.argv) > 2 else None
     try:
         plain = _pixels(image)
-        result = _inspected(data, plain, trust) if INSPECT in sys.argv[1:2] else _encoded(data, plain)
+        mode = sys.argv[1] if len(sys.argv) > 1 else ""
+        result = _inspected(data, plain, trust) if mode == INSPECT else _encoded(data, plain, mode == KEEP)
     except Exception:
         sys.exit(12)
     sys.stdout.buffer.write(result)

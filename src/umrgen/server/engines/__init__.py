@@ -65,6 +65,8 @@ class DrawTask:
     """Whether the prompt is written into the image files."""
     created_at: int = 0
     """The time of the request, in milliseconds since the epoch; 0: unknown."""
+    archives: tuple[bytes, ...] = field(default=(), repr=False)
+    """Of the C2PA manifests of the references, in their order, for the signature; b"" for one without a manifest."""
 
 
 @dataclass(frozen=True, slots=True)

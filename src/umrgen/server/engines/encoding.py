@@ -90,7 +90,7 @@ def _signed(image: EncodedImage, task: DrawTask, record: "Provenance", signer: "
     from umrgen.server.signing import SigningFailed
 
     try:
-        return EncodedImage(signer.sign(image.data, record, task.references), image.media_type)
+        return EncodedImage(signer.sign(image.data, record, task.references, task.archives), image.media_type)
     except SigningFailed as error:
         log.error("job %s: the image is not signed: %s", task.job_id, error)
         if signer.options.required:

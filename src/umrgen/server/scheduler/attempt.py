@@ -15,6 +15,7 @@ from umrgen.clock import Clock
 from umrgen.server.blobs import BlobStore, BlobStoreOutage, BlobStoreUnavailable, read
 from umrgen.server.domain.engine_info import unsupported
 from umrgen.server.domain.job import Change, Conflict, Job, Output, output_name
+from umrgen.server.domain.references import archive_name
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure
 from umrgen.server.executors import Executor, JobBatch, VerifiedImage
 from umrgen.server.ledger import JobStore, LedgerUnavailable
@@ -130,8 +131,10 @@ class Attempt:
         """Return the images. Raises Conflict when the job was ended by others, or another worker leased it."""
         job, context = self.job, self._context
         self._check_supported()
-        references, with_prompt = await self._references(), context.policy.prompt_in_files
-        task = DrawTask(job.id, job.request, references, with_prompt, job.created_at)
+        references, archives = await self._references(), await self._archives()
+        task = DrawTask(
+            job.id, job.request, references, context.policy.prompt_in_files, job.created_at, archives=archives
+        )
         drawing = asyncio.create_task(
             context.executor.run(task, self._on_step, lambda image: context.previews.put(job.id, image), self._batch)
         )
@@ -161,6 +164,17 @@ class Attempt:
         if len(references) < len(found):
             raise ReferenceGone("a reference image was deleted before the job ran")
         return references
+
+    async def _archives(self) -> tuple[bytes, ...]:
+        """Return the archives of the references' manifests; () if none has one. One that is gone is left out."""
+        names, session_id = [archive_name(name) for name in self.job.request.reference_images], self.job.session_id
+        if not any(names):
+            return ()
+        found = [
+            await self._despite_outages(partial(read, self._context.blobs, session_id, name)) if name else None
+            for name in names
+        ]
+        return tuple(archive or b"" for archive in found)
 
     def _on_step(self, step: int, total: int) -> None:
         if not self._step:

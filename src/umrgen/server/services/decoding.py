@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from umrgen.server.reencode import HEAD, INSPECT, REFUSALS
+from umrgen.server.reencode import HEAD, INSPECT, KEEP, REFUSALS
 from umrgen.server.running_time import RunningTimeout
 from umrgen.server.services.refusal import Refusal
 
-__all__ = ["MAX_BYTES", "Decoders", "InspectedImage", "Receptions"]
+__all__ = ["MAX_BYTES", "Decoders", "InspectedImage", "Receptions", "ReencodedImage"]
 
 MAX_BYTES = 10 << 20
 SECONDS = 20.0
@@ -28,6 +28,17 @@ DECODERS = 2
 """Images that are decoded concurrently: each decoder may use all memory that its limit allows."""
 PER_SENDER, IN_ALL = 2, 16
 """Images that are received concurrently; more are refused with Retry-After."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReencodedImage:
+    """The pixels of an image; width and height in pixels."""
+
+    width: int
+    height: int
+    png: bytes
+    archive: bytes = b""
+    """Of its C2PA manifest; b"" without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +57,14 @@ class Decoders:
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(DECODERS)
 
-    async def reencode(self, data: bytes) -> tuple[int, int, bytes]:
-        """Return width, height and PNG of the image in `data`. Raises Refusal."""
-        out = await self._run(data)
+    async def reencode(self, data: bytes, *, keep_manifest: bool = False) -> "ReencodedImage":
+        """Return the pixels of the image in `data`. Raises Refusal."""
+        out = await self._run(data, *([KEEP] if keep_manifest else []))
         if len(out) <= HEAD.size:
             raise _unusable("the image cannot be decoded")
-        width, height = HEAD.unpack_from(out)
-        return width, height, out[HEAD.size :]
+        width, height, length = HEAD.unpack_from(out)
+        end = HEAD.size + length
+        return ReencodedImage(width, height, out[end:], out[HEAD.size : end])
 
     async def inspect(self, data: bytes, trust: str = "") -> InspectedImage:
         """Return what is found in the image. `trust`: a file with the roots of trusted signers. Raises Refusal."""

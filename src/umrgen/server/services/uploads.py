@@ -9,10 +9,11 @@ from weakref import WeakValueDictionary
 from umrgen.clock import Clock
 from umrgen.model import LIMITS
 from umrgen.server.blobs import BlobStore, BlobStoreUnavailable
+from umrgen.server.domain.references import archive_name, upload_name
 from umrgen.server.ledger import LedgerUnavailable, Upload, UploadsFull, UploadStore
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.caller import Caller
-from umrgen.server.services.decoding import Decoders, Receptions
+from umrgen.server.services.decoding import Decoders, Receptions, ReencodedImage
 from umrgen.server.services.refusal import Refusal
 
 __all__ = ["Reservation", "Upload", "Uploads"]
@@ -32,8 +33,11 @@ class Uploads:
         hours: float,
         decoders: Decoders,
         receptions: Receptions,
+        *,
+        keep_manifests: bool = False,
     ) -> None:
-        """`hours`: how long retention keeps a reference image."""
+        """`hours`: how long retention keeps a reference image. `keep_manifests`: for the server that signs images."""
+        self._keep_manifests = keep_manifests
         self._lifetime = int(hours * HOUR)
         self._uploads = uploads
         self._blobs = blobs
@@ -55,20 +59,20 @@ class Uploads:
         The same image again has the same record. The record is written before the file, so that no crash leaves a file
         without a record.
         """
-        width, height, png = await self._decoders.reencode(data)
+        image = await self._decoders.reencode(data, keep_manifest=self._keep_manifests)
         upload = Upload(
-            name=f"ref_{secrets.token_hex(16)}.png",
+            name=upload_name(secrets.token_hex(16), has_archive=bool(image.archive)),
             session_id=session_id,
-            bytes=len(png),
-            sha256=hashlib.sha256(png).hexdigest(),
-            width=width,
-            height=height,
+            bytes=len(image.png),
+            sha256=hashlib.sha256(image.png).hexdigest(),
+            width=image.width,
+            height=image.height,
             created_at=self._clock.now(),
         )
         async with self._adding.setdefault((session_id, upload.sha256), asyncio.Lock()):
-            return await self._store(upload, png)
+            return await self._store(upload, image)
 
-    async def _store(self, upload: Upload, png: bytes) -> Upload:
+    async def _store(self, upload: Upload, image: ReencodedImage) -> Upload:
         session_id = upload.session_id
         try:
             known = await self._uploads.add(upload, cap=LIMITS.references)
@@ -77,7 +81,9 @@ class Uploads:
         if known is not upload:
             return known
         try:
-            await self._blobs.put(session_id, upload.name, png)
+            if (archive := archive_name(upload.name)) is not None:
+                await self._blobs.put(session_id, archive, image.archive)
+            await self._blobs.put(session_id, upload.name, image.png)
             await self._uploads.mark_stored(session_id, upload.name)
         except BaseException as error:
             await asyncio.shield(self._undo(upload))
@@ -87,9 +93,9 @@ class Uploads:
         return upload
 
     async def _undo(self, upload: Upload) -> None:
-        """Delete the file, then its record. Retention deletes a file that this cannot delete."""
+        """Delete the files, then their record. Retention deletes a file that this cannot delete."""
         with suppress(BlobStoreUnavailable, LedgerUnavailable):
-            await self._blobs.delete(upload.session_id, upload.name)
+            await self._delete(upload.session_id, upload.name)
             await self._uploads.remove(upload.session_id, upload.name)
 
     async def all(self, caller: Caller) -> list[Upload]:
@@ -109,7 +115,12 @@ class Uploads:
         if not await self._uploads.remove(caller.session_id, name):
             raise Refusal("reference_not_found")
         with suppress(BlobStoreUnavailable):  # else retention deletes it
-            await self._blobs.delete(caller.session_id, name)
+            await self._delete(caller.session_id, name)
+
+    async def _delete(self, session_id: str, name: str) -> None:
+        await self._blobs.delete(session_id, name)
+        if (archive := archive_name(name)) is not None:
+            await self._blobs.delete(session_id, archive)
 
 
 class Reservation:

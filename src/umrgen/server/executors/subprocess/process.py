@@ -182,7 +182,7 @@ class EngineProcess:
             inbox = self._jobs[task.job_id] = asyncio.Queue(INBOX)
             if self._end is not None:
                 inbox.put_nowait(self._end)
-        images = b"".join(image for task in tasks for image in task.references)
+        images = b"".join(file for task in tasks for file in (*task.references, *task.archives))
         with suppress(*GONE):  # its end is noticed by the reader
             self._writer.write(pack({"do": "draw", "tasks": [_task_head(task) for task in tasks]}, images))
 
@@ -329,6 +329,7 @@ def _task_head(task: DrawTask) -> dict[str, Any]:
         "job_id": task.job_id,
         "request": msgspec.to_builtins(task.request),
         "references": [len(image) for image in task.references],
+        "archives": [len(archive) for archive in task.archives],
         "with_prompt": task.with_prompt,
         "created_at": task.created_at,
     }

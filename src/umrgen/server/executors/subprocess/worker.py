@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -191,14 +192,13 @@ def _ending(error: BaseException | None) -> dict[str, Any]:
 
 
 def _tasks(head: dict[str, Any], body: bytes) -> list[DrawTask]:
-    tasks, start = [], 0
+    tasks, rest = [], BytesIO(body)
     for each in head["tasks"]:
-        references = []
-        for length in each["references"]:
-            references.append(body[start : start + length])
-            start += length
+        references, archives = (tuple(map(rest.read, each[name])) for name in ("references", "archives"))
         request = msgspec.convert(each["request"], GenerationRequest)
-        tasks.append(DrawTask(each["job_id"], request, tuple(references), each["with_prompt"], each["created_at"]))
+        tasks.append(
+            DrawTask(each["job_id"], request, references, each["with_prompt"], each["created_at"], archives=archives)
+        )
     return tasks
 
 

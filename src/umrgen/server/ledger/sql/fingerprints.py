@@ -161,10 +161,11 @@ def _near(groups: Sequence[Row], sha256: bytes, pdq: bytes) -> Iterator[_Found]:
     fields = np.dtype([("sha256", "V16"), ("pdq", "<u8", 4), ("made", ">u4"), ("job", ">u4"), ("engine", "u1")])
     records = np.frombuffer(b"".join(bytes(row[1]) for row in groups), fields)
     wanted = np.frombuffer(pdq or _NO_HASH, "<u8")
-    distances = np.bitwise_count(records["pdq"] ^ wanted).sum(axis=1, dtype=np.int64)
+    hashes = records["pdq"].T.copy()
+    distances = sum(np.bitwise_count(part ^ bits).astype(np.int16) for part, bits in zip(hashes, wanted, strict=True))
     exact = records["sha256"] == np.void(sha256[:16])
-    comparable = records["pdq"].any(axis=1) & bool(pdq)
-    for at in np.flatnonzero(exact | (comparable & (distances <= MAX_DISTANCE))):
+    near = hashes.any(axis=0) & (distances <= MAX_DISTANCE) if pdq else exact
+    for at in np.flatnonzero(exact | near):
         engine = json.loads(groups[int(at) // GROUP][0])[records["engine"][at]]
         distance = 0 if exact[at] else int(distances[at])
         yield _Found(distance, bool(exact[at]), int(records["made"][at]) * 1000, engine, int(records["job"][at]))
