@@ -20,10 +20,11 @@ from umrgen.provenance.containers import manifest_size
 from umrgen.server.domain.job import Change, Output
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.sqlite.file import SqliteLedger
+from umrgen.server.watermark import payload_of
 
 PATH = "/api/v1/verify"
 PROMPT = "a red lighthouse with a secret word"
-NOT_HERE = {"made_here": "no", "distance": None, "created_at": None, "engine": None, "job_id": None}
+NOT_HERE = {"made_here": "no", "distance": None, "created_at": None, "engine": None, "job_id": None, "watermark": None}
 NO_MANIFEST = {"present": False, "valid": None, "signer": None, "trusted": False}
 
 
@@ -76,7 +77,8 @@ class TestRecognised:
         assert manifest == {"present": True, "valid": True, "trusted": True}
         created_at = found.pop("created_at")
         assert job["completed_at"] - 1000 < created_at <= job["completed_at"]
-        assert found == {"made_here": "exact", "distance": 0, "engine": "procedural", "job_id": job["job_id"]}
+        expected = {"made_here": "exact", "distance": 0, "engine": "procedural", "job_id": job["job_id"]}
+        assert found == expected | {"watermark": None}
 
     @pytest.mark.parametrize(
         "changed",
@@ -204,6 +206,31 @@ class TestBadInput:
         with running.http() as http:
             for data in (twice, twice[:at] + packet + twice[at:]):
                 assert answer(http, data) == NOT_HERE | {"manifest": NO_MANIFEST}
+
+
+class TestWatermark:
+    TESTS = str(Path(__file__).parents[1])
+
+    def test_an_image_has_the_payload_of_its_job(self, state: Path) -> None:
+        marking = ("--watermark", "example_watermark:ParityWatermark")
+        with server(state, *marking, PYTHONPATH=self.TESTS) as started, started.http() as http:
+            job = finish(http, submit(http, PROMPT, **SMALL))
+            data = http.get(job["image_url"]).content
+            found = answer(http, saved(data, "PNG", (512, 512)))
+            assert found["watermark"] == payload_of(job["job_id"]).hex()
+            assert found["made_here"] == "similar"
+            assert answer(http, encoded_image("PNG", (300, 300)))["watermark"] is None
+
+    def test_no_image_is_made_without_the_watermark(self, state: Path) -> None:
+        marking = ("--watermark", "example_watermark:FailingWatermark")
+        with server(state, *marking, PYTHONPATH=self.TESTS) as started, started.http() as http:
+            job = finish(http, submit(http, PROMPT, **SMALL))
+        assert (job["state"], job["error"]) == ("failed", "the watermark failed: RuntimeError")
+
+    def test_a_class_that_cannot_be_loaded_is_refused(self, state: Path) -> None:
+        refused = cli("serve", "--state", str(state), "--watermark", "nowhere:Watermark")
+        assert refused.returncode == 1
+        assert "the watermark 'nowhere:Watermark' cannot be loaded: ModuleNotFoundError" in refused.stderr
 
 
 async def make_images(ledger: SqliteLedger, count: int) -> None:

@@ -571,6 +571,14 @@ MUTATIONS = (
         "job.created_at",
         "tests/integration/test_signed_images.py::TestSignedServer::test_a_signed_reference_keeps_its_manifest",
     ),
+    _server(
+        "watermark-payload",
+        "provenance: an image has the watermark's payload of its job",
+        "engines/encoding.py",
+        "        image = _watermarked(image, task, watermark)\n",
+        "        pass\n",
+        "tests/integration/test_verify.py::TestWatermark::test_an_image_has_the_payload_of_its_job",
+    ),
     # --- uploads and engines ---
     _server(
         "decoder-environment",

@@ -61,6 +61,7 @@ SERVER = [
         "server.pdq",
         "server.png",
         "server.reencode",
+        "server.watermark",
         "server.signing",
         "server.conversion",
         "server.metrics",

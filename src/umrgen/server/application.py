@@ -214,7 +214,8 @@ class Application:
     def _make_verifications(self, decoders: Decoders, receptions: Receptions, clock: Clock) -> Verifications:
         strangers = AddressLimit(PUBLIC_VERIFICATIONS, clock)
         public, trust = self.settings.public_verify, self.settings.trusted_roots
-        return Verifications(self.ledger.fingerprints, decoders, receptions, strangers, public, trust)
+        watermark = self.settings.watermark
+        return Verifications(self.ledger.fingerprints, decoders, receptions, strangers, public, trust, watermark)
 
     def _make_outputs(self, authentication: Authentication, clock: Clock) -> Outputs:
         return Outputs(

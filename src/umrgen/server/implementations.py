@@ -23,6 +23,7 @@ from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.signing import ManifestSigner
 from umrgen.server.state import worker_id
+from umrgen.server.watermark import BadWatermark, load_watermark
 
 __all__ = [
     "claim_blobs",
@@ -147,13 +148,32 @@ def make_executor(settings: Settings, clock: Clock) -> Executor:
         if kind == "subprocess":
             load_engine(engine, options)  # its constructor refuses wrong values before a process is started
         executor: Executor = _make(
-            EXECUTORS, kind, engine, options, devices=settings.devices, watchdog=limits, signing=settings.signing
+            EXECUTORS,
+            kind,
+            engine,
+            options,
+            devices=settings.devices,
+            watchdog=limits,
+            signing=settings.signing,
+            watermark=_checked_watermark(settings),
         )
     except EngineFailure as failure:
         next = "See --engine and --engine-option in: umrgen serve --help"
         raise BadSettings(str(failure), code="bad_engine", next=next) from None
     commands = LoadCommands(settings.on_load, settings.on_unload, settings.command_timeout)
     return UnloadingExecutor(executor, clock, settings.unload_after, commands)
+
+
+def _checked_watermark(settings: Settings) -> str:
+    """Return the name of the watermark's class, which can be loaded. Raises BadSettings."""
+    if settings.watermark:
+        try:
+            load_watermark(settings.watermark)
+        except BadWatermark as bad:
+            raise BadSettings(
+                str(bad), next="Name an installed class as module:Class; see docs/provenance.md."
+            ) from None
+    return settings.watermark
 
 
 def make_signer(settings: Settings) -> ManifestSigner | None:

@@ -3,8 +3,8 @@
 `python -m umrgen.server.reencode` writes the size, and the pixels as a PNG. Everything else is dropped: a location in
 EXIF, data after the end. `python -m umrgen.server.reencode keep` also writes an archive of the image's C2PA manifest,
 by which a signed image that is drawn from it states its origin; "" without a manifest, or for one that is too large.
-`python -m umrgen.server.reencode inspect [TRUST]` writes JSON: the image's C2PA manifest, for which the signers of the
-roots in TRUST are trusted, and its perceptual hash.
+`python -m umrgen.server.reencode inspect TRUST WATERMARK` writes JSON: the image's C2PA manifest, for which the signers
+of the roots in TRUST are trusted, its perceptual hash, and the payload of the WATERMARK; both can be "".
 """
 
 import json
@@ -95,11 +95,16 @@ def _encoded(data: bytes, plain: "Image.Image", keep: bool) -> bytes:
     return HEAD.pack(*plain.size, len(archive)) + archive + encoded
 
 
-def _inspected(data: bytes, plain: "Image.Image", trust: str | None) -> bytes:
+def _inspected(data: bytes, plain: "Image.Image", trust: str, watermark: str) -> bytes:
+    import numpy
+
     from umrgen.provenance import verify
     from umrgen.server.pdq import hash_of
+    from umrgen.server.watermark import detected, load_watermark
 
-    found = {"pdq": hash_of(plain).hex(), "manifest": verify(data, trust=trust).manifest.as_dict()}
+    payload = detected(load_watermark(watermark), numpy.asarray(plain)) if watermark else None
+    manifest = verify(data, trust=trust or None).manifest.as_dict()
+    found = {"pdq": hash_of(plain).hex(), "manifest": manifest, "watermark": payload.hex() if payload else None}
     return json.dumps(found).encode()
 
 
@@ -107,11 +112,13 @@ def main() -> None:
     _limit()
     data = sys.stdin.buffer.read()
     image = _opened(data)
-    trust = sys.argv[2] if len(sys.argv) > 2 else None
     try:
         plain = _pixels(image)
-        mode = sys.argv[1] if len(sys.argv) > 1 else ""
-        result = _inspected(data, plain, trust) if mode == INSPECT else _encoded(data, plain, mode == KEEP)
+        match sys.argv[1:]:
+            case [mode, trust, watermark] if mode == INSPECT:
+                result = _inspected(data, plain, trust, watermark)
+            case arguments:
+                result = _encoded(data, plain, keep=KEEP in arguments)
     except Exception:
         sys.exit(12)
     sys.stdout.buffer.write(result)

@@ -165,6 +165,7 @@ class Settings:
         "when the certificate cannot sign: images stay unsigned (unsigned), or no job is accepted (stop)",
         choices=("unsigned", "stop"),
     )
+    watermark: str = _text("", "a class that marks the pixels of images imperceptibly: module:Class")
     public_verify: bool = _switch("let callers without an API key verify images, 10 a minute of each address")
     verify_trust: str = _text("", "a PEM file with the roots of the C2PA signers to trust when images are verified")
     url_ttl: int = _number(0, "seconds for which a signed image URL is valid; 0: URLs are not signed", 0, 366 * 86400)

@@ -12,6 +12,7 @@ from umrgen.server.engines import DrawTask, EncodedImage, EngineFailure, EngineI
 from umrgen.server.engines.provenance import record_of
 from umrgen.server.pdq import hash_of
 from umrgen.server.png import encode_png
+from umrgen.server.watermark import BadWatermark, payload_of, watermarked
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from umrgen.provenance import Provenance
     from umrgen.server.engines import Pixels
     from umrgen.server.signing import ManifestSigner
+    from umrgen.server.watermark import Watermark
 
 __all__ = ["encoded", "fingerprint", "preview_jpeg"]
 
@@ -38,13 +40,16 @@ def encoded(
     info: EngineInfo,
     batch: int = 1,
     signer: "ManifestSigner | None" = None,
+    watermark: "Watermark | None" = None,
 ) -> EncodedImage:
     """Return the image as a file that states how it was made. `batch`: the number of images drawn together.
 
-    Pixels become a PNG; those of an encoded image are not encoded again. A final one is returned as it is, and so is a
-    damaged one, which the verification refuses. Raises ValueError for pixels of another shape or type, and
-    EngineFailure for an image that cannot be signed, if it must be.
+    Pixels become a PNG, with the watermark; those of an encoded image are not encoded again. A final one is returned as
+    it is, and so is a damaged one, which the verification refuses. Raises ValueError for pixels of another shape or
+    type, and EngineFailure for an image that cannot be watermarked, or cannot be signed although it must be.
     """
+    if watermark is not None and not isinstance(image, EncodedImage):
+        image = _watermarked(image, task, watermark)
     pdq = fingerprint(image)
     if isinstance(image, EncodedImage) and image.final:
         return replace(image, pdq=pdq)
@@ -52,6 +57,13 @@ def encoded(
     file = _marked(image, record)
     done = file if signer is None or file is image else _signed(file, task, record, signer)
     return replace(done, pdq=pdq)
+
+
+def _watermarked(pixels: "Pixels", task: DrawTask, watermark: "Watermark") -> "Pixels":
+    try:
+        return watermarked(watermark, pixels, payload_of(task.job_id))
+    except BadWatermark as error:
+        raise EngineFailure(str(error)) from None
 
 
 def fingerprint(image: "Pixels | EncodedImage") -> bytes:

@@ -49,6 +49,8 @@ class InspectedImage:
     """The perceptual hash; b"" for an image with too little detail."""
     manifest: dict[str, Any]
     """The C2PA manifest: whether it is `present`, `valid` (None: not checked) and `trusted`, and its `signer`."""
+    watermark: str | None = None
+    """The payload of the watermark, in hex."""
 
 
 class Decoders:
@@ -66,10 +68,13 @@ class Decoders:
         end = HEAD.size + length
         return ReencodedImage(width, height, out[end:], out[HEAD.size : end])
 
-    async def inspect(self, data: bytes, trust: str = "") -> InspectedImage:
-        """Return what is found in the image. `trust`: a file with the roots of trusted signers. Raises Refusal."""
-        found = json.loads(await self._run(data, INSPECT, *([trust] if trust else [])))
-        return InspectedImage(bytes.fromhex(found["pdq"]), found["manifest"])
+    async def inspect(self, data: bytes, trust: str = "", watermark: str = "") -> InspectedImage:
+        """Return what is found in the image. Raises Refusal.
+
+        `trust`: a file with the roots of trusted signers, `watermark`: the class that detects it; "": none.
+        """
+        found = json.loads(await self._run(data, INSPECT, trust, watermark))
+        return InspectedImage(bytes.fromhex(found["pdq"]), found["manifest"], found["watermark"])
 
     async def _run(self, data: bytes, *arguments: str) -> bytes:
         async with self._free:

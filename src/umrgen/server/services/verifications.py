@@ -35,6 +35,8 @@ class Verifications:
     """Whether callers without a key may verify images."""
     trust: str = ""
     """A PEM file with the roots of trusted signers; "": no signer is trusted."""
+    watermark: str = ""
+    """The class that detects watermarks; "": none."""
 
     def count_stranger(self, address: str) -> None:
         """Count a request without a key. Raises Refusal `rate_limited`."""
@@ -48,7 +50,7 @@ class Verifications:
 
     async def verify(self, data: bytes, caller: Caller | None) -> ImageVerification:
         """Verify an image. Only its own session is told its job. Raises Refusal for a file that is no image."""
-        inspected = await self.decoders.inspect(data, self.trust)
+        inspected = await self.decoders.inspect(data, self.trust, self.watermark)
         sha256, session_id = hashlib.sha256(data).digest(), caller.session_id if caller else ""
         known = await self.fingerprints.find(sha256, inspected.pdq, session_id=session_id)
         return ImageVerification(known, inspected)

@@ -33,6 +33,7 @@ class SubprocessExecutor:
         devices: int = 1,
         watchdog: WatchdogLimits | None = None,
         signing: SigningOptions | None = None,
+        watermark: str = "",
     ) -> None:
         self.info: EngineInfo | None = None
         self.trouble: str | None = None
@@ -43,6 +44,7 @@ class SubprocessExecutor:
         self._devices = devices
         self._watchdog = watchdog or WatchdogLimits()
         self._signing = signing
+        self._watermark = watermark
         self._processes: set[EngineProcess] = set()
         self._busy: set[EngineProcess] = set()
         self._starting: dict[JobBatch, asyncio.Future[EngineProcess]] = {}
@@ -89,6 +91,7 @@ class SubprocessExecutor:
             load_timeout=await asyncio.to_thread(load_limit, self._watchdog.load_timeout, self._options),
             memory=self._watchdog.memory,
             signing=self._signing,
+            watermark=self._watermark,
         )
         self._processes.add(process)
         self._load_seconds = asyncio.get_running_loop().time() - began

@@ -1,4 +1,4 @@
-"""The engine process: `python -m umrgen.server.executors.subprocess.worker NAME OPTIONS MEMORY SIGNING`.
+"""The engine process: `python -m umrgen.server.executors.subprocess.worker NAME OPTIONS MEMORY SIGNING WATERMARK`.
 
 Reads frames from standard input and writes frames to its original standard output. When its input ends, the server has
 ended, and this process ends too, even while it draws.
@@ -37,6 +37,7 @@ from umrgen.server.engines import (
 from umrgen.server.engines.encoding import encoded, preview_jpeg
 from umrgen.server.executors.subprocess.frames import HEAD, Frame, pack, unpack_lengths
 from umrgen.server.signing import ManifestSigner, SigningOptions
+from umrgen.server.watermark import BadWatermark, Watermark, load_watermark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,8 +78,16 @@ class _Report:
 class Worker:
     """One engine and the pipe to the server."""
 
-    def __init__(self, engine: Engine, source: BinaryIO, sink: BinaryIO, signing: SigningOptions | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        source: BinaryIO,
+        sink: BinaryIO,
+        signing: SigningOptions | None = None,
+        watermark: Watermark | None = None,
+    ) -> None:
         self._engine = engine
+        self._watermark = watermark
         self._signer = ManifestSigner(signing) if signing is not None else None
         self._source = source
         self._sink = sink
@@ -161,7 +170,7 @@ class Worker:
         try:
             for drawn in images:
                 self.check_cancelled(task.job_id)
-                image = encoded(drawn, task, self._engine.info, batch, self._signer)
+                image = encoded(drawn, task, self._engine.info, batch, self._signer, self._watermark)
                 head = {"is": "image", "job_id": task.job_id, "media_type": image.media_type, "pdq": image.pdq.hex()}
                 self.send(head, image.data)
             self._finish(task.job_id, None)
@@ -222,11 +231,12 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
         engine = load_engine(name, options)
-    except EngineFailure as failure:
+        watermark = load_watermark(sys.argv[5]) if sys.argv[5] else None
+    except (EngineFailure, BadWatermark) as failure:
         sink.write(pack({"is": "unavailable", "error": str(failure)}))
         sink.flush()
         return
-    Worker(engine, sys.stdin.buffer, sink, SigningOptions.from_json(sys.argv[4])).run()
+    Worker(engine, sys.stdin.buffer, sink, SigningOptions.from_json(sys.argv[4]), watermark).run()
 
 
 if __name__ == "__main__":

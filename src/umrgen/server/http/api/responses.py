@@ -162,6 +162,7 @@ class VerificationAnswer(Struct, frozen=True, kw_only=True):
     created_at: Milliseconds | None
     engine: str | None
     job_id: Annotated[str, Meta(description="the job, if it is one of this key and its record exists")] | None
+    watermark: Annotated[str, Meta(description="the payload of the operator's watermark, 64 bits in hex")] | None
     manifest: ManifestAnswer
 
 

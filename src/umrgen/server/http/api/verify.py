@@ -43,5 +43,6 @@ def _answer(found: ImageVerification) -> VerificationAnswer:
         created_at=known.created_at if known else None,
         engine=known.engine if known else None,
         job_id=known.job_id if known else None,
+        watermark=found.inspected.watermark,
         manifest=ManifestAnswer(**{name: manifest[name] for name in ManifestAnswer.__struct_fields__}),
     )
