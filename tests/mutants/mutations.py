@@ -167,8 +167,8 @@ MUTATIONS = (
         "scheduler/attempt.py",
         """            for output, image in zip(outputs, images, strict=True):
                 await self._store(output, image.data)
-            await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps)""",
-        """            await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps)
+            await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps, hashes=hashes)""",
+        """            await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps, hashes=hashes)
             for output, image in zip(outputs, images, strict=True):
                 await self._store(output, image.data)""",
         f"{ATTEMPTS}::test_images_are_stored_before_their_job_is_completed",
@@ -225,7 +225,7 @@ MUTATIONS = (
         "engine-verified",
         "README: the output of an engine is verified before it counts as an image",
         "executors/__init__.py",
-        "        facts = verify(data)\n",
+        "        facts = verify(image.data)\n",
         "        from umrgen.image_files import ImageFacts\n\n"
         "        facts = ImageFacts('image/png', len(data), '', 1, 1)\n",
         "tests/unit/test_engine_images.py::test_data_that_is_not_one_whole_image_is_refused",
@@ -534,8 +534,8 @@ MUTATIONS = (
         "registry-own-job",
         "provenance: the job of an image is told to its session only",
         "ledger/sql/statements.sql",
-        "WHERE seq {in numbers} AND session_id = :session_id ORDER BY seq LIMIT 1",
-        "WHERE seq {in numbers} ORDER BY seq LIMIT 1",
+        "WHERE seq {in numbers} AND session_id = :session_id AND deleted_at IS NULL",
+        "WHERE seq {in numbers} AND deleted_at IS NULL",
         "tests/conformance/test_ledger.py"
         "::test_an_image_is_known_after_its_job_was_pruned_and_its_job_to_its_session_only",
     ),

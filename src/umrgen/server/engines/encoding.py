@@ -78,7 +78,7 @@ def fingerprint(image: "Pixels | EncodedImage") -> bytes:
             if picture.width * picture.height > LARGEST_HASHED:
                 return b""
             return hash_of(picture)
-    except Exception:  # the decoder raises many types, and the verification refuses a damaged image
+    except Exception:  # Pillow raises many types, and the verification refuses a damaged image
         return b""
 
 

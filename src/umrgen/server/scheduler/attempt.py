@@ -218,10 +218,10 @@ class Attempt:
             )
             for index, image in enumerate(images)
         )
+        hashes = [image.pdq for image in images]
         try:
             for output, image in zip(outputs, images, strict=True):
                 await self._store(output, image.data)
-            hashes = [image.pdq for image in images]
             await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps, hashes=hashes)
         except Conflict:
             # Our COMPLETE may have been committed although the call raised; in that case keep the files.
