@@ -227,7 +227,7 @@ MUTATIONS = (
         "executors/__init__.py",
         "        facts = verify(image.data)\n",
         "        from umrgen.image_files import ImageFacts\n\n"
-        "        facts = ImageFacts('image/png', len(data), '', 1, 1)\n",
+        "        facts = ImageFacts('image/png', len(image.data), '', 1, 1)\n",
         "tests/unit/test_engine_images.py::test_data_that_is_not_one_whole_image_is_refused",
     ),
     _server(
