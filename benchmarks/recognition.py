@@ -109,6 +109,13 @@ def with_text(width: float) -> Callable[[Picture], Picture]:
     return change
 
 
+def captioned(image: Picture) -> Picture:
+    """Return the image with a line of white text at the lower left."""
+    copy = image.copy()
+    ImageDraw.Draw(copy).text((8, int(copy.height * 0.96)), "posted on 28 November", "white")
+    return copy
+
+
 def cropped(image: Picture) -> Picture:
     """Return the image without 5 % of its width and height, half of it at each edge."""
     x, y = image.width // 40, image.height // 40
@@ -121,7 +128,8 @@ CHANGES: Mapping[str, Callable[[Picture], Picture]] = {
     **{f"brightness {percent:+} %": brighter(percent) for percent in (-20, 20)},
     "WebP, quality 80": saved("WEBP", quality=80),
     "PNG": saved("PNG"),
-    "a small strip with text": with_text(0.35),
+    "a line of text": captioned,
+    "a black strip with text": with_text(0.35),
     "one of the whole width": with_text(1.0),
     "cropped by 5 %": cropped,
 }
