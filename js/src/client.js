@@ -2,12 +2,12 @@
 import { systemClock } from "./clock.js";
 import { CallContext, RequestBudget, RetryBudget } from "./context.js";
 import { hex } from "./images.js";
-import { Job } from "./job.js";
+import { Job, NO_DELETION } from "./job.js";
 import { configuredServer } from "./address.js";
-import { NotUmrgen } from "./errors.js";
+import { NotUmrgen, Unsupported } from "./errors.js";
 import { receiptWarnings, withSeed } from "./older_servers.js";
 import { CALL_NAMES, DEFAULTS, unknownOption, withChanges } from "./options.js";
-import { callIfSupported } from "./protocol.js";
+import { callIfSupported, post } from "./protocol.js";
 import { uploadForm } from "./references.js";
 import { MAX_LIST, parsePage, parseUpload, parseVerification } from "./responses.js";
 import { submit } from "./submit.js";
@@ -59,6 +59,20 @@ import { BatchPoller } from "./wait_many.js";
  * }} SubmitOptions
  */
 
+/**
+ * `search`: words that the prompt has, in any order and case. `before` and `after`: when the job was made; a number is
+ * milliseconds since the epoch.
+ * @typedef {object} ListQuery
+ * @property {string} [state]
+ * @property {string} [search]
+ * @property {boolean} [favorite] only favorites
+ * @property {string} [engine]
+ * @property {Date | number} [before]
+ * @property {Date | number} [after]
+ * @property {number} [limit] jobs of the page, at most 200
+ * @property {string | null} [cursor] `nextCursor` of the page before
+ */
+
 /** The fields of a request by their names in `Picture`. @type {Record<string, string>} */
 const FIELDS = {
   negative: "negative",
@@ -74,6 +88,7 @@ const FIELDS = {
   webhookUrl: "webhook_url",
 };
 const SUBMIT_NAMES = [...Object.keys(FIELDS), "references", "idempotencyKey", "waitForSlot"];
+const LIST_NAMES = ["state", "search", "favorite", "engine", "before", "after", "limit", "cursor"];
 const CLIENT_NAMES = ["baseUrl", "apiKey", "fetch", "clock", "random"];
 
 /** A client of one server, with one API key. */
@@ -161,18 +176,35 @@ export class Umrgen {
   }
 
   /**
-   * Return a page of this key's jobs, newest first. Throws Unsupported on older servers.
-   * @param {CallOptions & {state?: string, limit?: number, cursor?: string | null}} [query]
+   * Return a page of this key's jobs, newest first. A page of a search may have fewer jobs than `limit`, or none, and a
+   * `nextCursor`. Throws Unsupported on servers without these filters.
+   * @param {CallOptions & ListQuery} [query]
    * @returns {Promise<{jobs: Status[], nextCursor: string | null}>}
    */
-  async jobs({ state, limit = 50, cursor, ...call } = {}) {
-    const context = this.#newContext(call, undefined, ["state", "limit", "cursor"]);
-    const query = new URLSearchParams({ limit: String(limit) });
-    if (state) query.set("state", state);
-    if (cursor) query.set("cursor", cursor);
+  async jobs({ state, search, favorite, engine, before, after, limit = 50, cursor, ...call } = {}) {
+    const context = this.#newContext(call, undefined, LIST_NAMES);
+    const filters = { q: search, favorite: favorite ? "true" : "", engine, before: time(before), after: time(after) };
+    const given = Object.entries({ limit: String(limit), state, cursor, ...filters }).filter(([, value]) => value);
+    const query = new URLSearchParams(/** @type {[string, string][]} */ (given));
     const page = parsePage(await callIfSupported(context, `/jobs?${query}`, {}, { limit: MAX_LIST }));
     if (!page) throw new NotUmrgen("the response to the call for the list of jobs has no list");
+    const filtered = Object.values(filters).some(Boolean);
+    // A server that has these filters names favorites in every job; an earlier one ignores unknown parameters.
+    if (filtered && page.jobs.some(({ raw }) => !("favorite" in raw))) throw new Unsupported("this server cannot search its list of jobs", { next: "List all jobs, and choose among them." });
     return page;
+  }
+
+  /**
+   * Delete up to 1,000 jobs on the server, by their ids or as jobs; return the ids of those that this key does not have.
+   * Jobs that are not over are cancelled. Throws Unsupported on older servers.
+   * @param {Iterable<Job | string>} jobs
+   * @param {CallOptions} [call]
+   * @returns {Promise<string[]>}
+   */
+  async deleteJobs(jobs, call = {}) {
+    const ids = Array.from(jobs, (job) => (typeof job === "string" ? this.job(job) : job).id);
+    const data = await callIfSupported(this.#newContext(call), "/jobs/delete", post({ job_ids: ids }), { next: NO_DELETION });
+    return Array.isArray(data.unknown) ? data.unknown.filter((id) => typeof id === "string") : [];
   }
 
   /**
@@ -258,4 +290,12 @@ function split(prompt, options) {
     else if (value != null) request[FIELDS[name]] = value;
   }
   return { request, callOptions };
+}
+
+/**
+ * Return a time as the server reads it; "" for none.
+ * @param {Date | number | undefined} time
+ */
+function time(time) {
+  return time === undefined ? "" : String(Math.round(Number(time)));
 }

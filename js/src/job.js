@@ -1,5 +1,5 @@
 // One job on one server.
-import { callIfSupported } from "./protocol.js";
+import { callIfSupported, post } from "./protocol.js";
 import { JobNotFound, OutputForbidden, OutputMissing, UmrgenError } from "./errors.js";
 import { events } from "./events.js";
 import { listedImage } from "./lost_submit.js";
@@ -38,6 +38,9 @@ import { requireCompleted, StatusPoller } from "./wait.js";
  * parts of it that the server does not use.
  * @typedef {{context: CallContext, request: Record<string, any>, warnings: readonly string[]}} Submit
  */
+
+export const NO_DELETION = "Jobs of this server cannot be deleted: its images end with its own retention.";
+const NO_FAVORITES = "Save the image: a server without favorites may delete it.";
 
 /** One job on one server. */
 export class Job {
@@ -164,7 +167,34 @@ export class Job {
     return parseStatus(data, this.id) ?? this.status(call);
   }
 
+  /**
+   * Make the job a favorite, which the server's retention keeps, or not; return its status after that. Throws
+   * Unsupported on older servers.
+   * @param {boolean} [favorite]
+   * @param {CallOptions} [call]
+   */
+  async favorite(favorite = true, call) {
+    const request = { ...post({ favorite }), method: "PATCH" };
+    const settings = { jobId: this.id, next: NO_FAVORITES };
+    const data = await callIfSupported(this.#newContext(call), this.#path, request, settings);
+    return parseStatus(data, this.id) ?? this.status(call);
+  }
+
+  /**
+   * Delete the job on the server: its images, its prompt, and its place in lists. A job that is not over is cancelled;
+   * deleting it again is no error. Throws Unsupported on older servers.
+   * @param {CallOptions} [call]
+   */
+  async delete(call) {
+    const settings = { jobId: this.id, next: NO_DELETION };
+    await callIfSupported(this.#newContext(call), this.#path, { method: "DELETE" }, settings);
+  }
+
   // --- private ---
+
+  get #path() {
+    return `/jobs/${encodeURIComponent(this.id)}`;
+  }
 
   /**
    * Return the context of one call: with the deadline of the submit, or with a new one after that.

@@ -152,18 +152,19 @@ export async function call(context, path, request = {}, { longPoll = 0, delay = 
 }
 
 /**
- * Send a request that older servers do not support. Throws Unsupported there.
+ * Send a request that older servers do not support. Throws Unsupported there; `next`: what to do then.
  * @param {CallContext} context
  * @param {string} path
  * @param {Request} [request]
- * @param {CallSettings} [options]
+ * @param {CallSettings & {next?: string}} [options]
  */
-export async function callIfSupported(context, path, request, options) {
+export async function callIfSupported(context, path, request, { next, ...options } = {}) {
   try {
     return (await call(context, API + path, request, options)).json;
   } catch (error) {
     if (!isMissingEndpoint(error)) throw error;
-    throw new Unsupported(`this server does not support ${path.replace(/\?.*/, "")}`, { status: error.status ?? undefined });
+    const missing = `this server does not support ${path.replace(/\?.*/, "")}`;
+    throw new Unsupported(missing, { status: error.status ?? undefined, next });
   }
 }
 

@@ -91,8 +91,22 @@ describe("a misspelt option", () => {
     const { umrgen } = client();
     assert.throws(() => new Umrgen({ baseURL: BASE }), { message: "unknown option: baseURL; did you mean baseUrl?" });
     await assert.rejects(umrgen.jobs({ staet: "failed" }), { message: "unknown option: staet; did you mean state?" });
-    for (const call of ["status", "wait", "image", "cancel"]) {
+    for (const call of ["status", "wait", "image", "cancel", "delete"]) {
       await assert.rejects(umrgen.job("ext_1")[call]({ timout: 1 }), TypeError, call);
+    }
+    await assert.rejects(umrgen.job("ext_1").favorite(true, { timout: 1 }), TypeError);
+    await assert.rejects(umrgen.deleteJobs(["ext_1"], { timout: 1 }), TypeError);
+  });
+});
+
+describe("a server of an earlier version", () => {
+  const page = { jobs: [{ job_id: "ext_1", state: "completed" }], next_cursor: null };
+
+  it("is not asked for jobs that it would not filter", async () => {
+    const { umrgen } = client(() => page);
+    assert.equal((await umrgen.jobs()).jobs.length, 1);
+    for (const filter of [{ search: "boat" }, { favorite: true }, { engine: "x" }, { before: 1 }, { after: new Date() }]) {
+      await assert.rejects(umrgen.jobs(filter), { code: "unsupported", next: "List all jobs, and choose among them." });
     }
   });
 });

@@ -97,6 +97,27 @@ describe("with a real server", () => {
     await assert.rejects(umrgen.job("ext_unknown").cancel(), (error) => error instanceof errors.JobNotFound);
   });
 
+  it("finds, marks and deletes jobs", async () => {
+    const job = await umrgen.submit("a zeppelin over the stra\u00dfe", SMALL);
+    await job.wait();
+    const found = await umrgen.jobs({ search: "STRASSE zeppelin", after: new Date(Date.now() - 60_000) });
+    assert.deepEqual(
+      found.jobs.map(({ jobId }) => jobId),
+      [job.id],
+    );
+    assert.deepEqual((await umrgen.jobs({ search: "zeppelin", favorite: true })).jobs, []);
+    assert.deepEqual((await umrgen.jobs({ search: "zeppelin", before: 1000 })).jobs, []);
+    assert.equal((await job.favorite()).raw.favorite, true);
+    assert.equal((await umrgen.jobs({ favorite: true, engine: "procedural" })).jobs[0].jobId, job.id);
+    assert.equal((await job.favorite(false)).raw.favorite, false);
+    await job.delete();
+    await job.delete();
+    await assert.rejects(job.status(), (error) => error instanceof errors.JobNotFound);
+    const second = await umrgen.submit("two", SMALL);
+    assert.deepEqual(await umrgen.deleteJobs([job, second.id, "ext_unknown"]), ["ext_unknown"]);
+    await assert.rejects(umrgen.job("ext_unknown").delete(), (error) => error instanceof errors.JobNotFound);
+  });
+
   it("returns capabilities and describes invalid requests", async () => {
     assert.equal((await umrgen.capabilities()).engine.name, "procedural");
     await assert.rejects(umrgen.submit("a boat", { width: 3 }), (error) => {

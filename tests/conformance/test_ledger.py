@@ -16,7 +16,7 @@ from postgres import PostgresDatabases
 from support import open_descriptors
 from umrgen.model import State
 from umrgen.server.domain.engine_info import EngineInfo
-from umrgen.server.domain.job import Change, Conflict, Job, Output, output_name
+from umrgen.server.domain.job import Change, Conflict, Job, Output, output_name, thumbnail_name
 from umrgen.server.domain.request import GenerationRequest, Lora, searchable
 from umrgen.server.ledger import (
     DAY,
@@ -715,7 +715,7 @@ async def test_images_expire_by_age_and_their_job_keeps_its_outputs(observed: Ob
     assert await observed.ledger.outputs.get("sid_b", first.name) is None
     assert await observed.ledger.outputs.get("sid_a", third.name) == third
     obsolete = await observed.ledger.outputs.obsolete_files(now=2**50, limit=99)
-    assert ("sid_a", first.name) in obsolete
+    assert {("sid_a", first.name), ("sid_a", thumbnail_name(first.name))} <= set(obsolete)
     assert ("sid_a", third.name) not in obsolete
     job = await observed.ledger.jobs.get("a1")
     assert job is not None
@@ -727,6 +727,22 @@ async def test_the_oldest_images_expire_above_the_size_limit(observed: ObservedL
     assert await observed.ledger.outputs.expire(now=9, before=0, keep_bytes=9, limit=10) == []
     assert await observed.ledger.outputs.expire(now=9, before=0, keep_bytes=4, limit=10) == [first, second]
     assert await observed.ledger.outputs.kept_bytes() == 3
+
+
+async def test_a_file_of_an_image_that_is_deleted_while_it_is_stored_is_deleted_too(observed: ObservedLedger) -> None:
+    outputs, hour = observed.ledger.outputs, 3_600_000
+    image = await finished(observed, 1)
+    assert await outputs.expect_file(image, "a.webp", now=10)
+    assert await outputs.obsolete_files(now=10 + hour, limit=9) == [("sid_a", "a.webp")]
+    assert await outputs.keep_file(image, "a.webp")
+    assert await outputs.obsolete_files(now=2**50, limit=9) == []
+    assert await outputs.expect_file(image, "a.webp", now=10)
+    await observed.ledger.jobs.delete("sid_a", ["a1"], now=11)
+    assert not await outputs.keep_file(image, "a.webp")
+    assert ("sid_a", "a.webp") in await outputs.obsolete_files(now=2**50, limit=9)
+    assert not await outputs.expect_file(image, "other.webp", now=12)
+    assert not await outputs.expect_file(make_output("umrgen_none.png"), "c.webp", now=12)
+    assert "other.webp" not in str(await outputs.obsolete_files(now=2**50, limit=9))
 
 
 def upload(name: str, session: str = "sid_a", created_at: int = 5) -> Upload:
@@ -880,7 +896,8 @@ class TestDeletion:
         ledger = observed.ledger
         first, second = [await finished(observed, number) for number in (1, 2)]
         result = await ledger.jobs.delete("sid_a", ["a1", "a9"], now=50)
-        assert (result.deleted, result.unknown, result.files) == (["a1"], ["a9"], [("sid_a", first.name)])
+        assert (result.deleted, result.unknown) == (["a1"], ["a9"])
+        assert result.files == [("sid_a", first.name), ("sid_a", thumbnail_name(first.name))]
         assert set(result.files) <= set(await ledger.outputs.obsolete_files(now=50, limit=999))
         assert ("sid_a", second.name) not in await ledger.outputs.obsolete_files(now=2**50, limit=999)
         with pytest.raises(OutputExpired):

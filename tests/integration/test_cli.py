@@ -177,6 +177,27 @@ class TestJobs:
         assert result["errors"][0]["code"] == "job_not_found"
 
     @pytest.mark.slow
+    def test_search_and_delete(self, shared_server: ServerProcess, environment: dict[str, str]) -> None:
+        with shared_server.http() as http:
+            first, second = submit(http, "a walrus on the commandline"), submit(http, "a seal on the commandline")
+            finish(http, first)
+            http.patch(f"/api/v1/jobs/{first}", json={"favorite": True}).raise_for_status()
+        found = json.loads(cli("jobs", "--search", "COMMANDLINE walrus", "--json", **environment).stdout)["jobs"]
+        assert [job["job_id"] for job in found] == [first]
+        options = ("--search", "commandline", "--after", "2020-01-01", "--favorite")
+        assert second not in cli("jobs", *options, **environment).stdout
+        assert (
+            cli("jobs", "--search", "commandline", "--before", "2020-01-01T10:00", **environment).stdout
+            == "There are no jobs.\n"
+        )
+        deleted = cli("delete", first, second, **environment)
+        assert (deleted.returncode, deleted.stdout) == (0, f"{first}  deleted\n{second}  deleted\n")
+        again = cli("delete", first, "ext_unknown", "--json", **environment)
+        assert again.returncode == 1
+        assert json.loads(again.stdout.splitlines()[0])["deleted"] == [first]
+        assert "ext_unknown" in again.stderr
+        assert cli("jobs", "--search", "commandline", **environment).stdout == "There are no jobs.\n"
+
     def test_cancel_and_list(self, slow_server: ServerProcess) -> None:
         environment = {"UMRGEN_BASE_URL": slow_server.url, "UMRGEN_API_KEY": slow_server.key}
         job_id = cli("submit", "a boat\nin the mist", "--steps", "20", **environment).stdout.strip()

@@ -7,7 +7,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from support import SMALL, ServerProcess, finish, problem, submit, until
+from support import SMALL, ServerProcess, finish, problem, server, submit, until
+from umrgen.image_files import verify
 
 
 @pytest.fixture
@@ -58,14 +59,18 @@ class TestDeletion:
         job = finish(http, submit(http, "a harbour before the deletion"))
         (image,) = job["results"]["images"]
         path = next(Path(shared_server.state).glob(f"outputs/*/{image['filename']}"))
+        small = path.with_name(f"{path.name}.thumb.webp")
+        assert small.exists()
         assert http.get(job["image_url"]).status_code == 200
         for _ in range(2):
             answer = http.delete(f"/api/v1/jobs/{job['job_id']}")
             assert answer.json() == {"success": True, "job_id": job["job_id"], "deleted": True}
         assert not path.exists()
+        assert not small.exists()
         gone = problem(http.get(f"/api/v1/status/{job['job_id']}"), 404, "job_not_found")
         assert gone["state"] == "failed", "a loop that polls ends"
-        problem(http.get(job["image_url"]), 410, "output_expired")
+        for url in (job["image_url"], image["thumbnail_url"]):
+            problem(http.get(url), 410, "output_expired")
         assert job["job_id"] not in listed(http)
         assert listed(http, q="harbour before the deletion") == []
         for call in ("cancel", "events"):
@@ -157,3 +162,53 @@ class TestSearch:
         answer = http.get("/api/v1/jobs", params={"state": "x", "before": "y", "q": "owl"})
         problem(answer, 400, "invalid_request")
         assert [error["field"] for error in answer.json()["errors"]] == ["state", "before"]
+
+
+class TestThumbnails:
+    """`thumbnail_url` of each image."""
+
+    def test_a_thumbnail_is_sent_like_an_image(self, http: httpx2.Client) -> None:
+        (image,) = finish(http, submit(http, width=1024, height=512))["results"]["images"]
+        small = httpx2.get(http.base_url.join(image["thumbnail_url"]))
+        assert small.status_code == 200, "without a key"
+        facts = verify(small.content)
+        assert (facts.media_type, facts.width, facts.height) == ("image/webp", 384, 192)
+        assert facts.bytes <= 20_000
+        assert small.headers["Content-Type"] == "image/webp"
+        assert small.headers["ETag"] == f'"{facts.sha256}"'
+        assert "immutable" in small.headers["Cache-Control"]
+        assert http.get(image["thumbnail_url"], headers={"If-None-Match": small.headers["ETag"]}).status_code == 304
+        assert http.get(image["thumbnail_url"], headers={"Range": "bytes=0-3"}).content == b"RIFF"
+        assert http.head(image["thumbnail_url"]).headers["Content-Length"] == str(facts.bytes)
+
+    @pytest.mark.parametrize(
+        ("old", "new", "status", "code"),
+        [
+            ("?session_id=sid_", "?session_id=sid_0", 403, "forbidden_output"),
+            ("umrgen_", "umrgen_0", 404, "output_not_found"),
+            (".thumb.webp", ".thumb.webp.thumb.webp", 404, "output_not_found"),
+        ],
+    )
+    def test_another_url_gives_no_access(self, http: httpx2.Client, old: str, new: str, status: int, code: str) -> None:
+        (image,) = finish(http, submit(http))["results"]["images"]
+        problem(http.get(image["thumbnail_url"].replace(old, new)), status, code)
+
+    def test_a_thumbnail_that_is_missing_is_made_and_stored(
+        self, http: httpx2.Client, shared_server: ServerProcess
+    ) -> None:
+        """As of an image that an earlier version stored."""
+        (image,) = finish(http, submit(http))["results"]["images"]
+        (path,) = Path(shared_server.state).glob(f"outputs/*/{image['filename']}.thumb.webp")
+        path.unlink()
+        with ThreadPoolExecutor(6) as threads:
+            answers = list(threads.map(http.get, [image["thumbnail_url"]] * 12))
+        assert {answer.status_code for answer in answers} == {200}
+        assert {answer.content for answer in answers} == {path.read_bytes()}
+
+    def test_a_signed_thumbnail_url_is_needed_where_urls_are_signed(self, state: Path) -> None:
+        with server(state, "--url-ttl", "600") as running, running.http() as http:
+            (image,) = finish(http, submit(http))["results"]["images"]
+            assert verify(http.get(image["thumbnail_url"]).content).media_type == "image/webp"
+            problem(http.get(image["thumbnail_url"].partition("&")[0]), 403, "forbidden_output")
+            foreign = image["url"].partition("&")[2]
+            problem(http.get(f"{image['thumbnail_url'].partition('&')[0]}&{foreign}"), 403, "forbidden_output")

@@ -204,6 +204,19 @@ class TestReferences:
         with client_of(serve(), clock) as client, pytest.raises(InvalidRequest, match="Invalid file type"):
             client.upload(b"no image")
 
+    def test_nothing_can_be_marked_searched_or_deleted(self, serve: Servers, clock: FakeClock) -> None:
+        with client_of(serve(), clock) as client:
+            job = client.submit("a boat", width=512, height=512)
+            for call, advice in (
+                (job.delete, "cannot be deleted"),
+                (lambda: client.delete_jobs([job]), "cannot be deleted"),
+                (job.favorite, "Save the image"),
+                (lambda: list(client.jobs(search="boat")), "newer version"),
+            ):
+                with pytest.raises(Unsupported, match="does not support") as caught:
+                    call()
+                assert advice in caught.value.next
+
     def test_the_newer_version_has_no_reference_images(self, serve: Servers, clock: FakeClock) -> None:
         with client_of(serve(newer_version=True), clock) as client, pytest.raises(Unsupported) as caught:
             client.upload(png_bytes())

@@ -6,6 +6,7 @@ import io
 import time
 import warnings
 from dataclasses import replace
+from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,18 @@ import pytest
 from PIL import Image
 
 from support import SMALL, ServerProcess
-from umrgen import AsyncClient, Client, Event, InvalidRequest, SavedImage, TargetUnusable, UmrgenError, UmrgenWarning
+from umrgen import (
+    AsyncClient,
+    Client,
+    Event,
+    InvalidRequest,
+    JobNotFound,
+    SavedImage,
+    TargetUnusable,
+    UmrgenError,
+    UmrgenWarning,
+    Unsupported,
+)
 from umrgen.client import async_client, descriptions
 from umrgen.client import client as client_module
 from umrgen.server.png import encode_png
@@ -149,6 +161,48 @@ def test_jobs_are_those_of_all_pages(client: Client, monkeypatch: pytest.MonkeyP
     assert {job.state for job in client.jobs(state="completed", limit=5)} == {"completed"}
     with pytest.raises(InvalidRequest, match="limit"):
         next(client.jobs(limit=0))
+
+
+def test_jobs_are_found_marked_and_deleted(client: Client) -> None:
+    job = client.submit("a Zeppelin over the stra\u00dfe, typed", **SMALL)
+    job.wait()
+    now = datetime.now().astimezone()
+    minute = timedelta(minutes=1)
+    found = list(client.jobs(search="typed ZEPPELIN", after=now - minute, before=now + minute, engine="procedural"))
+    assert [each.job_id for each in found] == [job.id]
+    assert not found[0].favorite
+    assert list(client.jobs(search="typed zeppelin", after=now + minute)) == []
+    assert job.favorite().raw["favorite"]
+    assert [each.favorite for each in client.jobs(search="typed zeppelin", favorite=True)] == [True]
+    assert not job.favorite(False).raw["favorite"]
+    assert job.id in [entry.job_id for entry in client.unfinished()]
+    job.delete()
+    assert job.id not in [entry.job_id for entry in client.unfinished()], "resume does not look for it"
+    job.delete()
+    with pytest.raises(JobNotFound):
+        job.status()
+    second = client.submit("a boat", **SMALL)
+    assert client.delete_jobs([second, job.id, "ext_unknown"]) == ["ext_unknown"]
+    assert second.id not in [entry.job_id for entry in client.unfinished()]
+    with pytest.raises(JobNotFound):
+        client.job("ext_unknown").delete()
+
+
+def test_more_jobs_than_one_call_may_name_are_deleted(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(async_client, "MAX_BATCH", 2)
+    ids = [client.submit("a boat", **SMALL).id for _ in range(3)]
+    assert client.delete_jobs([*ids, "ext_unknown"]) == ["ext_unknown"]
+    assert not set(ids) & {job.job_id for job in client.jobs()}
+
+
+def test_a_server_that_ignores_filters_is_not_believed() -> None:
+    """An earlier version would list all jobs, and the caller could delete them."""
+    page = descriptions.parse_page({"jobs": [{"job_id": "ext_1", "state": "completed"}], "next_cursor": None})
+    assert page is not None
+    descriptions.require_filters(page, {})
+    with pytest.raises(Unsupported, match="cannot search") as caught:
+        descriptions.require_filters(page, {"q": "boat"})
+    assert "List all jobs" in caught.value.next
 
 
 def test_a_list_of_jobs_whose_pages_repeat_comes_to_an_end(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,10 +167,12 @@ MUTATIONS = (
         "scheduler/attempt.py",
         """            for output, image in zip(outputs, images, strict=True):
                 await self._store(output, image.data)
+                await self._store_thumbnail(output, image.thumbnail)
             await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps, hashes=hashes)""",
         """            await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps, hashes=hashes)
             for output, image in zip(outputs, images, strict=True):
-                await self._store(output, image.data)""",
+                await self._store(output, image.data)
+                await self._store_thumbnail(output, image.thumbnail)""",
         f"{ATTEMPTS}::test_images_are_stored_before_their_job_is_completed",
     ),
     _server(
@@ -870,7 +872,7 @@ MUTATIONS = (
         "delete-by-record",
         "reliability: the files of a deleted job are listed as obsolete in the transaction that deletes it",
         "ledger/sql/outputs.py",
-        "        add_obsolete_file(connection, job.session_id, name)\n        files",
+        "        _add_obsolete_image(connection, job.session_id, name)\n        files",
         "        files",
         "tests/unit/test_job_edits.py::test_a_server_that_is_killed_after_the_record_deletes_the_files_after_its_restart",
     ),
@@ -881,6 +883,46 @@ MUTATIONS = (
         "WHERE session_id = :session_id AND name = :name AND not_before <= :now;",
         "WHERE session_id = :session_id AND name = :name;",
         f"{LEDGER}::TestDeletion::test_a_note_about_a_file_that_may_come_later_is_kept",
+    ),
+    _server(
+        "thumbnail-size",
+        "contract: a thumbnail has 20 kB at most",
+        "thumbnails.py",
+        "        if len(marked) <= LARGEST:\n",
+        "        if True:\n",
+        "tests/unit/test_thumbnails.py::test_a_thumbnail_is_small_even_of_noise",
+    ),
+    _server(
+        "thumbnail-record",
+        "provenance: a thumbnail states how its image was made, without the prompt",
+        "thumbnails.py",
+        "    return replace(record, prompt=None, negative=None, loras=(), references=())\n",
+        "    return replace(record, loras=(), references=())\n",
+        "tests/unit/test_thumbnails.py::test_a_thumbnail_states_how_its_image_was_made_without_the_prompt",
+    ),
+    _server(
+        "thumbnail-deleted",
+        "contract: a thumbnail is deleted with its image",
+        "ledger/sql/outputs.py",
+        "    for file in (name, thumbnail_name(name)):\n",
+        "    for file in (name,):\n",
+        f"{LEDGER}::test_images_expire_by_age_and_their_job_keeps_its_outputs",
+    ),
+    _server(
+        "thumbnail-shared",
+        "contract: requests at the same time share the work of a thumbnail",
+        "services/thumbnails.py",
+        "        making = self._making.get(place)\n",
+        "        making = None\n",
+        "tests/unit/test_thumbnails.py::TestOlderImages::test_requests_at_the_same_time_share_the_work",
+    ),
+    _server(
+        "thumbnail-orphan",
+        "reliability: no thumbnail is left of an image that is deleted while it is stored",
+        "services/thumbnails.py",
+        "            await self._blobs.delete(image.session_id, name)\n",
+        "",
+        "tests/unit/test_thumbnails.py::TestOlderImages::test_nothing_is_left_of_an_image_that_is_deleted_meanwhile",
     ),
     _server(
         "search-case",

@@ -183,7 +183,7 @@ class RecordingBlobs:
         self.files.add(name)
 
     async def delete(self, session_id: str, name: str) -> None:
-        self.files.remove(name)
+        self.files.discard(name)
 
 
 def recording(ledger: MemoryLedger, images: int = 1) -> tuple[RecordingBlobs, AttemptContext]:

@@ -64,6 +64,7 @@ SERVER = [
         "server.watermark",
         "server.signing",
         "server.conversion",
+        "server.thumbnails",
         "server.metrics",
         "server.running_time",
         "server.tasks",

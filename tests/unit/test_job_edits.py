@@ -6,7 +6,7 @@ import pytest
 
 from umrgen.server.blobs import BlobStoreUnavailable
 from umrgen.server.blobs.memory import MemoryBlobStore
-from umrgen.server.domain.job import Change, Output
+from umrgen.server.domain.job import Change, Output, thumbnail_name
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger import Key
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
@@ -53,6 +53,7 @@ class Edits:
         (job,) = await jobs.claim("worker", now=now, lease_until=now + 1)
         output = Output(f"{name}.png", "sid_a", 3, "00" * 32, 512, 512)
         await self.blobs.put("sid_a", output.name, b"png")
+        await self.blobs.put("sid_a", thumbnail_name(output.name), b"webp")
         await jobs.change(job.id, Change.COMPLETE, now=now, token=job.token, outputs=(output,))
 
     async def left(self) -> list[tuple[str, str]]:

@@ -32,6 +32,7 @@ COMMANDS = {
     "wait": "umrgen.cli.jobs:wait",
     "fetch": "umrgen.cli.jobs:fetch",
     "cancel": "umrgen.cli.jobs:cancel",
+    "delete": "umrgen.cli.jobs:delete",
     "upload": "umrgen.cli.upload:upload",
     "jobs": "umrgen.cli.listing:jobs",
     "show": "umrgen.cli.verify:show",

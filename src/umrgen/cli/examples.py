@@ -25,6 +25,7 @@ EXAMPLES: dict[str, str | tuple[str, ...]] = {
         "umrgen fetch ext_0123 -o lighthouse.png --overwrite",
     ),
     "cancel": "umrgen cancel ext_0123",
+    "delete": "umrgen delete ext_0123 ext_0124",
     "upload": (
         "umrgen upload sketch.png",
         "umrgen upload --list",
@@ -32,6 +33,7 @@ EXAMPLES: dict[str, str | tuple[str, ...]] = {
     ),
     "jobs": (
         "umrgen jobs --state failed --limit 5",
+        "umrgen jobs --search 'lighthouse dusk' --after 2026-11-01",
         "umrgen jobs --all --json",
         "umrgen jobs --local",
     ),

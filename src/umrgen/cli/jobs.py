@@ -1,4 +1,4 @@
-"""Commands on existing jobs: status, watch, wait, fetch, cancel."""
+"""Commands on existing jobs: status, watch, wait, fetch, cancel, delete."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ from umrgen.cli.completion import job_ids
 from umrgen.cli.connection import ConnectionOptions, connection_options
 from umrgen.text import printable
 
-__all__ = ["cancel", "fetch", "status", "wait", "watch"]
+__all__ = ["cancel", "delete", "fetch", "status", "wait", "watch"]
 
 
 @click.command()
@@ -168,5 +168,28 @@ def cancel(job_id: str, connection: ConnectionOptions, output: CommandOutput) ->
             before = await job.status()
             found = before if before.over else await job.cancel()
         output.result(dict(found.raw), f"was over already: {describe(found)}" if before.over else describe(found))
+
+    run(output, work)
+
+
+@click.command()
+@click.argument("chosen", nargs=-1, required=True, metavar="JOB_ID...", shell_complete=job_ids)
+@connection_options
+@output_options
+def delete(chosen: tuple[str, ...], connection: ConnectionOptions, output: CommandOutput) -> None:
+    """Delete jobs on the server: images, prompts, and their places in lists. Saved files stay.
+
+    A job that is not over is cancelled. Exit code 1: one of them is unknown to the server; the others are deleted.
+    """
+    from umrgen.client.async_client import AsyncClient
+    from umrgen.errors import JobNotFound
+
+    async def work() -> None:
+        async with AsyncClient(**connection.arguments()) as client:
+            unknown = await client.delete_jobs(chosen)
+        deleted = [job_id for job_id in dict.fromkeys(chosen) if job_id not in unknown]
+        output.result({"deleted": deleted, "unknown": unknown}, "\n".join(f"{job_id}  deleted" for job_id in deleted))
+        if unknown:
+            raise JobNotFound(f"the server does not have {', '.join(unknown)}", next="See the ids: umrgen jobs")
 
     run(output, work)

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime
 
 import click
 
@@ -12,18 +13,33 @@ from umrgen.cli.job_table import JobRow, job_lines, local_row, server_row
 
 __all__ = ["jobs"]
 
+TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S"])
+
 
 @click.command()
 @click.option("--local", is_flag=True, help="List the jobs of this machine's journal, including unfinished ones.")
 @click.option(
     "--state", type=click.Choice(["queued", "running", "completed", "failed"]), help="List only the jobs in this state."
 )
+@click.option("--search", metavar="WORDS", help="List only jobs whose prompt has all of these words.")
+@click.option("--favorite", is_flag=True, help="List only favorites.")
+@click.option("--before", type=TIME, help="List only jobs made before this time, as 2026-11-28 or 2026-11-28T10:00.")
+@click.option("--after", type=TIME, help="List only jobs made after this time.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The number of jobs.")
 @click.option("--all", "every", is_flag=True, help="List all jobs, whatever --limit is.")
 @connection_options
 @output_options
 def jobs(
-    local: bool, state: str | None, limit: int, every: bool, connection: ConnectionOptions, output: CommandOutput
+    local: bool,
+    state: str | None,
+    search: str | None,
+    favorite: bool,
+    before: datetime | None,
+    after: datetime | None,
+    limit: int,
+    every: bool,
+    connection: ConnectionOptions,
+    output: CommandOutput,
 ) -> None:
     """List jobs, newest first: those of this key on the server, or those of this machine (--local).
 
@@ -35,7 +51,10 @@ def jobs(
 
         most = None if every else limit + 1  # one more shows whether there are more
         async with AsyncClient(**connection.arguments()) as client:
-            found = [job.raw async for job in client.jobs(state=state, limit=most)]
+            matching = client.jobs(
+                state=state, search=search, favorite=favorite, before=before, after=after, limit=most
+            )
+            found = [job.raw async for job in matching]
         listed = found if every else found[:limit]
         output.result({"jobs": listed}, _table([server_row(job) for job in listed]))
         if len(found) > len(listed) and not output.machine_readable:

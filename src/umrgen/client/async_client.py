@@ -1,10 +1,12 @@
 """`AsyncClient`: the asynchronous client of a server."""
 
+import json
 import random
 import secrets
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, Unpack
 from urllib.parse import quote, urlencode
@@ -15,9 +17,12 @@ from umrgen.client.descriptions import (
     ListedJob,
     ReferenceImage,
     ServerVerification,
+    list_filters,
     parse_capabilities,
     parse_page,
     parse_references,
+    parse_unknown,
+    require_filters,
 )
 from umrgen.client.driver import FlowDriver, with_changes
 from umrgen.client.flow import CallContext, Event, Options
@@ -25,7 +30,7 @@ from umrgen.client.flows.lost_submit import LostSubmit, require_lost_job
 from umrgen.client.flows.submit import submit, supports_idempotency
 from umrgen.client.flows.upload import read_image, upload, verify
 from umrgen.client.flows.wait_many import BatchPoller, Outcome
-from umrgen.client.job import AsyncJob
+from umrgen.client.job import NO_DELETION, AsyncJob
 from umrgen.client.journal import DefaultJournal, Journal, JournalEntry
 from umrgen.client.known_jobs import is_from
 from umrgen.client.older_servers import receipt_warnings, with_seed
@@ -42,6 +47,8 @@ from umrgen.paths import user_path
 
 __all__ = ["AsyncClient"]
 
+MAX_BATCH = 1000
+"""Jobs of one call (contract)."""
 MAX_PAGE = 200
 """Jobs of the longest page of the list (contract)."""
 NO_REFERENCES: Mapping[str, Any] = {
@@ -361,13 +368,28 @@ class AsyncClient:
 
     # --- the server ---
 
-    async def jobs(self, *, state: str | None = None, limit: int | None = None) -> AsyncIterator[ListedJob]:
-        """Yield this key's jobs, newest first, of all pages: at most `limit`. Raises Unsupported on older servers."""
+    async def jobs(
+        self,
+        *,
+        state: str | None = None,
+        search: str | None = None,
+        favorite: bool = False,
+        engine: str | None = None,
+        before: datetime | None = None,
+        after: datetime | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[ListedJob]:
+        """Yield this key's jobs, newest first, of all pages: at most `limit`.
+
+        `search`: words that the prompt has, in any order and case; `favorite`: only favorites; `before` and `after`:
+        when the job was made (a time without a zone is local). Raises Unsupported on servers without these.
+        """
         if limit is not None and limit < 1:
             raise InvalidRequest(f"limit is {limit}; it is at least 1")
+        filters = list_filters(search, favorite, engine, before, after)
         cursor, left = None, limit
         while left is None or left > 0:
-            query = {"state": state, "limit": min(left or MAX_PAGE, MAX_PAGE), "cursor": cursor}
+            query = {"state": state, "limit": min(left or MAX_PAGE, MAX_PAGE), "cursor": cursor} | filters
             arguments = urlencode({name: value for name, value in query.items() if value is not None})
             flow = call_if_supported(
                 self._driver.new_context({}),
@@ -380,12 +402,33 @@ class AsyncClient:
             page = parse_page(await self._driver.run(flow))
             if page is None:
                 raise NotUmrgen("the response to the call for the list of jobs has no list")
+            require_filters(page, filters)
             for job in page.jobs[:left]:
                 yield job
             left = None if left is None else left - len(page.jobs)
-            if page.next_cursor in (None, cursor) or not page.jobs:
+            if page.next_cursor in (None, cursor) or not (page.jobs or filters):
                 return
             cursor = page.next_cursor
+
+    async def delete_jobs(self, jobs: Iterable[AsyncJob | str]) -> list[str]:
+        """Delete jobs on the server, by their ids or as jobs; return the ids of those that this key does not have.
+
+        As `AsyncJob.delete`. Raises Unsupported on older servers.
+        """
+        chosen = [job if isinstance(job, AsyncJob) else self.job(job) for job in jobs]
+        unknown: list[str] = []
+        for start in range(0, len(chosen), MAX_BATCH):
+            part = chosen[start : start + MAX_BATCH]
+            body = json.dumps({"job_ids": [job.id for job in part]}).encode()
+            context = self._driver.new_context({})
+            flow = call_if_supported(context, "POST", f"{API}/jobs/delete", body=body, instead=NO_DELETION)
+            answer = await self._driver.run(flow)
+            missing = parse_unknown(answer)
+            unknown += missing
+            for job in part:
+                if job.id not in missing:
+                    job.note_deleted()
+        return unknown
 
     async def upload(self, image: Reference) -> str:
         """Upload a reference image; return its name for `reference_images`. Raises Unsupported and InvalidRequest."""

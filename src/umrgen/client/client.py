@@ -8,6 +8,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack
 
 from umrgen.client.async_client import AsyncClient
@@ -165,6 +166,26 @@ class SyncJob:
         True
         """
         return self._loop.run(self._job.cancel())
+
+    def favorite(self, favorite: bool = True) -> Status:
+        """Make the job a favorite, which the server's retention keeps, or not; return its status after that.
+
+        Raises JobNotFound, and Unsupported on older servers.
+
+        >>> client.submit("a boat").favorite().raw["favorite"]
+        True
+        """
+        return self._loop.run(self._job.favorite(favorite))
+
+    def delete(self) -> None:
+        """Delete the job on the server: its images, its prompt, and its place in lists.
+
+        A job that is not over is cancelled. Deleting it again is no error. Saved files stay. Raises JobNotFound for an
+        unknown job, and Unsupported on older servers.
+
+        >>> client.submit("a boat").delete()
+        """
+        self._loop.run(self._job.delete())
 
 
 class Client:
@@ -334,14 +355,41 @@ class Client:
         """
         return self._loop.run(self._async.resume(entry, to, **options))
 
-    def jobs(self, *, state: str | None = None, limit: int | None = None) -> Iterator[ListedJob]:
-        """Yield this key's jobs, newest first, of all pages: at most `limit`. Raises Unsupported on older servers.
+    def jobs(
+        self,
+        *,
+        state: str | None = None,
+        search: str | None = None,
+        favorite: bool = False,
+        engine: str | None = None,
+        before: datetime | None = None,
+        after: datetime | None = None,
+        limit: int | None = None,
+    ) -> Iterator[ListedJob]:
+        """Yield this key's jobs, newest first, of all pages: at most `limit`.
+
+        `search`: words that the prompt has, in any order and case; `favorite`: only favorites; `before` and `after`:
+        when the job was made (a time without a zone is local). Raises Unsupported on servers without these.
 
         >>> for job in client.jobs(state="completed", limit=1):
         ...     print(job.created_at, job.prompt)
         20...
         """
-        return self._loop.iterate(self._async.jobs(state=state, limit=limit))
+        found = self._async.jobs(
+            state=state, search=search, favorite=favorite, engine=engine, before=before, after=after, limit=limit
+        )
+        return self._loop.iterate(found)
+
+    def delete_jobs(self, jobs: Iterable[SyncJob | str]) -> list[str]:
+        """Delete jobs on the server, by their ids or as jobs; return the ids of those that this key does not have.
+
+        As `SyncJob.delete`. Raises Unsupported on older servers.
+
+        >>> client.delete_jobs([client.submit("a boat"), "ext_unknown"])
+        ['ext_unknown']
+        """
+        chosen = [job._job if isinstance(job, SyncJob) else job for job in jobs]
+        return self._loop.run(self._async.delete_jobs(chosen))
 
     def upload(self, image: Reference) -> str:
         """Upload a reference image; return its name for `reference_images`. Raises Unsupported and InvalidRequest.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from umrgen.errors import Unsupported
 from umrgen.model import Status
 from umrgen.provenance.manifest import Manifest
 from umrgen.text import JOB_ID, printable
@@ -16,10 +17,13 @@ __all__ = [
     "Page",
     "ReferenceImage",
     "ServerVerification",
+    "list_filters",
     "parse_capabilities",
     "parse_page",
     "parse_references",
+    "parse_unknown",
     "parse_verification",
+    "require_filters",
 ]
 
 _CURSOR = re.compile(r"[\x21-\x7e]{1,1000}")
@@ -35,6 +39,8 @@ class ListedJob:
     created_at: datetime | None
     """In UTC."""
     status: Status
+    favorite: bool = False
+    """Whether the server's retention keeps it."""
     request: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The parameters of the job, `prompt` included, as the server accepted them."""
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -73,9 +79,35 @@ def _listed_job(data: Mapping[str, Any]) -> ListedJob | None:
         printable(prompt) if isinstance(prompt, str) else None,
         _time(data.get("created_at")),
         status,
+        data.get("favorite") is True,
         request,
         data,
     )
+
+
+def list_filters(
+    search: str | None, favorite: bool, engine: str | None, before: datetime | None, after: datetime | None
+) -> dict[str, str]:
+    """Return the filters of a list as the server reads them, without those that are not given."""
+    given = {"q": search, "favorite": "true" if favorite else None, "engine": engine}
+    times = {"before": before, "after": after}
+    given |= {name: str(round(time.timestamp() * 1000)) for name, time in times.items() if time is not None}
+    return {name: value for name, value in given.items() if value}
+
+
+def require_filters(page: Page, filters: Mapping[str, str]) -> None:
+    """Raise Unsupported if the server ignored the filters: one that has them names favorites in every job."""
+    if filters and any("favorite" not in job.raw for job in page.jobs):
+        raise Unsupported(
+            "this server cannot search its list of jobs",
+            next="List all jobs with client.jobs() or `umrgen jobs`, and choose among them.",
+        )
+
+
+def parse_unknown(data: Mapping[str, Any]) -> list[str]:
+    """Return the ids that a call about many jobs did not find."""
+    unknown = data.get("unknown")
+    return [each for each in unknown if isinstance(each, str)] if isinstance(unknown, list) else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """`AsyncJob`: one job on one server."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,10 @@ from umrgen.errors import JobFailed, JobNotFound, OutputForbidden, OutputMissing
 from umrgen.image_files import SavedImage
 from umrgen.model import State, Status, check_job_id
 
-__all__ = ["AsyncJob"]
+__all__ = ["NO_DELETION", "AsyncJob"]
+
+NO_DELETION = "Jobs of this server cannot be deleted. Its images end with its own retention; ask its operator."
+NO_FAVORITES = "Save the image: a server without favorites may delete it."
 
 
 def _numbered(target: Path, index: int) -> Path:
@@ -131,6 +135,32 @@ class AsyncJob:
             instead=f"Save its image with `umrgen fetch {self.id}`, or ignore it with `umrgen forget {self.id}`.",
         )
         return Status.parse(await self._driver.run(flow), self.id) or await self.status()
+
+    async def favorite(self, favorite: bool = True) -> Status:
+        """Make the job a favorite, which the server's retention keeps, or not; return its status after that.
+
+        Raises JobNotFound, and Unsupported on older servers.
+        """
+        path, body = f"{API}/jobs/{self.id}", json.dumps({"favorite": favorite}).encode()
+        flow = call_if_supported(
+            self._driver.new_context({}), "PATCH", path, body=body, job_id=self.id, instead=NO_FAVORITES
+        )
+        return Status.parse(await self._driver.run(flow), self.id) or await self.status()
+
+    async def delete(self) -> None:
+        """Delete the job on the server: its images, its prompt, and its place in lists.
+
+        A job that is not over is cancelled. Deleting it again is no error. Saved files stay. Raises JobNotFound for an
+        unknown job, and Unsupported on older servers.
+        """
+        context = self._driver.new_context({})
+        path = f"{API}/jobs/{self.id}"
+        await self._driver.run(call_if_supported(context, "DELETE", path, job_id=self.id, instead=NO_DELETION))
+        self.note_deleted()
+
+    def note_deleted(self) -> None:
+        """Note in the journal that the job is deleted: `umrgen resume` does not look for it."""
+        self._close_entry("gone")
 
     def _poller(self, changes: Mapping[str, Any]) -> StatusPoller:
         """Return a poller with the deadline of the submit, or with a new one after that or for changed options."""

@@ -219,6 +219,7 @@ def call_if_supported(
     method: str,
     path: str,
     *,
+    body: Any = None,
     limit: int = MAX_BODY,
     job_id: str | None = None,
     unsupported: str | None = None,
@@ -229,7 +230,7 @@ def call_if_supported(
     Its message is `unsupported`, and its advice `instead`.
     """
     try:
-        _, data = yield from call(context, method, path, limit=limit, job_id=job_id)
+        _, data = yield from call(context, method, path, body=body, limit=limit, job_id=job_id)
     except ApiError as error:
         if is_missing_endpoint(error):
             message = unsupported or f"this server does not support {path.removeprefix(API)}"

@@ -57,6 +57,7 @@ from umrgen.server.services.signatures import Signatures
 from umrgen.server.services.storage_health import StorageHealth
 from umrgen.server.services.submissions import Submissions
 from umrgen.server.services.subscriptions import Subscriptions
+from umrgen.server.services.thumbnails import Thumbnails
 from umrgen.server.services.uploads import Uploads
 from umrgen.server.services.verifications import Verifications
 from umrgen.server.settings import BadSettings, Settings
@@ -222,6 +223,7 @@ class Application:
             outputs=self.ledger.outputs,
             uploads=self.ledger.uploads,
             images=self.images,
+            thumbnails=Thumbnails(self.ledger.outputs, self.blobs, self.images, clock),
             keys=self.keys,
             signatures=self.signatures,
             authentication=authentication,

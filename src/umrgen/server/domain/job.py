@@ -20,13 +20,17 @@ __all__ = [
     "Output",
     "advance",
     "erased",
+    "image_of_thumbnail",
     "output_name",
     "possible_outputs",
+    "thumbnail_name",
 ]
 
 
 ERASED = GenerationRequest("(deleted)", seed=0)
 """The request in the record of a deleted job."""
+THUMBNAIL = ".thumb.webp"
+"""The end of the names of thumbnails."""
 MAX_IMAGES = 8
 """The largest number of images of a job."""
 
@@ -79,6 +83,10 @@ class Output:
     @property
     def url(self) -> str:
         return f"/outputs/{self.session_id}/{self.name}?session_id={self.session_id}"
+
+    @property
+    def thumbnail_url(self) -> str:
+        return f"/outputs/{self.session_id}/{thumbnail_name(self.name)}?session_id={self.session_id}"
 
 
 class Job(NamedTuple):  # a frozen dataclass with these fields takes six times as long to create
@@ -146,9 +154,20 @@ def output_name(job: Job, index: int, media_type: str) -> str:
     return f"umrgen_{job.request.seed}_{digest}{EXTENSIONS[media_type]}"
 
 
+def thumbnail_name(image: str) -> str:
+    """Return the file name of the thumbnail of an image."""
+    return image + THUMBNAIL
+
+
+def image_of_thumbnail(name: str) -> str | None:
+    """Return the name of the image whose thumbnail has this name; None if it is no name of a thumbnail."""
+    return name.removesuffix(THUMBNAIL) if name.endswith(THUMBNAIL) else None
+
+
 def possible_outputs(job: Job) -> list[str]:
     """Return every file name that the job's present attempt may use."""
-    return [output_name(job, index, media_type) for index in range(MAX_IMAGES) for media_type in EXTENSIONS]
+    images = [output_name(job, index, media_type) for index in range(MAX_IMAGES) for media_type in EXTENSIONS]
+    return images + [thumbnail_name(image) for image in images]
 
 
 def erased(job: Job, *, now: int) -> Job:

@@ -34,6 +34,8 @@ class ImageAnswer(TypedDict):
     """One image of a job. Sizes in pixels, the digest in hex."""
 
     url: str
+    thumbnail_url: str
+    """A WebP of at most 384 pixels on its longer side."""
     filename: str
     bytes: int
     sha256: str
@@ -94,6 +96,7 @@ def job_to_wire(
             "images": [
                 {
                     "url": url,
+                    "thumbnail_url": sign(output.thumbnail_url),
                     "filename": output.name,
                     "bytes": output.bytes,
                     "sha256": output.sha256,

@@ -75,6 +75,8 @@ class EncodedImage:
 
     data: bytes
     media_type: str
+    thumbnail: bytes = field(default=b"", repr=False)
+    """A small WebP of it, which the server makes; b"" if there is none."""
     final: bool = False
     """Whether the bytes are stored as they are: the provenance record is written into other images."""
     pdq: bytes = b""

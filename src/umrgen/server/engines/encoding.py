@@ -12,6 +12,7 @@ from umrgen.server.engines import DrawTask, EncodedImage, EngineFailure, EngineI
 from umrgen.server.engines.provenance import record_of
 from umrgen.server.pdq import hash_of
 from umrgen.server.png import encode_png
+from umrgen.server.thumbnails import thumbnail, thumbnail_of_file
 from umrgen.server.watermark import BadWatermark, payload_of, watermarked
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def encoded(
     signer: "ManifestSigner | None" = None,
     watermark: "Watermark | None" = None,
 ) -> EncodedImage:
-    """Return the image as a file that states how it was made. `batch`: the number of images drawn together.
+    """Return the image as a file that states how it was made, and its thumbnail.
+
+    `batch`: the number of images drawn together.
 
     Pixels become a PNG, with the watermark; those of an encoded image are not encoded again. A final one is returned as
     it is, and so is a damaged one, which the verification refuses. Raises ValueError for pixels of another shape or
@@ -55,8 +58,11 @@ def encoded(
         return replace(image, pdq=pdq)
     record = record_of(task, info, batch)
     file = _marked(image, record)
-    done = file if signer is None or file is image else _signed(file, task, record, signer)
-    return replace(done, pdq=pdq)
+    if file is image:
+        return replace(file, pdq=pdq)
+    small = thumbnail_of_file(image.data, record) if isinstance(image, EncodedImage) else thumbnail(image, record)
+    done = file if signer is None else _signed(file, task, record, signer)
+    return replace(done, thumbnail=small, pdq=pdq)
 
 
 def _watermarked(pixels: "Pixels", task: DrawTask, watermark: "Watermark") -> "Pixels":

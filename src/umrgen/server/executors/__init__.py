@@ -10,6 +10,7 @@ from umrgen.image_files import verify
 from umrgen.server.domain.job import MAX_IMAGES
 from umrgen.server.engines import DrawTask, EncodedImage, EngineCrashed, EngineInfo
 from umrgen.server.executors.batch import JobBatch
+from umrgen.server.thumbnails import LARGEST
 
 __all__ = [
     "EXECUTORS",
@@ -63,6 +64,8 @@ class VerifiedImage:
     width: int
     height: int
     media_type: str = "image/png"
+    thumbnail: bytes = b""
+    """A small WebP of it; b"" if there is none."""
     pdq: bytes = b""
     """The perceptual hash; b"" without one."""
 
@@ -81,7 +84,16 @@ def _verify(image: EncodedImage) -> VerifiedImage:
         raise EngineCrashed(f"its result is not an image: {error}") from None
     if not facts.width or not facts.height:
         raise EngineCrashed("it returned an image without a size")
-    return VerifiedImage(image.data, facts.sha256, facts.width, facts.height, facts.media_type, image.pdq)
+    small = image.thumbnail if _is_thumbnail(image.thumbnail) else b""
+    return VerifiedImage(image.data, facts.sha256, facts.width, facts.height, facts.media_type, small, image.pdq)
+
+
+def _is_thumbnail(data: bytes) -> bool:
+    """Return whether this is a whole and small WebP; without it, a thumbnail is made when it is requested."""
+    try:
+        return 0 < len(data) <= LARGEST and verify(data).media_type == "image/webp"
+    except UmrgenError:
+        return False
 
 
 class Executor(Protocol):

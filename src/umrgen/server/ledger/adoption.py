@@ -11,7 +11,7 @@ from umrgen.errors import UmrgenError
 from umrgen.image_files import png_texts, verify
 from umrgen.model import JOB_ID, State
 from umrgen.server.blobs.stored_images import FoundImage
-from umrgen.server.domain.job import Change, Job, Output
+from umrgen.server.domain.job import Change, Job, Output, image_of_thumbnail, thumbnail_name
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.errors import OutputExpired
 from umrgen.server.ledger.stores import Ledger
@@ -43,11 +43,14 @@ async def adopt(ledger: Ledger, images: Iterable[FoundImage]) -> AdoptionReport:
     """
     report = AdoptionReport()
     for image in images:
+        if image_of_thumbnail(image.name) is not None:
+            continue
         if await _has_record(ledger, image):
             report.known += 1
             continue
         # An older ledger may have a note to delete the file of an attempt that was successful after all.
-        await ledger.outputs.forget_files([(image.session_id, image.name)])
+        names = (image.name, thumbnail_name(image.name))
+        await ledger.outputs.forget_files([(image.session_id, name) for name in names])
         try:
             await _adopt(ledger, image)
             report.adopted.append(image.name)

@@ -197,6 +197,17 @@ class OutputStore(Protocol):
         """Return the size of all images together, in bytes."""
         ...
 
+    async def expect_file(self, image: Output, name: str, *, now: int) -> bool:
+        """Note that the file `name`, which belongs to an image, is about to be stored; it is to be deleted in an hour.
+
+        Returns False, and notes nothing, when the image has no record or is expired.
+        """
+        ...
+
+    async def keep_file(self, image: Output, name: str) -> bool:
+        """Drop the note of `expect_file`; return False, and keep the note, when the image was expired meanwhile."""
+        ...
+
     async def obsolete_files(self, *, now: int, limit: int) -> list[tuple[str, str]]:
         """Return the session and name of files, of images and uploads, that are to be deleted."""
         ...

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from umrgen.clock import Clock
 from umrgen.server.blobs import BlobStore, BlobStoreOutage, BlobStoreUnavailable, read
 from umrgen.server.domain.engine_info import unsupported
-from umrgen.server.domain.job import Change, Conflict, Job, Output, output_name
+from umrgen.server.domain.job import Change, Conflict, Job, Output, output_name, thumbnail_name
 from umrgen.server.domain.references import archive_name
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure
 from umrgen.server.executors import Executor, JobBatch, VerifiedImage
@@ -222,6 +222,7 @@ class Attempt:
         try:
             for output, image in zip(outputs, images, strict=True):
                 await self._store(output, image.data)
+                await self._store_thumbnail(output, image.thumbnail)
             await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps, hashes=hashes)
         except Conflict:
             # Our COMPLETE may have been committed although the call raised; in that case keep the files.
@@ -233,8 +234,14 @@ class Attempt:
 
     async def _delete(self, outputs: tuple[Output, ...]) -> None:
         for output in outputs:
-            with suppress(BlobStoreUnavailable):  # else retention deletes it
-                await self._context.blobs.delete(output.session_id, output.name)
+            for name in (output.name, thumbnail_name(output.name)):
+                with suppress(BlobStoreUnavailable):  # else retention deletes it
+                    await self._context.blobs.delete(output.session_id, name)
+
+    async def _store_thumbnail(self, output: Output, data: bytes) -> None:
+        if data:
+            with suppress(BlobStoreUnavailable):  # else it is made when it is requested first
+                await self._context.blobs.put(output.session_id, thumbnail_name(output.name), data)
 
     async def _store(self, output: Output, data: bytes) -> None:
         """Store a file, retrying for `storage_timeout`. Raises BlobStoreUnavailable; Conflict if the job is over."""

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from umrgen.model import State
-from umrgen.server.domain.job import Job, Output
+from umrgen.server.domain.job import Job, Output, image_of_thumbnail
 from umrgen.server.ledger import Key, OutputExpired, OutputStore, UploadStore
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.authentication import Authentication
@@ -12,6 +12,7 @@ from umrgen.server.services.image_cache import ImageCache
 from umrgen.server.services.limits import FailureThrottle
 from umrgen.server.services.refusal import Refusal
 from umrgen.server.services.signatures import Signatures
+from umrgen.server.services.thumbnails import Thumbnails
 
 __all__ = ["OutputLink", "Outputs"]
 
@@ -35,6 +36,7 @@ class Outputs:
     outputs: OutputStore
     uploads: UploadStore
     images: ImageCache
+    thumbnails: Thumbnails
     keys: ApiKeys
     signatures: Signatures
     authentication: Authentication
@@ -96,6 +98,8 @@ class Outputs:
                 raise Refusal("forbidden_output", "the signature is missing or wrong")
             if self.signatures.is_expired(link.expires):
                 raise Refusal("output_expired", "this URL has expired; the job's status has a new one")
+        if (image := image_of_thumbnail(link.name)) is not None:
+            return await self._thumbnail(link.session_id, image)
         output = await self._record(link.session_id, link.name)
         if output is None:
             raise Refusal("output_not_found")
@@ -106,12 +110,27 @@ class Outputs:
             raise Refusal("output_not_found")
         return output, data
 
-    async def _record(self, session_id: str, name: str) -> Output | None:
-        """Return the record of an image, or that of a reference image in the same form; None without one."""
+    async def _thumbnail(self, session_id: str, image: str) -> tuple[Output, bytes]:
+        """Return the thumbnail of an image; the image itself if no thumbnail of it can be made."""
+        output = await self._image(session_id, image)
+        if output is None:
+            raise Refusal("output_not_found")
+        if found := await self.thumbnails.get(output):
+            return found
+        data = await self.images.get(session_id, image)
+        if data is None:
+            raise Refusal("output_not_found")
+        return output, data
+
+    async def _image(self, session_id: str, name: str) -> Output | None:
         try:
-            output = await self.outputs.get(session_id, name)
+            return await self.outputs.get(session_id, name)
         except OutputExpired:
             raise Refusal("output_expired", "the image was deleted, by its owner or by retention") from None
+
+    async def _record(self, session_id: str, name: str) -> Output | None:
+        """Return the record of an image, or that of a reference image in the same form; None without one."""
+        output = await self._image(session_id, name)
         if output is not None:
             return output
         upload = await self.uploads.get(session_id, name)

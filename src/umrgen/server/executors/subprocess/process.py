@@ -347,7 +347,7 @@ def _observe(message: Frame, listener: Listener, watchdog: Watchdog, images: lis
             watchdog.phase(Phase.ENCODING)
             listener.on_drawn()
         case "image" if len(images) < MAX_IMAGES:
-            images.append(EncodedImage(body, str(head.get("media_type")), pdq=_hash_of(head)))
+            images.append(_image_of(head, body))
             watchdog.extend()
         case "image":
             raise EngineCrashed(f"it returned more than {MAX_IMAGES} images")
@@ -368,6 +368,15 @@ def _hash_of(head: Mapping[str, Any]) -> bytes:
     if len(pdq) not in (0, 32):
         raise EngineCrashed(INVALID)
     return pdq
+
+
+def _image_of(head: Mapping[str, Any], body: bytes) -> EncodedImage:
+    """Return the image of a message, and its thumbnail, which follows it. Raises EngineCrashed."""
+    size = head.get("thumbnail", 0)
+    if not isinstance(size, int) or not 0 <= size <= len(body):
+        raise EngineCrashed(INVALID)
+    end = len(body) - size
+    return EncodedImage(body[:end], str(head.get("media_type")), body[end:], pdq=_hash_of(head))
 
 
 def _step_of(head: Mapping[str, Any]) -> tuple[int, int]:

@@ -37,6 +37,7 @@ from umrgen.server.engines import (
 from umrgen.server.engines.encoding import encoded, preview_jpeg
 from umrgen.server.executors.subprocess.frames import HEAD, Frame, pack, unpack_lengths
 from umrgen.server.signing import ManifestSigner, SigningOptions
+from umrgen.server.thumbnails import prepare
 from umrgen.server.watermark import BadWatermark, Watermark, load_watermark
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class Worker:
     def run(self) -> None:
         try:
             self._engine.load()
+            prepare()  # now, because a drawing has less time than the load
         except EngineFailure as failure:
             self.send({"is": "unavailable", "error": str(failure)})
             return
@@ -172,7 +174,7 @@ class Worker:
                 self.check_cancelled(task.job_id)
                 image = encoded(drawn, task, self._engine.info, batch, self._signer, self._watermark)
                 head = {"is": "image", "job_id": task.job_id, "media_type": image.media_type, "pdq": image.pdq.hex()}
-                self.send(head, image.data)
+                self.send(head | {"thumbnail": len(image.thumbnail)}, image.data + image.thumbnail)
             self._finish(task.job_id, None)
         except Exception as error:
             self._finish(task.job_id, error)

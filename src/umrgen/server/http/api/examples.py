@@ -19,6 +19,7 @@ _DONE: dict[str, Any] = {
         "images": [
             {
                 "url": _URL,
+                "thumbnail_url": f"/outputs/{SESSION}/{IMAGE}.thumb.webp?session_id={SESSION}",
                 "filename": IMAGE,
                 "bytes": 1_482_113,
                 "sha256": _DIGEST,

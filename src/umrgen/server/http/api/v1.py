@@ -28,7 +28,7 @@ SUBMIT = "/api/v1/generate"
 
 _CALLS = (
     *("generate", "status", "wait", "batch_status", "events", "cancel", "jobs", "upload_reference"),
-    *("idempotency", "digests", "webhooks", "search", "favorites", "delete", "verify"),
+    *("idempotency", "digests", "webhooks", "search", "favorites", "delete", "thumbnails", "verify"),
 )
 
 Handler = Callable[[Services, Request, Caller], Awaitable[Response]]

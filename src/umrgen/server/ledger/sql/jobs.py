@@ -13,7 +13,7 @@ from umrgen.server.ledger.errors import DailyLimit, IdempotencyConflict, QueueFu
 from umrgen.server.ledger.sql.calls import enter_call
 from umrgen.server.ledger.sql.database import Database, SqlConnection, Transaction
 from umrgen.server.ledger.sql.fingerprints import enter_fingerprints
-from umrgen.server.ledger.sql.outputs import add_obsolete_file, expire_outputs_of
+from umrgen.server.ledger.sql.outputs import LATE_FILES, add_obsolete_file, expire_outputs_of
 from umrgen.server.ledger.sql.pages import find_page
 from umrgen.server.ledger.sql.rows import job_of, values_of
 from umrgen.server.ledger.sql.webhooks import enter_webhook
@@ -35,8 +35,6 @@ __all__ = ["SqlJobStore"]
 
 CACHED = 4096
 """Finished jobs that are cached in memory. No server changes a finished job, so the cache is never stale."""
-LATE_FILES = 3_600_000
-"""Milliseconds in which an attempt that lost its lease may still store a file."""
 PRUNING = ("prune_calls", "prune_idempotency", "prune_webhooks", "prune_outputs", "prune_jobs")
 READ_AHEAD = 8
 """Jobs of different sessions that a claim reads at a time, for the claims that follow in its transaction."""

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 
-from umrgen.server.domain.job import Job, Output
+from umrgen.server.domain.job import Job, Output, thumbnail_name
 from umrgen.server.ledger.errors import OutputExpired
 from umrgen.server.ledger.sql.database import Database, SqlConnection, Transaction
 
-__all__ = ["SqlOutputStore", "add_obsolete_file", "expire_outputs_of"]
+__all__ = ["LATE_FILES", "SqlOutputStore", "add_obsolete_file", "expire_outputs_of"]
 
 ANY_TIME = 2**62
+LATE_FILES = 3_600_000
+"""Milliseconds in which an attempt that lost its lease, or a server that makes a thumbnail, may still store a file."""
 
 
 def _kept_bytes(connection: SqlConnection) -> int:
@@ -31,7 +33,7 @@ def _expire(transaction: Transaction, *, now: int, before: int, keep_bytes: int,
         if created_at >= before and not (keep_bytes and kept > keep_bytes):
             break
         connection.send("expire_output", {"name": output.name, "now": now})
-        add_obsolete_file(connection, output.session_id, output.name)
+        _add_obsolete_image(connection, output.session_id, output.name)
         kept -= output.bytes
         expired.append(output)
     connection.send("add_kept_bytes", {"bytes": kept - start})
@@ -43,13 +45,37 @@ def add_obsolete_file(connection: SqlConnection, session_id: str, name: str, *, 
     connection.send("add_obsolete_file", {"session_id": session_id, "name": name, "not_before": not_before})
 
 
+def _add_obsolete_image(connection: SqlConnection, session_id: str, name: str) -> None:
+    for file in (name, thumbnail_name(name)):
+        add_obsolete_file(connection, session_id, file)
+
+
+def _is_kept(connection: SqlConnection, image: Output) -> bool:
+    row = connection.one("get_output", {"session_id": image.session_id, "name": image.name})
+    return row is not None and row[-1] is None
+
+
+def _expect_file(transaction: Transaction, image: Output, name: str, now: int) -> bool:
+    kept = _is_kept(transaction.connection, image)
+    if kept:
+        add_obsolete_file(transaction.connection, image.session_id, name, not_before=now + LATE_FILES)
+    return kept
+
+
+def _keep_file(transaction: Transaction, image: Output, name: str) -> bool:
+    kept = _is_kept(transaction.connection, image)
+    if kept:
+        _forget_files(transaction, [(image.session_id, name)], ANY_TIME)
+    return kept
+
+
 def expire_outputs_of(connection: SqlConnection, job: Job, *, now: int) -> list[tuple[str, str]]:
     """Expire the images of a job; return their files, which are obsolete now."""
     files, size = [], 0
     for name, bytes in connection.all("outputs_of_job", {"id": job.id}):
         connection.send("expire_output", {"name": name, "now": now})
-        add_obsolete_file(connection, job.session_id, name)
-        files.append((job.session_id, name))
+        _add_obsolete_image(connection, job.session_id, name)
+        files += [(job.session_id, name), (job.session_id, thumbnail_name(name))]
         size += bytes
     connection.send("add_kept_bytes", {"bytes": -size})
     return files
@@ -87,6 +113,12 @@ class SqlOutputStore:
         return await self._database.write(
             lambda transaction: _expire(transaction, now=now, before=before, keep_bytes=keep_bytes, limit=limit)
         )
+
+    async def expect_file(self, image: Output, name: str, *, now: int) -> bool:
+        return await self._database.write(lambda transaction: _expect_file(transaction, image, name, now))
+
+    async def keep_file(self, image: Output, name: str) -> bool:
+        return await self._database.write(lambda transaction: _keep_file(transaction, image, name))
 
     async def obsolete_files(self, *, now: int, limit: int) -> list[tuple[str, str]]:
         values = {"now": now, "limit": limit}
