@@ -235,7 +235,7 @@ export class Umrgen {
   async verify(image, call = {}) {
     const body = await uploadForm(image);
     const found = parseVerification(await callIfSupported(this.#newContext(call), "/verify", { method: "POST", body }));
-    if (!found) throw new NotUmrgen("the response does not say whether the image was made here");
+    if (!found) throw new NotUmrgen("the response has no result");
     return found;
   }
 

@@ -133,24 +133,27 @@ export function parseUpload({ filename, url }) {
  */
 export function parseVerification({ made_here: madeHere, distance, created_at: createdAt, engine, job_id: jobId, manifest }) {
   if (!["exact", "similar", "no"].includes(madeHere)) return null;
-  /** @type {(value: unknown) => string | null} */
-  const text = (value) => (typeof value === "string" ? printable(value) : null);
-  /** @type {(value: unknown) => number | null} */
-  const number = (value) => (Number.isSafeInteger(value) ? /** @type {number} */ (value) : null);
   const { present, valid, signer, trusted } = Object(manifest);
   return {
     madeHere: /** @type {"exact" | "similar" | "no"} */ (madeHere),
-    distance: number(distance),
-    createdAt: number(createdAt),
-    engine: text(engine),
+    distance: typed(distance, 0),
+    createdAt: typed(createdAt, 0),
+    engine: typed(engine, ""),
     jobId: JOB_ID.test(jobId) ? /** @type {string} */ (jobId) : null,
-    manifest: {
-      present: present === true,
-      valid: typeof valid === "boolean" ? valid : null,
-      signer: text(signer),
-      trusted: trusted === true,
-    },
+    manifest: { present: present === true, valid: typed(valid, true), signer: typed(signer, ""), trusted: trusted === true },
   };
+}
+
+/**
+ * Return a value that has the type of `like`, text as one printable line; null for another.
+ * @template {number | string | boolean} T
+ * @param {any} value
+ * @param {T} like
+ * @returns {(T extends string ? string : T extends number ? number : boolean) | null}
+ */
+function typed(value, like) {
+  if (typeof value !== typeof like) return null;
+  return typeof value === "string" ? /** @type {any} */ (printable(value)) : value;
 }
 
 // --- the origin of an error response ---
