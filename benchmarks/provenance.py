@@ -25,6 +25,8 @@ from umrgen.client.load import Load, run_load
 from umrgen.clock import SystemClock
 from umrgen.image_files import verify
 from umrgen.provenance import Provenance, inspect, mark
+from umrgen.server.engines import EncodedImage
+from umrgen.server.engines.encoding import fingerprint
 from umrgen.server.png import encode_png
 from umrgen.server.signing import ManifestSigner, SigningOptions
 from umrgen.server.signing.trial import write_trial
@@ -83,11 +85,15 @@ def main() -> None:
         write_trial(Path(folder) / "trial")
         options = SigningOptions(*(str(Path(folder) / "trial" / name) for name in ("certificate.pem", "key.pem")))
         signer = ManifestSigner(options)
-        image = encode_png(png.photograph())
+        pixels = png.photograph()
+        image = encode_png(pixels)
         marked = mark(image, RECORD)
         signed = signer.sign(marked, RECORD)
         size = f"{len(image) / 1e6:.1f} MB"
         print(f"all marks but C2PA, PNG of {size}: {milliseconds(lambda: mark(image, RECORD))}")
+        print(f"perceptual hash of the pixels: {milliseconds(lambda: fingerprint(pixels))}")
+        decoded = EncodedImage(image, "image/png")
+        print(f"perceptual hash of the PNG, for an engine that encodes: {milliseconds(lambda: fingerprint(decoded))}")
         print(
             f"signing it: {milliseconds(lambda: signer.sign(marked, RECORD))}, {len(signed) - len(marked)} bytes more"
         )

@@ -308,6 +308,7 @@ ASYNC_CALLS: dict[str, Callable[[AsyncClient, Path], Any]] = {
     "jobs": _jobs,
     "image": lambda client, to: client.job(JOB).image(),
     "upload": lambda client, to: client.upload(IMAGE),
+    "verify": lambda client, to: client.verify(IMAGE),
     "capabilities": lambda client, to: client.capabilities(),
 }
 SYNC_CALLS: dict[str, Callable[[Client, Path], Any]] = {

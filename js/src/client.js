@@ -9,7 +9,7 @@ import { receiptWarnings, withSeed } from "./older_servers.js";
 import { CALL_NAMES, DEFAULTS, unknownOption, withChanges } from "./options.js";
 import { callIfSupported, post } from "./protocol.js";
 import { uploadForm } from "./references.js";
-import { MAX_LIST, parsePage, parseUpload } from "./responses.js";
+import { MAX_LIST, parsePage, parseUpload, parseVerification } from "./responses.js";
 import { submit } from "./submit.js";
 import { Transport } from "./transport.js";
 import { BatchPoller } from "./wait_many.js";
@@ -224,6 +224,19 @@ export class Umrgen {
    */
   async uploadReference(image, call = {}) {
     return this.#upload(this.#newContext(call), image);
+  }
+
+  /**
+   * Ask the server whether it made an image, also when its marks were removed; the server does not store it. Throws
+   * Unsupported on older servers. `inspect` of `umrgen/provenance` reads the marks in the file, without a server.
+   * @param {ReferenceImage} image
+   * @param {CallOptions} [call]
+   */
+  async verify(image, call = {}) {
+    const body = await uploadForm(image);
+    const found = parseVerification(await callIfSupported(this.#newContext(call), "/verify", { method: "POST", body }));
+    if (!found) throw new NotUmrgen("the response has no result");
+    return found;
   }
 
   /**

@@ -19,11 +19,6 @@ const FILES = "node:fs/promises";
  */
 export async function uploadForm(image) {
   const bytes = await bytesOf(image);
-  if (!bytes.length) throw new InvalidRequest("the reference image is empty");
-  if (bytes.length > MAX_BYTES) {
-    const sizes = `at most ${MAX_BYTES.toLocaleString("en")} bytes; got ${bytes.length.toLocaleString("en")}`;
-    throw new InvalidRequest(`a reference image must have ${sizes}`);
-  }
   const type = sniff(bytes) ?? "application/octet-stream";
   const name = `reference-${hex(crypto.getRandomValues(new Uint8Array(16)))}${EXTENSIONS[type] ?? ""}`;
   const form = new FormData();
@@ -32,10 +27,24 @@ export async function uploadForm(image) {
 }
 
 /**
+ * Return the bytes of an image. Throws InvalidRequest for one that no server would accept.
+ * @param {ReferenceImage} image
+ */
+export async function bytesOf(image) {
+  const bytes = await readBytes(image);
+  if (!bytes.length) throw new InvalidRequest("the image is empty");
+  if (bytes.length > MAX_BYTES) {
+    const sizes = `at most ${MAX_BYTES.toLocaleString("en")} bytes; got ${bytes.length.toLocaleString("en")}`;
+    throw new InvalidRequest(`the image must have ${sizes}`);
+  }
+  return bytes;
+}
+
+/**
  * @param {ReferenceImage} image
  * @returns {Promise<Uint8Array<ArrayBuffer>>}
  */
-async function bytesOf(image) {
+async function readBytes(image) {
   if (typeof image === "string" || image instanceof URL) return readFile(image);
   if (image instanceof Blob) return new Uint8Array(await image.arrayBuffer());
   if (image instanceof ArrayBuffer || ArrayBuffer.isView(image)) return new Uint8Array(/** @type {any} */ (image)).slice();

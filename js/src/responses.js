@@ -126,6 +126,36 @@ export function parseUpload({ filename, url }) {
   return usable ? { filename, url: typeof url === "string" ? url : "" } : null;
 }
 
+/**
+ * Parse the response to a verification. `distance`: bits of 256 in which the perceptual hashes differ; `createdAt` in
+ * milliseconds since the epoch; `jobId`: of this key's job only.
+ * @param {Record<string, any>} data
+ */
+export function parseVerification({ made_here: madeHere, distance, created_at: createdAt, engine, job_id: jobId, manifest }) {
+  if (!["exact", "similar", "no"].includes(madeHere)) return null;
+  const { present, valid, signer, trusted } = Object(manifest);
+  return {
+    madeHere: /** @type {"exact" | "similar" | "no"} */ (madeHere),
+    distance: typed(distance, 0),
+    createdAt: typed(createdAt, 0),
+    engine: typed(engine, ""),
+    jobId: JOB_ID.test(jobId) ? /** @type {string} */ (jobId) : null,
+    manifest: { present: present === true, valid: typed(valid, true), signer: typed(signer, ""), trusted: trusted === true },
+  };
+}
+
+/**
+ * Return a value that has the type of `like`, text as one printable line; null for another.
+ * @template {number | string | boolean} T
+ * @param {any} value
+ * @param {T} like
+ * @returns {(T extends string ? string : T extends number ? number : boolean) | null}
+ */
+function typed(value, like) {
+  if (typeof value !== typeof like) return null;
+  return typeof value === "string" ? /** @type {any} */ (printable(value)) : value;
+}
+
 // --- the origin of an error response ---
 
 const OUTPUT_CODES = ["forbidden_output", "output_not_found", "output_expired", "not_found", "invalid_request"];

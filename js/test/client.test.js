@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { describe, it } from "node:test";
 import * as errors from "../src/index.js";
 import { pollAndDownload, saveImage } from "../src/node.js";
+import { inspect } from "../src/provenance.js";
 import { folder, realServer } from "./support/servers.js";
 
 const { Umrgen } = errors;
@@ -51,6 +52,17 @@ describe("with a real server", () => {
     const guided = await umrgen.generate("a boat", { ...SMALL, seed: 5, referenceImages: [filename] });
     assert.notEqual(guided.sha256, first.sha256);
     await assert.rejects(umrgen.uploadReference(new Blob(["<svg/>"])), { code: "unsupported_media_type" });
+  });
+
+  it("asks the server whether it made an image", async () => {
+    const image = await umrgen.generate("a red boat", { ...SMALL, seed: 6 });
+    const found = await umrgen.verify(new Blob([image.bytes]));
+    assert.deepEqual([found.madeHere, found.distance, found.jobId], ["exact", 0, image.jobId]);
+    assert.deepEqual(found.manifest, { present: false, valid: null, signer: null, trusted: false });
+    assert.ok(found.createdAt > 1.7e12);
+    const { mark, record } = await inspect(new Blob([image.bytes]));
+    assert.deepEqual([mark, record.prompt, record.seed], ["marked", "a red boat", 6]);
+    await assert.rejects(umrgen.verify(new Blob(["<svg/>"])), { code: "unsupported_media_type" });
   });
 
   it("lists jobs by pages, newest first", async () => {

@@ -15,6 +15,7 @@ _MODULES = {
     "Capabilities": "client.descriptions",
     "ListedJob": "client.descriptions",
     "ReferenceImage": "client.descriptions",
+    "ServerVerification": "client.descriptions",
     "Event": "client.flow",
     "Options": "client.flow",
     "Status": "model",
@@ -71,6 +72,7 @@ __all__ = [
     "ReferenceImage",
     "SavedImage",
     "ServerError",
+    "ServerVerification",
     "State",
     "Status",
     "TargetUnusable",
@@ -87,7 +89,7 @@ __all__ = [
 if TYPE_CHECKING:
     from umrgen.client.async_client import AsyncClient
     from umrgen.client.client import Client, wait_and_download
-    from umrgen.client.descriptions import Capabilities, ListedJob, ReferenceImage
+    from umrgen.client.descriptions import Capabilities, ListedJob, ReferenceImage, ServerVerification
     from umrgen.client.flow import Event, Options
     from umrgen.errors import (
         ApiError,

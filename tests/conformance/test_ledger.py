@@ -29,6 +29,7 @@ from umrgen.server.ledger import (
     JobCounts,
     JobFilter,
     Key,
+    KnownImage,
     Ledger,
     LedgerDamaged,
     LedgerTooNew,
@@ -1205,3 +1206,119 @@ async def test_many_sessions_take_turns(observed: ObservedLedger) -> None:
             await observed.submit(f"{session}_{turn}", session)
     claimed = [(await observed.claim()).id for _ in range(2 * len(sessions))]
     assert claimed == [f"{session}_{turn}" for turn in range(2) for session in sessions]
+
+
+# --- fingerprints ----------------------------------------------------------------------------------------
+
+BANDS = 16
+
+
+def digest(number: int) -> str:
+    return hashlib.sha256(b"%d" % number).hexdigest()
+
+
+def perceptual_hash(number: int) -> bytes:
+    return hashlib.sha256(b"pixels %d" % number).digest()
+
+
+def differing(pdq: bytes, bits: Sequence[int]) -> bytes:
+    return (int.from_bytes(pdq) ^ sum(1 << bit for bit in bits)).to_bytes(32)
+
+
+class Registry:
+    """A ledger in which images are made."""
+
+    def __init__(self, observed: ObservedLedger) -> None:
+        self.observed = observed
+        self.store = observed.ledger.fingerprints
+
+    async def make(self, number: int, *, pdq: bytes | None = None, session: str = "sid_a") -> Job:
+        """Complete a job with one image."""
+        job = await self.observed.submit(f"ext_{number}", session)
+        claimed = await self.observed.claim()
+        output = replace(make_output(f"umrgen_{number}.png", session), sha256=digest(number))
+        hashes = [perceptual_hash(number) if pdq is None else pdq]
+        now, token = 3000 + 1000 * number, claimed.token
+        return await self.observed.ledger.jobs.change(
+            job.id, Change.COMPLETE, now=now, token=token, outputs=(output,), step=4, hashes=hashes
+        )
+
+    async def find(self, number: int, pdq: bytes = b"", session: str = "") -> KnownImage | None:
+        return await self.store.find(bytes.fromhex(digest(number)), pdq, session_id=session)
+
+
+@pytest.fixture
+def registry(observed: ObservedLedger) -> Registry:
+    return Registry(observed)
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+async def test_an_image_is_known_by_its_digest_and_by_a_hash_within_31_bits(registry: Registry, indexed: bool) -> None:
+    for number in range(17):
+        await registry.make(number)
+    if indexed:
+        assert [await registry.store.index(groups=4) for _ in range(2)] == [1, 0]
+    for number in (0, 15, 16):
+        made = KnownImage(True, 0, 3000 + 1000 * number, "procedural", None)
+        assert await registry.find(number) == made
+        hash, others = perceptual_hash(number), 1000
+        assert await registry.find(others, hash) == replace(made, exact=False)
+        near = differing(hash, range(31))
+        assert await registry.find(others, near) == replace(made, exact=False, distance=31)
+        assert await registry.find(number, near) == made, "the same file, decoded by another program"
+        assert await registry.find(others, differing(hash, range(32))) is None
+    assert await registry.find(1000) is None
+
+
+async def test_the_bands_find_every_hash_within_31_bits(registry: Registry) -> None:
+    """Also one that differs in two bits of every band but one: no band but this leads to it."""
+    for number in range(16):
+        await registry.make(number)
+    await registry.store.index(groups=1)
+    pairs = [[band + BANDS * at for band in range(BANDS) for at in (0, 7)]]
+    hard = [[bit for bit in pairs[0] if bit != spared] for spared in pairs[0]]
+    spread = [[(number * 17 + step * 8) % 256 for step in range(31)] for number in range(16)]
+    for number, bits in enumerate([*hard, *spread]):
+        pdq = perceptual_hash(number % 16)
+        found = await registry.find(1000, differing(pdq, bits))
+        assert found is not None, bits
+        assert (found.distance, found.created_at) == (31, 3000 + 1000 * (number % 16))
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+async def test_an_image_is_known_after_its_job_was_pruned_and_its_job_to_its_session_only(
+    registry: Registry, indexed: bool
+) -> None:
+    jobs = [await registry.make(number) for number in range(16)]
+    await registry.store.index(groups=int(indexed))
+    own = await registry.find(3, session="sid_a")
+    assert own is not None
+    assert own.job_id == jobs[3].id
+    assert await registry.find(3, session="sid_b") == replace(own, job_id=None)
+    ledger = registry.observed.ledger
+    await ledger.outputs.expire(now=30_000, before=30_000, keep_bytes=0, limit=20)
+    assert await ledger.jobs.prune(before=40_000, limit=20) == 16
+    assert await registry.find(3, session="sid_a") == replace(own, job_id=None)
+    assert await registry.find(99, perceptual_hash(3)) == replace(own, exact=False, job_id=None)
+
+
+async def test_equal_images_are_found_by_the_earliest_and_each_by_its_digest(registry: Registry) -> None:
+    pdq = perceptual_hash(1)
+    for number in range(48):
+        await registry.make(number, pdq=pdq, session="sid_b" if number else "sid_a")
+        if number % 16 == 15:
+            await registry.store.index(groups=1)
+    assert await registry.find(99, pdq) == KnownImage(False, 0, 3000, "procedural", None)
+    for number in (0, 20, 47):
+        assert await registry.find(number, pdq) == KnownImage(True, 0, 3000 + 1000 * number, "procedural", None)
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+async def test_an_image_without_a_hash_is_known_by_its_digest_only(registry: Registry, indexed: bool) -> None:
+    for number in range(16):
+        await registry.make(number, pdq=b"")
+    await registry.store.index(groups=int(indexed))
+    assert (await registry.find(5)) == KnownImage(True, 0, 8000, "procedural", None)
+    assert await registry.find(99, perceptual_hash(5)) is None
+    assert await registry.find(99, bytes(32)) is None, "zeros stand for no hash"
+    assert await registry.find(99) is None

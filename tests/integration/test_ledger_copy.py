@@ -52,6 +52,16 @@ async def fill(ledger: Ledger) -> None:
     await ledger.coordination.secret("urls", b"\x00secret")
 
 
+async def fill_registry(ledger: Ledger) -> None:
+    """Make 17 more images, of which 16 are indexed."""
+    for number in range(10, 27):
+        await ledger.jobs.submit(f"ext_{number}", "sid_0", REQUEST, "fake", now=30, priority=1)
+        (job,) = await ledger.jobs.claim("worker", now=40, lease_until=99)
+        output = Output(f"umrgen_{number}.png", job.session_id, 3, "00" * 32, 512, 512)
+        await ledger.jobs.change(job.id, Change.COMPLETE, now=50, token=job.token, outputs=(output,), step=4)
+    await ledger.fingerprints.index(groups=1)
+
+
 @pytest.fixture
 async def file(tmp_path: Path) -> Path:
     """An SQLite ledger with rows in every table."""
@@ -76,6 +86,10 @@ def content(path: Path) -> dict[str, list[Any]]:
 @pytest.mark.slow
 async def test_a_ledger_moves_to_postgresql_and_back(file: Path, tmp_path: Path, postgres: PostgresDatabases) -> None:
     url, back = postgres.create(), tmp_path / "new.sqlite3"
+    ledger = SqliteLedger(file)
+    await ledger.open()
+    await fill_registry(ledger)
+    await ledger.close()
     there = cli("ledger", "copy", str(file), url, "--json")
     assert there.returncode == 0, there.stderr
     counts = json.loads(there.stdout)["rows"]

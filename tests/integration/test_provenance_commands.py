@@ -47,6 +47,37 @@ def test_the_exit_code_of_verify_is_that_of_the_worst_file(shared_server: Server
     assert "does not say how it was made" in cli("show", str(plain)).stderr
 
 
+def test_a_configured_server_is_asked_whether_it_made_the_image(shared_server: ServerProcess, tmp_path: Path) -> None:
+    made, copy, text = tmp_path / "made.png", tmp_path / "copy.jpg", tmp_path / "notes.txt"
+    draw(shared_server, made)
+    with Image.open(made) as image:
+        image.convert("RGB").resize((300, 300)).save(copy, quality=60)
+    text.write_text("no image")
+    asked = cli("verify", str(made), str(copy), str(text), "--json", **environment(shared_server))
+    assert asked.returncode == 9, "the exit code is that of the marks"
+    exact, similar, refused = (one["server"] for one in json.loads(asked.stdout)["files"])
+    assert (exact["made_here"], exact["distance"], exact["manifest"]["present"]) == ("exact", 0, False)
+    assert (similar["made_here"], similar["job_id"]) == ("similar", exact["job_id"])
+    assert "not a PNG, JPEG or WebP image" in refused["error"]
+    shown = cli("verify", str(copy), **environment(shared_server)).stdout
+    assert "No mark was found." in shown
+    assert f"by the job {exact['job_id']}." in shown
+    with Client(shared_server.url, shared_server.key, journal=None) as client:
+        found = client.verify(made)
+    assert (found.made_here, found.engine, found.job_id) == ("exact", "procedural", exact["job_id"])
+    assert found.created_at is not None
+
+
+def test_verify_sends_nothing_offline(shared_server: ServerProcess, tmp_path: Path) -> None:
+    made = tmp_path / "made.png"
+    draw(shared_server, made)
+    nowhere = {"UMRGEN_BASE_URL": "http://127.0.0.1:1", "UMRGEN_API_KEY": "umr_x"}
+    offline = cli("verify", str(made), "--offline", "--json", **nowhere)
+    assert (offline.returncode, json.loads(offline.stdout)["files"][0]["server"]) == (0, None)
+    assert cli("verify", str(made), "--timeout", "1", **nowhere).returncode == 7
+    assert cli("verify", str(made), "--offline", "--base-url", shared_server.url).returncode == 2
+
+
 def test_an_image_is_drawn_again_from_its_file(shared_server: ServerProcess, tmp_path: Path) -> None:
     first, again, other = (tmp_path / name for name in ("first.png", "again.png", "other.jpg"))
     draw(shared_server, first, seed=5)

@@ -115,6 +115,39 @@ class TestSignedServer:
         assert done.stdout.split() == ["image/png", "512"], done.stderr
         assert umrgen.verify(tmp_path / "boat.png").manifest.valid
 
+    def test_a_signed_reference_keeps_its_manifest(
+        self, signing_server: ServerProcess, folder: Path, tmp_path: Path
+    ) -> None:
+        original = tmp_path / "photo.jpg"
+        file = io.BytesIO()
+        Image.linear_gradient("L").convert("RGB").save(file, "JPEG")
+        signer = ManifestSigner(SigningOptions(str(folder / "certificate.pem"), str(folder / "key.pem")))
+        original.write_bytes(signer.sign(file.getvalue(), Provenance("trainedAlgorithmicMedia")))
+        plain = tmp_path / "plain.jpg"
+        plain.write_bytes(file.getvalue())
+        with Client(signing_server.url, signing_server.key, journal=None) as client:
+            names = [client.upload(image) for image in (original, plain, original)]
+            assert names[0] == names[2] != names[1], "the same content has the same name"
+            drawn = tmp_path / "drawn.png"
+            client.generate("a red boat", drawn, reference_images=[*names], **SMALL)
+        report = json.loads(c2pa.Reader("image/png", io.BytesIO(drawn.read_bytes())).json())
+        assert report["validation_state"] == "Valid"
+        ingredients = report["manifests"][report["active_manifest"]]["ingredients"]
+        assert len(ingredients) == 2
+        (signed,) = [each for each in ingredients if each.get("active_manifest")]
+        assert signed["active_manifest"] in report["manifests"]
+        assert "failure" not in signed["validation_results"]["activeManifest"] or not [
+            each["code"]
+            for each in signed["validation_results"]["activeManifest"]["failure"]
+            if each["code"] != "signingCredential.untrusted"
+        ]
+        stored = [path.name for path in (signing_server.state / "outputs").glob("sid_*/ref_*")]
+        assert sorted(path.rpartition(".")[2] for path in stored) == ["c2pa", "png", "png"]
+        with signing_server.http() as http:
+            for name in names[:2]:
+                assert http.delete(f"/api/v1/upload-reference/{name}").status_code == 200
+        assert not list((signing_server.state / "outputs").glob("sid_*/ref_*"))
+
     @pytest.mark.parametrize("output_format", ["jpeg", "webp"])
     def test_a_conversion_by_the_server_is_signed_again(
         self, signing_server: ServerProcess, folder: Path, output_format: str

@@ -1,14 +1,13 @@
 """Reference images: accepted and refused files, and the stored result."""
 
 import io
-import struct
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
 import numpy as np
 import pytest
+from made_images import MIB, encoded_image, png_of_size
 from PIL import Image
 
 from support import SMALL, ServerProcess, cli, finish, problem, server, submit
@@ -16,27 +15,6 @@ from umrgen import Client, InvalidRequest
 from umrgen.image_files import verify
 
 UPLOAD = "/api/v1/upload-reference"
-MIB = 1 << 20
-
-
-def encoded_image(kind: str, size: tuple[int, int] = (64, 48), seed: int = 1, **options: object) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), np.uint8)
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, kind, **options)
-    return encoded.getvalue()
-
-
-def png_of_size(width: int, height: int) -> bytes:
-    """Return a small PNG file of a large image, whose rows are all zero."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    squeezer = zlib.compressobj(9)
-    row = bytes(1 + 3 * width)
-    rows = b"".join(squeezer.compress(row) for _ in range(height)) + squeezer.flush()
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def send(http: httpx2.Client, data: bytes, name: str = "x.png") -> httpx2.Response:

@@ -172,8 +172,8 @@ MUTATIONS = (
         """            for output, image in zip(outputs, images, strict=True):
                 await self._store(output, image.data)
                 await self._store_thumbnail(output, image.thumbnail)
-            await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps)""",
-        """            await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps)
+            await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps, hashes=hashes)""",
+        """            await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps, hashes=hashes)
             for output, image in zip(outputs, images, strict=True):
                 await self._store(output, image.data)
                 await self._store_thumbnail(output, image.thumbnail)""",
@@ -527,11 +527,69 @@ MUTATIONS = (
         "return until is not None",
         "tests/unit/test_one_time_links.py::test_a_ticket_expires_after_ten_minutes",
     ),
+    # --- the registry of fingerprints ---
+    _server(
+        "registry-bands",
+        "provenance: an image within 31 bits of the hash is found",
+        "ledger/sql/bands.py",
+        "_FLIPS = (0, *(1 << bit for bit in range(_BITS)))",
+        "_FLIPS = (0,)",
+        "tests/conformance/test_ledger.py::test_the_bands_find_every_hash_within_31_bits",
+    ),
+    _server(
+        "registry-own-job",
+        "provenance: the job of an image is told to its session only",
+        "ledger/sql/statements.sql",
+        "WHERE seq {in numbers} AND session_id = :session_id AND deleted_at IS NULL",
+        "WHERE seq {in numbers} AND deleted_at IS NULL",
+        "tests/conformance/test_ledger.py"
+        "::test_an_image_is_known_after_its_job_was_pruned_and_its_job_to_its_session_only",
+    ),
+    _server(
+        "registry-indexed",
+        "provenance: the fingerprints of new images are indexed",
+        "application.py",
+        "            self.fingerprint_index.run(),\n",
+        "",
+        "tests/integration/test_verify.py::test_the_server_indexes_new_images",
+    ),
+    _server(
+        "verify-key",
+        "security: images are verified without a key only if the operator allows it",
+        "http/api/verify.py",
+        'if headers.get(b"authorization") or not services.verifications.public:',
+        'if headers.get(b"authorization"):',
+        "tests/integration/test_verify.py::TestCallers::test_a_server_needs_a_key_unless_it_is_public",
+    ),
+    _server(
+        "verify-limit",
+        "security: an address may verify ten images a minute without a key",
+        "http/api/verify.py",
+        "    services.verifications.count_stranger(address)\n",
+        "",
+        "tests/integration/test_verify.py::TestCallers::test_requests_without_a_key_are_limited",
+    ),
+    _server(
+        "reference-manifest",
+        "provenance: a signed reference image keeps its manifest in the image that is drawn from it",
+        "scheduler/attempt.py",
+        "job.created_at, archives=archives",
+        "job.created_at",
+        "tests/integration/test_signed_images.py::TestSignedServer::test_a_signed_reference_keeps_its_manifest",
+    ),
+    _server(
+        "watermark-payload",
+        "provenance: an image has the watermark's payload of its job",
+        "engines/encoding.py",
+        "        image = _watermarked(image, task, watermark)\n",
+        "        pass\n",
+        "tests/integration/test_verify.py::TestWatermark::test_an_image_has_the_payload_of_its_job",
+    ),
     # --- uploads and engines ---
     _server(
         "decoder-environment",
         "security: the upload decoder's environment has no secrets",
-        "services/uploads.py",
+        "services/decoding.py",
         "env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},",
         "env=dict(os.environ),",
         "tests/unit/test_upload_decoder.py::test_the_decoder_has_only_the_environment_variables_that_it_needs",
@@ -962,8 +1020,8 @@ MUTATIONS = (
         "upload-encoded-anew",
         "security: only the pixels of an upload are kept: no EXIF",
         "reencode.py",
-        "HEAD.pack(*plain.size) + encoded)",
-        "HEAD.pack(*plain.size) + data)",
+        "HEAD.pack(*plain.size, len(archive)) + archive + encoded",
+        "HEAD.pack(*plain.size, len(archive)) + archive + data",
         "tests/integration/test_uploads.py::TestAccepted::test_only_pixels_are_kept",
     ),
     _server(

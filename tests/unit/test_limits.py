@@ -7,8 +7,8 @@ from hypothesis import given
 from support import Clock
 from umrgen.server.http.problems import quota_headers
 from umrgen.server.ledger import Caps, Key
-from umrgen.server.services.limits import FailureThrottle, GcraLimiter, RateLimits
-from umrgen.server.services.refusal import Quota
+from umrgen.server.services.limits import AddressLimit, FailureThrottle, GcraLimiter, RateLimits
+from umrgen.server.services.refusal import Quota, Refusal
 from umrgen.server.settings import Settings
 
 
@@ -96,6 +96,21 @@ class TestRateLimits:
         limits = RateLimits(Settings(rate=0), Clock())
         assert all(limits.take(key()) for _ in range(10_000))
         assert limits.quota(key()) is None
+
+
+class TestAddressLimit:
+    def test_an_address_has_its_requests_again_after_a_minute(self) -> None:
+        clock = Clock()
+        limit = AddressLimit(2, clock)
+        for address in ("192.0.2.1", "2001:db8::1", "192.0.2.1", "2001:db8::2"):
+            limit.take(address)
+        for address in ("192.0.2.1", "2001:db8::3"):
+            with pytest.raises(Refusal) as refused:
+                limit.take(address)
+            assert (refused.value.code, refused.value.retry_after) == ("rate_limited", 30)
+        limit.take("192.0.2.2")
+        clock.at += 30
+        limit.take("192.0.2.1")
 
 
 class TestFailureThrottle:

@@ -67,6 +67,7 @@ OPTIONAL_IN = {
     "client/conversion.py": {"PIL"},
     "provenance/manifest.py": {"c2pa"},
     "server/signing/__init__.py": {"c2pa"},
+    "server/signing/ingredients.py": {"c2pa"},
     "server/signing/certificates.py": {"cryptography"},
     "server/signing/trial.py": {"cryptography"},
 }

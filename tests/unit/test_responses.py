@@ -10,6 +10,7 @@ from gateways import GATEWAY_RESPONSES
 from hypothesis import given
 from hypothesis import strategies as st
 
+from umrgen.client.descriptions import ServerVerification, parse_verification
 from umrgen.client.responses import (
     MAX_DEPTH,
     MAX_VALUES,
@@ -32,12 +33,23 @@ FIELDS = [
     *("state", "job_id", "jobs", "unknown", "cursor", "filename", "image_url", "results", "error", "error_code"),
     *("code", "queue_position", "eta_seconds", "progress", "seed", "engine", "retry_after_ms", "warnings"),
 ]
+VERIFIED = ["distance", "created_at", "engine", "job_id", "manifest"]
 OBJECTS = st.dictionaries(st.sampled_from(FIELDS), JSON)
 
 
 @given(st.binary(max_size=200) | JSON.map(lambda data: json.dumps(data).encode()))
 def test_any_body_is_an_object_or_none(body: bytes) -> None:
     assert isinstance(read_object(body), dict | None)
+
+
+@given(st.sampled_from(["exact", "similar", "no", "yes", None]), st.dictionaries(st.sampled_from(VERIFIED), JSON))
+def test_any_verification_is_parsed(made_here: str | None, data: dict[str, object]) -> None:
+    found = parse_verification(data | {"made_here": made_here})
+    assert isinstance(found, ServerVerification) == (made_here in ("exact", "similar", "no"))
+    if found is not None:
+        json.dumps(found.as_dict())
+        assert found.job_id is None or JOB_ID.fullmatch(found.job_id)
+        assert not found.manifest.trusted or data["manifest"]["trusted"] is True  # type: ignore[index]
 
 
 @given(OBJECTS)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from umrgen.server import reencode
+from umrgen.server.services.decoding import Decoders, _decoder
 from umrgen.server.services.refusal import Refusal
-from umrgen.server.services.uploads import _decoder, _reencode
 
 
 @pytest.fixture
@@ -59,4 +59,4 @@ async def test_an_image_above_the_size_limit_is_refused_before_decoding() -> Non
     parts = ((b"IHDR", struct.pack(">IIBBBBB", 6000, 6000, 8, 2, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b""))
     chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
     with pytest.raises(Refusal, match="million pixels"):
-        await _reencode(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+        await Decoders().reencode(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))

@@ -206,6 +206,7 @@ export const CALLS = {
   many: (umrgen) => all(umrgen.asCompleted([umrgen.job(JOB), umrgen.job("ext_2")])),
   jobs: (umrgen) => umrgen.jobs(),
   upload: (umrgen) => umrgen.uploadReference(new Blob(["image"])),
+  verify: (umrgen) => umrgen.verify(new Blob(["image"])),
   capabilities: (umrgen) => umrgen.capabilities(),
 };
 

@@ -1,17 +1,22 @@
-"""`umrgen verify` and `umrgen show`: what image files state of themselves."""
+"""`umrgen verify` and `umrgen show`: what image files state of themselves, and what the server knows of them."""
 
+import asyncio
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from umrgen.cli.common import CommandOutput, exit_on_error, json_option
+from umrgen.cli.connection import ConnectionOptions, connection_options
 from umrgen.cli.display import display, display_option
-from umrgen.errors import UmrgenError
+from umrgen.errors import InvalidRequest, UmrgenError, Unsupported
 from umrgen.text import printable
 
 if TYPE_CHECKING:
+    from umrgen.client.descriptions import ServerVerification
     from umrgen.provenance import Provenance, Verification
 
 __all__ = ["show", "verify"]
@@ -27,23 +32,80 @@ EXIT_CODES = {"marked": 0, "changed": 8, "none": 9}
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A PEM file with the root certificates of the signers to trust.",
 )
+@click.option("--offline", is_flag=True, help="Send the files to no server, although one is configured.")
+@connection_options
 @json_option
-def verify(files: tuple[Path, ...], trust: Path | None, as_json: bool) -> None:
+def verify(
+    files: tuple[Path, ...],
+    trust: Path | None,
+    offline: bool,
+    connection: ConnectionOptions,
+    as_json: bool,
+) -> None:
     """Check whether each FILE states that a program made it, its signature, and whether it was changed since.
 
-    Exit codes: 0 marked, 8 marked and changed since, 9 no mark found, which proves nothing.
+    If a server is configured (by an option, UMRGEN_BASE_URL or `umrgen login`), it is asked whether it made the image,
+    also when the marks were removed. It gets each file, and stores none.
+
+    Exit codes are those of the marks in the files: 0 marked, 8 marked and changed since, 9 no mark found, which proves
+    nothing.
     """
+    if offline and (connection.base_url or connection.profile):
+        raise click.UsageError("--offline excludes --base-url and --profile, which name a server.")
     output = CommandOutput(as_json, False)
-    found: list[tuple[Path, Verification]] = []
+    found: list[_Checked] = []
 
     def work() -> None:
-        found.extend((file, _inspected(file, trust)) for file in files)
-        data = [{"file": str(file)} | one.as_dict() for file, one in found]
-        text = "\n".join(f"{printable(str(file))}: {one.mark}. {printable(one.reason)}" for file, one in found)
-        output.result({"files": data}, text)
+        found.extend(_Checked(file, _inspected(file, trust)) for file in files)
+        if not offline and connection.configured:
+            asyncio.run(_ask(found, connection))
+        output.result({"files": [one.as_dict() for one in found]}, "\n".join(one.text for one in found))
 
     exit_on_error(output, work)
-    sys.exit(max(EXIT_CODES[one.mark] for _, one in found))
+    sys.exit(max(EXIT_CODES[one.marks.mark] for one in found))
+
+
+@dataclass(slots=True)
+class _Checked:
+    """One file, and what was found."""
+
+    file: Path
+    marks: "Verification"
+    server: "ServerVerification | None" = None
+    refusal: str = ""
+    """Why the server did not check it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        server = self.server.as_dict() if self.server else {"error": self.refusal} if self.refusal else None
+        return {"file": str(self.file)} | self.marks.as_dict() | {"server": server}
+
+    @property
+    def text(self) -> str:
+        line = f"{printable(str(self.file))}: {self.marks.mark}. {printable(self.marks.reason)}"
+        server = _registered(self.server) if self.server else self.refusal and f"The server refused it: {self.refusal}."
+        return f"{line} {server}".rstrip()
+
+
+async def _ask(checked: "Sequence[_Checked]", connection: ConnectionOptions) -> None:
+    """Have the server verify each file. Raises UmrgenError when it cannot be asked."""
+    from umrgen.client.async_client import AsyncClient
+
+    async with AsyncClient(**connection.arguments(), journal=None) as client:
+        for one in checked:
+            try:
+                one.server = await client.verify(one.file)
+            except (InvalidRequest, Unsupported) as error:
+                one.refusal = str(error).rstrip(".")
+
+
+def _registered(found: "ServerVerification") -> str:
+    """Return a sentence about what the server knows."""
+    if found.made_here == "no":
+        return "The server does not know it, which proves nothing."
+    what = "this file" if found.made_here == "exact" else f"a similar image ({found.distance} of 256 bits differ)"
+    when = f" on {found.created_at:%Y-%m-%d}" if found.created_at else ""
+    job = f", by the job {found.job_id}" if found.job_id else ""
+    return f"The server made {what}{when}{job}."
 
 
 @click.command()

@@ -16,6 +16,7 @@ from umrgen.client.descriptions import (
     Capabilities,
     ListedJob,
     ReferenceImage,
+    ServerVerification,
     list_filters,
     parse_capabilities,
     parse_page,
@@ -27,7 +28,7 @@ from umrgen.client.driver import FlowDriver, with_changes
 from umrgen.client.flow import CallContext, Event, Options
 from umrgen.client.flows.lost_submit import LostSubmit, require_lost_job
 from umrgen.client.flows.submit import submit, supports_idempotency
-from umrgen.client.flows.upload import read_image, upload
+from umrgen.client.flows.upload import read_image, upload, verify
 from umrgen.client.flows.wait_many import BatchPoller, Outcome
 from umrgen.client.job import NO_DELETION, AsyncJob
 from umrgen.client.journal import DefaultJournal, Journal, JournalEntry
@@ -446,6 +447,14 @@ class AsyncClient:
         except InvalidRequest as error:
             error.next = "See the names with `umrgen upload --list`."
             raise
+
+    async def verify(self, image: Reference) -> ServerVerification:
+        """Return whether the server made an image, and what its C2PA manifest states; the server does not store it.
+
+        Raises Unsupported on older servers, and InvalidRequest for a file that is no image. See `umrgen.verify` for
+        the marks in the file, which needs no server.
+        """
+        return await self._driver.run(verify(self._driver.new_context({}), read_image(image)))
 
     async def capabilities(self) -> Capabilities:
         """Return what the server offers this key. Raises Unsupported on older servers."""

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack
 
 from umrgen.client.async_client import AsyncClient
-from umrgen.client.descriptions import Capabilities, ListedJob, ReferenceImage
+from umrgen.client.descriptions import Capabilities, ListedJob, ReferenceImage, ServerVerification
 from umrgen.client.flow import Event
 from umrgen.client.flows.wait_many import Outcome
 from umrgen.client.job import AsyncJob
@@ -414,6 +414,17 @@ class Client:
         >>> client.delete_upload(client.upload("lighthouse.png"))
         """
         self._loop.run(self._async.delete_upload(name))
+
+    def verify(self, image: Reference) -> ServerVerification:
+        """Return whether the server made an image, and what its C2PA manifest states; the server does not store it.
+
+        Raises Unsupported on older servers, and InvalidRequest for a file that is no image. See `umrgen.verify` for
+        the marks in the file, which needs no server.
+
+        >>> client.verify("lighthouse.png").made_here
+        'exact'
+        """
+        return self._loop.run(self._async.verify(image))
 
     def capabilities(self) -> Capabilities:
         """Return what the server offers this key. Raises Unsupported on older servers.

@@ -8,6 +8,7 @@ from typing import Any
 
 from umrgen.errors import Unsupported
 from umrgen.model import Status
+from umrgen.provenance.manifest import Manifest
 from umrgen.text import JOB_ID, printable
 
 __all__ = [
@@ -15,11 +16,13 @@ __all__ = [
     "ListedJob",
     "Page",
     "ReferenceImage",
+    "ServerVerification",
     "list_filters",
     "parse_capabilities",
     "parse_page",
     "parse_references",
     "parse_unknown",
+    "parse_verification",
     "require_filters",
 ]
 
@@ -216,6 +219,53 @@ def parse_capabilities(data: Mapping[str, Any]) -> Capabilities:
         queued=_count(data.get("queued")),
         accepts_jobs=accepts if isinstance(accepts := data.get("accepts_jobs"), bool) else None,
         refusal=_text(data.get("refusal")),
+        raw=data,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerVerification:
+    """What a server knows of an image. `raw` is the whole response, unchanged."""
+
+    made_here: str
+    """ "exact" (the server made this file), "similar" (one whose pixels are nearly the same) or "no"."""
+    distance: int | None
+    """Bits of 256 in which the perceptual hashes differ; 0 to 31 for a similar image."""
+    created_at: datetime | None
+    """When the server made it, in UTC."""
+    engine: str | None
+    job_id: str | None
+    """Its job, if it is one of this key and its record exists."""
+    manifest: Manifest
+    """The C2PA manifest of the image, as the server has checked it."""
+    raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the response's fields; the time in milliseconds since the epoch."""
+        names = ("made_here", "distance", "engine", "job_id")
+        created_at = int(self.created_at.timestamp() * 1000) if self.created_at else None
+        found = {name: getattr(self, name) for name in names}
+        return found | {"created_at": created_at, "manifest": self.manifest.as_dict()}
+
+
+def parse_verification(data: Mapping[str, Any]) -> ServerVerification | None:
+    """Parse the response to a verification; values of a wrong type are None. None without a result."""
+    made_here, job_id, manifest = data.get("made_here"), data.get("job_id"), _mapping(data.get("manifest"))
+    if made_here not in ("exact", "similar", "no"):
+        return None
+    valid = manifest.get("valid")
+    return ServerVerification(
+        made_here=made_here,
+        distance=_count(data.get("distance")),
+        created_at=_time(data.get("created_at")),
+        engine=_text(data.get("engine")),
+        job_id=job_id if isinstance(job_id, str) and JOB_ID.fullmatch(job_id) else None,
+        manifest=Manifest(
+            present=manifest.get("present") is True,
+            valid=valid if isinstance(valid, bool) else None,
+            signer=_text(manifest.get("signer")),
+            trusted=manifest.get("trusted") is True,
+        ),
         raw=data,
     )
 

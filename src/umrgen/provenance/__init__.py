@@ -27,6 +27,7 @@ __all__ = [
     "parameters_of",
     "parameters_text",
     "read",
+    "read_roots",
     "verify",
 ]
 
@@ -53,10 +54,10 @@ def verify(image: str | os.PathLike[str] | bytes, *, trust: str | os.PathLike[st
     read, and UmrgenError for a `trust` without certificates.
     """
     data = image if isinstance(image, bytes) else Path(image).read_bytes()
-    return inspect(data, _roots(Path(trust)) if trust is not None else "")
+    return inspect(data, read_roots(Path(trust)) if trust is not None else "")
 
 
-def _roots(file: Path) -> str:
+def read_roots(file: Path) -> str:
     """Return the certificates of a PEM file, without other text. Raises OSError and UmrgenError."""
     found = _CERTIFICATE.findall(file.read_text("ascii", "replace"))
     try:

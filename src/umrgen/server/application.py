@@ -45,11 +45,13 @@ from umrgen.server.services.authentication import Authentication
 from umrgen.server.services.call_references import CallReferences
 from umrgen.server.services.cancellations import Cancellations
 from umrgen.server.services.content_policy import load_policy
+from umrgen.server.services.decoding import Decoders, Receptions
+from umrgen.server.services.fingerprint_index import FingerprintIndex
 from umrgen.server.services.image_cache import ImageCache
 from umrgen.server.services.job_edits import JobEdits
 from umrgen.server.services.job_waits import JobWaits
 from umrgen.server.services.ledger_clock import LedgerClock
-from umrgen.server.services.limits import FailureThrottle, RateLimits
+from umrgen.server.services.limits import AddressLimit, FailureThrottle, RateLimits
 from umrgen.server.services.one_time_links import OneTimeLinks
 from umrgen.server.services.outputs import Outputs
 from umrgen.server.services.retention import Retention, RetentionPolicy
@@ -60,6 +62,7 @@ from umrgen.server.services.submissions import Submissions
 from umrgen.server.services.subscriptions import Subscriptions
 from umrgen.server.services.thumbnails import Thumbnails
 from umrgen.server.services.uploads import Uploads
+from umrgen.server.services.verifications import Verifications
 from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.signing.status import SigningStatus
 from umrgen.server.state import LedgerMark, file_bytes
@@ -77,6 +80,8 @@ log = logging.getLogger(__name__)
 MARK_SECONDS = 60.0
 """Seconds between two writes of the ledger's mark."""
 ADOPT = "Put back the right file, or stop the server and run: umrgen ledger adopt"
+PUBLIC_VERIFICATIONS = 10
+"""Images that an address may have verified a minute without an API key."""
 LAST_DELIVERIES = 5.0
 """Seconds that webhooks in flight have when the server stops; the rest is sent after its restart."""
 
@@ -125,6 +130,8 @@ class Application:
         self.exchange = PreviewExchange(self.ledger.previews, self.previews, lambda: self.dispatcher.running, clock)
         self.retention = self._make_retention(worker, clock)
         self.deliverer = self._make_deliverer(worker, clock)
+        lease = TaskLease(self.ledger.coordination, "fingerprints", worker, clock)
+        self.fingerprint_index = FingerprintIndex(self.ledger.fingerprints, clock, lease)
         self.services = self._make_services(worker, clock)
         self._mcp = self._make_mcp() if settings.mcp else None
         self._chores: list[asyncio.Task[None]] = []
@@ -164,7 +171,17 @@ class Application:
         settings, ledger = self.settings, self.ledger
         limits = RateLimits(settings, clock)
         authentication = Authentication(self.keys, limits, FailureThrottle(settings.failed_logins, "API keys", clock))
-        uploads = Uploads(ledger.uploads, self.blobs, clock, self.admission, settings.upload_hours)
+        decoders, receptions = Decoders(), Receptions()
+        uploads = Uploads(
+            ledger.uploads,
+            self.blobs,
+            clock,
+            self.admission,
+            settings.upload_hours,
+            decoders,
+            receptions,
+            keep_manifests=settings.signing is not None,
+        )
         return Services(
             settings=settings,
             clock=clock,
@@ -191,9 +208,16 @@ class Application:
             cancellations=Cancellations(ledger.jobs, clock),
             job_edits=JobEdits(ledger.jobs, ledger.outputs, self.blobs, clock, self.images.forget),
             signatures=self.signatures,
+            verifications=self._make_verifications(decoders, receptions, clock),
             metrics=self.metrics,
             signer=self.signer,
         )
+
+    def _make_verifications(self, decoders: Decoders, receptions: Receptions, clock: Clock) -> Verifications:
+        strangers = AddressLimit(PUBLIC_VERIFICATIONS, clock)
+        public, trust = self.settings.public_verify, self.settings.trusted_roots
+        watermark = self.settings.watermark
+        return Verifications(self.ledger.fingerprints, decoders, receptions, strangers, public, trust, watermark)
 
     def _make_outputs(self, authentication: Authentication, clock: Clock) -> Outputs:
         return Outputs(
@@ -311,6 +335,7 @@ class Application:
         self._watch_signing()
         chores = [
             self.retention.run(),
+            self.fingerprint_index.run(),
             self.keys.keep_uses(),
             self._keep_mark(),
             self.storage.run(),

@@ -23,6 +23,7 @@ from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.signing import ManifestSigner
 from umrgen.server.state import worker_id
+from umrgen.server.watermark import BadWatermark, load_watermark
 
 __all__ = [
     "claim_blobs",
@@ -164,6 +165,7 @@ def _executor(settings: Settings, kind: str, **more: Any) -> Executor:
         devices=settings.devices,
         watchdog=limits,
         signing=settings.signing,
+        watermark=_checked_watermark(settings),
         **more,
     )
     return executor
@@ -180,6 +182,18 @@ def _in_ray(settings: Settings) -> Executor:
     if find_spec("ray") is None or find_spec("grpc") is None:
         raise BadSettings("the packages for Ray are not installed", next="pip install 'umrgen[server,ray]'")
     return _executor(settings, "ray", address=settings.ray_address, resources=settings.resources_in_ray)
+
+
+def _checked_watermark(settings: Settings) -> str:
+    """Return the name of the watermark's class, which can be loaded. Raises BadSettings."""
+    if settings.watermark:
+        try:
+            load_watermark(settings.watermark)
+        except BadWatermark as bad:
+            raise BadSettings(
+                str(bad), next="Name an installed class as module:Class; see docs/provenance.md."
+            ) from None
+    return settings.watermark
 
 
 def make_signer(settings: Settings) -> ManifestSigner | None:

@@ -10,7 +10,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from umrgen.errors import UmrgenError
 from umrgen.paths import data_home, user_path
+from umrgen.provenance import read_roots
 from umrgen.server.model_choice import UnknownModel, choose
 from umrgen.server.setting_values import NORMALIZERS, BadSettings, ledger_setting, without_password
 from umrgen.server.signing import SigningOptions
@@ -171,6 +173,9 @@ class Settings:
         "when the certificate cannot sign: images stay unsigned (unsigned), or no job is accepted (stop)",
         choices=("unsigned", "stop"),
     )
+    watermark: str = _text("", "a class that marks the pixels of images imperceptibly: module:Class")
+    public_verify: bool = _switch("let callers without an API key verify images, 10 a minute of each address")
+    verify_trust: str = _text("", "a PEM file with the roots of the C2PA signers to trust when images are verified")
     url_ttl: int = _number(0, "seconds for which a signed image URL is valid; 0: URLs are not signed", 0, 366 * 86400)
     cache: int = _number(64, "MiB of finished images cached in memory", 0, 65536)
 
@@ -257,6 +262,18 @@ class Settings:
     def resources_in_ray(self) -> dict[str, float]:
         """What an engine takes of a Ray node, by name."""
         return {name: float(number) for name, _, number in (part.partition("=") for part in self.ray_resources)}
+
+    @property
+    def trusted_roots(self) -> str:
+        """The file with the roots of trusted signers; "" without one. Raises BadSettings if it has no certificates."""
+        if not self.verify_trust:
+            return ""
+        file = user_path(self.verify_trust)
+        try:
+            read_roots(file)
+        except (OSError, UmrgenError):
+            raise BadSettings(f"verify_trust: {file} cannot be read, or has no certificates in PEM form") from None
+        return str(file)
 
     @property
     def options_of_engine(self) -> dict[str, Any]:

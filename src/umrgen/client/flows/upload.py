@@ -1,9 +1,10 @@
-"""Uploading a reference image as a multipart form."""
+"""Sending an image as a multipart form: a reference image, or one to verify."""
 
 import os
 import secrets
 from io import BytesIO
 
+from umrgen.client.descriptions import ServerVerification, parse_verification
 from umrgen.client.failures import disk_reason
 from umrgen.client.flow import CallContext, Flow, RetryBudget
 from umrgen.client.options import PilImage, Reference
@@ -13,7 +14,7 @@ from umrgen.errors import ApiError, InvalidRequest, NotUmrgen, Unsupported
 from umrgen.image_files import EXTENSIONS, sniff
 from umrgen.paths import user_path
 
-__all__ = ["read_image", "upload"]
+__all__ = ["read_image", "upload", "verify"]
 
 MAX_BYTES = 10 << 20
 """The largest upload that a server accepts (contract, section 2)."""
@@ -48,19 +49,10 @@ def _as_png(image: PilImage) -> bytes:
 def upload(context: CallContext, image: bytes) -> "Flow[str]":
     """Upload an image; return the name under which a request refers to it. Raises Unsupported.
 
-    It is not sent again when it may have reached the server: a session may hold only a few uploads. The file has a
-    unique name with the extension of its content: the first servers store it under this name, and check the extension.
+    It is not sent again when it may have reached the server: a session may hold only a few uploads. The first servers
+    store it under the name in the form, and check the extension.
     """
-    boundary = secrets.token_hex(16)
-    media_type = sniff(image) or "application/octet-stream"
-    file_name = f"reference-{secrets.token_hex(16)}{EXTENSIONS.get(media_type, '')}"
-    head = (
-        f"--{boundary}\r\n"
-        f'Content-Disposition: form-data; name="file"; filename="{file_name}"\r\n'
-        f"Content-Type: {media_type}\r\n\r\n"
-    )
-    body = head.encode() + image + f"\r\n--{boundary}--\r\n".encode()
-    kind = f"multipart/form-data; boundary={boundary}"
+    body, kind = _form(image)
     try:
         no_retries = RetryBudget(context, 0)
         path = f"{API}/upload-reference"
@@ -77,3 +69,38 @@ def upload(context: CallContext, image: bytes) -> "Flow[str]":
     if name is None:
         raise NotUmrgen("the response to the upload has no file name")
     return name
+
+
+def verify(context: CallContext, image: bytes) -> "Flow[ServerVerification]":
+    """Ask the server whether it made an image. The server stores nothing, so the call may be repeated.
+
+    Raises Unsupported on older servers, and InvalidRequest for a file that is no image.
+    """
+    body, kind = _form(image)
+    try:
+        _, data = yield from call(context, "POST", f"{API}/verify", body=body, content_type=kind)
+    except ApiError as error:
+        if is_missing_endpoint(error):
+            raise Unsupported("this server does not verify images", status=error.status) from None
+        raise
+    found = parse_verification(data)
+    if found is None:
+        raise NotUmrgen("the response to the verification does not say whether the image was made here")
+    return found
+
+
+def _form(image: bytes) -> tuple[bytes, str]:
+    """Return the form with the image in its field `file`, and the form's content type.
+
+    The file has a unique name with the extension of its content.
+    """
+    boundary = secrets.token_hex(16)
+    media_type = sniff(image) or "application/octet-stream"
+    file_name = f"reference-{secrets.token_hex(16)}{EXTENSIONS.get(media_type, '')}"
+    head = (
+        f"--{boundary}\r\n"
+        f'Content-Disposition: form-data; name="file"; filename="{file_name}"\r\n'
+        f"Content-Type: {media_type}\r\n\r\n"
+    )
+    body = head.encode() + image + f"\r\n--{boundary}--\r\n".encode()
+    return body, f"multipart/form-data; boundary={boundary}"

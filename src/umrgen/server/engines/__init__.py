@@ -65,6 +65,8 @@ class DrawTask:
     """Whether the prompt is written into the image files."""
     created_at: int = 0
     """The time of the request, in milliseconds since the epoch; 0: unknown."""
+    archives: tuple[bytes, ...] = field(default=(), repr=False)
+    """Of the C2PA manifests of the references, in their order, for the signature; b"" for one without a manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class EncodedImage:
     """A small WebP of it, which the server makes; b"" if there is none."""
     final: bool = False
     """Whether the bytes are stored as they are: the provenance record is written into other images."""
+    pdq: bytes = b""
+    """The perceptual hash of the pixels, which the engine leaves empty; b"" also for pixels with too little detail."""
 
 
 class Cancelled(Exception):

@@ -67,6 +67,8 @@ class VerifiedImage:
     media_type: str = "image/png"
     thumbnail: bytes = b""
     """A small WebP of it; b"" if there is none."""
+    pdq: bytes = b""
+    """The perceptual hash; b"" without one."""
 
 
 async def verified(images: Sequence[EncodedImage]) -> tuple[VerifiedImage, ...]:
@@ -84,7 +86,7 @@ def _verify(image: EncodedImage) -> VerifiedImage:
     if not facts.width or not facts.height:
         raise EngineCrashed("it returned an image without a size")
     small = image.thumbnail if _is_thumbnail(image.thumbnail) else b""
-    return VerifiedImage(image.data, facts.sha256, facts.width, facts.height, facts.media_type, small)
+    return VerifiedImage(image.data, facts.sha256, facts.width, facts.height, facts.media_type, small, image.pdq)
 
 
 def _is_thumbnail(data: bytes) -> bool:

@@ -113,7 +113,7 @@ class EngineLink(ABC):
             inbox = self._jobs[task.job_id] = asyncio.Queue(self._inbox)
             if self._end is not None:
                 inbox.put_nowait(self._end)
-        images = b"".join(image for task in tasks for image in task.references)
+        images = b"".join(file for task in tasks for file in (*task.references, *task.archives))
         self._write({"do": "draw", "tasks": [_task_head(task) for task in tasks]}, images)
 
     async def follow(self, job_id: str, listener: Listener, limits: WatchdogLimits) -> list[EncodedImage]:
@@ -193,6 +193,7 @@ def _task_head(task: DrawTask) -> dict[str, Any]:
         "job_id": task.job_id,
         "request": msgspec.to_builtins(task.request),
         "references": [len(image) for image in task.references],
+        "archives": [len(archive) for archive in task.archives],
         "with_prompt": task.with_prompt,
         "created_at": task.created_at,
     }
@@ -220,13 +221,24 @@ def _observe(message: Frame, listener: Listener, watchdog: Watchdog, images: lis
                 listener.on_preview(body)
 
 
+def _hash_of(head: Mapping[str, Any]) -> bytes:
+    """Return the perceptual hash of an image. Raises EngineCrashed for anything but 32 bytes or none."""
+    try:
+        pdq = bytes.fromhex(head.get("pdq", ""))
+    except (TypeError, ValueError):
+        raise EngineCrashed(INVALID) from None
+    if len(pdq) not in (0, 32):
+        raise EngineCrashed(INVALID)
+    return pdq
+
+
 def _image_of(head: Mapping[str, Any], body: bytes) -> EncodedImage:
     """Return the image of a message, and its thumbnail, which follows it. Raises EngineCrashed."""
     size = head.get("thumbnail", 0)
     if not isinstance(size, int) or not 0 <= size <= len(body):
         raise EngineCrashed(INVALID)
     end = len(body) - size
-    return EncodedImage(body[:end], str(head.get("media_type")), body[end:])
+    return EncodedImage(body[:end], str(head.get("media_type")), body[end:], pdq=_hash_of(head))
 
 
 def _step_of(head: Mapping[str, Any]) -> tuple[int, int]:

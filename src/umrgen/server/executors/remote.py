@@ -23,6 +23,7 @@ from umrgen.server.executors import JobBatch, OnPreview, OnStep, VerifiedImage, 
 from umrgen.server.executors.watchdog import Watchdog
 from umrgen.server.running_time import RunningTimeout
 from umrgen.server.signing import ManifestSigner, SigningOptions
+from umrgen.server.watermark import load_watermark
 
 if TYPE_CHECKING:
     from umrgen.server.engines import Pixels
@@ -86,6 +87,7 @@ class RemoteExecutor:
         devices: int = 1,
         watchdog: WatchdogLimits | None = None,
         signing: SigningOptions | None = None,
+        watermark: str = "",
     ) -> None:
         """`engine`: its name, or an engine that is constructed already. `devices` is ignored: the machines are its own.
 
@@ -96,6 +98,7 @@ class RemoteExecutor:
         self._engine: RemoteEngine = load_engine(engine, options) if isinstance(engine, str) else engine
         self._limits = watchdog or WatchdogLimits()
         self._signer = ManifestSigner(signing) if signing is not None else None
+        self._watermark = load_watermark(watermark) if watermark else None
         self._trouble: str | None = None
         self._running: dict[str, _Progress] = {}
         self._abandoned: set[asyncio.Future[Any]] = set()
@@ -172,7 +175,7 @@ class RemoteExecutor:
 
     def _encode(self, task: DrawTask, image: "Pixels | EncodedImage") -> EncodedImage:
         assert self.info is not None
-        return encoded(image, task, self.info, signer=self._signer)
+        return encoded(image, task, self.info, signer=self._signer, watermark=self._watermark)
 
     async def _draw(
         self, task: DrawTask, on_step: OnStep, on_preview: OnPreview | None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +28,7 @@ from umrgen.server.engines.encoding import encoded, preview_jpeg
 from umrgen.server.executors.frames import Frame
 from umrgen.server.signing import ManifestSigner, SigningOptions
 from umrgen.server.thumbnails import prepare
+from umrgen.server.watermark import Watermark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,8 +64,15 @@ class _Report:
 class Worker:
     """One engine, and its messages to and from the server."""
 
-    def __init__(self, engine: Engine, send: "Send", signing: SigningOptions | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        send: "Send",
+        signing: SigningOptions | None = None,
+        watermark: Watermark | None = None,
+    ) -> None:
         self._engine = engine
+        self._watermark = watermark
         self._send = send
         self._signer = ManifestSigner(signing) if signing is not None else None
         self._tasks: SimpleQueue[Frame] = SimpleQueue()
@@ -140,8 +149,8 @@ class Worker:
         try:
             for drawn in images:
                 self.check_cancelled(task.job_id)
-                image = encoded(drawn, task, self._engine.info, batch, self._signer)
-                head = {"is": "image", "job_id": task.job_id, "media_type": image.media_type}
+                image = encoded(drawn, task, self._engine.info, batch, self._signer, self._watermark)
+                head = {"is": "image", "job_id": task.job_id, "media_type": image.media_type, "pdq": image.pdq.hex()}
                 self.send(head | {"thumbnail": len(image.thumbnail)}, image.data + image.thumbnail)
             self._finish(task.job_id, None)
         except Exception as error:
@@ -171,14 +180,13 @@ def _ending(error: BaseException | None) -> dict[str, Any]:
 
 
 def _tasks(head: dict[str, Any], body: bytes) -> list[DrawTask]:
-    tasks, start = [], 0
+    tasks, rest = [], BytesIO(body)
     for each in head["tasks"]:
-        references = []
-        for length in each["references"]:
-            references.append(body[start : start + length])
-            start += length
+        references, archives = (tuple(map(rest.read, each[name])) for name in ("references", "archives"))
         request = msgspec.convert(each["request"], GenerationRequest)
-        tasks.append(DrawTask(each["job_id"], request, tuple(references), each["with_prompt"], each["created_at"]))
+        tasks.append(
+            DrawTask(each["job_id"], request, references, each["with_prompt"], each["created_at"], archives=archives)
+        )
     return tasks
 
 

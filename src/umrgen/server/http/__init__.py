@@ -19,6 +19,7 @@ from umrgen.server.services.server_state import ServerState
 from umrgen.server.services.signatures import Signatures
 from umrgen.server.services.submissions import Submissions
 from umrgen.server.services.uploads import Uploads
+from umrgen.server.services.verifications import Verifications
 from umrgen.server.settings import Settings
 from umrgen.server.signing import ManifestSigner
 
@@ -46,6 +47,7 @@ class Services:
     outputs: Outputs
     authentication: Authentication
     signatures: Signatures
+    verifications: Verifications
     metrics: Metrics
     signer: ManifestSigner | None = None
     """Signs converted images; None: images are not signed."""

@@ -233,6 +233,16 @@ OPERATIONS = (
         None,
         (_FILE,),
     ),
+    Operation(
+        "post",
+        "/api/v1/verify",
+        "verify",
+        "Whether an image was made here; without a key only if the server allows it",
+        200,
+        responses.VerificationAnswer,
+        ("unsupported_media_type", *_WRITING),
+        _UPLOAD,
+    ),
     Operation("get", "/api/v1/capabilities", "capabilities", "Features and limits", 200, responses.CapabilitiesAnswer),
     Operation(
         "get",

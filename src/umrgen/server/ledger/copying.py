@@ -20,6 +20,9 @@ TABLES = (
     "calls",
     "obsolete_files",
     "secrets",
+    "new_fingerprints",
+    "fingerprints",
+    "fingerprint_bands",
 )
 """In an order in which no row refers to one of a later table. The leases of tasks are not copied: they end."""
 SINGLE_ROWS = ("kept", "ledger_clock")

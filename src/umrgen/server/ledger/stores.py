@@ -1,4 +1,4 @@
-"""The interfaces of the ledger: six stores of records, and three for the coordination of servers.
+"""The interfaces of the ledger: seven stores of records, and three for the coordination of servers.
 
 A method that changes something returns after the change is on disk. Every method raises LedgerUnavailable when the
 ledger cannot be reached; then nothing was changed. All times are milliseconds since the epoch, passed by the caller.
@@ -21,6 +21,7 @@ from umrgen.server.ledger.values import (
     JobCounts,
     JobFilter,
     Key,
+    KnownImage,
     LiveWorker,
     OnChange,
     Upload,
@@ -31,6 +32,7 @@ from umrgen.server.ledger.values import (
 __all__ = [
     "CallStore",
     "CoordinationStore",
+    "FingerprintStore",
     "JobStore",
     "KeyStore",
     "Ledger",
@@ -150,11 +152,13 @@ class JobStore(Protocol):
         now: int,
         token: int | None = None,
         version: int | None = None,
+        hashes: Sequence[bytes] = (),
         **values: Any,
     ) -> Job:
         """Apply `advance` to the stored job. Raises Conflict; KeyError when there is no such job.
 
-        The end of a job that has a `webhook_url` also writes its webhook, which is due immediately.
+        The end of a job that has a `webhook_url` also writes its webhook, which is due immediately. That of a completed
+        job writes the fingerprints of its images; `hashes`: the PDQ hash of each image, b"" for one without it.
         """
         ...
 
@@ -214,6 +218,24 @@ class OutputStore(Protocol):
 
     async def forget_files(self, files: Sequence[tuple[str, str]], *, now: int = ...) -> None:
         """Note that these obsolete files are deleted; not those that are to be deleted after `now`, if it is given."""
+        ...
+
+
+class FingerprintStore(Protocol):
+    """The fingerprints of all images that were made; `JobStore.change` writes them, and nothing deletes them."""
+
+    async def find(self, sha256: bytes, pdq: bytes, *, session_id: str = "") -> KnownImage | None:
+        """Return the image with this digest; else the nearest one, in at most 31 bits of the hash; None without one.
+
+        `pdq`: the PDQ hash, or b"". Of several equal ones it is the earliest, with the job of `session_id`, if any.
+        """
+        ...
+
+    async def index(self, *, groups: int) -> int:
+        """Index up to `groups` groups of 16 new images, so that `find` does not compare them one by one.
+
+        Return how many were.
+        """
         ...
 
 
@@ -418,6 +440,8 @@ class Ledger(Protocol):
     def jobs(self) -> JobStore: ...
     @property
     def outputs(self) -> OutputStore: ...
+    @property
+    def fingerprints(self) -> FingerprintStore: ...
     @property
     def uploads(self) -> UploadStore: ...
     @property

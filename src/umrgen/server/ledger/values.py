@@ -22,6 +22,7 @@ __all__ = [
     "JobCounts",
     "JobFilter",
     "Key",
+    "KnownImage",
     "LiveWorker",
     "OnChange",
     "Upload",
@@ -164,6 +165,21 @@ class Key:
     """Jobs a day."""
     last_used_at: int | None = None
     revoked_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownImage:
+    """An image that was made here, as the registry of fingerprints knows it."""
+
+    exact: bool
+    """Whether it is the same file."""
+    distance: int
+    """Bits in which the perceptual hashes differ; 0 for the same file."""
+    created_at: int
+    """When it was made, to the second."""
+    engine: str
+    job_id: str | None
+    """Its job, if the session that asks owns it and the job's record still exists."""
 
 
 @dataclass(frozen=True, slots=True)

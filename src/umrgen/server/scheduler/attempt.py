@@ -15,6 +15,7 @@ from umrgen.clock import Clock
 from umrgen.server.blobs import BlobStore, BlobStoreOutage, BlobStoreUnavailable, read
 from umrgen.server.domain.engine_info import unsupported
 from umrgen.server.domain.job import Change, Conflict, Job, Output, output_name, thumbnail_name
+from umrgen.server.domain.references import archive_name
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure
 from umrgen.server.executors import Executor, JobBatch, VerifiedImage
 from umrgen.server.ledger import JobStore, LedgerUnavailable
@@ -83,7 +84,7 @@ class Attempt:
         self.job = job
         self._batch = batch
         self._context = attempt_context
-        self._guard: dict[str, int] = {"token": job.token}
+        self._guard: dict[str, Any] = {"token": job.token}
         self._retries_writes = True
         """Whether a write waits until the ledger is available again."""
         self._step = 0
@@ -130,8 +131,10 @@ class Attempt:
         """Return the images. Raises Conflict when the job was ended by others, or another worker leased it."""
         job, context = self.job, self._context
         self._check_supported()
-        references, with_prompt = await self._references(), context.policy.prompt_in_files
-        task = DrawTask(job.id, job.request, references, with_prompt, job.created_at)
+        references, archives = await self._references(), await self._archives()
+        task = DrawTask(
+            job.id, job.request, references, context.policy.prompt_in_files, job.created_at, archives=archives
+        )
         drawing = asyncio.create_task(
             context.executor.run(task, self._on_step, lambda image: context.previews.put(job.id, image), self._batch)
         )
@@ -161,6 +164,17 @@ class Attempt:
         if len(references) < len(found):
             raise ReferenceGone("a reference image was deleted before the job ran")
         return references
+
+    async def _archives(self) -> tuple[bytes, ...]:
+        """Return the archives of the references' manifests; () if none has one. One that is gone is left out."""
+        names, session_id = [archive_name(name) for name in self.job.request.reference_images], self.job.session_id
+        if not any(names):
+            return ()
+        found = [
+            await self._despite_outages(partial(read, self._context.blobs, session_id, name)) if name else None
+            for name in names
+        ]
+        return tuple(archive or b"" for archive in found)
 
     def _on_step(self, step: int, total: int) -> None:
         if not self._step:
@@ -204,11 +218,12 @@ class Attempt:
             )
             for index, image in enumerate(images)
         )
+        hashes = [image.pdq for image in images]
         try:
             for output, image in zip(outputs, images, strict=True):
                 await self._store(output, image.data)
                 await self._store_thumbnail(output, image.thumbnail)
-            await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps)
+            await self._end_with(Change.COMPLETE, outputs=outputs, step=job.request.steps, hashes=hashes)
         except Conflict:
             # Our COMPLETE may have been committed although the call raised; in that case keep the files.
             now = await self._context.jobs.get(job.id)

@@ -7,10 +7,10 @@ from ipaddress import IPv6Address, ip_address, ip_network
 
 from umrgen.clock import Clock
 from umrgen.server.ledger import Caps, Key
-from umrgen.server.services.refusal import Quota
+from umrgen.server.services.refusal import Quota, Refusal
 from umrgen.server.settings import Settings
 
-__all__ = ["FailureThrottle", "RateLimits", "client_prefix"]
+__all__ = ["AddressLimit", "FailureThrottle", "RateLimits", "client_prefix"]
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +128,23 @@ class FailureThrottle:
                 self._attempts,
                 extra={"address": address},
             )
+        self._limiter.keep(name, ADDRESSES)
+
+
+class AddressLimit:
+    """A limit on requests without a key per client address."""
+
+    def __init__(self, per_minute: int, clock: Clock) -> None:
+        self._per_minute = per_minute
+        self._limiter = GcraLimiter(clock)
+
+    def take(self, address: str) -> None:
+        """Count a request of this address. Raises Refusal `rate_limited`, and does not count it, above the limit."""
+        name = client_prefix(address)
+        if not self._limiter.take(name, self._per_minute):
+            wait = math.ceil(self._limiter.wait(name, self._per_minute))
+            detail = f"an address may make {self._per_minute} such requests a minute without an API key"
+            raise Refusal("rate_limited", detail, retry_after=wait)
         self._limiter.keep(name, ADDRESSES)
 
 

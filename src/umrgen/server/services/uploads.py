@@ -1,39 +1,23 @@
-"""Reference images: decoded in a separate process and encoded again, so that only pixels remain.
-
-Image decoders have had vulnerabilities. So each image is decoded in its own process, with limits on memory and time.
-The file type follows from the content, not from the name or the Content-Type.
-"""
+"""Reference images: decoded in a separate process and encoded again, so that only pixels remain."""
 
 import asyncio
 import hashlib
-import os
 import secrets
-import sys
-from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from weakref import WeakValueDictionary
 
 from umrgen.clock import Clock
 from umrgen.model import LIMITS
 from umrgen.server.blobs import BlobStore, BlobStoreUnavailable
+from umrgen.server.domain.references import archive_name, upload_name
 from umrgen.server.ledger import LedgerUnavailable, Upload, UploadsFull, UploadStore
-from umrgen.server.reencode import HEAD, REFUSALS
-from umrgen.server.running_time import RunningTimeout
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.caller import Caller
+from umrgen.server.services.decoding import Decoders, Receptions, ReencodedImage
 from umrgen.server.services.refusal import Refusal
 
-__all__ = ["MAX_BYTES", "Reservation", "Upload", "Uploads"]
+__all__ = ["Reservation", "Upload", "Uploads"]
 
-MAX_BYTES = 10 << 20
-SECONDS = 20.0
-"""The timeout of a decoder process."""
-ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG")
-"""The variables that the decoder process gets; others contain keys."""
-DECODERS = 2
-"""Images that are decoded concurrently: each decoder may use all memory that its limit allows."""
-PER_SESSION, IN_ALL = 2, 16
-"""Uploads that are received concurrently; more are refused with Retry-After."""
 HOUR = 3_600_000
 
 
@@ -41,23 +25,33 @@ class Uploads:
     """Stores, lists and deletes reference images."""
 
     def __init__(
-        self, uploads: UploadStore, blobs: BlobStore, clock: Clock, admission: Admission, hours: float
+        self,
+        uploads: UploadStore,
+        blobs: BlobStore,
+        clock: Clock,
+        admission: Admission,
+        hours: float,
+        decoders: Decoders,
+        receptions: Receptions,
+        *,
+        keep_manifests: bool = False,
     ) -> None:
-        """`hours`: how long retention keeps a reference image."""
+        """`hours`: how long retention keeps a reference image. `keep_manifests`: for the server that signs images."""
+        self._keep_manifests = keep_manifests
         self._lifetime = int(hours * HOUR)
         self._uploads = uploads
         self._blobs = blobs
         self._clock = clock
         self._admission = admission
-        self._decoders = asyncio.Semaphore(DECODERS)
-        self._receiving: Counter[str] = Counter()
+        self._decoders = decoders
+        self._receptions = receptions
         self._adding: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         """Locks by session and digest: of concurrent uploads of one image, the second finds the record of the first."""
 
     async def admit(self, caller: Caller) -> "Reservation":
         """Return a reservation for one image, before its body is read. Raises Refusal."""
         await self._admission.check_upload()
-        return Reservation(self, caller.session_id, self._receiving)
+        return Reservation(self, caller.session_id, self._receptions)
 
     async def add(self, session_id: str, data: bytes) -> Upload:
         """Decode an image, encode its pixels again, and store it. Raises Refusal; then nothing was stored.
@@ -65,21 +59,20 @@ class Uploads:
         The same image again has the same record. The record is written before the file, so that no crash leaves a file
         without a record.
         """
-        async with self._decoders:
-            width, height, png = await _reencode(data)
+        image = await self._decoders.reencode(data, keep_manifest=self._keep_manifests)
         upload = Upload(
-            name=f"ref_{secrets.token_hex(16)}.png",
+            name=upload_name(secrets.token_hex(16), has_archive=bool(image.archive)),
             session_id=session_id,
-            bytes=len(png),
-            sha256=hashlib.sha256(png).hexdigest(),
-            width=width,
-            height=height,
+            bytes=len(image.png),
+            sha256=hashlib.sha256(image.png).hexdigest(),
+            width=image.width,
+            height=image.height,
             created_at=self._clock.now(),
         )
         async with self._adding.setdefault((session_id, upload.sha256), asyncio.Lock()):
-            return await self._store(upload, png)
+            return await self._store(upload, image)
 
-    async def _store(self, upload: Upload, png: bytes) -> Upload:
+    async def _store(self, upload: Upload, image: ReencodedImage) -> Upload:
         session_id = upload.session_id
         try:
             known = await self._uploads.add(upload, cap=LIMITS.references)
@@ -88,7 +81,9 @@ class Uploads:
         if known is not upload:
             return known
         try:
-            await self._blobs.put(session_id, upload.name, png)
+            if (archive := archive_name(upload.name)) is not None:
+                await self._blobs.put(session_id, archive, image.archive)
+            await self._blobs.put(session_id, upload.name, image.png)
             await self._uploads.mark_stored(session_id, upload.name)
         except BaseException as error:
             await asyncio.shield(self._undo(upload))
@@ -98,9 +93,9 @@ class Uploads:
         return upload
 
     async def _undo(self, upload: Upload) -> None:
-        """Delete the file, then its record. Retention deletes a file that this cannot delete."""
+        """Delete the files, then their record. Retention deletes a file that this cannot delete."""
         with suppress(BlobStoreUnavailable, LedgerUnavailable):
-            await self._blobs.delete(upload.session_id, upload.name)
+            await self._delete(upload.session_id, upload.name)
             await self._uploads.remove(upload.session_id, upload.name)
 
     async def all(self, caller: Caller) -> list[Upload]:
@@ -120,74 +115,31 @@ class Uploads:
         if not await self._uploads.remove(caller.session_id, name):
             raise Refusal("reference_not_found")
         with suppress(BlobStoreUnavailable):  # else retention deletes it
-            await self._blobs.delete(caller.session_id, name)
+            await self._delete(caller.session_id, name)
+
+    async def _delete(self, session_id: str, name: str) -> None:
+        await self._blobs.delete(session_id, name)
+        if (archive := archive_name(name)) is not None:
+            await self._blobs.delete(session_id, archive)
 
 
 class Reservation:
     """A reservation for one upload while it is received, as a context manager."""
 
-    def __init__(self, uploads: Uploads, session_id: str, receiving: Counter[str]) -> None:
-        """`receiving`: the uploads that are being received, by session."""
+    def __init__(self, uploads: Uploads, session_id: str, receptions: Receptions) -> None:
         self._uploads = uploads
         self._session_id = session_id
-        self._receiving = receiving
+        self._receptions = receptions
+        self._counted = ExitStack()
 
     def __enter__(self) -> "Reservation":
         """Count the upload. Raises Refusal `rate_limited` at the limit of concurrent uploads."""
-        if self._receiving[self._session_id] >= PER_SESSION or self._receiving.total() >= IN_ALL:
-            raise _busy()
-        self._receiving[self._session_id] += 1
+        self._counted.enter_context(self._receptions.receive(self._session_id))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._receiving[self._session_id] -= 1
-        if not self._receiving[self._session_id]:
-            del self._receiving[self._session_id]
+        self._counted.close()
 
     async def add(self, data: bytes) -> Upload:
         """Store the image. Raises Refusal; then nothing was stored."""
         return await self._uploads.add(self._session_id, data)
-
-
-def _busy() -> Refusal:
-    return Refusal("rate_limited", "too many images are being uploaded", retry_after=2)
-
-
-def _unusable(detail: str) -> Refusal:
-    return Refusal("unsupported_media_type", detail, field="file")
-
-
-async def _reencode(data: bytes) -> tuple[int, int, bytes]:
-    """Return width, height and PNG of the image in `data`. Raises Refusal."""
-    try:
-        process = await _decoder()
-    except OSError:
-        raise _busy() from None  # the limit of processes or open files is reached
-    try:
-        async with RunningTimeout(SECONDS):
-            out, _ = await process.communicate(data)
-    except TimeoutError:
-        raise _unusable(f"the image was not decoded within {SECONDS:g} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode in REFUSALS:
-        raise _unusable(REFUSALS[process.returncode])
-    if process.returncode != 0 or len(out) <= HEAD.size:
-        raise _unusable("the image cannot be decoded")
-    width, height = HEAD.unpack_from(out)
-    return width, height, out[HEAD.size :]
-
-
-async def _decoder() -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",  # do not import modules from the working folder
-        "-m",
-        "umrgen.server.reencode",
-        env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )

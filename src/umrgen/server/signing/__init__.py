@@ -12,18 +12,13 @@ from umrgen import __version__
 from umrgen.image_files import sniff
 from umrgen.provenance.manifest import ASSERTION
 from umrgen.provenance.record import SOURCE_TYPES, Provenance
+from umrgen.server.signing.ingredients import SETTINGS, label_of
 from umrgen.text import printable
 
 if TYPE_CHECKING:
     from umrgen.server.signing.certificates import Credentials
 
 __all__ = ["ManifestSigner", "SigningFailed", "SigningOptions"]
-
-_SETTINGS: dict[str, Any] = {
-    "builder": {"thumbnail": {"enabled": False}},
-    "verify": {"verify_after_sign": False, "remote_manifest_fetch": False, "ocsp_fetch": False},
-}
-"""No thumbnails, which take most of the time; nothing is fetched; the result is verified by tests, not each time."""
 
 
 class SigningFailed(Exception):
@@ -84,19 +79,21 @@ class ManifestSigner:
         data: bytes,
         record: Provenance | None,
         references: Sequence[bytes] = (),
+        archives: Sequence[bytes] = (),
         *,
         original: bytes | None = None,
     ) -> bytes:
         """Return the image with a signed manifest. `original`: the signed image that this one was converted from.
 
-        `references` become ingredients; the manifests that they have are kept. Raises SigningFailed.
+        `references` become ingredients; the manifests that they have are kept. So are those in `archives`, of the
+        references in their order (b"": none). Raises SigningFailed.
         """
-        signer, manifest, media_type = self._signer(), _manifest(record, len(references)), sniff(data[:16]) or ""
-        named = enumerate(references, 1)
-        ingredients = [(_ingredient(f"reference {at}", "inputTo", f"reference-{at}"), image) for at, image in named]
+        signer, media_type = self._signer(), sniff(data[:16]) or ""
+        ingredients = _references(references, archives)
+        manifest = _manifest(record, [each.label for each in ingredients])
         if original is not None:
             manifest["assertions"][0]["data"]["actions"] = _conversion_actions(record)
-            ingredients = [(_ingredient("original", "parentOf", "original"), original)]
+            ingredients = [_Ingredient("original", "parentOf", "original", original)]
         return _signed(signer, manifest, media_type, data, ingredients)
 
     def _signer(self) -> Any:
@@ -106,6 +103,37 @@ class ManifestSigner:
             if self._loaded is None or self._loaded[0] is not found:
                 self._loaded = (found, _library_signer(found, self.options.authority))
             return self._loaded[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ingredient:
+    """An image that another one was made from."""
+
+    title: str
+    relationship: str
+    label: str
+    """By which an action refers to it."""
+    image: bytes
+    archive: BytesIO | None = None
+    """Of its manifest, instead of the image."""
+
+    def add_to(self, builder: Any) -> None:
+        if self.archive is not None:
+            builder.add_ingredient_from_archive(self.archive)
+            return
+        described = {"title": self.title, "relationship": self.relationship, "label": self.label}
+        builder.add_ingredient(described, sniff(self.image[:16]) or "", BytesIO(self.image))
+
+
+def _references(images: Sequence[bytes], archives: Sequence[bytes]) -> list[_Ingredient]:
+    """Return the ingredients for reference images; an image that is used twice with its archive is one."""
+    found: dict[str, _Ingredient] = {}
+    for at, image in enumerate(images):
+        label, archive = f"reference-{at + 1}", None
+        if at < len(archives) and archives[at]:
+            label, archive = label_of(archives[at])
+        found[label] = _Ingredient(f"reference {at + 1}", "inputTo", label, image, archive)
+    return list(found.values())
 
 
 def _library_signer(credentials: "Credentials", authority: str) -> Any:
@@ -121,15 +149,15 @@ def _library_signer(credentials: "Credentials", authority: str) -> Any:
 
 
 def _signed(
-    signer: Any, manifest: dict[str, Any], media_type: str, data: bytes, ingredients: Sequence[tuple[Any, bytes]]
+    signer: Any, manifest: dict[str, Any], media_type: str, data: bytes, ingredients: Sequence[_Ingredient]
 ) -> bytes:
     from c2pa import Builder, C2paError, Context
 
     target = BytesIO()
     try:
-        with Context.from_dict(_SETTINGS) as context, Builder.from_json(manifest, context=context) as builder:
-            for ingredient, image in ingredients:
-                builder.add_ingredient(ingredient, sniff(image[:16]) or "", BytesIO(image))
+        with Context.from_dict(SETTINGS) as context, Builder.from_json(manifest, context=context) as builder:
+            for ingredient in ingredients:
+                ingredient.add_to(builder)
             builder.sign(signer, media_type, BytesIO(data), target)
     except (C2paError, ValueError) as error:
         raise SigningFailed(_why(error)) from None
@@ -144,15 +172,11 @@ def _why(error: Exception) -> str:
     return "the certificate was not valid when it signed" if "not valid at time" in text else "the library refused it"
 
 
-def _ingredient(title: str, relationship: str, label: str) -> dict[str, Any]:
-    return {"title": title, "relationship": relationship, "label": label}
-
-
-def _manifest(record: Provenance | None, references: int) -> dict[str, Any]:
-    """Return the manifest's definition: the image was created by this program, from these references."""
+def _manifest(record: Provenance | None, references: Sequence[str]) -> dict[str, Any]:
+    """Return the manifest's definition: the image was created by this program, from these references (labels)."""
     action: dict[str, Any] = {"action": "c2pa.created"} | _origin(record)
     if references:
-        action["parameters"] = {"ingredientIds": [f"reference-{at}" for at in range(1, references + 1)]}
+        action["parameters"] = {"ingredientIds": references}
     assertions: list[dict[str, Any]] = [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}]
     if record is not None:
         assertions.append({"label": ASSERTION, "data": _encodable(record.to_json())})

@@ -14,6 +14,7 @@ from umrgen.server.executors.frames import Frame
 from umrgen.server.executors.ray.spec import EngineSpec
 from umrgen.server.executors.worker import Worker, limit_memory
 from umrgen.server.signing import SigningOptions
+from umrgen.server.watermark import BadWatermark, load_watermark
 
 __all__ = ["ENGINES_IN_RAY", "EngineActor"]
 
@@ -48,10 +49,11 @@ class EngineActor:
         os.environ["UMRGEN_DEVICE"] = "0"  # Ray hides the other devices of the node from this process
         try:
             engine = load_engine(spec.engine, spec.options)
-        except EngineFailure as failure:
+            watermark = load_watermark(spec.watermark) if spec.watermark else None
+        except (EngineFailure, BadWatermark) as failure:
             self._loading.put(({"is": "unavailable", "error": str(failure)}, b""))
             return
-        worker = Worker(engine, self._send, SigningOptions.from_json(spec.signing))
+        worker = Worker(engine, self._send, SigningOptions.from_json(spec.signing), watermark)
         if worker.load():
             self._worker = worker
 

@@ -39,10 +39,11 @@ class RayExecutor(EnginePool[ActorLink]):
         devices: int = 1,
         watchdog: WatchdogLimits | None = None,
         signing: SigningOptions | None = None,
+        watermark: str = "",
     ) -> None:
         super().__init__(devices, watchdog)
         signing_options = signing.to_json() if signing is not None else "null"
-        spec = EngineSpec(engine, options, self._watchdog.memory, signing_options)
+        spec = EngineSpec(engine, options, self._watchdog.memory, signing_options, watermark)
         self._spec = RaySpec(address, resources, spec)
         self._connection: RayConnection | None = None
         self._connected = asyncio.Event()

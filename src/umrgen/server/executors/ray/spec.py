@@ -21,6 +21,8 @@ class EngineSpec:
     """The limit of its memory in MiB; 0: none."""
     signing: str = "null"
     """`SigningOptions` as JSON."""
+    watermark: str = ""
+    """The class of the watermark, as `module:Class`; "" without one."""
 
 
 @dataclass(frozen=True, slots=True)

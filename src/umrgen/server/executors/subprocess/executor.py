@@ -24,11 +24,13 @@ class SubprocessExecutor(EnginePool[EngineProcess]):
         devices: int = 1,
         watchdog: WatchdogLimits | None = None,
         signing: SigningOptions | None = None,
+        watermark: str = "",
     ) -> None:
         super().__init__(devices, watchdog)
         self._engine = engine
         self._options = options
         self._signing = signing
+        self._watermark = watermark
 
     async def _spawn(self, device: int) -> EngineProcess:
         return await EngineProcess.spawn(
@@ -38,4 +40,5 @@ class SubprocessExecutor(EnginePool[EngineProcess]):
             load_timeout=await asyncio.to_thread(load_limit, self._watchdog.load_timeout, self._options),
             memory=self._watchdog.memory,
             signing=self._signing,
+            watermark=self._watermark,
         )

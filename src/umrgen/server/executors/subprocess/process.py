@@ -42,6 +42,7 @@ class EngineProcess(EngineLink):
         load_timeout: float,
         memory: int = 0,
         signing: SigningOptions | None = None,
+        watermark: str = "",
     ) -> "EngineProcess":
         """Start an engine and wait until it is loaded, at most `load_timeout` seconds.
 
@@ -56,6 +57,7 @@ class EngineProcess(EngineLink):
             json.dumps(options),
             str(memory),
             signing.to_json() if signing is not None else "null",
+            watermark,
             # An engine needs no key, so nothing that it prints or dumps can contain one.
             environment={name: value for name, value in os.environ.items() if name not in SECRETS}
             | {"UMRGEN_DEVICE": str(device)},

@@ -1,4 +1,4 @@
-"""The engine process: `python -m umrgen.server.executors.subprocess.worker NAME OPTIONS MEMORY SIGNING`.
+"""The engine process: `python -m umrgen.server.executors.subprocess.worker NAME OPTIONS MEMORY SIGNING WATERMARK`.
 
 Reads frames from standard input and writes frames to its original standard output. When its input ends, the server has
 ended, and this process ends too, even while it draws.
@@ -15,6 +15,7 @@ from umrgen.server.engines import EngineFailure, load_engine
 from umrgen.server.executors.frames import HEAD, pack, unpack_lengths
 from umrgen.server.executors.worker import Worker, limit_memory
 from umrgen.server.signing import SigningOptions
+from umrgen.server.watermark import BadWatermark, load_watermark
 
 __all__ = ["Pipe", "main"]
 
@@ -70,10 +71,11 @@ def main() -> None:
     pipe = Pipe.standard()
     try:
         engine = load_engine(name, options)
-    except EngineFailure as failure:
+        watermark = load_watermark(sys.argv[5]) if sys.argv[5] else None
+    except (EngineFailure, BadWatermark) as failure:
         pipe.send({"is": "unavailable", "error": str(failure)})
         return
-    worker = Worker(engine, pipe.send, SigningOptions.from_json(sys.argv[4]))
+    worker = Worker(engine, pipe.send, SigningOptions.from_json(sys.argv[4]), watermark)
     if worker.load():
         threading.Thread(target=_listen, args=(pipe, worker), daemon=True).start()
         worker.run()

@@ -10,16 +10,17 @@ from umrgen.server.http.api.responses import Deleted, Reference, References, jso
 from umrgen.server.http.forms import FormPart, boundary_of, read_form
 from umrgen.server.http.problems import Problem
 from umrgen.server.services.caller import Caller
-from umrgen.server.services.uploads import MAX_BYTES, Upload
+from umrgen.server.services.decoding import MAX_BYTES
+from umrgen.server.services.uploads import Upload
 
-__all__ = ["add", "all_of", "remove"]
+__all__ = ["add", "all_of", "file_of", "remove"]
 
 
 async def add(services: Services, request: Request, caller: Caller) -> Response:
     """Store the form's one file, in the field `file`; the same content again has the same name."""
     boundary = boundary_of(request, "a file in the field `file`")
     with await services.uploads.admit(caller) as reserved:
-        upload = await reserved.add(_file_of(await read_form(request, boundary, MAX_BYTES)))
+        upload = await reserved.add(file_of(await read_form(request, boundary, MAX_BYTES)))
         services.call_references.keep(caller, upload.name)
     return json_response(_wire(services, upload))
 
@@ -50,7 +51,7 @@ def _wire(services: Services, upload: Upload) -> Reference:
     )
 
 
-def _file_of(parts: Sequence[FormPart]) -> bytes:
+def file_of(parts: Sequence[FormPart]) -> bytes:
     """Return the content of the form's field `file`. Raises Problem."""
     files = [part.content for part in parts if part.name == "file"]
     if len(files) != 1:

@@ -23,6 +23,7 @@ __all__ = [
     "JobsPage",
     "KeyLimits",
     "ListedJobAnswer",
+    "ManifestAnswer",
     "ProblemAnswer",
     "RawResponse",
     "Receipt",
@@ -30,6 +31,7 @@ __all__ = [
     "References",
     "Sizes",
     "Steps",
+    "VerificationAnswer",
     "WebhookAnswer",
     "json_response",
 ]
@@ -138,6 +140,30 @@ class Deleted(Struct, frozen=True, kw_only=True):
 
     success: bool = True
     filename: str
+
+
+class ManifestAnswer(Struct, frozen=True, kw_only=True):
+    """The C2PA manifest of an image."""
+
+    present: bool
+    valid: Annotated[bool, Meta(description="signature, hashes and certificate are right; null: not checked")] | None
+    signer: Annotated[str, Meta(description="the names in the certificate")] | None
+    trusted: Annotated[bool, Meta(description="the certificate leads to a root that the operator trusts")]
+
+
+class VerificationAnswer(Struct, frozen=True, kw_only=True):
+    """Whether an image was made by this server, and its manifest. `no` proves nothing about how it was made."""
+
+    success: bool = True
+    made_here: Annotated[
+        Literal["exact", "similar", "no"], Meta(description="the same file; one with similar pixels; neither")
+    ]
+    distance: Annotated[int, Meta(description="bits of 256 in which the perceptual hashes differ, 0 to 31")] | None
+    created_at: Milliseconds | None
+    engine: str | None
+    job_id: Annotated[str, Meta(description="the job, if it is one of this key and its record exists")] | None
+    watermark: Annotated[str, Meta(description="the payload of the operator's watermark, 64 bits in hex")] | None
+    manifest: ManifestAnswer
 
 
 class EngineAnswer(Struct, frozen=True, kw_only=True):

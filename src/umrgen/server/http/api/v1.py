@@ -15,6 +15,7 @@ from umrgen.server.http.api import batch, jobs, references
 from umrgen.server.http.api.generate import generate
 from umrgen.server.http.api.responses import CapabilitiesAnswer, EngineAnswer, KeyLimits, Sizes, Steps, json_response
 from umrgen.server.http.api.status import wire
+from umrgen.server.http.api.verify import verify
 from umrgen.server.http.auth import authenticate
 from umrgen.server.http.problems import to_problem
 from umrgen.server.services.caller import Caller
@@ -27,7 +28,7 @@ SUBMIT = "/api/v1/generate"
 
 _CALLS = (
     *("generate", "status", "wait", "batch_status", "events", "cancel", "jobs", "upload_reference"),
-    *("idempotency", "digests", "webhooks", "search", "favorites", "delete", "thumbnails"),
+    *("idempotency", "digests", "webhooks", "search", "favorites", "delete", "thumbnails", "verify"),
 )
 
 Handler = Callable[[Services, Request, Caller], Awaitable[Response]]
@@ -62,6 +63,7 @@ def routes(services: Services) -> list[Route]:
         Route("/api/v1/upload-reference", keyed(references.add), methods=["POST"]),
         Route("/api/v1/upload-reference", keyed(references.all_of), methods=["GET"]),
         Route("/api/v1/upload-reference/{filename}", keyed(references.remove), methods=["DELETE"]),
+        Route("/api/v1/verify", partial(verify, services), methods=["POST"]),
         Route("/api/v1/capabilities", keyed(capabilities), methods=["GET"]),
     ]
 

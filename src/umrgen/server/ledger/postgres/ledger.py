@@ -96,6 +96,9 @@ class PostgresLedger(SqlStores):
     async def time(self) -> int | None:
         return await self.read(read_time)
 
+    async def search(self, query: Callable[[SqlConnection], T]) -> T:
+        return await self.read(query)
+
     def peek(self, query: Callable[[SqlConnection], T]) -> T | None:
         """Return None: every query waits for the network. The job store's cache has what this server saw end."""
         return None

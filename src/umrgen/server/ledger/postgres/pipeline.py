@@ -129,7 +129,7 @@ def _encoded(value: Any) -> bytes | None:
         return b"%d" % value
     if isinstance(value, bytes):
         return b"\\x" + value.hex().encode()
-    return ("{" + ",".join(f'"{_ESCAPED.sub(_BACKSLASH, text)}"' for text in value) + "}").encode()
+    return ("{" + ",".join(f'"{_ESCAPED.sub(_BACKSLASH, str(item))}"' for item in value) + "}").encode()
 
 
 _BACKSLASH = r"\\\1"

@@ -124,6 +124,10 @@ class Database(Protocol):
 
     async def read(self, query: Callable[[SqlConnection], T]) -> T: ...
 
+    async def search(self, query: Callable[[SqlConnection], T]) -> T:
+        """Read with a query that may take milliseconds: off the event loop, where the database is not in memory."""
+        ...
+
     def peek(self, query: Callable[[SqlConnection], T]) -> T | None:
         """Read without waiting; None where that is not possible."""
         ...

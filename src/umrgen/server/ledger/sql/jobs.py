@@ -12,6 +12,7 @@ from umrgen.server.domain.request import GenerationRequest, searchable
 from umrgen.server.ledger.errors import DailyLimit, IdempotencyConflict, QueueFull, TooManyJobs
 from umrgen.server.ledger.sql.calls import enter_call
 from umrgen.server.ledger.sql.database import Database, SqlConnection, Transaction
+from umrgen.server.ledger.sql.fingerprints import enter_fingerprints
 from umrgen.server.ledger.sql.outputs import LATE_FILES, add_obsolete_file, expire_outputs_of
 from umrgen.server.ledger.sql.pages import find_page
 from umrgen.server.ledger.sql.rows import job_of, values_of
@@ -155,8 +156,8 @@ def _change(transaction: Transaction, job_id: str, change: Change, **values: Any
     return _store(transaction, job, change, **values)
 
 
-def _store(transaction: Transaction, job: Job, change: Change, **values: Any) -> Job:
-    """Advance the job, and write the counts, image records and webhook that the change implies."""
+def _store(transaction: Transaction, job: Job, change: Change, *, hashes: Sequence[bytes] = (), **values: Any) -> Job:
+    """Advance the job, and write the counts, records of images, fingerprints and webhook that the change implies."""
     connection = transaction.connection
     transaction.next_jobs.clear()
     changed = advance(job, change, **values)
@@ -172,6 +173,7 @@ def _store(transaction: Transaction, job: Job, change: Change, **values: Any) ->
             row["favorite"] = int(job.favorite)
             connection.send("insert_output", row)
         connection.send("add_kept_bytes", {"bytes": sum(output.bytes for output in changed.outputs)})
+        enter_fingerprints(connection, changed, hashes)
     if changed.over and changed.request.webhook_url:
         enter_webhook(connection, changed, now=values["now"])
     transaction.changed.append(changed)
@@ -396,10 +398,12 @@ class SqlJobStore:
         now: int,
         token: int | None = None,
         version: int | None = None,
+        hashes: Sequence[bytes] = (),
         **values: Any,
     ) -> Job:
+        values |= {"now": now, "token": token, "version": version, "hashes": hashes}
         return await self._database.write(
-            lambda transaction: _change(transaction, job_id, change, now=now, token=token, version=version, **values),
+            lambda transaction: _change(transaction, job_id, change, **values),
             changes=1,
             job_id=job_id,
         )

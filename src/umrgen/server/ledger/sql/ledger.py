@@ -3,6 +3,7 @@
 from umrgen.server.ledger.sql.calls import SqlCallStore
 from umrgen.server.ledger.sql.coordination import SqlCoordinationStore
 from umrgen.server.ledger.sql.database import Database, SqlConnection
+from umrgen.server.ledger.sql.fingerprints import SqlFingerprintStore
 from umrgen.server.ledger.sql.jobs import SqlJobStore
 from umrgen.server.ledger.sql.keys import SqlKeyStore
 from umrgen.server.ledger.sql.outputs import SqlOutputStore
@@ -26,6 +27,7 @@ class SqlStores:
     def __init__(self, database: Database) -> None:
         self.jobs = SqlJobStore(database)
         self.outputs = SqlOutputStore(database)
+        self.fingerprints = SqlFingerprintStore(database)
         self.uploads = SqlUploadStore(database)
         self.webhooks = SqlWebhookStore(database)
         self.keys = SqlKeyStore(database)

@@ -412,3 +412,34 @@ SELECT session_id, name FROM obsolete_files WHERE not_before <= :now ORDER BY no
 
 -- name: forget_obsolete_file
 DELETE FROM obsolete_files WHERE session_id = :session_id AND name = :name AND not_before <= :now;
+
+-- name: insert_new_fingerprint
+INSERT INTO new_fingerprints (position, sha256, pdq, created_at, engine, job_seq)
+VALUES (:position, :sha256, :pdq, :created_at, :engine, (SELECT seq FROM jobs WHERE id = :job_id));
+
+-- name: new_fingerprints
+-- The oldest images that are not indexed yet.
+SELECT position, sha256, pdq, created_at, engine, job_seq FROM new_fingerprints ORDER BY position LIMIT :limit;
+
+-- name: delete_new_fingerprints
+DELETE FROM new_fingerprints WHERE position <= :position;
+
+-- name: last_fingerprint_group
+SELECT coalesce(max(number), -1) FROM fingerprints;
+
+-- name: insert_fingerprint_group
+INSERT INTO fingerprints (number, engines, records) VALUES (:number, :engines, :records);
+
+-- name: fingerprint_groups
+SELECT engines, records FROM fingerprints WHERE number {in numbers} ORDER BY number;
+
+-- name: fingerprint_bands
+SELECT key, members FROM fingerprint_bands WHERE key {in keys};
+
+-- name: put_fingerprint_band
+INSERT INTO fingerprint_bands (key, members) VALUES (:key, :members)
+ON CONFLICT (key) DO UPDATE SET members = excluded.members;
+
+-- name: own_job
+-- The first of these jobs that is of the session, and that it has not deleted.
+SELECT id FROM jobs WHERE seq {in numbers} AND session_id = :session_id AND deleted_at IS NULL ORDER BY seq LIMIT 1;

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, replace
 
+from umrgen.server.domain.references import archive_name
 from umrgen.server.ledger.errors import UploadsFull
 from umrgen.server.ledger.sql.database import Database, Transaction
 from umrgen.server.ledger.sql.outputs import add_obsolete_file
@@ -38,7 +39,8 @@ def _expire(transaction: Transaction, before: int, limit: int) -> list[Upload]:
 def _remove(transaction: Transaction, session_id: str, name: str) -> bool:
     removed = transaction.connection.run("delete_upload", {"name": name, "session_id": session_id}) == 1
     if removed:
-        add_obsolete_file(transaction.connection, session_id, name)
+        for file in filter(None, (name, archive_name(name))):
+            add_obsolete_file(transaction.connection, session_id, file)
     return removed
 
 

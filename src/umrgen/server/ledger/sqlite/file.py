@@ -92,6 +92,18 @@ class SqliteLedger(SqlStores):
     async def read(self, query: Callable[[SqlConnection], T]) -> T:
         return query(self._reader)
 
+    async def search(self, query: Callable[[SqlConnection], T]) -> T:
+        return await asyncio.to_thread(self._search, query)
+
+    def _search(self, query: Callable[[SqlConnection], T]) -> T:
+        """Run a query on a connection of its own: that of `read` is used on the event loop."""
+        try:
+            connection = connect(self._path, busy_seconds=0)
+        except sqlite3.Error as error:
+            raise LedgerUnavailable(f"the ledger cannot be used: {error}") from error
+        with closing(connection):
+            return query(SqliteConnection(connection))
+
     def peek(self, query: Callable[[SqlConnection], T]) -> T | None:
         return query(self._reader)
 

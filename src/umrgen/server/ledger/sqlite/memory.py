@@ -68,6 +68,9 @@ class MemoryLedger(SqlStores):
         assert self._connection is not None
         return query(self._connection)
 
+    async def search(self, query: Callable[[SqlConnection], T]) -> T:
+        return await self.read(query)
+
     def peek(self, query: Callable[[SqlConnection], T]) -> T | None:
         assert self._connection is not None
         return query(self._connection)

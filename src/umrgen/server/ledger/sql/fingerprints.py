@@ -1,0 +1,184 @@
+"""The store of fingerprints: digest and perceptual hash of every image, when it was made, and by which engine.
+
+The end of a job writes a row for each image. `index` packs 16 rows at a time into a group, and adds the group's number
+to the members of each key of `bands.py`. The rows that are left, fewer than 16 after it, are compared one by one.
+
+A record of a group: 16 bytes of the SHA-256, the PDQ hash (zeros: none), the seconds since the epoch, the number of the
+job's row, and the number of the engine in the group's list. A hash that an earlier image has too is indexed for that
+one only: otherwise, many equal images would make a key's members long.
+"""
+
+import json
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from umrgen.server.domain.job import MAX_IMAGES, Job
+from umrgen.server.ledger.sql.bands import MAX_DISTANCE, SEGMENT, band_keys, digest_key, nearby_keys
+from umrgen.server.ledger.sql.database import Database, Row, SqlConnection, Transaction
+from umrgen.server.ledger.values import KnownImage
+
+__all__ = ["SqlFingerprintStore", "enter_fingerprints"]
+
+GROUP = 16
+"""Images of a group."""
+_RECORD = struct.Struct(">16s32sIIB")
+_MEMBER = struct.Struct(">H")
+_NO_HASH = bytes(32)
+_LARGEST = 2**32 - 1
+_ALL = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An image that is the one searched for, or near it."""
+
+    distance: int
+    exact: bool
+    created_at: int
+    engine: str
+    job_seq: int
+
+    @property
+    def order(self) -> tuple[bool, int, int]:
+        return (not self.exact, self.distance, self.created_at)
+
+
+# --- writing ---
+
+
+def enter_fingerprints(connection: SqlConnection, job: Job, hashes: Sequence[bytes]) -> None:
+    """Write the fingerprints of a completed job's images. `hashes`: the PDQ hash of each, b"" for one without it."""
+    for index, output in enumerate(job.outputs):
+        row = {
+            "position": job.changed * MAX_IMAGES + index,
+            "sha256": bytes.fromhex(output.sha256),
+            "pdq": hashes[index] if index < len(hashes) else b"",
+            "created_at": job.completed_at,
+            "engine": job.engine,
+            "job_id": job.id,
+        }
+        connection.send("insert_new_fingerprint", row)
+
+
+def _index(transaction: Transaction, groups: int) -> int:
+    """Pack up to `groups` groups; return how many."""
+    connection = transaction.connection
+    rows = connection.all("new_fingerprints", {"limit": GROUP * groups})
+    number = _last_group(connection) + 1
+    packed = len(rows) // GROUP
+    for at in range(packed):
+        _add_group(connection, number + at, rows[at * GROUP : (at + 1) * GROUP])
+    if packed:
+        connection.send("delete_new_fingerprints", {"position": rows[packed * GROUP - 1][0]})
+    return packed
+
+
+def _last_group(connection: SqlConnection) -> int:
+    row = connection.one("last_fingerprint_group")
+    return int(row[0]) if row else -1
+
+
+def _add_group(connection: SqlConnection, number: int, rows: Sequence[Row]) -> None:
+    engines = sorted({str(row[4]) for row in rows})
+    records = b"".join(_packed(row, engines) for row in rows)
+    group = {"number": number, "engines": json.dumps(engines), "records": records}
+    connection.send("insert_fingerprint_group", group)
+    _add_members(connection, number, rows)
+
+
+def _packed(row: Row, engines: Sequence[str]) -> bytes:
+    _, sha256, pdq, created_at, engine, job_seq = row
+    seconds, seq = min(created_at // 1000, _LARGEST), job_seq if job_seq <= _LARGEST else 0
+    return _RECORD.pack(bytes(sha256), bytes(pdq) or _NO_HASH, seconds, seq, engines.index(engine))
+
+
+def _add_members(connection: SqlConnection, number: int, rows: Sequence[Row]) -> None:
+    """Add the group to the members of its images' keys."""
+    segment, low = divmod(number, SEGMENT)
+    hashes = list(dict.fromkeys(bytes(row[2]) for row in rows if row[2]))
+    keys_of_hash = {pdq: band_keys(pdq, segment) for pdq in hashes}
+    keys = {digest_key(bytes(row[1]), segment) for row in rows}
+    wanted = keys.union(*keys_of_hash.values())
+    members = {int(key): bytes(found) for key, found in connection.all("fingerprint_bands", {"keys": sorted(wanted)})}
+    for pdq, its_keys in keys_of_hash.items():
+        if not _has_hash(connection, pdq, _common(members, its_keys), segment):
+            keys.update(its_keys)
+    for key in sorted(keys):
+        connection.send("put_fingerprint_band", {"key": key, "members": members.get(key, b"") + _MEMBER.pack(low)})
+
+
+def _common(members: dict[int, bytes], keys: Iterable[int]) -> set[int]:
+    """Return the groups that are members of all keys: those that probably have the same hash."""
+    return set.intersection(*({low for (low,) in _MEMBER.iter_unpack(members.get(key, b""))} for key in keys))
+
+
+def _has_hash(connection: SqlConnection, pdq: bytes, lows: Iterable[int], segment: int) -> bool:
+    numbers = [segment * SEGMENT + low for low in lows]
+    groups = connection.all("fingerprint_groups", {"numbers": numbers}) if numbers else []
+    return any(record[1] == pdq for _, records in groups for record in _RECORD.iter_unpack(bytes(records)))
+
+
+# --- finding ---
+
+
+def _find(connection: SqlConnection, sha256: bytes, pdq: bytes, session_id: str) -> KnownImage | None:
+    found = [*_pending(connection, sha256, pdq), *_indexed(connection, sha256, pdq)]
+    if not found:
+        return None
+    best = min(found, key=lambda each: each.order)
+    jobs = [each.job_seq for each in found if each.order[:2] == best.order[:2] and each.job_seq]
+    own = connection.one("own_job", {"numbers": jobs, "session_id": session_id}) if session_id and jobs else None
+    return KnownImage(best.exact, best.distance, best.created_at, best.engine, own[0] if own else None)
+
+
+def _pending(connection: SqlConnection, sha256: bytes, pdq: bytes) -> Iterator[_Found]:
+    wanted = int.from_bytes(pdq)
+    for _, digest, own, created_at, engine, job_seq in connection.all("new_fingerprints", {"limit": _ALL}):
+        exact = bytes(digest) == sha256
+        distance = (int.from_bytes(own) ^ wanted).bit_count() if own and pdq else MAX_DISTANCE + 1
+        if exact or distance <= MAX_DISTANCE:
+            yield _Found(0 if exact else distance, exact, created_at // 1000 * 1000, engine, job_seq)
+
+
+def _indexed(connection: SqlConnection, sha256: bytes, pdq: bytes) -> Iterator[_Found]:
+    segments = _last_group(connection) // SEGMENT + 1
+    keys = [digest_key(sha256, segment) for segment in range(segments)]
+    keys += nearby_keys(pdq, segments) if pdq else []
+    numbers: set[int] = set()
+    for key, members in connection.all("fingerprint_bands", {"keys": keys}):
+        first = (key >> 21) * SEGMENT
+        numbers.update(first + low for (low,) in _MEMBER.iter_unpack(bytes(members)))
+    groups = connection.all("fingerprint_groups", {"numbers": sorted(numbers)}) if numbers else []
+    return _near(groups, sha256, pdq)
+
+
+def _near(groups: Sequence[Row], sha256: bytes, pdq: bytes) -> Iterator[_Found]:
+    """Yield the images of these groups that have the digest, or a hash within MAX_DISTANCE bits."""
+    import numpy as np  # here, because the commands for a ledger start without it
+
+    fields = np.dtype([("sha256", "V16"), ("pdq", "<u8", 4), ("made", ">u4"), ("job", ">u4"), ("engine", "u1")])
+    records = np.frombuffer(b"".join(bytes(row[1]) for row in groups), fields)
+    wanted = np.frombuffer(pdq or _NO_HASH, "<u8")
+    hashes = records["pdq"].T.copy()
+    distances = sum(np.bitwise_count(part ^ bits).astype(np.int16) for part, bits in zip(hashes, wanted, strict=True))
+    exact = records["sha256"] == np.void(sha256[:16])
+    near = hashes.any(axis=0) & (distances <= MAX_DISTANCE) if pdq else exact
+    for at in np.flatnonzero(exact | near):
+        engine = json.loads(groups[int(at) // GROUP][0])[records["engine"][at]]
+        distance = 0 if exact[at] else int(distances[at])
+        yield _Found(distance, bool(exact[at]), int(records["made"][at]) * 1000, engine, int(records["job"][at]))
+
+
+class SqlFingerprintStore:
+    """Implements `FingerprintStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, sha256: bytes, pdq: bytes, *, session_id: str = "") -> KnownImage | None:
+        return await self._database.search(partial(_find, sha256=sha256, pdq=pdq, session_id=session_id))
+
+    async def index(self, *, groups: int) -> int:
+        return await self._database.write(lambda transaction: _index(transaction, groups))

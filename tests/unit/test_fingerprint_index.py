@@ -1,0 +1,67 @@
+"""Indexing of new images: all that fill a group, by one server of the ledger, despite an outage."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from umrgen.server.ledger import LedgerUnavailable
+from umrgen.server.ledger.sqlite.memory import MemoryLedger
+from umrgen.server.scheduler.leases import TaskLease
+from umrgen.server.services.fingerprint_index import GROUPS, FingerprintIndex
+from umrgen.testing import FakeClock
+
+
+class Store:
+    """A store with some groups that are not indexed."""
+
+    def __init__(self, groups: int) -> None:
+        self.left = groups
+        self.failures = 0
+
+    async def find(self, sha256: bytes, pdq: bytes, *, session_id: str = "") -> None:
+        raise AssertionError
+
+    async def index(self, *, groups: int) -> int:
+        if self.failures:
+            self.failures -= 1
+            raise LedgerUnavailable("the disk is full")
+        done = min(groups, self.left)
+        self.left -= done
+        return done
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[MemoryLedger]:
+    ledger = MemoryLedger()
+    await ledger.open()
+    yield ledger
+    await ledger.close()
+
+
+def index(ledger: MemoryLedger, store: Store, worker: str = "one") -> FingerprintIndex:
+    clock = FakeClock()
+    return FingerprintIndex(store, clock, TaskLease(ledger.coordination, "fingerprints", worker, clock))
+
+
+async def test_all_groups_are_indexed(ledger: MemoryLedger) -> None:
+    store = Store(3 * GROUPS + 1)
+    await index(ledger, store).once()
+    assert store.left == 0
+
+
+async def test_one_server_indexes(ledger: MemoryLedger) -> None:
+    first, second = Store(1), Store(1)
+    await index(ledger, first).once()
+    await index(ledger, second, "two").once()
+    assert (first.left, second.left) == (0, 1)
+
+
+async def test_it_is_tried_again_after_an_outage(ledger: MemoryLedger) -> None:
+    store = Store(2)
+    store.failures = 1
+    clock = FakeClock()
+    running = FingerprintIndex(store, clock, TaskLease(ledger.coordination, "fingerprints", "one", clock))
+    with pytest.raises(LedgerUnavailable):
+        await running.once()
+    await running.once()
+    assert store.left == 0
