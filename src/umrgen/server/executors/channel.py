@@ -65,12 +65,12 @@ class ProcessChannel:
         return self._process.returncode
 
     def write(self, head: Mapping[str, Any], body: bytes = b"") -> None:
-        """Send a frame. If the process has ended, this has no effect: the reader notices that."""
+        """Send a frame. If the process has ended, this has no effect: the reader gets its end."""
         with suppress(*GONE):
             self._writer.write(pack(head, body))
 
     async def drain(self) -> None:
-        """Wait until what was written is on its way."""
+        """Wait until the written frames are in the system's buffer."""
         with suppress(*GONE):
             await self._writer.drain()
 
@@ -122,7 +122,7 @@ class ProcessChannel:
         return f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"it exited with code {code}"
 
     async def _watch_end(self) -> None:
-        """When the process has ended, end the stream after what it sent: a process that it forked may hold it."""
+        """End the stream after the end of the process: a process that it forked may hold it."""
         await self._process.wait()
         with suppress(OSError):
             self._channel.shutdown(socket.SHUT_RD)

@@ -84,7 +84,7 @@ class EngineLink(ABC):
 
     @abstractmethod
     async def _drain(self) -> None:
-        """Wait until what was written is on its way."""
+        """Wait until the written messages are in the system's buffer."""
 
     @property
     def jobs(self) -> Collection[str]:

@@ -1,4 +1,4 @@
-"""The work of an engine: messages with tasks in, messages with steps and images out, wherever it runs."""
+"""The work of an engine: messages with tasks in, messages with steps and images out."""
 
 import resource
 import traceback
@@ -96,7 +96,7 @@ class Worker:
         return True
 
     def run(self) -> None:
-        """Draw the tasks that are received, for ever."""
+        """Draw the received tasks, without end."""
         while True:
             self._draw(_tasks(*self._tasks.get()))
 

@@ -1,1 +1,1 @@
-"""Engines in actors of a Ray cluster. The server itself imports no Ray: a process of its own is connected to it."""
+"""Engines in actors of a Ray cluster. The server itself imports no Ray: a separate process is connected to it."""

@@ -23,7 +23,7 @@ FINAL = ("done", "cancelled", "failed", "broken")
 
 
 class EngineActor:
-    """One engine. It is not restarted and no call is repeated: the ledger alone decides about retries."""
+    """One engine. It is not restarted and no call is repeated: only the ledger decides about retries."""
 
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec

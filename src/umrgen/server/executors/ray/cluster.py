@@ -19,7 +19,7 @@ CALL = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 """A call of Ray's head (GCS) without arguments, which needs the token in token mode."""
 CALL_SECONDS = 5.0
 CHECK_SECONDS = 1.0
-"""Seconds between two looks at the nodes."""
+"""Seconds between two checks of the nodes."""
 AUTO = "auto"
 """The cluster of this machine, or of RAY_ADDRESS."""
 
@@ -72,7 +72,7 @@ def _call_without_token(address: str) -> grpc.StatusCode:
 
 
 def alive_nodes() -> dict[str, Mapping[str, Any]]:
-    """Return the nodes that are alive, by id."""
+    """Return the connected nodes, by id."""
     return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
 
 
@@ -91,7 +91,7 @@ class ClusterWatch:
         self._nodes = alive_nodes()
 
     async def changes(self) -> list[str]:
-        """Wait, and return a line for each node that came or went. Raises ClusterRefused when our own is gone.
+        """Wait, and return a line for each node that was added or lost. Raises ClusterRefused when our own is gone.
 
         While the head does not respond, the actors draw on. After its restart it is another cluster, unless it kept its
         state, and does not know this process. Ray itself ends this process when its head is away for a minute.
@@ -100,14 +100,14 @@ class ClusterWatch:
         before = self._nodes
         self._nodes = await asyncio.to_thread(self._alive)
         if self._own not in self._nodes:
-            raise ClusterRefused("the node of this machine is not in the Ray cluster any more")
+            raise ClusterRefused("the node of this machine was removed from the Ray cluster")
         return [
-            *(f"Ray: a node came: {node_ports(self._nodes[node])}" for node in self._nodes.keys() - before.keys()),
-            *(f"Ray: a node is gone: {node_ports(before[node])}" for node in before.keys() - self._nodes.keys()),
+            *(f"Ray: a node was added: {node_ports(self._nodes[node])}" for node in self._nodes.keys() - before.keys()),
+            *(f"Ray: a node was lost: {node_ports(before[node])}" for node in before.keys() - self._nodes.keys()),
         ]
 
     def _alive(self) -> dict[str, Mapping[str, Any]]:
-        """Return the nodes that are alive. Ray aborts the process of a caller whose head is away, so ask that first."""
+        """Return the connected nodes. Ray aborts the process of a caller whose head is away, so call the head first."""
         with suppress(ClusterRefused):
             requires_token(self._head)
             return alive_nodes()

@@ -195,7 +195,7 @@ class RayConnection:
             self._lose_all(refused or LOST)
 
     async def _deliver(self, frame: Frame) -> str | None:
-        """Handle a message. Return the reason when it says that the connection ends. Raises FrameError."""
+        """Handle a message. Return the reason when the connection ends. Raises FrameError."""
         head = frame[0]
         number = head.get("engine")
         if head.get("is") == "refused":

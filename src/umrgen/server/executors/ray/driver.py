@@ -29,7 +29,7 @@ __all__ = ["main"]
 
 
 class _Actor:
-    """One engine in the cluster. It ends when its actor or the node dies, or by `kill`."""
+    """One engine in the cluster. It ends with its actor or node, or by `kill`."""
 
     def __init__(self, driver: "_Driver", number: int) -> None:
         self._driver = driver
@@ -72,13 +72,13 @@ class _Actor:
 
 
 def _resources(needed: Any) -> dict[str, Any]:
-    """Return the options of an actor for resources by name. Without a processor of its own, any number fit."""
+    """Return the options of an actor for resources by name. Without a processor, any number of them fit."""
     others = {name: number for name, number in needed.items() if name not in ("CPU", "GPU")}
     return {"num_cpus": needed.get("CPU", 0), "num_gpus": needed.get("GPU", 0), "resources": others}
 
 
 def _reason(error: Exception) -> str:
-    """Return what Ray says of an end: the first line, for its traces have paths."""
+    """Return the reason of an end. Ray's own messages have paths."""
     if isinstance(error, ray.exceptions.ActorDiedError | ray.exceptions.NodeDiedError):
         return "its actor or node died"
     if isinstance(error, ray.exceptions.RayTaskError):
@@ -95,7 +95,7 @@ class _Driver:
         self._actors: dict[int, _Actor] = {}
         self._living: set[asyncio.Task[None]] = set()
         self._loop: Future[asyncio.AbstractEventLoop] = Future()
-        # The pipe is read by a thread of its own: writing to the server may block the loop, and connecting to Ray too.
+        # The pipe is read by another thread: writing to the server may block the loop, and connecting to Ray too.
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, engine: int, head: dict[str, Any], body: bytes = b"") -> None:

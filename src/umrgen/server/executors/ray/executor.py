@@ -19,7 +19,7 @@ __all__ = ["RayExecutor"]
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 120.0
-"""Ray itself gives up after a minute."""
+"""Ray itself stops trying after a minute."""
 LONGEST_DELAY = 10.0
 """Seconds until Ray is tried again."""
 PATIENCE = 10.0
@@ -49,7 +49,7 @@ class RayExecutor(EnginePool[ActorLink]):
         self._connected = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
         self._warned = False
-        """Whether the log says that no node has the resources, since an engine was loaded."""
+        """Whether it was logged, since an engine was loaded, that no node has the resources."""
 
     # --- the connection ---
 

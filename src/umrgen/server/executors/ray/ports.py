@@ -33,7 +33,7 @@ def listening() -> list[str]:
 def _own_sockets() -> set[str]:
     found = set()
     for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # closed meanwhile
+        with suppress(OSError):  # it was closed
             found.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
     return found
 
@@ -47,7 +47,7 @@ def _rows(table: str) -> Iterable[tuple[str, str, str]]:
 
 
 def _address(text: str) -> str:
-    """Return an address such as `0100007F:1F90` (little-endian words of 4 bytes) in the usual form."""
+    """Return an address such as `0100007F:1F90` (groups of 4 bytes, little-endian) in the usual form."""
     host, _, port = text.partition(":")
     words = b"".join(bytes.fromhex(host[first : first + 8])[::-1] for first in range(0, len(host), 8))
     address = ip_address(words)

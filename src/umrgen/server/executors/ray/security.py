@@ -1,4 +1,4 @@
-"""Which Ray clusters are used: those that ask for a token, and those that only this machine can reach."""
+"""The security check of a Ray cluster: it requires a token, or only this machine can reach it."""
 
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address

@@ -1,4 +1,4 @@
-"""What the process that is connected to Ray, and the actors, have to know."""
+"""The arguments of the process that is connected to Ray, and of the actors."""
 
 import json
 from collections.abc import Mapping
