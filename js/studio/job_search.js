@@ -1,0 +1,26 @@
+// Finding a job by its id: the job's status has no request, which is in lists only.
+
+/** @import { Umrgen } from "../src/index.js" */
+/** @import { Jobs } from "./jobs.js" */
+
+const PAGE = 200;
+/** Pages in which an old job is searched on servers that cannot list jobs by their time. */
+const MAX_PAGES = 25;
+
+/**
+ * Return the entry of a job; undefined when this key has no such job. Throws UmrgenError.
+ * @param {Umrgen} umrgen
+ * @param {Jobs} jobs
+ * @param {string} id
+ */
+export async function findEntry(umrgen, jobs, id) {
+  if (!/^[\w-]{1,100}$/.test(id)) return undefined;
+  let cursor = null;
+  for (let page = 0; page < MAX_PAGES && !jobs.get(id); page++) {
+    const found = await umrgen.jobs({ limit: PAGE, cursor });
+    for (const status of found.jobs) if (status.jobId === id) jobs.update(status);
+    cursor = found.nextCursor;
+    if (!cursor) break;
+  }
+  return jobs.get(id);
+}
