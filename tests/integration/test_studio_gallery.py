@@ -1,7 +1,6 @@
 """The studio's links, selection, filters and tools for images, in a real Chromium."""
 
 import io
-import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -9,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from studio_page import check_accessibility, draw, pixels, row, show, tile, wait_for_announcement, wait_for_image
 
 from browser import ConsoleErrors, new_session, open_studio
-from studio_page import check_accessibility, draw, pixels, row, show, tile, wait_for_announcement, wait_for_image
 from support import SMALL, UNLIMITED, ServerProcess, finish, server, submit
-from umrgen.image_files import verify
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -205,12 +203,14 @@ def verify_free_png() -> bytes:
 
 
 A1111 = png_with(
-    parameters="a red barn\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1234, Size: 768x512"
+    parameters="a red barn\nNegative prompt: blurry\n"
+    "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1234, Size: 768x512"
 )
 DROP = """([target, bytes]) => {
     const data = new DataTransfer();
     data.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
-    document.querySelector(target).dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
+    const options = {dataTransfer: data, bubbles: true, cancelable: true};
+    document.querySelector(target).dispatchEvent(new DragEvent("drop", options));
 }"""
 
 
@@ -318,11 +318,11 @@ class TestImage:
 
     def test_copying_an_image_and_its_link(self, gallery: "Page", running: ServerProcess) -> None:
         tile(gallery, "a lighthouse").click()
-        gallery.get_by_role("button", name="Copy", exact=True).first.click()
+        gallery.get_by_role("button", name="Copy image").click()
         wait_for_announcement(gallery, "The image was copied.")
         types = gallery.evaluate("async () => (await navigator.clipboard.read()).flatMap((item) => item.types)")
         assert types == ["image/png"]
-        gallery.get_by_role("button", name="Link").click()
+        gallery.get_by_role("button", name="Copy link").click()
         gallery.locator(".viewer-note", has_text="without a key, as long as the server keeps the image").wait_for()
         link = gallery.evaluate("navigator.clipboard.readText()")
         assert link.startswith(f"{running.url}/outputs/")

@@ -5,6 +5,7 @@
 The files are read once, at start, into a table. A request's path is a key of this table and never a path on disk.
 """
 
+import asyncio
 import gzip
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from umrgen.server.http import Services
+from umrgen.server.http import Services, studio_devices
 from umrgen.server.http.api.responses import json_response
 from umrgen.server.http.api.schemas import read_object
 from umrgen.server.http.auth import address_of
@@ -38,12 +39,14 @@ MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".webmanifest": "application/manifest+json",
 }
 
 # `data:` is for previews, which an event stream carries as base64; everything else is from this server.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
@@ -97,7 +100,7 @@ def routes(services: Services) -> list[Route]:
     async def session(request: Request) -> Response:
         return await open_session(services, request)
 
-    found = [Route("/studio/{name:path}", part, methods=["GET"])]
+    found = [*studio_devices.routes(services), Route("/studio/{name:path}", part, methods=["GET"])]
     if services.settings.loopback:
         found.insert(0, Route("/studio/session", session, methods=["POST"]))
     return found
@@ -120,7 +123,7 @@ async def open_session(services: Services, request: Request) -> Response:
     if not _from_local_studio(request):
         raise Problem("forbidden_origin", "only the studio, opened on the server's machine, may exchange a link")
     ticket = (await read_object(request, 4096)).get("ticket")
-    if not isinstance(ticket, str) or not services.tickets.take(ticket):
+    if not isinstance(ticket, str) or not await asyncio.to_thread(services.tickets.take, ticket):
         services.authentication.failures.record_failure(address_of(request.scope))
         raise Problem("link_over")
     expires_at = services.clock.now() + KEY_LASTS * 1000
