@@ -108,7 +108,7 @@ export class Gallery extends HTMLElement {
     if (tile) find(tile, "button").focus();
   }
 
-  /** Show whether a job is a favourite. @param {JobEntry} entry */
+  /** Show whether a job is a favorite. @param {JobEntry} entry */
   updateFavorite(entry) {
     const tile = this.#tiles.get(entry.id);
     if (tile) showFavorite(tile, entry);

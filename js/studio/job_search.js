@@ -1,4 +1,5 @@
 // Finding a job by its id: the job's status has no request, which is in lists only.
+import { JobNotFound } from "../src/index.js";
 
 /** @import { Umrgen } from "../src/index.js" */
 /** @import { Jobs } from "./jobs.js" */
@@ -15,12 +16,19 @@ const MAX_PAGES = 25;
  */
 export async function findEntry(umrgen, jobs, id) {
   if (!/^[\w-]{1,100}$/.test(id)) return undefined;
-  let cursor = null;
-  for (let page = 0; page < MAX_PAGES && !jobs.get(id); page++) {
-    const found = await umrgen.jobs({ limit: PAGE, cursor });
-    for (const status of found.jobs) if (status.jobId === id) jobs.update(status);
-    cursor = found.nextCursor;
-    if (!cursor) break;
+  if (jobs.get(id)) return jobs.get(id);
+  try {
+    const { raw } = await umrgen.job(id).status();
+    // Servers without a search ignore the times, and return the newest page.
+    const times = { after: raw.created_at, before: raw.created_at + 1 };
+    for (let page = 0, cursor = null; page < MAX_PAGES && !jobs.get(id); page++) {
+      const found = await umrgen.jobs({ limit: PAGE, cursor, ...times });
+      for (const status of found.jobs) if (status.jobId === id) jobs.update(status);
+      cursor = found.nextCursor;
+      if (!cursor) break;
+    }
+  } catch (error) {
+    if (!(error instanceof JobNotFound)) throw error;
   }
   return jobs.get(id);
 }

@@ -116,4 +116,7 @@ async function start() {
   else await signIn(stored);
 }
 
+// Only on HTTPS or this machine. The page works without it.
+navigator.serviceWorker?.register(new URL("service_worker.js", import.meta.url), { scope: `${baseUrl}/` }).catch(() => {});
+
 await start();

@@ -1,4 +1,4 @@
-// The actions for one or more jobs: download as a ZIP file, compare, favourite, delete.
+// The actions for one or more jobs: download as a ZIP file, compare, favorite, delete.
 import { UmrgenError } from "../src/index.js";
 import { Compare } from "./compare.js";
 import { confirmed } from "./confirm.js";
@@ -83,7 +83,7 @@ export function connectSelection({ umrgen, jobs, gallery, viewer, handleError })
   async function remove(entries) {
     const favorites = entries.filter(({ status }) => status.raw.favorite).length;
     const title = entries.length === 1 ? "Delete this job and its image?" : `Delete ${entries.length} jobs and their images?`;
-    const note = favorites ? `Favourites among them: ${favorites}. ` : "";
+    const note = favorites ? `Favorites among them: ${favorites}. ` : "";
     if (!(await confirmed(title, `${note}This cannot be undone.`, "Delete"))) return false;
     await umrgen.deleteJobs(entries.map(({ id }) => id));
     for (const { id } of entries) jobs.remove(id);

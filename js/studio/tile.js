@@ -38,7 +38,7 @@ export function newTile(umrgen, entry) {
 }
 
 /**
- * Show whether an image is a favourite.
+ * Show whether an image is a favorite.
  * @param {HTMLElement} tile
  * @param {JobEntry} entry
  */

@@ -66,12 +66,15 @@ class PageFile:
     body: bytes
     gzipped: bytes
     digest: str
+    is_worker: bool = False
 
     def response(self, request: Request) -> Response:
         """Return the file, compressed if the client accepts gzip, or 304 if the client has it."""
         gzips = "gzip" in request.headers.get("accept-encoding", "")
         etag = f'"{self.digest}{"-gzip" if gzips else ""}"'
         headers = _HEADERS | {"ETag": etag}
+        if self.is_worker:
+            headers["Service-Worker-Allowed"] = "/"  # it serves the page at /, not the folder of its file
         if etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         if gzips:
@@ -156,7 +159,9 @@ def _read() -> Iterator[tuple[str, PageFile]]:
             if media_type := MEDIA_TYPES.get(path.suffix):
                 body = path.read_bytes()
                 digest = hashlib.sha256(body).hexdigest()[:32]
-                yield f"{name}/{path.name}", PageFile(media_type, body, gzip.compress(body, mtime=0), digest)
+                is_worker = path.name == "service_worker.js"
+                packed = gzip.compress(body, mtime=0)
+                yield f"{name}/{path.name}", PageFile(media_type, body, packed, digest, is_worker)
 
 
 def _folders() -> Mapping[str, Path]:

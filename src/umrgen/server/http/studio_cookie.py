@@ -19,7 +19,7 @@ _NAME = "umrgen-studio"
 
 
 def device_secret(headers: Mapping[bytes, bytes]) -> str | None:
-    """Return the secret in the cookie of a request of the studio; None for a request that must bring an API key."""
+    """Return the secret in the cookie of a request of the studio; None for a request that needs an API key."""
     if b"authorization" in headers or headers.get(HEADER.encode()) != b"cookie" or not from_own_page(headers):
         return None
     return cookie_parser(headers.get(b"cookie", b"").decode("latin-1")).get(_NAME)
@@ -34,7 +34,7 @@ def from_own_page(headers: Mapping[bytes, bytes]) -> bool:
 
 
 def set_cookie(response: Response, request: Request, secret: str, prefix: str) -> None:
-    """Store the secret in the browser; by HTTPS only, if the page has come by HTTPS."""
+    """Store the secret in the browser; by HTTPS only, if the page was loaded by HTTPS."""
     secure = request.headers.get("origin", "").lower().startswith("https://")
     response.set_cookie(
         _NAME, secret, max_age=LASTS, path=f"{prefix}/", secure=secure, httponly=True, samesite="strict"
