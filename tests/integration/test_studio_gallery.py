@@ -103,7 +103,7 @@ class TestLinks:
         gallery.reload()
         gallery.get_by_text("No failed jobs").wait_for()
         gallery.locator("summary.button").click()
-        gallery.get_by_label("Size", exact=True).last.select_option("portrait")
+        gallery.locator("#filter-size").select_option("portrait")
         gallery.wait_for_function("() => location.hash === '#show=failed&size=portrait'")
         gallery.get_by_role("button", name="Clear").click()
         tile(gallery, "a lighthouse").wait_for()
@@ -417,3 +417,106 @@ class TestSelection:
             for name in archive.namelist():
                 assert pixels(archive.read(name))
         page.locator(".selection-note", has_text=f"Saved: {count} images.").wait_for()
+
+    def test_several_jobs_are_deleted_after_a_confirmation(
+        self, gallery: "Page", running: ServerProcess, session: tuple[str, list[str]], console_errors: ConsoleErrors
+    ) -> None:
+        gallery.get_by_role("button", name="Select", exact=True).click()
+        gallery.locator(".tile-open").nth(1).click()
+        gallery.locator(".tile-open").nth(2).click()
+        gallery.get_by_role("button", name="Delete", exact=True).first.click()
+        question = gallery.get_by_role("dialog", name="Delete 2 jobs and their images?")
+        check_accessibility(gallery, "confirmation")
+        question.get_by_role("button", name="Keep").click()
+        assert gallery.locator(".tile").count() == 3
+        gallery.get_by_role("button", name="Delete", exact=True).first.click()
+        question.get_by_role("button", name="Delete").click()
+        gallery.wait_for_function("() => document.querySelectorAll('.tile').length === 1")
+        with running.http(Authorization=f"Bearer {session[0]}") as http:
+            assert [job["job_id"] for job in http.get("/api/v1/jobs").json()["jobs"]] == session[1][2:]
+        gallery.reload()
+        tile(gallery, "a lighthouse").wait_for()
+        assert console_errors.found == []
+
+    def test_an_image_is_deleted_in_the_viewer(self, gallery: "Page") -> None:
+        tile(gallery, "a lighthouse").click()
+        gallery.locator(".viewer .delete").click()
+        gallery.get_by_role("dialog", name="Delete this job and its image?").get_by_role(
+            "button", name="Delete"
+        ).click()
+        gallery.get_by_role("dialog", name="a castle in winter").wait_for()  # the next one
+        gallery.keyboard.press("Escape")
+        gallery.wait_for_function("() => document.querySelectorAll('.tile').length === 2")
+
+    def test_favorites(
+        self, gallery: "Page", running: ServerProcess, session: tuple[str, list[str]], console_errors: ConsoleErrors
+    ) -> None:
+        tile(gallery, "a lighthouse").click()
+        favorite = gallery.locator(".viewer .favorite")
+        favorite.click()
+        gallery.wait_for_function("() => document.querySelector('.favorite').getAttribute('aria-pressed') === 'true'")
+        gallery.keyboard.press("Escape")
+        tile(gallery, "a lighthouse").get_by_role("img", name="Favorite").wait_for()
+        show(gallery, "Favorites")
+        gallery.wait_for_function("() => document.querySelectorAll('.tile').length === 1")
+        with running.http(Authorization=f"Bearer {session[0]}") as http:
+            (job,) = http.get("/api/v1/jobs?favorite=true").json()["jobs"]
+        assert job["job_id"] == session[1][2]
+        tile(gallery, "a lighthouse").click()
+        favorite.click()
+        gallery.wait_for_function("() => document.querySelector('.favorite').getAttribute('aria-pressed') === 'false'")
+        gallery.keyboard.press("Escape")
+        gallery.get_by_text("No favorites yet").wait_for()
+        assert console_errors.found == []
+
+
+class TestSearch:
+    def test_a_search_in_prompts_has_a_link(self, gallery: "Page", console_errors: ConsoleErrors) -> None:
+        gallery.get_by_label("Search in prompts").fill("winter castle")
+        gallery.wait_for_function("() => document.querySelectorAll('.tile').length === 2")
+        assert gallery.url.endswith("#q=winter+castle")
+        gallery.reload()
+        tile(gallery, "a castle").first.wait_for()
+        assert gallery.get_by_label("Search in prompts").input_value() == "winter castle"
+        assert gallery.locator(".tile").count() == 2
+        gallery.get_by_label("Search in prompts").fill("nothing like that")
+        gallery.get_by_text("Nothing found").wait_for()
+        gallery.get_by_role("button", name="Clear").click()
+        gallery.wait_for_function("() => document.querySelectorAll('.tile').length === 3")
+        assert console_errors.found == []
+
+    def test_filters_by_engine_size_and_date(self, gallery: "Page") -> None:
+        gallery.locator("summary.button").click()
+        gallery.get_by_label("Engine", exact=True).select_option("procedural")
+        gallery.wait_for_function("() => location.hash === '#engine=procedural'")
+        gallery.wait_for_function("() => document.querySelectorAll('.tile').length === 3")
+        gallery.get_by_label("From", exact=True).fill("2001-02-03")
+        gallery.get_by_label("To", exact=True).fill("2001-02-04")
+        gallery.get_by_text("Nothing found").wait_for()
+        gallery.get_by_label("To", exact=True).fill("2100-01-01")
+        gallery.wait_for_function("() => document.querySelectorAll('.tile').length === 3")
+        gallery.locator("#filter-size").select_option("landscape")
+        gallery.get_by_text("Nothing found").wait_for()
+        gallery.locator("#filter-size").select_option("square")
+        gallery.wait_for_function("() => document.querySelectorAll('.tile').length === 3")
+
+
+class TestInstallation:
+    def test_without_a_connection_the_page_says_so(self, empty: "Page", running: ServerProcess) -> None:
+        empty.evaluate("async () => { await navigator.serviceWorker.ready; }")
+        empty.reload()  # now the service worker controls the page
+        empty.get_by_label("Prompt", exact=True).wait_for()
+        empty.context.set_offline(True)
+        empty.reload()
+        assert empty.get_by_role("heading").inner_text() == "The server cannot be reached"
+        assert empty.evaluate("getComputedStyle(document.querySelector('main')).display") == "grid", "with its style"
+        check_accessibility(empty, "offline")
+        empty.context.set_offline(False)
+        empty.get_by_role("link", name="Try again").click()
+        empty.get_by_label("Prompt", exact=True).wait_for()
+
+    def test_the_browser_finds_no_reason_against_an_installation(self, empty: "Page") -> None:
+        client = empty.context.new_cdp_session(empty)
+        assert client.send("Page.getAppManifest")["errors"] == []
+        reasons = client.send("Page.getInstallabilityErrors")["installabilityErrors"]
+        assert [reason["errorId"] for reason in reasons if reason["errorId"] != "in-incognito"] == []
