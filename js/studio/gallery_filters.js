@@ -121,7 +121,7 @@ export function queryOf({ show, q, engine, after, before }, features) {
     ...(features.search && {
       search: q || undefined,
       engine: engine || undefined,
-      after: after ? startOf(after) : undefined,
+      after: after ? startOf(after) - 1 : undefined, // made later than this
       before: before ? startOf(before, 1) : undefined,
     }),
   };

@@ -6,13 +6,16 @@ import { fileName } from "./image_download.js";
 /** The type of a dragged job in a DataTransfer. */
 export const JOB_TYPE = "application/x-umrgen-job";
 
+/** Whether there is a mouse: on touch screens, a drag would end a long press. */
+export const hasPointer = () => matchMedia("(any-pointer: fine)").matches;
+
 /**
  * Make an image draggable as the file of its job.
  * @param {HTMLElement} image
  * @param {() => {entry: JobEntry, url: string} | null} source
  */
 export function makeDraggable(image, source) {
-  image.draggable = true;
+  image.draggable = hasPointer();
   image.addEventListener("dragstart", (event) => {
     const dragged = source();
     const transfer = event.dataTransfer;

@@ -1,5 +1,6 @@
 // `<um-image-stage>`: an image that can be zoomed to 100 % and moved. Emits `swipe` with -1 or 1, and `zoom`.
 import { emit } from "./dom.js";
+import { hasPointer } from "./image_drag.js";
 
 /** Pixels of the shortest swipe. */
 const SWIPE = 60;
@@ -25,7 +26,7 @@ export class ImageStage extends HTMLElement {
   set zoomed(zoomed) {
     this.classList.toggle("zoomed", zoomed);
     // Otherwise, dragging takes the file out of the browser.
-    this.image.draggable = !zoomed;
+    this.image.draggable = !zoomed && hasPointer();
     // A region that scrolls must be reachable with the keyboard.
     if (zoomed) this.tabIndex = 0;
     else this.removeAttribute("tabindex");

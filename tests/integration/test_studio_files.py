@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 import umrgen
-from browser import new_session
+from browser import ConsoleErrors, browser, new_session, open_studio
 from support import ServerProcess, Terminal, clean_environment, cli, problem, server
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +82,17 @@ class TestFiles:
         for path in (file for file in PAGE.iterdir() if file.suffix != ".png"):
             addresses = set(re.findall(r"\w+://[\w.]+", path.read_text()))
             assert addresses <= {"http://www.w3.org"}, path.name
+
+    def test_the_page_opens_in_a_browser(self, running: ServerProcess) -> None:
+        """The only quick test with a browser; the others are slow tests."""
+        key, _ = new_session(running.state)
+        errors = ConsoleErrors()
+        with browser() as chrome:
+            page = chrome.new_page()
+            errors.listen(page)
+            open_studio(page, running.url, key)
+            page.get_by_text("No images yet").wait_for()
+        assert errors.found == []
 
     def test_files_are_cached_and_revalidated(self, running: ServerProcess) -> None:
         with httpx2.Client(base_url=running.url) as http:

@@ -335,6 +335,16 @@ class TestImage:
         }""")
         assert re.fullmatch(rf"image/png:a-lighthouse-42\.png:{re.escape(running.url)}/outputs/.+", given)
 
+    def test_an_image_of_the_gallery_is_dropped_on_the_references(self, gallery: "Page") -> None:
+        gallery.evaluate("""() => {
+            const dataTransfer = new DataTransfer();
+            document.querySelector(".tile").dispatchEvent(new DragEvent("dragstart", {dataTransfer, bubbles: true}));
+            const options = {dataTransfer, bubbles: true, cancelable: true};
+            document.querySelector(".drop").dispatchEvent(new DragEvent("drop", options));
+        }""")
+        wait_for_image(gallery.locator(".reference img"))
+        assert gallery.locator(".reference").get_attribute("data-title") == "a-lighthouse-42.png"
+
     def test_zoom_to_full_size(self, gallery: "Page") -> None:
         gallery.set_viewport_size({"width": 360, "height": 740})
         tile(gallery, "a lighthouse").click()
