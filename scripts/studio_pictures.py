@@ -33,7 +33,7 @@ PROMPTS = (
 QUEUED = (PROMPTS[10], PROMPTS[9], PROMPTS[8])
 FAVORITES = (1, 8)
 PICTURES = {
-    "studio": ({"width": 1440, "height": 810}, "light", 1.0),
+    "studio": ({"width": 1920, "height": 1080}, "light", 0.75),
     "studio-phone": ({"width": 360, "height": 740}, "dark", 4 / 3),
 }
 COLORS = 256
@@ -73,7 +73,8 @@ def take(chrome: Any, running: ServerProcess, key: str, name: str) -> None:
         for job in jobs:
             http.post(f"/api/v1/cancel/{job}")
     context.close()
-    Image.open(file).convert("P", palette=Image.Palette.ADAPTIVE, colors=COLORS).save(file, optimize=True)
+    picture = Image.open(file).convert("RGB")
+    picture.quantize(palette=picture.quantize(COLORS), dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ No other page can use it: a browser sends it with requests of this site only (Sa
 
 from collections.abc import Mapping
 
-from starlette.requests import Request, cookie_parser
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from umrgen.server.services.remembered_devices import LASTS
@@ -22,7 +22,7 @@ def device_secret(headers: Mapping[bytes, bytes]) -> str | None:
     """Return the secret in the cookie of a request of the studio; None for a request that needs an API key."""
     if b"authorization" in headers or headers.get(HEADER.encode()) != b"cookie" or not from_own_page(headers):
         return None
-    return cookie_parser(headers.get(b"cookie", b"").decode("latin-1")).get(_NAME)
+    return HTTPConnection({"type": "http", "headers": [*headers.items()]}).cookies.get(_NAME)
 
 
 def from_own_page(headers: Mapping[bytes, bytes]) -> bool:
