@@ -19,6 +19,8 @@ from support import SMALL, finish, server, submit
 
 PICTURES = 5000
 ROUNDS = 3
+PAGE = 48
+"""Images of a page of the gallery."""
 FRAME = 1000 / 60
 PACE = 60
 """Pixels per frame: 3,600 a second, a pace for reaching the end."""
@@ -34,6 +36,15 @@ async () => {
   await new Promise(requestAnimationFrame);
   const [paint] = performance.getEntriesByName("first-contentful-paint");
   return [paint.startTime, performance.now(), document.querySelectorAll(".tile").length];
+}
+"""
+
+LOADED = """
+() => {
+  const images = (entry) => entry.name.includes("/outputs/");
+  const bytes = (entries) => entries.reduce((sum, entry) => sum + entry.encodedBodySize, 0);
+  const all = performance.getEntriesByType("resource");
+  return {images: bytes(all.filter(images)), page: bytes(all.filter((entry) => !images(entry)))};
 }
 """
 
@@ -70,19 +81,12 @@ def scrolled(gaps: list[float]) -> str:
 def first_visit(chrome: Any, url: str, key: str) -> dict[str, int]:
     """The bytes that an empty browser loads: of the page, and of the images of the gallery's first page."""
     context = chrome.new_context(viewport={"width": 1920, "height": 1080})
-    page = context.new_page()
-    loaded = {"page": 0, "images": 0}
-
-    def finished(request: Any) -> None:
-        kind = "images" if "/outputs/" in request.url else "page"
-        loaded[kind] += request.sizes()["responseBodySize"]
-
-    page.on("requestfinished", finished)
-    open_studio(page, url, key)
-    page.evaluate(SHOWN)
-    for tile in page.locator(".tile").all()[:48]:
+    page = open_studio(context.new_page(), url, key)
+    page.locator(".tile").nth(PAGE - 1).wait_for()
+    for tile in page.locator(".tile").all()[:PAGE]:
         tile.scroll_into_view_if_needed()
     page.evaluate(SHOWN)
+    loaded: dict[str, int] = page.evaluate(LOADED)
     context.close()
     return loaded
 
