@@ -1,4 +1,4 @@
-"""What the tests of the studio do with its page: draw an image, find a row or a tile, wait for an image."""
+"""Actions of the tests of the studio on its page: draw an image, find a row or a tile, wait for an image."""
 
 from io import BytesIO
 from pathlib import Path

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from studio_page import AXE, check_accessibility, draw, pixels, row, show, tile, wait_for_announcement, wait_for_image
 
 from browser import MEASURE_FRAMES, ConsoleErrors, fill_gallery, in_thread, new_session, open_studio
+from studio_page import AXE, check_accessibility, draw, pixels, row, show, tile, wait_for_announcement, wait_for_image
 from support import UNLIMITED, ServerProcess, clean_environment, cli, finish, server, submit, until
 from umrgen.image_files import verify
 from umrgen.server.png import encode_png
@@ -318,14 +318,14 @@ class TestFailures:
         with studio.expect_response("**/api/v1/status/*"):
             studio.clock.run_for(6_000)
         ((method, _, headers),) = requests
-        assert (method, headers.get("prefer")) == ("GET", None), "a hidden tab must ask once, without a long poll"
+        assert (method, headers.get("prefer")) == ("GET", None), "one request, without a long poll"
         studio.evaluate(hide, False)
         row(studio, "a boat").get_by_role("button", name="Cancel").click()
         studio.wait_for_function("() => document.querySelector('um-queue').hidden")
         before = len(requests)
         studio.evaluate(hide, True)
         studio.clock.run_for(60_000)
-        assert [url for _, url, _ in requests[before:] if "/status/" in url] == [], "without jobs, it must ask nothing"
+        assert [url for _, url, _ in requests[before:] if "/status/" in url] == [], "without jobs, it must send none"
         assert console_errors.found == []
 
     def test_the_page_recovers_after_a_restart_of_the_server(

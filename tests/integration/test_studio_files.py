@@ -245,7 +245,7 @@ class TestLink:
         assert (made.returncode, made.stdout) == (1, "")
         assert f"no server runs on the state folder {tmp_path / 'none'}" in made.stderr
 
-    def test_a_server_without_links_says_so(self, state: Path) -> None:
+    def test_a_server_without_links_is_reported(self, state: Path) -> None:
         with server(state, "--studio", "off"):
             made = cli("studio", "--state", str(state), "--json")
         assert (made.returncode, json.loads(made.stdout)["code"]) == (1, "no_studio")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from studio_page import check_accessibility, draw, pixels, row, show, tile, wait_for_announcement, wait_for_image
 
 from browser import ConsoleErrors, new_session, open_studio
+from studio_page import check_accessibility, draw, pixels, row, show, tile, wait_for_announcement, wait_for_image
 from support import SMALL, UNLIMITED, ServerProcess, finish, server, submit
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ class TestWaiting:
         assert page.evaluate("shown") == [["The image is finished", "a boat announced"]]
         assert page.title() == "✓ 1 finished · UMRGEN studio"
 
-    def test_on_a_phone_the_page_goes_to_the_job(self, new_page: "Callable[..., Page]", running: ServerProcess) -> None:
+    def test_a_phone_scrolls_to_the_job(self, new_page: "Callable[..., Page]", running: ServerProcess) -> None:
         page = new_page(viewport={"width": 360, "height": 740})
         open_studio(page, running.url, new_session(running.state)[0])
         draw(page, "a boat", steps=30)
@@ -368,7 +368,7 @@ class TestImage:
         gallery.keyboard.press("z")
         assert width() < 512
 
-    def test_a_swipe_goes_to_the_next_image(self, gallery: "Page") -> None:
+    def test_a_swipe_opens_the_next_image(self, gallery: "Page") -> None:
         tile(gallery, "a lighthouse").click()
         gallery.evaluate("""() => {
             const stage = document.querySelector("um-image-stage");
@@ -512,7 +512,7 @@ class TestSearch:
 
 
 class TestInstallation:
-    def test_without_a_connection_the_page_says_so(self, empty: "Page", running: ServerProcess) -> None:
+    def test_a_page_without_a_connection(self, empty: "Page", running: ServerProcess) -> None:
         empty.evaluate("async () => { await navigator.serviceWorker.ready; }")
         empty.reload()  # now the service worker controls the page
         empty.get_by_label("Prompt", exact=True).wait_for()

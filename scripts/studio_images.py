@@ -1,6 +1,6 @@
-"""Renew the pictures of the studio in docs/images: a real server and a real Chromium (`requirements/dev.txt`).
+"""Renew the images of the studio in docs/images: a real server and a real Chromium (`requirements/dev.txt`).
 
-python scripts/studio_pictures.py
+python scripts/studio_images.py
 """
 
 import sys
@@ -32,7 +32,7 @@ PROMPTS = (
 )
 QUEUED = (PROMPTS[10], PROMPTS[9], PROMPTS[8])
 FAVORITES = (1, 8)
-PICTURES = {
+SCREENSHOTS = {
     "studio": ({"width": 1920, "height": 1080}, "light", 0.75),
     "studio-phone": ({"width": 360, "height": 740}, "dark", 4 / 3),
 }
@@ -50,13 +50,13 @@ def main() -> None:
                 http.patch(f"/api/v1/jobs/{job}", json={"favorite": number in FAVORITES})
         running.stop()
         with server(running.state, *UNLIMITED, "--step-delay", "0.4") as slow, browser() as chrome:
-            for name in PICTURES:
+            for name in SCREENSHOTS:
                 take(chrome, slow, key, name)
 
 
 def take(chrome: Any, running: ServerProcess, key: str, name: str) -> None:
-    """Draw the jobs of the queue, and take one picture of the page while the first of them runs."""
-    size, theme, scale = PICTURES[name]
+    """Draw the jobs of the queue, and take a screenshot of the page while the first of them runs."""
+    size, theme, scale = SCREENSHOTS[name]
     context = chrome.new_context(viewport=size, color_scheme=theme, device_scale_factor=scale, reduced_motion="reduce")
     page = open_studio(context.new_page(), running.url, key)
     with running.http(Authorization=f"Bearer {key}") as http:
@@ -73,8 +73,10 @@ def take(chrome: Any, running: ServerProcess, key: str, name: str) -> None:
         for job in jobs:
             http.post(f"/api/v1/cancel/{job}")
     context.close()
-    picture = Image.open(file).convert("RGB")
-    picture.quantize(palette=picture.quantize(COLORS), dither=Image.Dither.FLOYDSTEINBERG).save(file, optimize=True)
+    screenshot = Image.open(file).convert("RGB")
+    screenshot.quantize(palette=screenshot.quantize(COLORS), dither=Image.Dither.FLOYDSTEINBERG).save(
+        file, optimize=True
+    )
 
 
 if __name__ == "__main__":
