@@ -281,7 +281,6 @@ class TestImage:
     ) -> None:
         tile(gallery, "a lighthouse").click()
         gallery.get_by_role("button", name="4 variations").click()
-        wait_for_announcement(gallery, "4 jobs were sent")
         is_open(gallery, False)
         gallery.wait_for_function("() => document.querySelectorAll('.tile').length === 7")
         captions = gallery.locator(".tile", has_text="a lighthouse").locator(".tile-more").all_inner_texts()

@@ -537,7 +537,7 @@ MUTATIONS = (
     ),
     _server(
         "cookie-origin",
-        "security: the cookie of the studio counts for requests of its own page only",
+        "security: the cookie of the studio counts for requests of the studio's page only",
         "http/studio_cookie.py",
         'if b"authorization" in headers or headers.get(HEADER.encode()) != b"cookie" or not from_own_page(headers):',
         'if b"authorization" in headers or headers.get(HEADER.encode()) != b"cookie":',
