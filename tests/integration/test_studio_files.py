@@ -106,7 +106,21 @@ class TestFiles:
                 assert unchanged.headers["etag"] == first.headers["etag"]
             head = http.head("/", headers=HTML | {"Accept-Encoding": "identity"})
             assert (head.status_code, head.content) == (200, b"")
-            assert int(head.headers["content-length"]) == len((PAGE / "index.html").read_bytes())
+            page = http.get("/", headers=HTML | {"Accept-Encoding": "identity"})
+            assert int(head.headers["content-length"]) == len(page.content)
+            assert head.headers["cache-control"] == "no-cache"
+
+    def test_a_browser_keeps_the_files_of_a_version(self, running: ServerProcess) -> None:
+        with httpx2.Client(base_url=running.url) as http:
+            page = http.get("/", headers=HTML).text
+            parts = set(re.findall(r'(?:href|src)="(studio/[^"]+)"', page))
+            (version,) = {part.split("/")[1] for part in parts}
+            assert re.fullmatch("[0-9a-f]{16}", version)
+            kept = http.get(f"/studio/{version}/page/main.js")
+            assert kept.headers["cache-control"] == "public, max-age=31536000, immutable"
+            assert kept.content == (PAGE / "main.js").read_bytes()
+            assert http.get("/studio/page/main.js").headers["cache-control"] == "no-cache"
+            problem(http.get(f"/studio/{'0' * 16}/page/main.js"), 404, "not_found")
 
     @pytest.mark.parametrize(
         "path",
