@@ -6,9 +6,10 @@ that key is, it acts with that key's session and limits, and it is no API key: i
 
 import re
 import secrets
+from contextlib import suppress
 
 from umrgen.clock import Clock
-from umrgen.server.ledger import Key, KeyStore
+from umrgen.server.ledger import Key, KeyStore, LedgerUnavailable
 from umrgen.server.services.api_keys import STUDIO_OF, hash_key
 
 __all__ = ["LASTS", "RememberedDevices"]
@@ -89,7 +90,8 @@ class RememberedDevices:
         """Write the time of use, at most once an hour."""
         now = self._clock.now()
         if device.last_used_at is None or now - device.last_used_at > 3_600_000:
-            await self._keys.record_uses({device.id: now})
+            with suppress(LedgerUnavailable):  # it is for the list only
+                await self._keys.record_uses({device.id: now})
 
 
 def _hash(secret: str) -> bytes:
