@@ -19,8 +19,8 @@ export async function findEntry(umrgen, jobs, id) {
   if (jobs.get(id)) return jobs.get(id);
   try {
     const { raw } = await umrgen.job(id).status();
-    // Servers without a search ignore the times, and return the newest page.
-    const times = { after: raw.created_at - 1, before: raw.created_at + 1 };
+    // Only servers that search have favorites.
+    const times = "favorite" in raw ? { after: raw.created_at - 1, before: raw.created_at + 1 } : {};
     for (let page = 0, cursor = null; page < MAX_PAGES && !jobs.get(id); page++) {
       const found = await umrgen.jobs({ limit: PAGE, cursor, ...times });
       for (const status of found.jobs) if (status.jobId === id) jobs.update(status);

@@ -12,6 +12,9 @@ import { downloadZip } from "./zip_download.js";
 /** @import { JobEntry, Jobs } from "./jobs.js" */
 /** @import { Viewer } from "./viewer.js" */
 
+/** The most jobs that one call deletes (contract, section 2). */
+const MAX_DELETED = 1000;
+
 /**
  * Handle the actions of the selection bar and of the viewer.
  * @param {{umrgen: Umrgen, jobs: Jobs, gallery: Gallery, viewer: Viewer, handleError: (error: unknown, show: (error: UmrgenError) => void) => void}} parts
@@ -70,7 +73,7 @@ export function connectSelection({ umrgen, jobs, gallery, viewer, handleError })
    * @param {boolean} favorite
    */
   async function setFavorite(entry, favorite) {
-    await umrgen.job(entry.id).setFavorite(favorite);
+    await umrgen.job(entry.id).favorite(favorite);
     entry.status = { ...entry.status, raw: { ...entry.status.raw, favorite } };
     gallery.updateFavorite(entry);
     viewer.update(entry);
@@ -85,8 +88,11 @@ export function connectSelection({ umrgen, jobs, gallery, viewer, handleError })
     const title = entries.length === 1 ? "Delete this job and its image?" : `Delete ${entries.length} jobs and their images?`;
     const note = favorites ? `Favorites among them: ${favorites}. ` : "";
     if (!(await confirmed(title, `${note}This cannot be undone.`, "Delete"))) return false;
-    await umrgen.deleteJobs(entries.map(({ id }) => id));
-    for (const { id } of entries) jobs.remove(id);
+    for (let first = 0; first < entries.length; first += MAX_DELETED) {
+      const ids = entries.slice(first, first + MAX_DELETED).map(({ id }) => id);
+      await umrgen.deleteJobs(ids);
+      for (const id of ids) jobs.remove(id);
+    }
     return true;
   }
 }

@@ -77,29 +77,6 @@ describe("with a real server", () => {
     assert.ok(jobs.every((job) => job.outcome.state === "completed"));
   });
 
-  it("searches, marks and deletes jobs", async () => {
-    const drawn = [];
-    for (const prompt of ["a red barn in the fog", "a red barn", "a barn"]) {
-      const job = await umrgen.submit(prompt, SMALL);
-      await job.wait();
-      drawn.push(job);
-    }
-    const ids = async (query) => (await umrgen.jobs(query)).jobs.map(({ jobId }) => jobId);
-    const [fog, red, barn] = drawn.map(({ id }) => id);
-    assert.deepEqual(await ids({ search: "barn red" }), [red, fog]);
-    await drawn[2].setFavorite(true);
-    assert.deepEqual(await ids({ favorite: true }), [barn]);
-    await drawn[2].setFavorite(false);
-    assert.deepEqual(await ids({ favorite: true, search: "" }), []);
-    const { raw } = await drawn[0].status();
-    assert.deepEqual(await ids({ after: raw.created_at - 1, before: raw.created_at + 1, engine: "procedural" }), [fog]);
-    await drawn[2].delete();
-    await umrgen.deleteJobs([fog, red, "ext_unknown"]);
-    assert.deepEqual(await ids({ search: "barn" }), []);
-    await assert.rejects(drawn[0].status(), (error) => error instanceof errors.JobNotFound);
-    await assert.rejects(umrgen.jobs({ serach: "barn" }), TypeError);
-  });
-
   it("cancels a job, repeatedly", async () => {
     const job = await umrgen.submit("a boat", { ...SMALL, steps: 50, width: 2048, height: 2048 });
     assert.equal((await job.cancel()).errorCode, "cancelled");
