@@ -97,8 +97,8 @@ const CRCS = Uint32Array.from({ length: 256 }, (_, byte) => {
   return byte;
 });
 
-/** @param {Uint8Array} bytes */
-function crc32(bytes) {
+/** Return the CRC-32 of bytes (ISO 3309). @param {Uint8Array} bytes */
+export function crc32(bytes) {
   let crc = -1;
   for (const byte of bytes) crc = (crc >>> 8) ^ CRCS[(crc ^ byte) & 0xff];
   return ~crc >>> 0;

@@ -1,4 +1,8 @@
 // `<um-composer>`: the form. Emits `draw` with a DrawRequest; the page calls `sent` or `refused` after it.
+import { addFileDrop } from "./file_drop.js";
+import { downloadedFile, fileName } from "./image_download.js";
+import { settingsOf } from "./image_settings.js";
+import { PromptField } from "./prompt_field.js";
 import { cloneTemplate, find, emit } from "./dom.js";
 import { saveDraft, readDraft } from "./draft.js";
 import { EngineNote } from "./engine.js";
@@ -9,7 +13,7 @@ import { ReferencePicker } from "./references.js";
 import { SizePicker } from "./sizes.js";
 
 /** @import { Umrgen } from "../src/index.js" */
-/** @import { Request } from "./jobs.js" */
+/** @import { JobEntry, Jobs, Request } from "./jobs.js" */
 
 /** Random seeds are below this: few digits, so that they are easy to copy. */
 const MAX_RANDOM_SEED = 1_000_000;
@@ -24,6 +28,8 @@ const MAX_COUNT = 32;
 export class Composer extends HTMLElement {
   /** @type {Record<string, any>} */
   #capabilities = {};
+  /** @type {Umrgen | null} */
+  #umrgen = null;
 
   connectedCallback() {
     this.append(cloneTemplate("composer"));
@@ -36,6 +42,8 @@ export class Composer extends HTMLElement {
     this.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.#form.requestSubmit();
     });
+    this.addEventListener("settingsfile", (event) => this.#readSettings(/** @type {CustomEvent<File>} */ (event).detail));
+    addFileDrop(this, "um-references", (file) => this.#readSettings(file));
     document.addEventListener("paste", (event) => this.isConnected && this.#references.paste(event));
     find(this, ".random-seed").addEventListener("click", () => {
       this.#input("seed").value = String(Math.floor(Math.random() * MAX_RANDOM_SEED));
@@ -51,15 +59,17 @@ export class Composer extends HTMLElement {
    * Show the form for a server.
    * @param {Umrgen} umrgen
    * @param {Record<string, any>} capabilities
+   * @param {Jobs} jobs
    */
-  open(umrgen, capabilities) {
+  open(umrgen, capabilities, jobs) {
+    this.#umrgen = umrgen;
     const first = !this.#capabilities.sizes;
     this.#capabilities = capabilities;
     const { engine, sizes, steps, prompt_chars: chars } = capabilities;
     // Before the engine has started, its features are not known, and no field is hidden.
     const supports = (/** @type {string} */ feature) => engine.kind === null || engine.features.includes(feature);
     find(this, "[data-field=negative]").hidden = !supports("negative");
-    this.#prompt.maxLength = chars;
+    this.#prompt.open(chars, jobs);
     for (const name of ["steps", "steps-slider"]) {
       this.#input(name).min = steps.min;
       this.#input(name).max = steps.max;
@@ -92,7 +102,14 @@ export class Composer extends HTMLElement {
 
   focus() {
     this.#prompt.focus();
-    this.#prompt.scrollIntoView({ block: "nearest" });
+  }
+
+  /** Add the image of a job as a reference. @param {JobEntry} entry */
+  addReference(entry) {
+    const umrgen = this.#umrgen;
+    if (!umrgen) return;
+    this.#references.scrollIntoView({ block: "nearest" });
+    return this.#references.addLoaded(fileName(entry), () => downloadedFile(umrgen, entry));
   }
 
   /** Report that the jobs were submitted. @param {number} count */
@@ -117,7 +134,7 @@ export class Composer extends HTMLElement {
   }
 
   get #prompt() {
-    return find(this, "#prompt", HTMLTextAreaElement);
+    return find(this, "um-prompt", PromptField);
   }
 
   get #sizes() {
@@ -142,6 +159,7 @@ export class Composer extends HTMLElement {
     const input = this.#input("count");
     const count = (Math.round(input.valueAsNumber) || 1) + change;
     input.value = String(Math.min(MAX_COUNT, Math.max(1, count)));
+    announce(`${input.value} images`);
     this.#saveDraft();
   }
 
@@ -153,7 +171,13 @@ export class Composer extends HTMLElement {
     this.#saveDraft();
   }
 
+  get #drawText() {
+    const count = this.#input("count").valueAsNumber;
+    return count > 1 ? `Draw ${count} images` : "Draw";
+  }
+
   #saveDraft() {
+    if (!this.#isBusy) find(this, ".submit-text").textContent = this.#drawText;
     saveDraft({
       prompt: this.#prompt.value,
       negative: this.#input("negative").value,
@@ -165,15 +189,32 @@ export class Composer extends HTMLElement {
     });
   }
 
+  /** Fill the form with the settings in an image file. @param {File} file */
+  async #readSettings(file) {
+    const settings = await settingsOf(file);
+    if (!settings) {
+      const text = `${file.name} has no settings that this page can read. To draw from it, drop it on the reference images.`;
+      showError(this, "prompt", text);
+      return announce(text);
+    }
+    this.fill(settings);
+    this.focus();
+    announce(`The settings of ${file.name} are in the form.`);
+  }
+
   /** @param {boolean} busy */
   #busy(busy) {
     const button = find(this, "button[type=submit]");
     button.setAttribute("aria-disabled", String(busy));
-    find(this, ".submit-text").textContent = busy ? "Sending…" : "Draw";
+    find(this, ".submit-text").textContent = busy ? "Sending…" : this.#drawText;
+  }
+
+  get #isBusy() {
+    return find(this, "button[type=submit]").getAttribute("aria-disabled") === "true";
   }
 
   #submit() {
-    if (find(this, "button[type=submit]").getAttribute("aria-disabled") === "true") return;
+    if (this.#isBusy) return;
     clearErrors(this);
     const errors = this.#errors();
     for (const [field, text] of errors) showError(this, field, text);
@@ -199,7 +240,8 @@ export class Composer extends HTMLElement {
     /** @type {[field: string, text: string][]} */
     const errors = [];
     const { sizes, steps } = this.#capabilities;
-    if (!this.#prompt.value.trim()) errors.push(["prompt", "Enter a prompt."]);
+    const promptError = this.#prompt.error();
+    if (promptError) errors.push(["prompt", promptError]);
     for (const [side, length] of Object.entries(this.#sizes.value)) {
       const name = side === "width" ? "The width" : "The height";
       if (!(length >= sizes.min && length <= sizes.max)) {

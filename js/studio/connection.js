@@ -30,15 +30,18 @@ export class Connection extends EventTarget {
 export class ConnectionNote extends HTMLElement {
   /** @param {Connection} connection */
   open(connection) {
-    connection.addEventListener("change", () => this.#show(connection.lost));
-    this.#show(connection.lost);
+    const show = () => this.#show(connection.lost || !navigator.onLine);
+    connection.addEventListener("change", show);
+    for (const type of ["online", "offline"]) addEventListener(type, show);
+    show();
   }
 
   /** @param {boolean} lost */
   #show(lost) {
     if (lost === this.classList.contains("lost")) return;
+    const reason = navigator.onLine ? "The server cannot be reached." : "This device is offline.";
     this.classList.toggle("lost", lost);
-    this.textContent = lost ? "The server cannot be reached. Your jobs are safe; trying again…" : "";
-    announce(lost ? "The server cannot be reached. Your jobs are safe." : "The server is reachable again.");
+    this.textContent = lost ? `${reason} Your jobs are safe; trying again…` : "";
+    announce(lost ? `${reason} Your jobs are safe.` : "The server is reachable again.");
   }
 }

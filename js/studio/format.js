@@ -20,6 +20,14 @@ export function date(milliseconds) {
   return new Date(milliseconds).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }
 
+/** Return the time of today, or the date and time. @param {number} milliseconds since the epoch */
+export function shortDate(milliseconds) {
+  const [time, now] = [new Date(milliseconds), new Date()];
+  const clock = time.toLocaleTimeString(undefined, { timeStyle: "short" });
+  if (time.toDateString() === now.toDateString()) return clock;
+  return `${time.toLocaleDateString(undefined, { day: "numeric", month: "short" })}, ${clock}`;
+}
+
 /** Return an ordinal number. @param {number} position */
 function ordinal(position) {
   const suffixes = { one: "st", two: "nd", few: "rd", other: "th" };

@@ -1,11 +1,18 @@
 // `<um-gallery>`: the finished jobs, newest first, by pages. Emits `view` with an entry, `idea` with a prompt.
 import { UmrgenError } from "../src/index.js";
-import { resolveOutput } from "../src/download.js";
-import { cloneTemplate, find, cloneElement, setIcon, emit } from "./dom.js";
-import { describeEnd, errorText } from "./format.js";
+import { cloneTemplate, find, emit } from "./dom.js";
+import { featuresOf } from "./features.js";
+import { errorText } from "./format.js";
+import { GalleryFilters, isInView, queryOf } from "./gallery_filters.js";
+import { noteFor } from "./gallery_notes.js";
+import { Selection } from "./selection.js";
+import { SelectionBar } from "./selection_bar.js";
+import { newTile, showFavorite } from "./tile.js";
+import { listenToTiles } from "./tile_input.js";
 
 /** @import { Umrgen } from "../src/index.js" */
 /** @import { JobEntry, Jobs } from "./jobs.js" */
+/** @import { View } from "./links.js" */
 
 const PAGE = 48;
 
@@ -15,25 +22,22 @@ const IDEAS = [
   "a neon city at night in the rain",
 ];
 
-/**
- * The note of an empty gallery, by the filter.
- * @type {Record<"" | "completed" | "failed", [string, string?]>}
- */
-const EMPTY = {
-  "": ["No images yet", "Enter a prompt, or start with one of these:"],
-  completed: ["No images yet"],
-  failed: ["No failed jobs"],
-};
+/** @typedef {{umrgen: Umrgen, jobs: Jobs, features: import("./features.js").Features}} Opened */
 
 /** The finished jobs. */
 export class Gallery extends HTMLElement {
-  /** The tiles, newest first. @type {{entry: JobEntry, tile: HTMLElement}[]} */
+  /** The entries with a tile, newest first. @type {JobEntry[]} */
   #shown = [];
+  /** @type {Map<string, HTMLElement>} */
+  #tiles = new Map();
   /** @type {string | null} */
   #cursor = null;
   #loading = false;
   #generation = 0;
-  #opened = { umrgen: /** @type {Umrgen | null} */ (null), jobs: /** @type {Jobs | null} */ (null) };
+  /** @type {Opened | null} */
+  #opened = null;
+  #view = /** @type {View} */ ({});
+  #selection = new Selection();
   #sentinel = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && this.#loadMore(), {
     rootMargin: "1200px",
   });
@@ -41,21 +45,47 @@ export class Gallery extends HTMLElement {
   connectedCallback() {
     this.append(cloneTemplate("gallery"));
     find(this, ".older").addEventListener("click", () => this.#loadMore());
-    find(this, ".filter").addEventListener("change", () => this.#reload());
+    find(this, ".select").addEventListener("click", () => (this.#selection.active ? this.#selection.end() : this.#selection.start()));
     find(this, ".ideas").append(...IDEAS.map((idea) => this.#idea(idea)));
+    listenToTiles(find(this, ".tiles"), this.#selection, {
+      all: () => this.#shown,
+      view: (entry) => emit(this, "view", entry),
+    });
+    this.#selection.addEventListener("change", () => this.#showSelection());
   }
 
   /**
    * Show the jobs of a server.
    * @param {Umrgen} umrgen
    * @param {Jobs} jobs
+   * @param {View} view
+   * @param {Record<string, any>} capabilities
    */
-  open(umrgen, jobs) {
-    this.#opened = { umrgen, jobs };
+  open(umrgen, jobs, view, capabilities) {
+    const features = featuresOf(capabilities);
+    this.#opened = { umrgen, jobs, features };
+    this.#filters.open(features, view);
+    find(this, "um-selection-bar", SelectionBar).open(features, this.#selection, () => this.#shown);
     jobs.addEventListener("added", () => this.#showEmpty());
-    jobs.addEventListener("removed", () => this.#showEmpty());
-    jobs.addEventListener("finished", (event) => this.#insert(/** @type {CustomEvent<JobEntry>} */ (event).detail));
-    jobs.addEventListener("addedFinished", (event) => this.#insert(/** @type {CustomEvent<JobEntry>} */ (event).detail));
+    jobs.addEventListener("removed", (event) => this.#remove(/** @type {CustomEvent<JobEntry>} */ (event).detail));
+    for (const type of ["finished", "addedFinished"]) {
+      jobs.addEventListener(type, (event) => this.#insert(/** @type {CustomEvent<JobEntry>} */ (event).detail));
+    }
+    this.#view = view;
+    this.#reload();
+  }
+
+  get selection() {
+    return this.#selection;
+  }
+
+  /** Show the filters of a view. @param {View} view */
+  show(view) {
+    const filters = (/** @type {View} */ given) => JSON.stringify({ ...given, job: "" });
+    const changed = filters(view) !== filters(this.#view);
+    this.#view = view;
+    if (!changed) return;
+    this.#filters.show(view);
     this.#reload();
   }
 
@@ -65,45 +95,63 @@ export class Gallery extends HTMLElement {
    * @param {number} step
    */
   async adjacent(entry, step) {
-    const index = this.#indexOf(entry.id) + step;
+    const index = this.#shown.indexOf(entry) + step;
+    // An entry of a link may be older than the loaded pages.
+    if (index === step - 1) return undefined;
     if (index >= this.#shown.length && this.#cursor) await this.#loadMore();
-    return this.#shown[index]?.entry;
+    return this.#shown[index];
   }
 
   /** Focus the tile of a job. @param {string} id */
   focusOn(id) {
-    const { tile } = this.#shown[this.#indexOf(id)] ?? {};
+    const tile = this.#tiles.get(id);
     if (tile) find(tile, "button").focus();
+  }
+
+  /** Show whether a job is a favorite. @param {JobEntry} entry */
+  updateFavorite(entry) {
+    const tile = this.#tiles.get(entry.id);
+    if (tile) showFavorite(tile, entry);
+    if (!isInView(entry, this.#view)) this.#remove(entry);
+  }
+
+  /**
+   * Show a note instead of tiles.
+   * @param {string} title
+   * @param {string} [text]
+   */
+  note(title, text = "") {
+    find(this, ".empty-title").textContent = title;
+    find(this, ".empty-text").textContent = text;
+    find(this, ".ideas").hidden = true;
+    find(this, ".empty").hidden = false;
   }
 
   // --- private ---
 
-  /** @param {string} id */
-  #indexOf(id) {
-    return this.#shown.findIndex(({ entry }) => entry.id === id);
-  }
-
-  get #filter() {
-    return find(this, "input:checked", HTMLInputElement).value;
+  get #filters() {
+    return find(this, "um-gallery-filters", GalleryFilters);
   }
 
   #reload() {
     this.#generation++;
     this.#shown = [];
+    this.#tiles.clear();
     this.#cursor = "";
     this.#loading = false;
     find(this, ".tiles").replaceChildren();
     find(this, ".empty").hidden = true;
+    this.#selection.end();
     this.#loadMore();
   }
 
   /** Load the next page, unless it was the last one or a page is being loaded. */
   async #loadMore() {
-    const { umrgen, jobs } = this.#opened;
-    if (!umrgen || !jobs || this.#loading || this.#cursor === null) return;
+    if (!this.#opened || this.#loading || this.#cursor === null) return;
+    const { umrgen, jobs, features } = this.#opened;
     this.#loading = true;
     const generation = this.#generation;
-    const query = { state: this.#filter || undefined, limit: PAGE, cursor: this.#cursor || null };
+    const query = { ...queryOf(this.#view, features), limit: PAGE, cursor: this.#cursor || null };
     this.setAttribute("aria-busy", "true");
     try {
       const page = await umrgen.jobs({ ...query, timeout: null, submitPatience: Infinity });
@@ -114,7 +162,7 @@ export class Gallery extends HTMLElement {
       this.#cursor = page.nextCursor;
     } catch (error) {
       if (!(error instanceof UmrgenError)) throw error;
-      this.#note("The gallery cannot be loaded", `${errorText(error)}. ${error.next}`);
+      this.note("The gallery cannot be loaded", `${errorText(error)}. ${error.next}`);
     } finally {
       if (generation === this.#generation) {
         this.#loading = false;
@@ -131,10 +179,9 @@ export class Gallery extends HTMLElement {
 
   /** @param {JobEntry[]} entries from an older page */
   #append(entries) {
-    const fresh = entries.filter((entry) => this.#matches(entry) && this.#indexOf(entry.id) < 0);
-    const tiles = fresh.map((entry) => ({ entry, tile: this.#tile(entry) }));
-    find(this, ".tiles").append(...tiles.map(({ tile }) => tile));
-    this.#shown.push(...tiles);
+    const fresh = entries.filter((entry) => isInView(entry, this.#view) && !this.#tiles.has(entry.id));
+    this.#shown.push(...fresh);
+    find(this, ".tiles").append(...fresh.map((entry) => this.#tile(entry)));
   }
 
   /**
@@ -142,86 +189,57 @@ export class Gallery extends HTMLElement {
    * @param {JobEntry} entry
    */
   #insert(entry) {
-    if (!this.#matches(entry) || this.#indexOf(entry.id) >= 0) return;
-    let index = this.#shown.findIndex((other) => other.entry.createdAt < entry.createdAt);
+    // With a search, only the server knows which jobs belong to it.
+    if (this.#view.q || !isInView(entry, this.#view) || this.#tiles.has(entry.id)) return this.#showEmpty();
+    let index = this.#shown.findIndex((other) => other.createdAt < entry.createdAt);
     // It is older than the loaded pages, and will be loaded with its page.
     if (index < 0 && this.#cursor !== null && (this.#shown.length || this.#loading)) return;
     if (index < 0) index = this.#shown.length;
-    const tile = this.#tile(entry);
-    find(this, ".tiles").insertBefore(tile, this.#shown[index]?.tile ?? null);
-    this.#shown.splice(index, 0, { entry, tile });
+    const next = this.#shown[index];
+    find(this, ".tiles").insertBefore(this.#tile(entry), (next && this.#tiles.get(next.id)) ?? null);
+    this.#shown.splice(index, 0, entry);
+    this.#showEmpty();
+  }
+
+  /** @param {JobEntry} entry that was deleted, or no longer belongs to the view */
+  #remove(entry) {
+    const index = this.#shown.indexOf(entry);
+    if (index >= 0) this.#shown.splice(index, 1);
+    this.#tiles.get(entry.id)?.remove();
+    this.#tiles.delete(entry.id);
+    this.#selection.remove(entry.id);
     this.#showEmpty();
   }
 
   /** @param {JobEntry} entry */
-  #matches({ status }) {
-    return status.over && (!this.#filter || status.state === this.#filter);
-  }
-
-  /** @param {JobEntry} entry */
   #tile(entry) {
-    const tile = cloneElement("tile");
-    const { prompt } = entry.request;
-    find(tile, ".tile-text").textContent = prompt;
-    tile.title = prompt;
-    find(tile, "button").addEventListener("click", () => emit(this, "view", entry));
-    const image = find(tile, "img", HTMLImageElement);
-    const address = imageUrlOf(this.#opened.umrgen, entry);
-    if (address) {
-      image.addEventListener("error", () => this.#reloadImage(tile, image, entry), { once: true });
-      image.src = address;
-    } else {
-      image.remove();
-      const { title } = describeEnd(entry);
-      mark(tile, title, entry.status.errorCode === "cancelled" ? "stopped" : "failed");
-    }
+    const tile = newTile(/** @type {Opened} */ (this.#opened).umrgen, entry);
+    this.#tiles.set(entry.id, tile);
+    if (entry.status.engine) this.#filters.addEngine(entry.status.engine);
+    if (this.#selection.active) find(tile, "button").setAttribute("aria-pressed", "false");
     return tile;
   }
 
-  /**
-   * Get a new URL after an error: the URL may have expired, or the image may have been deleted.
-   * @param {HTMLElement} tile
-   * @param {HTMLImageElement} image
-   * @param {JobEntry} entry
-   */
-  async #reloadImage(tile, image, entry) {
-    const showDeleted = () => {
-      image.hidden = true;
-      mark(tile, "Deleted by the server", "image");
-    };
-    image.addEventListener("error", showDeleted, { once: true });
-    try {
-      const fresh = await this.#opened.umrgen?.job(entry.id).status({ timeout: null, patience: Infinity });
-      entry.status = fresh ?? entry.status;
-      image.src = imageUrlOf(this.#opened.umrgen, entry) ?? "";
-    } catch (error) {
-      if (!(error instanceof UmrgenError)) throw error;
-      showDeleted();
+  #showSelection() {
+    const { active } = this.#selection;
+    this.classList.toggle("selecting", active);
+    find(this, ".select").textContent = active ? "Done" : "Select";
+    for (const [id, tile] of this.#tiles) {
+      const button = find(tile, "button");
+      if (active) button.setAttribute("aria-pressed", String(this.#selection.has(id)));
+      else button.removeAttribute("aria-pressed");
     }
   }
 
   #showEmpty() {
+    find(this, ".select").hidden = !this.#shown.length;
     if (this.#shown.length || this.#loading || this.#cursor) {
       find(this, ".empty").hidden = true;
       return;
     }
-    const filter = /** @type {keyof typeof EMPTY} */ (this.#filter);
-    const first = filter === "" && !this.#opened.jobs?.pending.length;
-    const [title, text] = filter === "" && !first ? ["The first image is being drawn"] : EMPTY[filter];
-    this.#note(title, text);
+    const { title, text, first } = noteFor(this.#view, !!this.#opened?.jobs.pending.length);
+    this.note(title, text);
     find(this, ".ideas").hidden = !first;
-  }
-
-  /**
-   * Show a note instead of tiles.
-   * @param {string} title
-   * @param {string} [text]
-   */
-  #note(title, text = "") {
-    find(this, ".empty-title").textContent = title;
-    find(this, ".empty-text").textContent = text;
-    find(this, ".ideas").hidden = true;
-    find(this, ".empty").hidden = false;
   }
 
   /** @param {string} prompt */
@@ -232,32 +250,4 @@ export class Gallery extends HTMLElement {
     item.append(button);
     return item;
   }
-}
-
-/**
- * Return the URL of an entry's image, by the client's rule; null without an image of this server.
- * @param {Umrgen | null} umrgen
- * @param {JobEntry} entry
- */
-export function imageUrlOf(umrgen, { status }) {
-  if (!umrgen || !status.imageUrl) return null;
-  try {
-    return resolveOutput(umrgen.baseUrl, status.imageUrl, false).url;
-  } catch {
-    return null;
-  }
-}
-
-/**
- * Show a reason instead of an image.
- * @param {HTMLElement} tile
- * @param {string} text
- * @param {string} icon
- */
-function mark(tile, text, icon) {
-  const note = find(tile, ".tile-failed");
-  note.hidden = false;
-  note.classList.toggle("neutral", icon !== "failed");
-  setIcon(note, icon);
-  find(tile, ".tile-reason").textContent = text;
 }

@@ -4,14 +4,29 @@
 /** @import { JobEntry } from "./jobs.js" */
 
 /**
- * Download the image of a job. Throws UmrgenError.
+ * Return the verified image of a job as a file. Throws UmrgenError.
+ * @param {Umrgen} umrgen
+ * @param {JobEntry} entry
+ */
+export async function downloadedFile(umrgen, entry) {
+  const { bytes, mediaType } = await umrgen.job(entry.id).image({ timeout: 120 });
+  return new File([bytes], fileName(entry, mediaType), { type: mediaType });
+}
+
+/**
+ * Download the image of a job; return a message. Throws UmrgenError.
  * @param {Umrgen} umrgen
  * @param {JobEntry} entry
  */
 export async function downloadImage(umrgen, entry) {
-  const { bytes, mediaType } = await umrgen.job(entry.id).image({ timeout: 120 });
-  const url = URL.createObjectURL(new Blob([bytes], { type: mediaType }));
-  Object.assign(document.createElement("a"), { href: url, download: fileName(entry, mediaType) }).click();
+  save(await downloadedFile(umrgen, entry));
+  return "Saved.";
+}
+
+/** Save a file in the folder of downloads. @param {File} file */
+export function save(file) {
+  const url = URL.createObjectURL(file);
+  Object.assign(document.createElement("a"), { href: url, download: file.name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 

@@ -5,7 +5,8 @@
 //   queue     at intervals, the queue positions of the next few jobs
 //   list      at intervals, jobs that were submitted elsewhere (the command line, another tab)
 //
-// A hidden tab sends no requests. All loops start again when the tab is shown, the network returns or the device wakes.
+// A hidden tab keeps no connection: it only asks for the status of the next job at intervals, while there is one. All
+// loops start again when the tab is shown, the network returns or the device wakes.
 import { JobNotFound, Unauthorized, UmrgenError } from "../src/index.js";
 import { emit } from "./dom.js";
 
@@ -21,6 +22,8 @@ const QUEUE_LENGTH = 6;
 /** Seconds between lists, and between attempts while the server is not reachable. */
 const LIST_INTERVAL = 20;
 const LIST_RETRY = 2;
+/** Seconds between the status calls of a hidden tab; browsers extend them to a minute after some time. */
+const HIDDEN_INTERVAL = 5;
 /** Seconds in which new jobs are collected before a new long poll. */
 const COLLECT = 0.2;
 /** A timer that is late by this many seconds shows that the device was asleep. */
@@ -66,10 +69,11 @@ export class JobUpdater extends EventTarget {
 
   #restart() {
     this.#loops?.abort();
-    if (document.hidden || this.#stopped.signal.aborted) return;
+    if (this.#stopped.signal.aborted) return;
     this.#loops = new AbortController();
     const { signal } = this.#loops;
-    for (const loop of [this.#ends, this.#running, this.#queue, this.#list]) this.#run(loop, signal);
+    const loops = document.hidden ? [this.#hidden] : [this.#ends, this.#running, this.#queue, this.#list];
+    for (const loop of loops) this.#run(loop, signal);
   }
 
   /** Restart after the device was asleep: then the connections may be broken. @param {AbortSignal} signal */
@@ -143,6 +147,9 @@ export class JobUpdater extends EventTarget {
 
   /** @param {AbortSignal} signal */
   async #queue(signal) {
+    // An end changes the positions of the others. Listen first: jobs are added while the statuses are fetched.
+    const changed = waitFor(this.#jobs, ["added", "finished"], signal, QUEUE_INTERVAL);
+    changed.catch(() => {});
     for (const { id } of this.#jobs.pending.slice(1, 1 + QUEUE_LENGTH)) {
       try {
         this.#jobs.update(await this.#umrgen.job(id).status({ ...NO_LIMIT, signal }));
@@ -152,8 +159,22 @@ export class JobUpdater extends EventTarget {
         this.#jobs.remove(id);
       }
     }
+    await changed;
     await pause(COLLECT, signal);
-    await waitFor(this.#jobs, ["added", "finished"], signal, QUEUE_INTERVAL); // an end changes the positions of the others
+  }
+
+  /** Follow the first pending job of a hidden tab, for its title and the notification. @param {AbortSignal} signal */
+  async #hidden(signal) {
+    await pause(HIDDEN_INTERVAL, signal);
+    const [first] = this.#jobs.pending;
+    if (!first) return waitFor(this.#jobs, ["added"], signal);
+    try {
+      this.#jobs.update(await this.#umrgen.job(first.id).status({ ...NO_LIMIT, signal }));
+      this.#connection.succeeded();
+    } catch (error) {
+      if (!(error instanceof JobNotFound)) throw error;
+      this.#jobs.remove(first.id);
+    }
   }
 
   /** @param {AbortSignal} signal */

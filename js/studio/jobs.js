@@ -48,6 +48,12 @@ export class Jobs extends EventTarget {
       .sort((one, other) => rank(one) - rank(other) || one.createdAt - other.createdAt);
   }
 
+  /** Return the latest prompts, each once. @param {number} limit */
+  prompts(limit) {
+    const newest = [...this.#entries.values()].sort((one, other) => other.createdAt - one.createdAt);
+    return [...new Set(newest.map(({ request }) => request.prompt))].filter(Boolean).slice(0, limit);
+  }
+
   /**
    * Store a status. The request of a new entry is in `request`, or in the status of a list.
    * @param {Status} status

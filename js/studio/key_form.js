@@ -1,4 +1,4 @@
-// `<um-key-form>`: the form for the API key. Emits `key` with the input.
+// `<um-key-form>`: the form for the API key. Emits `key` with `{key, remember}`.
 import { cloneTemplate, find, emit } from "./dom.js";
 import { clearErrors, showError } from "./field_errors.js";
 
@@ -14,7 +14,7 @@ export class KeyForm extends HTMLElement {
       // A header cannot have other characters; the error of fetch would not be clear.
       if (!/^[\x21-\x7e]+$/.test(input)) return this.refuse("An API key has no spaces and no special characters.");
       this.#busy(true);
-      emit(this, "key", input);
+      emit(this, "key", { key: input, remember: find(this, "#remember", HTMLInputElement).checked });
     });
   }
 

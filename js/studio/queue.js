@@ -1,8 +1,9 @@
-// `<um-queue>`: the pending jobs. Emits `cancel` with an entry.
+// `<um-queue>`: the pending jobs. Emits `cancel` with an entry, `cancelall` with all.
 import { cloneTemplate, find, cloneElement, emit } from "./dom.js";
 import { describeState } from "./format.js";
 
 /** @import { JobEntry, Jobs } from "./jobs.js" */
+/** @import { Notifications } from "./notifications.js" */
 
 /** The number of rows; of the other jobs, only the number is shown. */
 const MAX_ROWS = 8;
@@ -17,11 +18,21 @@ export class Queue extends HTMLElement {
 
   connectedCallback() {
     this.append(cloneTemplate("queue"));
+    find(this, ".cancel-all").addEventListener("click", () => emit(this, "cancelall", this.#jobs?.pending ?? []));
   }
 
-  /** Show the pending jobs. @param {Jobs} jobs */
-  open(jobs) {
+  /**
+   * Show the pending jobs.
+   * @param {Jobs} jobs
+   * @param {Notifications} notifications
+   */
+  open(jobs, notifications) {
     this.#jobs = jobs;
+    const notify = find(this, ".notify");
+    const showNotify = () => (notify.hidden = !notifications.requestable);
+    notify.addEventListener("click", () => notifications.request());
+    notifications.addEventListener("change", showNotify);
+    showNotify();
     for (const type of ["added", "change", "finished", "removed"]) jobs.addEventListener(type, () => this.#scheduleUpdate());
     this.#scheduleUpdate();
   }
@@ -30,7 +41,10 @@ export class Queue extends HTMLElement {
   reveal() {
     const reduced = matchMedia("(prefers-reduced-motion: reduce)").matches;
     // After the next frame: before that, it may not be laid out.
-    requestAnimationFrame(() => this.scrollIntoView({ block: "nearest", behavior: reduced ? "auto" : "smooth" }));
+    requestAnimationFrame(() => {
+      const below = this.getBoundingClientRect().top > innerHeight / 2; // on a phone, it is below the form
+      this.scrollIntoView({ block: below ? "start" : "nearest", behavior: reduced ? "auto" : "smooth" });
+    });
   }
 
   /** Update the rows once per frame, after any number of events. */
@@ -60,6 +74,7 @@ export class Queue extends HTMLElement {
     });
     const rest = pending.length - shown.length;
     find(this, ".queue-rest").textContent = rest ? `and ${rest} more` : "";
+    find(this, ".cancel-all").hidden = pending.length < 2;
     find(this, ".count").textContent = pending.length > 1 ? String(pending.length) : "";
     this.hidden = !pending.length;
     // When the focused row was removed, focus the next one instead of the top of the page.

@@ -1,13 +1,15 @@
-// `<um-size>`: the sizes that the engine supports, or a custom one.
-import { cloneTemplate, find, cloneElement } from "./dom.js";
+// `<um-size>`: ratios of about one megapixel that the engine supports, or a custom size.
+import { cloneTemplate, find, cloneElement, emit } from "./dom.js";
 
 /** @type {[name: string, width: number, height: number][]} */
 const PRESETS = [
   ["Square", 1024, 1024],
-  ["Landscape", 1216, 832],
-  ["Wide", 1344, 768],
-  ["Portrait", 832, 1216],
-  ["Tall", 768, 1344],
+  ["4 : 3", 1152, 896],
+  ["3 : 2", 1216, 832],
+  ["16 : 9", 1344, 768],
+  ["3 : 4", 896, 1152],
+  ["2 : 3", 832, 1216],
+  ["9 : 16", 768, 1344],
 ];
 
 /** The sizes in the capabilities. @typedef {{min: number, max: number, default: number, multiple_of: number}} Sizes */
@@ -17,6 +19,11 @@ export class SizePicker extends HTMLElement {
   connectedCallback() {
     this.append(cloneTemplate("size"));
     this.addEventListener("change", () => this.#showCustom());
+    find(this, ".swap").addEventListener("click", () => {
+      const { width, height } = this.value;
+      [this.#width.valueAsNumber, this.#height.valueAsNumber] = [height, width];
+      emit(this, "input");
+    });
   }
 
   /** Show the sizes. @param {Sizes} sizes */

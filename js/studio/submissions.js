@@ -35,9 +35,10 @@ export async function submitAll(umrgen, jobs, { request, seeds }) {
  * @param {string} [key]
  */
 export async function submitOne(umrgen, jobs, request, seed, key = idempotencyKey()) {
-  const { prompt, reference_images: referenceImages, model, cfg, ...parameters } = request;
+  // The request of a listed job has other fields, too, such as its webhook.
+  const { prompt, negative, width, height, steps, loras, reference_images: referenceImages, model, cfg } = request;
   const chosen = { model: model ?? undefined, cfg: cfg ?? undefined, seed: seed ?? undefined };
-  const options = { ...parameters, ...chosen, referenceImages, idempotencyKey: key };
+  const options = { negative, width, height, steps, loras, ...chosen, referenceImages, idempotencyKey: key };
   const { id } = await umrgen.submit(prompt, options);
   const first = { job_id: id, state: "queued", seed, progress: { step: 0, total: request.steps } };
   const status = parseStatus(first, id);

@@ -1,15 +1,34 @@
-// `<um-viewer>`: a dialog with one image and its parameters. Emits `reuse`, `seed`, `retry` and `closed`.
+// `<um-viewer>`: a dialog with one image and its parameters. Emits the actions of ACTIONS and HANDLED, `moved` to another
+// image, `closed` by the user, and `left` when an action closed it.
 import { UmrgenError } from "../src/index.js";
-import { cloneTemplate, element, find, setIcon, emit } from "./dom.js";
-import { imageUrlOf } from "./gallery.js";
-import { announce } from "./live_region.js";
-import { downloadImage } from "./image_download.js";
 import { CodeSample } from "./code_sample.js";
-import { date, describeEnd, errorText, exactDuration } from "./format.js";
+import { cloneTemplate, element, find, setIcon, emit } from "./dom.js";
+import { factsOf } from "./facts.js";
+import { featuresOf } from "./features.js";
+import { describeEnd, errorText } from "./format.js";
+import { makeDraggable } from "./image_drag.js";
+import { downloadImage } from "./image_download.js";
+import { canCopyImages, canShare, copyImage, copyLink, share } from "./image_sharing.js";
+import { ImageStage } from "./image_stage.js";
+import { imageUrlOf } from "./image_urls.js";
+import { announce } from "./live_region.js";
 
 /** @import { Umrgen } from "../src/index.js" */
 /** @import { Gallery } from "./gallery.js" */
 /** @import { JobEntry } from "./jobs.js" */
+
+/** Actions that close the dialog. */
+const ACTIONS = ["retry", "reuse", "seed", "variations", "reference"];
+/** Actions that keep it open. */
+const HANDLED = ["favorite", "delete"];
+
+/** The outputs of an image; each returns a message. @type {Record<string, [busy: string, work: (umrgen: Umrgen, entry: JobEntry) => Promise<string>]>} */
+const OUTPUTS = {
+  download: ["Downloading…", downloadImage],
+  "copy-image": ["Copying…", copyImage],
+  "copy-link": ["Copying…", copyLink],
+  share: ["Sharing…", share],
+};
 
 /** A dialog with one image. */
 export class Viewer extends HTMLElement {
@@ -22,34 +41,39 @@ export class Viewer extends HTMLElement {
   connectedCallback() {
     this.append(cloneTemplate("viewer"));
     const dialog = this.#dialog;
-    dialog.addEventListener("close", () => this.#keepFocus || emit(this, "closed", this.#entry));
+    dialog.addEventListener("close", () => emit(this, this.#keepFocus ? "left" : "closed", this.#entry));
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
     dialog.addEventListener("keydown", (event) => this.#key(event));
     find(this, ".close").addEventListener("click", () => dialog.close());
     find(this, ".previous").addEventListener("click", () => this.#go(-1));
     find(this, ".next").addEventListener("click", () => this.#go(1));
-    find(this, ".download").addEventListener("click", () => this.#download());
-    for (const [button, type] of [["retry", "retry"], ["reuse", "reuse"], ["use-seed", "seed"]]) {
-      find(this, `.${button}`).addEventListener("click", () => {
-        const entry = this.#entry;
-        this.#keepFocus = true;
-        dialog.close();
-        emit(this, type, entry);
-      });
-    }
-  }
-
-  get #dialog() {
-    return find(this, "dialog", HTMLDialogElement);
+    find(this, ".zoom").addEventListener("click", () => this.#stage.toggle());
+    this.#stage.addEventListener("swipe", (event) => this.#go(/** @type {CustomEvent<number>} */ (event).detail));
+    this.#stage.addEventListener("zoom", () => this.#showZoom());
+    makeDraggable(this.#stage.image, () => {
+      const url = this.#entry && imageUrlOf(this.#opened.umrgen, this.#entry);
+      return this.#entry && url ? { entry: this.#entry, url } : null;
+    });
+    for (const name of Object.keys(OUTPUTS)) find(this, `.${name}`).addEventListener("click", () => this.#output(name));
+    for (const action of ACTIONS) find(this, `[data-act=${action}]`).addEventListener("click", () => this.#act(action));
+    for (const action of HANDLED) find(this, `.${action}`).addEventListener("click", () => emit(this, action, this.#entry));
+    find(this, ".copy-image").hidden = !canCopyImages();
+    find(this, ".copy-link").hidden = !navigator.clipboard;
+    find(this, ".share").hidden = !canShare();
   }
 
   /**
    * Set the client and the gallery.
    * @param {Umrgen} umrgen
    * @param {Gallery} gallery
+   * @param {Record<string, any>} capabilities
    */
-  open(umrgen, gallery) {
+  open(umrgen, gallery, capabilities) {
+    const { favorites, deletion } = featuresOf(capabilities);
     this.#opened = { umrgen, gallery };
+    find(this, ".favorite").hidden = !favorites;
+    find(this, ".delete").hidden = !deletion;
+    find(this, "[data-act=reference]").hidden = !capabilities.engine.features.includes("references");
   }
 
   /** Show a job. @param {JobEntry} entry */
@@ -63,19 +87,45 @@ export class Viewer extends HTMLElement {
     this.#updateButtons(entry);
   }
 
+  /** Show another job after the shown one was deleted, or close the dialog. @param {JobEntry} [entry] */
+  showNext(entry) {
+    if (!entry) return this.close();
+    this.show(entry);
+    emit(this, "moved", entry);
+  }
+
+  /** Show a changed job, if it is the shown one. @param {JobEntry} entry */
+  update(entry) {
+    if (this.#entry === entry) this.#showFavorite(entry);
+  }
+
   /** Close the dialog. */
   close() {
     if (this.#dialog.open) this.#dialog.close();
   }
 
+  /** @param {UmrgenError} error */
+  showError(error) {
+    find(this, ".viewer-error").textContent = `${errorText(error)}. ${error.next}`;
+  }
+
   // --- private ---
+
+  get #dialog() {
+    return find(this, "dialog", HTMLDialogElement);
+  }
+
+  get #stage() {
+    return find(this, "um-image-stage", ImageStage);
+  }
 
   /** @param {KeyboardEvent} event */
   #key(event) {
-    // In a group of radio buttons, the arrow keys change the choice.
+    // In a group of radio buttons, the arrow keys change the choice; on a zoomed image, they move it.
     if (event.target instanceof HTMLInputElement || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.key === "z") return this.#stage.toggle();
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!step) return;
+    if (!step || this.#stage.zoomed) return;
     event.preventDefault();
     this.#go(step);
   }
@@ -85,6 +135,15 @@ export class Viewer extends HTMLElement {
     const entry = this.#entry && (await this.#opened.gallery?.adjacent(this.#entry, step));
     if (!entry) return announce(step < 0 ? "This is the newest." : "This is the oldest.");
     this.show(entry);
+    emit(this, "moved", entry);
+  }
+
+  /** Close the dialog for an action that continues elsewhere. @param {string} action */
+  #act(action) {
+    const entry = this.#entry;
+    this.#keepFocus = true;
+    this.#dialog.close();
+    emit(this, action, entry);
   }
 
   /** @param {JobEntry} entry */
@@ -101,7 +160,8 @@ export class Viewer extends HTMLElement {
   #fill(entry) {
     const { request, status } = entry;
     const url = imageUrlOf(this.#opened.umrgen, entry);
-    const image = find(this, "img", HTMLImageElement);
+    const { image } = this.#stage;
+    this.#stage.zoomed = false;
     image.hidden = !url;
     image.removeAttribute("src"); // so that the previous image is not shown while this one loads
     image.width = request.width;
@@ -116,54 +176,51 @@ export class Viewer extends HTMLElement {
       find(this, ".viewer-why").textContent = reason ? `${title}: ${reason}` : title;
       find(this, ".viewer-remedy").textContent = remedy;
     }
-    find(this, ".download").hidden = !url;
-    find(this, ".viewer-error").textContent = "";
+    for (const part of this.querySelectorAll(".needs-image")) part.toggleAttribute("inert", !url);
+    this.#dialog.classList.toggle("without-image", !url);
+    find(this, ".viewer-error").textContent = find(this, ".viewer-note").textContent = "";
     find(this, "#viewer-prompt").textContent = request.prompt;
-    const rows = facts(entry).flatMap(([name, value]) => [element("dt", name), element("dd", value)]);
+    const rows = factsOf(entry).flatMap(([name, value]) => [element("dt", name), element("dd", value)]);
     find(this, ".facts").replaceChildren(...rows);
     find(this, "um-code-sample", CodeSample).open(this.#opened.umrgen?.baseUrl ?? "", entry);
     find(this, ".viewer-side").scrollTop = 0;
+    this.#showFavorite(entry);
   }
 
-  async #download() {
-    const [entry, button] = [this.#entry, find(this, ".download", HTMLButtonElement)];
+  /** @param {JobEntry} entry */
+  #showFavorite({ status }) {
+    find(this, ".favorite").setAttribute("aria-pressed", String(!!status.raw.favorite));
+  }
+
+  #showZoom() {
+    const { zoomed } = this.#stage;
+    const zoom = find(this, ".zoom");
+    zoom.setAttribute("aria-pressed", String(zoomed));
+    zoom.title = zoomed ? "Fit to the window (z)" : "Show at 100 % (z)";
+  }
+
+  /** Run an output of the image, and show its progress in its button. @param {string} name */
+  async #output(name) {
+    const [entry, button] = [this.#entry, find(this, `.${name}`, HTMLButtonElement)];
+    const label = find(button, ".label");
     const { umrgen } = this.#opened;
-    if (!entry || !umrgen) return;
+    if (!entry || !umrgen || button.disabled) return;
+    const [busy, work] = OUTPUTS[name];
+    const note = find(this, ".viewer-note");
+    const plain = label.textContent;
     button.disabled = true;
-    button.textContent = "Downloading…";
+    label.textContent = busy;
+    find(this, ".viewer-error").textContent = "";
     try {
-      await downloadImage(umrgen, entry);
-      announce("Saved.");
+      note.textContent = await work(umrgen, entry);
+      announce(note.textContent);
     } catch (error) {
-      if (!(error instanceof UmrgenError)) throw error;
-      find(this, ".viewer-error").textContent = `${errorText(error)}. ${error.next}`;
+      if (error instanceof UmrgenError) this.showError(error);
+      else if (!(error instanceof DOMException)) throw error;
+      else find(this, ".viewer-error").textContent = "The browser does not allow this. Download the image instead.";
     } finally {
       button.disabled = false;
-      button.textContent = "Download";
+      label.textContent = plain;
     }
   }
-}
-
-/**
- * Return the parameters and times of a job.
- * @param {JobEntry} entry
- * @returns {[name: string, value: string][]}
- */
-function facts({ request, status, createdAt }) {
-  const { started_at: started, completed_at: ended } = status.raw;
-  /** @type {[string, string | null | undefined | false][]} */
-  const all = [
-    ["Negative prompt", request.negative],
-    ["Size", `${request.width} × ${request.height}`],
-    ["Steps", String(request.steps)],
-    ["Model", request.model],
-    ["Guidance", request.cfg == null ? null : String(request.cfg)],
-    ["LoRAs", request.loras.map(({ name, strength }) => `${name} (${strength})`).join(", ")],
-    ["Seed", status.seed === null ? null : String(status.seed)],
-    ["References", request.reference_images.length > 0 && String(request.reference_images.length)],
-    ["Engine", status.engine],
-    ["Created", date(createdAt)],
-    ["Duration", status.state === "completed" && started && ended ? exactDuration((ended - started) / 1000) : null],
-  ];
-  return /** @type {[string, string][]} */ (all.filter(([, value]) => value));
 }

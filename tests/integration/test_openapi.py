@@ -71,6 +71,8 @@ def test_every_route_is_described(state: Path) -> None:
     ahead |= {("GET", "/outputs/{session_id}/{filename}")}
     served -= {("GET", path) for path in ONLY_AHEAD}
     page = {("GET", "/"), ("GET", "/studio/{name:path}"), ("POST", "/studio/session")}  # for people, not for programs
+    page |= {("GET", "/studio/devices"), ("POST", "/studio/devices"), ("DELETE", "/studio/devices/{device_id}")}
+    page |= {("POST", "/studio/sign-out")}
     guide = {("GET", path) for path in ("/guide.md", "/llms.txt")}
     guide |= {("GET", f"{SKILLS}/{name}") for name in ("index.json", f"{SKILL_NAME}/SKILL.md")}
     assert served | ahead == described | page | guide

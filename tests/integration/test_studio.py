@@ -6,34 +6,26 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from browser import MEASURE_FRAMES, ConsoleErrors, browser, fill_gallery, in_thread, new_session, open_studio
-from support import SMALL, UNLIMITED, ServerProcess, clean_environment, cli, finish, server, submit, until
+from browser import MEASURE_FRAMES, ConsoleErrors, fill_gallery, in_thread, new_session, open_studio
+from studio_page import AXE, check_accessibility, draw, pixels, row, show, tile, wait_for_announcement, wait_for_image
+from support import UNLIMITED, ServerProcess, clean_environment, cli, finish, server, submit, until
 from umrgen.image_files import verify
 from umrgen.server.png import encode_png
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Page
 
 ROOT = Path(__file__).parents[2]
-AXE = ROOT / "js" / "node_modules" / "axe-core" / "axe.min.js"
-LONG = SMALL | {"steps": 50}
-PHONE, DESK = {"width": 360, "height": 740}, {"width": 1440, "height": 900}
+PHONE, TABLET, DESK = {"width": 360, "height": 740}, {"width": 768, "height": 1024}, {"width": 1920, "height": 1080}
 
+pytest_plugins = ["browser_fixtures"]
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def chrome() -> "Iterator[Browser]":
-    with browser() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -53,74 +45,9 @@ def key(running: ServerProcess) -> str:
 
 
 @pytest.fixture
-def console_errors() -> ConsoleErrors:
-    return ConsoleErrors()
-
-
-@pytest.fixture
-def new_page(chrome: "Browser", console_errors: ConsoleErrors) -> "Iterator[Callable[..., Page]]":
-    """Yield a function that opens pages, each in a new browser profile; errors of the console are recorded."""
-    contexts = []
-
-    def make(**options: Any) -> "Page":
-        context = chrome.new_context(**{"viewport": DESK, "reduced_motion": "reduce"} | options)
-        contexts.append(context)
-        context.set_default_timeout(20_000)
-        page = context.new_page()
-        console_errors.listen(page)
-        return page
-
-    yield make
-    for context in contexts:
-        context.close()
-
-
-@pytest.fixture
 def studio(new_page: "Callable[..., Page]", running: ServerProcess, key: str) -> "Page":
     page: Page = open_studio(new_page(), running.url, key)
     return page
-
-
-def draw(page: "Page", prompt: str, *, steps: int = 2) -> None:
-    page.get_by_label("Prompt", exact=True).fill(prompt)
-    page.locator("input[value=free]").check()
-    page.get_by_label("Width").fill("512")
-    page.get_by_label("Height").fill("512")
-    page.get_by_label("Steps", exact=True).fill(str(steps))
-    page.get_by_role("button", name="Draw").click()
-
-
-def row(page: "Page", prompt: str) -> "Locator":
-    return page.locator(".queued", has_text=prompt)
-
-
-def tile(page: "Page", prompt: str) -> "Locator":
-    return page.locator(".tile", has_text=prompt)
-
-
-def wait_for_image(image: "Locator") -> None:
-    """Wait until an image is loaded and decoded."""
-    image.wait_for()
-    image.evaluate("image => image.decode()")
-    assert image.evaluate("image => image.naturalWidth") > 0
-
-
-def pixels(data: bytes) -> bytes:
-    """Return the pixels of an image file, whose metadata names the job."""
-    verify(data)
-    return Image.open(BytesIO(data)).tobytes()
-
-
-def wait_for_announcement(page: "Page", text: str) -> None:
-    """Wait until the live region has a text."""
-    page.wait_for_function("text => document.querySelector('#live').textContent.includes(text)", arg=text)
-
-
-def check_accessibility(page: "Page", state: str) -> None:
-    page.evaluate("window.axe !== undefined || 0") or page.evaluate(AXE.read_text() + "; 1")
-    found = page.evaluate("async () => (await axe.run({resultTypes: ['violations']})).violations")
-    violations = [(one["id"], one["impact"], [node["html"][:200] for node in one["nodes"]]) for one in found]
-    assert violations == [], state
 
 
 class TestKey:
@@ -159,6 +86,32 @@ class TestKey:
         page.get_by_text("The server no longer accepts your key").wait_for()
         assert console_errors.unexpected("401 (Unauthorized)") == []
 
+    def test_a_device_stays_signed_in_without_the_key_in_its_storage(
+        self, new_page: "Callable[..., Page]", running: ServerProcess, key: str, console_errors: ConsoleErrors
+    ) -> None:
+        page = new_page()
+        page.goto(f"{running.url}/")
+        page.get_by_label("API key").fill(key)
+        page.get_by_label("Remember on this device").check()
+        page.get_by_role("button", name="Open the studio").click()
+        page.get_by_label("Prompt", exact=True).wait_for()
+        stored = "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
+        assert key not in page.evaluate(stored)
+        assert "umrgen-studio" not in page.evaluate(stored), "scripts must not see the cookie"
+        other = page.context.new_page()  # another tab
+        other.goto(f"{running.url}/")
+        other.get_by_label("Prompt", exact=True).wait_for()
+        draw(other, "a boat remembered", steps=1)
+        wait_for_image(tile(other, "a boat remembered").locator("img"))
+        other.get_by_role("button", name="Devices").click()
+        other.get_by_text("Chrome on Linux").wait_for()
+        check_accessibility(other, "devices")
+        other.get_by_role("button", name="Sign out: Chrome on Linux").click()
+        other.get_by_text("None.").wait_for()
+        page.reload()
+        page.get_by_text("This device is no longer signed in.").wait_for()
+        assert console_errors.unexpected("401 (Unauthorized)") == []
+
     def test_the_printed_link_works_once(
         self, new_page: "Callable[..., Page]", running: ServerProcess, console_errors: ConsoleErrors
     ) -> None:
@@ -191,6 +144,7 @@ class TestDrawing:
     def test_a_cancelled_job_can_be_drawn_again(self, studio: "Page", console_errors: ConsoleErrors) -> None:
         draw(studio, "a boat to be stopped", steps=50)
         row(studio, "a boat").get_by_role("button", name="Cancel").click()
+        show(studio, "Failed")  # a cancelled job is not among the others
         stopped = tile(studio, "a boat to be stopped")
         stopped.get_by_text("Cancelled").wait_for()
         studio.get_by_label("Steps", exact=True).fill("3")
@@ -347,9 +301,10 @@ class TestFailures:
         assert studio.get_by_label("Prompt", exact=True).input_value() == "half a thought"
         assert console_errors.found == []
 
-    def test_a_hidden_tab_sends_no_requests(
-        self, studio: "Page", running: ServerProcess, key: str, console_errors: ConsoleErrors
+    def test_a_hidden_tab_keeps_no_connection(
+        self, studio: "Page", running: ServerProcess, console_errors: ConsoleErrors
     ) -> None:
+        studio.clock.install()
         draw(studio, "a boat unseen", steps=50)
         row(studio, "a boat").get_by_text(re.compile("Step")).wait_for()
         hide = """(hidden) => {
@@ -358,19 +313,19 @@ class TestFailures:
         }"""
         with studio.expect_event("requestfailed"):  # the long poll is closed
             studio.evaluate(hide, True)
-        before = row(studio, "a boat").locator(".queued-state").text_content()
         requests: list[Any] = []
-        studio.on("request", lambda request: requests.append(request.url))
-        with running.http(Authorization=f"Bearer {key}") as http:
-            job_id = http.get("/api/v1/jobs").json()["jobs"][0]["job_id"]
-            step = lambda: http.get(f"/api/v1/status/{job_id}").json()["progress"]["step"]  # noqa: E731
-            now = step()
-            until(lambda: step() >= now + 3)
-        assert requests == []
+        studio.on("request", lambda request: requests.append((request.method, request.url, request.headers)))
+        with studio.expect_response("**/api/v1/status/*"):
+            studio.clock.run_for(6_000)
+        ((method, _, headers),) = requests
+        assert (method, headers.get("prefer")) == ("GET", None), "one request, without a long poll"
         studio.evaluate(hide, False)
-        row(studio, "a boat").get_by_text(re.compile(f"^(?!{before})Step")).wait_for()
         row(studio, "a boat").get_by_role("button", name="Cancel").click()
-        tile(studio, "a boat unseen").wait_for()
+        studio.wait_for_function("() => document.querySelector('um-queue').hidden")
+        before = len(requests)
+        studio.evaluate(hide, True)
+        studio.clock.run_for(60_000)
+        assert [url for _, url, _ in requests[before:] if "/status/" in url] == [], "without jobs, it must send none"
         assert console_errors.found == []
 
     def test_the_page_recovers_after_a_restart_of_the_server(
@@ -435,7 +390,7 @@ class TestViewer:
         three.wait_for_function("() => document.activeElement.textContent.includes('a castle')")  # the last viewed tile
         tile(three, "a castle").click()
         seed = three.locator(".facts dd").nth(2).text_content()
-        three.get_by_role("button", name="Use seed").click()
+        three.get_by_role("button", name="Use seed", exact=True).click()
         assert three.get_by_label("Seed", exact=True).input_value() == seed
         three.get_by_label("Prompt", exact=True).fill("")
         three.get_by_role("radio", name="Square").check()
@@ -459,11 +414,14 @@ class TestViewer:
         samples = {}
         for kind in ("CLI", "curl", "Python"):
             three.get_by_role("radio", name=kind).check()
-            three.get_by_role("button", name="Copy").click()
+            three.get_by_role("button", name="Copy", exact=True).click()
             three.get_by_role("button", name="Copied").wait_for()
             samples[kind] = three.evaluate("navigator.clipboard.readText()")
             assert key not in samples[kind]
-        for kind, command in (("CLI", ["bash", "-euc"]), ("Python", [sys.executable, "-c"])):
+        commands = {"CLI": ["bash", "-euc"], "curl": ["bash", "-euc"], "Python": [sys.executable, "-c"]}
+        if not shutil.which("curl"):
+            del commands["curl"]
+        for kind, command in commands.items():
             folder = tmp_path / kind
             folder.mkdir()
             done = subprocess.run(
@@ -472,11 +430,6 @@ class TestViewer:
             assert done.returncode == 0, done.stderr
             (made,) = folder.glob("*.png")
             assert pixels(made.read_bytes()) == drawn, kind
-        if shutil.which("curl"):
-            done = subprocess.run(["bash", "-euc", samples["curl"]], env=environment, capture_output=True, text=True)
-            job_id = json.loads(done.stdout)["job_id"]
-            with running.http(Authorization=f"Bearer {key}") as http:
-                assert pixels(http.get(finish(http, job_id)["image_url"]).content) == drawn
         assert console_errors.found == []
 
 
@@ -505,7 +458,7 @@ class TestAccess:
         self.tab_to(page, "reuse")
         press("Enter")
         assert page.get_by_label("Prompt", exact=True).evaluate("field => field === document.activeElement")
-        assert page.locator("input[name=size]:checked").get_attribute("value") == "1216x832"
+        assert page.locator("input[name=size]:checked").get_attribute("value") == "1152x896"
         assert console_errors.found == []
 
     def tab_to(self, page: "Page", name: str) -> None:
@@ -517,7 +470,7 @@ class TestAccess:
                 return
         raise AssertionError(f"{name} cannot be reached with Tab")
 
-    @pytest.mark.parametrize("width", [PHONE, DESK], ids=["phone", "desk"])
+    @pytest.mark.parametrize("width", [PHONE, TABLET, DESK], ids=["phone", "tablet", "desk"])
     @pytest.mark.parametrize("theme", ["light", "dark"])
     def test_there_are_no_accessibility_violations(
         self, new_page: "Callable[..., Page]", running: ServerProcess, key: str, theme: str, width: dict[str, int]
@@ -538,11 +491,13 @@ class TestAccess:
         wait_for_image(row(page, "a boat in the mist").locator("img"))
         check_accessibility(page, "running")
         row(page, "a boat in the mist").get_by_role("button", name="Cancel").click()
-        tile(page, "a boat in the mist").get_by_text("Cancelled").wait_for()
         draw(page, "a boat that arrives", steps=1)
         wait_for_image(tile(page, "a boat that arrives").locator("img"))
-        check_accessibility(page, "gallery")
-        for prompt in ("a boat that arrives", "a boat in the mist"):
+        page.locator("summary.button").click()
+        check_accessibility(page, "gallery with filters")
+        page.keyboard.press("Escape")
+        for prompt, state in (("a boat that arrives", "Images"), ("a boat in the mist", "Failed")):
+            show(page, state)
             tile(page, prompt).click()
             check_accessibility(page, prompt)
             page.keyboard.press("Escape")

@@ -16,12 +16,13 @@ import httpx2
 import pytest
 
 import umrgen
+from browser import ConsoleErrors, browser, new_session, open_studio
 from support import ServerProcess, Terminal, clean_environment, cli, problem, server
-from umrgen.server.services.one_time_links import GOOD_FOR, OneTimeLinks
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "js" / "studio"
 HTML = {"Accept": "text/html"}
+STUDIO = {"X-Umrgen-Studio": "cookie"}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,7 @@ class TestFiles:
         parts = re.findall(r'(?:href|src)="(studio/[^"]+)"', page)
         assert len(parts) > 30
         types = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
+        types |= {".png": "image/png", ".webmanifest": "application/manifest+json"}
         with httpx2.Client(base_url=running.url) as http:
             for part in parts:
                 response = http.get(f"/{part}")
@@ -77,9 +79,20 @@ class TestFiles:
     def test_there_is_no_inline_code_and_no_external_address(self) -> None:
         page = (PAGE / "index.html").read_text()
         assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]* src=)|javascript:", page)
-        for path in PAGE.iterdir():
+        for path in (file for file in PAGE.iterdir() if file.suffix != ".png"):
             addresses = set(re.findall(r"\w+://[\w.]+", path.read_text()))
             assert addresses <= {"http://www.w3.org"}, path.name
+
+    def test_the_page_opens_in_a_browser(self, running: ServerProcess) -> None:
+        """The only quick test with a browser; the others are slow tests."""
+        key, _ = new_session(running.state)
+        errors = ConsoleErrors()
+        with browser() as chrome:
+            page = chrome.new_page()
+            errors.listen(page)
+            open_studio(page, running.url, key)
+            page.get_by_text("No images yet").wait_for()
+        assert errors.found == []
 
     def test_files_are_cached_and_revalidated(self, running: ServerProcess) -> None:
         with httpx2.Client(base_url=running.url) as http:
@@ -93,7 +106,21 @@ class TestFiles:
                 assert unchanged.headers["etag"] == first.headers["etag"]
             head = http.head("/", headers=HTML | {"Accept-Encoding": "identity"})
             assert (head.status_code, head.content) == (200, b"")
-            assert int(head.headers["content-length"]) == len((PAGE / "index.html").read_bytes())
+            page = http.get("/", headers=HTML | {"Accept-Encoding": "identity"})
+            assert int(head.headers["content-length"]) == len(page.content)
+            assert head.headers["cache-control"] == "no-cache"
+
+    def test_a_browser_keeps_the_files_of_a_version(self, running: ServerProcess) -> None:
+        with httpx2.Client(base_url=running.url) as http:
+            page = http.get("/", headers=HTML).text
+            parts = set(re.findall(r'(?:href|src)="(studio/[^"]+)"', page))
+            (version,) = {part.split("/")[1] for part in parts}
+            assert re.fullmatch("[0-9a-f]{16}", version)
+            kept = http.get(f"/studio/{version}/page/main.js")
+            assert kept.headers["cache-control"] == "public, max-age=31536000, immutable"
+            assert kept.content == (PAGE / "main.js").read_bytes()
+            assert http.get("/studio/page/main.js").headers["cache-control"] == "no-cache"
+            problem(http.get(f"/studio/{'0' * 16}/page/main.js"), 404, "not_found")
 
     @pytest.mark.parametrize(
         "path",
@@ -220,17 +247,93 @@ class TestLink:
         assert re.search(r"http://127\.0\.0\.1:\d+/#start=[\w-]{43}$", terminal.shown, re.MULTILINE)
         assert terminal.close() == 0
 
-    def test_a_ticket_expires(self) -> None:
-        from support import Clock
+    def test_a_new_link_without_a_restart(self, running: ServerProcess) -> None:
+        made = cli("studio", "--state", str(running.state))
+        address, ticket = made.stdout.strip().split("/#start=")
+        assert address == running.url
+        assert self.exchange(running, ticket).status_code == 200
+        problem(self.exchange(running, ticket), 410, "link_over")
 
-        clock = Clock()
-        tickets = OneTimeLinks(clock)
-        first, second = tickets.issue(), tickets.issue()
-        clock.at += GOOD_FOR - 1
-        assert tickets.take(first)
-        assert not tickets.take(first)
-        clock.at += 1
-        assert not tickets.take(second)
+    def test_a_link_needs_a_running_server(self, tmp_path: Path) -> None:
+        made = cli("studio", "--state", str(tmp_path / "none"))
+        assert (made.returncode, made.stdout) == (1, "")
+        assert f"no server runs on the state folder {tmp_path / 'none'}" in made.stderr
+
+    def test_a_server_without_links_is_reported(self, state: Path) -> None:
+        with server(state, "--studio", "off"):
+            made = cli("studio", "--state", str(state), "--json")
+        assert (made.returncode, json.loads(made.stdout)["code"]) == (1, "no_studio")
+
+
+class TestDevices:
+    """Staying signed in: the cookie counts for the studio's page only."""
+
+    @pytest.fixture
+    def browser(self, running: ServerProcess) -> Iterator[httpx2.Client]:
+        """A client with the cookie of a new key's browser."""
+        key, _ = new_session(running.state)
+        with httpx2.Client(base_url=running.url, headers={"Origin": running.url}) as http:
+            made = http.post("/studio/devices", json={"device": "Chrome"}, headers={"Authorization": f"Bearer {key}"})
+            assert made.json() == {"success": True}
+            attributes = made.headers["set-cookie"].split("; ")
+            assert attributes[0].startswith("umrgen-studio=")
+            assert {"HttpOnly", "SameSite=strict", "Path=/", "Max-Age=2592000"} <= set(attributes)
+            assert "Secure" not in attributes
+            yield http
+
+    def test_the_studio_may_use_the_cookie(self, browser: httpx2.Client) -> None:
+        assert browser.get("/api/v1/jobs", headers=STUDIO).status_code == 200
+        assert browser.post("/api/v1/generate", json={"prompt": "a boat"}, headers=STUDIO).status_code == 202
+
+    @pytest.mark.parametrize(
+        ("headers", "code"),
+        [
+            ({}, "unauthorized"),
+            ({"X-Umrgen-Studio": "yes"}, "unauthorized"),
+            ({"X-Umrgen-Studio": "cookie", "Sec-Fetch-Site": "cross-site"}, "unauthorized"),
+            ({"X-Umrgen-Studio": "cookie", "Sec-Fetch-Site": "same-site"}, "unauthorized"),
+            ({"X-Umrgen-Studio": "cookie", "Origin": "https://evil.example"}, "forbidden_origin"),
+            ({"X-Umrgen-Studio": "cookie", "Authorization": "Bearer umr_wrong"}, "unauthorized"),
+        ],
+    )
+    def test_no_other_page_may_use_the_cookie(self, browser: httpx2.Client, headers: dict[str, str], code: str) -> None:
+        status = 403 if code == "forbidden_origin" else 401
+        problem(browser.post("/api/v1/generate", json={"prompt": "a boat"}, headers=headers), status, code)
+        problem(browser.get("/api/v1/jobs", headers=headers), 401, "unauthorized")
+
+    def test_an_allowed_origin_may_not_use_the_cookie(self, tmp_path: Path) -> None:
+        other = "https://studio.example.org"
+        allowed = server(tmp_path / "state", "--allowed-origins", other)
+        with allowed as started, httpx2.Client(base_url=started.url) as http:
+            key = {"Authorization": f"Bearer {started.key}"}
+            http.post("/studio/devices", json={}, headers=key | {"Origin": started.url})
+            asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-umrgen-studio"}
+            assert http.options("/api/v1/generate", headers=asked | {"Origin": other}).status_code == 400
+            refused = http.post("/api/v1/generate", json={"prompt": "x"}, headers=STUDIO | {"Origin": other})
+            problem(refused, 401, "unauthorized")
+            problem(http.post("/studio/devices", json={}, headers=key | {"Origin": other}), 403, "forbidden_origin")
+
+    def test_devices_are_listed_and_signed_out(self, browser: httpx2.Client, running: ServerProcess) -> None:
+        (device,) = browser.get("/studio/devices", headers=STUDIO).json()["devices"]
+        assert (device["device"], device["expires_at"] > time.time() * 1000) == ("Chrome", True)
+        listed = json.loads(cli("keys", "list", "--state", str(running.state), "--json").stdout)["keys"]
+        assert [key["name"].endswith(": Chrome") for key in listed if key["id"] == device["id"]] == [True]
+        problem(browser.delete("/studio/devices/key_000000000000", headers=STUDIO), 404, "not_found")
+        assert browser.delete(f"/studio/devices/{device['id']}", headers=STUDIO).status_code == 200
+        problem(browser.get("/api/v1/jobs", headers=STUDIO), 401, "unauthorized")
+
+    def test_signing_out_removes_the_cookie(self, browser: httpx2.Client) -> None:
+        cookie = browser.cookies["umrgen-studio"]
+        assert "umrgen-studio=" in browser.post("/studio/sign-out", headers=STUDIO).headers["set-cookie"]
+        assert not browser.cookies
+        kept = {"Cookie": f"umrgen-studio={cookie}"}
+        problem(browser.get("/api/v1/jobs", headers=STUDIO | kept), 401, "unauthorized")
+
+    def test_the_cookie_is_secure_by_https(self, running: ServerProcess) -> None:
+        key, _ = new_session(running.state)
+        https = {"Origin": running.url.replace("http:", "https:"), "Authorization": f"Bearer {key}"}
+        made = httpx2.post(f"{running.url}/studio/devices", json={}, headers=https)
+        assert "Secure" in made.headers["set-cookie"].split("; ")
 
 
 def test_a_list_has_the_request_of_each_job(running: ServerProcess) -> None:

@@ -46,6 +46,7 @@ COMMANDS = {
     "mcp": "umrgen.cli.mcp:mcp",
     "setup": "umrgen.cli.setup:setup",
     "serve": "umrgen.cli.serve:serve",
+    "studio": "umrgen.cli.studio:studio",
     "work": "umrgen.cli.work:work",
     "engine": "umrgen.cli.engine:engine",
     "provenance": "umrgen.cli.provenance:provenance",

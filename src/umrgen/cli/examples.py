@@ -65,6 +65,7 @@ EXAMPLES: dict[str, str | tuple[str, ...]] = {
         "umrgen serve --port 3088 --state /var/lib/umrgen",
         "umrgen serve --model http://127.0.0.1:8188",
     ),
+    "studio": "umrgen studio --open",
     "work": "umrgen work --ledger postgresql://umrgen@db.example.org/umrgen --blobs s3://my-bucket/umrgen",
     "engine": "umrgen engine check --model http://127.0.0.1:8188",
     "engine check": "umrgen engine check --engine procedural -o image.png",

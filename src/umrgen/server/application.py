@@ -54,6 +54,7 @@ from umrgen.server.services.ledger_clock import LedgerClock
 from umrgen.server.services.limits import AddressLimit, FailureThrottle, RateLimits
 from umrgen.server.services.one_time_links import OneTimeLinks
 from umrgen.server.services.outputs import Outputs
+from umrgen.server.services.remembered_devices import RememberedDevices
 from umrgen.server.services.retention import Retention, RetentionPolicy
 from umrgen.server.services.server_state import ServerState
 from umrgen.server.services.signatures import Signatures
@@ -65,7 +66,7 @@ from umrgen.server.services.uploads import Uploads
 from umrgen.server.services.verifications import Verifications
 from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.signing.status import SigningStatus
-from umrgen.server.state import LedgerMark, file_bytes
+from umrgen.server.state import LINKS, LedgerMark, file_bytes
 from umrgen.server.tasks import cancelled
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.deliverer import WebhookDeliverer
@@ -170,7 +171,10 @@ class Application:
     def _make_services(self, worker: str, clock: Clock) -> Services:
         settings, ledger = self.settings, self.ledger
         limits = RateLimits(settings, clock)
-        authentication = Authentication(self.keys, limits, FailureThrottle(settings.failed_logins, "API keys", clock))
+        devices = RememberedDevices(ledger.keys, clock)
+        authentication = Authentication(
+            self.keys, devices, limits, FailureThrottle(settings.failed_logins, "API keys", clock)
+        )
         decoders, receptions = Decoders(), Receptions()
         uploads = Uploads(
             ledger.uploads,
@@ -199,8 +203,9 @@ class Application:
             ),
             limits=limits,
             authentication=authentication,
+            devices=devices,
             outputs=self._make_outputs(authentication, clock),
-            tickets=OneTimeLinks(clock),
+            tickets=OneTimeLinks(settings.state / LINKS, clock),
             uploads=uploads,
             call_references=CallReferences(uploads),
             state=self._make_state(limits, clock),

@@ -18,10 +18,11 @@ from umrgen.errors import UmrgenError
 from umrgen.server.application import Application
 from umrgen.server.http.server import Address, HttpServer, reserve
 from umrgen.server.services.api_keys import NewKey, check_usable
+from umrgen.server.services.one_time_links import OneTimeLinks
 from umrgen.server.settings import BadSettings, Settings
-from umrgen.server.state import own_state
+from umrgen.server.state import own_state, write_studio_address
 
-__all__ = ["LAST_RESPONSES", "Announcement", "StopRequest", "loop_factory", "serve"]
+__all__ = ["LAST_RESPONSES", "Announcement", "StopRequest", "loop_factory", "serve", "studio_link"]
 
 log = logging.getLogger(__name__)
 
@@ -123,10 +124,21 @@ async def _first_key(application: Application, *, shown: bool) -> str | None:
 
 
 def _studio(application: Application, url: str) -> str | None:
-    """Return a link for the reader of this terminal. Its ticket is in the fragment, which browsers do not send."""
-    if not application.settings.studio or not application.settings.loopback:
+    """Return a link for the reader of this terminal, and note the studio's address for `umrgen studio`."""
+    settings = application.settings
+    if not settings.studio or not settings.loopback:
         return None
-    return f"{url}/#start={application.services.tickets.issue()}"
+    try:
+        write_studio_address(settings.state, url)
+        return studio_link(url, application.services.tickets)
+    except OSError as error:
+        log.warning("no link to the studio could be stored in %s: %s", settings.state, error.strerror)
+        return None
+
+
+def studio_link(address: str, tickets: OneTimeLinks) -> str:
+    """Return a new link. Its ticket is in the fragment, which browsers do not send. Raises OSError."""
+    return f"{address}/#start={tickets.issue()}"
 
 
 def _collect_garbage_rarely() -> None:

@@ -12,12 +12,23 @@ from typing import IO
 from umrgen.durable import make_folder, sync_folder
 from umrgen.server.settings import BadSettings
 
-__all__ = ["LedgerMark", "file_bytes", "own_state", "server_pid", "worker_id"]
+__all__ = [
+    "LINKS",
+    "LedgerMark",
+    "file_bytes",
+    "own_state",
+    "server_pid",
+    "studio_address",
+    "worker_id",
+    "write_studio_address",
+]
 
 log = logging.getLogger(__name__)
 
+LINKS = "studio-links"
+"""The folder of the links that open the studio."""
 LOCK = "server.lock"
-"""The file that the server locks; it contains the server's process id."""
+"""The file that the server locks: its process id, and in a second line the address of its studio, if links open it."""
 
 
 @contextmanager
@@ -52,15 +63,33 @@ def own_state(state: Path) -> Iterator[IO[str]]:
 
 def server_pid(state: Path) -> int | None:
     """Return the process id of the server that has locked the state folder; None without one."""
+    lines = _lock_lines(state)
+    return int(lines[0]) if lines and lines[0].isdigit() else None
+
+
+def write_studio_address(state: Path, url: str) -> None:
+    """Note the address of the studio of this process, which has locked the folder. Raises OSError."""
+    with (state / LOCK).open("a") as lock:
+        lock.write(f"{url}\n")
+
+
+def studio_address(state: Path) -> str | None:
+    """Return the address of the running server's studio; "" if no links open it, None without a server."""
+    lines = _lock_lines(state)
+    return (lines[1] if len(lines) > 1 else "") if lines else None
+
+
+def _lock_lines(state: Path) -> list[str]:
+    """Return the lines of the lock file; none when no server has locked the folder."""
     try:
         with (state / LOCK).open() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return int(lock.read())
-    except (OSError, ValueError):
+                return lock.read().splitlines()
+    except OSError:
         pass
-    return None
+    return []
 
 
 def file_bytes(ledger: Path) -> int:

@@ -15,6 +15,7 @@ from umrgen.server.services.job_waits import JobWaits
 from umrgen.server.services.limits import RateLimits
 from umrgen.server.services.one_time_links import OneTimeLinks
 from umrgen.server.services.outputs import Outputs
+from umrgen.server.services.remembered_devices import RememberedDevices
 from umrgen.server.services.server_state import ServerState
 from umrgen.server.services.signatures import Signatures
 from umrgen.server.services.submissions import Submissions
@@ -46,6 +47,8 @@ class Services:
     call_references: CallReferences
     outputs: Outputs
     authentication: Authentication
+    devices: RememberedDevices
+    """Browsers that stay signed in to the studio."""
     signatures: Signatures
     verifications: Verifications
     metrics: Metrics

@@ -1,4 +1,4 @@
-"""Authentication of a request by its bearer key."""
+"""Authentication of a request by its bearer key, or by the cookie of the studio."""
 
 import hmac
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from starlette.types import Scope
 
 from umrgen.server.http import Services
 from umrgen.server.http.problems import Problem
+from umrgen.server.http.studio_cookie import device_secret
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.refusal import Refusal
 
@@ -32,8 +33,12 @@ def bearer(headers: Mapping[bytes, bytes]) -> str:
 
 async def authenticate(services: Services, scope: Scope, headers: Mapping[bytes, bytes]) -> Caller:
     """Return the caller, with this request counted. Raises Problem `unauthorized` or `rate_limited`."""
+    device = device_secret(headers)
     try:
-        caller = await services.authentication.accept(bearer(headers), address_of(scope))
+        if device is not None:
+            caller = await services.authentication.accept_device(device, address_of(scope))
+        else:
+            caller = await services.authentication.accept(bearer(headers), address_of(scope))
     except Refusal as refusal:
         problem = Problem.of(refusal)
         if refusal.code == "rate_limited" and refusal.quota is None:

@@ -52,7 +52,7 @@ PROBLEMS: Mapping[str, tuple[int, str, str]] = {
     "link_over": (
         410,
         "The link has expired or was used",
-        "Each link opens the studio once, within ten minutes: restart the server for a new one, or enter an API key.",
+        "A link opens the studio once, within ten minutes. For another: `umrgen studio` on the server. Or enter a key.",
     ),
     "output_expired": (
         410,

@@ -2,9 +2,11 @@
 
 `http.guide` serves the page itself at `/`.
 
-The files are read once, at start, into a table. A request's path is a key of this table and never a path on disk.
+The files are read once, at start, into a table. A request's path is a key of this table and never a path on disk. The
+page names its files below a folder of their version, so that a browser keeps them and requests the page only.
 """
 
+import asyncio
 import gzip
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -21,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from umrgen.server.http import Services
+from umrgen.server.http import Services, studio_devices
 from umrgen.server.http.api.responses import json_response
 from umrgen.server.http.api.schemas import read_object
 from umrgen.server.http.auth import address_of
@@ -38,19 +40,21 @@ MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".webmanifest": "application/manifest+json",
 }
 
 # `data:` is for previews, which an event stream carries as base64; everything else is from this server.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "manifest-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-cache",  # revalidated by ETag, so that all files of the page are of one version
+    "Cache-Control": "no-cache",
     "Vary": "Accept, Accept-Encoding",
 }
 
@@ -63,12 +67,20 @@ class PageFile:
     body: bytes
     gzipped: bytes
     digest: str
+    is_worker: bool = False
 
-    def response(self, request: Request) -> Response:
-        """Return the file, compressed if the client accepts gzip, or 304 if the client has it."""
+    def response(self, request: Request, *, versioned: bool = False) -> Response:
+        """Return the file, compressed if the client accepts gzip, or 304 if the client has it.
+
+        `versioned`: its URL has the version of this file.
+        """
         gzips = "gzip" in request.headers.get("accept-encoding", "")
         etag = f'"{self.digest}{"-gzip" if gzips else ""}"'
         headers = _HEADERS | {"ETag": etag}
+        if versioned:
+            headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        if self.is_worker:
+            headers["Service-Worker-Allowed"] = "/"  # it serves the page at /, not the folder of its file
         if etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         if gzips:
@@ -89,15 +101,18 @@ def routes(services: Services) -> list[Route]:
         return []
 
     async def part(request: Request) -> Response:
-        file = page_files().get(request.path_params["name"])
+        name: str = request.path_params["name"]
+        version, _, rest = name.partition("/")
+        versioned = version == page_version()
+        file = page_files().get(rest if versioned else name)
         if file is None:
             raise Problem("not_found")
-        return file.response(request)
+        return file.response(request, versioned=versioned)
 
     async def session(request: Request) -> Response:
         return await open_session(services, request)
 
-    found = [Route("/studio/{name:path}", part, methods=["GET"])]
+    found = [*studio_devices.routes(services), Route("/studio/{name:path}", part, methods=["GET"])]
     if services.settings.loopback:
         found.insert(0, Route("/studio/session", session, methods=["POST"]))
     return found
@@ -109,7 +124,7 @@ def page(services: Services, request: Request) -> Response:
     if prefix and request.scope.get("raw_path", b"").decode("latin-1") == prefix:
         # The page's relative URLs resolve to its files only with the slash.
         return Response(status_code=308, headers={"Location": f"{prefix}/"})
-    return page_files()["page/index.html"].response(request)
+    return _versioned_page().response(request)
 
 
 async def open_session(services: Services, request: Request) -> Response:
@@ -120,7 +135,7 @@ async def open_session(services: Services, request: Request) -> Response:
     if not _from_local_studio(request):
         raise Problem("forbidden_origin", "only the studio, opened on the server's machine, may exchange a link")
     ticket = (await read_object(request, 4096)).get("ticket")
-    if not isinstance(ticket, str) or not services.tickets.take(ticket):
+    if not isinstance(ticket, str) or not await asyncio.to_thread(services.tickets.take, ticket):
         services.authentication.failures.record_failure(address_of(request.scope))
         raise Problem("link_over")
     expires_at = services.clock.now() + KEY_LASTS * 1000
@@ -142,6 +157,21 @@ def _from_local_studio(request: Request) -> bool:
 
 
 @cache
+def page_version() -> str:
+    """Return the version of all files together, a folder in the page's URLs."""
+    digests = "".join(file.digest for file in page_files().values())
+    return hashlib.sha256(digests.encode()).hexdigest()[:16]
+
+
+@cache
+def _versioned_page() -> PageFile:
+    """Return the page with the version in the addresses of its files."""
+    page = page_files()["page/index.html"]
+    body = page.body.replace(b'="studio/', f'="studio/{page_version()}/'.encode())
+    return _page_file(body, page.media_type)
+
+
+@cache
 def page_files() -> Mapping[str, PageFile]:
     """Return the page's files by their path under `/studio/`, which is relative to each other as in `js/`."""
     return dict(_read())
@@ -151,9 +181,13 @@ def _read() -> Iterator[tuple[str, PageFile]]:
     for name, folder in _folders().items():
         for path in sorted(folder.iterdir()):
             if media_type := MEDIA_TYPES.get(path.suffix):
-                body = path.read_bytes()
-                digest = hashlib.sha256(body).hexdigest()[:32]
-                yield f"{name}/{path.name}", PageFile(media_type, body, gzip.compress(body, mtime=0), digest)
+                is_worker = path.name == "service_worker.js"
+                yield f"{name}/{path.name}", _page_file(path.read_bytes(), media_type, is_worker=is_worker)
+
+
+def _page_file(body: bytes, media_type: str, *, is_worker: bool = False) -> PageFile:
+    digest = hashlib.sha256(body).hexdigest()[:32]
+    return PageFile(media_type, body, gzip.compress(body, mtime=0), digest, is_worker)
 
 
 def _folders() -> Mapping[str, Path]:

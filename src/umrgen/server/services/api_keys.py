@@ -21,6 +21,8 @@ USES_WRITTEN_EVERY = 60.0
 """Seconds between two writes of the times at which keys were last used."""
 ADOPTED = "from the settings"
 """The name of a key that comes from the setting `api_key`."""
+STUDIO_OF = "studio of "
+"""The start of the name of a browser that stays signed in, which is no API key (`remembered_devices`)."""
 _SESSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{7,63}")
 
 
@@ -175,8 +177,9 @@ class ApiKeys:
                 self._uses = uses | self._uses
 
     async def usable(self) -> list[Key]:
-        """Return the keys that are neither revoked nor expired."""
-        return [key for key in await self._keys.all() if self._is_valid(key)]
+        """Return the API keys that are neither revoked nor expired."""
+        keys = await self._keys.all()
+        return [key for key in keys if self._is_valid(key) and not key.name.startswith(STUDIO_OF)]
 
     async def all(self) -> list[Key]:
         return await self._keys.all()

@@ -8,6 +8,7 @@ from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.limits import FailureThrottle, RateLimits
 from umrgen.server.services.refusal import Refusal
+from umrgen.server.services.remembered_devices import RememberedDevices
 
 __all__ = ["Authentication"]
 
@@ -17,12 +18,21 @@ class Authentication:
     """Accepts callers by their API key, and throttles addresses that send wrong keys."""
 
     keys: ApiKeys
+    devices: RememberedDevices
     limits: RateLimits
     failures: FailureThrottle
 
     async def accept(self, secret: str, address: str) -> Caller:
         """Return the caller, with one request counted. Raises Refusal `unauthorized` or `rate_limited`."""
         key = await self.keys.check(secret)
+        if key is None:
+            raise self._failed(address)
+        self.count_request(key)
+        return Caller(key)
+
+    async def accept_device(self, secret: str, address: str) -> Caller:
+        """As `accept`, with the secret of a browser that stays signed in; the caller is its user's key."""
+        key = await self.devices.accept(secret)
         if key is None:
             raise self._failed(address)
         self.count_request(key)
