@@ -1,5 +1,7 @@
 """The public names of the package `umrgen`, from their docstrings, as directives of Sphinx in Markdown."""
 
+from collections.abc import Sequence
+
 import umrgen
 
 __all__ = ["CHAPTERS", "page"]
@@ -7,23 +9,28 @@ __all__ = ["CHAPTERS", "page"]
 CHAPTERS = {
     "Clients": ("umrgen.Client", "umrgen.AsyncClient", "umrgen.wait_and_download"),
     "Jobs": ("umrgen.client.client.SyncJob", "umrgen.client.job.AsyncJob", "umrgen.State", "umrgen.Status"),
-    "Results": ("umrgen.SavedImage", "umrgen.ListedJob", "umrgen.Capabilities", "umrgen.Event"),
+    "Results": (
+        "umrgen.SavedImage",
+        "umrgen.ListedJob",
+        "umrgen.ReferenceImage",
+        "umrgen.Capabilities",
+        "umrgen.Event",
+    ),
     "Options": ("umrgen.Options",),
     "Provenance": ("umrgen.verify", "umrgen.Verification", "umrgen.Provenance"),
 }
 
 
 def page() -> str:
-    """Return a section for each chapter, then all errors. Every public name is in one of them."""
-    errors = [f"umrgen.{name}" for name in umrgen.__all__ if _is_error(name)]
-    chapters = {**CHAPTERS, "Errors and warnings": sorted(errors, key=_depth)}
-    missing = set(umrgen.__all__) - {name.rpartition(".")[2] for names in chapters.values() for name in names}
-    if missing:
-        raise ValueError(f"public names without a chapter in {__name__}.CHAPTERS: {sorted(missing)}; add them there")
-    return "".join(_chapter(title, names) for title, names in chapters.items())
+    """Return a section for each chapter, then all errors, then the public names that no chapter has."""
+    errors = sorted((f"umrgen.{name}" for name in umrgen.__all__ if _is_error(name)), key=_depth)
+    chapters = {**CHAPTERS, "Errors and warnings": errors}
+    known = {name.rpartition(".")[2] for names in chapters.values() for name in names}
+    further = [f"umrgen.{name}" for name in umrgen.__all__ if name not in known]
+    return "".join(_chapter(title, names) for title, names in {**chapters, "Further names": further}.items() if names)
 
 
-def _chapter(title: str, names: "tuple[str, ...] | list[str]") -> str:
+def _chapter(title: str, names: Sequence[str]) -> str:
     directives = "\n".join(map(_directive, names))
     return f"\n## {title}\n\n```{{eval-rst}}\n{directives}```\n"
 
