@@ -182,10 +182,10 @@ lock:
 	for group in $(ENVIRONMENTS); do
 		uv pip compile --group $$group $(COMPILE_OPTIONS) -o requirements/$$group.txt
 	done
-	uv pip compile --group docs $(COMPILE_OPTIONS) -c requirements/dev.txt -o requirements/docs.txt
 	$(COMPILE) --extra diffusers --group torch --excludes <(echo torch) \
 		-c requirements/dev.txt -o requirements/diffusers.txt
 	$(COMPILE) --extra ray -c requirements/dev.txt -c requirements/diffusers.txt -o requirements/ray.txt
+	uv pip compile --group docs $(COMPILE_OPTIONS) $(foreach file,dev diffusers ray,-c requirements/$(file).txt) -o requirements/docs.txt
 
 clean:
 	@rm -rf $(VENV) $(VENV)-* build .mypy_cache .ruff_cache .hypothesis
