@@ -66,6 +66,8 @@ USED_BY = {"accelerate": "diffusers, to offload weights", "peft": "diffusers, to
 """Distributions that another one imports if they are installed."""
 
 OPTIONAL_IN = {
+    "cli/display/pixels.py": {"PIL"},
+    "cli/display/sixel.py": {"PIL"},
     "client/conversion.py": {"PIL"},
     "provenance/manifest.py": {"c2pa"},
     "server/signing/__init__.py": {"c2pa"},
