@@ -5,6 +5,7 @@
 #                 at any moment      HISTORIES=100000 LIVES=10000
 # make torch      install torch and diffusers into .venv, for the tests of the diffusers engine; part of make check
 # make ray        install Ray into .venv, for the tests of its executor; part of make check
+# make docs       build the site of docs/ into build/site
 # make torture    a real server, killed under load again and again: nothing acknowledged may be lost      KILLS=200
 # make torture-roles    the same for two servers, four workers, PostgreSQL and S3      SECONDS_OF_ROLES=600
 # make mutants    each line that keeps a promise is broken in turn: a test must fail
@@ -40,6 +41,7 @@ test: $(VENV)/dev.stamp $(VENV)/node.stamp lint types
 # One after the other, in a fixed order: the quick parts first.
 check:
 	@$(MAKE) --no-print-directory test
+	$(MAKE) --no-print-directory docs
 	$(MAKE) --no-print-directory random
 	$(MAKE) --no-print-directory torch
 	$(MAKE) --no-print-directory ray
@@ -55,6 +57,12 @@ check:
 # The unit and conformance tests once more, with random examples in the place of the fixed ones of make test.
 random: $(VENV)/dev.stamp
 	@exec $(PYTEST) -m "not slow" --hypothesis-profile random tests/unit tests/conformance
+
+# The site, with warnings as errors: a broken link, or a page that no list of docs/index.md has. -E: nothing is reused.
+.PHONY: docs
+docs: $(VENV)/docs.stamp
+	@$(BIN)/python -m sphinx -E -W --keep-going --quiet --conf-dir scripts/site docs build/site
+	echo "build/site/index.html"
 
 torch: $(VENV)/torch.stamp
 
@@ -125,6 +133,11 @@ $(VENV)/dev.stamp: $(VENV)/server.stamp requirements/dev.txt
 	@echo "setting up the tests' tools (once)" >&2
 	@$(call install,dev)
 
+$(VENV)/docs.stamp: $(VENV)/dev.stamp requirements/docs.txt
+	@echo "setting up the generator of the site (once)" >&2
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/docs.txt
+	touch $@
+
 # torch has no hash here: the platforms and accelerators have different wheels of one version. So the others, which need
 # it, are installed without their dependencies, all of which the file has.
 $(VENV)/torch.stamp: $(VENV)/dev.stamp requirements/diffusers.txt
@@ -172,6 +185,7 @@ lock:
 	$(COMPILE) --extra diffusers --group torch --excludes <(echo torch) \
 		-c requirements/dev.txt -o requirements/diffusers.txt
 	$(COMPILE) --extra ray -c requirements/dev.txt -c requirements/diffusers.txt -o requirements/ray.txt
+	uv pip compile --group docs $(COMPILE_OPTIONS) $(foreach file,dev diffusers ray,-c requirements/$(file).txt) -o requirements/docs.txt
 
 clean:
-	@rm -rf $(VENV) $(VENV)-* .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(VENV)-* build .mypy_cache .ruff_cache .hypothesis

@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ FILES = {
     ],
     "langchain": GROUPS["langchain"],
     "deploy": GROUPS["deploy"],
+    "docs": GROUPS["docs"],
 }
 """The requirements that each file of requirements/ pins."""
 
@@ -64,6 +66,8 @@ USED_BY = {"accelerate": "diffusers, to offload weights", "peft": "diffusers, to
 """Distributions that another one imports if they are installed."""
 
 OPTIONAL_IN = {
+    "cli/display/pixels.py": {"PIL"},
+    "cli/display/sixel.py": {"PIL"},
     "client/conversion.py": {"PIL"},
     "provenance/manifest.py": {"c2pa"},
     "server/signing/__init__.py": {"c2pa"},
@@ -105,7 +109,7 @@ def test_torch_is_the_version_that_the_extra_admits() -> None:
     assert "torch" not in pins("diffusers"), "its dependencies on one accelerator would be pinned for all"
 
 
-@pytest.mark.parametrize(("one", "other"), [("dev", "diffusers"), ("dev", "ray"), ("diffusers", "ray")])
+@pytest.mark.parametrize(("one", "other"), [*combinations(["dev", "diffusers", "ray", "docs"], 2)])
 def test_the_optional_parts_and_the_tests_share_their_pins(one: str, other: str) -> None:
     """The files are installed into one environment."""
     first, second = pins(one), pins(other)
