@@ -49,7 +49,7 @@ class RayCluster:
         self.address = str(self._receive())
 
     def add(self, cpus: int) -> int:
-        """Start a node with so many processors; return its number."""
+        """Start a node with this number of processors; return its number."""
         return int(self._do("add", cpus))
 
     def kill(self, node: int) -> None:
@@ -60,7 +60,7 @@ class RayCluster:
         self._do("kill head")
 
     def start_head(self) -> None:
-        """Start a head on the port of the first one. It knows nothing of that one's cluster."""
+        """Start a head on the port of the first one. It has no record of the cluster before."""
         self._do("start head")
 
     def stop(self) -> None:

@@ -14,7 +14,7 @@ from umrgen.server.watermark import BadWatermark, Watermark, detected, load_wate
 
 WATERMARKS = ["example_watermark:ParityWatermark"]
 LOWEST_PSNR = 36.0
-"""Decibels: above it, a change of a photograph is hardly seen."""
+"""Decibels: above it, a change of a photograph is difficult to see."""
 
 
 class Silent:

@@ -1,4 +1,4 @@
-"""`POST /api/v1/verify`: which images are recognised, what each caller is told, and files that are no plain image."""
+"""`POST /api/v1/verify`: images that are recognised, the answers to each caller, and files that are no plain image."""
 
 import io
 import json
@@ -30,7 +30,7 @@ NO_MANIFEST = {"present": False, "valid": None, "signer": None, "trusted": False
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server that signs its images, trusts its own root, and verifies images for everyone."""
+    """A server that signs its images, has its own root for a trusted one, and verifies images without a key."""
     folder = tmp_path_factory.mktemp("verify")
     assert cli("provenance", "init", str(folder / "signing")).returncode == 0
     signing = [f"--signing-{name}={folder / 'signing' / name}.pem" for name in ("certificate", "key")]

@@ -1,4 +1,4 @@
-"""Engines in actors of real Ray clusters, of several nodes: what dies, comes, is refused, or does not stop."""
+"""Engines in actors of real Ray clusters, of several nodes, which are added, killed, refused, or do not stop."""
 
 import asyncio
 import logging

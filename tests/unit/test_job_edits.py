@@ -1,4 +1,4 @@
-"""Files of deleted jobs are deleted at once, or by retention after a failure or a restart."""
+"""Files of deleted jobs are deleted immediately, or by retention after a failure or a restart."""
 
 from collections.abc import AsyncIterator
 

@@ -35,7 +35,7 @@ FIRST_PORT = 3088
 
 @click.command()
 @click.option("--yes", is_flag=True, help="Take every default without a question; needed where there is no terminal.")
-@click.option("--model", help="The model to draw with, in the place of the proposed one.")
+@click.option("--model", help="The model to draw with, instead of the proposed one.")
 @click.option("--state", type=click.Path(path_type=Path), help="The server's state folder.", show_default="the default")
 @click.option(
     "--config",
@@ -53,7 +53,7 @@ def setup(yes: bool, model: str | None, state: Path | None, config: Path | None)
     def work() -> None:
         if not yes and not sys.stdin.isatty():
             raise UmrgenError(
-                "umrgen setup asks questions, and standard input is not a terminal",
+                "umrgen setup has questions, and standard input is not a terminal",
                 code="no_terminal",
                 next="Run it in a terminal, or take every default: umrgen setup --yes",
             )
@@ -67,7 +67,7 @@ def setup(yes: bool, model: str | None, state: Path | None, config: Path | None)
 
 
 class _Setup:
-    """The steps, each of which asks before it changes something."""
+    """The steps, each with a question before it changes something."""
 
     def __init__(self, yes: bool, config: Path, facts: "MachineFacts") -> None:
         self._yes = yes

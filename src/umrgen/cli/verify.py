@@ -1,4 +1,4 @@
-"""`umrgen verify` and `umrgen show`: what image files state of themselves, and what the server knows of them."""
+"""`umrgen verify` and `umrgen show`: the marks in image files, and the registry of the server."""
 
 import asyncio
 import sys
@@ -67,7 +67,7 @@ def verify(
 
 @dataclass(slots=True)
 class _Checked:
-    """One file, and what was found."""
+    """One file, and the result of its check."""
 
     file: Path
     marks: "Verification"
@@ -87,7 +87,7 @@ class _Checked:
 
 
 async def _ask(checked: "Sequence[_Checked]", connection: ConnectionOptions) -> None:
-    """Have the server verify each file. Raises UmrgenError when it cannot be asked."""
+    """Have the server verify each file. Raises UmrgenError when it cannot be reached."""
     from umrgen.client.async_client import AsyncClient
 
     async with AsyncClient(**connection.arguments(), journal=None) as client:
@@ -99,7 +99,7 @@ async def _ask(checked: "Sequence[_Checked]", connection: ConnectionOptions) -> 
 
 
 def _registered(found: "ServerVerification") -> str:
-    """Return a sentence about what the server knows."""
+    """Return a sentence about the answer of the server."""
     if found.made_here == "no":
         return "The server does not know it, which proves nothing."
     what = "this file" if found.made_here == "exact" else f"a similar image ({found.distance} of 256 bits differ)"

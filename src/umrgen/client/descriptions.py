@@ -225,7 +225,7 @@ def parse_capabilities(data: Mapping[str, Any]) -> Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class ServerVerification:
-    """What a server knows of an image. `raw` is the whole response, unchanged."""
+    """The answer of a server about an image. `raw` is the whole response, unchanged."""
 
     made_here: str
     """ "exact" (the server made this file), "similar" (one whose pixels are nearly the same) or "no"."""

@@ -1,4 +1,4 @@
-"""Whether a terminal can show images, and how: by its variables in the environment, else by one query of it."""
+"""The detection of terminals that show images: by its variables in the environment, else by one query of it."""
 
 import os
 import re
