@@ -20,7 +20,14 @@ REFUSED = msgspec.to_builtins(draw_task("refuse").request)
 def frame(kind: str, job_id: str) -> dict[str, Any]:
     match kind:
         case "draw":
-            task = {"job_id": job_id, "request": REFUSED, "references": [], "with_prompt": False, "created_at": 0}
+            task = {
+                "job_id": job_id,
+                "request": REFUSED,
+                "references": [],
+                "archives": [],
+                "with_prompt": False,
+                "created_at": 0,
+            }
             return {"do": "draw", "tasks": [task]}
         case "cancel":
             return {"do": "cancel", "job_id": job_id}

@@ -18,6 +18,8 @@ from umrgen.testing import FakeClock
 
 HOUR, DAY = 3600.0, 86_400.0
 KEPT_HOURS = 30 * 24.0
+FILES = 2
+"""The image and its thumbnail."""
 
 
 class Images:
@@ -68,7 +70,7 @@ async def test_old_images_are_deleted_on_time(images: Images) -> None:
     images.restart(kept_hours=3 * 24)
     await images.draw("ext_1")
     assert await images.minutes(3 * 24 * 60 - 1) == 0
-    assert await images.minutes(2) == 1
+    assert await images.minutes(2) == FILES
 
 
 @pytest.mark.parametrize("hours", [31 * 24.0, 20 * 365 * 24.0])
@@ -87,7 +89,7 @@ async def test_a_clock_that_stays_ahead_is_believed_after_a_day(images: Images) 
     await images.minutes(1)
     images.clock.jump_wall(31 * DAY)
     assert await images.minutes(24 * 60) == 0
-    assert await images.minutes(2) == 1
+    assert await images.minutes(2) == FILES
 
 
 async def test_a_start_with_a_wrong_date_deletes_nothing_for_a_day(images: Images) -> None:
@@ -95,7 +97,7 @@ async def test_a_start_with_a_wrong_date_deletes_nothing_for_a_day(images: Image
     images.clock.jump_wall(40 * DAY)
     images.restart()
     assert await images.minutes(24 * 60) == 0
-    assert await images.minutes(2) == 1
+    assert await images.minutes(2) == FILES
 
 
 async def test_small_corrections_of_the_clock_change_nothing(images: Images) -> None:
