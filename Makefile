@@ -24,7 +24,8 @@ TORCH := 2.13.0
 KILLS ?= 200
 SECONDS_OF_ROLES ?= 120
 ENVIRONMENTS := clients langchain deploy
-PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
+# Three for two cores: servers and browsers that a test waits for run meanwhile.
+PYTEST = $(BIN)/python -m pytest -n 3 --dist loadfile
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests start hundreds of processes; without files of bytecode, each would compile the sources again.
 unexport PYTHONDONTWRITEBYTECODE
