@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from umrgen.cli.common import CommandOutput, exit_on_error, require_server_packages
+from umrgen.cli.studio import new_link
 from umrgen.durable import make_folder, make_private, sync
 from umrgen.errors import UmrgenError
 from umrgen.paths import config_home, data_home
@@ -36,12 +37,13 @@ FIRST_PORT = 3088
 @click.command()
 @click.option("--yes", is_flag=True, help="Take every default without a question; needed where there is no terminal.")
 @click.option("--model", help="The model to draw with, instead of the proposed one.")
-@click.option("--state", type=click.Path(path_type=Path), help="The server's state folder.", show_default="the default")
+@click.option(
+    "--state", type=click.Path(path_type=Path), help="The state folder of the server; by default, that of umrgen serve."
+)
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The settings file to write.",
-    show_default="umrgen/umrgen.toml in the user's configuration folder",
+    help="The settings file to write; by default, umrgen/umrgen.toml in the user's configuration folder.",
 )
 def setup(yes: bool, model: str | None, state: Path | None, config: Path | None) -> None:
     """Set up a server on this machine, in steps that can each be declined.
@@ -224,7 +226,15 @@ class _Setup:
         if not settings.studio or not _responds(settings):
             return
         if self._confirm(f"Open the studio, {url}, in the browser?", default=_has_display()):
-            webbrowser.open(url)
+            webbrowser.open(_studio_link(settings.state) or url)
+
+
+def _studio_link(state: Path) -> str | None:
+    """Return a link that needs no key, or None if the server accepts none."""
+    try:
+        return new_link(state)
+    except UmrgenError:
+        return None
 
 
 def write_new(file: Path, text: str) -> None:

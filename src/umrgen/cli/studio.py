@@ -1,6 +1,7 @@
 """`umrgen studio`: a new link to the studio of a server on this machine."""
 
 import webbrowser
+from pathlib import Path
 from typing import Unpack
 
 import click
@@ -16,7 +17,7 @@ from umrgen.cli.common import (
 )
 from umrgen.errors import UmrgenError
 
-__all__ = ["studio"]
+__all__ = ["new_link", "studio"]
 
 _NO_SERVER = "Start it with `umrgen serve`, or name its folder with --state, or its settings file with --config."
 _NO_LINKS = "It listens on other addresses than loopback, or its studio is off. Use an API key: umrgen keys create."
@@ -34,7 +35,7 @@ def studio(opens: bool, as_json: bool, **server: Unpack[ServerOptions]) -> None:
     console = CommandOutput(as_json, False)
 
     def work() -> None:
-        link = _new_link(**server)
+        link = new_link(server_settings(**server).state)
         console.result({"studio": link}, link)
         if opens and not webbrowser.open(link):
             raise UmrgenError("this machine has no browser", next="Open the link yourself.")
@@ -42,9 +43,8 @@ def studio(opens: bool, as_json: bool, **server: Unpack[ServerOptions]) -> None:
     exit_on_error(console, work)
 
 
-def _new_link(**server: Unpack[ServerOptions]) -> str:
-    """Return a new link to the studio of the server that `server_options` name. Raises UmrgenError."""
-    state = server_settings(**server).state
+def new_link(state: Path) -> str:
+    """Return a new link to the studio of the running server with this state folder. Raises UmrgenError."""
     with require_server_packages():
         from umrgen.clock import SystemClock
         from umrgen.server.serve import studio_link
