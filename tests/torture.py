@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from support import SMALL, ServerProcess, until
 from umrgen.image_files import verify
+from umrgen.server.domain.job import thumbnail_name
 
 REASONS = {"engine_crashed", "interrupted"}
 """The error codes that a job may have: its engine was killed in each of its three attempts."""
@@ -136,7 +138,7 @@ def all_jobs(http: httpx2.Client) -> list[dict[str, Any]]:
 
 
 def check_jobs(server: ServerProcess, tally: Tally, reasons: set[str]) -> tuple[list[str], set[str]]:
-    """Return a description of each violation, and the names of the images on record. `reasons`: allowed error codes."""
+    """Return a description of each violation, and the files of the images on record. `reasons`: allowed error codes."""
     wrong = list(tally.wrong)
     with server.http() as http:
         jobs = {job["job_id"]: job for job in all_jobs(http)}
@@ -150,7 +152,13 @@ def check_jobs(server: ServerProcess, tally: Tally, reasons: set[str]) -> tuple[
                 verify(http.get(job["image_url"]).content, sha256=image["sha256"])
             elif job["state"] != "failed" or job["error_code"] not in reasons or not job["error"]:
                 wrong.append(f"{job['job_id']} is {job['state']}: {job['error_code']} {job['error']}")
-    return wrong, {image["filename"] for job in jobs.values() for image in job["results"]["images"]}
+    return wrong, files_of(jobs.values())
+
+
+def files_of(jobs: Iterable[dict[str, Any]]) -> set[str]:
+    """Return the names of the images of these jobs, and of their thumbnails."""
+    names = [image["filename"] for job in jobs for image in job["results"]["images"]]
+    return {*names, *(thumbnail_name(name) for name in names)}
 
 
 def check(server: ServerProcess, tally: Tally) -> list[str]:

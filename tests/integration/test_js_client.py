@@ -56,18 +56,11 @@ def test_suite(suite: str) -> None:
     assert counts["pass"] == counts["tests"], "a test was skipped"
 
 
-MOST_MEMORY = 160
-"""MB of the process. Node.js itself has 87 MB after 2,000 status calls, with the limits below."""
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1300)
 def test_a_hundred_thousand_wild_responses() -> None:
-    limits = ("--max-old-space-size=64", "--max-semi-space-size=1")  # MiB; Node.js ends when it needs more
-    out = run(node(), *limits, "test/support/wild.js", "100000", timeout=1200)
-    answers, memory = out.splitlines()[-2:]
-    assert int(answers.split()[0]) >= 100_000
-    assert int(memory.split()[-2]) <= MOST_MEMORY
+    out = run(node(), "test/support/wild.js", "100000", timeout=1200)
+    assert int(out.splitlines()[-2].split()[0]) >= 100_000
 
 
 EXAMPLES = (ROOT / "docs" / "javascript.md").read_text().split("```js\n")[1:]

@@ -252,7 +252,7 @@ class TestRetention:
                 assert [http.get(job["image_url"]).status_code for job in jobs[1:]] == [200, 200]
                 assert http.get(f"/api/v1/status/{jobs[0]['job_id']}").json()["state"] == "completed"
         folder = next((state / "outputs").glob("sid_*"))
-        assert len(list(folder.iterdir())) == 2
+        assert len(list(folder.iterdir())) == 4, "two images and their thumbnails"
         assert cli("ledger", "check", "--state", str(state)).returncode == 0
 
     @pytest.mark.slow

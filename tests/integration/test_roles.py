@@ -14,7 +14,7 @@ import pytest
 from engines_with_models import ENGINE
 from event_streams import events
 from PIL import Image
-from torture import Tally, check_jobs
+from torture import Tally, check_jobs, files_of
 from torture_roles import load
 from worker_process import worker
 
@@ -179,8 +179,7 @@ def test_a_worker_that_is_cut_off_from_postgresql_loses_its_job_to_another_one(
             proxy.refusing.clear()
             until(lambda: f"job {job}: it was ended, or another worker has it" in cut.log())
             stored = {path.name for path in (tmp_path / "images").glob("sid_*/*")}
-            images = http.get(f"/api/v1/status/{job}").json()["results"]["images"]
-            assert stored == {image["filename"] for image in images}
+            assert stored == files_of([http.get(f"/api/v1/status/{job}").json()])
             following = submit(http)
             until(lambda: state_of(http, following) == "completed")
     finally:

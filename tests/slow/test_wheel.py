@@ -194,6 +194,12 @@ def use_s3(environment: Environment, tmp_path: Path) -> None:
         assert running.stop() == 0
 
 
+def use_ray(environment: Environment, tmp_path: Path) -> None:
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed: make ray")
+    environment.run("python", "-c", "from umrgen.server.executors.ray.actor import ENGINES_IN_RAY")
+
+
 def use_diffusers(environment: Environment, tmp_path: Path) -> None:
     if find_spec("diffusers") is None:
         pytest.skip("diffusers is not installed: make torch")
@@ -213,10 +219,11 @@ USES: dict[str, Use] = {
     "comfyui": use_comfyui,
     "diffusers": use_diffusers,
     "postgres": use_postgres,
+    "ray": use_ray,
     "s3": use_s3,
 }
 """A test of the main function of the base installation, and of each extra."""
-WITH_SERVER = ("comfyui", "diffusers", "postgres", "s3")
+WITH_SERVER = ("comfyui", "diffusers", "postgres", "ray", "s3")
 """Extras of the server: documented as `umrgen[server,EXTRA]`."""
 SERVER_FILES = ("umrgen.service", "umrgen-user.service", "umrgen.toml", "policy-words.txt")
 """The files of deploy/ that commands print or install."""

@@ -1,6 +1,6 @@
 // Wild HTTP responses, made from a seed, and every call of the client against them.
 //
-//     node --max-old-space-size=64 --max-semi-space-size=1 test/support/wild.js 100000 1        answers, seed
+//     node test/support/wild.js 100000 1        answers, seed
 //
 // A call may end with a result or an UmrgenError, within its deadline, and with printable texts. The server is a process
 // of its own, so that the memory of this one is the client's. Without limits for V8, Node.js itself takes 118 MB for
