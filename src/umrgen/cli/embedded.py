@@ -100,7 +100,13 @@ def _client_key(state: Path) -> str:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(f"umr_{secrets.token_urlsafe(32)}")
         sync(path)
-    return path.read_text()
+    if not (key := path.read_text()):
+        raise UmrgenError(
+            f"the key of an interrupted server is lost: {path} is empty",
+            code="no_key",
+            next=f"Its images, if there are any, are in {state / 'outputs'}.",
+        )
+    return key
 
 
 def _address(process: subprocess.Popen[str], log_path: Path) -> str:
