@@ -466,13 +466,13 @@ class TestLocal:
 
     async def test_the_environment_of_the_engine_has_no_api_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("UMRGEN_API_KEY", "UMRGEN_SERVER_KEY", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-            monkeypatch.setenv(name, "secret")
-        monkeypatch.setenv("UMRGEN_LEDGER", "postgresql://umrgen:secret@db.example.org/umrgen")
+            monkeypatch.setenv(name, "for-no-engine")
+        monkeypatch.setenv("UMRGEN_LEDGER", "postgresql://umrgen:for-no-engine@db.example.org/umrgen")
         executor = SubprocessExecutor("procedural", {})
         await executor.ready()
         (process,) = executor._engines
         environment = Path(f"/proc/{process.pid}/environ").read_bytes()
-        assert b"secret" not in environment
+        assert b"for-no-engine" not in environment
         await executor.stop()
 
     async def test_a_task_that_does_not_fit_into_memory_fails_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
