@@ -49,7 +49,7 @@ class Verifications:
             yield
 
     async def verify(self, data: bytes, caller: Caller | None) -> ImageVerification:
-        """Verify an image. The answer names its job to its own session only. Raises Refusal for a file that is no image."""
+        """Verify an image. Its job is named to its own session only. Raises Refusal for a file that is no image."""
         inspected = await self.decoders.inspect(data, self.trust, self.watermark)
         sha256, session_id = hashlib.sha256(data).digest(), caller.session_id if caller else ""
         known = await self.fingerprints.find(sha256, inspected.pdq, session_id=session_id)
