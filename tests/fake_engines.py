@@ -230,6 +230,7 @@ class RecordingEngine(FakeEngine):
         models=("base", "large"),
         loras=("ink", "film grain"),
         default_cfg=4.0,
+        model_steps={"large": 9},
     )
 
     def __init__(self, *, folder: str) -> None:

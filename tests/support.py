@@ -52,8 +52,8 @@ def clean_environment(**changes: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("UMRGEN_")} | changes
 
 
-class ServerProcess:
-    """A process of `umrgen serve`, as a user starts it."""
+class UmrgenProcess:
+    """A process of the command line, which ends with this process."""
 
     command: ClassVar = (
         (sys.executable, str(Path(__file__).with_name("on_uvicorn.py")))
@@ -65,22 +65,14 @@ class ServerProcess:
         self.state = state
         self._arguments = arguments
         self._environment = environment
-        self.url = ""
-        self.key = ""
-        self.studio = ""
         self.process: subprocess.Popen[str]
 
-    def start(self) -> "ServerProcess":
-        self.launch()
-        until(lambda: httpx2.get(f"{self.url}/readyz").status_code == 200)
-        return self
-
-    def launch(self) -> None:
-        """Start the process; return when it listens, before it is ready."""
+    def _launch(self, *command: str) -> dict[str, Any]:
+        """Start the process; return the object that it prints when it has started."""
         self.state.mkdir(parents=True, exist_ok=True)
         with (self.state / "test.log").open("a") as log:
             self.process = subprocess.Popen(
-                tied(*self.command, "serve", "--json", "--port", "0", *self._state_arguments(), *self._arguments),
+                tied(*self.command, *command, "--json", *self._arguments),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=clean_environment(**self._environment),
@@ -90,14 +82,9 @@ class ServerProcess:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the server did not start: {self.log()}")
-        started = json.loads(line)
-        self.url = started["url"]
-        self.key = started["key"] or self.key
-        self.studio = started["studio"] or ""
-
-    def _state_arguments(self) -> list[str]:
-        return ["--state", str(self.state)]
+            raise RuntimeError(f"the process did not start: {self.log()}")
+        started: dict[str, Any] = json.loads(line)
+        return started
 
     def log(self) -> str:
         return (self.state / "test.log").read_text()
@@ -108,12 +95,12 @@ class ServerProcess:
         return self.ended()
 
     def kill(self) -> None:
-        """Send SIGKILL to the server."""
+        """Send SIGKILL to the process."""
         self.process.kill()
         self.ended()
 
     def kill_group(self) -> None:
-        """Send SIGKILL to the server and its engine."""
+        """Send SIGKILL to the process and its engine."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.ended()
 
@@ -123,6 +110,31 @@ class ServerProcess:
         if self.process.stdout is not None:
             self.process.stdout.close()
         return code
+
+
+class ServerProcess(UmrgenProcess):
+    """A process of `umrgen serve`, as a user starts it."""
+
+    def __init__(self, state: Path, *arguments: str, **environment: str) -> None:
+        super().__init__(state, *arguments, **environment)
+        self.url = ""
+        self.key = ""
+        self.studio = ""
+
+    def start(self) -> "ServerProcess":
+        self.launch()
+        until(lambda: httpx2.get(f"{self.url}/readyz").status_code == 200)
+        return self
+
+    def launch(self) -> None:
+        """Start the process; return when it listens, before it is ready."""
+        started = self._launch("serve", "--port", "0", *self._state_arguments())
+        self.url = started["url"]
+        self.key = started["key"] or self.key
+        self.studio = started["studio"] or ""
+
+    def _state_arguments(self) -> list[str]:
+        return ["--state", str(self.state)]
 
     def engine_pids(self) -> list[int]:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()

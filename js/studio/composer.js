@@ -30,6 +30,8 @@ export class Composer extends HTMLElement {
   #capabilities = {};
   /** @type {Umrgen | null} */
   #umrgen = null;
+  /** The default steps of the chosen model. */
+  #defaultSteps = 0;
 
   connectedCallback() {
     this.append(cloneTemplate("composer"));
@@ -75,6 +77,7 @@ export class Composer extends HTMLElement {
       this.#input(name).max = steps.max;
     }
     this.#model.open(engine);
+    this.#defaultSteps = this.#stepsOfModel;
     this.#references.open(umrgen, supports("references"));
     find(this, "um-engine", EngineNote).open(engine);
     const before = this.#sizes.value;
@@ -95,6 +98,7 @@ export class Composer extends HTMLElement {
     if (seed !== undefined) this.#input("seed").value = seed;
     if (count) this.#input("count").value = String(count);
     if (loras) this.#model.value = { model, cfg, loras };
+    this.#defaultSteps = this.#stepsOfModel;
     if (references && !this.#references.hidden) this.#references.value = references;
     clearErrors(this);
     this.#saveDraft();
@@ -168,7 +172,20 @@ export class Composer extends HTMLElement {
     const [steps, slider] = [this.#input("steps"), this.#input("steps-slider")];
     if (changed === slider) steps.value = slider.value;
     if (changed === steps) slider.value = steps.value;
+    this.#useStepsOfModel();
     this.#saveDraft();
+  }
+
+  /** After another model was chosen, show its default steps, unless the user has set others. */
+  #useStepsOfModel() {
+    const [steps, before] = [this.#input("steps"), this.#defaultSteps];
+    this.#defaultSteps = this.#stepsOfModel;
+    if (steps.valueAsNumber === before) steps.value = this.#input("steps-slider").value = String(this.#defaultSteps);
+  }
+
+  get #stepsOfModel() {
+    const { default: usual, of_models: ofModels } = this.#capabilities.steps ?? { default: 0 };
+    return ofModels?.[this.#model.value.model ?? ""] ?? usual;
   }
 
   get #drawText() {

@@ -265,6 +265,7 @@ class TestFailures:
                 until(lambda: http.get("/api/v1/capabilities").json()["engine"]["kind"])
             page = open_studio(new_page(), models.url, key)
             page.get_by_label("Model", exact=True).select_option("large")
+            assert page.get_by_label("Steps", exact=True).input_value() == "9"
             assert page.get_by_label("Guidance").get_attribute("placeholder") == "4"
             page.get_by_label("Guidance").fill("31")
             page.get_by_label("Add a LoRA").select_option("film grain")
