@@ -6,6 +6,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -347,7 +348,7 @@ class TestLedgerMaintenance:
         broken = cli("ledger", "check", "--state", str(state))
         assert broken.returncode == 1
         assert f"the image {image.name} has a record but no file" in broken.stdout
-        with sqlite3.connect(state / "ledger.sqlite3") as connection:
+        with closing(sqlite3.connect(state / "ledger.sqlite3")) as connection, connection:
             connection.execute("UPDATE sessions SET queued = 7")
         assert "the counts of session" in cli("ledger", "check", "--state", str(state)).stdout
         (state / "ledger.sqlite3").write_bytes(b"SQLite format 3\0" + bytes(5000))

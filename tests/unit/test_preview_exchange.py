@@ -1,5 +1,6 @@
 """Previews that one server watches and another one makes."""
 
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 
 import pytest
@@ -37,10 +38,11 @@ class Exchange:
 
 
 @pytest.fixture
-async def exchange() -> Exchange:
+async def exchange() -> AsyncIterator[Exchange]:
     ledger = MemoryLedger()
     await ledger.open()
-    return Exchange(ledger)
+    yield Exchange(ledger)
+    await ledger.close()
 
 
 async def test_a_preview_is_passed_on_while_it_is_watched(exchange: Exchange) -> None:

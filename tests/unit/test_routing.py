@@ -28,6 +28,7 @@ async def live(*workers: LiveWorker, engine: str = "painter") -> LiveEngines:
         await ledger.workers.report(each, now=0)
     engines = LiveEngines(ledger.workers, Clock(), engine)
     await engines.refresh()
+    await ledger.close()
     return engines
 
 
@@ -95,6 +96,7 @@ async def test_jobs_that_no_worker_can_draw_are_logged_once(caplog: pytest.LogCa
     with caplog.at_level(logging.WARNING):
         await engines.check_demand()
         await engines.check_demand()
+    await ledger.close()
     assert caplog.messages == [
         "1 queued jobs wait for a worker with the engine lost; those that live have painter",
         "1 queued jobs wait for a worker with the engine painter and the model third; those that live have painter",
