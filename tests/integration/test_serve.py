@@ -128,6 +128,7 @@ def test_a_client_key_in_the_environment_is_not_a_key_of_the_server(state: Path)
         assert answer.status_code == 401
 
 
+@pytest.mark.timeout(40)  # without the line that it guards, it waits without end
 def test_a_reader_of_the_log_that_stops_does_not_stop_the_server(state: Path) -> None:
     command = [sys.executable, *SERVE, str(state), "--json", "--access-log", "all", "--rate", "0"]
     with subprocess.Popen(

@@ -205,6 +205,7 @@ class TestQuery:
         assert attributes_of(os.dup(terminal[1])) == frozenset()
         assert termios.tcgetattr(terminal[1]) == before
 
+    @pytest.mark.timeout(20)  # without the line that it guards, it waits without end
     def test_typed_input_is_kept(self, terminal: tuple[int, int]) -> None:
         ours, theirs = terminal
         os.write(ours, b"ls\n")

@@ -131,6 +131,7 @@ class TestWatchdog:
 
         assert play(draw()) >= sum(stops)
 
+    @pytest.mark.timeout(20)  # without the line that it guards, it waits without end
     def test_a_stalled_engine_is_stopped_in_spite_of_repeated_standstills(self) -> None:
         async def draw() -> None:
             loop = asyncio.get_running_loop()
