@@ -2056,6 +2056,15 @@ MUTATIONS = (
         f"{RAY}::TestActors::test_a_dead_or_hanging_actor_is_replaced",
     ),
     _server(
+        "engine-started-again",
+        "reliability: an engine that the system could not start is started again",
+        "executors/pool.py",
+        "            except Exception as error:  # with a keeper that ended, jobs would wait for ever",
+        "            except (EngineFailure, EngineCrashed) as error:",
+        "tests/conformance/test_executors.py::TestLocal"
+        "::test_an_engine_is_started_again_when_the_system_has_refused_its_process",
+    ),
+    _server(
         "cancelled-when-sent",
         "reliability: a cancellation stops the engine, also of a job that was just sent to it",
         "executors/pool.py",
