@@ -1302,6 +1302,17 @@ async def test_an_image_is_known_after_its_job_was_pruned_and_its_job_to_its_ses
     assert await registry.find(99, perceptual_hash(3)) == replace(own, exact=False, job_id=None)
 
 
+@pytest.mark.parametrize("indexed", [False, True])
+async def test_a_deleted_job_is_not_named_and_its_image_is_known(registry: Registry, indexed: bool) -> None:
+    jobs = [await registry.make(number) for number in range(16)]
+    await registry.store.index(groups=int(indexed))
+    before = await registry.find(3, session="sid_a")
+    await registry.observed.ledger.jobs.delete("sid_a", [jobs[3].id], now=30_000)
+    assert before is not None
+    assert before.job_id == jobs[3].id
+    assert await registry.find(3, session="sid_a") == replace(before, job_id=None)
+
+
 async def test_equal_images_are_found_by_the_earliest_and_each_by_its_digest(registry: Registry) -> None:
     pdq = perceptual_hash(1)
     for number in range(48):

@@ -546,6 +546,14 @@ MUTATIONS = (
         "::test_an_image_is_known_after_its_job_was_pruned_and_its_job_to_its_session_only",
     ),
     _server(
+        "registry-deleted-job",
+        "provenance: the job of an image is named only while its record exists, and its owner has not deleted it",
+        "ledger/sql/statements.sql",
+        "WHERE seq {in numbers} AND session_id = :session_id AND deleted_at IS NULL",
+        "WHERE seq {in numbers} AND session_id = :session_id",
+        "tests/conformance/test_ledger.py::test_a_deleted_job_is_not_named_and_its_image_is_known",
+    ),
+    _server(
         "registry-indexed",
         "provenance: the fingerprints of new images are indexed",
         "application.py",
@@ -895,6 +903,14 @@ MUTATIONS = (
         " or job.deleted_at is not None:",
         ":",
         f"{JOB_EDITS}::TestDeletion::test_nothing_of_a_deleted_job_is_shown",
+    ),
+    _server(
+        "delete-stays",
+        "contract: a read that began before a deletion does not bring the job back",
+        "ledger/sql/jobs.py",
+        "        if kept is not None and kept.version > job.version:",
+        "        if False:",
+        "tests/unit/test_job_edits.py::test_a_read_that_began_before_a_deletion_does_not_bring_the_job_back",
     ),
     _server(
         "delete-cancels",

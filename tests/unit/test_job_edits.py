@@ -1,6 +1,8 @@
 """Files of deleted jobs are deleted immediately, or by retention after a failure or a restart."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 import pytest
 
@@ -9,6 +11,8 @@ from umrgen.server.blobs.memory import MemoryBlobStore
 from umrgen.server.domain.job import Change, Output, thumbnail_name
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger import Key
+from umrgen.server.ledger.sql.database import SqlConnection
+from umrgen.server.ledger.sql.jobs import SqlJobStore
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.scheduler.leases import TaskLease
 from umrgen.server.services.caller import Caller
@@ -16,6 +20,8 @@ from umrgen.server.services.job_edits import SLICE, JobEdits
 from umrgen.server.services.refusal import Refusal
 from umrgen.server.services.retention import Retention, RetentionPolicy
 from umrgen.testing import FakeClock
+
+T = TypeVar("T")
 
 CALLER = Caller(Key("key_1", b"", "sid_a", "mine", 1))
 
@@ -102,3 +108,31 @@ async def test_a_server_that_is_killed_after_the_record_deletes_the_files_after_
 async def test_an_unknown_job_cannot_be_deleted(edits: Edits) -> None:
     with pytest.raises(Refusal, match="does not exist"):
         await edits.edits.delete(CALLER, "ext_1")
+
+
+class SlowReads:
+    """The database of a ledger, whose results arrive when `arrive` is set: as from PostgreSQL, read in threads."""
+
+    def __init__(self, ledger: MemoryLedger) -> None:
+        self._ledger = ledger
+        self.read_once, self.arrive = asyncio.Event(), asyncio.Event()
+
+    async def read(self, query: Callable[[SqlConnection], T]) -> T:
+        result = await self._ledger.read(query)
+        self.read_once.set()
+        await self.arrive.wait()
+        return result
+
+
+async def test_a_read_that_began_before_a_deletion_does_not_bring_the_job_back(edits: Edits) -> None:
+    await edits.draw("ext_1")
+    database: Any = SlowReads(edits.ledger)
+    store = SqlJobStore(database)
+    reading = asyncio.create_task(store.get("ext_1"))
+    await database.read_once.wait()
+    await edits.edits.delete(CALLER, "ext_1")
+    deleted = await edits.ledger.jobs.get("ext_1")
+    assert deleted is not None
+    store.observe([deleted])  # before the result of the read arrives
+    database.arrive.set()
+    assert await reading == await store.get("ext_1") == deleted
