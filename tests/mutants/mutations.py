@@ -2072,6 +2072,22 @@ MUTATIONS = (
         f"{RAY}::TestActors::test_a_dead_or_hanging_actor_is_replaced",
     ),
     _server(
+        "observed-again",
+        "scaling: a server sees the changes of the others again after a failure to observe one",
+        "ledger/postgres/listener.py",
+        "            except Exception:",
+        "            except ZeroDivisionError:",
+        "tests/conformance/test_ledger.py::test_other_servers_are_observed_again_after_a_failure",
+    ),
+    _server(
+        "retention-again",
+        "reliability: retention is tried again after any failure",
+        "services/retention.py",
+        "            except Exception:",
+        "            except ZeroDivisionError:",
+        "tests/unit/test_retention.py::test_it_is_tried_again_after_a_failure",
+    ),
+    _server(
         "engine-started-again",
         "reliability: an engine that the system could not start is started again",
         "executors/pool.py",
