@@ -3161,6 +3161,14 @@ MUTATIONS = (
         f"{KEYS}::test_only_the_named_limits_change",
     ),
     _server(
+        "reload-of-a-worker",
+        "settings: SIGHUP reloads the settings of a worker",
+        "work.py",
+        "partial(reload_settings, application, load)",
+        "lambda: None",
+        "tests/integration/test_roles.py::test_sighup_reloads_the_settings_of_a_worker",
+    ),
+    _server(
         "reload-names-the-rest",
         "settings: the log has the changes that need a restart",
         "application.py",
