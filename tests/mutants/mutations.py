@@ -3129,6 +3129,14 @@ MUTATIONS = (
         f"{RESTORE}::test_a_copy_that_is_not_sound_is_refused",
     ),
     _server(
+        "restore-unused-ledger",
+        "operations: a ledger is not replaced while a server with another state folder uses it",
+        "ledger/sqlite/maintenance.py",
+        "        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:",
+        "        if False:",
+        f"{RESTORE}::test_a_ledger_that_a_server_with_another_state_folder_uses_is_not_replaced",
+    ),
+    _server(
         "restore-keeps-the-ledger",
         "operations: the ledger that a copy replaces is not deleted",
         "ledger/sqlite/maintenance.py",
