@@ -565,8 +565,8 @@ MUTATIONS = (
         "verify-key",
         "security: images are verified without a key only if the operator allows it",
         "http/api/verify.py",
-        'if headers.get(b"authorization") or not services.verifications.public:',
-        'if headers.get(b"authorization"):',
+        "if has_credentials(headers) or not services.verifications.public:",
+        "if has_credentials(headers):",
         "tests/integration/test_verify.py::TestCallers::test_a_server_needs_a_key_unless_it_is_public",
     ),
     _server(
@@ -576,6 +576,14 @@ MUTATIONS = (
         "    services.verifications.count_stranger(address)\n",
         "",
         "tests/integration/test_verify.py::TestCallers::test_requests_without_a_key_are_limited",
+    ),
+    _server(
+        "verify-strangers",
+        "security: callers without a key do not keep callers with one from uploading and verifying images",
+        "services/verifications.py",
+        "receptions = self.receptions if caller else self.receptions_of_strangers",
+        "receptions = self.receptions",
+        "tests/unit/test_verifications.py::test_callers_without_a_key_leave_room_for_those_with_one",
     ),
     _server(
         "reference-manifest",
