@@ -16,7 +16,7 @@ from umrgen.server.ledger.sql.jobs import SqlJobStore
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.scheduler.leases import TaskLease
 from umrgen.server.services.caller import Caller
-from umrgen.server.services.job_edits import SLICE, JobEdits
+from umrgen.server.services.job_edits import AT_A_TIME, SLICE, JobEdits
 from umrgen.server.services.refusal import Refusal
 from umrgen.server.services.retention import Retention, RetentionPolicy
 from umrgen.testing import FakeClock
@@ -30,8 +30,10 @@ class StubbornBlobs(MemoryBlobStore):
     """A blob store that cannot delete while `stuck`."""
 
     stuck = False
+    tries = 0
 
     async def delete(self, session_id: str, name: str) -> None:
+        self.tries += 1
         if self.stuck:
             raise BlobStoreUnavailable("read-only")
         await super().delete(session_id, name)
@@ -94,6 +96,20 @@ async def test_files_that_cannot_be_deleted_now_are_deleted_by_retention(edits: 
     assert await edits.retention.once() > 0
     assert await edits.blobs.is_empty()
     assert await edits.left() == []
+
+
+async def test_a_deletion_does_not_wait_for_a_blob_store_that_is_away_file_by_file(edits: Edits) -> None:
+    """A try takes seconds while S3 does not respond."""
+    ids = [f"ext_{number}" for number in range(2 * SLICE)]
+    for job_id in ids:
+        await edits.draw(job_id)
+    edits.blobs.stuck = True
+    assert (await edits.edits.delete_many(CALLER, ids)).deleted == ids
+    assert edits.blobs.tries == AT_A_TIME
+    assert {name for _, name in edits.forgotten} >= {f"{job_id}.png" for job_id in ids}, "caches drop them"
+    edits.blobs.stuck = False
+    await edits.retention.once()
+    assert await edits.blobs.is_empty()
 
 
 async def test_a_server_that_is_killed_after_the_record_deletes_the_files_after_its_restart(edits: Edits) -> None:
