@@ -2064,6 +2064,14 @@ MUTATIONS = (
         f"{RAY}::TestClusters::test_the_log_names_the_ports_and_not_the_token",
     ),
     _server(
+        "ray-head-away",
+        "scaling: the log reports a head of Ray that does not respond",
+        "executors/ray/head_watch.py",
+        "        if self._missed == MISSED:",
+        "        if False:",
+        "tests/unit/test_ray.py::test_a_head_that_does_not_respond_is_reported_once_and_when_it_is_back",
+    ),
+    _server(
         "ray-killed",
         "scaling: an engine in Ray that does not stop is killed with its actor",
         "executors/ray/driver.py",
@@ -3199,6 +3207,14 @@ MUTATIONS = (
         "if name in SECRET:",
         "if False:",
         "tests/unit/test_server_settings.py::test_a_change_is_described_without_secrets",
+    ),
+    _server(
+        "reload-hides-options",
+        "security: no secret in an engine's options is in the log",
+        "reload.py",
+        'text = ",".join(map(without_secret, value))',
+        'text = ",".join(value)',
+        "tests/unit/test_server_settings.py::test_a_change_of_an_engine_is_described_without_its_secrets",
     ),
     _server(
         "reload-hosts",
