@@ -1,6 +1,7 @@
 """The conformance suite of executors: an engine in a subprocess, and a remote engine."""
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -19,7 +20,7 @@ from fake_comfyui import FakeComfyUI
 from support import draw_task
 from umrgen.image_files import verify
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure, EngineStalled, OutOfMemory
-from umrgen.server.executors import Executor, JobBatch, VerifiedImage, WatchdogLimits
+from umrgen.server.executors import Executor, JobBatch, VerifiedImage, WatchdogLimits, pool
 from umrgen.server.executors.frames import pack
 from umrgen.server.executors.link import Listener
 from umrgen.server.executors.remote import RemoteExecutor
@@ -463,6 +464,27 @@ class TestLocal:
         assert "no engine 'nope'" in executor.trouble
         assert not starting.done()
         starting.cancel()
+
+    async def test_an_engine_is_started_again_when_the_system_has_refused_its_process(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.ERROR)
+        monkeypatch.setattr(pool, "FIRST_DELAY", 0.01)
+        spawn, failures = EngineProcess.spawn, [KeyError(), BlockingIOError(errno.EAGAIN, "Too many processes")]
+
+        async def refused(*arguments: Any, **named: Any) -> EngineProcess:
+            if failures:
+                raise failures.pop()
+            return await spawn(*arguments, **named)
+
+        monkeypatch.setattr(EngineProcess, "spawn", refused)
+        executor = SubprocessExecutor("procedural", {})
+        async with asyncio.timeout(30):
+            await executor.ready()
+        assert (executor.capacity, executor.trouble, failures) == (1, None, [])
+        for reason in ("Too many processes", "KeyError"):
+            assert f"the engine could not be started: {reason}; trying again" in caplog.text
+        await executor.stop()
 
     async def test_the_environment_of_the_engine_has_no_api_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("UMRGEN_API_KEY", "UMRGEN_SERVER_KEY", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):

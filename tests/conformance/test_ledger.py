@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import msgspec
+import psycopg
 import pytest
 
 from postgres import PostgresDatabases
@@ -43,6 +44,7 @@ from umrgen.server.ledger import (
     Webhook,
     WebhookState,
 )
+from umrgen.server.ledger.postgres.connection import CHANNEL
 from umrgen.server.ledger.postgres.ledger import PostgresLedger
 from umrgen.server.ledger.sql import pages, statements
 from umrgen.server.ledger.sql.jobs import READ_AHEAD, SqlJobStore
@@ -379,6 +381,37 @@ async def test_a_change_of_state_gets_a_change_number_and_progress_does_not(obse
     )
     assert queued.changed < running.changed == progressed.changed
     assert progressed.version > running.version
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_other_servers_are_observed_again_after_a_failure(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Calls that wait for a job of another server would otherwise not end before their time limit."""
+    failed, observed = asyncio.Event(), asyncio.Event()
+
+    def observe(jobs: Sequence[Job]) -> None:
+        if failed.is_set():
+            observed.set()
+        else:
+            failed.set()
+            raise RuntimeError("a defect")
+
+    url = request.getfixturevalue("postgres").create_schema() if kind == "postgres" else ""
+    one, other = (PostgresLedger(url) if url else SqliteLedger(tmp_path / "ledger.sqlite3") for _ in range(2))
+    await one.open(lambda jobs: None, observe)
+    await other.open()
+    async with asyncio.timeout(20):
+        if url:
+            with psycopg.connect(url, autocommit=True) as foreign:
+                foreign.execute("SELECT pg_notify(%s, 'not a number')", [CHANNEL])
+        await other.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1)
+        await failed.wait()
+        await other.jobs.submit("ext_2", "sid_a", SPEC, "procedural", now=2)
+        await observed.wait()
+    assert caplog.text.count("changes of other servers could not be observed") == 1
+    await one.close()
+    await other.close()
 
 
 async def test_a_failing_change_does_not_affect_the_others_of_its_batch(observed: ObservedLedger) -> None:
@@ -1300,6 +1333,17 @@ async def test_an_image_is_known_after_its_job_was_pruned_and_its_job_to_its_ses
     assert await ledger.jobs.prune(before=40_000, limit=20) == 16
     assert await registry.find(3, session="sid_a") == replace(own, job_id=None)
     assert await registry.find(99, perceptual_hash(3)) == replace(own, exact=False, job_id=None)
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+async def test_a_deleted_job_is_not_named_and_its_image_is_known(registry: Registry, indexed: bool) -> None:
+    jobs = [await registry.make(number) for number in range(16)]
+    await registry.store.index(groups=int(indexed))
+    before = await registry.find(3, session="sid_a")
+    await registry.observed.ledger.jobs.delete("sid_a", [jobs[3].id], now=30_000)
+    assert before is not None
+    assert before.job_id == jobs[3].id
+    assert await registry.find(3, session="sid_a") == replace(before, job_id=None)
 
 
 async def test_equal_images_are_found_by_the_earliest_and_each_by_its_digest(registry: Registry) -> None:

@@ -54,6 +54,20 @@ def test_the_replaced_ledger_is_kept_with_all_of_its_rows(ledger: Path, tmp_path
     assert copy.read_bytes() == before
 
 
+def test_a_ledger_that_a_server_with_another_state_folder_uses_is_not_replaced(ledger: Path, tmp_path: Path) -> None:
+    """Its jobs would be lost: it writes to the file that it has opened."""
+    (tmp_path / "copies").mkdir()
+    copy, _ = backup_to_folder(ledger, tmp_path / "copies", keep=1)
+    with closing(connect(ledger)) as used:
+        used.execute("SELECT count(*) FROM jobs").fetchone()
+        before, there = ledger.stat().st_ino, {file.name for file in tmp_path.iterdir()}
+        with pytest.raises(MaintenanceFailed, match="a server uses the ledger"):
+            restore(copy, ledger)
+        assert (ledger.stat().st_ino, {file.name for file in tmp_path.iterdir()}) == (before, there)
+    restore(copy, ledger)
+    assert ledger.stat().st_ino != before
+
+
 def test_a_damaged_ledger_can_be_replaced(ledger: Path, tmp_path: Path) -> None:
     copy, _ = backup_to_folder(ledger, tmp_path, keep=1)
     ledger.write_bytes(b"SQLite format 3\0" + bytes(5000))

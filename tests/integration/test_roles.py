@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 import threading
 from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +63,21 @@ def test_workers_draw_each_job_of_a_server_without_engines_once(shared: tuple[st
         assert serving.engine_pids() == []
         url = http.get(f"/api/v1/status/{jobs[0]}").json()["image_url"]
         assert http.get(url).headers["Content-Type"] == "image/png"
+
+
+def test_sighup_reloads_the_settings_of_a_worker(tmp_path: Path) -> None:
+    config, shared = tmp_path / "umrgen.toml", ("--ledger", f"sqlite:{tmp_path / 'ledger.sqlite3'}")
+    plain = f'blobs = "local:{tmp_path / "images"}"\n'
+    config.write_text(f"{plain}retain_days = 5\n")
+    with worker(tmp_path / "worker", "--config", str(config), *shared) as working:
+        config.write_text(f"{plain}retain_days = 7\nlease = 40\n")
+        working.process.send_signal(signal.SIGHUP)
+        until(lambda: "these settings need a restart: lease 30.0 → 40.0\n" in working.log())
+        assert "reloaded: retain_days 5.0 → 7.0\n" in working.log()
+        config.write_text('blobs = "local"\nretain_days = 9\n')
+        working.process.send_signal(signal.SIGHUP)
+        until(lambda: "the settings were not reloaded: a worker needs the images of the servers" in working.log())
+        assert "→ 9" not in working.log()
 
 
 @pytest.mark.slow

@@ -12,8 +12,10 @@ import pytest
 
 from s3_server import SECRET_KEY, S3Server, new_prefix, shared_s3
 from support import SMALL, UNLIMITED, ServerProcess, cli, server, until
+from umrgen.server.domain.job import thumbnail_name
 from umrgen.server.settings import BadSettings, Settings
 
+THUMBNAIL = thumbnail_name(".png")
 BODY = {"prompt": "a boat"} | SMALL
 
 
@@ -168,6 +170,43 @@ def test_a_job_waits_for_s3_and_is_completed(own_s3: S3Server, state: Path) -> N
         until(lambda: http.get("/readyz").status_code == 200)
         assert "Traceback" not in running.log()
         assert SECRET_KEY not in running.log()
+
+
+@pytest.mark.slow
+class TestFiles:
+    """An image and its thumbnail, in the bucket."""
+
+    def stored(self, running: ServerProcess, status: Any) -> dict[str, str]:
+        """Return the paths of the job's files in the bucket, by the ends of their names."""
+        prefix = running._arguments[running._arguments.index("--blobs") + 1].removeprefix("s3://images/")
+        folder = f"{prefix}/{status['image_url'].split('/')[2]}"
+        stem = status["results"]["images"][0]["filename"].removesuffix(".png")
+        found = [str(item["path"]) for part in obstore.list(shared_s3().client("images"), folder) for item in part]
+        return {path.partition(stem)[2]: path for path in found if stem in path}
+
+    def draw(self, http: httpx2.Client) -> Any:
+        job_id = http.post("/api/v1/generate", json=BODY).json()["job_id"]
+        return until(lambda: completed(http, job_id))
+
+    def test_a_thumbnail_that_is_missing_is_made_and_stored_again(self, running: ServerProcess) -> None:
+        with running.http() as http:
+            status = self.draw(http)
+            thumbnail = self.stored(running, status)[THUMBNAIL]
+            obstore.delete(shared_s3().client("images"), thumbnail)
+            shown = http.get(status["results"]["images"][0]["thumbnail_url"])
+        assert (shown.status_code, shown.headers["Content-Type"]) == (200, "image/webp")
+        assert bytes(obstore.get(shared_s3().client("images"), thumbnail).bytes()) == shown.content
+
+    def test_the_files_of_a_deleted_job_leave_the_bucket(self, running: ServerProcess) -> None:
+        with running.http() as http:
+            status, other = self.draw(http), self.draw(http)
+            urls = [status["image_url"], status["results"]["images"][0]["thumbnail_url"]]
+            assert [http.get(url).status_code for url in urls] == [307, 200]
+            assert set(self.stored(running, status)) == {".png", THUMBNAIL}
+            assert http.delete(f"/api/v1/jobs/{status['job_id']}").status_code == 200
+            assert [http.get(url).status_code for url in urls] == [410, 410]
+        assert self.stored(running, status) == {}
+        assert set(self.stored(running, other)) == {".png", THUMBNAIL}
 
 
 @pytest.mark.slow

@@ -131,6 +131,14 @@ class TestCallers:
         with running.http(Authorization="Bearer wrong") as http:
             problem(ask(http, made[1]), 401, "unauthorized")
 
+    def test_a_browser_that_is_signed_in_to_the_studio_is_a_caller_with_a_key(
+        self, running: ServerProcess, made: tuple[dict[str, Any], bytes]
+    ) -> None:
+        with running.http() as http:
+            cookie = http.post("/studio/devices", json={"device": "a browser"}).headers["set-cookie"].partition(";")[0]
+        with httpx2.Client(base_url=running.url, headers={"Cookie": cookie, "X-Umrgen-Studio": "cookie"}) as browser:
+            assert answer(browser, made[1])["job_id"] == made[0]["job_id"]
+
     def test_a_server_needs_a_key_unless_it_is_public(self, shared_server: ServerProcess) -> None:
         with httpx2.Client(base_url=shared_server.url) as http:
             problem(ask(http, encoded_image("PNG")), 401, "unauthorized")

@@ -546,6 +546,14 @@ MUTATIONS = (
         "::test_an_image_is_known_after_its_job_was_pruned_and_its_job_to_its_session_only",
     ),
     _server(
+        "registry-deleted-job",
+        "provenance: the job of an image is named only while its record exists, and its owner has not deleted it",
+        "ledger/sql/statements.sql",
+        "WHERE seq {in numbers} AND session_id = :session_id AND deleted_at IS NULL",
+        "WHERE seq {in numbers} AND session_id = :session_id",
+        "tests/conformance/test_ledger.py::test_a_deleted_job_is_not_named_and_its_image_is_known",
+    ),
+    _server(
         "registry-indexed",
         "provenance: the fingerprints of new images are indexed",
         "application.py",
@@ -557,8 +565,8 @@ MUTATIONS = (
         "verify-key",
         "security: images are verified without a key only if the operator allows it",
         "http/api/verify.py",
-        'if headers.get(b"authorization") or not services.verifications.public:',
-        'if headers.get(b"authorization"):',
+        "if has_credentials(headers) or not services.verifications.public:",
+        "if has_credentials(headers):",
         "tests/integration/test_verify.py::TestCallers::test_a_server_needs_a_key_unless_it_is_public",
     ),
     _server(
@@ -568,6 +576,14 @@ MUTATIONS = (
         "    services.verifications.count_stranger(address)\n",
         "",
         "tests/integration/test_verify.py::TestCallers::test_requests_without_a_key_are_limited",
+    ),
+    _server(
+        "verify-strangers",
+        "security: callers without a key do not keep callers with one from uploading and verifying images",
+        "services/verifications.py",
+        "receptions = self.receptions if caller else self.receptions_of_strangers",
+        "receptions = self.receptions",
+        "tests/unit/test_verifications.py::test_callers_without_a_key_leave_room_for_those_with_one",
     ),
     _server(
         "reference-manifest",
@@ -895,6 +911,14 @@ MUTATIONS = (
         " or job.deleted_at is not None:",
         ":",
         f"{JOB_EDITS}::TestDeletion::test_nothing_of_a_deleted_job_is_shown",
+    ),
+    _server(
+        "delete-stays",
+        "contract: a read that began before a deletion does not bring the job back",
+        "ledger/sql/jobs.py",
+        "        if kept is not None and kept.version > job.version:",
+        "        if False:",
+        "tests/unit/test_job_edits.py::test_a_read_that_began_before_a_deletion_does_not_bring_the_job_back",
     ),
     _server(
         "delete-cancels",
@@ -2040,6 +2064,14 @@ MUTATIONS = (
         f"{RAY}::TestClusters::test_the_log_names_the_ports_and_not_the_token",
     ),
     _server(
+        "ray-head-away",
+        "scaling: the log reports a head of Ray that does not respond",
+        "executors/ray/head_watch.py",
+        "        if self._missed == MISSED:",
+        "        if False:",
+        "tests/unit/test_ray.py::test_a_head_that_does_not_respond_is_reported_once_and_when_it_is_back",
+    ),
+    _server(
         "ray-killed",
         "scaling: an engine in Ray that does not stop is killed with its actor",
         "executors/ray/driver.py",
@@ -2054,6 +2086,31 @@ MUTATIONS = (
         'self._driver.send(self._number, {"is": "ended", "error": reason})',
         "pass",
         f"{RAY}::TestActors::test_a_dead_or_hanging_actor_is_replaced",
+    ),
+    _server(
+        "observed-again",
+        "scaling: a server sees the changes of the others again after a failure to observe one",
+        "ledger/postgres/listener.py",
+        "            except Exception:",
+        "            except ZeroDivisionError:",
+        "tests/conformance/test_ledger.py::test_other_servers_are_observed_again_after_a_failure",
+    ),
+    _server(
+        "retention-again",
+        "reliability: retention is tried again after any failure",
+        "services/retention.py",
+        "            except Exception:",
+        "            except ZeroDivisionError:",
+        "tests/unit/test_retention.py::test_it_is_tried_again_after_a_failure",
+    ),
+    _server(
+        "engine-started-again",
+        "reliability: an engine that the system could not start is started again",
+        "executors/pool.py",
+        "            except Exception as error:  # with a keeper that ended, jobs would wait for ever",
+        "            except (EngineFailure, EngineCrashed) as error:",
+        "tests/conformance/test_executors.py::TestLocal"
+        "::test_an_engine_is_started_again_when_the_system_has_refused_its_process",
     ),
     _server(
         "cancelled-when-sent",
@@ -3088,6 +3145,14 @@ MUTATIONS = (
         f"{RESTORE}::test_a_copy_that_is_not_sound_is_refused",
     ),
     _server(
+        "restore-unused-ledger",
+        "operations: a ledger is not replaced while a server with another state folder uses it",
+        "ledger/sqlite/maintenance.py",
+        "        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:",
+        "        if False:",
+        f"{RESTORE}::test_a_ledger_that_a_server_with_another_state_folder_uses_is_not_replaced",
+    ),
+    _server(
         "restore-keeps-the-ledger",
         "operations: the ledger that a copy replaces is not deleted",
         "ledger/sqlite/maintenance.py",
@@ -3120,6 +3185,14 @@ MUTATIONS = (
         f"{KEYS}::test_only_the_named_limits_change",
     ),
     _server(
+        "reload-of-a-worker",
+        "settings: SIGHUP reloads the settings of a worker",
+        "work.py",
+        "partial(reload_settings, application, load)",
+        "lambda: None",
+        "tests/integration/test_roles.py::test_sighup_reloads_the_settings_of_a_worker",
+    ),
+    _server(
         "reload-names-the-rest",
         "settings: the log has the changes that need a restart",
         "application.py",
@@ -3134,6 +3207,14 @@ MUTATIONS = (
         "if name in SECRET:",
         "if False:",
         "tests/unit/test_server_settings.py::test_a_change_is_described_without_secrets",
+    ),
+    _server(
+        "reload-hides-options",
+        "security: no secret in an engine's options is in the log",
+        "reload.py",
+        'text = ",".join(map(without_secret, value))',
+        'text = ",".join(value)',
+        "tests/unit/test_server_settings.py::test_a_change_of_an_engine_is_described_without_its_secrets",
     ),
     _server(
         "reload-hosts",

@@ -12,9 +12,10 @@ import httpx2
 import pytest
 from conformance import test_executors as suite
 from PIL import Image
+from worker_process import worker
 
 from ray_cluster import RayCluster, ray_cluster, ray_is_here
-from support import UNLIMITED, ServerProcess, draw_task, finish, submit, until
+from support import UNLIMITED, ServerProcess, draw_task, finish, server, submit, until
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineStalled
 from umrgen.server.executors import JobBatch, WatchdogLimits
 from umrgen.server.executors.ray.executor import RayExecutor
@@ -195,6 +196,22 @@ class TestClusters:
                 await executor.ready()
             await executor.stop()
 
+    def test_a_worker_draws_the_jobs_of_a_server_on_a_cluster(self, cluster: RayCluster, tmp_path: Path) -> None:
+        shared = ("--ledger", f"sqlite:{tmp_path / 'ledger.sqlite3'}", "--blobs", f"local:{tmp_path / 'images'}")
+        where = ("--executor", "ray", "--ray-address", cluster.address, "--ray-resources", "CPU=1")
+        with (
+            server(tmp_path / "server", *shared, "--no-engines") as serving,
+            serving.http() as http,
+            worker(tmp_path / "worker", *shared, *where, **cluster.environment) as working,
+        ):
+            job = submit(http)
+            until(lambda: status(http, job)["state"] == "completed", SECONDS)
+            assert http.get(status(http, job)["image_url"]).status_code == 200
+            assert f"job {job}: completed" in working.log()
+            assert f"head {cluster.address}" in working.log()
+            assert serving.engine_pids() == []
+        assert cluster.environment["RAY_AUTH_TOKEN"] not in working.log()
+
 
 class TestNodes:
     """The last tests of this file: they change the cluster."""
@@ -250,12 +267,15 @@ class TestNodes:
     async def test_the_head_is_restarted(
         self, make: Make, cluster: RayCluster, caplog: pytest.LogCaptureFixture
     ) -> None:
-        caplog.set_level(logging.CRITICAL)
+        caplog.set_level(logging.WARNING)
         executor = make()
         async with asyncio.timeout(2 * SECONDS):
             await executor.ready()
             running = await begun(executor, drawing("wait"))
             await asyncio.to_thread(cluster.kill_head)
+            while "does not respond; its engines draw on" not in caplog.text:  # noqa: ASYNC110 - a text
+                await asyncio.sleep(0.05)
+            assert not running.done()
             await asyncio.to_thread(cluster.start_head)
             with pytest.raises(EngineCrashed, match="Ray"):
                 await running

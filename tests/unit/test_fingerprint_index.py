@@ -1,5 +1,6 @@
 """Indexing of new images: all that fill a group, by one server of the ledger, despite an outage."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -8,6 +9,7 @@ from umrgen.server.ledger import LedgerUnavailable
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.scheduler.leases import TaskLease
 from umrgen.server.services.fingerprint_index import GROUPS, FingerprintIndex
+from umrgen.server.tasks import cancelled
 from umrgen.testing import FakeClock
 
 
@@ -16,17 +18,19 @@ class Store:
 
     def __init__(self, groups: int) -> None:
         self.left = groups
-        self.failures = 0
+        self.failures: list[Exception] = []
+        self.done = asyncio.Event()
 
     async def find(self, sha256: bytes, pdq: bytes, *, session_id: str = "") -> None:
         raise AssertionError
 
     async def index(self, *, groups: int) -> int:
         if self.failures:
-            self.failures -= 1
-            raise LedgerUnavailable("the disk is full")
+            raise self.failures.pop()
         done = min(groups, self.left)
         self.left -= done
+        if not self.left:
+            self.done.set()
         return done
 
 
@@ -56,12 +60,15 @@ async def test_one_server_indexes(ledger: MemoryLedger) -> None:
     assert (first.left, second.left) == (0, 1)
 
 
-async def test_it_is_tried_again_after_an_outage(ledger: MemoryLedger) -> None:
+@pytest.mark.parametrize("failure", [LedgerUnavailable("the disk is full"), KeyError("a defect")])
+async def test_it_is_tried_again_after_a_failure(
+    ledger: MemoryLedger, failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     store = Store(2)
-    store.failures = 1
-    clock = FakeClock()
-    running = FingerprintIndex(store, clock, TaskLease(ledger.coordination, "fingerprints", "one", clock))
-    with pytest.raises(LedgerUnavailable):
-        await running.once()
-    await running.once()
-    assert store.left == 0
+    store.failures = [failure] * 2
+    running = asyncio.create_task(index(ledger, store).run())
+    async with asyncio.timeout(10):
+        await store.done.wait()
+    await cancelled(running)
+    assert store.failures == []
+    assert caplog.text.count("new images are not indexed, which is tried again in 30 s") == 2

@@ -26,6 +26,12 @@ def test_all_files_of_a_folder_count(tmp_path: Path) -> None:
     assert load_limit(600, {"model": str(tmp_path)}) == 620
 
 
+def test_a_link_whose_target_is_missing_adds_nothing(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(bytes(1000))
+    (tmp_path / "moved").symlink_to(tmp_path / "nowhere")
+    assert load_limit(600, {"model": str(tmp_path)}) == 610
+
+
 @pytest.mark.parametrize("options", [{}, {"model": "owner/name"}, {"model": 5}, {"folder": "/"}])
 def test_a_name_adds_nothing(options: dict[str, object]) -> None:
     assert load_limit(600, options) == 600

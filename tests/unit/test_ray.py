@@ -11,6 +11,7 @@ from support import Clock
 from umrgen import __version__
 from umrgen.server import implementations
 from umrgen.server.executors.ray.connection import ERROR
+from umrgen.server.executors.ray.head_watch import HeadWatch
 from umrgen.server.executors.ray.ports import listening, node_ports
 from umrgen.server.executors.ray.security import ClusterRefused, check_security
 from umrgen.server.executors.ray.spec import EngineSpec, RaySpec, checked
@@ -85,6 +86,14 @@ def test_a_node_with_another_version_is_refused() -> None:
 def test_the_server_imports_no_ray() -> None:
     code = "import sys, umrgen.server.executors.ray.executor; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_a_head_that_does_not_respond_is_reported_once_and_when_it_is_back() -> None:
+    watch = HeadWatch("10.0.0.5:6379")
+    lines = [watch.observe(responds) for responds in (True, False, False, True, *[False] * 5, True, True)]
+    away = ["Ray: its head at 10.0.0.5:6379 does not respond; its engines draw on, and no other one is started"]
+    back = ["Ray: its head at 10.0.0.5:6379 responds again"]
+    assert lines == [[], [], [], [], [], [], away, [], [], back, []]
 
 
 def test_errors_are_found_among_what_ray_prints() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from support import Clock
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
-from umrgen.server.services.api_keys import ApiKeys, NewKey
+from umrgen.server.services.api_keys import ApiKeys, NewKey, UnusableNewKey
 from umrgen.server.services.remembered_devices import LASTS, MOST, RememberedDevices
 
 
@@ -39,6 +39,17 @@ async def test_the_secret_of_a_browser_is_no_api_key(ledger: MemoryLedger) -> No
     assert await devices.accept(api_key) is None
     await keys.revoke(owner.id)
     assert await keys.usable() == []
+
+
+async def test_a_browser_cannot_be_rotated_into_an_api_key(ledger: MemoryLedger) -> None:
+    """It would outlive the key of its user, without its limits."""
+    keys, devices = ApiKeys(ledger.keys, Clock()), RememberedDevices(ledger.keys, Clock())
+    _, owner = await keys.create(NewKey(rate=7))
+    await devices.remember(owner, "Firefox")
+    (device,) = await devices.of(owner)
+    with pytest.raises(UnusableNewKey, match="a browser that stays signed in"):
+        await keys.rotate(device.id)
+    assert len(await keys.all()) == 2
 
 
 @pytest.mark.parametrize("end", ["revoked key", "revoked browser", "other key's revocation", "time", "end of the key"])

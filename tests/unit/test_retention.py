@@ -1,5 +1,6 @@
 """Retention deletes nothing while the system's time, or the ledger, cannot be trusted."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,10 +11,12 @@ from umrgen.clock import seconds_since_boot
 from umrgen.server.blobs.memory import MemoryBlobStore
 from umrgen.server.domain.job import Change, Output
 from umrgen.server.domain.request import GenerationRequest
+from umrgen.server.ledger import LedgerUnavailable
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.scheduler.leases import TaskLease
 from umrgen.server.services.clock_check import ClockCheck
 from umrgen.server.services.retention import Retention, RetentionPolicy
+from umrgen.server.tasks import cancelled
 from umrgen.testing import FakeClock
 
 HOUR, DAY = 3600.0, 86_400.0
@@ -192,3 +195,23 @@ async def test_each_server_drops_pruned_jobs_from_its_cache(images: Images) -> N
     assert images.ledger.jobs.peek("ext_old") is not None
     await days(images, 366)
     assert images.ledger.jobs.peek("ext_old") is None
+
+
+@pytest.mark.parametrize("failure", [LedgerUnavailable("the disk is full"), KeyError("a defect")])
+async def test_it_is_tried_again_after_a_failure(
+    images: Images, failure: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    done, failures = asyncio.Event(), [failure]
+
+    async def expire(**limits: int) -> list[Output]:
+        if failures:
+            raise failures.pop()
+        done.set()
+        return []
+
+    monkeypatch.setattr(images.ledger.outputs, "expire", expire)
+    running = asyncio.create_task(images.retention.run())
+    async with asyncio.timeout(10):
+        await done.wait()
+    await cancelled(running)
+    assert "retention failed, and is tried again in 60 s" in caplog.text

@@ -139,6 +139,14 @@ def test_a_change_is_described_without_secrets() -> None:
     assert need_restart(old, new) == "ledger (another value), lease 30.0 → 40, drain 20.0 → 30"
 
 
+def test_a_change_of_an_engine_is_described_without_its_secrets() -> None:
+    old = Settings(engine_option=("api_key=old-secret", "steps=4"), model="http://u:old-secret@127.0.0.1:8188")
+    new = Settings(engine_option=("api_key=new-secret", "steps=8"), model="http://u:new-secret@127.0.0.1:8188")
+    assert need_restart(old, new) == (
+        "model http://…@127.0.0.1:8188 → http://…@127.0.0.1:8188, engine_option api_key=…,steps=4 → api_key=…,steps=8"
+    )
+
+
 def test_the_settings_that_need_no_restart_are_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
     section = page.partition("## Without a restart")[2].partition("##")[0]

@@ -41,8 +41,11 @@ def work(config: Path | None, as_json: bool, **flags: Any) -> None:
             from umrgen.server.settings import Settings
             from umrgen.server.work import work as work_forever
 
-        settings = Settings.load({name: value for name, value in flags.items() if value != ()}, os.environ, config)
+        def load() -> Settings:
+            return Settings.load({name: value for name, value in flags.items() if value != ()}, os.environ, config)
+
+        settings = load()
         set_up_logs(settings.log_format, settings.log_level)
-        work_forever(settings, lambda: _announce(settings, as_json))
+        work_forever(settings, lambda: _announce(settings, as_json), load)
 
     exit_on_error(CommandOutput(False, False), run)

@@ -83,6 +83,8 @@ MARK_SECONDS = 60.0
 ADOPT = "Put back the right file, or stop the server and run: umrgen ledger adopt"
 PUBLIC_VERIFICATIONS = 10
 """Images that an address may have verified a minute without an API key."""
+PUBLIC_RECEPTIONS = 4
+"""Images of all callers without an API key that are verified at a time."""
 LAST_DELIVERIES = 5.0
 """Seconds that webhooks in flight have when the server stops; the rest is sent after its restart."""
 
@@ -219,10 +221,11 @@ class Application:
         )
 
     def _make_verifications(self, decoders: Decoders, receptions: Receptions, clock: Clock) -> Verifications:
-        strangers = AddressLimit(PUBLIC_VERIFICATIONS, clock)
+        strangers, theirs = AddressLimit(PUBLIC_VERIFICATIONS, clock), Receptions(PUBLIC_RECEPTIONS)
         public, trust = self.settings.public_verify, self.settings.trusted_roots
         watermark = self.settings.watermark
-        return Verifications(self.ledger.fingerprints, decoders, receptions, strangers, public, trust, watermark)
+        known = self.ledger.fingerprints
+        return Verifications(known, decoders, receptions, strangers, theirs, public, trust, watermark)
 
     def _make_outputs(self, authentication: Authentication, clock: Clock) -> Outputs:
         return Outputs(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from umrgen.server.setting_values import without_secret
 from umrgen.server.settings import Settings
 
 __all__ = ["RELOADED", "applied", "describe", "need_restart"]
@@ -52,5 +53,5 @@ def _change(name: str, old: Settings, new: Settings) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    text = ",".join(map(without_secret, value)) if isinstance(value, tuple) else without_secret(str(value))
     return text or "none"

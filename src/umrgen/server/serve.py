@@ -22,7 +22,7 @@ from umrgen.server.services.one_time_links import OneTimeLinks
 from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.state import own_state, write_studio_address
 
-__all__ = ["LAST_RESPONSES", "Announcement", "StopRequest", "loop_factory", "serve", "studio_link"]
+__all__ = ["LAST_RESPONSES", "Announcement", "StopRequest", "loop_factory", "reload_settings", "serve", "studio_link"]
 
 log = logging.getLogger(__name__)
 
@@ -193,10 +193,10 @@ async def _first(*awaitables: Coroutine[Any, Any, Any]) -> None:
         task.result()
 
 
-def _reload(application: Application, load: Callable[[], Settings]) -> None:
+def reload_settings(application: Application, load: Callable[[], Settings]) -> None:
     """Apply the settings that can change while the server runs; keys are read from the ledger all the time."""
     try:
-        application.reload(_open_many_files(load()))
+        application.reload(load())
     except UmrgenError as error:
         log.error("the settings were not reloaded: %s", error)
 
@@ -215,7 +215,7 @@ async def _serve(
         key = await _first_key(application, shown=show_key)
         with contextlib.closing(reserve(settings.host, settings.port)) as address:
             await _serve_on(
-                address, application, key, announce, partial(_reload, application, load), until_eof=until_eof
+                address, application, key, announce, partial(reload_settings, application, load), until_eof=until_eof
             )
     finally:
         await application.close()
@@ -250,8 +250,12 @@ def serve(
     if settings.api_key:
         check_usable(settings.api_key)
     settings = _open_many_files(settings)
+
+    def load_again() -> Settings:
+        return settings if load is None else _open_many_files(load())
+
     with own_state(settings.state), asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(settings, announce, load or (lambda: settings), until_eof=until_eof, show_key=show_key))
+        runner.run(_serve(settings, announce, load_again, until_eof=until_eof, show_key=show_key))
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -7,7 +7,10 @@ from typing import Any
 
 from umrgen.errors import UmrgenError
 
-__all__ = ["NORMALIZERS", "BadSettings", "ledger_setting", "without_password"]
+__all__ = ["NORMALIZERS", "BadSettings", "ledger_setting", "without_password", "without_secret"]
+
+
+_SECRET_OPTION = re.compile(r"(?i)([^=]*(?:key|token|secret|password)[^=]*)=.*", re.DOTALL)
 
 
 class BadSettings(UmrgenError):
@@ -81,6 +84,11 @@ def without_password(url: str) -> str:
     """Return a database's URL without its password."""
     url = re.sub(r"^(\w+://[^:@/?]*):.*@", r"\1@", url)
     return re.sub(r"([?&]password=)[^&]*", r"\1…", url)
+
+
+def without_secret(option: str) -> str:
+    """Return an option NAME=VALUE as it may be shown: without a key, token or password, and without that of a URL."""
+    return re.sub(r"//[^/@\s]*@", "//…@", _SECRET_OPTION.sub(r"\1=…", option))
 
 
 def _blobs(value: str, source: str) -> str:

@@ -155,10 +155,17 @@ class Settings:
     held: int = _number(200, "concurrent long polls and event streams of a key", 1, 1_000_000)
 
     # --- images ---
-    retain_days: float = _number(30.0, "days after which an image is deleted; 0: never", 0, 36_500)
-    retain_gib: float = _number(0.0, "GiB of images above which the oldest are deleted; 0: no limit", 0, 1 << 20)
+    retain_days: float = _number(
+        30.0, "days after which an image is deleted, unless its job is a favorite; 0: never", 0, 36_500
+    )
+    retain_gib: float = _number(
+        0.0, "GiB of images, without those of favorites, above which the oldest are deleted; 0: no limit", 0, 1 << 20
+    )
     retain_records: float = _number(
-        365.0, "days after which the record of a job without images is deleted; 0: never", 0, 36_500
+        365.0,
+        "days after which the record of a job without images is deleted, unless it is a favorite; 0: never",
+        0,
+        36_500,
     )
     disk_reserve: int = _number(512, "MiB of free disk space below which no job is accepted", 0, 1 << 24)
     upload_hours: float = _number(24.0, "hours after which a reference image is deleted", 0.01, 8760)

@@ -1,6 +1,5 @@
 """The settings of a server as `umrgen config` reports them: the values in force, and the problems of a file."""
 
-import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,11 +15,11 @@ from umrgen.server.settings import (
     unknown_settings,
     without_password,
 )
+from umrgen.server.setting_values import without_secret
 
 __all__ = ["in_force", "problems"]
 
 _SECRETS = ("api_key", "metrics_token")
-_SECRET_OPTION = re.compile(r"(?i)([^=]*(?:key|token|secret|password)[^=]*)=.*", re.DOTALL)
 
 
 def in_force(environment: Mapping[str, str], file: Path | None) -> Iterator[tuple[str, str, str]]:
@@ -43,7 +42,7 @@ def _shown(name: str, value: Any) -> str:
     if name == "ledger":
         return without_password(value)
     if name == "engine_option":
-        return ", ".join(_SECRET_OPTION.sub(r"\1=…", option) for option in value) or "none"
+        return ", ".join(map(without_secret, value)) or "none"
     if isinstance(value, bool):
         return "on" if value else "off"
     text = ", ".join(value) if isinstance(value, tuple) else str(value)

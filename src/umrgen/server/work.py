@@ -5,11 +5,12 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
+from functools import partial
 
 from umrgen.server.application import Application
 from umrgen.server.http.app import make_operator_app
 from umrgen.server.http.server import HttpServer, reserve
-from umrgen.server.serve import LAST_RESPONSES, StopRequest, loop_factory
+from umrgen.server.serve import LAST_RESPONSES, StopRequest, loop_factory, reload_settings
 from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.state import own_state
 
@@ -21,8 +22,11 @@ CONNECTIONS = 100
 """Concurrent connections for /metrics and the probes."""
 
 
-def _check(settings: Settings) -> None:
-    """Raise BadSettings unless the ledger and the blobs can be those of another process."""
+def _checked(settings: Settings) -> Settings:
+    """Return the settings without MCP.
+
+    Raises BadSettings unless the ledger and the blobs can be those of another process.
+    """
     if not settings.shares_ledger:
         raise BadSettings(
             f"a worker needs the ledger of the servers; got {settings.ledger}",
@@ -35,13 +39,14 @@ def _check(settings: Settings) -> None:
         )
     if not settings.engines:
         raise BadSettings("a worker without engines draws nothing", next="Omit engines = false.")
+    return replace(settings, mcp=False)
 
 
-async def _work(settings: Settings, announce: Callable[[], None]) -> None:
+async def _work(settings: Settings, announce: Callable[[], None], load: Callable[[], Settings]) -> None:
     application = Application(settings)
     await application.open()
     try:
-        stop = StopRequest(application, lambda: log.info("a worker reloads no settings"))
+        stop = StopRequest(application, partial(reload_settings, application, load))
         async with _for_operators(application, settings):
             application.start()
             await _draw(application, stop, settings, announce)
@@ -74,9 +79,11 @@ async def _draw(application: Application, stop: StopRequest, settings: Settings,
         await application.drain(settings.drain)
 
 
-def work(settings: Settings, announce: Callable[[], None]) -> None:
-    """Draw jobs until a signal; `announce` is called when the worker has started. Raises BadSettings."""
-    _check(settings)
-    settings = replace(settings, mcp=False)
+def work(settings: Settings, announce: Callable[[], None], load: Callable[[], Settings]) -> None:
+    """Draw jobs until a signal; `announce` is called when the worker has started.
+
+    `load` returns the settings as they are written now, for SIGHUP. Raises BadSettings.
+    """
+    settings = _checked(settings)
     with own_state(settings.state), asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_work(settings, announce))
+        runner.run(_work(settings, announce, lambda: _checked(load())))

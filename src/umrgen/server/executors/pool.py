@@ -11,7 +11,7 @@ from umrgen.server.executors import JobBatch, OnPreview, OnStep, VerifiedImage, 
 from umrgen.server.executors.link import EngineLink, Listener
 from umrgen.server.tasks import cancelled
 
-__all__ = ["EnginePool"]
+__all__ = ["EnginePool", "start_failure"]
 
 Link = TypeVar("Link", bound=EngineLink)
 
@@ -21,6 +21,16 @@ FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
 """Seconds until an engine that cannot be loaded is tried again; doubled each time."""
 LAST_SECONDS = 2.0
 """Seconds that an engine which is being started has to end when the server stops; it was killed already."""
+
+
+def start_failure(error: Exception) -> str:
+    """Return why an engine, or the way to it, could not be started, as shown to callers; log what is unexpected."""
+    if isinstance(error, EngineFailure | EngineCrashed):
+        return str(error)
+    if isinstance(error, OSError):  # such as a limit of processes, of memory, or of open files
+        return f"the engine could not be started: {error.strerror or type(error).__name__}"
+    log.error("the engine could not be started", exc_info=error)
+    return f"the engine could not be started: {type(error).__name__}"
 
 
 class EnginePool(ABC, Generic[Link]):
@@ -55,10 +65,11 @@ class EnginePool(ABC, Generic[Link]):
         while True:
             try:
                 engine = await self._started_on(device)
-            except (EngineFailure, EngineCrashed) as error:
+            except Exception as error:  # with a keeper that ended, jobs would wait for ever
+                reason = start_failure(error)
                 if not self.capacity:
-                    self.trouble = str(error)
-                log.error("%s; trying again in %.0f s", error, delay)
+                    self.trouble = reason
+                log.error("%s; trying again in %.0f s", reason, delay)
                 await asyncio.sleep(delay)
                 delay = min(LONGEST_DELAY, delay * 2)
                 continue

@@ -11,7 +11,7 @@ from umrgen.server.http.studio_cookie import device_secret
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.refusal import Refusal
 
-__all__ = ["address_of", "authenticate", "bearer", "open_for_operator"]
+__all__ = ["address_of", "authenticate", "bearer", "has_credentials", "open_for_operator"]
 
 
 def address_of(scope: Scope) -> str:
@@ -29,6 +29,11 @@ def bearer(headers: Mapping[bytes, bytes]) -> str:
     if scheme.lower() != "bearer":
         raise Problem("unauthorized", "the Authorization header must be of the form: Bearer KEY")
     return secret
+
+
+def has_credentials(headers: Mapping[bytes, bytes]) -> bool:
+    """Return whether a request has an Authorization header, or the cookie of the studio: valid or not."""
+    return bool(headers.get(b"authorization")) or device_secret(headers) is not None
 
 
 async def authenticate(services: Services, scope: Scope, headers: Mapping[bytes, bytes]) -> Caller:

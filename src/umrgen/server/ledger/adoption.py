@@ -48,9 +48,6 @@ async def adopt(ledger: Ledger, images: Iterable[FoundImage]) -> AdoptionReport:
         if await _has_record(ledger, image):
             report.known += 1
             continue
-        # An older ledger may have a note to delete the file of an attempt that was successful after all.
-        names = (image.name, thumbnail_name(image.name))
-        await ledger.outputs.forget_files([(image.session_id, name) for name in names])
         try:
             await _adopt(ledger, image)
             report.adopted.append(image.name)
@@ -76,11 +73,22 @@ async def _adopt(ledger: Ledger, image: FoundImage) -> None:
     )
     made = image.made
     job = await _unfinished_job(ledger, image.session_id, _provenance(data), now=made)
+    await _forget_deletion(ledger, image)
     token = job.token
     if job.state is State.QUEUED:
         claimed = await ledger.jobs.change(job.id, Change.CLAIM, now=made, worker=ADOPTER, lease_until=made)
         token = claimed.token
     await ledger.jobs.change(job.id, Change.COMPLETE, now=made, token=token, outputs=(output,), step=job.request.steps)
+
+
+async def _forget_deletion(ledger: Ledger, image: FoundImage) -> None:
+    """Keep the file: an older ledger may have a note to delete that of an attempt that was successful after all.
+
+    Before the job is completed, so that no crash leaves a record whose file is deleted. The file of an image that is
+    refused keeps its note.
+    """
+    names = (image.name, thumbnail_name(image.name))
+    await ledger.outputs.forget_files([(image.session_id, name) for name in names])
 
 
 def _provenance(data: bytes) -> dict[str, Any]:

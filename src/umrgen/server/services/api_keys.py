@@ -193,11 +193,13 @@ class ApiKeys:
         """Replace a key by a new one with its name, session, limits and expiry; return its secret and its record.
 
         The old key is valid for `grace` more milliseconds, or until it expires, if that is earlier. None if there is no
-        such key, or if it is revoked. Raises UnusableNewKey for the key of the settings.
+        such key, or if it is revoked. Raises UnusableNewKey for the key of the settings, and for a browser.
         """
         old = await self._keys.get(key_id)
         if old is None:
             return None
+        if old.name.startswith(STUDIO_OF):
+            raise UnusableNewKey("this is a browser that stays signed in", next="Rotate the key of its user.")
         if old.name == ADOPTED:
             raise UnusableNewKey("this key is that of the setting api_key", next="Change the setting, and restart.")
         if old.expires_at is not None and old.expires_at <= self._clock.now():

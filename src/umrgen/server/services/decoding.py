@@ -84,13 +84,14 @@ class Decoders:
 class Receptions:
     """Bounds the images that are received concurrently: of each sender, and in all."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_all: int = IN_ALL) -> None:
+        self._in_all = in_all
         self._receiving: Counter[str] = Counter()
 
     @contextmanager
     def receive(self, sender: str) -> Iterator[None]:
         """Count an image while it is received. Raises Refusal `rate_limited` at the limit."""
-        if self._receiving[sender] >= PER_SENDER or self._receiving.total() >= IN_ALL:
+        if self._receiving[sender] >= PER_SENDER or self._receiving.total() >= self._in_all:
             raise _busy()
         self._receiving[sender] += 1
         try:

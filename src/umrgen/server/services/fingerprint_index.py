@@ -33,6 +33,8 @@ class FingerprintIndex:
                 await self.once()
             except LedgerUnavailable as error:
                 log.warning("new images are not indexed, which is tried again in %g s: %s", INTERVAL, error)
+            except Exception:
+                log.exception("new images are not indexed, which is tried again in %g s", INTERVAL)
             await self._clock.sleep(INTERVAL)
 
     async def once(self) -> None:

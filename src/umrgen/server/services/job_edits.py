@@ -48,26 +48,31 @@ class JobEdits:
         """Delete the caller's jobs among these.
 
         Jobs that are not over are cancelled. When the records are written, their files are deleted; a file that cannot
-        be deleted now, or for which there is no time because the server stops, is deleted by retention.
+        be deleted now, or for which there is no time because the server stops, is deleted by retention. The first one
+        that cannot is the last that is tried: each try takes seconds while the blob store does not respond.
         """
-        total = DeletedJobs([], [], [])
+        total, can_delete = DeletedJobs([], [], []), True
         for start in range(0, len(job_ids), SLICE):
             part = await self.jobs.delete(caller.session_id, job_ids[start : start + SLICE], now=self.clock.now())
-            await self._delete_files(part.files)
+            for file in part.files:
+                self.forget(*file)
+            can_delete = can_delete and await self._delete_files(part.files)
             for all_of, some in zip((total.deleted, total.unknown), (part.deleted, part.unknown), strict=True):
                 all_of.extend(some)
         return total
 
-    async def _delete_files(self, files: Sequence[tuple[str, str]]) -> None:
-        """Delete obsolete files, and note which are gone."""
+    async def _delete_files(self, files: Sequence[tuple[str, str]]) -> bool:
+        """Delete obsolete files, and note which are gone; return False after some that cannot be deleted."""
         for start in range(0, len(files), AT_A_TIME):
             part = files[start : start + AT_A_TIME]
             gone = await asyncio.gather(*(self._delete_file(*file) for file in part))
             done = [file for file, is_gone in zip(part, gone, strict=True) if is_gone]
             await self.outputs.forget_files(done, now=self.clock.now())
+            if len(done) < len(part):
+                return False
+        return True
 
     async def _delete_file(self, session_id: str, name: str) -> bool:
-        self.forget(session_id, name)
         try:
             await self.blobs.delete(session_id, name)
         except BlobStoreUnavailable:

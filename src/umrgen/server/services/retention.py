@@ -86,6 +86,8 @@ class Retention:
                 await self.once()
             except LedgerUnavailable as error:
                 log.warning("retention failed, and is tried again in %g s: %s", INTERVAL, error)
+            except Exception:
+                log.exception("retention failed, and is tried again in %g s", INTERVAL)
             await self._clock.sleep(INTERVAL)
 
     async def once(self) -> int:

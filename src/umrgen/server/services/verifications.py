@@ -31,6 +31,8 @@ class Verifications:
     receptions: Receptions
     strangers: AddressLimit
     """Requests without a key, by client address."""
+    receptions_of_strangers: Receptions
+    """Images of callers without a key, which leave room for those of callers with one."""
     public: bool
     """Whether callers without a key may verify images."""
     trust: str = ""
@@ -45,7 +47,8 @@ class Verifications:
     @contextmanager
     def receive(self, caller: Caller | None, address: str) -> Iterator[None]:
         """Count an image while it is received and verified. Raises Refusal `rate_limited` at the limit."""
-        with self.receptions.receive(caller.session_id if caller else client_prefix(address)):
+        receptions = self.receptions if caller else self.receptions_of_strangers
+        with receptions.receive(caller.session_id if caller else client_prefix(address)):
             yield
 
     async def verify(self, data: bytes, caller: Caller | None) -> ImageVerification:

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import ray
 
+from umrgen.server.executors.ray.head_watch import HeadWatch
 from umrgen.server.executors.ray.ports import listening, node_ports
 from umrgen.server.executors.ray.security import ClusterRefused, check_security
 from umrgen.text import printable
@@ -89,26 +90,32 @@ class ClusterWatch:
         self._head = context.gcs_address
         self._own = context.get_node_id()
         self._nodes = alive_nodes()
+        self._head_watch = HeadWatch(printable(self._head))
 
     async def changes(self) -> list[str]:
-        """Wait, and return a line for each node that was added or lost. Raises ClusterRefused when our own is gone.
+        """Wait, and return a line for each node that was added or lost, and when the head stops to respond.
 
-        While the head does not respond, the actors draw on. After its restart it is another cluster, unless it kept its
+        Raises ClusterRefused when our own node is gone. While the head does not respond, the actors draw on. After its restart it is another cluster, unless it kept its
         state, and does not know this process. Ray itself ends this process when its head is away for a minute.
         """
         await asyncio.sleep(CHECK_SECONDS)
-        before = self._nodes
-        self._nodes = await asyncio.to_thread(self._alive)
+        found = await asyncio.to_thread(self._alive)
+        lines = self._head_watch.observe(found is not None)
+        before, self._nodes = self._nodes, self._nodes if found is None else found
         if self._own not in self._nodes:
             raise ClusterRefused("the node of this machine was removed from the Ray cluster")
         return [
+            *lines,
             *(f"Ray: a node was added: {node_ports(self._nodes[node])}" for node in self._nodes.keys() - before.keys()),
             *(f"Ray: a node was lost: {node_ports(before[node])}" for node in before.keys() - self._nodes.keys()),
         ]
 
-    def _alive(self) -> dict[str, Mapping[str, Any]]:
-        """Return the connected nodes. Ray aborts the process of a caller whose head is away, so call the head first."""
+    def _alive(self) -> dict[str, Mapping[str, Any]] | None:
+        """Return the connected nodes; None while the head does not respond.
+
+        Ray aborts the process of a caller whose head is away, so call the head first.
+        """
         with suppress(ClusterRefused):
             requires_token(self._head)
             return alive_nodes()
-        return self._nodes
+        return None

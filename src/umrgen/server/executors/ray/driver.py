@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from concurrent.futures import Future
 from typing import Any
 
@@ -44,7 +45,7 @@ class _Actor:
         try:
             async for item in self._handle.live.options(num_returns="streaming").remote():
                 self._driver.send(self._number, *checked(await item))
-        except ray.exceptions.RayError as error:
+        except Exception as error:  # without its end, the server would wait for this engine for ever
             reason = _reason(error)
         self.kill()
         self._driver.send(self._number, {"is": "ended", "error": reason})
@@ -83,7 +84,10 @@ def _reason(error: Exception) -> str:
         return "its actor or node died"
     if isinstance(error, ray.exceptions.RayTaskError):
         return f"its actor raised {type(error.cause).__name__}"
-    return f"Ray lost its actor ({type(error).__name__})"
+    if isinstance(error, ray.exceptions.RayError):
+        return f"Ray lost its actor ({type(error).__name__})"
+    traceback.print_exception(error)
+    return f"the connection to its actor failed ({type(error).__name__})"
 
 
 class _Driver:
@@ -117,14 +121,22 @@ class _Driver:
     def _execute(self, head: dict[str, Any], body: bytes) -> None:
         number, actor = head["engine"], self._actors.get(head["engine"])
         if head["do"] == "open":
-            actor = self._actors[number] = _Actor(self, number)
-            task = asyncio.ensure_future(actor.live())
-            self._living.add(task)
-            task.add_done_callback(lambda task: self._forget(number, task))
+            self._open(number)
         elif actor is not None and head["do"] == "close":
             actor.kill()
         elif actor is not None:
             actor.receive(head, body)
+
+    def _open(self, number: int) -> None:
+        """Create an actor, or report that Ray has refused it."""
+        try:
+            actor = self._actors[number] = _Actor(self, number)
+        except Exception as error:
+            self.send(number, {"is": "ended", "error": _reason(error)})
+            return
+        task = asyncio.ensure_future(actor.live())
+        self._living.add(task)
+        task.add_done_callback(lambda task: self._forget(number, task))
 
     def _forget(self, number: int, task: "asyncio.Task[None]") -> None:
         del self._actors[number]

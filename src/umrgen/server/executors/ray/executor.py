@@ -7,7 +7,7 @@ from typing import Any
 
 from umrgen.server.engines import EngineCrashed, EngineStalled
 from umrgen.server.executors import WatchdogLimits
-from umrgen.server.executors.pool import FIRST_DELAY, LAST_SECONDS, EnginePool
+from umrgen.server.executors.pool import FIRST_DELAY, LAST_SECONDS, EnginePool, start_failure
 from umrgen.server.executors.ray.connection import LOST, ActorLink, RayConnection
 from umrgen.server.executors.ray.spec import EngineSpec, RaySpec
 from umrgen.server.running_time import RunningTimeout
@@ -64,9 +64,9 @@ class RayExecutor(EnginePool[ActorLink]):
         while True:
             try:
                 self._connection = await RayConnection.open(self._spec, CONNECT_SECONDS)
-            except EngineCrashed as error:
-                self.trouble = str(error)
-                log.error("%s; trying again in %.0f s", error, delay)
+            except Exception as error:  # no engine would be started again without this task
+                self.trouble = start_failure(error)
+                log.error("%s; trying again in %.0f s", self.trouble, delay)
                 await asyncio.sleep(delay)
                 delay = min(LONGEST_DELAY, delay * 2)
                 continue

@@ -26,4 +26,12 @@ def _bytes(model: Any) -> int:
         return 0
     if path.is_file():
         return path.stat().st_size
-    return sum((Path(folder) / name).stat().st_size for folder, _, names in os.walk(path) for name in names)
+    return sum(_size(Path(folder) / name) for folder, _, names in os.walk(path) for name in names)
+
+
+def _size(file: Path) -> int:
+    """Return the size of a file; 0 for a link whose target is missing, and for a file that was deleted meanwhile."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0

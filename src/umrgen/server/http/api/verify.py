@@ -6,7 +6,7 @@ from starlette.responses import Response
 from umrgen.server.http import Services
 from umrgen.server.http.api.references import file_of
 from umrgen.server.http.api.responses import ManifestAnswer, VerificationAnswer, json_response
-from umrgen.server.http.auth import address_of, authenticate
+from umrgen.server.http.auth import address_of, authenticate, has_credentials
 from umrgen.server.http.forms import boundary_of, read_form
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.decoding import MAX_BYTES
@@ -29,7 +29,7 @@ async def verify(services: Services, request: Request) -> Response:
 async def _caller(services: Services, request: Request, address: str) -> Caller | None:
     """Return the caller; None for one without a key, where the server allows it."""
     headers = dict(request.headers.raw)
-    if headers.get(b"authorization") or not services.verifications.public:
+    if has_credentials(headers) or not services.verifications.public:
         return await authenticate(services, request.scope, headers)
     services.verifications.count_stranger(address)
     return None

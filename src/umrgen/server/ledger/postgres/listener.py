@@ -56,13 +56,16 @@ class ChangeListener:
                 await self._listen()
             except (psycopg.Error, LedgerUnavailable) as error:
                 self._report_lost(error)
+            except Exception:
+                log.exception("changes of other servers could not be observed; the listener connects again")
+                await asyncio.sleep(RETRY)
             await self._connection.close()
             await self._reconnect()
 
     async def _listen(self) -> None:
         await self._on_number(None)
         async for notification in self._connection.notifies():
-            await self._on_number(int(notification.payload))
+            await self._on_number(_number(notification.payload))
 
     async def _connect(self) -> None:
         try:
@@ -92,3 +95,8 @@ class ChangeListener:
         if self._lost_at is not None:
             log.warning("PostgreSQL is back after %.1f s", time.monotonic() - self._lost_at)
             self._lost_at = None
+
+
+def _number(payload: str) -> int | None:
+    """Return the change number of a notification; None for that of another program on the same channel."""
+    return int(payload) if payload.isascii() and payload.isdigit() else None

@@ -34,7 +34,7 @@ from umrgen.server.ledger.values import (
 __all__ = ["SqlJobStore"]
 
 CACHED = 4096
-"""Finished jobs that are cached in memory. No server changes a finished job, so the cache is never stale."""
+"""Finished jobs that are cached in memory. Only their owners change them, and every such change is observed."""
 PRUNING = ("prune_calls", "prune_idempotency", "prune_webhooks", "prune_outputs", "prune_jobs")
 READ_AHEAD = 8
 """Jobs of different sessions that a claim reads at a time, for the claims that follow in its transaction."""
@@ -265,11 +265,16 @@ class SqlJobStore:
         self._finished.clear()
 
     def _cache(self, job: Job | None) -> Job | None:
-        if job is not None and job.over:
-            self._finished[job.id] = job
-            self._finished.move_to_end(job.id)
-            if len(self._finished) > CACHED:
-                self._finished.popitem(last=False)
+        """Cache a job that is over, and return it; or the cached one, if it was changed after this one was read."""
+        if job is None or not job.over:
+            return job
+        kept = self._finished.get(job.id)
+        if kept is not None and kept.version > job.version:
+            return kept
+        self._finished[job.id] = job
+        self._finished.move_to_end(job.id)
+        if len(self._finished) > CACHED:
+            self._finished.popitem(last=False)
         return job
 
     async def submit(

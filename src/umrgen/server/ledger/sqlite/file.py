@@ -1,6 +1,7 @@
 """The ledger in one SQLite file: WAL, every commit synced. Several servers on one machine may share the file."""
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -18,6 +19,8 @@ from umrgen.server.ledger.sqlite.connection import SqliteConnection, connect, mi
 from umrgen.server.ledger.values import OnChange
 
 __all__ = ["SqliteLedger"]
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -85,9 +88,13 @@ class SqliteLedger(SqlStores):
     async def _poll(self, feed: ChangeFeed, on_change: OnChange) -> None:
         while True:
             await asyncio.sleep(POLL_INTERVAL)
-            with suppress(LedgerUnavailable):  # the next poll reads from the same change number
+            try:
                 if jobs := feed.read(self._reader):
                     on_change(jobs)
+            except LedgerUnavailable:
+                pass  # the next poll reads from the same change number
+            except Exception:
+                log.exception("changes of other servers could not be observed")
 
     async def read(self, query: Callable[[SqlConnection], T]) -> T:
         return query(self._reader)

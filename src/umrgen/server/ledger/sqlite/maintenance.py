@@ -94,7 +94,11 @@ def restore(copy: Path, path: Path) -> Path | None:
     partial = path.with_name(f".{path.name}.restored")
     partial.unlink(missing_ok=True)
     _copy(lambda: _open_unchanged(copy), partial)
-    replaced = _keep_replaced(path)
+    try:
+        replaced = _keep_replaced(path)
+    except MaintenanceFailed:
+        partial.unlink()
+        raise
     partial.replace(path)
     sync_folder(path.parent)
     return replaced
@@ -127,8 +131,7 @@ def _keep_replaced(path: Path) -> Path | None:
     """Give the ledger's file a second name, so that nothing of it is lost; return this name, or None without a file."""
     if not path.exists():
         return None
-    with suppress(sqlite3.Error), closing(connect(path)) as connection:  # a damaged file is kept as it is
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    _close_journal(path)
     kept = path.with_name(f"{path.name}.replaced-{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z")
     try:
         os.link(path, kept)
@@ -138,6 +141,20 @@ def _keep_replaced(path: Path) -> Path | None:
         with suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(kept.with_name(kept.name + suffix))
     return kept
+
+
+def _close_journal(path: Path) -> None:
+    """Write the rows of the write-ahead log into the ledger's file, which only its sole user can do.
+
+    A damaged file is kept as it is. Raises MaintenanceFailed while a process has the ledger open, such as a server with
+    another state folder: what it writes later would be in the replaced file.
+    """
+    try:
+        with closing(connect(path, busy_seconds=0)) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            raise MaintenanceFailed(f"a server uses the ledger {path}", next="Stop all servers of it first.") from None
 
 
 def _copy(opened: Callable[[], sqlite3.Connection], target: Path) -> int:
