@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from umrgen.server.setting_values import without_secret
 from umrgen.server.settings import (
     RETIRED,
     BadSettings,
@@ -15,7 +16,6 @@ from umrgen.server.settings import (
     unknown_settings,
     without_password,
 )
-from umrgen.server.setting_values import without_secret
 
 __all__ = ["in_force", "problems"]
 

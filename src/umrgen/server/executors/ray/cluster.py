@@ -95,8 +95,9 @@ class ClusterWatch:
     async def changes(self) -> list[str]:
         """Wait, and return a line for each node that was added or lost, and when the head stops to respond.
 
-        Raises ClusterRefused when our own node is gone. While the head does not respond, the actors draw on. After its restart it is another cluster, unless it kept its
-        state, and does not know this process. Ray itself ends this process when its head is away for a minute.
+        While the head does not respond, the actors draw on. After its restart it is another cluster, unless it kept its
+        state, and does not know this process. Ray itself ends this process when its head is away for a minute. Raises
+        ClusterRefused when our own node is gone.
         """
         await asyncio.sleep(CHECK_SECONDS)
         found = await asyncio.to_thread(self._alive)
