@@ -44,8 +44,9 @@ from umrgen.server.ledger import (
     Webhook,
     WebhookState,
 )
-from umrgen.server.ledger.postgres.connection import CHANNEL
+from umrgen.server.ledger.postgres.connection import CHANNEL, PostgresAddress
 from umrgen.server.ledger.postgres.ledger import PostgresLedger
+from umrgen.server.ledger.postgres.pipeline import StatementPipeline
 from umrgen.server.ledger.sql import pages, statements
 from umrgen.server.ledger.sql.jobs import READ_AHEAD, SqlJobStore
 from umrgen.server.ledger.sql.statements import Dialect, load_migrations, load_statements
@@ -381,6 +382,29 @@ async def test_a_change_of_state_gets_a_change_number_and_progress_does_not(obse
     )
     assert queued.changed < running.changed == progressed.changed
     assert progressed.version > running.version
+
+
+async def test_a_batch_that_is_larger_than_the_buffers_of_a_connection_is_committed(observed: ObservedLedger) -> None:
+    """Megabytes of prompts, of jobs that are submitted at once; PostgreSQL responds when it has received all."""
+    request = msgspec.structs.replace(SPEC, prompt="\N{SAILBOAT}\N{VARIATION SELECTOR-16}" * 1000)
+    async with asyncio.timeout(30):
+        made = await asyncio.gather(
+            *(
+                observed.ledger.jobs.submit(f"ext_{number}", "sid_a", request, "procedural", now=1)
+                for number in range(200)
+            )
+        )
+    assert all(new for _, new in made)
+    assert await observed.ledger.jobs.count() == JobCounts(200, 0)
+
+
+@pytest.mark.timeout(20)
+def test_a_statement_may_be_larger_than_the_buffers_of_a_connection(postgres: PostgresDatabases) -> None:
+    with closing(PostgresAddress(postgres.create_schema()).connect()) as connection:
+        pipeline = StatementPipeline(connection)
+        results = [pipeline.send(b"SELECT length($1::text)", ["x" * 3_000_000]) for _ in range(2)]
+        pipeline.sync()
+        assert [result.rows() for result in results] == [[[3_000_000]]] * 2
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])

@@ -2088,6 +2088,14 @@ MUTATIONS = (
         f"{RAY}::TestActors::test_a_dead_or_hanging_actor_is_replaced",
     ),
     _server(
+        "postgres-large-batch",
+        "reliability: the changes of a batch are committed whatever their size",
+        "ledger/postgres/pipeline.py",
+        "(self._ready if unsent else self._readable).poll()",
+        "self._readable.poll()",
+        "tests/conformance/test_ledger.py::test_a_statement_may_be_larger_than_the_buffers_of_a_connection",
+    ),
+    _server(
         "observed-again",
         "scaling: a server sees the changes of the others again after a failure to observe one",
         "ledger/postgres/listener.py",

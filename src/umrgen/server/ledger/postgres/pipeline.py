@@ -74,8 +74,9 @@ class StatementPipeline:
         self._names = 0
         self._waiting: deque[PipelineResult] = deque()
         """The results that the next `sync` receives, in the order of their statements."""
-        self._poll = select.poll()
-        self._poll.register(self._pgconn.socket, select.POLLIN)
+        self._readable, self._ready = select.poll(), select.poll()
+        self._readable.register(self._pgconn.socket, select.POLLIN)
+        self._ready.register(self._pgconn.socket, select.POLLIN | select.POLLOUT)
 
     def send(self, sql: bytes, values: Sequence[Any] = ()) -> PipelineResult:
         """Send a statement, which is prepared when it is sent first. Raises psycopg.OperationalError."""
@@ -113,8 +114,9 @@ class StatementPipeline:
 
     def _next(self) -> pq.abc.PGresult | None:
         """Wait for a result, without holding the interpreter's lock; None at the end of those of one statement."""
-        while self._pgconn.flush() or self._pgconn.is_busy():
-            self._poll.poll()
+        while (unsent := self._pgconn.flush()) or self._pgconn.is_busy():
+            # More than the system's buffer is sent part by part; PostgreSQL responds to the whole only.
+            (self._ready if unsent else self._readable).poll()
             self._pgconn.consume_input()
         return self._pgconn.get_result()
 
