@@ -196,12 +196,14 @@ async def test_a_preview_is_kept_for_the_jobs_that_are_watched(observed: Observe
     await previews.watch(["ext_1", "ext_2"], now=1000, until=5000)
     assert await previews.watched(["ext_1", "ext_3"], now=4999) == ["ext_1"]
     assert await previews.watched(["ext_1"], now=5000) == []
-    assert await previews.newer({"ext_1": 0}) == {}
+    assert await previews.newer({"ext_1": 0}, limit=9) == {}
     await previews.put({"ext_1": b"\x00one", "ext_3": b"unwatched"}, version=7)
-    assert await previews.newer({"ext_1": 0, "ext_2": 0, "ext_3": 0}) == {"ext_1": (7, b"\x00one")}
-    assert await previews.newer({"ext_1": 7}) == {}
+    assert await previews.newer({"ext_1": 0, "ext_2": 0, "ext_3": 0}, limit=9) == {"ext_1": (7, b"\x00one")}
+    assert await previews.newer({"ext_1": 7}, limit=9) == {}
     await previews.watch(["ext_1"], now=2000, until=6000)
-    assert await previews.newer({"ext_1": 6}) == {"ext_1": (7, b"\x00one")}, "a renewed watch keeps the preview"
+    assert await previews.newer({"ext_1": 6}, limit=9) == {"ext_1": (7, b"\x00one")}, (
+        "a renewed watch keeps the preview"
+    )
     await previews.watch(["ext_4"], now=6000, until=9000)
     assert await previews.watched(["ext_1", "ext_2", "ext_4"], now=0) == ["ext_4"], "expired watches are deleted"
     await previews.remove(["ext_4"])

@@ -2706,6 +2706,14 @@ MUTATIONS = (
         f"{EXCHANGE}::test_large_previews_and_those_of_more_jobs_are_not_written",
     ),
     _server(
+        "previews-of-others",
+        "scaling: watchers of jobs without a preview do not keep others from one",
+        "scheduler/preview_exchange.py",
+        "if job_id not in running][:WATCHED]",
+        "if job_id not in running][:MOST]",
+        "tests/unit/test_preview_exchange.py::test_watchers_of_queued_jobs_do_not_keep_others_from_a_preview",
+    ),
+    _server(
         "preview-size-bounded",
         "scaling: a preview of more than 64 KiB is not written",
         "scheduler/preview_exchange.py",

@@ -80,7 +80,7 @@ async def test_the_preview_of_a_job_that_is_over_is_deleted(exchange: Exchange) 
         await exchange.round()
         exchange.drawing.running = []
         await exchange.drawing.exchange.once()
-        assert await exchange.ledger.previews.newer({"ext_1": 0}) == {}
+        assert await exchange.ledger.previews.newer({"ext_1": 0}, limit=9) == {}
 
 
 async def test_large_previews_and_those_of_more_jobs_are_not_written(exchange: Exchange) -> None:
@@ -93,7 +93,34 @@ async def test_large_previews_and_those_of_more_jobs_are_not_written(exchange: E
     for job_id in jobs[1:]:
         exchange.drawing.previews.put(job_id, bytes(LARGEST))
     await exchange.drawing.exchange.once()
-    assert sorted(await exchange.ledger.previews.newer(dict.fromkeys(jobs, 0))) == jobs[1:MOST]
+    assert sorted(await exchange.ledger.previews.newer(dict.fromkeys(jobs, 0), limit=9)) == jobs[1:MOST]
+
+
+async def test_watchers_of_queued_jobs_do_not_keep_others_from_a_preview(exchange: Exchange) -> None:
+    exchange.drawing.running = ["ext_1"]
+    with ExitStack() as stack:
+        for number in range(2 * MOST):
+            stack.enter_context(exchange.watching.previews.watch(f"ext_queued_{number}"))
+        stack.enter_context(exchange.watching.previews.watch("ext_1"))
+        await exchange.round()
+        exchange.drawing.previews.put("ext_1", b"one")
+        await exchange.round()
+        assert exchange.watching.previews.last("ext_1") == b"one"
+
+
+async def test_some_previews_are_read_at_a_time_and_none_is_left_out(exchange: Exchange) -> None:
+    jobs = [f"ext_{number:02}" for number in range(2 * MOST)]
+    store, side = exchange.ledger.previews, exchange.watching
+    with ExitStack() as stack:
+        for job_id in jobs:
+            stack.enter_context(side.previews.watch(job_id))
+        await side.exchange.once()
+        await store.put(dict.fromkeys(jobs, b"one"), version=1)
+        await side.exchange.once()
+        await store.put({jobs[0]: b"two"}, version=2)
+        assert len(side.woken) == MOST
+        await side.exchange.once()
+        assert sorted(side.woken) == jobs, "the ones that were written longest ago are read first"
 
 
 async def test_a_server_exchanges_no_preview_of_the_jobs_it_draws(exchange: Exchange) -> None:

@@ -424,8 +424,11 @@ class PreviewStore(Protocol):
         """Replace the previews (JPEG) of watched jobs, by the id of the job."""
         ...
 
-    async def newer(self, known: Mapping[str, int]) -> dict[str, tuple[int, bytes]]:
-        """Return version and image of the previews whose version is another than the one in `known`, by job."""
+    async def newer(self, known: Mapping[str, int], *, limit: int) -> dict[str, tuple[int, bytes]]:
+        """Return version and image of the previews whose version is another than the one in `known`, by job.
+
+        At most `limit`, those that were written longest ago.
+        """
         ...
 
     async def remove(self, job_ids: Collection[str]) -> None:

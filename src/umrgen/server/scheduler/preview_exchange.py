@@ -21,7 +21,9 @@ INTERVAL = 0.5
 WATCH = 30_000
 """Milliseconds for which a job is watched; renewed after a third of it."""
 MOST = 8
-"""Jobs whose previews a server writes, and jobs whose previews it reads, at a time."""
+"""Jobs whose previews a server writes, and jobs whose previews it reads, in one round."""
+WATCHED = 200
+"""Jobs that a server watches at others: most of them may be queued, and have no preview yet."""
 LARGEST = 64 << 10
 """Bytes of a preview that is written: the engines' have at most 384 pixels a side, and some 20 KiB."""
 
@@ -104,13 +106,13 @@ class PreviewExchange:
 
     async def _read(self) -> None:
         running = set(self._running())
-        foreign = [job_id for job_id in self._previews.watched if job_id not in running][:MOST]
+        foreign = [job_id for job_id in self._previews.watched if job_id not in running][:WATCHED]
         self._versions = {job_id: self._versions.get(job_id, 0) for job_id in foreign}
         self._renewed = {job_id: at for job_id, at in self._renewed.items() if job_id in self._versions}
         await self._renew(foreign)
         if not foreign:
             return
-        for job_id, (version, image) in (await self._store.newer(self._versions)).items():
+        for job_id, (version, image) in (await self._store.newer(self._versions, limit=MOST)).items():
             self._versions[job_id] = version
             self._previews.put(job_id, image)
 

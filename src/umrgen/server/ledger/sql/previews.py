@@ -18,9 +18,9 @@ def _put(transaction: Transaction, images: Mapping[str, bytes], version: int) ->
         transaction.connection.send("put_preview", {"job_id": job_id, "version": version, "image": image})
 
 
-def _newer(connection: SqlConnection, known: Mapping[str, int]) -> dict[str, tuple[int, bytes]]:
+def _newer(connection: SqlConnection, known: Mapping[str, int], limit: int) -> dict[str, tuple[int, bytes]]:
     versions = connection.all("preview_versions", {"ids": list(known)})
-    newer = [job_id for job_id, version in versions if version != known[job_id]]
+    newer = [job_id for job_id, version in versions if version != known[job_id]][:limit]
     rows = connection.all("get_previews", {"ids": newer}) if newer else []
     return {job_id: (version, bytes(image)) for job_id, version, image in rows}
 
@@ -41,8 +41,8 @@ class SqlPreviewStore:
     async def put(self, images: Mapping[str, bytes], *, version: int) -> None:
         await self._database.write(lambda transaction: _put(transaction, images, version))
 
-    async def newer(self, known: Mapping[str, int]) -> dict[str, tuple[int, bytes]]:
-        return await self._database.read(lambda connection: _newer(connection, known))
+    async def newer(self, known: Mapping[str, int], *, limit: int) -> dict[str, tuple[int, bytes]]:
+        return await self._database.read(lambda connection: _newer(connection, known, limit))
 
     async def remove(self, job_ids: Collection[str]) -> None:
         values = {"ids": list(job_ids)}

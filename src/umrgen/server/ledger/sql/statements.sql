@@ -388,7 +388,7 @@ UPDATE previews SET version = :version, image = :image WHERE job_id = :job_id;
 DELETE FROM previews WHERE job_id {in ids};
 
 -- name: preview_versions
-SELECT job_id, version FROM previews WHERE job_id {in ids} AND version > 0;
+SELECT job_id, version FROM previews WHERE job_id {in ids} AND version > 0 ORDER BY version, job_id;
 
 -- name: get_previews
 SELECT job_id, version, image FROM previews WHERE job_id {in ids} AND image IS NOT NULL;
