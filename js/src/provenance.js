@@ -1,6 +1,6 @@
 // What an image file states of itself, without a server: the record of UMRGEN and the source type of any program in XMP,
 // the settings in the texts of a PNG, and whether the pixels are those that were marked. A mark is not signed: any program can write or remove it.
-import { parametersOf } from "./a1111.js";
+import { parametersOf } from "./parameters.js";
 import { hex, sniff, verify } from "./images.js";
 import { bytesOf } from "./references.js";
 import { printable } from "./text.js";
@@ -164,7 +164,7 @@ function pngParts(bytes) {
     if (!PNG_TEXTS.includes(name)) content.push(bytes.subarray(at, end));
     const found = name === "tEXt" || name === "iTXt" ? textOf(name, bytes.subarray(at + 8, end - 4)) : null;
     if (found?.[0] === XMP_KEY) packets.push(found[1]);
-    if (found) texts.set(...found);
+
   }
   return { packets, content, hasManifest, texts };
 }

@@ -1,5 +1,5 @@
 // The settings with which an image was drawn, read from its file: of UMRGEN, or in the form of AUTOMATIC1111's web UI.
-import { parametersOf } from "../src/a1111.js";
+import { parametersOf } from "../src/parameters.js";
 import { pngTexts } from "./png_text.js";
 
 /** @import { Draft } from "./draft.js" */
