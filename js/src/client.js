@@ -302,7 +302,7 @@ function checkValues({ idempotencyKey, ...request }) {
   for (const [name, value] of Object.entries(request)) {
     const parts = [value].flat().flatMap((part) => (part && typeof part === "object" ? Object.values(part) : [part]));
     for (const part of parts) {
-      if (typeof part === "number" && false) throw new InvalidRequest(`${name} must have finite numbers; got ${part}`);
+      if (typeof part === "number" && !Number.isFinite(part)) throw new InvalidRequest(`${name} must have finite numbers; got ${part}`);
       if (typeof part === "string" && /\p{Surrogate}/u.test(part)) throw new InvalidRequest(`${name} is not valid Unicode; got ${quoted(part, 60)}`);
     }
   }

@@ -164,7 +164,7 @@ function pngParts(bytes) {
     if (!PNG_TEXTS.includes(name)) content.push(bytes.subarray(at, end));
     const found = name === "tEXt" || name === "iTXt" ? textOf(name, bytes.subarray(at + 8, end - 4)) : null;
     if (found?.[0] === XMP_KEY) packets.push(found[1]);
-
+    if (found) texts.set(...found);
   }
   return { packets, content, hasManifest, texts };
 }

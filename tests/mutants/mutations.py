@@ -2018,22 +2018,6 @@ MUTATIONS = (
         "                raise error\n    return None",
         f"{CLI_JOBS}::test_a_file_is_checked_although_the_server_cannot_be_asked",
     ),
-    Mutation(
-        "no-nan-in-javascript",
-        "contract: a number that JSON cannot have is refused, not sent as null",
-        "js/src/client.js",
-        "!Number.isFinite(part)",
-        "false",
-        ("tests/integration/test_js_client.py::test_suite[values.test.js]",),
-    ),
-    Mutation(
-        "javascript-reads-png-texts",
-        "provenance: the JavaScript reader finds in each file what the Python one does",
-        "js/src/provenance.js",
-        "    if (found) texts.set(...found);",
-        "",
-        ("tests/integration/test_js_provenance.py::test_the_marks_are_those_that_python_reads",),
-    ),
     _server(
         "values-bounded",
         "security: a JSON body has a bounded number of values",
