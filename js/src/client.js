@@ -4,13 +4,14 @@ import { CallContext, RequestBudget, RetryBudget } from "./context.js";
 import { hex } from "./images.js";
 import { Job, NO_DELETION } from "./job.js";
 import { configuredServer } from "./address.js";
-import { NotUmrgen, Unsupported } from "./errors.js";
+import { InvalidRequest, NotUmrgen, Unsupported } from "./errors.js";
 import { receiptWarnings, withSeed } from "./older_servers.js";
 import { CALL_NAMES, DEFAULTS, unknownOption, withChanges } from "./options.js";
 import { callIfSupported, post } from "./protocol.js";
 import { uploadForm } from "./references.js";
 import { MAX_LIST, parsePage, parseUpload, parseVerification } from "./responses.js";
 import { submit } from "./submit.js";
+import { quoted } from "./text.js";
 import { Transport } from "./transport.js";
 import { BatchPoller } from "./wait_many.js";
 
@@ -132,6 +133,7 @@ export class Umrgen {
     // Generated before the first attempt, so that all attempts have the same key.
     const key = idempotencyKey ?? hex(crypto.getRandomValues(new Uint8Array(16)));
     const { request, callOptions } = split(prompt, rest);
+    checkValues({ ...request, idempotencyKey: key });
     const context = this.#newContext(callOptions);
     const uploaded = [];
     for (const image of references) uploaded.push((await this.#upload(context, image)).filename);
@@ -290,6 +292,24 @@ function split(prompt, options) {
     else if (value != null) request[FIELDS[name]] = value;
   }
   return { request, callOptions };
+}
+
+/**
+ * Throw InvalidRequest for a value that cannot be sent: JSON would have `null` for a number that is not finite.
+ * @param {Record<string, unknown>} values
+ */
+function checkValues({ idempotencyKey, ...request }) {
+  for (const [name, value] of Object.entries(request)) {
+    const parts = [value].flat().flatMap((part) => (part && typeof part === "object" ? Object.values(part) : [part]));
+    for (const part of parts) {
+      if (typeof part === "number" && !Number.isFinite(part)) throw new InvalidRequest(`${name} must have finite numbers; got ${part}`);
+      if (typeof part === "string" && /\p{Surrogate}/u.test(part)) throw new InvalidRequest(`${name} is not valid Unicode; got ${quoted(part, 60)}`);
+    }
+  }
+  if (!/^[\x21-\x7e]{1,255}$/.test(String(idempotencyKey))) {
+    const rule = "idempotencyKey must have 1 to 255 visible ASCII characters";
+    throw new InvalidRequest(`${rule}; got ${quoted(String(idempotencyKey), 60)}`);
+  }
 }
 
 /**

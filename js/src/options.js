@@ -1,4 +1,5 @@
 // All limits and intervals: the same names (in camel case), meanings and defaults as in the Python client.
+import { UmrgenError } from "./errors.js";
 import { quoted } from "./text.js";
 
 const defaults = {
@@ -60,7 +61,7 @@ export const DEFAULTS = Object.freeze(defaults);
 export const CALL_NAMES = ["signal", "onEvent", ...Object.keys(defaults)];
 
 /**
- * Return `options` with some values changed. Throws TypeError for an unknown name.
+ * Return `options` with some values changed. Throws TypeError for an unknown name, UmrgenError for a bad number.
  * @param {Options} options
  * @param {Record<string, unknown>} changes
  * @param {readonly string[]} [others] other names that the call accepts
@@ -71,6 +72,12 @@ export function withChanges(options, changes, others = []) {
     if (!Object.hasOwn(DEFAULTS, name)) throw unknownOption(name, [...CALL_NAMES, ...others]);
   }
   const given = Object.entries(changes).filter(([, value]) => value !== undefined);
+  for (const [name, value] of given) {
+    // Also NaN, with which a deadline never passes.
+    if (typeof value === "number" && !(value >= 0)) {
+      throw new UmrgenError(`${name} must be a number of at least 0; got ${value}`, { code: "bad_option" });
+    }
+  }
   return { ...options, ...Object.fromEntries(given) };
 }
 

@@ -1,5 +1,6 @@
 // What an image file states of itself, without a server: the record of UMRGEN and the source type of any program in XMP,
-// and whether the pixels are those that were marked. A mark is not signed: any program can write or remove it.
+// the settings in the texts of a PNG, and whether the pixels are those that were marked. A mark is not signed: any program can write or remove it.
+import { parametersOf } from "./parameters.js";
 import { hex, sniff, verify } from "./images.js";
 import { bytesOf } from "./references.js";
 import { printable } from "./text.js";
@@ -11,7 +12,8 @@ import { printable } from "./text.js";
  * @property {"marked" | "changed" | "none"} mark "marked": made by a program, and the pixels are those that were marked;
  * "changed": they were changed since, or the mark does not cover them; "none": no mark was found, which proves nothing
  * @property {string | null} sourceType IPTC's term for how the image was made
- * @property {Record<string, any> | null} record how UMRGEN made it: prompt, seed, engine and more, as it is in the file
+ * @property {Record<string, any> | null} record how it was made: prompt, seed, engine and more, of UMRGEN as it is in the
+ * file, or the settings of AUTOMATIC1111
  * @property {string} reason a sentence for people
  * @property {boolean} hasManifest whether there is a C2PA manifest, which only a server or Python checks
  */
@@ -21,11 +23,14 @@ const SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/";
 const MAX_PACKET = 256 << 10;
 const MAX_RECORD = 64 << 10;
 const PNG_TEXTS = ["tEXt", "zTXt", "iTXt", "eXIf", "tIME", "caBX"];
-const XMP_KEY = "XML:com.adobe.xmp\0";
+const XMP_KEY = "XML:com.adobe.xmp";
 const XMP_HEADER = "http://ns.adobe.com/xap/1.0/\0";
 const UTF8 = new TextDecoder();
 
-/** The parts of a file. @typedef {{packets: string[], content: Uint8Array[], hasManifest: boolean}} Parts */
+/**
+ * The parts of a file; `texts`: those of a PNG that are not packed, by their keyword.
+ * @typedef {{packets: string[], content: Uint8Array[], hasManifest: boolean, texts?: Map<string, string>}} Parts
+ */
 
 /** @type {Record<string, (bytes: Uint8Array) => Parts>} */
 const PARTS = { "image/png": pngParts, "image/jpeg": jpegParts, "image/webp": webpParts };
@@ -48,7 +53,7 @@ export async function inspect(image) {
 }
 
 /** @param {Parts} parts */
-async function marksOf({ packets, content, hasManifest }) {
+async function marksOf({ packets, content, hasManifest, texts }) {
   if (packets.length > 1) {
     return marks("changed", "The file has several XMP packets, so none of them counts.", null, null, hasManifest);
   }
@@ -56,6 +61,11 @@ async function marksOf({ packets, content, hasManifest }) {
   const record = recordOf(property(packet, "umrgen:record") ?? "");
   const sourceType = record?.source_type ?? sourceTypeOf(packet);
   if (!record) {
+    const other = recordOf(texts?.get("umrgen") ?? "") ?? parametersOf(texts?.get("parameters") ?? "");
+    if (other) {
+      const reason = "The file has the settings of a generator, which do not cover its pixels.";
+      return marks("changed", reason, sourceType ?? other.source_type, other, hasManifest);
+    }
     if (!sourceType) {
       return marks("none", "No mark was found. That proves nothing: a screenshot removes marks.", null, null, hasManifest);
     }
@@ -128,7 +138,10 @@ async function digestOf(content) {
 
 /** @param {Uint8Array} bytes */
 function latin1(bytes, from = 0, to = bytes.length) {
-  return String.fromCharCode(...bytes.subarray(from, Math.min(to, bytes.length)));
+  const end = Math.min(to, bytes.length);
+  let text = "";
+  for (let at = from; at < end; at += 4096) text += String.fromCharCode(...bytes.subarray(at, Math.min(at + 4096, end)));
+  return text;
 }
 
 /** @param {Uint8Array} bytes */
@@ -142,18 +155,41 @@ function viewOf(bytes) {
  */
 function pngParts(bytes) {
   const [view, packets, content] = [viewOf(bytes), /** @type {string[]} */ ([]), /** @type {Uint8Array[]} */ ([])];
+  const texts = new Map();
   let hasManifest = false;
   for (let at = 8, end = 0; at + 12 <= bytes.length; at = end) {
     end = at + 12 + view.getUint32(at);
     const name = latin1(bytes, at + 4, at + 8);
     hasManifest ||= name === "caBX";
     if (!PNG_TEXTS.includes(name)) content.push(bytes.subarray(at, end));
-    if (name === "iTXt" && latin1(bytes, at + 8, at + 28) === `${XMP_KEY}\0\0`) {
-      const text = bytes.subarray(at + 28, end - 4); // after it: a language and a translated keyword
-      packets.push(UTF8.decode(text.subarray(text.indexOf(0, text.indexOf(0) + 1) + 1)));
-    }
+    const found = name === "tEXt" || name === "iTXt" ? textOf(name, bytes.subarray(at + 8, end - 4)) : null;
+    if (found?.[0] === XMP_KEY) packets.push(found[1]);
+    if (found) texts.set(...found);
   }
-  return { packets, content, hasManifest };
+  return { packets, content, hasManifest, texts };
+}
+
+/**
+ * Return the keyword and the text of a chunk; null for a packed text, which is not read: a small file could have a long one.
+ * @param {string} name
+ * @param {Uint8Array} chunk
+ * @returns {[string, string] | null}
+ */
+function textOf(name, chunk) {
+  const [key, text] = split(chunk);
+  if (name === "tEXt") return [latin1(key), latin1(text)];
+  if (text[0] || text[1] || text.length < 2) return null;
+  const [, translated] = split(text.subarray(2)); // after the language
+  return [latin1(key), UTF8.decode(split(translated)[1])];
+}
+
+/**
+ * Divide bytes at the first zero.
+ * @param {Uint8Array} bytes
+ */
+function split(bytes) {
+  const end = bytes.indexOf(0);
+  return end < 0 ? [bytes, bytes.subarray(bytes.length)] : [bytes.subarray(0, end), bytes.subarray(end + 1)];
 }
 
 /**

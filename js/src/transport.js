@@ -69,13 +69,17 @@ export class Transport {
     const started = this.clock.now();
     const controller = new AbortController();
     const onTimeout = () => controller.abort(new TransportFailure(`no response within ${timeout.toFixed(1)} s`, true));
-    return withTimeout(this.clock, timeout, onTimeout, async () => {
-      const { status, headers, body } = await this.open(this.baseUrl + path, true, request, controller, signal);
-      const text = await readText(body, limit);
-      const json = parseObject(text);
-      const elapsed = this.clock.now() - started;
-      return { status, headers, text, json, elapsed, wall: this.clock.wall() };
-    });
+    try {
+      return await withTimeout(this.clock, timeout, onTimeout, async () => {
+        const { status, headers, body } = await this.open(this.baseUrl + path, true, request, controller, signal);
+        const text = await readText(body, limit);
+        const json = parseObject(text);
+        const elapsed = this.clock.now() - started;
+        return { status, headers, text, json, elapsed, wall: this.clock.wall() };
+      });
+    } finally {
+      controller.abort(); // closes the connection of a response without a body that has one all the same (204, 304)
+    }
   }
 
   /**

@@ -1,9 +1,9 @@
 // The settings with which an image was drawn, read from its file: of UMRGEN, or in the form of AUTOMATIC1111's web UI.
+import { parametersOf } from "../src/parameters.js";
 import { pngTexts } from "./png_text.js";
 
 /** @import { Draft } from "./draft.js" */
 
-const NEGATIVE = "Negative prompt: ";
 /** Bytes of the largest file that is read. */
 const MAX_FILE = 64 << 20;
 
@@ -37,13 +37,8 @@ function settingsOfRecord(text) {
  * @param {string} text
  */
 export function settingsOfParameters(text) {
-  const lines = text.trim().split("\n");
-  const last = lines.pop() ?? "";
-  const given = Object.fromEntries([...last.matchAll(/\s*([\w ]+):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)/g)].map(([, name, value]) => [name.trim(), value.trim()]));
-  if (!given.Steps) return null;
-  const [prompt, negative = ""] = lines.join("\n").split(NEGATIVE);
-  const [width, height] = (given.Size ?? "").split("x");
-  return settings({ prompt, negative, seed: given.Seed, steps: given.Steps, width, height, model: given.Model, cfg: given["CFG scale"] });
+  const record = parametersOf(text);
+  return record && settings(record);
 }
 
 /**

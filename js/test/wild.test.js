@@ -24,6 +24,16 @@ it("does not read an endless body to its end", async () => {
   assert.ok(state.endless <= state.sent * MOST_UNREAD, `${state.endless} bytes in ${state.sent} responses`);
 });
 
+it("leaves no connection open after a body that its status does not allow", { timeout: 30_000 }, async () => {
+  const { state, close } = await wildServer();
+  const connections = () => process.getActiveResourcesInfo().filter((kind) => kind === "TCPSocketWrap").length;
+  const before = connections();
+  state.answers = [Buffer.from(`HTTP/1.1 204 OK\r\nContent-Length: 70000\r\n\r\n${"x".repeat(70_000)}`)];
+  for (let calls = 0; calls < 10; calls++) await runCall(state.url, "status", folder());
+  while (connections() > before + 6) await new Promise((resolve) => setImmediate(resolve));
+  close();
+});
+
 it("ends at a time limit when the platform does not end the body", async () => {
   const { state, close } = await wildServer();
   const head = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 300000\r\n\r\n";

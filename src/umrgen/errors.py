@@ -179,7 +179,10 @@ class NotUmrgen(ApiError):
     """The response is not from an UMRGEN server."""
 
     code = "not_umrgen"
-    next = "Check UMRGEN_BASE_URL (see `umrgen doctor`); a tunnel or proxy may have sent the response."
+    next = (
+        "Check the address (UMRGEN_BASE_URL, or `umrgen login`; see `umrgen doctor`): a tunnel or proxy may have "
+        "responded."
+    )
 
 
 class Unsupported(ApiError):
@@ -194,7 +197,7 @@ class ConnectionFailed(UmrgenError):
 
     code = "connection_failed"
     retryable = True
-    next = "Check UMRGEN_BASE_URL and that the server is running, then try again."
+    next = "Check that the server is running, and its address (UMRGEN_BASE_URL, or `umrgen login`), then try again."
 
 
 class JobFailed(UmrgenError):

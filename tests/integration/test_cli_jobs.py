@@ -1,12 +1,14 @@
 """The commands on jobs in a terminal, against a real server and the double of the first servers."""
 
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from support import ServerProcess, Terminal, cli, submit
+from support import ServerProcess, Terminal, clean_environment, cli, submit, tied
 from umrgen import SavedImage
 from umrgen.client.config import Profile, Profiles
 from umrgen.testing import FaultServer
@@ -66,6 +68,62 @@ def test_several_images_have_a_line_each(environment: dict[str, str], tmp_path: 
     events = cli("generate", "a boat", "-n", "2", "-o", str(tmp_path / "e.png"), "--events", *SMALL, **environment)
     kinds = [json.loads(line)["event"] for line in events.stdout.splitlines()]
     assert (kinds.count("submitted"), kinds[-1], kinds.count("done")) == (2, "done", 1)
+
+
+def test_lines_of_progress_fit_a_narrow_terminal_although_stdout_is_a_file(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    command = ["generate", "a boat", "-n", "3", "-o", f"{tmp_path}/", *SMALL]
+    terminal = Terminal(sys.executable, "-m", "umrgen", *command, size=(24, 30), **environment)
+    shown = terminal.read_all()
+    assert terminal.close() == 0
+    lines = [line for line in re.sub(r"\x1b\[\d*[AKJ]", "", shown).replace("\r", "\n").splitlines() if "seed" in line]
+    progress = [line for line in lines if line.startswith("   ")]
+    assert progress
+    assert max(map(len, progress)) <= 29
+
+
+def test_the_list_of_this_machine_has_no_filters(environment: dict[str, str]) -> None:
+    for filters in (["--state", "failed"], ["--search", "boat"], ["--favorite"], ["--after", "2026-01-01"]):
+        done = cli("jobs", "--local", *filters, **environment)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"without {filters[0]}" in done.stderr
+
+
+def test_the_list_can_be_of_one_engine(environment: dict[str, str]) -> None:
+    job_id = cli("submit", "a boat", *SMALL, **environment).stdout.strip()
+    assert cli("wait", job_id, **environment).returncode == 0
+    assert job_id in cli("jobs", "--engine", "procedural", **environment).stdout
+    assert cli("jobs", "--engine", "comfyui", **environment).stdout == "There are no jobs.\n"
+
+
+def test_texts_that_are_not_utf8_and_a_folder_that_is_gone(environment: dict[str, str], tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    left = f'cd {gone}; rmdir {gone}; exec "$@"'
+    command = [sys.executable, "-m", "umrgen", "generate", "x"]
+    done = subprocess.run(
+        tied("sh", "-c", left, "sh", *command), env=clean_environment(**environment), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "the current folder no longer exists" in done.stderr
+    for arguments in (["jobs", "--search", "\udcff"], ["submit", "x", "--webhook", "\udcff"]):
+        refused = cli(*arguments, **environment)
+        assert (refused.returncode, "not valid UTF-8" in refused.stderr) == (2, True)
+
+
+def test_a_file_is_checked_although_the_server_cannot_be_asked(environment: dict[str, str], tmp_path: Path) -> None:
+    image = tmp_path / "boat.png"
+    assert cli("generate", "a boat", "-o", str(image), *SMALL, **environment).returncode == 0
+    wrong = environment | {"UMRGEN_API_KEY": "wrong"}
+    done = cli("verify", str(image), **wrong)
+    assert (done.returncode, done.stdout.startswith(f"{image}: marked. ")) == (4, True)
+    assert "not accepted" in done.stderr
+    answered = cli("verify", str(image), "--json", **wrong)
+    assert (answered.returncode, json.loads(answered.stdout)["files"][0]["server"]) == (4, None)
+    measured = cli("bench", "--images", "2", **wrong)
+    assert measured.returncode == 4
+    assert "2 failed: unauthorized: " in measured.stdout
 
 
 @pytest.mark.slow

@@ -75,6 +75,27 @@ def files(signer: ManifestSigner) -> Iterator[bytes]:
         f"<rdf:Description {names}><{name}>{source}</{name}></rdf:Description>",
     ):
         yield with_packet(encoded_image("WEBP"), xmp(description))
+    settings = 'Steps: 20, CFG scale: 6.5, Seed: 7, Size: 512x768, Model: "m, n"'
+    parameters = f'a boat, at "sea"\nin fog\nNegative prompt: people\n{settings}'
+    for texts in (
+        {"parameters": parameters},
+        {"parameters": "Steps: 4"},
+        {"parameters": "a text about Steps"},
+        {"umrgen": RECORD.to_json()},
+        {"umrgen": "no JSON", "parameters": parameters, "Author": "x"},
+    ):
+        plain = encoded_image("PNG")
+        chunks = b"".join(
+            png_chunk(b"tEXt", f"{key}\0{text}".encode("latin-1", "replace")) for key, text in texts.items()
+        )
+        yield plain[:33] + chunks + plain[33:]
+        unpacked = b"".join(png_chunk(b"iTXt", f"{key}\0\0\0en\0\0{text}".encode()) for key, text in texts.items())
+        yield plain[:33] + unpacked + plain[33:]
+        yield with_packet(
+            plain[:33] + unpacked + plain[33:],
+            xmp(f'<rdf:Description {names} {name}="{source}"/>'),
+        )
+    yield plain[:33] + png_chunk(b"iTXt", b"parameters\0\x01\0\0\0packed") + png_chunk(b"tEXt", b"no zero") + plain[33:]
     head = encoded_image("PNG")[:33]
     yield head + png_chunk(b"IEND", b"")
     yield b"no image"

@@ -48,6 +48,11 @@ def test_after_a_login_no_variable_is_needed(shared_server: ServerProcess, tmp_p
     assert "umrgen login" in cli("status", "ext_none").stderr
 
 
+def test_the_name_of_the_profile_is_checked_before_the_key_is_read() -> None:
+    refused = login("", "--base-url", "http://127.0.0.1:9", "--profile", "a b")
+    assert (refused.returncode, "'a b' is not a name for a profile" in refused.stderr) == (1, True)
+
+
 def test_a_terminal_prompts_and_does_not_show_the_key(shared_server: ServerProcess) -> None:
     terminal = Terminal(sys.executable, "-m", "umrgen", "login", "--profile", "work")
     terminal.read_until("address")

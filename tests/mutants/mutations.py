@@ -48,6 +48,8 @@ DELIVERER = "tests/unit/test_webhook_deliverer.py"
 OUTPUTS = "tests/integration/test_outputs.py"
 SECURITY = "tests/integration/test_security.py"
 SURROUNDINGS = "tests/integration/test_surroundings.py"
+CLI_JOBS = "tests/integration/test_cli_jobs.py"
+CLIENT_VALUES = "tests/unit/test_client_values.py"
 TARGETS = "tests/integration/test_targets.py"
 RESUME = "tests/integration/test_resume.py::TestWhatCannotBeFinished"
 WAITING = "tests/unit/test_waiting_rules.py"
@@ -1974,6 +1976,47 @@ MUTATIONS = (
             ("OutputMissing", 6),
             ("ConnectionFailed", 7),
         )
+    ),
+    _client(
+        "no-nan-time-limit",
+        "contract: a time limit that is no number is refused",
+        "client/driver.py",
+        "and not value >= 0:",
+        "and value < 0:",
+        f"{CLIENT_VALUES}::test_a_time_limit_is_a_number_of_at_least_0",
+    ),
+    _client(
+        "values-checked-before-the-journal",
+        "contract: a request that cannot be sent leaves no entry in the journal",
+        "client/async_client.py",
+        "    check_values(body)\n    return body",
+        "    return body",
+        f"{CLIENT_VALUES}::test_one_wrong_request_of_several_leaves_no_entry_in_the_journal",
+        f"{CLIENT_VALUES}::test_a_submit_names_the_value",
+    ),
+    _client(
+        "local-list-is-whole",
+        "contract: a list that cannot be filtered is refused",
+        "cli/listing.py",
+        "    if local and given:",
+        "    if False:",
+        f"{CLI_JOBS}::test_the_list_of_this_machine_has_no_filters",
+    ),
+    _client(
+        "progress-fits-its-own-terminal",
+        "cli: lines of progress fit the terminal of stderr",
+        "cli/cells.py",
+        "os.get_terminal_size(stream.fileno())",
+        "os.get_terminal_size(1)",
+        f"{CLI_JOBS}::test_lines_of_progress_fit_a_narrow_terminal_although_stdout_is_a_file",
+    ),
+    _client(
+        "verify-without-its-server",
+        "cli: a file is checked although the server cannot be asked",
+        "cli/verify.py",
+        "                return error\n    return None",
+        "                raise error\n    return None",
+        f"{CLI_JOBS}::test_a_file_is_checked_although_the_server_cannot_be_asked",
     ),
     _server(
         "values-bounded",

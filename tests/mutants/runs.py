@@ -26,7 +26,9 @@ def prepare() -> None:
 
 
 def copy_of_sources(folder: Path, mutation: Mutation | None = None) -> Path:
-    """Copy src/ and make the mutation in it. Raises ValueError when its line does not occur exactly once."""
+    """Copy src/ and make the mutation in it. Raises ValueError for another file, and a line that is not there once."""
+    if mutation is not None and not mutation.file.startswith("src/"):  # the other folders are links
+        raise ValueError(f"{mutation.file} is not in src/")
     sources = folder / "src"
     shutil.copytree(ROOT / "src", sources)  # with the compiled files: of the changed file, it is out of date
     (folder / "js").symlink_to(ROOT / "js")  # the server reads the studio's files from here

@@ -18,6 +18,10 @@ def test_each_line_occurs_exactly_once() -> None:
     assert wrong == []
 
 
+def test_each_line_is_in_the_folder_that_is_copied() -> None:
+    assert [mutation.name for mutation in MUTATIONS if not mutation.file.startswith("src/")] == []
+
+
 def test_each_test_exists() -> None:
     for test in {test for mutation in MUTATIONS for test in mutation.tests}:
         file, *names = test.split("[")[0].split("::")

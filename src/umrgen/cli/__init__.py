@@ -134,6 +134,9 @@ def _failed_output(error: OSError) -> int:
     """Print why stdout or stderr cannot be written; nothing when its reader has closed it. Return the exit code."""
     if error.filename is not None:  # not a stream
         raise error
+    if isinstance(error, FileNotFoundError):  # of getcwd: no stream raises it
+        click.echo("umrgen: the current folder no longer exists. Change to another folder.", err=True)
+        return 1
     close_stdout()
     if not isinstance(error, BrokenPipeError):
         with suppress(OSError):

@@ -1,7 +1,7 @@
 """`umrgen bench`."""
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from umrgen.cli.common import (
     run,
 )
 from umrgen.cli.connection import ConnectionOptions, connection_options
+
+if TYPE_CHECKING:
+    from umrgen.client.load import LoadResult
 
 __all__ = ["bench"]
 
@@ -36,6 +39,7 @@ def bench(
     """Measure a server under a fixed load: images per second, and the times until an image is there.
 
     Every image is a job of this key: on a real server it takes time and counts against the key's limits.
+    Exit code: 0, or that of the first error if there was no image at all.
     """
     from umrgen.client.async_client import AsyncClient
     from umrgen.client.load import Load, run_load
@@ -51,18 +55,23 @@ def bench(
         given = {name: value for name, value in request.items() if value is not None}
         load = Load(callers, images, repeat_prompt, given)
         async with AsyncClient(journal=None, **connection.arguments()) as client:
-            result = (await run_load(client, load, SystemClock(), progress)).as_dict()
-        output.result(result | {"callers": callers}, _as_text(result, callers))
+            measured = await run_load(client, load, SystemClock(), progress)
+        output.result(measured.as_dict() | {"callers": callers}, _as_text(measured, callers))
+        if not measured.to_image and measured.first_failures:
+            raise next(iter(measured.first_failures.values()))
 
     run(output, work)
 
 
-def _as_text(result: dict[str, Any], callers: int) -> str:
+def _as_text(measured: "LoadResult", callers: int) -> str:
+    result = measured.as_dict()
     lines = [f"{result['images']} images by {callers} callers in {result['seconds']:.1f} s"]
     if result["images_per_second"] is not None:
         lines.append(f"  {result['images_per_second']:.3g} images/s")
     for name, title in (("time_to_image", "time to image"), ("queue_time", "queue time")):
         if times := result[name]:
             lines.append(f"  {title:14} p50 {times['p50']:.3f} s, p95 {times['p95']:.3f} s")
-    lines += [f"  {count} failed: {code}" for code, count in result["failures"].items()]
+    lines += [
+        f"  {count} failed: {code}: {measured.first_failures[code]}" for code, count in result["failures"].items()
+    ]
     return "\n".join(lines)

@@ -1,9 +1,12 @@
 """The width of text in a terminal, in cells: most characters take one, those of East Asia and emoji two."""
 
+import os
 import shutil
+from contextlib import suppress
+from typing import TextIO
 from unicodedata import category, east_asian_width
 
-__all__ = ["cell_width", "cut", "padded", "terminal_columns"]
+__all__ = ["cell_width", "cut", "padded", "terminal_columns", "terminal_size"]
 
 _EMOJI_STYLE = "\N{VARIATION SELECTOR-16}"
 
@@ -39,6 +42,15 @@ def padded(text: str, width: int) -> str:
     return text + " " * (width - cell_width(text))
 
 
-def terminal_columns() -> int:
-    """Return the columns of the terminal, at least 20. The last one stays empty: some terminals wrap there."""
-    return max(20, shutil.get_terminal_size().columns - 1)
+def terminal_size(stream: TextIO) -> os.terminal_size:
+    """Return the size of the terminal of a stream; of stdout's, or else 80 × 24, when it is none or states no size."""
+    with suppress(OSError, ValueError):  # not a terminal, or closed
+        size = os.get_terminal_size(stream.fileno())
+        if size.columns and size.lines:
+            return size
+    return shutil.get_terminal_size()
+
+
+def terminal_columns(stream: TextIO) -> int:
+    """Return the columns of a stream's terminal, at least 20. The last stays empty: some terminals wrap there."""
+    return max(20, terminal_size(stream).columns - 1)

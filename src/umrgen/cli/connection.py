@@ -1,6 +1,7 @@
 """The options of every command that calls a server: its address, the key, the profile and the time limit."""
 
 import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,9 +72,22 @@ def _profiles(context: click.Context, parameter: click.Parameter, incomplete: st
         return []
 
 
+class Seconds(click.FloatRange):
+    """A number of seconds, at least 0."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds
+
+
 def _timeout(command: F) -> F:
     option = click.option(
-        "--timeout", type=float, metavar="SECONDS", help="The time limit for the whole command, 600 seconds by default."
+        "--timeout",
+        type=Seconds(min=0),
+        metavar="SECONDS",
+        help="The time limit for the whole command, 600 seconds by default.",
     )
     return option(command)
 

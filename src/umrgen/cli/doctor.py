@@ -78,5 +78,5 @@ def _wrapped(text: str) -> str:
     """Return a text with line breaks and an indentation for the terminal; unchanged elsewhere."""
     if not sys.stdout.isatty():
         return text
-    width = max(20, terminal_columns() - INDENT - 2)
+    width = max(20, terminal_columns(sys.stdout) - INDENT - 2)
     return click.wrap_text(text, width).replace("\n", "\n" + " " * INDENT)

@@ -16,7 +16,8 @@ def status_once(job_id: str, server: Server, timeout: float | None = None) -> St
     """Return the job's status; retries as a submit does. Raises as `AsyncJob.status`."""
     check_job_id(job_id)
     defaults = Options()
-    options = Options(wait=0, patience=defaults.submit_patience, timeout=timeout or defaults.timeout)
+    limit = defaults.timeout if timeout is None else timeout
+    options = Options(wait=0, patience=defaults.submit_patience, timeout=limit)
     if not is_supported(server.base_url):
         import asyncio
 

@@ -65,6 +65,7 @@ def request_options(command: F) -> F:
             "--webhook",
             "webhook_url",
             metavar="URL",
+            type=EncodedText(),
             help="A URL to which the server sends a webhook when the job is over.",
         ),
         click.option("--negative", type=EncodedText(), help="A negative prompt: contents to avoid."),
@@ -235,7 +236,7 @@ def _requests(request: dict[str, Any], count: int) -> list[dict[str, Any]]:
 
 @click.command()
 @request_options
-@click.option("--idempotency-key", help="Two submits with the same key create one job.")
+@click.option("--idempotency-key", type=EncodedText(), help="Two submits with the same key create one job.")
 @connection_options
 @output_options
 def submit(

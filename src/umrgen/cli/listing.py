@@ -4,10 +4,11 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import click
 
-from umrgen.cli.common import CommandOutput, exit_on_error, output_options, run
+from umrgen.cli.common import CommandOutput, EncodedText, exit_on_error, output_options, run
 from umrgen.cli.connection import ConnectionOptions, connection_options
 from umrgen.cli.job_table import JobRow, job_lines, local_row, server_row
 
@@ -21,8 +22,11 @@ TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%d
 @click.option(
     "--state", type=click.Choice(["queued", "running", "completed", "failed"]), help="List only the jobs in this state."
 )
-@click.option("--search", metavar="WORDS", help="List only jobs whose prompt has all of these words.")
+@click.option(
+    "--search", metavar="WORDS", type=EncodedText(), help="List only jobs whose prompt has all of these words."
+)
 @click.option("--favorite", is_flag=True, help="List only favorites.")
+@click.option("--engine", metavar="NAME", type=EncodedText(), help="List only jobs that this engine has drawn.")
 @click.option("--before", type=TIME, help="List only jobs made before this time, as 2026-11-28 or 2026-11-28T10:00.")
 @click.option("--after", type=TIME, help="List only jobs made after this time.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The number of jobs.")
@@ -34,6 +38,7 @@ def jobs(
     state: str | None,
     search: str | None,
     favorite: bool,
+    engine: str | None,
     before: datetime | None,
     after: datetime | None,
     limit: int,
@@ -45,20 +50,28 @@ def jobs(
 
     In a terminal, the list has as many columns as fit its width. Elsewhere it has all of them.
     """
+    filters: dict[str, Any] = {
+        "state": state,
+        "search": search,
+        "favorite": favorite,
+        "engine": engine,
+        "before": before,
+        "after": after,
+    }
+    given = [f"--{name}" for name, value in filters.items() if value]
+    if local and given:
+        raise click.UsageError(f"--local lists the whole journal of this machine, without {', '.join(given)}.")
 
     async def on_server() -> None:
         from umrgen.client.async_client import AsyncClient
 
         most = None if every else limit + 1  # one more shows whether there are more
         async with AsyncClient(**connection.arguments()) as client:
-            matching = client.jobs(
-                state=state, search=search, favorite=favorite, before=before, after=after, limit=most
-            )
-            found = [job.raw async for job in matching]
+            found = [job.raw async for job in client.jobs(**filters, limit=most)]
         listed = found if every else found[:limit]
         output.result({"jobs": listed}, _table([server_row(job) for job in listed]))
         if len(found) > len(listed) and not output.machine_readable:
-            click.echo(f"These are the newest {limit} jobs. More: --limit {10 * limit}, or --all", err=True)
+            click.echo(f"There are more jobs: --limit {10 * limit}, or --all", err=True)
 
     def on_this_machine() -> None:
         from umrgen.client.journal import Journal
@@ -78,5 +91,5 @@ def jobs(
 def _table(rows: Sequence[JobRow]) -> str:
     from umrgen.cli.cells import terminal_columns
 
-    width = terminal_columns() if sys.stdout.isatty() else None
+    width = terminal_columns(sys.stdout) if sys.stdout.isatty() else None
     return "\n".join(job_lines(rows, time.time(), width)) if rows else "There are no jobs."

@@ -10,7 +10,7 @@ import click
 from umrgen.cli.common import CommandOutput, exit_on_error, json_option
 from umrgen.cli.connection import read_key
 from umrgen.client.address import Server
-from umrgen.client.config import DEFAULT_PROFILE, Profile, Profiles
+from umrgen.client.config import DEFAULT_PROFILE, Profile, Profiles, check_profile_name
 from umrgen.client.proxies import is_loopback
 from umrgen.errors import JobNotFound, UmrgenError, Unauthorized
 
@@ -49,6 +49,7 @@ def login(base_url: str | None, api_key_file: Path | None, profile: str, as_json
 
     def work() -> None:
         profiles = Profiles()
+        check_profile_name(profile)
         earlier = profiles.all().get(profile)
         url = base_url or _asked(URL_QUESTION, "an address", default=earlier.base_url if earlier else None)
         Server(url)  # refuse a wrong address before the key is typed
@@ -91,7 +92,7 @@ def _asked(question: str, missing: str, *, hide: bool = False, default: str | No
         raise UmrgenError(
             f"standard input does not have {missing}",
             code="no_input",
-            next="Write two lines to it: the server's address, then the API key.",
+            next="Write a line for each that no option gives to it: the server's address, then the API key.",
         )
     return answer.strip()
 

@@ -1,6 +1,5 @@
 """`umrgen generate -n`: several images of one prompt, with one line of progress for each job."""
 
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from umrgen.cli.cells import cut, terminal_columns
+from umrgen.cli.cells import cut, terminal_columns, terminal_size
 from umrgen.cli.progress import bar, describe, human_seconds, is_live, one_line
 from umrgen.errors import UmrgenError
 
@@ -80,13 +79,13 @@ class ManyJobs:
                 f"{bar(self.done / len(self.seeds))} {share}  ({human_seconds(time.monotonic() - self.started)})"
             )
         self.erase()
-        width = terminal_columns()
+        width = terminal_columns(sys.stderr)
         click.echo("".join(f"{cut(line, width)}\n" for line in lines), nl=False, err=True)
         self._drawn = len(lines)
 
     def _shown(self) -> list[JobLine]:
         """Return the lines that fit the terminal: the running jobs first."""
-        space = max(1, min(LIVE_JOBS, shutil.get_terminal_size().lines - 3))
+        space = max(1, min(LIVE_JOBS, terminal_size(sys.stderr).lines - 3))
         running_first = sorted(self._jobs.values(), key=lambda line: (line.text.startswith("queued"), line.number))
         return sorted(running_first[:space], key=lambda line: line.number)
 

@@ -126,7 +126,7 @@ class ProgressPrinter:
         """Print a line of progress: it replaces the last one on a terminal; elsewhere, only new text is printed."""
         if self._live:
             line = f"{text}  ({human_seconds(time.monotonic() - self._started)})"
-            click.echo(f"\r\x1b[2K{cut(line, terminal_columns())}", nl=False, err=True)
+            click.echo(f"\r\x1b[2K{cut(line, terminal_columns(sys.stderr))}", nl=False, err=True)
             self._line_open = True
         elif text != self._last_line:
             click.echo(text, err=True)

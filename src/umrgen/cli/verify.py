@@ -48,7 +48,7 @@ def verify(
     also when the marks were removed. It gets each file, and stores none.
 
     Exit codes are those of the marks in the files: 0 marked, 8 marked and changed since, 9 no mark found, which proves
-    nothing.
+    nothing. If the server cannot be asked, the result is that of the files alone, and the exit code that of the error.
     """
     if offline and (connection.base_url or connection.profile):
         raise click.UsageError("--offline excludes --base-url and --profile, which name a server.")
@@ -57,9 +57,10 @@ def verify(
 
     def work() -> None:
         found.extend(_Checked(file, _inspected(file, trust)) for file in files)
-        if not offline and connection.configured:
-            asyncio.run(_ask(found, connection))
+        failure = None if offline or not connection.configured else asyncio.run(_ask(found, connection))
         output.result({"files": [one.as_dict() for one in found]}, "\n".join(one.text for one in found))
+        if failure is not None:
+            raise failure
 
     exit_on_error(output, work)
     sys.exit(max(EXIT_CODES[one.marks.mark] for one in found))
@@ -86,8 +87,8 @@ class _Checked:
         return f"{line} {server}".rstrip()
 
 
-async def _ask(checked: "Sequence[_Checked]", connection: ConnectionOptions) -> None:
-    """Have the server verify each file. Raises UmrgenError when it cannot be reached."""
+async def _ask(checked: "Sequence[_Checked]", connection: ConnectionOptions) -> UmrgenError | None:
+    """Have the server verify each file; return the error for which it cannot be asked about the rest of them."""
     from umrgen.client.async_client import AsyncClient
 
     async with AsyncClient(**connection.arguments(), journal=None) as client:
@@ -96,6 +97,9 @@ async def _ask(checked: "Sequence[_Checked]", connection: ConnectionOptions) -> 
                 one.server = await client.verify(one.file)
             except (InvalidRequest, Unsupported) as error:
                 one.refusal = str(error).rstrip(".")
+            except UmrgenError as error:
+                return error
+    return None
 
 
 def _registered(found: "ServerVerification") -> str:

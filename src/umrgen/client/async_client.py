@@ -34,7 +34,14 @@ from umrgen.client.job import NO_DELETION, AsyncJob
 from umrgen.client.journal import DefaultJournal, Journal, JournalEntry
 from umrgen.client.known_jobs import is_from
 from umrgen.client.older_servers import receipt_warnings, with_seed
-from umrgen.client.options import CallOptions, Reference, RequestOptions, check_names
+from umrgen.client.options import (
+    CallOptions,
+    Reference,
+    RequestOptions,
+    check_idempotency_key,
+    check_names,
+    check_values,
+)
 from umrgen.client.protocol import API, call_if_supported
 from umrgen.client.responses import MAX_LIST
 from umrgen.client.target import FileObject, Target, is_stream, prepare_target
@@ -132,6 +139,8 @@ class AsyncClient:
         InvalidRequest, Unauthorized, RateLimited, ConnectionFailed, ...
         """
         check_names("submit", request)
+        if idempotency_key is not None:
+            check_idempotency_key(idempotency_key)
         context = self._driver.new_context({}, on_event)
         key = idempotency_key or secrets.token_hex(16)
         body, given = await self._request(prompt, request, references), idempotency_key is not None
@@ -165,8 +174,8 @@ class AsyncClient:
         self, prompt: str, parameters: Mapping[str, Any], references: Sequence[Reference]
     ) -> dict[str, Any]:
         """Return the request's body, with the names of the references, which are uploaded."""
-        names = [await self.upload(reference) for reference in references]
         body = _request(prompt, parameters)
+        names = [await self.upload(reference) for reference in references]
         return body | ({"reference_images": [*body.get("reference_images", ()), *names]} if names else {})
 
     async def _submit(
@@ -275,7 +284,9 @@ class AsyncClient:
         """
         context = self._driver.new_context(options, on_event)
         jobs: dict[str, tuple[AsyncJob, _PlannedSubmit]] = {}
-        waiting = [self._plan(request, place, overwrite) for request, place in zip(requests, to, strict=True)]
+        bodies = [_body_of(request) for request in requests]  # all are checked before one is recorded
+        planned = list(zip(requests, bodies, to, strict=True))
+        waiting = [self._plan(given, body, place, overwrite) for given, body, place in planned]
         while waiting:
             try:
                 job = await self._submit_planned(context, waiting[0], wait_for_slot=False)
@@ -299,15 +310,12 @@ class AsyncClient:
                 raise
             yield await _download_or_error(job, waiting.pop(0), overwrite)
 
-    def _plan(self, request: Mapping[str, Any], to: Target, overwrite: bool) -> "_PlannedSubmit":
+    def _plan(self, given: Mapping[str, Any], body: Mapping[str, Any], to: Target, overwrite: bool) -> "_PlannedSubmit":
         """Record a submit that is sent later, so that after an interruption it is known that it was never begun."""
         key = secrets.token_hex(16)
-        parameters = {name: value for name, value in request.items() if name != "prompt"}
-        check_names("submit", parameters)
-        body = with_seed(_request(request["prompt"], parameters), key)
-        target = _resumable(to)
+        body, target = with_seed(body, key), _resumable(to)
         return _PlannedSubmit(
-            request, body, key, to, self._begin_entry(body, key, target, overwrite=overwrite, planned=True)
+            given, body, key, to, self._begin_entry(body, key, target, overwrite=overwrite, planned=True)
         )
 
     def _give_up(self, plans: Sequence["_PlannedSubmit"], error: UmrgenError) -> None:
@@ -386,6 +394,7 @@ class AsyncClient:
         """
         if limit is not None and limit < 1:
             raise InvalidRequest(f"limit is {limit}; it is at least 1")
+        check_values({"state": state, "search": search, "engine": engine})
         filters = list_filters(search, favorite, engine, before, after)
         cursor, left = None, limit
         while left is None or left > 0:
@@ -441,6 +450,7 @@ class AsyncClient:
 
     async def delete_upload(self, name: str) -> None:
         """Delete a reference image; a queued job with it fails. Raises InvalidRequest when the server has none."""
+        check_values({"name": name})
         path = f"{API}/upload-reference/{quote(name, safe='')}"
         try:
             await self._driver.run(call_if_supported(self._driver.new_context({}), "DELETE", path, **NO_REFERENCES))
@@ -481,6 +491,18 @@ def _resumable(to: Target) -> Path:
     return Path() if is_stream(path) else path
 
 
+def _body_of(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the body of one of several requests. Raises TypeError for an unknown parameter, and InvalidRequest."""
+    parameters = {name: value for name, value in request.items() if name != "prompt"}
+    check_names("submit", parameters)
+    return _request(request["prompt"], parameters)
+
+
 def _request(prompt: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the request's body without arguments that are None, so that the server's defaults apply."""
-    return {"prompt": prompt} | {name: value for name, value in parameters.items() if value is not None}
+    """Return the request's body without arguments that are None, so that the server's defaults apply.
+
+    Raises InvalidRequest for a value that cannot be sent.
+    """
+    body = {"prompt": prompt} | {name: value for name, value in parameters.items() if value is not None}
+    check_values(body)
+    return body

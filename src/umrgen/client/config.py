@@ -19,7 +19,15 @@ from umrgen.errors import UmrgenError
 from umrgen.file_locks import lock
 from umrgen.paths import config_home
 
-__all__ = ["DEFAULT_PROFILE", "Profile", "Profiles", "ServerChoice", "choose_server", "configured_server"]
+__all__ = [
+    "DEFAULT_PROFILE",
+    "Profile",
+    "Profiles",
+    "ServerChoice",
+    "check_profile_name",
+    "choose_server",
+    "configured_server",
+]
 
 DEFAULT_PROFILE = "default"
 """The profile in force when none is named."""
@@ -117,6 +125,16 @@ def _selected(*, required: bool) -> Profile | None:
         return None
 
 
+def check_profile_name(name: str) -> None:
+    """Raise UmrgenError for a text that is no name of a profile."""
+    if not _NAME.fullmatch(name):
+        raise UmrgenError(
+            f"{name!r} is not a name for a profile",
+            code="bad_profile",
+            next="Use letters, digits, dots, hyphens and underscores, for example: work",
+        )
+
+
 class Profiles:
     """The file of profiles. Any number of processes may change it at the same time."""
 
@@ -149,12 +167,7 @@ class Profiles:
 
     def save(self, profile: Profile) -> None:
         """Store a profile, replacing an earlier one of the same name. Raises UmrgenError."""
-        if not _NAME.fullmatch(profile.name):
-            raise UmrgenError(
-                f"{profile.name!r} is not a name for a profile",
-                code="bad_profile",
-                next="Use letters, digits, dots, hyphens and underscores, for example: work",
-            )
+        check_profile_name(profile.name)
         with self._changing() as profiles:
             profiles[profile.name] = profile
 

@@ -12,6 +12,7 @@ from umrgen.client.descriptions import parse_capabilities
 from umrgen.client.flow import Options, Reply, Step, TransportFailure, http_date
 from umrgen.client.local_checks import Check, Verdict, check_proxy, local_checks
 from umrgen.client.protocol import API, error_from
+from umrgen.client.proxies import is_loopback
 from umrgen.client.responses import reports_missing_job
 from umrgen.client.transport import Transport
 from umrgen.errors import NotUmrgen, UmrgenError
@@ -49,7 +50,7 @@ async def _check_server(transport: Transport, choice: ServerChoice) -> AsyncIter
     try:
         reply = await _get(transport, f"{API}/status/doctor_no_such_job")
     except TransportFailure as failure:
-        remedy = _connection_remedy(transport.base_url)
+        remedy = _connection_remedy(transport.base_url, choice.url_source)
         yield Check("address", "bad", f"{transport.base_url} cannot be reached: {failure}", remedy)
         return
     responds = f"{transport.base_url} ({choice.url_source}) responds in {reply.elapsed * 1000:.0f} ms"
@@ -71,11 +72,10 @@ async def _get(transport: Transport, path: str) -> Reply:
     return await transport.send(Step("GET", path, {}, None, 0.0, 15.0))
 
 
-def _connection_remedy(base_url: str) -> str:
-    host = urlsplit(base_url).hostname or ""
-    if host in ("localhost", "127.0.0.1", "::1"):
-        return "Start the server (umrgen serve), or correct the port in UMRGEN_BASE_URL."
-    return "Check UMRGEN_BASE_URL, your network, and that the server and its tunnel run."
+def _connection_remedy(base_url: str, source: str) -> str:
+    if is_loopback(urlsplit(base_url).hostname or ""):
+        return f"Start the server (umrgen serve), or correct the port in the address ({source})."
+    return f"Check the address ({source}), your network, and that the server and its tunnel run."
 
 
 def _check_api(reply: Reply) -> Check:

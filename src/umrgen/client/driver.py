@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from umrgen.client.flow import CallContext, Event, Flow, Options, RequestBudget, drive_async
 from umrgen.client.journal import Journal
 from umrgen.client.transport import Transport
+from umrgen.errors import UmrgenError
 
 __all__ = ["FlowDriver", "with_changes"]
 
@@ -14,10 +15,13 @@ R = TypeVar("R")
 
 
 def with_changes(options: Options, changes: Mapping[str, Any]) -> Options:
-    """Return `options` with some values changed. Raises TypeError for an unknown name."""
+    """Return `options` with some values changed. Raises TypeError for an unknown name, UmrgenError for a bad number."""
     unknown = set(changes) - set(Options.__slots__)
     if unknown:
         raise TypeError(f"unknown option: {', '.join(sorted(unknown))}")
+    for name, value in changes.items():
+        if isinstance(value, int | float) and not value >= 0:  # true for NaN, with which a deadline never passes
+            raise UmrgenError(f"{name} must be a number of at least 0; got {value}", code="bad_option")
     return replace(options, **changes)
 
 

@@ -49,6 +49,8 @@ class LoadResult:
     bytes: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     """By error code."""
+    first_failures: dict[str, UmrgenError] = field(default_factory=dict)
+    """The first error of each code."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures; times in seconds, None where there is no image."""
@@ -82,6 +84,7 @@ async def run_load(client: AsyncClient, load: Load, clock: Clock, on_image: Call
                 await _draw(client, request, clock, result)
             except UmrgenError as error:
                 result.failures[error.code] += 1
+                result.first_failures.setdefault(error.code, error)
             on_image(len(result.to_image) + result.failures.total())
 
     await asyncio.gather(*(caller() for _ in range(load.callers)))

@@ -85,7 +85,12 @@ def check_journal() -> Check:
     except UmrgenError as error:
         return Check("journal", "bad", str(error), error.next)
     if unfinished:
-        return Check("journal", "note", f"{journal.path} has {unfinished} unfinished jobs", "Run: umrgen resume")
+        return Check(
+            "journal",
+            "note",
+            f"{journal.path} has {unfinished} unfinished job{'s' if unfinished > 1 else ''}",
+            "Run: umrgen resume",
+        )
     return Check("journal", "good", f"{journal.path} is writable, and has no unfinished job")
 
 

@@ -1,11 +1,25 @@
 """The typed keyword arguments of the client's calls."""
 
+import json
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import BinaryIO, Literal, Protocol, TypedDict
+from typing import Any, BinaryIO, Literal, Protocol, TypedDict
 
-__all__ = ["CallOptions", "LoraOption", "PilImage", "Reference", "RequestOptions", "check_names"]
+from umrgen.errors import InvalidRequest
+from umrgen.text import printable
+
+__all__ = [
+    "CallOptions",
+    "LoraOption",
+    "PilImage",
+    "Reference",
+    "RequestOptions",
+    "check_idempotency_key",
+    "check_names",
+    "check_values",
+]
 
 
 class PilImage(Protocol):
@@ -57,6 +71,23 @@ def check_names(function: str, names: Iterable[str]) -> None:
             near = get_close_matches(name, [*RequestOptions.__annotations__, "references"], 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest for a value that no request can have: a number that is not finite, a lone surrogate."""
+    for name, value in values.items():
+        try:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest(f"{name} is not valid Unicode; got {printable(str(value), 60)!r}") from None
+        except ValueError:
+            raise InvalidRequest(f"{name} must have finite numbers; got {value}") from None
+
+
+def check_idempotency_key(key: str) -> None:
+    """Raise InvalidRequest for a key that its header cannot have."""
+    if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
+        raise InvalidRequest(f"idempotency_key must have 1 to 255 visible ASCII characters; got {printable(key, 60)!r}")
 
 
 class CallOptions(TypedDict, total=False):

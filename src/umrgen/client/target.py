@@ -168,6 +168,8 @@ def is_stream(path: Path) -> bool:
 
 def descriptor_of(path: Path) -> int | None:
     """Return the descriptor of this process that `path` names, directly or by links: /dev/stdout, /proc/self/fd/1."""
+    if path == STDOUT:  # also on Windows, which has no such file
+        return 1
     name = Path.cwd() / path
     for _ in range(_MOST_LINKS):
         text = os.path.normpath(name)

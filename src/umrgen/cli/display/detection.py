@@ -100,7 +100,9 @@ def protocol_by_environment(environment: Mapping[str, str]) -> str | None:
 
 
 def _controlling_terminal() -> int | None:
-    """Return a new descriptor of this process's terminal; None without one."""
+    """Return a new descriptor of this process's terminal; None without one, and on Windows."""
+    if termios is None:
+        return None
     try:
         return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     except OSError:

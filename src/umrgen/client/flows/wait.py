@@ -48,7 +48,7 @@ class StatusPoller:
             RetryBudget(context, context.options.patience),
             job_id,
             answered=seen if answered is None else answered,
-            advice=f"Check UMRGEN_BASE_URL and that the server is running. Continue with: umrgen wait {job_id}",
+            advice=f"Check the server and its address: `umrgen doctor`. Continue with: umrgen wait {job_id}",
         )
         self._etag: str | None = None
         self._changes = 0
