@@ -6,8 +6,9 @@ import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 import psycopg
@@ -1188,6 +1189,31 @@ class TestPruning:
         assert [job.id for job in await ledger.jobs.get_many([f"ext_{n}" for n in range(4)])] == ["ext_3"]
         assert await ledger.jobs.count() == JobCounts(1, 0)
         assert (await observed.claim()).id == "ext_3"
+
+    async def test_no_more_jobs_are_deleted_in_a_transaction_after_its_time(self, observed: ObservedLedger) -> None:
+        """A few at a time, and at least once: so that it comes to an end on the slowest disk."""
+        jobs, times = observed.ledger.jobs, count(step=0.6)
+        for number in range(45):
+            await observed.submit(f"ext_{number}")
+            await jobs.change(f"ext_{number}", Change.CANCEL, now=1000 + number)
+        rules: dict[str, Any] = {"before": 2**50, "limit": 50, "seconds": 1.0, "monotonic": lambda: next(times)}
+        assert [await jobs.prune(**rules) for _ in range(3)] == [20, 20, 5]
+        assert await jobs.get("ext_44") is None
+        assert await jobs.prune(**rules | {"seconds": 0.0}) == 0
+
+    async def test_each_transaction_reads_on_where_the_last_one_ended(self, observed: ObservedLedger) -> None:
+        """What may be deleted only later is found by the first one after the end."""
+        jobs = observed.ledger.jobs
+        hooked = msgspec.structs.replace(SPEC, webhook_url="https://example.org/hook")
+        await jobs.submit("ext_0", "sid_a", hooked, "procedural", now=1)
+        for number in (1, 2):
+            await observed.submit(f"ext_{number}")
+        for number in range(3):
+            await jobs.change(f"ext_{number}", Change.CANCEL, now=1000 + number)
+        assert await jobs.prune(before=2**50, limit=1) == 1
+        (webhook,) = await observed.ledger.webhooks.due(now=2000, limit=9)
+        await observed.ledger.webhooks.record_attempt(webhook.id, state=WebhookState.FAILED, attempts=9)
+        assert [await jobs.prune(before=2**50, limit=1) for _ in range(4)] == [1, 0, 1, 0]
 
     async def test_the_keys_calls_and_webhooks_of_a_deleted_job_are_deleted(self, observed: ObservedLedger) -> None:
         ledger, once = observed.ledger, Idempotency("once", b"body", kept_for=2**40)

@@ -1,8 +1,10 @@
 """The store of jobs: the rules of submitting, claiming and changing, as functions over a connection."""
 
+import math
 import secrets
+import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -35,7 +37,10 @@ __all__ = ["SqlJobStore"]
 
 CACHED = 4096
 """Finished jobs that are cached in memory. Only their owners change them, and every such change is observed."""
-PRUNING = ("prune_calls", "prune_idempotency", "prune_webhooks", "prune_outputs", "prune_jobs")
+OLD_JOBS = ("old_failed_jobs", "old_completed_jobs")
+PRUNING = ("prune_calls", "prune_idempotency", "prune_webhooks", "prune_outputs")
+PRUNED_TOGETHER = 10
+"""Jobs that are deleted between two looks at the time."""
 READ_AHEAD = 8
 """Jobs of different sessions that a claim reads at a time, for the claims that follow in its transaction."""
 ALL = 2**62
@@ -235,14 +240,39 @@ def _erase(transaction: Transaction, job: Job, now: int) -> list[tuple[str, str]
     return expire_outputs_of(transaction.connection, job, now=now)
 
 
-def _prune(transaction: Transaction, before: int, limit: int) -> list[str]:
-    connection, values = transaction.connection, {"before": before, "limit": limit}
-    rows = [*connection.all("old_failed_jobs", values), *connection.all("old_completed_jobs", values)]
-    ids = list(dict.fromkeys(row[0] for row in rows))[:limit]
-    if ids:
-        for statement in PRUNING:
-            connection.send(statement, {"ids": ids})
-    return ids
+def _prune(
+    transaction: Transaction, before: int, limit: int, after: Mapping[str, int], in_time: Callable[[], bool]
+) -> tuple[list[str], dict[str, int]]:
+    """Delete old jobs while `in_time`; return their ids, and the times after which the next call reads on.
+
+    `after` and the result have a time for each of OLD_JOBS: rows that were deleted stay in PostgreSQL's indexes for as
+    long as a backup reads, and each read from the start would pass all of them. At the end, the result is empty.
+    """
+    old = _old_jobs(transaction.connection, before, limit, after)
+    reached, ids = dict(after), []
+    while len(ids) < len(old) and (not ids or in_time()):
+        step = old[len(ids) : len(ids) + PRUNED_TOGETHER]
+        _delete_records(transaction.connection, [job_id for _, job_id, _ in step])
+        reached |= {statement: at for statement, _, at in step}
+        ids += [job_id for _, job_id, _ in step]
+    return ids, reached if ids else {}
+
+
+def _old_jobs(
+    connection: SqlConnection, before: int, limit: int, after: Mapping[str, int]
+) -> list[tuple[str, str, int]]:
+    """Return the statement that found each job, its id, and the time of its end or of its first deleted image."""
+    found: list[tuple[str, str, int]] = []
+    for statement in OLD_JOBS:
+        values = {"before": before, "limit": limit - len(found), "after": after.get(statement, 0)}
+        found += [(statement, job_id, at) for job_id, at in connection.all(statement, values)]
+    return found
+
+
+def _delete_records(connection: SqlConnection, ids: list[str]) -> None:
+    for statement in PRUNING:
+        connection.send(statement, {"ids": ids})
+    connection.run("prune_jobs", {"ids": ids})  # its result is waited for: so the time is known
 
 
 # --- the store ---
@@ -254,6 +284,8 @@ class SqlJobStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._finished: OrderedDict[str, Job] = OrderedDict()
+        self._pruned: dict[str, int] = {}
+        """The times up to which old jobs were deleted, by statement; see `_prune`."""
 
     def observe(self, jobs: Sequence[Job]) -> None:
         """Cache those of `jobs` that are over."""
@@ -419,8 +451,14 @@ class SqlJobStore:
             lambda connection: [job_of(row) for row in connection.all("expired_leases", values)]
         )
 
-    async def prune(self, *, before: int, limit: int) -> int:
-        ids = await self._database.write(lambda transaction: _prune(transaction, before, limit))
+    async def prune(
+        self, *, before: int, limit: int, seconds: float = math.inf, monotonic: Callable[[], float] = time.monotonic
+    ) -> int:
+        def operation(transaction: Transaction) -> tuple[list[str], dict[str, int]]:
+            end = monotonic() + seconds
+            return _prune(transaction, before, limit, self._pruned, lambda: monotonic() < end)
+
+        ids, self._pruned = await self._database.write(operation)
         for job_id in ids:
             self._finished.pop(job_id, None)
         return len(ids)
