@@ -1,12 +1,13 @@
 """Deleting old records while serving: how long each transaction holds the writer, and what a status read waits.
 
-The time of a transaction is given in parts: its statements, and its commit. The sync of a file of 4 KiB on the same disk, at
-the same time, says what part of the commit is the disk's.
+The time of a transaction is given in parts: its statements, and its commit. The sync of a file of 4 KiB on the same
+disk, at the same time, says what part of the commit is the disk's.
 
     .venv/bin/python benchmarks/pruning.py [--records 100000] [--seconds 0]
 
 The records are made directly in the tables: completed jobs whose image is deleted. Then they are deleted as retention
-does it, in transactions of up to SLICE jobs and SLICE_SECONDS with a PAUSE between them; with `--seconds`, for so long only.
+does it, in transactions of up to SLICE jobs and SLICE_SECONDS with a PAUSE between them; with `--seconds`, for so long
+only.
 """
 
 import argparse
@@ -69,21 +70,25 @@ async def reads(ledger: Ledger, until: asyncio.Event | None = None, count: int =
 
 @dataclass
 class Parts:
-    """The milliseconds of each pruning transaction: of its statements, and of its commit."""
+    """The milliseconds of each pruning transaction: of its statements, of the writing thread's CPU, of its commit."""
 
     statements: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     commits: list[float] = field(default_factory=list)
     _begun: float | None = None
+    _cpu: float = 0.0
 
     def begin(self) -> float:
         """The clock of a transaction, which reads it first when it begins its statements."""
         now = time.perf_counter()
-        self._begun = now if self._begun is None else self._begun
+        if self._begun is None:
+            self._begun, self._cpu = now, time.thread_time()
         return now
 
     def committed(self, seconds: float) -> None:
         if self._begun is not None:
             self.statements.append((time.perf_counter() - seconds - self._begun) * 1000)
+            self.cpu.append((time.thread_time() - self._cpu) * 1000)
             self.commits.append(seconds * 1000)
             self._begun = None
 
@@ -128,7 +133,8 @@ async def measure(name: str, ledger: Ledger, parts: Parts, records: int, limit: 
         finally:
             await ledger.close()
         print(f"{name}: {deleted / seconds:,.0f} of {records:,} records a second; milliseconds, p50, p99, longest:")
-        took = {"statements of a transaction": parts.statements, "its commit": parts.commits, "a sync": await syncing}
+        took = {"statements of a transaction": parts.statements, "its commit": parts.commits, "its CPU": parts.cpu}
+        took["a sync"] = await syncing
         for what, values in (took | {"a read before": quiet, "a read during it": busy}).items():
             print(f"  {what}: {statistics.median(values):.2f}, {_p99(values):.2f}, {max(values):.1f}")
         print(f"  load of the machine: {os.getloadavg()[0]:.1f}")

@@ -173,7 +173,8 @@ class JobStore(Protocol):
     ) -> int:
         """Delete the records of up to `limit` jobs, with all that belongs to them; return how many; 0 at the end.
 
-        All in one transaction, which deletes a few jobs at a time and no more after `seconds` by `monotonic`. Deleted are jobs that failed before `before`, and those whose last image was deleted before it. A job whose
+        All in one transaction, which deletes a few jobs at a time and no more after `seconds` by `monotonic`. Deleted
+        are jobs that failed before `before`, and those whose last image was deleted before it. A job whose
         webhook is pending is kept, and so is a favorite.
         """
         ...
