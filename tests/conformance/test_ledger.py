@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import count
@@ -22,6 +22,7 @@ from umrgen.server.domain.job import Change, Conflict, Job, Output, output_name,
 from umrgen.server.domain.request import GenerationRequest, Lora, searchable
 from umrgen.server.ledger import (
     DAY,
+    NO_CAPS,
     Call,
     Caps,
     ClaimFilter,
@@ -48,6 +49,7 @@ from umrgen.server.ledger import (
 from umrgen.server.ledger.postgres.connection import CHANNEL
 from umrgen.server.ledger.postgres.ledger import PostgresLedger
 from umrgen.server.ledger.sql import pages, statements
+from umrgen.server.ledger.sql.database import SessionCounts, Transaction
 from umrgen.server.ledger.sql.jobs import READ_AHEAD, SqlJobStore
 from umrgen.server.ledger.sql.statements import Dialect, load_migrations, load_statements
 from umrgen.server.ledger.sqlite import connection as sqlite_connection
@@ -337,6 +339,68 @@ async def test_concurrent_submits_with_one_idempotency_key_create_one_job(observ
     assert len({job.id for job, _ in results}) == 1
     assert sum(new for _, new in results) == 1
     assert await observed.ledger.jobs.count() == JobCounts(1, 0)
+
+
+class TestCapsInOneTransaction:
+    """The operations of one transaction see each other's jobs, although the ledger reads for all of them before."""
+
+    @staticmethod
+    async def together(*operations: Coroutine[Any, Any, Any]) -> list[Any]:
+        """Return the result of each, or the type of its error."""
+        results = await asyncio.gather(*operations, return_exceptions=True)
+        return [type(result) if isinstance(result, Exception) else True for result in results]
+
+    @staticmethod
+    async def submit(observed: ObservedLedger, job_id: str, caps: Caps = NO_CAPS, day: int = 0) -> None:
+        await observed.ledger.jobs.submit(job_id, "sid_a", SPEC, "procedural", now=day * DAY, caps=caps)
+
+    async def test_submits_count(self, observed: ObservedLedger) -> None:
+        cap = Caps(queued=5)
+        done = await self.together(*(self.submit(observed, f"ext_{number}", cap) for number in range(20)))
+        assert done == [True] * 5 + [QueueFull] * 15
+
+    async def test_other_changes_count(self, observed: ObservedLedger) -> None:
+        """Of a submit without a cap, a cancellation, and a claim."""
+        jobs, cap = observed.ledger.jobs, Caps(queued=2)
+        await self.submit(observed, "ext_0", cap)
+        assert await self.together(
+            self.submit(observed, "ext_1"),
+            self.submit(observed, "ext_2", cap),
+            jobs.change("ext_0", Change.CANCEL, now=1),
+            self.submit(observed, "ext_3", cap),
+            jobs.claim("worker", now=1, lease_until=99),
+            self.submit(observed, "ext_4", cap),
+            self.submit(observed, "ext_5", cap),
+        ) == [True, QueueFull, True, True, True, True, QueueFull]
+
+    async def test_a_job_that_was_not_written_does_not_count(self, observed: ObservedLedger) -> None:
+        cap = Caps(queued=2)
+        done = await self.together(*(self.submit(observed, f"ext_{name}", cap) for name in "aabc"))
+        assert [done[0], *done[2:]] == [True, True, QueueFull]
+        assert done[1] is not True
+
+    async def test_an_operation_that_failed_counts_nothing(self, observed: ObservedLedger) -> None:
+        def fail(transaction: Transaction) -> None:
+            transaction.counts["sid_a"] = SessionCounts(0, 9, 9, 9)
+            raise ValueError
+
+        database: Any = observed.ledger
+        done = await self.together(database.write(fail), self.submit(observed, "ext_1", Caps(queued=2)))
+        assert done == [ValueError, True]
+
+    async def test_each_day_counts_its_own(self, observed: ObservedLedger) -> None:
+        cap = Caps(daily=1)
+        days = (self.submit(observed, f"ext_{number}", cap, day) for number, day in enumerate((0, 0, 1, 1)))
+        assert await self.together(*days) == [True, DailyLimit, True, DailyLimit]
+
+    async def test_the_idempotency_key_of_a_deleted_job_is_free(self, observed: ObservedLedger) -> None:
+        jobs, once = observed.ledger.jobs, Idempotency("once", b"body")
+        await jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1, idempotency=once)
+        _, (job, new) = await asyncio.gather(
+            jobs.delete("sid_a", ["ext_1"], now=2),
+            jobs.submit("ext_2", "sid_a", SPEC, "procedural", now=2, idempotency=once),
+        )
+        assert (job.id, new) == ("ext_2", True)
 
 
 async def test_an_idempotency_key_with_another_body_is_a_conflict_for_a_day(observed: ObservedLedger) -> None:

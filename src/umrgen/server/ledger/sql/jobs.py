@@ -13,7 +13,7 @@ from umrgen.server.domain.job import Change, Job, advance, erased, possible_outp
 from umrgen.server.domain.request import GenerationRequest, searchable
 from umrgen.server.ledger.errors import DailyLimit, IdempotencyConflict, QueueFull, TooManyJobs
 from umrgen.server.ledger.sql.calls import enter_call
-from umrgen.server.ledger.sql.database import Database, SqlConnection, Transaction
+from umrgen.server.ledger.sql.database import Database, Read, SessionCounts, SqlConnection, Transaction
 from umrgen.server.ledger.sql.fingerprints import enter_fingerprints
 from umrgen.server.ledger.sql.outputs import LATE_FILES, add_obsolete_file, expire_outputs_of
 from umrgen.server.ledger.sql.pages import find_page
@@ -65,10 +65,10 @@ def _submit(
         if earlier is not None:
             return earlier, False
     if caps is not NO_CAPS:
-        _check_caps(transaction.connection, job.session_id, caps, now)
+        _check_caps(transaction, job.session_id, caps, now)
     job = job._replace(changed=next(transaction.change_numbers))
     transaction.connection.send("insert_job", values_of(job) | {"searched": searchable(job.request.prompt)})
-    transaction.connection.send("count_new_job", {"session_id": job.session_id, "day": now // DAY})
+    _count_new_job(transaction, job.session_id, now // DAY)
     if idempotency is not None:
         _remember_idempotency(transaction.connection, job, idempotency, now)
     if call is not None:
@@ -77,20 +77,42 @@ def _submit(
     return job, True
 
 
-def _check_caps(connection: SqlConnection, session_id: str, caps: Caps, now: int) -> None:
+def _count_new_job(transaction: Transaction, session_id: str, day: int) -> None:
+    transaction.connection.send("count_new_job", {"session_id": session_id, "day": day})
+    counts = transaction.counts.pop(session_id, None)
+    if counts is not None and counts.day == day:
+        new = counts._replace(queued=counts.queued + 1, made=counts.made + 1)
+        transaction.counts[session_id] = new
+
+
+def _counts(transaction: Transaction, session_id: str, day: int) -> SessionCounts:
+    """Return a session's counts; they are read once for all submits of the transaction."""
+    counts = transaction.counts.get(session_id)
+    if counts is None or counts.day != day:
+        row = transaction.connection.one("session_counts", {"id": session_id, "day": day})
+        counts = transaction.counts[session_id] = SessionCounts(day, *(row or (0, 0, 0)))
+    return counts
+
+
+def _check_caps(transaction: Transaction, session_id: str, caps: Caps, now: int) -> None:
     """Raise TooManyJobs, QueueFull or DailyLimit if one more job would exceed `caps`."""
-    day = now // DAY
-    row = connection.one("session_counts", {"id": session_id, "day": day})
-    if row is None:
-        return
-    queued, running, made = row
+    day, queued, running, made = _counts(transaction, session_id, now // DAY)
     if caps.active and queued + running >= caps.active:
-        oldest = connection.one("oldest_active", {"session_id": session_id})
+        oldest = transaction.connection.one("oldest_active", {"session_id": session_id})
         raise TooManyJobs(job_id=oldest[0] if oldest else None)
     if caps.queued and queued >= caps.queued:
         raise QueueFull
     if caps.daily and made >= caps.daily:
         raise DailyLimit(until=(day + 1) * DAY)
+
+
+def _reads_of_submit(session_id: str, idempotency: Idempotency | None, caps: Caps, now: int) -> list[Read]:
+    reads: list[Read] = []
+    if idempotency is not None:
+        reads.append(("get_idempotency", {"session_id": session_id, "key": idempotency.key, "now": now}))
+    if caps is not NO_CAPS:
+        reads.append(("session_counts", {"id": session_id, "day": now // DAY}))
+    return reads
 
 
 def _earlier(connection: SqlConnection, session_id: str, idempotency: Idempotency, now: int) -> Job | None:
@@ -168,6 +190,7 @@ def _store(transaction: Transaction, job: Job, change: Change, *, hashes: Sequen
     changed = advance(job, change, **values)
     if changed.state is not job.state:
         changed = changed._replace(changed=next(transaction.change_numbers))
+        transaction.counts.pop(job.session_id, None)
         _count_state_change(connection, job, changed, claimed=change is Change.CLAIM)
         if job.state is State.RUNNING and change is not Change.COMPLETE:
             _discard_outputs(connection, job, values["now"])
@@ -249,7 +272,8 @@ def _prune(
     long as a backup reads, and each read from the start would pass all of them. At the end, the result is empty.
     """
     old = _old_jobs(transaction.connection, before, limit, after)
-    reached, ids = dict(after), []
+    reached = dict(after)
+    ids: list[str] = []
     while len(ids) < len(old) and (not ids or in_time()):
         step = old[len(ids) : len(ids) + PRUNED_TOGETHER]
         _delete_records(transaction.connection, [job_id for _, job_id, _ in step])
@@ -335,7 +359,9 @@ class SqlJobStore:
             model=request.model or "",
         )
         return await self._database.write(
-            lambda transaction: _submit(transaction, job, idempotency=idempotency, caps=caps, call=call), changes=1
+            lambda transaction: _submit(transaction, job, idempotency=idempotency, caps=caps, call=call),
+            changes=1,
+            reads=_reads_of_submit(session_id, idempotency, caps, now),
         )
 
     async def earlier(self, session_id: str, idempotency: Idempotency, *, now: int) -> Job | None:
@@ -385,7 +411,7 @@ class SqlJobStore:
         return await self._database.write(
             lambda transaction: _set_favorite(transaction, session_id, job_id, favorite, now),
             changes=1,
-            job_id=job_id,
+            reads=(("get_job", {"id": job_id}),),
         )
 
     async def delete(self, session_id: str, job_ids: Sequence[str], *, now: int) -> DeletedJobs:
@@ -442,7 +468,7 @@ class SqlJobStore:
         return await self._database.write(
             lambda transaction: _change(transaction, job_id, change, **values),
             changes=1,
-            job_id=job_id,
+            reads=(("get_job", {"id": job_id}),),
         )
 
     async def expired_leases(self, *, now: int, worker: str = "") -> list[Job]:
