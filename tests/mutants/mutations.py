@@ -2681,6 +2681,14 @@ MUTATIONS = (
         f"{LEDGER}::TestCapsInOneTransaction::test_the_idempotency_key_of_a_deleted_job_is_free[postgres]",
     ),
     _server(
+        "plans-by-index",
+        "scaling: PostgreSQL finds each job by an index, also in a new ledger",
+        "ledger/postgres/connection.py",
+        "set_config('enable_seqscan', 'off', false)",
+        "set_config('enable_seqscan', 'on', false)",
+        "tests/integration/test_postgres_plans.py::test_the_plans_of_a_new_ledger_read_no_whole_table",
+    ),
+    _server(
         "earlier-version-writes",
         "scaling: servers of an earlier version go on with the migrated tables",
         "ledger/postgres/migrations/0003_workers.sql",
