@@ -1,17 +1,24 @@
 """Deleting old records while serving: how long each transaction holds the writer, and what a status read waits.
 
+The time of a transaction is given in parts: its statements, and its commit. The sync of a file of 4 KiB on the same
+disk, at the same time, says what part of the commit is the disk's.
+
     .venv/bin/python benchmarks/pruning.py [--records 100000] [--seconds 0]
 
 The records are made directly in the tables: completed jobs whose image is deleted. Then they are deleted as retention
-does it, in transactions of up to SLICE jobs with a PAUSE between them; with `--seconds`, for so long only.
+does it, in transactions of up to SLICE jobs and SLICE_SECONDS with a PAUSE between them; with `--seconds`, for so long
+only.
 """
 
 import argparse
 import asyncio
+import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from umrgen.model import State
@@ -24,7 +31,7 @@ from umrgen.server.ledger.postgres.tables import PostgresTables
 from umrgen.server.ledger.sql.rows import COLUMNS, values_of
 from umrgen.server.ledger.sqlite.file import SqliteLedger
 from umrgen.server.ledger.sqlite.tables import SqliteTables
-from umrgen.server.services.retention import PAUSE, SLICE, next_slice
+from umrgen.server.services.retention import PAUSE, SLICE, SLICE_SECONDS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from postgres import PostgresDatabases, PostgresServer
@@ -61,37 +68,76 @@ async def reads(ledger: Ledger, until: asyncio.Event | None = None, count: int =
     return took
 
 
-async def prune(ledger: Ledger, records: int, seconds: float, done: asyncio.Event) -> tuple[list[float], int]:
-    """Delete the records; return the milliseconds of each transaction, and how many records were deleted."""
-    took: list[float] = []
-    limit, left, end = SLICE, records, time.monotonic() + (seconds or float("inf"))
+@dataclass
+class Parts:
+    """The milliseconds of each pruning transaction: of its statements, of the writing thread's CPU, of its commit."""
+
+    statements: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    commits: list[float] = field(default_factory=list)
+    _begun: float | None = None
+    _cpu: float = 0.0
+
+    def begin(self) -> float:
+        """The clock of a transaction, which reads it first when it begins its statements."""
+        now = time.perf_counter()
+        if self._begun is None:
+            self._begun, self._cpu = now, time.thread_time()
+        return now
+
+    def committed(self, seconds: float) -> None:
+        if self._begun is not None:
+            self.statements.append((time.perf_counter() - seconds - self._begun) * 1000)
+            self.cpu.append((time.thread_time() - self._cpu) * 1000)
+            self.commits.append(seconds * 1000)
+            self._begun = None
+
+
+async def prune(ledger: Ledger, parts: Parts, records: int, seconds: float, done: asyncio.Event) -> int:
+    """Delete the records; return how many were deleted."""
+    left, end = records, time.monotonic() + (seconds or float("inf"))
     while left > 0 and time.monotonic() < end:
         begun = time.perf_counter()
-        count = await ledger.jobs.prune(before=2**50, limit=limit)
-        took.append((time.perf_counter() - begun) * 1000)
-        limit = next_slice(limit, took[-1] / 1000)
+        count = await ledger.jobs.prune(before=2**50, limit=SLICE, seconds=SLICE_SECONDS, monotonic=parts.begin)
         assert count
         left -= count
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(max(PAUSE, time.perf_counter() - begun))
     done.set()
-    return took, records - left
+    return records - left
 
 
-async def measure(name: str, ledger: Ledger, records: int, limit: float) -> None:
+def syncs(file: Path, done: threading.Event) -> list[float]:
+    """Return the milliseconds of syncs of a small file, one each 50 ms."""
+    took: list[float] = []
+    with file.open("wb", buffering=0) as opened:
+        while not done.wait(0.05):
+            begun = time.perf_counter()
+            opened.seek(0)
+            opened.write(os.urandom(4096))
+            os.fdatasync(opened.fileno())
+            took.append((time.perf_counter() - begun) * 1000)
+    return took
+
+
+async def measure(name: str, ledger: Ledger, parts: Parts, records: int, limit: float) -> None:
     await ledger.open(lambda jobs: None)
-    try:
-        await ledger.jobs.submit("ext_new", "sid_new", REQUEST, "procedural", now=1)
-        quiet, done = await reads(ledger), asyncio.Event()
-        begun = time.perf_counter()
-        busy, (slices, deleted) = await asyncio.gather(reads(ledger, done), prune(ledger, records, limit, done))
-        seconds = time.perf_counter() - begun
-    finally:
-        await ledger.close()
-    print(
-        f"{name}: {deleted / seconds:,.0f} of {records:,} records a second; a transaction took "
-        f"{statistics.median(slices):.1f} ms (p50), {_p99(slices):.1f} ms (p99), {max(slices):.1f} ms at most; "
-        f"a read {_p99(quiet):.2f} ms (p99) before, {_p99(busy):.2f} ms during it"
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            await ledger.jobs.submit("ext_new", "sid_new", REQUEST, "procedural", now=1)
+            quiet, done, over = await reads(ledger), asyncio.Event(), threading.Event()
+            syncing = asyncio.create_task(asyncio.to_thread(syncs, Path(folder) / "synced", over))
+            begun = time.perf_counter()
+            busy, deleted = await asyncio.gather(reads(ledger, done), prune(ledger, parts, records, limit, done))
+            seconds = time.perf_counter() - begun
+            over.set()
+        finally:
+            await ledger.close()
+        print(f"{name}: {deleted / seconds:,.0f} of {records:,} records a second; milliseconds, p50, p99, longest:")
+        took = {"statements of a transaction": parts.statements, "its commit": parts.commits, "its CPU": parts.cpu}
+        took["a sync"] = await syncing
+        for what, values in (took | {"a read before": quiet, "a read during it": busy}).items():
+            print(f"  {what}: {statistics.median(values):.2f}, {_p99(values):.2f}, {max(values):.1f}")
+        print(f"  load of the machine: {os.getloadavg()[0]:.1f}")
 
 
 def _p99(values: list[float]) -> float:
@@ -106,12 +152,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "ledger.sqlite3"
         fill(SqliteTables(file), records)
-        asyncio.run(measure("SQLite", SqliteLedger(file), records, limit))
+        parts = Parts()
+        asyncio.run(measure("SQLite", SqliteLedger(file, parts.committed), parts, records, limit))
     server = PostgresServer("synchronous_commit=on").start()
     try:
         url = PostgresDatabases(server).create()
         fill(PostgresTables(url), records)
-        asyncio.run(measure("PostgreSQL", PostgresLedger(url), records, limit))
+        parts = Parts()
+        asyncio.run(measure("PostgreSQL", PostgresLedger(url, parts.committed), parts, records, limit))
     finally:
         server.remove()
 

@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import closing
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 import psycopg
@@ -21,6 +22,7 @@ from umrgen.server.domain.job import Change, Conflict, Job, Output, output_name,
 from umrgen.server.domain.request import GenerationRequest, Lora, searchable
 from umrgen.server.ledger import (
     DAY,
+    NO_CAPS,
     Call,
     Caps,
     ClaimFilter,
@@ -48,6 +50,7 @@ from umrgen.server.ledger.postgres.connection import CHANNEL, PostgresAddress
 from umrgen.server.ledger.postgres.ledger import PostgresLedger
 from umrgen.server.ledger.postgres.pipeline import StatementPipeline
 from umrgen.server.ledger.sql import pages, statements
+from umrgen.server.ledger.sql.database import SessionCounts, Transaction
 from umrgen.server.ledger.sql.jobs import READ_AHEAD, SqlJobStore
 from umrgen.server.ledger.sql.statements import Dialect, load_migrations, load_statements
 from umrgen.server.ledger.sqlite import connection as sqlite_connection
@@ -339,6 +342,68 @@ async def test_concurrent_submits_with_one_idempotency_key_create_one_job(observ
     assert len({job.id for job, _ in results}) == 1
     assert sum(new for _, new in results) == 1
     assert await observed.ledger.jobs.count() == JobCounts(1, 0)
+
+
+class TestCapsInOneTransaction:
+    """The operations of one transaction see each other's jobs, although the ledger reads for all of them before."""
+
+    @staticmethod
+    async def together(*operations: Coroutine[Any, Any, Any]) -> list[Any]:
+        """Return the result of each, or the type of its error."""
+        results = await asyncio.gather(*operations, return_exceptions=True)
+        return [type(result) if isinstance(result, Exception) else True for result in results]
+
+    @staticmethod
+    async def submit(observed: ObservedLedger, job_id: str, caps: Caps = NO_CAPS, day: int = 0) -> None:
+        await observed.ledger.jobs.submit(job_id, "sid_a", SPEC, "procedural", now=day * DAY, caps=caps)
+
+    async def test_submits_count(self, observed: ObservedLedger) -> None:
+        cap = Caps(queued=5)
+        done = await self.together(*(self.submit(observed, f"ext_{number}", cap) for number in range(20)))
+        assert done == [True] * 5 + [QueueFull] * 15
+
+    async def test_other_changes_count(self, observed: ObservedLedger) -> None:
+        """Of a submit without a cap, a cancellation, and a claim."""
+        jobs, cap = observed.ledger.jobs, Caps(queued=2)
+        await self.submit(observed, "ext_0", cap)
+        assert await self.together(
+            self.submit(observed, "ext_1"),
+            self.submit(observed, "ext_2", cap),
+            jobs.change("ext_0", Change.CANCEL, now=1),
+            self.submit(observed, "ext_3", cap),
+            jobs.claim("worker", now=1, lease_until=99),
+            self.submit(observed, "ext_4", cap),
+            self.submit(observed, "ext_5", cap),
+        ) == [True, QueueFull, True, True, True, True, QueueFull]
+
+    async def test_a_job_that_was_not_written_does_not_count(self, observed: ObservedLedger) -> None:
+        cap = Caps(queued=2)
+        done = await self.together(*(self.submit(observed, f"ext_{name}", cap) for name in "aabc"))
+        assert [done[0], *done[2:]] == [True, True, QueueFull]
+        assert done[1] is not True
+
+    async def test_an_operation_that_failed_counts_nothing(self, observed: ObservedLedger) -> None:
+        def fail(transaction: Transaction) -> None:
+            transaction.counts["sid_a"] = SessionCounts(0, 9, 9, 9)
+            raise ValueError
+
+        database: Any = observed.ledger
+        done = await self.together(database.write(fail), self.submit(observed, "ext_1", Caps(queued=2)))
+        assert done == [ValueError, True]
+
+    async def test_each_day_counts_its_own(self, observed: ObservedLedger) -> None:
+        cap = Caps(daily=1)
+        days = (self.submit(observed, f"ext_{number}", cap, day) for number, day in enumerate((0, 0, 1, 1)))
+        assert await self.together(*days) == [True, DailyLimit, True, DailyLimit]
+
+    async def test_the_idempotency_key_of_a_deleted_job_is_free(self, observed: ObservedLedger) -> None:
+        jobs, once = observed.ledger.jobs, Idempotency("once", b"body")
+        await jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1, idempotency=once)
+        _, (job, new) = await asyncio.gather(
+            jobs.delete("sid_a", ["ext_1"], now=2),
+            jobs.submit("ext_2", "sid_a", SPEC, "procedural", now=2, idempotency=once),
+        )
+        assert (job.id, new) == ("ext_2", True)
 
 
 async def test_an_idempotency_key_with_another_body_is_a_conflict_for_a_day(observed: ObservedLedger) -> None:
@@ -1214,6 +1279,31 @@ class TestPruning:
         assert [job.id for job in await ledger.jobs.get_many([f"ext_{n}" for n in range(4)])] == ["ext_3"]
         assert await ledger.jobs.count() == JobCounts(1, 0)
         assert (await observed.claim()).id == "ext_3"
+
+    async def test_no_more_jobs_are_deleted_in_a_transaction_after_its_time(self, observed: ObservedLedger) -> None:
+        """A few at a time, and at least once: so that it comes to an end on the slowest disk."""
+        jobs, times = observed.ledger.jobs, count(step=0.6)
+        for number in range(45):
+            await observed.submit(f"ext_{number}")
+            await jobs.change(f"ext_{number}", Change.CANCEL, now=1000 + number)
+        rules: dict[str, Any] = {"before": 2**50, "limit": 50, "seconds": 1.0, "monotonic": lambda: next(times)}
+        assert [await jobs.prune(**rules) for _ in range(3)] == [20, 20, 5]
+        assert await jobs.get("ext_44") is None
+        assert await jobs.prune(**rules | {"seconds": 0.0}) == 0
+
+    async def test_each_transaction_reads_on_where_the_last_one_ended(self, observed: ObservedLedger) -> None:
+        """What may be deleted only later is found by the first one after the end."""
+        jobs = observed.ledger.jobs
+        hooked = msgspec.structs.replace(SPEC, webhook_url="https://example.org/hook")
+        await jobs.submit("ext_0", "sid_a", hooked, "procedural", now=1)
+        for number in (1, 2):
+            await observed.submit(f"ext_{number}")
+        for number in range(3):
+            await jobs.change(f"ext_{number}", Change.CANCEL, now=1000 + number)
+        assert await jobs.prune(before=2**50, limit=1) == 1
+        (webhook,) = await observed.ledger.webhooks.due(now=2000, limit=9)
+        await observed.ledger.webhooks.record_attempt(webhook.id, state=WebhookState.FAILED, attempts=9)
+        assert [await jobs.prune(before=2**50, limit=1) for _ in range(4)] == [1, 0, 1, 0]
 
     async def test_the_keys_calls_and_webhooks_of_a_deleted_job_are_deleted(self, observed: ObservedLedger) -> None:
         ledger, once = observed.ledger, Idempotency("once", b"body", kept_for=2**40)

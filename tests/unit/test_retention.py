@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -160,7 +161,7 @@ async def test_old_records_are_deleted_in_small_transactions(images: Images, mon
         await jobs.change(f"ext_{number}", Change.CANCEL, now=now)
     prune = jobs.prune
 
-    async def counted(**options: int) -> int:
+    async def counted(**options: Any) -> int:
         slices.append(await prune(**options))
         return slices[-1]
 
@@ -169,19 +170,42 @@ async def test_old_records_are_deleted_in_small_transactions(images: Images, mon
     assert [count for count in slices if count] == [50] * 5
 
 
-async def test_slow_transactions_are_followed_by_smaller_ones(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as other writes can wait for: 50 ms."""
-    took = iter([0.1, 0.1, 0.03, 0.03, 0.01, 0.01, 0.01])
-    limits: list[int] = []
+async def test_others_have_the_ledger_for_half_of_the_time_while_it_is_slow(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    took = iter([0.01, 0.4, 0.02])
+    spans: list[tuple[float, float]] = []
+    clock = images.clock
 
-    async def slow(*, before: int, limit: int) -> int:
-        limits.append(limit)
-        await images.clock.sleep(seconds := next(took, 0.0))
-        return limit if seconds else 0
+    async def slow(**options: Any) -> int:
+        begun = clock.monotonic()
+        await clock.sleep(seconds := next(took, 0.0))
+        spans.append((begun, clock.monotonic()))
+        return 1 if seconds else 0
 
     monkeypatch.setattr(images.ledger.jobs, "prune", slow)
     await images.retention.once()
-    assert limits == [50, 25, 12, 6, 5, 10, 15, 20]
+    pauses = [begun - ended for (_, ended), (begun, _) in pairwise(spans)]
+    assert pauses == pytest.approx([0.05, 0.4, 0.05])
+
+
+async def test_a_transaction_that_has_taken_20_ms_deletes_no_more(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, slices = images.ledger.jobs, []
+    for number in range(45):
+        await jobs.submit(f"ext_{number}", "sid_a", GenerationRequest("a boat", seed=1), "procedural", now=1)
+        await jobs.change(f"ext_{number}", Change.CANCEL, now=1)
+    prune = jobs.prune
+
+    async def counted(*, monotonic: Callable[[], float], **options: Any) -> int:
+        times = iter([0.0, 0.019, 0.021, 9.0])
+        slices.append(await prune(monotonic=lambda: next(times), **options))
+        return slices[-1]
+
+    monkeypatch.setattr(jobs, "prune", counted)
+    await images.retention.once()
+    assert slices == [20, 20, 5, 0]
 
 
 async def test_each_server_drops_pruned_jobs_from_its_cache(images: Images) -> None:

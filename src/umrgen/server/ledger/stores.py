@@ -4,7 +4,9 @@ A method that changes something returns after the change is on disk. Every metho
 ledger cannot be reached; then nothing was changed. All times are milliseconds since the epoch, passed by the caller.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from umrgen.server.domain.job import Change, Job, Output
@@ -166,10 +168,13 @@ class JobStore(Protocol):
         """Return the running jobs whose lease has ended, and all running jobs of `worker`."""
         ...
 
-    async def prune(self, *, before: int, limit: int) -> int:
-        """Delete the records of up to `limit` jobs, with all that belongs to them; return how many.
+    async def prune(
+        self, *, before: int, limit: int, seconds: float = math.inf, monotonic: Callable[[], float] = time.monotonic
+    ) -> int:
+        """Delete the records of up to `limit` jobs, with all that belongs to them; return how many; 0 at the end.
 
-        Deleted are jobs that failed before `before`, and those whose last image was deleted before it. A job whose
+        All in one transaction, which deletes a few jobs at a time and no more after `seconds` by `monotonic`. Deleted
+        are jobs that failed before `before`, and those whose last image was deleted before it. A job whose
         webhook is pending is kept, and so is a favorite.
         """
         ...

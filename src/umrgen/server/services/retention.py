@@ -14,7 +14,7 @@ from umrgen.server.ledger import DAY, JobStore, LedgerUnavailable, OutputStore, 
 from umrgen.server.scheduler.leases import TaskLease
 from umrgen.server.services.clock_check import ClockCheck
 
-__all__ = ["Retention", "RetentionPolicy", "next_slice"]
+__all__ = ["Retention", "RetentionPolicy"]
 
 log = logging.getLogger(__name__)
 
@@ -23,20 +23,11 @@ BATCH = 200
 """Images in one transaction: a longer one would delay other writes."""
 HOUR = 3_600_000
 SLICE = 50
-"""Jobs that are pruned in one transaction, which takes a few milliseconds (benchmarks/pruning.py)."""
-SMALLEST_SLICE = 5
-SLOW_SLICE = 0.025
-"""Seconds, after which a transaction is followed by a smaller one."""
+"""Jobs that are pruned in one transaction at most, which takes a few milliseconds (benchmarks/pruning.py)."""
+SLICE_SECONDS = 0.02
+"""Seconds in a transaction after which it prunes no more jobs: other writes wait for it."""
 PAUSE = 0.05
-"""Seconds between two such transactions, for the writes of others."""
-
-
-def next_slice(limit: int, seconds: float) -> int:
-    """Return how many jobs the next transaction prunes, after one of `limit` jobs that took so long.
-
-    On a busy disk or database, transactions stay below 50 ms with fewer jobs each, so that no other write waits longer.
-    """
-    return max(limit // 2, SMALLEST_SLICE) if seconds > SLOW_SLICE else min(limit + SMALLEST_SLICE, SLICE)
+"""Seconds between two such transactions at least, for the writes of others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +104,17 @@ class Retention:
 
     async def _prune(self) -> None:
         """Delete the records of old jobs, a few at a time, as long as this server has the lease."""
-        pruned, limit = 0, SLICE
+        pruned, monotonic = 0, self._clock.monotonic
         while self.keep.record_days and await self._lease.held():
-            begun = self._clock.monotonic()
-            count = await self._jobs.prune(before=self._records_before(), limit=limit)
+            begun = monotonic()
+            count = await self._jobs.prune(
+                before=self._records_before(), limit=SLICE, seconds=SLICE_SECONDS, monotonic=monotonic
+            )
             pruned += count
             if not count:
                 break
-            limit = next_slice(limit, self._clock.monotonic() - begun)
-            await self._clock.sleep(PAUSE)
+            # Where the disk or the database is slow, others have the ledger for half of the time.
+            await self._clock.sleep(max(PAUSE, monotonic() - begun))
         if pruned:
             log.info("retention: deleted the records of %d jobs", pruned)
 

@@ -45,11 +45,12 @@ _NETWORK: Mapping[str, Any] = {
 """A connection whose other end is gone is reported within 15 seconds. The URL may say otherwise."""
 _SESSION = """
 SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('jit', 'off', false),
-       set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '3', false),
-       set_config('tcp_keepalives_count', '3', false)
+       set_config('enable_seqscan', 'off', false), set_config('tcp_keepalives_idle', '5', false),
+       set_config('tcp_keepalives_interval', '3', false), set_config('tcp_keepalives_count', '3', false)
 """
-"""Each statement is planned once: all of them find their rows by an index. The server, too, ends a connection whose
-other end is gone."""
+"""Each statement is planned once: all of them find their rows by an index. Without the setting `enable_seqscan`, those
+that were planned while the ledger was new would read whole tables, until PostgreSQL's statistics change. The server,
+too, ends a connection whose other end is gone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from umrgen.server.ledger.postgres.readers import ReaderThreads
 from umrgen.server.ledger.postgres.schema import migrate
 from umrgen.server.ledger.postgres.writer import PostgresWriter
 from umrgen.server.ledger.sql.change_feed import ChangeFeed
-from umrgen.server.ledger.sql.database import SqlConnection, Transaction
+from umrgen.server.ledger.sql.database import Read, SqlConnection, Transaction
 from umrgen.server.ledger.sql.ledger import SqlStores, read_time
 from umrgen.server.ledger.sql.writer import ThreadWriter
 from umrgen.server.ledger.values import OnChange
@@ -103,6 +103,6 @@ class PostgresLedger(SqlStores):
         """Return None: every query waits for the network. The job store's cache has what this server saw end."""
         return None
 
-    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0, job_id: str = "") -> T:
+    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0, reads: Sequence[Read] = ()) -> T:
         self._listener.check()
-        return await self._writer.write(operation, changes, job_id)
+        return await self._writer.write(operation, changes, reads)

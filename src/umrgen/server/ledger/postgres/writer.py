@@ -1,6 +1,6 @@
 """The writing connection: statements are sent without waiting for each result, and commits are never guessed."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ from umrgen.server.ledger.errors import LedgerUnavailable
 from umrgen.server.ledger.postgres.connection import CHANNEL, WORDS, PostgresAddress
 from umrgen.server.ledger.postgres.failures import DEFECTS
 from umrgen.server.ledger.postgres.pipeline import PipelineResult, StatementPipeline, numbered
-from umrgen.server.ledger.sql.database import NO_VALUES, CommitUnknown, Row, RunAgain, WrongRowCount
+from umrgen.server.ledger.sql.database import NO_VALUES, CommitUnknown, Read, Row, RunAgain, WrongRowCount
 from umrgen.server.ledger.sql.statements import Dialect, load_statements
 
 __all__ = ["PostgresWriter"]
@@ -18,12 +18,30 @@ __all__ = ["PostgresWriter"]
 T = TypeVar("T")
 
 _DIALECT = Dialect(contains=lambda name: f"= ANY(:{name})", words=WORDS)
-_CHANGE_JOB = frozenset(("update_job", "set_favorite", "erase_job"))
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    "get_job": ("id",),
+    "session_counts": ("id",),
+    "get_idempotency": ("session_id", "key"),
+}
+"""The statements that may be read at the begin of a transaction, and the values that say which row they read."""
+_CHANGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "update_job": ("get_job", ("id",)),
+    "set_favorite": ("get_job", ("id",)),
+    "erase_job": ("get_job", ("id",)),
+    "count_new_job": ("session_counts", ("session_id",)),
+    "count_state_change": ("session_counts", ("session_id",)),
+}
+"""The statements that change such a row, and which one."""
+_CHANGE_MANY = frozenset(("prune_jobs", "prune_idempotency"))
 _LOCK = b"SELECT pg_current_xact_id()::text FROM ledger_clock WHERE id = 1 FOR UPDATE"
 _LIMITS = (
     "SELECT set_config('lock_timeout', '5s', false), set_config('idle_in_transaction_session_timeout', '15s', false)"
 )
 """A write waits 5 s for another server's. PostgreSQL ends a transaction whose server has stopped inside it."""
+
+
+def _key(statement: str, names: Sequence[str], values: Mapping[str, Any]) -> tuple[str, ...]:
+    return statement, *(values[name] for name in names)
 
 
 @cache
@@ -44,8 +62,8 @@ class PostgresWriter:
         self._pipeline: StatementPipeline
         self._sent: list[tuple[str, PipelineResult, int]] = []
         """Statements whose results were not looked at, and how many rows they must change."""
-        self._jobs: dict[str, PipelineResult] = {}
-        """The rows of jobs that were read together at the begin, and that no statement has changed since."""
+        self._ahead: dict[tuple[str, ...], tuple[Mapping[str, Any], PipelineResult]] = {}
+        """What was read together at the begin, and no statement has changed since, with the values it was read by."""
         self._careful = False
         self._has_written = False
         """Whether the operation has sent a statement that writes."""
@@ -57,15 +75,15 @@ class PostgresWriter:
 
     def run(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> int:
         self._has_written = True
-        self._jobs.clear()
+        self._ahead.clear()
         return self._received(statement, values).count
 
     def send(self, statement: str, values: Mapping[str, Any] = NO_VALUES, *, rows: int | None = None) -> None:
         self._has_written = True
-        if statement in _CHANGE_JOB:
-            self._jobs.pop(values["id"], None)
-        elif statement == "prune_jobs":
-            self._jobs.clear()
+        if change := _CHANGES.get(statement):
+            self._ahead.pop(_key(*change, values), None)
+        elif statement in _CHANGE_MANY:
+            self._ahead.clear()
         result = self._attempt(lambda: self._send(statement, values))
         if rows is not None:
             self._sent.append((statement, result, rows))
@@ -73,11 +91,16 @@ class PostgresWriter:
             self._check_sent()
 
     def one(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Row | None:
-        read = self._jobs.pop(values["id"], None) if statement == "get_job" else None
-        rows = (read or self._received(statement, values)).rows()
+        rows = (self._read_ahead(statement, values) or self._received(statement, values)).rows()
         if statement == "advance_clock" and rows:
             self._last_change = rows[0][0]
         return rows[0] if rows else None
+
+    def _read_ahead(self, statement: str, values: Mapping[str, Any]) -> PipelineResult | None:
+        if (names := _KEYS.get(statement)) is None:
+            return None
+        read_by, result = self._ahead.pop(_key(statement, names, values), (None, None))
+        return result if read_by == values else None
 
     def all(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Sequence[Row]:
         return self._received(statement, values).rows()
@@ -105,9 +128,11 @@ class PostgresWriter:
         except psycopg.Error as error:
             raise self._address.unavailable(error) from None
 
-    def _control(self, sql: bytes, *values: str) -> PipelineResult:
-        """Run a statement of the transaction itself. Raises LedgerUnavailable."""
+    def _control(self, sql: bytes, *values: str, after: bytes = b"") -> PipelineResult:
+        """Run a statement of the transaction itself, `after` another one. Raises LedgerUnavailable."""
         try:
+            if after:
+                self._pipeline.send(after)
             result = self._pipeline.send(sql, values)
             self._pipeline.sync()
         except psycopg.Error as error:
@@ -116,16 +141,19 @@ class PostgresWriter:
 
     # --- transactions ---
 
-    def begin(self, *, careful: bool = False, job_ids: Collection[str] = ()) -> None:
+    def begin(self, *, careful: bool = False, reads: Sequence[Read] = ()) -> None:
         """Start a transaction, and lock the row of the clock: the writes of other servers wait for its end."""
-        self._careful, self._last_change, self._sent, self._jobs = careful, None, [], {}
+        self._careful, self._last_change, self._sent, self._ahead = careful, None, [], {}
         self._start()
         if not careful:
-            self._attempt(lambda: self._read(job_ids))
+            self._attempt(lambda: self._read(reads))
 
-    def _read(self, job_ids: Collection[str]) -> None:
-        self._jobs = {job_id: self._send("get_job", {"id": job_id}) for job_id in job_ids}
-        if job_ids:
+    def _read(self, reads: Sequence[Read]) -> None:
+        for statement, values in reads:
+            key = _key(statement, _KEYS[statement], values)
+            if key not in self._ahead:
+                self._ahead[key] = values, self._send(statement, values)
+        if reads:
             self._pipeline.sync()
 
     def _start(self) -> None:
@@ -143,8 +171,7 @@ class PostgresWriter:
 
     def _lock(self) -> None:
         self._connect()
-        self._control(b"BEGIN")
-        rows = self._control(_LOCK).rows()
+        rows = self._control(_LOCK, after=b"BEGIN").rows()
         if not rows:
             raise LedgerUnavailable("the ledger in PostgreSQL has no clock", next="See: umrgen ledger check")
         self._transaction = rows[0][0]
@@ -162,11 +189,10 @@ class PostgresWriter:
         self._connection = connection
 
     def commit(self) -> None:
-        self._check_sent()
+        if self._sent:
+            self._check_sent()
         try:
-            if self._last_change is not None:
-                self._attempt(self._notify)
-            end = self._control(b"COMMIT").command
+            end = self._attempt(self._end).command
         except LedgerUnavailable as error:
             if self._is_open:
                 raise  # the server has refused it
@@ -175,8 +201,13 @@ class PostgresWriter:
         if end != b"COMMIT":
             raise LedgerUnavailable("PostgreSQL has rolled the transaction back")
 
-    def _notify(self) -> None:
-        self._pipeline.send(b"SELECT pg_notify($1, $2)", (CHANNEL, str(self._last_change)))
+    def _end(self) -> PipelineResult:
+        """Commit, if no statement before has failed: PostgreSQL runs none after it, until `sync`."""
+        if self._last_change is not None:
+            self._pipeline.send(b"SELECT pg_notify($1, $2)", (CHANNEL, str(self._last_change)))
+        result = self._pipeline.send(b"COMMIT")
+        self._pipeline.sync()
+        return result
 
     def _check_sent(self) -> None:
         self._attempt(self._pipeline.sync)

@@ -1,9 +1,9 @@
 """The small interface between the stores' rules and a database."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from umrgen.server.domain.job import Job
 from umrgen.server.ledger.errors import LedgerUnavailable
@@ -13,8 +13,10 @@ __all__ = [
     "NO_VALUES",
     "CommitUnknown",
     "Database",
+    "Read",
     "Row",
     "RunAgain",
+    "SessionCounts",
     "SqlConnection",
     "Transaction",
     "WriteConnection",
@@ -27,6 +29,9 @@ Row = Sequence[Any]
 """The columns of a result, in the order in which the statement names them."""
 
 NO_VALUES: Mapping[str, Any] = {}
+
+Read = tuple[str, Mapping[str, Any]]
+"""A statement and its values."""
 
 
 class CommitUnknown(LedgerUnavailable):
@@ -69,8 +74,8 @@ class SqlConnection(Protocol):
 class WriteConnection(SqlConnection, Protocol):
     """A connection with transactions. `begin` excludes other writers, `commit` returns when the change is on disk."""
 
-    def begin(self, *, careful: bool = False, job_ids: Collection[str] = ()) -> None:
-        """Start a transaction, which will read these jobs by `get_job`.
+    def begin(self, *, careful: bool = False, reads: Sequence[Read] = ()) -> None:
+        """Start a transaction, which will probably read this by `one`.
 
         Without `careful`, a failure in it may raise RunAgain from any method.
         """
@@ -97,6 +102,15 @@ class WriteConnection(SqlConnection, Protocol):
     def close(self) -> None: ...
 
 
+class SessionCounts(NamedTuple):
+    """The queued and running jobs of a session, and those that it submitted on `day`, as the transaction left them."""
+
+    day: int
+    queued: int
+    running: int
+    made: int
+
+
 @dataclass(slots=True)
 class Transaction:
     """The argument of an operation that writes."""
@@ -110,6 +124,8 @@ class Transaction:
     follow; every other change empties this."""
     next_of: tuple[int, ClaimFilter | None] = (0, None)
     """The cap and the filter by which `next_jobs` were read."""
+    counts: dict[str, SessionCounts] = field(default_factory=dict)
+    """The counts of sessions that operations of the transaction have read and changed."""
     changed: list[Job] = field(default_factory=list)
     """The jobs that the operations changed, as they are now."""
 
@@ -132,10 +148,10 @@ class Database(Protocol):
         """Read without waiting; None where that is not possible."""
         ...
 
-    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0, job_id: str = "") -> T:
+    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0, reads: Sequence[Read] = ()) -> T:
         """Run `operation` in a transaction; return its result once that is on disk.
 
-        `changes`: how many jobs' states the operation changes at most. `job_id`: the job that it reads first, if any,
-        so that a database may read the jobs of a batch together.
+        `changes`: how many jobs' states the operation changes at most. `reads`: what it reads first by `one`, so that a
+        database may read that of a batch together: a round trip to PostgreSQL would hold up the writes of all servers.
         """
         ...

@@ -1,8 +1,10 @@
 """The store of jobs: the rules of submitting, claiming and changing, as functions over a connection."""
 
+import math
 import secrets
+import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +13,7 @@ from umrgen.server.domain.job import Change, Job, advance, erased, possible_outp
 from umrgen.server.domain.request import GenerationRequest, searchable
 from umrgen.server.ledger.errors import DailyLimit, IdempotencyConflict, QueueFull, TooManyJobs
 from umrgen.server.ledger.sql.calls import enter_call
-from umrgen.server.ledger.sql.database import Database, SqlConnection, Transaction
+from umrgen.server.ledger.sql.database import Database, Read, SessionCounts, SqlConnection, Transaction
 from umrgen.server.ledger.sql.fingerprints import enter_fingerprints
 from umrgen.server.ledger.sql.outputs import LATE_FILES, add_obsolete_file, expire_outputs_of
 from umrgen.server.ledger.sql.pages import find_page
@@ -35,7 +37,10 @@ __all__ = ["SqlJobStore"]
 
 CACHED = 4096
 """Finished jobs that are cached in memory. Only their owners change them, and every such change is observed."""
-PRUNING = ("prune_calls", "prune_idempotency", "prune_webhooks", "prune_outputs", "prune_jobs")
+OLD_JOBS = ("old_failed_jobs", "old_completed_jobs")
+PRUNING = ("prune_calls", "prune_idempotency", "prune_webhooks", "prune_outputs")
+PRUNED_TOGETHER = 10
+"""Jobs that are deleted between two looks at the time."""
 READ_AHEAD = 8
 """Jobs of different sessions that a claim reads at a time, for the claims that follow in its transaction."""
 ALL = 2**62
@@ -60,10 +65,10 @@ def _submit(
         if earlier is not None:
             return earlier, False
     if caps is not NO_CAPS:
-        _check_caps(transaction.connection, job.session_id, caps, now)
+        _check_caps(transaction, job.session_id, caps, now)
     job = job._replace(changed=next(transaction.change_numbers))
     transaction.connection.send("insert_job", values_of(job) | {"searched": searchable(job.request.prompt)})
-    transaction.connection.send("count_new_job", {"session_id": job.session_id, "day": now // DAY})
+    _count_new_job(transaction, job.session_id, now // DAY)
     if idempotency is not None:
         _remember_idempotency(transaction.connection, job, idempotency, now)
     if call is not None:
@@ -72,20 +77,42 @@ def _submit(
     return job, True
 
 
-def _check_caps(connection: SqlConnection, session_id: str, caps: Caps, now: int) -> None:
+def _count_new_job(transaction: Transaction, session_id: str, day: int) -> None:
+    transaction.connection.send("count_new_job", {"session_id": session_id, "day": day})
+    counts = transaction.counts.pop(session_id, None)
+    if counts is not None and counts.day == day:
+        new = counts._replace(queued=counts.queued + 1, made=counts.made + 1)
+        transaction.counts[session_id] = new
+
+
+def _counts(transaction: Transaction, session_id: str, day: int) -> SessionCounts:
+    """Return a session's counts; they are read once for all submits of the transaction."""
+    counts = transaction.counts.get(session_id)
+    if counts is None or counts.day != day:
+        row = transaction.connection.one("session_counts", {"id": session_id, "day": day})
+        counts = transaction.counts[session_id] = SessionCounts(day, *(row or (0, 0, 0)))
+    return counts
+
+
+def _check_caps(transaction: Transaction, session_id: str, caps: Caps, now: int) -> None:
     """Raise TooManyJobs, QueueFull or DailyLimit if one more job would exceed `caps`."""
-    day = now // DAY
-    row = connection.one("session_counts", {"id": session_id, "day": day})
-    if row is None:
-        return
-    queued, running, made = row
+    day, queued, running, made = _counts(transaction, session_id, now // DAY)
     if caps.active and queued + running >= caps.active:
-        oldest = connection.one("oldest_active", {"session_id": session_id})
+        oldest = transaction.connection.one("oldest_active", {"session_id": session_id})
         raise TooManyJobs(job_id=oldest[0] if oldest else None)
     if caps.queued and queued >= caps.queued:
         raise QueueFull
     if caps.daily and made >= caps.daily:
         raise DailyLimit(until=(day + 1) * DAY)
+
+
+def _reads_of_submit(session_id: str, idempotency: Idempotency | None, caps: Caps, now: int) -> list[Read]:
+    reads: list[Read] = []
+    if idempotency is not None:
+        reads.append(("get_idempotency", {"session_id": session_id, "key": idempotency.key, "now": now}))
+    if caps is not NO_CAPS:
+        reads.append(("session_counts", {"id": session_id, "day": now // DAY}))
+    return reads
 
 
 def _earlier(connection: SqlConnection, session_id: str, idempotency: Idempotency, now: int) -> Job | None:
@@ -163,6 +190,7 @@ def _store(transaction: Transaction, job: Job, change: Change, *, hashes: Sequen
     changed = advance(job, change, **values)
     if changed.state is not job.state:
         changed = changed._replace(changed=next(transaction.change_numbers))
+        transaction.counts.pop(job.session_id, None)
         _count_state_change(connection, job, changed, claimed=change is Change.CLAIM)
         if job.state is State.RUNNING and change is not Change.COMPLETE:
             _discard_outputs(connection, job, values["now"])
@@ -235,14 +263,40 @@ def _erase(transaction: Transaction, job: Job, now: int) -> list[tuple[str, str]
     return expire_outputs_of(transaction.connection, job, now=now)
 
 
-def _prune(transaction: Transaction, before: int, limit: int) -> list[str]:
-    connection, values = transaction.connection, {"before": before, "limit": limit}
-    rows = [*connection.all("old_failed_jobs", values), *connection.all("old_completed_jobs", values)]
-    ids = list(dict.fromkeys(row[0] for row in rows))[:limit]
-    if ids:
-        for statement in PRUNING:
-            connection.send(statement, {"ids": ids})
-    return ids
+def _prune(
+    transaction: Transaction, before: int, limit: int, after: Mapping[str, int], in_time: Callable[[], bool]
+) -> tuple[list[str], dict[str, int]]:
+    """Delete old jobs while `in_time`; return their ids, and the times after which the next call reads on.
+
+    `after` and the result have a time for each of OLD_JOBS: rows that were deleted stay in PostgreSQL's indexes for as
+    long as a backup reads, and each read from the start would pass all of them. At the end, the result is empty.
+    """
+    old = _old_jobs(transaction.connection, before, limit, after)
+    reached = dict(after)
+    ids: list[str] = []
+    while len(ids) < len(old) and (not ids or in_time()):
+        step = old[len(ids) : len(ids) + PRUNED_TOGETHER]
+        _delete_records(transaction.connection, [job_id for _, job_id, _ in step])
+        reached |= {statement: at for statement, _, at in step}
+        ids += [job_id for _, job_id, _ in step]
+    return ids, reached if ids else {}
+
+
+def _old_jobs(
+    connection: SqlConnection, before: int, limit: int, after: Mapping[str, int]
+) -> list[tuple[str, str, int]]:
+    """Return the statement that found each job, its id, and the time of its end or of its first deleted image."""
+    found: list[tuple[str, str, int]] = []
+    for statement in OLD_JOBS:
+        values = {"before": before, "limit": limit - len(found), "after": after.get(statement, 0)}
+        found += [(statement, job_id, at) for job_id, at in connection.all(statement, values)]
+    return found
+
+
+def _delete_records(connection: SqlConnection, ids: list[str]) -> None:
+    for statement in PRUNING:
+        connection.send(statement, {"ids": ids})
+    connection.run("prune_jobs", {"ids": ids})  # its result is waited for: so the time is known
 
 
 # --- the store ---
@@ -254,6 +308,8 @@ class SqlJobStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._finished: OrderedDict[str, Job] = OrderedDict()
+        self._pruned: dict[str, int] = {}
+        """The times up to which old jobs were deleted, by statement; see `_prune`."""
 
     def observe(self, jobs: Sequence[Job]) -> None:
         """Cache those of `jobs` that are over."""
@@ -303,7 +359,9 @@ class SqlJobStore:
             model=request.model or "",
         )
         return await self._database.write(
-            lambda transaction: _submit(transaction, job, idempotency=idempotency, caps=caps, call=call), changes=1
+            lambda transaction: _submit(transaction, job, idempotency=idempotency, caps=caps, call=call),
+            changes=1,
+            reads=_reads_of_submit(session_id, idempotency, caps, now),
         )
 
     async def earlier(self, session_id: str, idempotency: Idempotency, *, now: int) -> Job | None:
@@ -353,7 +411,7 @@ class SqlJobStore:
         return await self._database.write(
             lambda transaction: _set_favorite(transaction, session_id, job_id, favorite, now),
             changes=1,
-            job_id=job_id,
+            reads=(("get_job", {"id": job_id}),),
         )
 
     async def delete(self, session_id: str, job_ids: Sequence[str], *, now: int) -> DeletedJobs:
@@ -410,7 +468,7 @@ class SqlJobStore:
         return await self._database.write(
             lambda transaction: _change(transaction, job_id, change, **values),
             changes=1,
-            job_id=job_id,
+            reads=(("get_job", {"id": job_id}),),
         )
 
     async def expired_leases(self, *, now: int, worker: str = "") -> list[Job]:
@@ -419,8 +477,14 @@ class SqlJobStore:
             lambda connection: [job_of(row) for row in connection.all("expired_leases", values)]
         )
 
-    async def prune(self, *, before: int, limit: int) -> int:
-        ids = await self._database.write(lambda transaction: _prune(transaction, before, limit))
+    async def prune(
+        self, *, before: int, limit: int, seconds: float = math.inf, monotonic: Callable[[], float] = time.monotonic
+    ) -> int:
+        def operation(transaction: Transaction) -> tuple[list[str], dict[str, int]]:
+            end = monotonic() + seconds
+            return _prune(transaction, before, limit, self._pruned, lambda: monotonic() < end)
+
+        ids, self._pruned = await self._database.write(operation)
         for job_id in ids:
             self._finished.pop(job_id, None)
         return len(ids)

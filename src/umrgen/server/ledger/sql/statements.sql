@@ -157,21 +157,24 @@ ORDER BY completed_at;
 SELECT {job} FROM jobs WHERE state = 'running' AND (lease_until < :now OR worker = :worker);
 
 -- name: old_failed_jobs
--- Failed jobs that ended before a time and whose webhook, if any, is not pending.
-SELECT id FROM jobs
-WHERE state = 'failed' AND completed_at < :before AND favorite = 0
+-- Failed jobs that ended before a time and whose webhook, if any, is not pending. The comparison of rows is one of times;
+-- of two times, PostgreSQL expects a small range without statistics, and would read and sort all of it.
+SELECT id, completed_at FROM jobs
+WHERE state = 'failed' AND (completed_at, id) >= (:after, '') AND completed_at < :before AND favorite = 0
   AND NOT EXISTS (SELECT 1 FROM webhooks WHERE webhooks.job_id = jobs.id AND webhooks.state = 'pending')
 ORDER BY completed_at LIMIT :limit;
 
 -- name: old_completed_jobs
--- Jobs whose last image was deleted before a time and whose webhook, if any, is not pending.
-SELECT DISTINCT job_id FROM (
-    SELECT job_id FROM outputs
-    WHERE expired_at < :before AND favorite = 0
+-- Jobs whose last image was deleted before a time and whose webhook, if any, is not pending. For the comparison of rows,
+-- see old_failed_jobs.
+SELECT job_id, min(expired_at) FROM (
+    SELECT job_id, expired_at FROM outputs
+    WHERE (expired_at, name) >= (:after, '') AND expired_at < :before AND favorite = 0
       AND NOT EXISTS (SELECT 1 FROM outputs AS other WHERE other.job_id = outputs.job_id
                       AND (other.expired_at IS NULL OR other.expired_at >= :before))
       AND NOT EXISTS (SELECT 1 FROM webhooks WHERE webhooks.job_id = outputs.job_id AND webhooks.state = 'pending')
-    ORDER BY expired_at LIMIT :limit) AS old;
+    ORDER BY expired_at LIMIT :limit) AS old
+GROUP BY job_id ORDER BY 2;
 
 -- name: prune_calls
 DELETE FROM calls WHERE job_id {in ids};

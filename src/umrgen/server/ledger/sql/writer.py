@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from umrgen.server.domain.job import Job
 from umrgen.server.ledger.errors import LedgerUnavailable
-from umrgen.server.ledger.sql.database import CommitUnknown, RunAgain, Transaction, WriteConnection
+from umrgen.server.ledger.sql.database import CommitUnknown, Read, RunAgain, Transaction, WriteConnection
 
 __all__ = ["GroupWriter", "InlineWriter", "NumberRanges", "ThreadWriter"]
 
@@ -27,8 +27,8 @@ ASK_AGAIN = 0.2
 """Seconds between two questions whether a transaction was committed."""
 
 _Operation = Callable[[Transaction], Any]
-_Waiting = tuple[_Operation, int, str, "asyncio.Future[Any]"]
-"""An operation, how many changes it makes at most, the job that it reads, and the future of its result."""
+_Waiting = tuple[_Operation, int, Sequence[Read], "asyncio.Future[Any]"]
+"""An operation, how many changes it makes at most, what it reads first, and the future of its result."""
 _Settled = tuple[list[tuple["asyncio.Future[Any]", Any, BaseException | None]], list[Job]]
 """The result of one committed batch: (future, result, error) per operation, and the changed jobs."""
 
@@ -67,6 +67,7 @@ def _run_operation(
         connection.undo()
         del transaction.changed[before:]
         transaction.next_jobs.clear()
+        transaction.counts.clear()
         return None, error
     connection.release()
     return result, None
@@ -102,14 +103,14 @@ class GroupWriter:
         self._arrived: list[_Waiting] = []
         """The operations of this iteration of the loop."""
 
-    async def write(self, operation: Callable[[Transaction], T], changes: int, job_id: str = "") -> T:
+    async def write(self, operation: Callable[[Transaction], T], changes: int, reads: Sequence[Read] = ()) -> T:
         """Run `operation` in a transaction; return its result once that is on disk."""
         if self._closed:
             raise LedgerUnavailable("the ledger is closed")
         future: asyncio.Future[T] = self._loop.create_future()
         if not self._arrived:
             self._loop.call_soon(self._hand_over)
-        self._arrived.append((operation, changes, job_id, future))
+        self._arrived.append((operation, changes, reads, future))
         return await future
 
     def _hand_over(self) -> None:
@@ -143,7 +144,7 @@ class GroupWriter:
         done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
         drawn: range | None = None
         try:
-            self._connection.begin(careful=careful, job_ids={job_id for _, _, job_id, _ in batch if job_id})
+            self._connection.begin(careful=careful, reads=[read for _, _, reads, _ in batch for read in reads])
             drawn = self._draw_numbers(sum(changes for _, changes, _, _ in batch))
             transaction = Transaction(self._connection, iter(drawn))
             for operation, _, _, future in batch:

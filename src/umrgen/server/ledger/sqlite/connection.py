@@ -2,12 +2,12 @@
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from umrgen.server.ledger.errors import LedgerTooNew, LedgerUnavailable
-from umrgen.server.ledger.sql.database import NO_VALUES, Row, WrongRowCount
+from umrgen.server.ledger.sql.database import NO_VALUES, Read, Row, WrongRowCount
 from umrgen.server.ledger.sql.rows import searched_of
 from umrgen.server.ledger.sql.statements import Dialect, load_migrations, load_statements
 
@@ -107,7 +107,7 @@ class SqliteConnection:
     def all(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> Sequence[Row]:
         return self._execute(statement, values).fetchall()
 
-    def begin(self, *, careful: bool = False, job_ids: Collection[str] = ()) -> None:
+    def begin(self, *, careful: bool = False, reads: Sequence[Read] = ()) -> None:
         self._control("BEGIN IMMEDIATE")
 
     def commit(self) -> None:

@@ -12,7 +12,7 @@ from umrgen.durable import make_folder, make_private
 from umrgen.server.domain.job import Job
 from umrgen.server.ledger.errors import LedgerDamaged, LedgerUnavailable
 from umrgen.server.ledger.sql.change_feed import ChangeFeed
-from umrgen.server.ledger.sql.database import SqlConnection, Transaction
+from umrgen.server.ledger.sql.database import Read, SqlConnection, Transaction
 from umrgen.server.ledger.sql.ledger import SqlStores
 from umrgen.server.ledger.sql.writer import ThreadWriter
 from umrgen.server.ledger.sqlite.connection import SqliteConnection, connect, migrate
@@ -114,5 +114,5 @@ class SqliteLedger(SqlStores):
     def peek(self, query: Callable[[SqlConnection], T]) -> T | None:
         return query(self._reader)
 
-    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0, job_id: str = "") -> T:
-        return await self._writer.write(operation, changes, job_id)
+    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0, reads: Sequence[Read] = ()) -> T:
+        return await self._writer.write(operation, changes, reads)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from umrgen.server.domain.job import Job
-from umrgen.server.ledger.sql.database import SqlConnection, Transaction
+from umrgen.server.ledger.sql.database import Read, SqlConnection, Transaction
 from umrgen.server.ledger.sql.ledger import SqlStores
 from umrgen.server.ledger.sql.writer import InlineWriter
 from umrgen.server.ledger.sqlite.connection import SqliteConnection, connect, migrate
@@ -75,5 +75,5 @@ class MemoryLedger(SqlStores):
         assert self._connection is not None
         return query(self._connection)
 
-    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0, job_id: str = "") -> T:
-        return await self._writer.write(operation, changes, job_id)
+    async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0, reads: Sequence[Read] = ()) -> T:
+        return await self._writer.write(operation, changes, reads)
