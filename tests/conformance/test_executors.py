@@ -19,6 +19,7 @@ from PIL import Image
 from fake_comfyui import FakeComfyUI
 from support import draw_task
 from umrgen.image_files import verify
+from umrgen.model import LIMITS
 from umrgen.server.engines import DrawTask, EngineCrashed, EngineFailure, EngineStalled, OutOfMemory
 from umrgen.server.executors import Executor, JobBatch, VerifiedImage, WatchdogLimits, pool
 from umrgen.server.executors.frames import pack
@@ -26,6 +27,7 @@ from umrgen.server.executors.link import Listener
 from umrgen.server.executors.remote import RemoteExecutor
 from umrgen.server.executors.subprocess.executor import SubprocessExecutor
 from umrgen.server.executors.subprocess.process import EngineProcess
+from umrgen.server.reencode import MAX_SIDE
 
 TASK = draw_task("one")
 
@@ -485,6 +487,26 @@ class TestLocal:
         for reason in ("Too many processes", "KeyError"):
             assert f"the engine could not be started: {reason}; trying again" in caplog.text
         await executor.stop()
+
+    async def test_a_task_may_have_as_many_references_as_a_request(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+        executor = SubprocessExecutor("fake_engines:FakeEngine", {}, watchdog=WatchdogLimits(stall_after=20))
+        largest = 3 * MAX_SIDE**2 + (1 << 20)  # of an upload: pixels that cannot be compressed
+        task = drawing("one", references=tuple(bytes(largest) for _ in range(LIMITS.references)))
+        async with asyncio.timeout(60):
+            assert await executor.run(task, ignore)
+        await executor.stop()
+
+    @pytest.mark.parametrize("loop", LOOPS)
+    def test_a_process_that_cannot_read_its_messages_ends(self, loop: Loop) -> None:
+        async def end() -> None:
+            process = await EngineProcess.spawn("procedural", {}, load_timeout=60)
+            process._channel._writer.write(b"\xff" * 8)
+            await process.ended()
+            assert process._channel.returncode == 1
+
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(asyncio.wait_for(end(), 60))
 
     async def test_the_environment_of_the_engine_has_no_api_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("UMRGEN_API_KEY", "UMRGEN_SERVER_KEY", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):

@@ -2155,6 +2155,14 @@ MUTATIONS = (
         "tests/unit/test_retention.py::test_it_is_tried_again_after_a_failure",
     ),
     _server(
+        "ten-large-references",
+        "contract: a job is drawn with ten reference images of the largest size",
+        "executors/subprocess/worker.py",
+        "unpack_lengths(self._read(HEAD.size), (MAX_TASKS_HEAD, MAX_TASKS_BODY))",
+        "unpack_lengths(self._read(HEAD.size))",
+        "tests/conformance/test_executors.py::TestLocal::test_a_task_may_have_as_many_references_as_a_request",
+    ),
+    _server(
         "engine-started-again",
         "reliability: an engine that the system could not start is started again",
         "executors/pool.py",

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support import draw_task
-from umrgen.server.engines import Cancelled
-from umrgen.server.executors.worker import Worker, _tasks
+from umrgen.server.engines import Cancelled, DrawTask
+from umrgen.server.executors.task_message import pack_tasks, unpack_tasks
+from umrgen.server.executors.worker import Worker
 
 IDS = st.integers(0, 9).map(lambda number: f"ext_{number}") | st.text(min_size=1, max_size=9)
 MESSAGES = st.lists(st.tuples(st.sampled_from(["draw", "cancel", "show", "hide", "finish"]), IDS), max_size=200)
@@ -28,7 +29,7 @@ def frame(kind: str, job_id: str) -> dict[str, Any]:
                 "with_prompt": False,
                 "created_at": 0,
             }
-            return {"do": "draw", "tasks": [task]}
+            return {"do": "draw", "tasks": [task], "files": []}
         case "cancel":
             return {"do": "cancel", "job_id": job_id}
     return {"do": "show", "job_id": job_id, "wanted": kind == "show"}
@@ -37,7 +38,7 @@ def frame(kind: str, job_id: str) -> dict[str, Any]:
 def finish(worker: Worker) -> None:
     """Finish the oldest task."""
     if not worker._tasks.empty():
-        worker._draw(_tasks(*worker._tasks.get()))
+        worker._draw(unpack_tasks(*worker._tasks.get()))
 
 
 @given(MESSAGES)
@@ -59,3 +60,26 @@ def test_only_jobs_that_are_not_finished_are_remembered(messages: list[tuple[str
     while not worker._tasks.empty():
         finish(worker)
     assert not worker._cancelled | worker._shown | worker._open
+
+
+def test_a_message_has_the_references_of_a_batch_once() -> None:
+    first, second = (f"{number:032x}.png" for number in range(2))
+    names = [(first, second), (first, second), (second,)]
+    files = {first: b"one", second: b"two"}
+    tasks = [
+        DrawTask(
+            f"ext_{number}",
+            msgspec.structs.replace(draw_task("a boat").request, reference_images=used),
+            tuple(files[name] for name in used),
+            archives=tuple(b"archive of " + files[name] for name in used),
+        )
+        for number, used in enumerate(names)
+    ]
+    head, body = pack_tasks(tasks)
+    assert sorted([body.count(b"one"), body.count(b"two")]) == [2, 2], "the file, and its archive"
+    assert unpack_tasks(head, body) == tasks
+
+
+def test_references_without_names_are_kept_apart() -> None:
+    tasks = [draw_task("a boat", references=(b"one", b"two")), draw_task("a boat", references=(b"three",))]
+    assert unpack_tasks(*pack_tasks(tasks)) == tasks

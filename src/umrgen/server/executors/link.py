@@ -12,6 +12,7 @@ from umrgen.server.domain.job import MAX_IMAGES
 from umrgen.server.engines import DrawTask, EncodedImage, EngineCrashed, EngineFailure, EngineInfo, OutOfMemory, Phase
 from umrgen.server.executors import OnPreview, OnStep, WatchdogLimits
 from umrgen.server.executors.frames import Frame, FrameError
+from umrgen.server.executors.task_message import pack_tasks
 from umrgen.server.executors.watchdog import Watchdog
 from umrgen.server.running_time import RunningTimeout
 
@@ -113,8 +114,7 @@ class EngineLink(ABC):
             inbox = self._jobs[task.job_id] = asyncio.Queue(self._inbox)
             if self._end is not None:
                 inbox.put_nowait(self._end)
-        images = b"".join(file for task in tasks for file in (*task.references, *task.archives))
-        self._write({"do": "draw", "tasks": [_task_head(task) for task in tasks]}, images)
+        self._write(*pack_tasks(tasks))
 
     async def follow(self, job_id: str, listener: Listener, limits: WatchdogLimits) -> list[EncodedImage]:
         """Wait for the images of a job. Raises EngineFailure, EngineCrashed and EngineStalled."""
@@ -186,17 +186,6 @@ class EngineLink(ABC):
             while inbox.full():
                 inbox.get_nowait()
             inbox.put_nowait(self._end)
-
-
-def _task_head(task: DrawTask) -> dict[str, Any]:
-    return {
-        "job_id": task.job_id,
-        "request": msgspec.to_builtins(task.request),
-        "references": [len(image) for image in task.references],
-        "archives": [len(archive) for archive in task.archives],
-        "with_prompt": task.with_prompt,
-        "created_at": task.created_at,
-    }
 
 
 def _observe(message: Frame, listener: Listener, watchdog: Watchdog, images: list[EncodedImage]) -> None:

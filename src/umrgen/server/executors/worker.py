@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict
-from io import BytesIO
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
-
-from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.engines import (
     BatchEngine,
     Cancelled,
@@ -26,6 +22,7 @@ from umrgen.server.engines import (
 )
 from umrgen.server.engines.encoding import encoded, preview_jpeg
 from umrgen.server.executors.frames import Frame
+from umrgen.server.executors.task_message import unpack_tasks
 from umrgen.server.signing import ManifestSigner, SigningOptions
 from umrgen.server.thumbnails import prepare
 from umrgen.server.watermark import Watermark
@@ -98,7 +95,7 @@ class Worker:
     def run(self) -> None:
         """Draw the received tasks, without end."""
         while True:
-            self._draw(_tasks(*self._tasks.get()))
+            self._draw(unpack_tasks(*self._tasks.get()))
 
     def receive(self, head: dict[str, Any], body: bytes) -> None:
         """Handle a frame: queue a task; note at once that a job is cancelled, or watched."""
@@ -177,17 +174,6 @@ def _ending(error: BaseException | None) -> dict[str, Any]:
     # contains paths: it goes to the operator's log, never to the user.
     traceback.print_exception(error)
     return {"is": "broken", "error": f"it raised {type(error).__name__}"}
-
-
-def _tasks(head: dict[str, Any], body: bytes) -> list[DrawTask]:
-    tasks, rest = [], BytesIO(body)
-    for each in head["tasks"]:
-        references, archives = (tuple(map(rest.read, each[name])) for name in ("references", "archives"))
-        request = msgspec.convert(each["request"], GenerationRequest)
-        tasks.append(
-            DrawTask(each["job_id"], request, references, each["with_prompt"], each["created_at"], archives=archives)
-        )
-    return tasks
 
 
 def limit_memory(memory: int) -> None:

@@ -23,7 +23,7 @@ from umrgen.server.executors.ray.actor import ENGINES_IN_RAY
 from umrgen.server.executors.ray.cluster import ClusterWatch, connect
 from umrgen.server.executors.ray.security import ClusterRefused
 from umrgen.server.executors.ray.spec import RaySpec, checked
-from umrgen.server.executors.subprocess.worker import Pipe
+from umrgen.server.executors.subprocess.worker import Pipe, ending_with_this
 from umrgen.text import printable
 
 __all__ = ["main"]
@@ -114,9 +114,10 @@ class _Driver:
                 self._pipe.send({"is": "note", "text": line})
 
     def _listen(self) -> None:
-        while True:
-            head, body = self._pipe.receive()
-            self._loop.result().call_soon_threadsafe(self._execute, head, body)
+        with ending_with_this():
+            while True:
+                head, body = self._pipe.receive()
+                self._loop.result().call_soon_threadsafe(self._execute, head, body)
 
     def _execute(self, head: dict[str, Any], body: bytes) -> None:
         number, actor = head["engine"], self._actors.get(head["engine"])

@@ -9,15 +9,18 @@ import os
 import signal
 import sys
 import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from umrgen.server.engines import EngineFailure, load_engine
-from umrgen.server.executors.frames import HEAD, pack, unpack_lengths
+from umrgen.server.executors.frames import HEAD, MAX_TASKS_BODY, MAX_TASKS_HEAD, pack, unpack_lengths
 from umrgen.server.executors.worker import Worker, limit_memory
 from umrgen.server.signing import SigningOptions
 from umrgen.server.watermark import BadWatermark, load_watermark
 
-__all__ = ["Pipe", "main"]
+__all__ = ["Pipe", "ending_with_this", "main"]
 
 
 class Pipe:
@@ -45,7 +48,7 @@ class Pipe:
 
     def receive(self) -> tuple[dict[str, Any], bytes]:
         """Return the next frame. When the server has ended, this process ends."""
-        head_length, body_length = unpack_lengths(self._read(HEAD.size))
+        head_length, body_length = unpack_lengths(self._read(HEAD.size), (MAX_TASKS_HEAD, MAX_TASKS_BODY))
         head = json.loads(self._read(head_length))
         return head, self._read(body_length)
 
@@ -56,10 +59,22 @@ class Pipe:
         return data
 
 
+@contextmanager
+def ending_with_this() -> Iterator[None]:
+    """End the process when the block raises: one that no longer listens is noticed only when it seems to stall."""
+    try:
+        yield
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
 def _listen(pipe: Pipe, worker: Worker) -> None:
     """Receive frames: tasks are queued, a cancellation takes effect immediately."""
-    while True:
-        worker.receive(*pipe.receive())
+    with ending_with_this():
+        while True:
+            worker.receive(*pipe.receive())
 
 
 def main() -> None:
