@@ -934,8 +934,8 @@ MUTATIONS = (
         "delete-files",
         "contract: the files of a deleted job are deleted at once",
         "services/job_edits.py",
-        "            await self._delete_files(part.files)\n",
-        "",
+        "can_delete = can_delete and await self._delete_files(part.files)",
+        "can_delete = False",
         "tests/unit/test_job_edits.py::test_the_files_of_many_jobs_are_deleted_and_forgotten",
     ),
     _server(
