@@ -336,6 +336,14 @@ MUTATIONS = (
         f"{DURABLE}::test_an_image_is_stored_before_its_job_is_completed",
     ),
     _server(
+        "deletion-synced",
+        "reliability: an image that was deleted does not come back after a power cut",
+        "blobs/local.py",
+        "    sync_folder(session)\n",
+        "",
+        f"{DURABLE}::test_a_deleted_image_does_not_come_back",
+    ),
+    _server(
         "image-name-synced",
         "README: the name of an image is synced in its folder",
         "blobs/local.py",

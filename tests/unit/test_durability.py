@@ -139,6 +139,13 @@ def test_a_new_state_folder_is_stored(disk: Disk, create: Callable[[Path], None]
 # --- images on the server ---
 
 
+async def test_a_deleted_image_does_not_come_back(disk: Disk) -> None:
+    storage = LocalBlobStore(disk.root / "outputs")
+    await storage.put("sid_a", "one.png", IMAGE)
+    await storage.delete("sid_a", "one.png")
+    assert disk.stored() == {}
+
+
 async def test_a_stored_image_is_stored_when_put_returns(disk: Disk) -> None:
     state = disk.root / "state"
     make_folder(state)

@@ -67,7 +67,7 @@ class BlobStore(Protocol):
         ...
 
     async def delete(self, session_id: str, name: str) -> None:
-        """Delete; a blob that does not exist is no error."""
+        """Delete; return when the blob would not come back after a power cut. One that does not exist is no error."""
         ...
 
     async def url_for(self, session_id: str, name: str) -> str | None:

@@ -110,7 +110,7 @@ class LocalBlobStore:
     async def delete(self, session_id: str, name: str) -> None:
         path = self._path(session_id, name)
         with _translated("deleted"):
-            await asyncio.to_thread(path.unlink, missing_ok=True)
+            await asyncio.to_thread(_delete, path)
 
     async def url_for(self, session_id: str, name: str) -> str | None:
         return None
@@ -126,6 +126,15 @@ class LocalBlobStore:
             with _translated("stored"):
                 self._free, self._free_until = shutil.disk_usage(folder).free, now + FREE_KNOWN
         return self._free
+
+
+def _delete(path: Path) -> None:
+    session = path.parent
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    sync_folder(session)
 
 
 def _read_part(path: Path, start: int, end: int | None) -> bytes | None:
