@@ -60,6 +60,8 @@ class Silent:
     def __call__(self, *_: Any) -> None:
         """Report nothing."""
 
+    def together(self, images: int, /) -> None: ...
+
     def phase(self, *_: Any) -> None:
         """Report nothing."""
 

@@ -44,6 +44,8 @@ class Steps:
             raise Cancelled
         self.finished.append((step, total))
 
+    def together(self, images: int, /) -> None: ...
+
     def phase(self, phase: Phase, /) -> None:
         assert phase in Phase
 

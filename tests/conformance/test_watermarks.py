@@ -21,6 +21,8 @@ class Silent:
     def __call__(self, *_: object) -> None:
         """Report nothing."""
 
+    def together(self, images: int, /) -> None: ...
+
     def phase(self, *_: object) -> None:
         """Report nothing."""
 

@@ -39,6 +39,8 @@ class Reports:
         if preview is not None:
             self.previews.append(preview())
 
+    def together(self, images: int, /) -> None: ...
+
     def phase(self, phase: Phase, /) -> None:
         self.phases.append(phase)
 

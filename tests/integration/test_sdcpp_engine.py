@@ -34,6 +34,8 @@ class Reports:
     def __call__(self, step: int, total: int, preview: Callable[[], Any] | None = None, /) -> None:
         self.steps.append((step, total))
 
+    def together(self, images: int, /) -> None: ...
+
     def phase(self, phase: Phase, /) -> None:
         self.phases.append(phase)
 

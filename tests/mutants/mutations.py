@@ -596,6 +596,15 @@ MUTATIONS = (
         "tests/unit/test_verifications.py::test_callers_without_a_key_leave_room_for_those_with_one",
     ),
     _server(
+        "drawn-together",
+        "provenance: a file states how many images were drawn together",
+        "executors/worker.py",
+        "self._encode, task, result, report.images)",
+        "self._encode, task, result, len(tasks))",
+        "tests/unit/test_engine_worker.py"
+        "::test_a_file_states_how_many_images_were_drawn_together_and_not_how_many_were_claimed",
+    ),
+    _server(
         "reference-manifest",
         "provenance: a signed reference image keeps its manifest in the image that is drawn from it",
         "scheduler/attempt.py",

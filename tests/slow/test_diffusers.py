@@ -40,6 +40,7 @@ class Recorder:
         self.phases: list[Phase] = []
         self.calls = 0
         self._cancel_at = cancel_at
+        self.drawn_with = 0
 
     def __call__(self, step: int, total: int, preview: Callable[[], Any] | None = None, /) -> None:
         self.calls += 1
@@ -48,6 +49,9 @@ class Recorder:
         self.steps.append((step, total))
         if preview is not None:
             self.previews.append(preview())
+
+    def together(self, images: int, /) -> None:
+        self.drawn_with = images
 
     def phase(self, phase: Phase, /) -> None:
         self.phases.append(phase)
@@ -133,6 +137,7 @@ def test_jobs_are_drawn_alike_alone_and_in_a_batch(engine: DiffusersEngine) -> N
     alone = [draw(engine, one) for one in FOUR]
     reports = [Recorder() for _ in FOUR]
     batch = together(engine, FOUR, *reports)
+    assert [report.drawn_with for report in reports] == [4] * 4
     assert [difference(one, other) <= 1 for one, other in zip(alone, batch, strict=True)] == [True] * 4
     assert [report.steps for report in reports] == [[(1, 2), (2, 2)]] * 4
 
@@ -219,8 +224,9 @@ class TestMemory:
 
         batch = together(klein, FOUR)
         with Calls(pipeline_of(klein).vae, "decode", limited):
-            split = together(klein, FOUR)
+            split = together(klein, FOUR, *(reports := [Recorder() for _ in FOUR]))
         assert sizes == [4, 2, 1, 1, 2, 1, 1]
+        assert [report.drawn_with for report in reports] == [1] * 4
         assert all(difference(one, other) <= 1 for one, other in zip(batch, split, strict=True))
 
     def test_a_rung_of_the_ladder_may_suffice(self, klein: DiffusersEngine) -> None:

@@ -336,6 +336,8 @@ def test_a_cancellation_during_loading_ends_its_job_alone(model: Path, monkeypat
     class Cancelling:
         def __call__(self, step: int, total: int, preview: object = None, /) -> None: ...
 
+        def together(self, images: int, /) -> None: ...
+
         def phase(self, phase: Phase, /) -> None:
             raise Cancelled
 

@@ -1,15 +1,18 @@
 """The engine's process: what it keeps of the messages that it receives."""
 
+from collections.abc import Sequence
+from concurrent.futures import wait
 from typing import Any
 
 import msgspec
 import pytest
-from fake_engines import FakeEngine
+from fake_engines import FakeBatchEngine, FakeEngine
 from hypothesis import given
 from hypothesis import strategies as st
 
 from support import draw_task
-from umrgen.server.engines import Cancelled, DrawTask
+from umrgen.provenance import read
+from umrgen.server.engines import Cancelled, DrawTask, Report
 from umrgen.server.executors.task_message import pack_tasks, unpack_tasks
 from umrgen.server.executors.worker import Worker
 
@@ -83,3 +86,27 @@ def test_a_message_has_the_references_of_a_batch_once() -> None:
 def test_references_without_names_are_kept_apart() -> None:
     tasks = [draw_task("a boat", references=(b"one", b"two")), draw_task("a boat", references=(b"three",))]
     assert unpack_tasks(*pack_tasks(tasks)) == tasks
+
+
+class DividingEngine(FakeBatchEngine):
+    """Draws the first task of a batch alone."""
+
+    def draw_batch(self, tasks: Sequence[DrawTask], reports: Sequence[Report]) -> list[Any]:
+        for task, report in zip(tasks, reports, strict=True):
+            report.together(1 if task is tasks[0] else len(tasks) - 1)
+        return super().draw_batch(tasks, reports)
+
+
+def test_a_file_states_how_many_images_were_drawn_together_and_not_how_many_were_claimed() -> None:
+    images: dict[str, bytes] = {}
+
+    def keep(head: dict[str, Any], body: bytes) -> None:
+        if head["is"] == "image":
+            images[head["job_id"]] = body[: len(body) - head["thumbnail"]]
+
+    for engine, expected in ((DividingEngine(), [1, 2, 2]), (FakeBatchEngine(), [3, 3, 3])):
+        worker = Worker(engine, keep)
+        worker._draw([draw_task("a boat", job_id=f"ext_{number}") for number in range(3)])
+        wait(worker._encoding)
+        records = [read(images[f"ext_{number}"]) for number in range(3)]
+        assert [record.batch for record in records if record] == expected

@@ -142,6 +142,13 @@ class Report(Protocol):
 
     def phase(self, phase: Phase, /) -> None: ...
 
+    def together(self, images: int, /) -> None:
+        """Report how many images are drawn together, this one included, if they are not all of the batch.
+
+        The image's file states it, because its pixels may depend on it.
+        """
+        ...
+
 
 class Engine(Protocol):
     """An engine in a separate process: loaded once, then it draws one task at a time."""

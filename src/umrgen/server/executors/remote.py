@@ -71,6 +71,9 @@ class _Progress:
         self._check_cancelled()
         self._watchdog.phase(phase)
 
+    def together(self, images: int, /) -> None:
+        """A remote engine gets one task at a time."""
+
     def _check_cancelled(self) -> None:
         if self.cancelled:
             raise Cancelled

@@ -43,9 +43,11 @@ OUT_OF_MEMORY = "it needs more memory than the engine has; lower width and heigh
 class _Report:
     """Implements `Report` for one task, over the pipe."""
 
-    def __init__(self, worker: "Worker", job_id: str) -> None:
+    def __init__(self, worker: "Worker", job_id: str, images: int) -> None:
         self._worker = worker
         self._job_id = job_id
+        self.images = images
+        """Drawn together with this one, itself included."""
 
     def __call__(self, step: int, total: int, preview: "Callable[[], Pixels | EncodedImage] | None" = None, /) -> None:
         self._worker.check_cancelled(self._job_id)
@@ -56,6 +58,9 @@ class _Report:
     def phase(self, phase: Phase, /) -> None:
         self._worker.check_cancelled(self._job_id)
         self._worker.send({"is": "phase", "job_id": self._job_id, "phase": str(phase)})
+
+    def together(self, images: int, /) -> None:
+        self.images = images
 
 
 class Worker:
@@ -120,18 +125,20 @@ class Worker:
 
     def _draw(self, tasks: list[DrawTask]) -> None:
         """Draw tasks together, and start to encode their images when those of the batch before are encoded."""
-        results = self._results(tasks)
+        reports = [_Report(self, task.job_id, len(tasks)) for task in tasks]
+        results = self._results(tasks, reports)
         wait(self._encoding)
         self._encoding.clear()
-        for task, result in zip(tasks, results, strict=True):
+        for task, report, result in zip(tasks, reports, results, strict=True):
             if isinstance(result, BaseException):
                 self._finish(task.job_id, result)
             else:
                 self.send({"is": "drawn", "job_id": task.job_id})
-                self._encoding.append(self._encoder.submit(self._encode, task, result, len(tasks)))
+                self._encoding.append(self._encoder.submit(self._encode, task, result, report.images))
 
-    def _results(self, tasks: list[DrawTask]) -> "Sequence[Sequence[Pixels | EncodedImage] | BaseException]":
-        reports = [_Report(self, task.job_id) for task in tasks]
+    def _results(
+        self, tasks: list[DrawTask], reports: list[_Report]
+    ) -> "Sequence[Sequence[Pixels | EncodedImage] | BaseException]":
         try:
             if len(tasks) == 1:
                 return [self._engine.draw(tasks[0], reports[0])]

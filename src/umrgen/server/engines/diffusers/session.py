@@ -40,6 +40,9 @@ class _Silent:
     def phase(self, phase: Phase, /) -> None:
         """Report nothing."""
 
+    def together(self, images: int, /) -> None:
+        """Report nothing."""
+
 
 class ModelSession:
     """Draws tasks with one loaded model."""
@@ -139,6 +142,7 @@ class ModelSession:
         images = run(pipeline, watch, self._arguments(pipeline, jobs))
         for number, job in enumerate(jobs):
             if job.result is None:
+                job.report.together(len(jobs))
                 job.result = _result(images[number])
         return True
 
