@@ -5,7 +5,7 @@ import hashlib
 import sqlite3
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
@@ -192,6 +192,16 @@ async def test_a_worker_lives_until_its_report_expires_or_is_removed(observed: O
     assert await workers.live(now=0) == [two], "the expired report is deleted"
     await workers.remove("two")
     assert await workers.live(now=0) == []
+
+
+async def test_a_worker_of_another_version_does_not_hide_the_others(observed: ObservedLedger) -> None:
+    workers, info = observed.ledger.workers, EngineInfo("painter", "model", "1")
+    one = LiveWorker("one", "painter", "ready", 2, info, until=5000)
+    await workers.report(one, now=1000)
+    later = asdict(replace(one, id="later")) | {"info": '{"title": "a painter"}'}
+    ledger: Any = observed.ledger
+    await ledger.write(lambda transaction: transaction.connection.run("report_worker", later))
+    assert await workers.live(now=1000) == [replace(one, id="later", info=None), one]
 
 
 async def test_a_preview_is_kept_for_the_jobs_that_are_watched(observed: ObservedLedger) -> None:

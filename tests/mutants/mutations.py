@@ -2830,6 +2830,14 @@ MUTATIONS = (
         f"{EXCHANGE}::test_large_previews_and_those_of_more_jobs_are_not_written",
     ),
     _server(
+        "worker-of-another-version",
+        "scaling: a worker of another version of UMRGEN does not hide the others",
+        "ledger/sql/workers.py",
+        "    except msgspec.DecodeError:",
+        "    except ZeroDivisionError:",
+        "tests/conformance/test_ledger.py::test_a_worker_of_another_version_does_not_hide_the_others",
+    ),
+    _server(
         "previews-of-others",
         "scaling: watchers of jobs without a preview do not keep others from one",
         "scheduler/preview_exchange.py",

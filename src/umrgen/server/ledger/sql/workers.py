@@ -13,7 +13,18 @@ __all__ = ["SqlWorkerStore"]
 
 def _worker_of(row: Row) -> LiveWorker:
     worker_id, engine, state, capacity, info, until = row
-    return LiveWorker(worker_id, engine, state, capacity, info and msgspec.json.decode(info, type=EngineInfo), until)
+    return LiveWorker(worker_id, engine, state, capacity, info and _info_of(info), until)
+
+
+def _info_of(text: str) -> EngineInfo | None:
+    """Return the description of an engine; None for that of another version of UMRGEN, which may have other members.
+
+    The servers of a ledger are replaced one after the other: one worker must not hide the others.
+    """
+    try:
+        return msgspec.json.decode(text, type=EngineInfo)
+    except msgspec.DecodeError:
+        return None
 
 
 def _report(transaction: Transaction, worker: LiveWorker, now: int) -> None:
