@@ -238,7 +238,7 @@ class TestJobs:
             rest = process.stderr.read()
         assert process.returncode == 130
         job_id = first.split()[1]
-        assert f"umrgen fetch {job_id}" in rest
+        assert "umrgen resume" in rest
         with slow_server.http() as http:
             assert finish(http, job_id)["state"] == "completed"
         assert not (tmp_path / "x.png").exists()

@@ -127,6 +127,17 @@ def test_a_file_is_checked_although_the_server_cannot_be_asked(environment: dict
 
 
 @pytest.mark.slow
+def test_the_advice_after_a_time_limit_saves_the_image_at_its_target(tmp_path: Path) -> None:
+    target, home = tmp_path / "boat.png", {"XDG_DATA_HOME": str(tmp_path / "home")}
+    with FaultServer("modern", job_seconds=8) as server:
+        done = cli("generate", "a boat", "-o", str(target), "--timeout", "4", *SMALL, **of(server), **home)
+        assert (done.returncode, "Save its image later with: umrgen resume ext_" in done.stderr) == (3, True)
+        advice = done.stderr.split("umrgen resume ")[1].split()[0]
+        assert cli("resume", advice, **of(server), **home).returncode == 0
+    assert SavedImage.read(target).bytes > 0
+
+
+@pytest.mark.slow
 def test_the_end_of_a_wait_is_printed_once(environment: dict[str, str]) -> None:
     job_id = cli("submit", "a boat", *SMALL, **environment).stdout.strip()
     shown = in_terminal("wait", job_id, TERM="dumb", **environment)

@@ -48,6 +48,14 @@ def test_after_a_login_no_variable_is_needed(shared_server: ServerProcess, tmp_p
     assert "umrgen login" in cli("status", "ext_none").stderr
 
 
+def test_the_end_of_the_input_at_a_prompt_ends_its_line() -> None:
+    terminal = Terminal(sys.executable, "-m", "umrgen", "login")
+    terminal.read_until("address")
+    terminal.write("\x04")  # Ctrl-D: unlike a signal, it waits until the prompt reads
+    assert terminal.read_all().endswith("\numrgen: interrupted.\n")
+    assert terminal.close() == 130
+
+
 def test_the_name_of_the_profile_is_checked_before_the_key_is_read() -> None:
     refused = login("", "--base-url", "http://127.0.0.1:9", "--profile", "a b")
     assert (refused.returncode, "'a b' is not a name for a profile" in refused.stderr) == (1, True)

@@ -263,5 +263,5 @@ def exit_on_error(output: CommandOutput, work: Callable[[], None]) -> None:
         work()
     except errors.UmrgenError as error:
         sys.exit(output.failure(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):  # click raises Abort in a prompt
         sys.exit(output.interrupted())

@@ -3,7 +3,8 @@
 import asyncio
 import secrets
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from umrgen.cli.common import (
 from umrgen.cli.connection import ConnectionOptions, connection_options
 from umrgen.cli.display import display_option, show_images
 from umrgen.cli.parameters import LoraText, Ratio, with_sides
-from umrgen.errors import UmrgenError, Unsupported
+from umrgen.errors import UmrgenError, Unsupported, WaitTimeout
 
 if TYPE_CHECKING:
     from umrgen.cli.embedded import EmbeddedServer
@@ -99,6 +100,17 @@ def _server(
     return embedded_server()
 
 
+@contextmanager
+def _advice_of_resume() -> Iterator[None]:
+    """Let the error of a job that is not over name the command that saves its image at its target."""
+    try:
+        yield
+    except WaitTimeout as error:
+        if error.job_id is not None:
+            error.next = f"Save its image later with: umrgen resume {error.job_id}"
+        raise
+
+
 def describe_image(image: "SavedImage", seconds: float) -> str:
     """Return the result of `generate` as text."""
     from umrgen.cli.progress import one_line
@@ -156,7 +168,8 @@ def generate(
         check_stdout(to, output)
         for target in _targets(to, count):
             prepare_target(target, overwrite=overwrite)
-        with _server(connection, output, webhook=bool(request.get("webhook_url"))) as server:
+        output.continuation = "umrgen resume"  # which saves the image at its target, also that of a temporary server
+        with _server(connection, output, webhook=bool(request.get("webhook_url"))) as server, _advice_of_resume():
             asyncio.run(draw(server))
         show_images(drawn, displayed, output)
 
