@@ -515,6 +515,32 @@ async def test_other_servers_are_observed_again_after_a_failure(
     await other.close()
 
 
+async def test_a_claim_without_a_job_commits_nothing(observed: ObservedLedger) -> None:
+    """Else each worker that is woken in vain would sync the disk, and wake all others, under the lock of the clock."""
+    before = await observed.ledger.jobs.last_change()
+    assert await observed.ledger.jobs.claim("worker", now=1, lease_until=99, limit=3) == []
+    assert await observed.ledger.jobs.last_change() == before
+    assert (await observed.submit("ext_1")).changed == before + 1
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_another_server_may_draw_the_numbers_of_a_claim_without_a_job(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """They are not mistaken for numbers of this server, whose changes it has observed already."""
+    observed = asyncio.Event()
+    url = request.getfixturevalue("postgres").create_schema() if kind == "postgres" else ""
+    one, other = (PostgresLedger(url) if url else SqliteLedger(tmp_path / "ledger.sqlite3") for _ in range(2))
+    await one.open(lambda jobs: None, lambda jobs: observed.set())
+    await other.open()
+    async with asyncio.timeout(20):
+        assert await one.jobs.claim("worker", now=1, lease_until=99) == []
+        await other.jobs.submit("ext_1", "sid_a", SPEC, "procedural", now=1)
+        await observed.wait()
+    await one.close()
+    await other.close()
+
+
 async def test_a_failing_change_does_not_affect_the_others_of_its_batch(observed: ObservedLedger) -> None:
     await observed.submit("ext_1")
     results = await asyncio.gather(

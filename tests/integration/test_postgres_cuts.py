@@ -11,10 +11,12 @@ import pytest
 
 from cut import CuttingProxy, through
 from postgres import ELSEWHERE, PostgresDatabases
+from support import until
 from umrgen.model import State
 from umrgen.server.domain.job import Change, Job, Output
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger import Idempotency, Ledger, LedgerUnavailable
+from umrgen.server.ledger.postgres import listener, pipeline
 from umrgen.server.ledger.postgres.connection import PostgresAddress
 from umrgen.server.ledger.postgres.ledger import PostgresLedger
 from umrgen.server.ledger.postgres.writer import PostgresWriter
@@ -148,6 +150,33 @@ async def test_changes_during_a_lost_notification_connection_are_reported_later(
     finally:
         await watcher.close()
         await other.close()
+
+
+@pytest.mark.slow
+async def test_a_network_that_passes_nothing_on_is_a_lost_connection(
+    postgres: PostgresDatabases, proxy: CuttingProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No connection is closed, so nothing but the missing answer says it; calls do not wait for ever."""
+    monkeypatch.setattr(listener, "SILENCE", 0.1)
+    monkeypatch.setattr(listener, "ANSWER", 1.0)
+    monkeypatch.setattr(pipeline, "ANSWER", 1.0)
+    ledger = PostgresLedger(through(proxy, postgres.create()))
+    await ledger.open()
+    try:
+        async with asyncio.timeout(40):
+            await ledger.jobs.submit("ext_1", "sid_a", REQUEST, "fake", now=1)
+            proxy.stall()
+            with pytest.raises(LedgerUnavailable):
+                await ledger.jobs.submit("ext_2", "sid_a", REQUEST, "fake", now=1)
+            await asyncio.to_thread(until, lambda: "did not answer" in caplog.text)
+            with pytest.raises(LedgerUnavailable, match="is lost"):
+                await ledger.jobs.get("ext_1")
+            proxy.resume()
+            job, _ = await insist(lambda: ledger.jobs.submit("ext_2", "sid_a", REQUEST, "fake", now=1))
+            assert [job.id for job in await ledger.jobs.get_many(["ext_1", "ext_2"])] == ["ext_1", job.id]
+    finally:
+        proxy.resume()
+        await ledger.close()
 
 
 @pytest.mark.slow

@@ -21,10 +21,11 @@ from worker_process import worker
 
 from cut import CuttingProxy, through
 from postgres import PostgresDatabases
-from s3_server import free_ports
+from s3_server import free_ports, new_prefix, shared_s3
 from support import SMALL, UNLIMITED, ServerProcess, cli, server, until
 
 BODY = {"prompt": "a boat"} | SMALL
+PNG = b"\x89PNG"
 
 
 def submit(http: httpx2.Client, **changes: int | str) -> str:
@@ -167,6 +168,76 @@ def test_a_job_is_drawn_by_a_worker_that_has_its_model(shared: tuple[str, ...], 
             assert "it has first, second" in refused.text
         with worker(tmp_path / "three", *shared, *painter, "model=third", **environment):
             until(lambda: state_of(http, early) == "completed")
+
+
+@pytest.mark.slow
+def test_a_network_to_s3_that_passes_nothing_on_delays_jobs_and_requests(tmp_path: Path) -> None:
+    """A server and a worker reach S3 by a proxy each, which stalls; no connection is closed."""
+    s3 = shared_s3()
+    target = int(s3.endpoint.rpartition(":")[2])
+    to_server, to_worker = CuttingProxy(target), CuttingProxy(target)
+    shared = ("--ledger", f"sqlite:{tmp_path / 'ledger.sqlite3'}", "--blobs", f"s3://images/{new_prefix()}")
+    by = lambda proxy: s3.environment | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"}  # noqa: E731
+    try:
+        with (
+            server(tmp_path / "server", *UNLIMITED, *shared, "--no-engines", **by(to_server)) as serving,
+            serving.http() as http,
+            worker(tmp_path / "worker", *shared, **by(to_worker)) as drawing,
+        ):
+            first = submit(http)
+            until(lambda: state_of(http, first) == "completed")
+            to_server.stall()
+            url = http.get(f"/api/v1/status/{first}").json()["image_url"]
+            refused = http.get(url, timeout=60)
+            assert (refused.status_code, refused.json()["code"]) == (503, "storage_failed")
+            to_server.resume()
+            assert http.get(url).content.startswith(PNG)
+
+            to_worker.stall()
+            second = submit(http)
+            until(lambda: f"job {second}: the images in" in drawing.log(), 60)
+            assert state_of(http, second) == "running"
+            to_worker.resume()
+            until(lambda: state_of(http, second) == "completed", 60)
+            status = http.get(f"/api/v1/status/{second}").json()
+            assert http.get(status["image_url"]).content.startswith(PNG)
+            assert f"job {second}: attempt 2" not in drawing.log(), "its image was kept"
+    finally:
+        for proxy in (to_server, to_worker):
+            proxy.close()
+
+
+@pytest.mark.slow
+def test_a_worker_behind_a_network_that_passes_nothing_on_loses_its_job_to_another_one(
+    postgres: PostgresDatabases, tmp_path: Path
+) -> None:
+    """As when it is cut off; nothing that it sent meanwhile changes the job of the other."""
+    assert postgres.server is not None
+    url, proxy = postgres.create(), CuttingProxy(postgres.server.socket)
+    blobs = ("--blobs", f"local:{tmp_path / 'images'}")
+    options = ("--lease", "2", "--step-delay", "0.5")
+    try:
+        with (
+            server(tmp_path / "server", *UNLIMITED, *blobs, "--ledger", url, "--no-engines") as serving,
+            serving.http() as http,
+            worker(tmp_path / "cut", *blobs, "--ledger", through(proxy, url), *options) as cut,
+        ):
+            job = submit(http, steps=10)
+            until(lambda: state_of(http, job) == "running")
+            until(lambda: f"job {job}: attempt 1" in cut.log())
+            proxy.stall()
+            with worker(tmp_path / "other", *blobs, "--ledger", url, *options) as other:
+                until(lambda: state_of(http, job) == "completed", 40)
+                assert f"job {job}: attempt 2" in other.log()
+            proxy.resume()
+            until(lambda: f"job {job}: it was ended, or another worker has it" in cut.log(), 60)
+            status = http.get(f"/api/v1/status/{job}").json()
+            stored = {path.name for path in (tmp_path / "images").glob("sid_*/*")}
+            assert stored == files_of([status])
+            following = submit(http)
+            until(lambda: state_of(http, following) == "completed")
+    finally:
+        proxy.close()
 
 
 @pytest.mark.slow

@@ -2765,6 +2765,22 @@ MUTATIONS = (
         "tests/integration/test_postgres_plans.py::test_the_plans_of_a_new_ledger_read_no_whole_table",
     ),
     _server(
+        "empty-claims-commit-nothing",
+        "scaling: a claim without a job syncs nothing, and wakes no other server",
+        "ledger/sql/writer.py",
+        "if self._connection.has_written:",
+        "if True:",
+        f"{LEDGER}::test_a_claim_without_a_job_commits_nothing",
+    ),
+    _server(
+        "numbers-of-empty-claims",
+        "scaling: each server observes the changes of the others, after claims without a job too",
+        "ledger/sql/writer.py",
+        "        if drawn:\n            self._ranges.undo()\n",
+        "",
+        f"{LEDGER}::test_another_server_may_draw_the_numbers_of_a_claim_without_a_job[sqlite]",
+    ),
+    _server(
         "earlier-version-writes",
         "scaling: servers of an earlier version go on with the migrated tables",
         "ledger/postgres/migrations/0003_workers.sql",

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import psycopg
 
@@ -15,6 +16,9 @@ __all__ = ["ChangeListener"]
 
 log = logging.getLogger(__name__)
 
+SILENCE, ANSWER = 5.0, 10.0
+"""Seconds without a notification after which PostgreSQL is asked for an answer, and seconds that it has for this. A
+network that passes nothing on closes no connection."""
 RETRY = 0.5
 """Seconds between two attempts to connect again."""
 
@@ -25,7 +29,7 @@ class ChangeListener:
     None means: numbers may have been missed. So a lost notification loses nothing.
     """
 
-    def __init__(self, address: PostgresAddress, on_number: Callable[[int | None], Awaitable[None]]) -> None:
+    def __init__(self, address: PostgresAddress, on_number: Callable[[int | None], Coroutine[Any, Any, None]]) -> None:
         self._address = address
         self._on_number = on_number
         self._lost_at: float | None = None
@@ -63,9 +67,24 @@ class ChangeListener:
             await self._reconnect()
 
     async def _listen(self) -> None:
-        await self._on_number(None)
-        async for notification in self._connection.notifies():
-            await self._on_number(_number(notification.payload))
+        await self._in_time(self._on_number(None))
+        while True:
+            async for notification in self._connection.notifies(timeout=SILENCE):
+                await self._in_time(self._on_number(_number(notification.payload)))
+            await self._in_time(self._connection.execute("SELECT"))
+
+    async def _in_time(self, answer: Coroutine[Any, Any, Any]) -> None:
+        """Wait for something that needs an answer of PostgreSQL. Raises LedgerUnavailable after ANSWER seconds."""
+        waiting = asyncio.create_task(answer)
+        try:
+            if not (await asyncio.wait([waiting], timeout=ANSWER))[0]:
+                lost = LedgerUnavailable(f"PostgreSQL did not answer for {ANSWER:g} s")
+                self._report_lost(lost)  # now: to give the connection up takes psycopg some seconds
+                raise lost
+            waiting.result()
+        finally:
+            waiting.cancel()
+            await asyncio.wait([waiting])
 
     async def _connect(self) -> None:
         try:

@@ -17,6 +17,8 @@ from umrgen.server.ledger.sql.database import Row
 
 __all__ = ["PipelineResult", "StatementPipeline", "numbered"]
 
+ANSWER = 20.0
+"""Seconds without a byte after which a connection is given up. PostgreSQL ends a wait for a lock after 5 s."""
 _PARAMETER = re.compile(r"(?<![:\w]):(\w+)")
 _BYTEA, _INTEGERS = 17, frozenset((20, 21, 23, 26, 1700))
 """Type numbers of PostgreSQL: bytea; int8, int2, int4, oid and numeric."""
@@ -116,7 +118,9 @@ class StatementPipeline:
         """Wait for a result, without holding the interpreter's lock; None at the end of those of one statement."""
         while (unsent := self._pgconn.flush()) or self._pgconn.is_busy():
             # More than the system's buffer is sent part by part; PostgreSQL responds to the whole only.
-            (self._ready if unsent else self._readable).poll()
+            if not (self._ready if unsent else self._readable).poll(ANSWER * 1000):
+                self._pgconn.finish()
+                raise psycopg.OperationalError(f"it did not answer for {ANSWER:g} s")
             self._pgconn.consume_input()
         return self._pgconn.get_result()
 

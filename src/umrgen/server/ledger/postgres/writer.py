@@ -65,7 +65,8 @@ class PostgresWriter:
         self._ahead: dict[tuple[str, ...], tuple[Mapping[str, Any], PipelineResult]] = {}
         """What was read together at the begin, and no statement has changed since, with the values it was read by."""
         self._careful = False
-        self._has_written = False
+        self.has_written = False
+        self._operation_wrote = False
         """Whether the operation has sent a statement that writes."""
         self._transaction = ""
         """The number of the transaction, by which PostgreSQL knows whether it was committed."""
@@ -74,12 +75,12 @@ class PostgresWriter:
     # --- statements ---
 
     def run(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> int:
-        self._has_written = True
+        self.has_written = self._operation_wrote = True
         self._ahead.clear()
         return self._received(statement, values).count
 
     def send(self, statement: str, values: Mapping[str, Any] = NO_VALUES, *, rows: int | None = None) -> None:
-        self._has_written = True
+        self.has_written = self._operation_wrote = True
         if change := _CHANGES.get(statement):
             self._ahead.pop(_key(*change, values), None)
         elif statement in _CHANGE_MANY:
@@ -144,6 +145,7 @@ class PostgresWriter:
     def begin(self, *, careful: bool = False, reads: Sequence[Read] = ()) -> None:
         """Start a transaction, and lock the row of the clock: the writes of other servers wait for its end."""
         self._careful, self._last_change, self._sent, self._ahead = careful, None, [], {}
+        self.has_written = False
         self._start()
         if not careful:
             self._attempt(lambda: self._read(reads))
@@ -230,7 +232,7 @@ class PostgresWriter:
             self._control(b"ROLLBACK")
 
     def savepoint(self) -> None:
-        self._has_written = False
+        self._operation_wrote = False
         if self._careful:
             self._control(b"SAVEPOINT operation")
 
@@ -242,7 +244,7 @@ class PostgresWriter:
         if self._careful:
             self._control(b"ROLLBACK TO operation")
             self.release()
-        elif self._has_written:
+        elif self._operation_wrote:
             raise RunAgain
 
     def close(self) -> None:

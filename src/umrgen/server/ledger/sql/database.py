@@ -81,6 +81,11 @@ class WriteConnection(SqlConnection, Protocol):
         """
         ...
 
+    @property
+    def has_written(self) -> bool:
+        """Whether an operation of the transaction has run a statement by `run` or `send`."""
+        ...
+
     def commit(self) -> None:
         """Raises LedgerUnavailable when nothing was written, CommitUnknown when that is not known."""
         ...

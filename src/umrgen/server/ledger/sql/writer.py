@@ -149,17 +149,23 @@ class GroupWriter:
             transaction = Transaction(self._connection, iter(drawn))
             for operation, _, _, future in batch:
                 done.append((future, *_run_operation(self._connection, transaction, operation)))
-            begun = time.perf_counter()
-            self._commit_transaction()
-            self._observe(time.perf_counter() - begun)
+            if self._connection.has_written:
+                begun = time.perf_counter()
+                self._commit_transaction()
+                self._observe(time.perf_counter() - begun)
+            else:  # such as a claim without a job: nothing is synced, and no other server notified
+                self._undo(drawn)
         except Exception:
             # Such as a full disk, or a lock of another program.
-            if drawn:
-                self._ranges.undo()
             with suppress(LedgerUnavailable):  # SQLite rolls back by itself after some errors
-                self._connection.rollback()
+                self._undo(drawn)
             raise
         return done, transaction.changed
+
+    def _undo(self, drawn: range | None) -> None:
+        if drawn:
+            self._ranges.undo()
+        self._connection.rollback()
 
     def _commit_transaction(self) -> None:
         """Return when the transaction is on disk. Raises LedgerUnavailable when nothing of it was written."""

@@ -81,6 +81,7 @@ class SqliteConnection:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._sql, self._lists = load_statements(DIALECT)
+        self.has_written = False
 
     def _execute(self, statement: str, values: Mapping[str, Any]) -> sqlite3.Cursor:
         if lists := self._lists.get(statement):
@@ -93,9 +94,11 @@ class SqliteConnection:
             raise LedgerUnavailable(f"the ledger cannot be used: {error}") from error
 
     def run(self, statement: str, values: Mapping[str, Any] = NO_VALUES) -> int:
+        self.has_written = True
         return self._execute(statement, values).rowcount
 
     def send(self, statement: str, values: Mapping[str, Any] = NO_VALUES, *, rows: int | None = None) -> None:
+        self.has_written = True
         changed = self._execute(statement, values).rowcount
         if rows is not None and changed != rows:
             raise WrongRowCount(f"{statement} changed {changed} rows, not {rows}")
@@ -108,6 +111,7 @@ class SqliteConnection:
         return self._execute(statement, values).fetchall()
 
     def begin(self, *, careful: bool = False, reads: Sequence[Read] = ()) -> None:
+        self.has_written = False
         self._control("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
