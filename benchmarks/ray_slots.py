@@ -34,7 +34,7 @@ JOBS_OF_A_SLOT = 10
 
 
 class StampEngine:
-    """Draws nothing for as long as the prompt says, and writes when it began and ended, by the machine's clock."""
+    """Draws nothing for the time that the prompt gives, and writes when it began and ended, by the machine's clock."""
 
     info = EngineInfo("stamp", "procedural", "1")
 
@@ -64,7 +64,7 @@ def stamps(folder: Path, jobs: list[str]) -> list[tuple[str, float, float]]:
 
 @contextmanager
 def serving(folder: Path, address: str, devices: int, **environment: str) -> Iterator[httpx2.Client]:
-    """Yield a client of a server with so many loaded engines."""
+    """Yield a client of a server with `devices` loaded engines."""
     where = ("--executor", "ray", "--ray-address", address, "--ray-resources", "CPU=1", "--devices", str(devices))
     engine = ("--engine", "ray_slots:StampEngine", "--engine-option", f"folder={folder / 'stamps'}", *UNLIMITED)
     running = ServerProcess(folder / "state", *where, *engine, PYTHONPATH=str(HERE), **environment)
