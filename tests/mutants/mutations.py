@@ -1318,8 +1318,8 @@ MUTATIONS = (
     _server(
         "older-ledger",
         "reliability: with an older ledger, nothing is deleted",
-        "application.py",
-        "            self.retention.paused = True\n",
+        "services/ledger_watch.py",
+        "            self._retention.paused = True\n",
         "",
         "tests/integration/test_lost_ledger.py::test_an_older_ledger_is_recognized",
     ),

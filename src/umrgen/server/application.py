@@ -51,6 +51,7 @@ from umrgen.server.services.image_cache import ImageCache
 from umrgen.server.services.job_edits import JobEdits
 from umrgen.server.services.job_waits import JobWaits
 from umrgen.server.services.ledger_clock import LedgerClock
+from umrgen.server.services.ledger_watch import LedgerWatch
 from umrgen.server.services.limits import AddressLimit, FailureThrottle, RateLimits
 from umrgen.server.services.one_time_links import OneTimeLinks
 from umrgen.server.services.outputs import Outputs
@@ -78,9 +79,6 @@ __all__ = ["Application"]
 
 log = logging.getLogger(__name__)
 
-MARK_SECONDS = 60.0
-"""Seconds between two writes of the ledger's mark."""
-ADOPT = "Put back the right file, or stop the server and run: umrgen ledger adopt"
 PUBLIC_VERIFICATIONS = 10
 """Images that an address may have verified a minute without an API key."""
 PUBLIC_RECEPTIONS = 4
@@ -107,7 +105,6 @@ class Application:
         """
         worker = make_worker_id(settings)
         self.settings = settings
-        self._mark = LedgerMark(None if settings.ledger == "memory" else settings.state / "ledger-mark")
         self.metrics = Metrics()
         self.metrics.set_build(
             version=__version__, engine=settings.engine, ledger=settings.ledger_kind, blobs=settings.blobs_kind
@@ -132,6 +129,8 @@ class Application:
         self.registration = WorkerRegistration(self.ledger.workers, self.executor, settings.engine, worker, clock)
         self.exchange = PreviewExchange(self.ledger.previews, self.previews, lambda: self.dispatcher.running, clock)
         self.retention = self._make_retention(worker, clock)
+        mark = LedgerMark(None if settings.ledger == "memory" else settings.state / "ledger-mark")
+        self._ledger_watch = LedgerWatch(mark, self.ledger.jobs, self.blobs, self.retention, clock)
         self.deliverer = self._make_deliverer(worker, clock)
         lease = TaskLease(self.ledger.coordination, "fingerprints", worker, clock)
         self.fingerprint_index = FingerprintIndex(self.ledger.fingerprints, clock, lease)
@@ -304,33 +303,12 @@ class Application:
             await claim_blobs(self.ledger, self.blobs)
             await self.signatures.load(self.ledger.coordination, self.settings.state / "url-secret")
             self.estimates.observe(await self.ledger.jobs.recent_runs(among=500))
-            await self._check_ledger()
+            await self._ledger_watch.check()
             await self.dispatcher.recover()
             await self.services.submissions.recover()
         except BaseException:
             await self.ledger.close()
             raise
-
-    async def _check_ledger(self) -> None:
-        """Pause retention if the ledger lacks records: an earlier backup of it was put back, or it was lost."""
-        last_change = await self.ledger.jobs.last_change()
-        if not self._mark.is_older(last_change):
-            self._mark.write(last_change)
-        else:
-            self.retention.paused = True
-            log.error("this ledger is older than the one that was used last: nothing is deleted. %s", ADOPT)
-        if not last_change and not await self.blobs.is_empty():
-            log.error("the ledger is new, but there are images, which it does not have: they are kept. %s", ADOPT)
-
-    async def _keep_mark(self) -> None:
-        while True:
-            await self._clock.sleep(MARK_SECONDS)
-            await self._write_mark()
-
-    async def _write_mark(self) -> None:
-        if not self.retention.paused:
-            with suppress(LedgerUnavailable):
-                self._mark.write(await self.ledger.jobs.last_change())
 
     def _watch_signing(self) -> None:
         """Log whether images can be signed, and add the metrics of it."""
@@ -345,7 +323,7 @@ class Application:
             self.retention.run(),
             self.fingerprint_index.run(),
             self.keys.keep_uses(),
-            self._keep_mark(),
+            self._ledger_watch.run(),
             self.storage.run(),
             *([self._mcp.serve()] if self._mcp else []),
             *self._shared_chores(),
@@ -406,7 +384,7 @@ class Application:
             await self.registration.end()
         await self.storage.stop()
         await self.keys.write_uses()
-        await self._write_mark()
+        await self._ledger_watch.write_mark()
         await self.deliverer.stop(0)
         await self.executor.stop()
         await self.ledger.close()
