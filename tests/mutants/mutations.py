@@ -2693,6 +2693,22 @@ MUTATIONS = (
         f"{DIFFUSERS}::test_an_image_of_nan_fails_one_job_of_a_batch[klein]",
     ),
     _diffusers(
+        "pace",
+        "a cancellation stops a GPU within a step, because the loop is one step ahead of it",
+        "drawing.py",
+        "            before.synchronize()",
+        "            pass",
+        f"{DIFFUSERS_FILES}::test_the_loop_of_a_pipeline_is_at_most_one_step_ahead_of_the_gpu",
+    ),
+    _diffusers(
+        "stays-offloaded",
+        "a model that finds no room after offloading stays offloaded, and its jobs are drawn",
+        "memory.py",
+        "        if not fitting(lambda: _placed(model)):",
+        "        if not _placed(model):",
+        f"{DIFFUSERS}::TestMemory::test_a_model_that_finds_no_room_after_offloading_stays_offloaded",
+    ),
+    _diffusers(
         "batch-gain",
         "jobs are drawn together only where that gains 15 %",
         "batches.py",
