@@ -2717,6 +2717,14 @@ MUTATIONS = (
         f"{DIFFUSERS_FILES}::TestBatches::test_a_batch_is_used_only_where_it_gains_15_percent",
     ),
     _server(
+        "listens-while-loading",
+        "engines: an engine that is loading ends with its server",
+        "executors/subprocess/worker.py",
+        "    threading.Thread(target=_listen, args=(pipe, worker), daemon=True).start()\n    if worker.load():",
+        "    if worker.load():\n        threading.Thread(target=_listen, args=(pipe, worker), daemon=True).start()",
+        "tests/integration/test_recovery.py::test_an_engine_that_is_loading_ends_with_the_server",
+    ),
+    _server(
         "pruning-ends-in-time",
         "scaling: a transaction that deletes records deletes no more after 20 ms",
         "ledger/sql/jobs.py",

@@ -153,7 +153,8 @@ class DiffusersEngine:
         loaded = time.monotonic()
         session.warm_up()
         _say(f"{name}: loaded in {loaded - began:.1f} s, warm-up in {time.monotonic() - loaded:.1f} s")
-        _say(session.caps.line() or "no batches were measured")
+        if session.caps.line():
+            _say(session.caps.line())
         self._session = session
         self.info = engine_info(list(self._files.values()), self._options, session, tuple(self._loras))
         return session
