@@ -1,6 +1,8 @@
 """The server that people write themselves: a pipeline, a lock, a thread, and base64 PNG.
 
-python benchmarks/fastapi_pipeline.py FOLDER PORT        it needs fastapi and uvicorn
+python benchmarks/fastapi_pipeline.py FOLDER PORT [cuda]
+
+It needs fastapi and uvicorn. On CUDA it computes in bfloat16.
 """
 
 import asyncio
@@ -16,7 +18,9 @@ from pydantic import BaseModel
 
 app = FastAPI()
 lock = asyncio.Lock()
-pipeline = DiffusionPipeline.from_pretrained(sys.argv[1], use_safetensors=True, local_files_only=True)
+device, dtype = ("cuda", torch.bfloat16) if "cuda" in sys.argv[3:] else ("cpu", torch.float32)
+pipeline = DiffusionPipeline.from_pretrained(sys.argv[1], dtype=dtype, use_safetensors=True, local_files_only=True)
+pipeline.to(device)
 pipeline.set_progress_bar_config(disable=True)
 
 

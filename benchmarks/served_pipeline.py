@@ -20,10 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx2
 
@@ -33,35 +33,13 @@ import tiny_pipelines
 
 from support import UNLIMITED, ServerProcess, tied, until
 
-SIZE = {"width": 512, "height": 512, "steps": 4}
+SIZE: Mapping[str, int] = {"width": 512, "height": 512, "steps": 4}
 CALLERS = (1, 4, 16)
 LOADING = 180.0
 """Seconds that a server has to load."""
+ERRORS: IO[bytes] | int = subprocess.DEVNULL
+"""Where the other sides write their stderr."""
 Draw = Callable[[httpx2.AsyncClient, dict[str, Any]], Awaitable[bytes]]
-BARE = """
-import json, sys, time
-import torch
-from diffusers import DiffusionPipeline
-
-pipeline = DiffusionPipeline.from_pretrained(sys.argv[1], use_safetensors=True, local_files_only=True)
-pipeline.set_progress_bar_config(disable=True)
-
-def draw(count, first):
-    started = time.perf_counter()
-    for start in range(first, first + int(sys.argv[2]), count):
-        seeds = range(start, start + count)
-        pipeline(
-            prompt=[f"a ship number {seed}" for seed in seeds],
-            width=512, height=512, num_inference_steps=4,
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-        )
-    return int(sys.argv[2]) / (time.perf_counter() - started)
-
-draw(1, 0)
-print("ready", flush=True)
-for line in sys.stdin:
-    print(json.dumps(draw(int(line), 1000)), flush=True)
-"""
 
 
 @dataclass(frozen=True)
@@ -79,17 +57,36 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def fastapi(folder: Path) -> Iterator[tuple[str, int]]:
+def fastapi(folder: Path, device: str = "cpu") -> Iterator[tuple[str, int]]:
     """Yield the URL and the process id of the server of 40 lines."""
     port, script = free_port(), Path(__file__).with_name("fastapi_pipeline.py")
-    process = subprocess.Popen(tied(sys.executable, str(script), str(folder), str(port)), stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
+    with other_server([sys.executable, str(script), str(folder), str(port), device], port) as process:
+        yield f"http://127.0.0.1:{port}", process.pid
+
+
+@contextlib.contextmanager
+def other_server(command: list[str], port: int, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run another server than ours, until it responds with its openapi.json."""
+    process = subprocess.Popen(tied(*command), stderr=ERRORS, env=os.environ | environment)
+
+    def responds() -> bool:
+        if process.poll() is not None:
+            raise RuntimeError(f"{command[:3]} ended with {process.returncode}")
+        return httpx2.get(f"http://127.0.0.1:{port}/openapi.json").status_code == 200
+
     try:
-        until(lambda: httpx2.get(f"{url}/openapi.json").status_code == 200, LOADING)
-        yield url, process.pid
+        until(responds, LOADING)
+        yield process
     finally:
         process.terminate()
         process.wait()
+
+
+def _ready(server: ServerProcess) -> bool:
+    """Return whether our server is ready. Raises RuntimeError when its engine could not be loaded."""
+    if "; trying again in" in server.log():
+        raise RuntimeError(server.log()[-3000:])
+    return httpx2.get(f"{server.url}/readyz").status_code == 200
 
 
 @contextlib.contextmanager
@@ -98,26 +95,25 @@ def ours(folder: Path, state: Path, *options: str) -> Iterator[ServerProcess]:
     running = ServerProcess(state, *UNLIMITED, "--engine", "diffusers", *given)
     running.launch()
     try:
-        until(lambda: httpx2.get(f"{running.url}/readyz").status_code == 200, LOADING)
+        until(lambda: _ready(running), LOADING)
         yield running
     finally:
         running.stop()
 
 
 @contextlib.contextmanager
-def bare(folder: Path, images: int) -> Iterator[Callable[[int], float]]:
+def bare(folder: Path, *options: str) -> Iterator[Callable[..., float]]:
     """Yield a function that draws with the pipeline itself, in batches, and returns images per second."""
-    command = tied(sys.executable, "-c", BARE, str(folder), str(images))
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
+    script = Path(__file__).with_name("bare_pipeline.py")
+    command = tied(sys.executable, str(script), str(folder), *options)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=ERRORS, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         stdin, stdout = process.stdin, process.stdout
         assert stdout.readline() == "ready\n"
 
-        def draw(count: int) -> float:
-            print(count, file=stdin, flush=True)
+        def draw(images: int, batch: int, size: Mapping[str, int] = SIZE) -> float:
+            print(json.dumps({"images": images, "batch": batch} | dict(size)), file=stdin, flush=True)
             return float(json.loads(stdout.readline()))
 
         yield draw
@@ -137,7 +133,16 @@ async def by_umrgen(client: httpx2.AsyncClient, body: dict[str, Any]) -> bytes:
     return (await client.get(status["results"]["images"][0]["url"])).content
 
 
-async def load(url: str, key: str, draw: Draw, callers: int, images: int, *, repeated: bool = False) -> Measured:
+async def load(
+    url: str,
+    key: str,
+    draw: Draw,
+    callers: int,
+    images: int,
+    *,
+    repeated: bool = False,
+    size: Mapping[str, int] = SIZE,
+) -> Measured:
     """Let callers draw images one after the other, each from a caller's own connection."""
     numbers, taken = iter(range(images)), []
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -148,7 +153,7 @@ async def load(url: str, key: str, draw: Draw, callers: int, images: int, *, rep
             for number in numbers:
                 prompt = "a ship" if repeated else f"a ship number {start + number}"
                 begun = time.perf_counter()
-                image = await draw(client, {"prompt": prompt, "seed": start + number} | SIZE)
+                image = await draw(client, {"prompt": prompt, "seed": start + number} | dict(size))
                 taken.append(time.perf_counter() - begun)
                 assert image.startswith(b"\x89PNG")
 
@@ -203,7 +208,7 @@ def measure(temporary: Path, name: str, images: int, rounds: int) -> None:
     with (
         fastapi(folder) as (theirs, pid),
         ours(folder, temporary / "state") as server,
-        bare(folder, images) as direct,
+        bare(folder) as direct,
     ):
 
         def ask(draw: Draw, callers: int, **more: Any) -> Measured:
@@ -224,8 +229,8 @@ def measure(temporary: Path, name: str, images: int, rounds: int) -> None:
                 pair = (ask(by_umrgen, callers), ask(by_fastapi, callers))
                 rows.setdefault(str(callers), []).append(pair)
             cpu.append((used(by_umrgen), used(by_fastapi)))
-            rates["bare 1"].append(direct(1))
-            rates["bare 4"].append(direct(4))
+            rates["bare 1"].append(direct(images, 1))
+            rates["bare 4"].append(direct(images, 4))
             rates["new"].append(ask(by_umrgen, 1).rate)
             rates["again"].append(ask(by_umrgen, 1, repeated=True).rate)
     print(f"| {name}, 512 × 512, 4 steps, CPU | UMRGEN | the other side | ratio |\n| --- | --- | --- | --- |")

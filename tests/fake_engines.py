@@ -249,6 +249,17 @@ class UnloadableEngine(FakeEngine):
         raise EngineFailure("it has no weights: run the command that fetches them")
 
 
+class EndlessLoadingEngine(FakeEngine):
+    """Writes its process id as the name of a file in `folder`, and is never loaded."""
+
+    def __init__(self, *, folder: str) -> None:
+        self._folder = Path(folder)
+
+    def load(self) -> None:
+        (self._folder / str(os.getpid())).touch()
+        threading.Event().wait()
+
+
 class TimedEngine(FakeRemoteEngine):
     """Draws `capacity` images at a time, each in `seconds`, which its steps share."""
 

@@ -49,7 +49,8 @@ def _bytes() -> list[str]:
     return [chr(value) for value in shown] + [chr(256 + number) for number in range(256 - len(shown))]
 
 
-def _qwen_tokenizer() -> Any:
+def qwen_tokenizer() -> Any:
+    """Return a tokenizer with a token for each byte, and the chat template of Qwen in short."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     vocab = {token: number for number, token in enumerate([*_bytes(), *special])}
     tokenizer = Qwen2Tokenizer(vocab=vocab, merges=[], additional_special_tokens=special[1:], model_max_length=512)
@@ -126,7 +127,7 @@ def z_image() -> Any:
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         vae=_vae(16, use_quant_conv=False, use_post_quant_conv=False, scaling_factor=0.3611, shift_factor=0.1159),
         text_encoder=Qwen3Model(_qwen_config(2, 16)),
-        tokenizer=_qwen_tokenizer(),
+        tokenizer=qwen_tokenizer(),
         transformer=ZImageTransformer2DModel(
             dim=64, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16, axes_dims=[8, 12, 12]
         ),
@@ -145,7 +146,7 @@ def klein(distilled: bool = True) -> Any:
             mid_block_add_attention=False,
         ),
         text_encoder=Qwen3ForCausalLM(_qwen_config(28, 8)),
-        tokenizer=_qwen_tokenizer(),
+        tokenizer=qwen_tokenizer(),
         transformer=Flux2Transformer2DModel(
             num_layers=1,
             num_single_layers=1,

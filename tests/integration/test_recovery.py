@@ -32,6 +32,17 @@ def test_after_sigkill_queued_jobs_run_and_interrupted_jobs_run_again(state: Pat
     assert second.log().count("queued again") == 1
 
 
+def test_an_engine_that_is_loading_ends_with_the_server(state: Path, tmp_path: Path) -> None:
+    """Otherwise it would keep the memory of a GPU from the engine of the next server, for minutes."""
+    (loading := tmp_path / "loading").mkdir()
+    engine = ("--engine", "fake_engines:EndlessLoadingEngine", "--engine-option", f"folder={loading}")
+    running = ServerProcess(state, *engine, PYTHONPATH=str(Path(__file__).parents[1]))
+    running.launch()
+    (started,) = until(lambda: list(loading.iterdir()))
+    running.kill()
+    until(lambda: not Path(f"/proc/{started.name}").exists())
+
+
 def test_a_completed_job_and_its_image_survive_sigkill(state: Path) -> None:
     first = ServerProcess(state).start()
     with first.http() as http:

@@ -243,6 +243,34 @@ class TestMemory:
             assert draw(klein).shape == (512, 512, 3)
         assert not vae.use_tiling
 
+    def test_a_model_that_finds_no_room_after_offloading_stays_offloaded(
+        self, klein: DiffusersEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another program takes the memory in the meantime; there is no GPU here, so the placing is replaced."""
+        import torch
+
+        session = klein._session
+        assert session is not None
+        model, placed = session._model, [""]
+
+        def place(pipeline: Any, device: str, offload: str) -> None:
+            placed.append(offload)
+            if offload == "none":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        def fits_offloaded(result: Any) -> Any:
+            if placed[-1] != "model":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return result
+
+        monkeypatch.setattr("umrgen.server.engines.diffusers.memory.place", place)
+        monkeypatch.setattr(model, "plan", replace(model.plan, device="cuda:0"))
+        with Calls(model.pipeline.vae, "decode", fits_offloaded):
+            assert draw(klein).shape == (512, 512, 3)
+            assert (placed[1:], model.plan.offload) == (["model", "none", "model"], "model")
+            assert draw(klein).shape == (512, 512, 3)
+        assert len(placed) == 4
+
     def test_another_exception_is_not_taken_for_one_of_memory(self, klein: DiffusersEngine) -> None:
         def broken(result: Any) -> Any:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")

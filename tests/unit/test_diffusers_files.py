@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from umrgen.server.domain.request import Lora
 from umrgen.server.engines import Cancelled, EngineFailure, Phase, load_engine
 from umrgen.server.engines.diffusers import DiffusersEngine
 from umrgen.server.engines.diffusers.batches import BatchCaps, candidates, measure, split
+from umrgen.server.engines.diffusers.drawing import BatchedTask, StepWatch
 from umrgen.server.engines.diffusers.families import FAMILIES, NOT_VERIFIED, family_of
 from umrgen.server.engines.diffusers.loras import lora_files
 from umrgen.server.engines.diffusers.model_files import find
@@ -284,6 +286,30 @@ class TestPlan:
             f"512x512, weights {made.weights / GIB:.1f} GiB, expected {made.expected / GIB:.1f} GiB"
         )
         assert chosen(machine, dtype="float32").dtype == "float32"
+
+
+class Steps:
+    """Implements `Report`, and what `StepWatch` needs of the events of a GPU: notes their order."""
+
+    def __init__(self) -> None:
+        self.noted: list[str] = []
+
+    def __call__(self, step: int, total: int, preview: object = None, /) -> None:
+        self.noted.append(f"{step} reported")
+
+    def phase(self, phase: Phase, /) -> None:
+        raise AssertionError(phase)
+
+    def mark(self, latents: int) -> Any:
+        return SimpleNamespace(synchronize=lambda: self.noted.append(f"{latents} computed"))
+
+
+def test_the_loop_of_a_pipeline_is_at_most_one_step_ahead_of_the_gpu() -> None:
+    steps = Steps()
+    watch = StepWatch([BatchedTask(draw_task("a ship"), steps)], None, 1, steps.mark)
+    for step in (1, 2, 3):
+        watch.finished(step, 3, step)
+    assert steps.noted == ["1 reported", "1 computed", "2 reported", "2 computed", "3 reported"]
 
 
 class TestBatches:

@@ -4,6 +4,8 @@ This module imports no framework; `load` does.
 """
 
 import os
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["DiffusersEngine"]
 
 NOT_INSTALLED = "the diffusers engine needs torch and diffusers: pip install 'umrgen[server,diffusers]'"
+
+
+def _say(line: str) -> None:
+    """Write a line into the server's log."""
+    print(f"diffusers engine: {line}", file=sys.stderr, flush=True)
 
 
 class DiffusersEngine:
@@ -141,8 +148,13 @@ class DiffusersEngine:
         assert self._machine is not None  # `load` has set it
         self._session = None
         released()
+        began = time.monotonic()
         session = ModelSession(load_model(self._files[name], self._options, self._machine), self._options, self._loras)
+        loaded = time.monotonic()
         session.warm_up()
+        _say(f"{name}: loaded in {loaded - began:.1f} s, warm-up in {time.monotonic() - loaded:.1f} s")
+        if session.caps.line():
+            _say(session.caps.line())
         self._session = session
         self.info = engine_info(list(self._files.values()), self._options, session, tuple(self._loras))
         return session

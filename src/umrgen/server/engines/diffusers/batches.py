@@ -51,6 +51,11 @@ class BatchCaps:
         """The largest batch of any size."""
         return max(self._measured.values(), default=self._most)
 
+    def line(self) -> str:
+        """Return the measured caps in one line; "" if none was measured."""
+        each = (f"{cap} at {width}x{height}" for (width, height), cap in self._measured.items())
+        return f"largest batches, measured: {', '.join(each)}" if self._measured else ""
+
     def of(self, size: Size) -> int:
         """Return the cap of a size: that of the smallest measured size with as many pixels, 1 above all of them."""
         if not self._measured:

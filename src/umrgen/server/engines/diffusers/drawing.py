@@ -46,16 +46,47 @@ class AllEnded(Exception):
     """Raised through the pipeline when every job of the batch is cancelled."""
 
 
-class StepWatch:
-    """Reports the steps of a batch; raising is the only way to stop a pipeline without an image of noise."""
+def mark(latents: Any) -> Any:
+    """Return an event of the GPU that ends when these latents are computed; None on other devices."""
+    import torch
 
-    def __init__(self, jobs: Sequence[BatchedTask], preview: Preview | None, every: int) -> None:
+    if latents is None or not latents.is_cuda:
+        return None
+    event = torch.cuda.Event(blocking=True)
+    event.record(torch.cuda.current_stream(latents.device))
+    return event
+
+
+class StepWatch:
+    """Reports the steps of a batch; raising is the only way to stop a pipeline without an image of noise.
+
+    A GPU computes asynchronously: without waiting, the loop of a few steps would end while the first one is computed,
+    and a cancellation would have no effect. The loop is kept one step ahead, so that the GPU is never idle.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[BatchedTask],
+        preview: Preview | None,
+        every: int,
+        mark: Callable[[Any], Any] = mark,
+    ) -> None:
         self._jobs = jobs
         self._preview = preview
         self._every = every
+        self._mark = mark
+        self._newest: Any = None
+        """The end of the newest step, which may not be computed yet."""
+
+    def _keep_pace(self, latents: Any) -> None:
+        """Wait until the step before this one is computed."""
+        before, self._newest = self._newest, self._mark(latents)
+        if before is not None:
+            before.synchronize()
 
     def finished(self, step: int, total: int, latents: Any) -> None:
         """Report the step, counted from 1. Raises AllEnded."""
+        self._keep_pace(latents)
         shown = self._preview is not None and latents is not None and step % self._every == 0
         for number, job in enumerate(self._jobs):
             job.step(step, total, partial(self._preview, latents, number) if shown and self._preview else None)

@@ -41,7 +41,16 @@ def engine_info(
         loras=tuple(loras),
         default_cfg=cfg,
         revision=session.revision,
-        notes=(session.plan.line(), f"licence: {family.licence}", f"memory of others: {family.memory}"),
+        notes=tuple(
+            note
+            for note in (
+                session.plan.line(),
+                session.caps.line(),
+                f"licence: {family.licence}",
+                f"memory of others: {family.memory}",
+            )
+            if note
+        ),
         max_batch=session.caps.most,
         model_steps={} if options.steps else {model.name: model.family.steps for model in models},
     )

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from umrgen.server.engines import OutOfMemory
@@ -43,15 +44,24 @@ def _tiling(model: LoadedModel) -> Iterator[None]:
         vae.disable_tiling()
 
 
+def _placed(model: LoadedModel) -> bool:
+    place(model.pipeline, model.plan.device, model.plan.offload)
+    return True
+
+
 @contextmanager
 def _offloading(model: LoadedModel) -> Iterator[None]:
-    """Keep only the part on the device that computes."""
+    """Keep only the part on the device that computes; also afterwards if all of them no longer fit."""
     place(model.pipeline, model.plan.device, "model")
     released()
     try:
         yield
     finally:
-        place(model.pipeline, model.plan.device, model.plan.offload)
+        released()
+        if not fitting(lambda: _placed(model)):
+            log.warning("another program has taken the memory: the model stays offloaded until it is loaded again")
+            model.plan = replace(model.plan, offload="model")
+            _placed(model)
 
 
 Rung = Callable[[LoadedModel], Any]

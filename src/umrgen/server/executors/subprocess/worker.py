@@ -39,7 +39,8 @@ class Pipe:
         """
         sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        return cls(sys.stdin.buffer, sink)
+        # Not sys.stdin, whose lock the thread that reads holds, and which Python locks when it ends.
+        return cls(os.fdopen(os.dup(sys.stdin.fileno()), "rb"), sink)
 
     def send(self, head: dict[str, Any], body: bytes = b"") -> None:
         with self._sending:
@@ -91,8 +92,9 @@ def main() -> None:
         pipe.send({"is": "unavailable", "error": str(failure)})
         return
     worker = Worker(engine, pipe.send, SigningOptions.from_json(sys.argv[4]), watermark)
+    # Before the load, which takes minutes: when the server ends meanwhile, the memory of the GPU is needed by the next.
+    threading.Thread(target=_listen, args=(pipe, worker), daemon=True).start()
     if worker.load():
-        threading.Thread(target=_listen, args=(pipe, worker), daemon=True).start()
         worker.run()
 
 
