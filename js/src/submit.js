@@ -36,6 +36,15 @@ export async function submit(context, data, key, waitForSlot, knownIds) {
   }
 }
 
+/**
+ * Return a duration in its largest unit, rounded up.
+ * @param {number} seconds
+ */
+function duration(seconds) {
+  if (seconds > 3600) return `${Math.ceil(seconds / 3600)} h`;
+  return seconds > 60 ? `${Math.ceil(seconds / 60)} min` : `${Math.ceil(seconds)} s`;
+}
+
 /** The submit cannot be repeated: it may have created a job, and the server has no idempotency keys. */
 class LostError extends Error {}
 
@@ -145,7 +154,12 @@ class Submission {
     } else if (error instanceof RateLimited) {
       // Refused before it was processed: only the deadline limits the retries.
       this.lastError = error;
-      return this.#limited.nextDelay(error, rateLimitDelay(this.#context, reply, this.#limited));
+      const delay = rateLimitDelay(this.#context, reply, this.#limited);
+      if (error.coded && delay > this.#context.timeLeft) {
+        error.next = `Submit it again in ${duration(delay)}.`; // the server's own limit, of a day for example
+        throw error;
+      }
+      return this.#limited.nextDelay(error, delay);
     }
     if (!isTransient(status)) throw error;
     // A 503 with a code is UMRGEN's own, sent before the request is processed.

@@ -83,6 +83,19 @@ def test_lines_of_progress_fit_a_narrow_terminal_although_stdout_is_a_file(
     assert max(map(len, progress)) <= 29
 
 
+def test_a_limit_per_day_ends_the_submits_and_the_jobs_before_it_continue(
+    shared_server: ServerProcess, environment: dict[str, str], tmp_path: Path
+) -> None:
+    made = cli("keys", "create", "--daily", "1", "--state", str(shared_server.state), "--json")
+    environment |= {"UMRGEN_API_KEY": json.loads(made.stdout)["key"]}
+    done = cli("generate", "a boat", "-n", "3", "-o", str(tmp_path / "x.png"), *SMALL, **environment)
+    assert done.returncode == 1
+    assert "jobs that continue: 1; save their images with: umrgen resume" in done.stderr
+    assert re.search(r"this key may submit 1 job.*Submit it again in \d+ (h|min|s)\.", done.stderr)
+    assert cli("resume", **environment).returncode == 0
+    assert [path.name for path in tmp_path.glob("*.png")] == ["x-1.png"]
+
+
 def test_the_list_of_this_machine_has_no_filters(environment: dict[str, str]) -> None:
     for filters in (["--state", "failed"], ["--search", "boat"], ["--favorite"], ["--after", "2026-01-01"]):
         done = cli("jobs", "--local", *filters, **environment)

@@ -234,6 +234,21 @@ class TestWhatCannotBeFinished:
         assert done.returncode == 4
         assert [entry.idempotency_key for entry in journal(environment).unfinished()] == ["resume-401"]
 
+    def test_the_job_of_another_key_stays(
+        self, environment: dict[str, str], shared_server: ServerProcess, tmp_path: Path
+    ) -> None:
+        made = cli("keys", "create", "--state", str(shared_server.state), "--json")
+        other = environment | {"UMRGEN_API_KEY": json.loads(made.stdout)["key"]}
+        size = ["--width", "512", "--height", "512", "--steps", "1"]
+        job_id = cli("submit", "a boat", *size, **environment).stdout.strip()
+        refused = cli("resume", "--json", **other)
+        assert refused.returncode == 1
+        assert [row["state"] for row in json.loads(refused.stdout)["jobs"]] == ["unfinished"]
+        assert "with another API key" in cli("status", job_id, **other).stderr
+        assert environment["UMRGEN_API_KEY"] not in journal(environment).path.read_text()
+        done = cli("resume", "-o", f"{tmp_path}/x.png", **environment)
+        assert (done.returncode, done.stdout.split()[0]) == (0, job_id)
+
     def test_an_unreachable_server_ends_nothing(self, tmp_path: Path) -> None:
         with FaultServer("legacy") as server:
             self.begun(server, tmp_path, "ext_1", "a.png")

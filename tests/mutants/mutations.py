@@ -2035,6 +2035,22 @@ MUTATIONS = (
         "                raise error\n    return None",
         f"{CLI_JOBS}::test_a_file_is_checked_although_the_server_cannot_be_asked",
     ),
+    _client(
+        "another-keys-entry-stays",
+        "retrieval: an entry of another key's job stays open",
+        "client/job.py",
+        "        if described.code != OTHER_KEY:",
+        "        if True:",
+        "tests/integration/test_resume.py::TestWhatCannotBeFinished::test_the_job_of_another_key_stays",
+    ),
+    _client(
+        "limit-beyond-the-deadline",
+        "errors: a submit whose limit outlasts its deadline ends at once",
+        "client/flows/submit.py",
+        "if error.coded and delay > self._context.time_left:",
+        "if False:",
+        "tests/unit/test_vectors.py::test_the_flows_produce_the_vectors_on_file",
+    ),
     _server(
         "values-bounded",
         "security: a JSON body has a bounded number of values",

@@ -472,6 +472,10 @@ def submits() -> list[Json]:
     draining = response({"success": False, "error": "stopping", "code": "draining"}, 503, {"Retry-After": "5"})
     limited = response({"error": "slow down"}, 429, {"Retry-After": "20"})
     limit = response({"error": "CONCURRENT_LIMIT", "job_id": "ext_9"}, 429)
+
+    def daily(seconds: str) -> Json:
+        return response({"error": "2 jobs a day", "code": "rate_limited"}, 429, {"Retry-After": seconds})
+
     newer_limit = response({"error": "one at a time", "code": "concurrent_limit", "job_id": "ext_9"}, 429)
     maybe_created = {
         "a reset": failure(sent=True),
@@ -524,6 +528,13 @@ def submits() -> list[Json]:
         case("not repeated while the support stays unknown", "submit", failure(sent=True), failure(), repeated=True),
         case("a 503 with a code is retried directly", "submit", draining, CREATED),
         case("a rate limited submit is retried", "submit", limited, limited, CREATED),
+        *[
+            case(f"a limit of the server for {seconds} s ends a submit that it outlasts", "submit", limit, CREATED)
+            for seconds, limit in ((599, daily("599")), (601, daily("601")), (59_229, daily("59229")))
+        ],
+        case(
+            "a gateway's limit for a day is retried", "submit", response("busy", 429, {"Retry-After": "86400"}), CREATED
+        ),
         case("a rate limit without Retry-After is retried", "submit", response({"error": "slow down"}, 429), CREATED),
         case("retried until the deadline, then raised", "submit", limited, repeated=True, timeout=50),
         case("a concurrency limit is raised", "submit", limit),

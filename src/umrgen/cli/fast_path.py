@@ -29,7 +29,7 @@ def status_once(job_id: str, server: Server, timeout: float | None = None) -> St
         from umrgen.client.journal import DefaultJournal  # only needed here
         from umrgen.client.known_jobs import describe_missing
 
-        raise describe_missing(error, DefaultJournal(), server.base_url) from None
+        raise describe_missing(error, DefaultJournal(), server.base_url, server.key_mark) from None
 
 
 async def _status_with_pool(job_id: str, server: Server, options: Options) -> Status:

@@ -119,6 +119,11 @@ async def draw_many(
                 place = progress.end(requests.index(result.request or {}) + 1)
                 _print(result, place)
                 progress.draw()
+    except UmrgenError:
+        progress.erase()
+        if left := len(output.job_ids) - len(images) - len(errors):
+            click.echo(f"jobs that continue: {left}; save their images with: umrgen resume", err=True)
+        raise
     finally:
         progress.erase()
     data = {"images": [image.as_dict() for image in images], "errors": [error.as_dict() for error in errors]}

@@ -17,6 +17,7 @@ from umrgen.cli.common import (
 )
 from umrgen.cli.completion import unfinished_ids
 from umrgen.cli.connection import ConnectionOptions, connection_options
+from umrgen.client.known_jobs import OTHER_KEY
 from umrgen.errors import JobFailed, JobNotFound, OutputMissing, UmrgenError
 
 if TYPE_CHECKING:
@@ -206,7 +207,8 @@ class _Resumption:
 
     def _fail(self, entry: "JournalEntry", error: UmrgenError) -> None:
         self.errors.append(error)
-        state = next((state for kind, state in _ENDED if isinstance(error, kind)), "unfinished")
+        ended = error.code != OTHER_KEY
+        state = next((state for kind, state in _ENDED if ended and isinstance(error, kind)), "unfinished")
         row = _row(entry, state) | {"error": str(error), "code": error.code}
         self._add(row, str(error))
 

@@ -1,5 +1,6 @@
 """The address and API key of a server, and the headers of every request to it."""
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -24,6 +25,11 @@ class Server:
     def __post_init__(self) -> None:
         object.__setattr__(self, "base_url", _checked_address(self.base_url.strip()))
         object.__setattr__(self, "key", _checked_key(self.key))
+
+    @property
+    def key_mark(self) -> str | None:
+        """Eight hexadecimal digits by which two keys are told apart; nothing of a key follows from them."""
+        return None if self.key is None else hashlib.sha256(f"umrgen journal {self.key}".encode()).hexdigest()[:8]
 
     def headers(self) -> dict[str, str]:
         """Return the headers of every API request."""

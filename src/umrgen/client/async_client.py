@@ -232,7 +232,14 @@ class AsyncClient:
             return None
         server, embedded = (str(self._embedded), True) if self._embedded else (self.transport.base_url, False)
         return self.journal.begin(
-            server, request, key, target=target, overwrite=overwrite, embedded=embedded, planned=planned
+            server,
+            request,
+            key,
+            target=target,
+            overwrite=overwrite,
+            embedded=embedded,
+            planned=planned,
+            key_mark=self.transport.key_mark,
         )
 
     def _note_postponed(self, entry: str | None, postponed: bool) -> None:

@@ -14,7 +14,7 @@ from umrgen.client.flows.lost_submit import listed_image
 from umrgen.client.flows.wait import StatusPoller, require_completed
 from umrgen.client.flows.wait_many import Outcome
 from umrgen.client.journal import JournalEntry
-from umrgen.client.known_jobs import describe_missing, is_from
+from umrgen.client.known_jobs import OTHER_KEY, describe_missing, is_from
 from umrgen.client.older_servers import sent_seed, size_warnings
 from umrgen.client.options import CallOptions
 from umrgen.client.partial import translate_disk_errors
@@ -179,7 +179,8 @@ class AsyncJob:
 
     def described(self, error: JobNotFound) -> JobNotFound:
         """Return the error with what this machine's journal knows of the job."""
-        return describe_missing(error, self._driver.journal, self._driver.transport.base_url)
+        transport = self._driver.transport
+        return describe_missing(error, self._driver.journal, transport.base_url, transport.key_mark)
 
     async def _wait(self, poller: StatusPoller) -> Status:
         """Return the status of the completed job; close its journal entry when it can no longer complete."""
@@ -208,7 +209,8 @@ class AsyncJob:
         if not error.coded and (status := await self._driver.run(listed_image(context, self.id))):
             return status
         described = self.described(error)
-        self._close_entry("gone")
+        if described.code != OTHER_KEY:
+            self._close_entry("gone")
         raise described from None
 
     async def _write_to(self, file: FileObject, options: Mapping[str, Any]) -> SavedImage:

@@ -56,6 +56,7 @@ class Journal:
         overwrite: bool = False,
         embedded: bool = False,
         planned: bool = False,
+        key_mark: str | None = None,
     ) -> str:
         """Write an entry before its job is submitted; return the entry's id. Raises JournalUnusable.
 
@@ -71,6 +72,7 @@ class Journal:
             embedded=embedded,
             begun_at=self._wall(),
             planned=planned,
+            key_mark=key_mark,
         )
         self._append({name: value for name, value in entry.as_dict().items() if value is not None})
         return entry.id

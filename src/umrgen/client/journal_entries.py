@@ -27,6 +27,8 @@ class JournalEntry:
     """One of: saved, failed, gone, missing, refused, forgotten; None while the job is unfinished."""
     ended_at: float | None = None
     path: str | None = None
+    key_mark: str | None = None
+    """`Server.key_mark` of the key that submitted the job."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -54,6 +56,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "end": _TEXTS,
     "ended_at": _TIMES,
     "path": _TEXTS,
+    "key_mark": _TEXTS,
 }
 
 

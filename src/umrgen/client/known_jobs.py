@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from umrgen.client.journal import Journal, JournalEntry
 from umrgen.errors import JobNotFound
 
-__all__ = ["describe_missing", "is_from"]
+__all__ = ["OTHER_KEY", "describe_missing", "is_from"]
 
 
 def is_from(entry: JournalEntry, base_url: str) -> bool:
@@ -13,7 +13,13 @@ def is_from(entry: JournalEntry, base_url: str) -> bool:
     return entry.embedded or entry.server == base_url
 
 
-def describe_missing(error: JobNotFound, journal: Journal | None, base_url: str) -> JobNotFound:
+OTHER_KEY = "other_key"
+"""The code of the error for a job of another key, to which the server may show it."""
+
+
+def describe_missing(
+    error: JobNotFound, journal: Journal | None, base_url: str, key_mark: str | None = None
+) -> JobNotFound:
     """Return the error for a job that the server does not have: with the time and server of its submit, if known."""
     entry = journal.find_job(error.job_id) if journal is not None and error.job_id else None
     if entry is None:
@@ -26,6 +32,14 @@ def describe_missing(error: JobNotFound, journal: Journal | None, base_url: str)
             status=error.status,
             job_id=error.job_id,
             next=f"Set UMRGEN_BASE_URL to {entry.server}.",
+        )
+    if entry.key_mark not in (None, key_mark):
+        return JobNotFound(
+            f"{submitted} with another API key; with this one, the server does not show it",
+            code=OTHER_KEY,
+            status=error.status,
+            job_id=error.job_id,
+            next="Use the key of the submit (--profile, --api-key-file, UMRGEN_API_KEY).",
         )
     return JobNotFound(
         f"{submitted}, which no longer has it: it failed earlier, or the server was restarted",

@@ -68,6 +68,7 @@ class Transport:
         self._connect_timeout = options.connect_timeout
         self._pools = Pools(self.base_url)
         self._headers = server.headers()
+        self.key_mark = server.key_mark
 
     async def aclose(self) -> None:
         """Close all connections."""

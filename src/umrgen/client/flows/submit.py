@@ -1,5 +1,6 @@
 """Submitting a job exactly once, on an unreliable network."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -135,7 +136,11 @@ class _Submission:
         if isinstance(error, RateLimited) and not isinstance(error, ConcurrencyLimit):
             # Refused before it was processed: only the deadline limits the retries.
             self.last_error = error
-            return self._limited.next_delay(error, rate_limit_delay(self._context, reply, self._limited))
+            delay = rate_limit_delay(self._context, reply, self._limited)
+            if error.coded and delay > self._context.time_left:  # the server's own limit, of a day for example
+                error.next = f"Submit it again in {_duration(delay)}."
+                raise error
+            return self._limited.next_delay(error, delay)
         if not is_transient(reply):
             raise error
         # A 503 with a code is UMRGEN's own, sent before the request is processed.
@@ -165,6 +170,14 @@ class _Submission:
             if not (yield from _supports_idempotency(self._context, error, self._retries)):
                 raise _LostError
         return self._retries.next_delay(error, requested)
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration in its largest unit, rounded up."""
+    for unit, name in ((3600, "h"), (60, "min")):
+        if seconds > unit:
+            return f"{math.ceil(seconds / unit)} {name}"
+    return f"{math.ceil(seconds)} s"
 
 
 def _supports_idempotency(context: CallContext, error: UmrgenError, retries: RetryBudget) -> "Flow[bool]":
