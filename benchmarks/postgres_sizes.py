@@ -52,14 +52,14 @@ def _set_fsync(connection: psycopg.Connection, value: str) -> None:
 
 
 async def filled(databases: PostgresDatabases, count: int) -> PostgresLedger:
-    """Return an open ledger with so many finished jobs."""
+    """Return an open ledger with `count` finished jobs."""
     url = databases.create()
     ledger = PostgresLedger(url)
     await ledger.open()
     await ledger.close()
     begun = time.perf_counter()
     with psycopg.connect(url, autocommit=True) as connection:
-        _set_fsync(connection, "off")  # for what is generated only
+        _set_fsync(connection, "off")  # for the generated rows only
         for start in range(0, count, PART):
             part = {"first": start + 1, "last": min(start + PART, count)}
             connection.execute(JOBS, part)

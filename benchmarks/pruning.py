@@ -1,7 +1,7 @@
 """Deleting old records while serving: how long each transaction holds the writer, and what a status read waits.
 
 The time of a transaction is given in parts: its statements, and its commit. The sync of a file of 4 KiB on the same
-disk, at the same time, says what part of the commit is the disk's.
+disk, at the same time, shows which part of the commit is the disk's.
 
     .venv/bin/python benchmarks/pruning.py [--records 100000] [--seconds 0]
 
