@@ -2821,6 +2821,22 @@ MUTATIONS = (
         f"{LEDGER}::test_another_server_may_draw_the_numbers_of_a_claim_without_a_job[sqlite]",
     ),
     _server(
+        "silent-network-noticed",
+        "scaling: a network to PostgreSQL that passes nothing on is a lost connection",
+        "ledger/postgres/listener.py",
+        '            await self._in_time(self._connection.execute("SELECT"))\n',
+        "            pass\n",
+        f"{CUTS}::test_a_network_that_passes_nothing_on_is_a_lost_connection",
+    ),
+    _server(
+        "silent-network-ends-writes",
+        "scaling: a write waits for PostgreSQL's answer for 20 s at most",
+        "ledger/postgres/pipeline.py",
+        "if not (self._ready if unsent else self._readable).poll(ANSWER * 1000):",
+        "if not (self._ready if unsent else self._readable).poll():",
+        f"{CUTS}::test_a_network_that_passes_nothing_on_is_a_lost_connection",
+    ),
+    _server(
         "earlier-version-writes",
         "scaling: servers of an earlier version go on with the migrated tables",
         "ledger/postgres/migrations/0003_workers.sql",
