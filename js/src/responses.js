@@ -128,10 +128,11 @@ export function parseUpload({ filename, url }) {
 
 /**
  * Parse the response to a verification. `distance`: bits of 256 in which the perceptual hashes differ; `createdAt` in
- * milliseconds since the epoch; `jobId`: of this key's job only.
+ * milliseconds since the epoch; `jobId`: of this key's job only; `watermark`: the payload in the pixels, as hex.
  * @param {Record<string, any>} data
  */
-export function parseVerification({ made_here: madeHere, distance, created_at: createdAt, engine, job_id: jobId, manifest }) {
+export function parseVerification(data) {
+  const { made_here: madeHere, distance, created_at: createdAt, engine, job_id: jobId, watermark, manifest } = data;
   if (!["exact", "similar", "no"].includes(madeHere)) return null;
   const { present, valid, signer, trusted } = Object(manifest);
   return {
@@ -140,6 +141,7 @@ export function parseVerification({ made_here: madeHere, distance, created_at: c
     createdAt: typed(createdAt, 0),
     engine: typed(engine, ""),
     jobId: JOB_ID.test(jobId) ? /** @type {string} */ (jobId) : null,
+    watermark: typed(watermark, ""),
     manifest: { present: present === true, valid: typed(valid, true), signer: typed(signer, ""), trusted: trusted === true },
   };
 }

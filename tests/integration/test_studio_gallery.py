@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from browser import ConsoleErrors, new_session, open_studio
-from studio_page import check_accessibility, draw, pixels, row, show, tile, wait_for_announcement, wait_for_image
+from studio_page import (
+    check_accessibility,
+    draw,
+    drop_file,
+    pixels,
+    row,
+    show,
+    tile,
+    wait_for_announcement,
+    wait_for_image,
+)
 from support import SMALL, UNLIMITED, ServerProcess, finish, server, submit
 
 if TYPE_CHECKING:
@@ -172,7 +182,7 @@ class TestPrompt:
         assert gallery.get_by_label("Seed", exact=True).input_value() == "42"
         assert gallery.get_by_label("Width").input_value() == "512"
         for body, expected in ((A1111, "a red barn"), (verify_free_png(), None)):
-            gallery.evaluate(DROP, ["um-prompt", list(body)])
+            drop_file(gallery, "um-prompt", body)
             if expected:
                 gallery.wait_for_function("text => document.querySelector('#prompt').value === text", arg=expected)
                 assert gallery.get_by_label("Seed", exact=True).input_value() == "1234"
@@ -206,12 +216,6 @@ A1111 = png_with(
     parameters="a red barn\nNegative prompt: blurry\n"
     "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1234, Size: 768x512"
 )
-DROP = """([target, bytes]) => {
-    const data = new DataTransfer();
-    data.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
-    const options = {dataTransfer: data, bubbles: true, cancelable: true};
-    document.querySelector(target).dispatchEvent(new DragEvent("drop", options));
-}"""
 
 
 class TestWaiting:
