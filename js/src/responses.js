@@ -127,6 +127,17 @@ export function parseUpload({ filename, url }) {
 }
 
 /**
+ * Parse a template; null without a name and a request. `updatedAt`: in milliseconds since the epoch.
+ * @param {any} data
+ */
+export function parseTemplate(data) {
+  const { name, request, updated_at: updatedAt } = Object(data);
+  const usable = typed(name, "") && typeof request === "object" && request !== null && !Array.isArray(request);
+  if (!usable) return null;
+  return { name: printable(name), request: /** @type {Record<string, any>} */ (request), updatedAt: typed(updatedAt, 0) };
+}
+
+/**
  * Parse the response to a verification. `distance`: bits of 256 in which the perceptual hashes differ; `createdAt` in
  * milliseconds since the epoch; `jobId`: of this key's job only; `watermark`: the payload in the pixels, as hex.
  * @param {Record<string, any>} data
