@@ -405,6 +405,29 @@ class TestSelection:
         assert not gallery.get_by_text("2 selected").is_visible()
         assert console_errors.found == []
 
+    def test_a_click_on_the_mark_of_a_tile_selects_it(self, gallery: "Page") -> None:
+        first = gallery.locator(".tile-open").first
+        first.hover()
+        mark = "tile => getComputedStyle(tile, '::before').content"
+        assert first.evaluate(mark) == '""', "the mark must be visible"
+        assert gallery.locator(".tile-open").last.evaluate(mark) == "none"
+        first.click(position={"x": 20, "y": 20})
+        assert gallery.get_by_text("1 selected").is_visible()
+        first.click(position={"x": 80, "y": 80})
+        assert not gallery.get_by_text("1 selected").is_visible()
+        gallery.keyboard.press("Escape")
+        gallery.locator(".tile-open").last.click(position={"x": 80, "y": 80})
+        is_open(gallery, True)
+
+    def test_tiles_have_few_elements_and_are_below_the_form(self, gallery: "Page") -> None:
+        """A gallery has thousands of tiles; above the form, each frame of scrolling would paint a second layer."""
+        tile = gallery.locator(".tile").first
+        assert tile.evaluate("tile => tile.querySelectorAll('*').length") == 4
+        assert tile.evaluate("tile => tile.innerHTML.match(/>\\s+</)") is None
+        assert gallery.locator(".tile-group .tile").count() == 3
+        index = "element => getComputedStyle(document.querySelector(element)).zIndex"
+        assert (gallery.evaluate(index, "um-composer"), gallery.evaluate(index, ".tile")) == ("1", "auto")
+
     def test_a_long_press_selects(self, gallery: "Page") -> None:
         gallery.clock.install()
         gallery.locator(".tile-open").nth(1).dispatch_event("pointerdown", {"pointerType": "touch", "bubbles": True})
