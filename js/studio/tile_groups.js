@@ -1,7 +1,7 @@
 // The tiles of the gallery in groups. The browser lays out, paints and observes the groups near the window; with thousands
-// of single tiles, these alone would take longer than a frame.
+// of single tiles, this takes longer than a frame.
 
-/** Tiles of a group: they fill whole rows of one to six columns, and the page has no more. */
+/** Tiles of a group: they fill whole rows of one to six columns, and the page never has more columns. */
 export const GROUP = 60;
 
 /** Tiles in an element, by their index. */

@@ -25,7 +25,7 @@ DESK, TABLET, PHONE = {"width": 1920, "height": 1080}, {"width": 768, "height": 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server that signs its images, and trusts its own root."""
+    """A server that signs its images, and accepts the root of their signer."""
     folder = tmp_path_factory.mktemp("verify")
     assert cli("provenance", "init", str(folder / "signing")).returncode == 0
     signing = [f"--signing-{name}={folder / 'signing' / name}.pem" for name in ("certificate", "key")]
@@ -158,7 +158,7 @@ class TestRefused:
         drop_file(studio, ".tiles", made[1])
         verifier(studio).locator(".verify-error", has_text="This key may not verify images").wait_for(timeout=8000)
 
-    def test_a_busy_server_is_asked_again(self, studio: "Page", made: tuple[str, bytes]) -> None:
+    def test_a_call_to_a_busy_server_is_repeated(self, studio: "Page", made: tuple[str, bytes]) -> None:
         answer_with(studio, 429, "rate_limited", "too many requests", **{"Retry-After": "1"})
         with studio.expect_response("**/api/v1/verify"):
             drop_file(studio, ".tiles", made[1])

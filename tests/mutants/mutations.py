@@ -3477,14 +3477,6 @@ MUTATIONS = (
         "        pass",
         f"{TEMPLATES}::TestRefused::test_a_session_has_100_templates_at_most",
     ),
-    Mutation(
-        "verify-proves-nothing",
-        "provenance: the studio states that an image without marks proves nothing",
-        "js/studio/verification.js",
-        "isUnmarked ? `No mark was found. ${PROVES_NOTHING}`",
-        'isUnmarked ? ""',
-        ("tests/integration/test_studio_verify.py::TestAnswers::test_a_changed_copy_and_another_image",),
-    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""Templates: requests that a session keeps under names of its own, to draw from them again."""
+"""Templates: requests that a session keeps under names, to draw from them again."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ MAX_BYTES = 32 << 10
 
 @dataclass(frozen=True, slots=True)
 class Templates:
-    """Stores, lists and deletes the caller's templates. A caller sees those of its own session only."""
+    """Stores, lists and deletes the caller's templates. A caller sees those of its session only."""
 
     templates: TemplateStore
     clock: Clock
