@@ -14,10 +14,11 @@ import pytest
 
 from umrgen.clock import SystemClock
 from umrgen.image_files import verify
-from umrgen.server.domain.job import Change, Output
+from umrgen.server.domain.job import Change, Output, thumbnail_name
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.sqlite.file import SqliteLedger
 from umrgen.server.services.api_keys import ApiKeys, NewKey
+from umrgen.server.thumbnails import thumbnail_of_file
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -99,13 +100,15 @@ def new_session(state: Path) -> tuple[str, str]:
 
 
 async def fill_gallery(state: Path, session_id: str, image: bytes, count: int) -> None:
-    """Write `count` completed jobs with the same image to a server's ledger and storage."""
+    """Write `count` completed jobs with the same image and thumbnail to a server's ledger and storage."""
     ledger = SqliteLedger(state / "ledger.sqlite3")
     await ledger.open()
     folder = state / "outputs" / session_id
     folder.mkdir(parents=True, exist_ok=True)
     first = folder / "first.png"
     first.write_bytes(image)
+    small = folder / "first.webp"
+    small.write_bytes(thumbnail_of_file(image))
     facts = verify(image)
     now = SystemClock().now() - 3_600_000  # not yet expired
     jobs = [f"ext_{number:032x}" for number in range(count)]
@@ -118,12 +121,14 @@ async def fill_gallery(state: Path, session_id: str, image: bytes, count: int) -
     for job in claimed:
         name = f"umrgen_7_{job.id}.png"
         (folder / name).hardlink_to(first)
+        (folder / thumbnail_name(name)).hardlink_to(small)
         output = Output(name, session_id, len(image), facts.sha256, facts.width, facts.height)
         done.append(
             ledger.jobs.change(job.id, Change.COMPLETE, now=now + count, token=job.token, outputs=(output,), step=4)
         )
     await asyncio.gather(*done)
     first.unlink()
+    small.unlink()
     await ledger.close()
 
 

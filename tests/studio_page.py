@@ -49,6 +49,19 @@ def wait_for_announcement(page: "Page", text: str) -> None:
     page.wait_for_function("text => document.querySelector('#live').textContent.includes(text)", arg=text)
 
 
+DROP = """([target, bytes, name]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], name, {type: "image/png"}));
+    const options = {dataTransfer: data, bubbles: true, cancelable: true};
+    for (const type of ["dragover", "drop"]) document.querySelector(target).dispatchEvent(new DragEvent(type, options));
+}"""
+
+
+def drop_file(page: "Page", target: str, data: bytes, name: str = "dropped.png") -> None:
+    """Drop a file on the element that matches a selector."""
+    page.evaluate(DROP, [target, list(data), name])
+
+
 def show(page: "Page", name: str) -> None:
     """Choose which jobs the gallery shows."""
     page.get_by_role("radio", name=name, exact=True).check()

@@ -9,7 +9,7 @@ import { receiptWarnings, withSeed } from "./older_servers.js";
 import { CALL_NAMES, DEFAULTS, unknownOption, withChanges } from "./options.js";
 import { callIfSupported, post } from "./protocol.js";
 import { uploadForm } from "./references.js";
-import { MAX_LIST, parsePage, parseUpload, parseVerification } from "./responses.js";
+import { MAX_LIST, parsePage, parseTemplate, parseUpload, parseVerification } from "./responses.js";
 import { submit } from "./submit.js";
 import { quoted } from "./text.js";
 import { Transport } from "./transport.js";
@@ -229,6 +229,38 @@ export class Umrgen {
   }
 
   /**
+   * Return the requests that this key keeps on the server, by name. Throws Unsupported on older servers.
+   * @param {CallOptions} [call]
+   */
+  async templates(call = {}) {
+    const data = await callIfSupported(this.#newContext(call), "/templates", {}, { limit: MAX_LIST });
+    return Array.isArray(data.templates) ? data.templates.map(parseTemplate).filter((template) => template !== null) : [];
+  }
+
+  /**
+   * Keep fields of a request on the server under a name, in place of an earlier one; return what was stored. Throws
+   * InvalidRequest and Unsupported.
+   * @param {string} name
+   * @param {Record<string, unknown>} request by their names in the API, all optional
+   * @param {CallOptions} [call]
+   */
+  async saveTemplate(name, request, call = {}) {
+    const put = { ...post({ request }), method: "PUT" };
+    const stored = parseTemplate(await callIfSupported(this.#newContext(call), templatePath(name), put));
+    if (!stored) throw new NotUmrgen("the response has no template");
+    return stored;
+  }
+
+  /**
+   * Delete one of these requests; again is the same as once. Throws Unsupported on older servers.
+   * @param {string} name
+   * @param {CallOptions} [call]
+   */
+  async deleteTemplate(name, call = {}) {
+    await callIfSupported(this.#newContext(call), templatePath(name), { method: "DELETE" });
+  }
+
+  /**
    * Ask the server whether it made an image, also when its marks were removed; the server does not store it. Throws
    * Unsupported on older servers. `inspect` of `umrgen/provenance` reads the marks in the file, without a server.
    * @param {ReferenceImage} image
@@ -318,4 +350,9 @@ function checkValues({ idempotencyKey, ...request }) {
  */
 function time(time) {
   return time === undefined ? "" : String(Math.round(Number(time)));
+}
+
+/** @param {string} name */
+function templatePath(name) {
+  return `/templates/${encodeURIComponent(name)}`;
 }

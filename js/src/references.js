@@ -31,13 +31,18 @@ export async function uploadForm(image) {
  * @param {ReferenceImage} image
  */
 export async function bytesOf(image) {
+  if (image instanceof Blob) checkSize(image.size); // before a large file is read into memory
   const bytes = await readBytes(image);
-  if (!bytes.length) throw new InvalidRequest("the image is empty");
-  if (bytes.length > MAX_BYTES) {
-    const sizes = `at most ${MAX_BYTES.toLocaleString("en")} bytes; got ${bytes.length.toLocaleString("en")}`;
-    throw new InvalidRequest(`the image must have ${sizes}`);
-  }
+  checkSize(bytes.length);
   return bytes;
+}
+
+/** @param {number} bytes */
+function checkSize(bytes) {
+  if (!bytes) throw new InvalidRequest("the image is empty");
+  if (bytes <= MAX_BYTES) return;
+  const sizes = `at most ${MAX_BYTES.toLocaleString("en")} bytes; got ${bytes.toLocaleString("en")}`;
+  throw new InvalidRequest(`the image must have ${sizes}`);
 }
 
 /**
@@ -46,9 +51,18 @@ export async function bytesOf(image) {
  */
 async function readBytes(image) {
   if (typeof image === "string" || image instanceof URL) return readFile(image);
-  if (image instanceof Blob) return new Uint8Array(await image.arrayBuffer());
+  if (image instanceof Blob) return readBlob(image);
   if (image instanceof ArrayBuffer || ArrayBuffer.isView(image)) return new Uint8Array(/** @type {any} */ (image)).slice();
   throw new TypeError("a reference image must be a Blob, an ArrayBuffer, a Uint8Array or a path");
+}
+
+/** @param {Blob} blob */
+async function readBlob(blob) {
+  try {
+    return new Uint8Array(await blob.arrayBuffer());
+  } catch {
+    throw new InvalidRequest("the file cannot be read: it is a folder, or was moved, deleted or changed");
+  }
 }
 
 /** @param {string | URL} path */

@@ -127,11 +127,23 @@ export function parseUpload({ filename, url }) {
 }
 
 /**
+ * Parse a template; null without a name and a request. `updatedAt`: in milliseconds since the epoch.
+ * @param {any} data
+ */
+export function parseTemplate(data) {
+  const { name, request, updated_at: updatedAt } = Object(data);
+  const usable = typed(name, "") && typeof request === "object" && request !== null && !Array.isArray(request);
+  if (!usable) return null;
+  return { name: printable(name), request: /** @type {Record<string, any>} */ (request), updatedAt: typed(updatedAt, 0) };
+}
+
+/**
  * Parse the response to a verification. `distance`: bits of 256 in which the perceptual hashes differ; `createdAt` in
- * milliseconds since the epoch; `jobId`: of this key's job only.
+ * milliseconds since the epoch; `jobId`: of this key's job only; `watermark`: the payload in the pixels, as hex.
  * @param {Record<string, any>} data
  */
-export function parseVerification({ made_here: madeHere, distance, created_at: createdAt, engine, job_id: jobId, manifest }) {
+export function parseVerification(data) {
+  const { made_here: madeHere, distance, created_at: createdAt, engine, job_id: jobId, watermark, manifest } = data;
   if (!["exact", "similar", "no"].includes(madeHere)) return null;
   const { present, valid, signer, trusted } = Object(manifest);
   return {
@@ -140,6 +152,7 @@ export function parseVerification({ made_here: madeHere, distance, created_at: c
     createdAt: typed(createdAt, 0),
     engine: typed(engine, ""),
     jobId: JOB_ID.test(jobId) ? /** @type {string} */ (jobId) : null,
+    watermark: typed(watermark, ""),
     manifest: { present: present === true, valid: typed(valid, true), signer: typed(signer, ""), trusted: trusted === true },
   };
 }

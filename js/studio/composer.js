@@ -6,11 +6,13 @@ import { PromptField } from "./prompt_field.js";
 import { cloneTemplate, find, emit } from "./dom.js";
 import { saveDraft, readDraft } from "./draft.js";
 import { EngineNote } from "./engine.js";
+import { featuresOf } from "./features.js";
 import { clearErrors, focusFirstError, showError, showServerError } from "./field_errors.js";
 import { announce } from "./live_region.js";
 import { ModelSettings } from "./model_settings.js";
 import { ReferencePicker } from "./references.js";
 import { SizePicker } from "./sizes.js";
+import { draftOf, showTemplates, templateOf } from "./templates.js";
 
 /** @import { Umrgen } from "../src/index.js" */
 /** @import { JobEntry, Jobs, Request } from "./jobs.js" */
@@ -45,6 +47,7 @@ export class Composer extends HTMLElement {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.#form.requestSubmit();
     });
     this.addEventListener("settingsfile", (event) => this.#readSettings(/** @type {CustomEvent<File>} */ (event).detail));
+    this.addEventListener("templates", () => this.#showTemplates());
     addFileDrop(this, "um-references", (file) => this.#readSettings(file));
     document.addEventListener("paste", (event) => this.isConnected && this.#references.paste(event));
     find(this, ".random-seed").addEventListener("click", () => {
@@ -71,7 +74,7 @@ export class Composer extends HTMLElement {
     // Before the engine has started, its features are not known, and no field is hidden.
     const supports = (/** @type {string} */ feature) => engine.kind === null || engine.features.includes(feature);
     find(this, "[data-field=negative]").hidden = !supports("negative");
-    this.#prompt.open(chars, jobs);
+    this.#prompt.open(chars, jobs, featuresOf(capabilities).templates);
     for (const name of ["steps", "steps-slider"]) {
       this.#input(name).min = steps.min;
       this.#input(name).max = steps.max;
@@ -219,6 +222,16 @@ export class Composer extends HTMLElement {
     announce(`The settings of ${file.name} are in the form.`);
   }
 
+  #showTemplates() {
+    if (!this.#umrgen) return;
+    const current = () => templateOf(this.#request, this.#input("seed").value.trim());
+    showTemplates(this.#umrgen, current, (template) => {
+      this.fill(draftOf(template));
+      this.focus();
+      announce("The template is in the form.");
+    });
+  }
+
   /** @param {boolean} busy */
   #busy(busy) {
     const button = find(this, "button[type=submit]");
@@ -230,15 +243,9 @@ export class Composer extends HTMLElement {
     return find(this, "button[type=submit]").getAttribute("aria-disabled") === "true";
   }
 
-  #submit() {
-    if (this.#isBusy) return;
-    clearErrors(this);
-    const errors = this.#errors();
-    for (const [field, text] of errors) showError(this, field, text);
-    if (errors.length) return focusFirstError(this);
-    const seed = this.#input("seed").value.trim();
-    /** @type {Request} */
-    const request = {
+  /** The request in the form, without its seed. @returns {Request} */
+  get #request() {
+    return {
       prompt: this.#prompt.value.trim(),
       negative: find(this, "[data-field=negative]").hidden ? "" : this.#input("negative").value.trim(),
       ...this.#sizes.value,
@@ -246,6 +253,16 @@ export class Composer extends HTMLElement {
       reference_images: this.#references.value,
       ...this.#model.value,
     };
+  }
+
+  #submit() {
+    if (this.#isBusy) return;
+    clearErrors(this);
+    const errors = this.#errors();
+    for (const [field, text] of errors) showError(this, field, text);
+    if (errors.length) return focusFirstError(this);
+    const seed = this.#input("seed").value.trim();
+    const request = this.#request;
     const count = this.#input("count").valueAsNumber;
     const seeds = Array.from({ length: count }, (_, number) => (seed === "" ? undefined : Number(seed) + number));
     this.#busy(true);

@@ -15,6 +15,7 @@ import { ReferencePicker } from "./references.js";
 import { SelectionBar } from "./selection_bar.js";
 import { SizePicker } from "./sizes.js";
 import { ThemeSwitch } from "./theme_switch.js";
+import { Verifier } from "./verifier.js";
 import { Viewer } from "./viewer.js";
 
 /** Define all of them. */
@@ -37,6 +38,7 @@ export function defineElements() {
     "um-gallery": Gallery,
     "um-viewer": Viewer,
     "um-compare": Compare,
+    "um-verifier": Verifier,
   })) {
     customElements.define(name, /** @type {CustomElementConstructor} */ (kind));
   }

@@ -1,6 +1,6 @@
 // What this server supports, by its capabilities: controls for anything else are not shown.
 
-/** @typedef {{search: boolean, favorites: boolean, deletion: boolean}} Features */
+/** @typedef {{search: boolean, favorites: boolean, deletion: boolean, verification: boolean, templates: boolean}} Features */
 
 /**
  * Return the features of a server.
@@ -9,5 +9,5 @@
  */
 export function featuresOf({ calls = [] }) {
   const has = (/** @type {string} */ call) => calls.includes(call);
-  return { search: has("search"), favorites: has("favorites"), deletion: has("delete") };
+  return { search: has("search"), favorites: has("favorites"), deletion: has("delete"), verification: has("verify"), templates: has("templates") };
 }

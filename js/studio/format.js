@@ -20,12 +20,15 @@ export function date(milliseconds) {
   return new Date(milliseconds).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }
 
+// Made once: a tile of the gallery needs them, and to make one takes longer than to use it.
+const CLOCK = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
+const DAY = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+
 /** Return the time of today, or the date and time. @param {number} milliseconds since the epoch */
 export function shortDate(milliseconds) {
-  const [time, now] = [new Date(milliseconds), new Date()];
-  const clock = time.toLocaleTimeString(undefined, { timeStyle: "short" });
-  if (time.toDateString() === now.toDateString()) return clock;
-  return `${time.toLocaleDateString(undefined, { day: "numeric", month: "short" })}, ${clock}`;
+  const time = new Date(milliseconds);
+  const isToday = time.toDateString() === new Date().toDateString();
+  return isToday ? CLOCK.format(time) : `${DAY.format(time)}, ${CLOCK.format(time)}`;
 }
 
 /** Return an ordinal number. @param {number} position */

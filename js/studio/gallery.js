@@ -8,6 +8,7 @@ import { noteFor } from "./gallery_notes.js";
 import { Selection } from "./selection.js";
 import { SelectionBar } from "./selection_bar.js";
 import { newTile, showFavorite } from "./tile.js";
+import { TileGroups } from "./tile_groups.js";
 import { listenToTiles } from "./tile_input.js";
 
 /** @import { Umrgen } from "../src/index.js" */
@@ -32,6 +33,7 @@ export class Gallery extends HTMLElement {
   #tiles = new Map();
   /** @type {string | null} */
   #cursor = null;
+  #groups = /** @type {TileGroups} */ (/** @type {unknown} */ (null));
   #loading = false;
   #generation = 0;
   /** @type {Opened | null} */
@@ -44,6 +46,7 @@ export class Gallery extends HTMLElement {
 
   connectedCallback() {
     this.append(cloneTemplate("gallery"));
+    this.#groups = new TileGroups(find(this, ".tiles"));
     find(this, ".older").addEventListener("click", () => this.#loadMore());
     find(this, ".select").addEventListener("click", () => (this.#selection.active ? this.#selection.end() : this.#selection.start()));
     find(this, ".ideas").append(...IDEAS.map((idea) => this.#idea(idea)));
@@ -139,7 +142,7 @@ export class Gallery extends HTMLElement {
     this.#tiles.clear();
     this.#cursor = "";
     this.#loading = false;
-    find(this, ".tiles").replaceChildren();
+    this.#groups.clear();
     find(this, ".empty").hidden = true;
     this.#selection.end();
     this.#loadMore();
@@ -181,7 +184,7 @@ export class Gallery extends HTMLElement {
   #append(entries) {
     const fresh = entries.filter((entry) => isInView(entry, this.#view) && !this.#tiles.has(entry.id));
     this.#shown.push(...fresh);
-    find(this, ".tiles").append(...fresh.map((entry) => this.#tile(entry)));
+    this.#groups.append(fresh.map((entry) => this.#tile(entry)));
   }
 
   /**
@@ -195,8 +198,7 @@ export class Gallery extends HTMLElement {
     // It is older than the loaded pages, and will be loaded with its page.
     if (index < 0 && this.#cursor !== null && (this.#shown.length || this.#loading)) return;
     if (index < 0) index = this.#shown.length;
-    const next = this.#shown[index];
-    find(this, ".tiles").insertBefore(this.#tile(entry), (next && this.#tiles.get(next.id)) ?? null);
+    this.#groups.insert(this.#tile(entry), index);
     this.#shown.splice(index, 0, entry);
     this.#showEmpty();
   }
@@ -205,7 +207,8 @@ export class Gallery extends HTMLElement {
   #remove(entry) {
     const index = this.#shown.indexOf(entry);
     if (index >= 0) this.#shown.splice(index, 1);
-    this.#tiles.get(entry.id)?.remove();
+    const tile = this.#tiles.get(entry.id);
+    if (tile) this.#groups.remove(tile);
     this.#tiles.delete(entry.id);
     this.#selection.remove(entry.id);
     this.#showEmpty();

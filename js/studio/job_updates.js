@@ -34,6 +34,8 @@ export class JobUpdater extends EventTarget {
   /** @type {AbortController | null} */
   #loops = null;
   #stopped = new AbortController();
+  /** At first, the gallery loads the latest jobs. */
+  #isFirstList = true;
   #umrgen;
   #jobs;
   #connection;
@@ -179,7 +181,9 @@ export class JobUpdater extends EventTarget {
 
   /** @param {AbortSignal} signal */
   async #list(signal) {
-    for (const query of [{ state: "running", limit: 50 }, { state: "queued", limit: 200 }, { limit: 20 }]) {
+    const queries = [{ state: "running", limit: 50 }, { state: "queued", limit: 200 }, ...(this.#isFirstList ? [] : [{ limit: 20 }])];
+    this.#isFirstList = false;
+    for (const query of queries) {
       const { jobs } = await this.#umrgen.jobs({ ...NO_LIMIT, ...query, signal });
       this.#connection.succeeded();
       for (const status of jobs) this.#jobs.update(status);

@@ -10,7 +10,7 @@ const MAX_HISTORY = 30;
 /** The counter appears when fewer characters than this are left. */
 const COUNTED = 500;
 
-/** The prompt. Emits `settingsfile` with a File. */
+/** The prompt. Emits `settingsfile` with a File, and `templates`. */
 export class PromptField extends HTMLElement {
   #limit = Infinity;
   /** @type {Jobs | null} */
@@ -28,6 +28,7 @@ export class PromptField extends HTMLElement {
       this.#text.focus();
       emit(this, "change");
     });
+    find(this, ".templates").addEventListener("click", () => emit(this, "templates"));
     const file = find(this, "#settings-file", HTMLInputElement);
     file.addEventListener("change", () => {
       if (file.files?.[0]) emit(this, "settingsfile", file.files[0]);
@@ -36,11 +37,13 @@ export class PromptField extends HTMLElement {
   }
 
   /**
-   * Set the limit of characters, and the jobs whose prompts are the history.
+   * Set the limit of characters, the jobs whose prompts are the history, and whether there are templates.
    * @param {number} limit
    * @param {Jobs} jobs
+   * @param {boolean} templates
    */
-  open(limit, jobs) {
+  open(limit, jobs, templates) {
+    find(this, ".templates").hidden = !templates;
     this.#limit = limit;
     this.#jobs = jobs;
     this.#count();

@@ -3,6 +3,7 @@ import { Unauthorized, UmrgenError } from "../src/index.js";
 import { Compare } from "./compare.js";
 import { Composer } from "./composer.js";
 import { find } from "./dom.js";
+import { featuresOf } from "./features.js";
 import { describeEnd, errorText } from "./format.js";
 import { Gallery } from "./gallery.js";
 import { findEntry } from "./job_search.js";
@@ -15,6 +16,7 @@ import { Queue } from "./queue.js";
 import { connectSelection } from "./selection_actions.js";
 import { submitAll, submitOne } from "./submissions.js";
 import { showProgress } from "./tab_progress.js";
+import { Verifier } from "./verifier.js";
 import { Viewer } from "./viewer.js";
 
 /** @import { Umrgen } from "../src/index.js" */
@@ -120,6 +122,7 @@ export function openStudio({ umrgen, connection, capabilities, leave }) {
     gallery.show(links.view);
     showLinked();
   });
+  if (featuresOf(capabilities).verification) openVerifier();
   connectSelection({ umrgen, jobs, gallery, viewer, handleError });
 
   // --- the state of jobs ---
@@ -137,6 +140,16 @@ export function openStudio({ umrgen, connection, capabilities, leave }) {
   updater.start();
   if (links.view.job) showLinked();
   else composer.focus();
+
+  /** Verify images: by the button in the header, or those that are dropped on the page. */
+  function openVerifier() {
+    const [verifier, button] = [find(document, "um-verifier", Verifier), find(document, ".verify-open")];
+    verifier.open(umrgen);
+    button.hidden = false;
+    button.addEventListener("click", () => verifier.show());
+    on(verifier, "verifiedjob", (/** @type {string} */ job) => links.open({ job }).then(showLinked));
+    on(verifier, "failed", (error) => handleError(error, () => {}));
+  }
 
   /** Show the job in the address, or close the viewer without one. */
   async function showLinked() {

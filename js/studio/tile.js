@@ -43,7 +43,9 @@ export function newTile(umrgen, entry) {
  * @param {JobEntry} entry
  */
 export function showFavorite(tile, { status }) {
-  find(tile, ".tile-favorite").hidden = !status.raw.favorite;
+  const star = tile.querySelector(".tile-favorite");
+  if (!status.raw.favorite) star?.remove();
+  else if (!star) find(tile, ".tile-text").before(cloneElement("tile-favorite"));
 }
 
 /** Return the seed and the time, by which images of one prompt differ. @param {JobEntry} entry */
@@ -80,9 +82,9 @@ async function reload(umrgen, tile, image, entry) {
  * @param {string} icon
  */
 function mark(tile, text, icon) {
-  const note = find(tile, ".tile-failed");
-  note.hidden = false;
+  const note = cloneElement("tile-failed");
+  find(tile, ".tile-text").before(note);
   note.classList.toggle("neutral", icon !== "failed");
   setIcon(note, icon);
-  find(tile, ".tile-reason").textContent = text;
+  find(note, ".tile-reason").textContent = text;
 }

@@ -7,6 +7,8 @@
 const LONG_PRESS = 500;
 /** Pixels by which a finger may move in a long press. */
 const TOLERANCE = 10;
+/** Pixels from the corner of a tile to the end of the mark of its selection, which a mouse shows. */
+const CHECK = 40;
 
 /**
  * Handle the input on the tiles in a list.
@@ -23,9 +25,8 @@ export function listenToTiles(list, selection, { all, view }) {
   list.addEventListener("click", (event) => {
     const entry = entryOf(event.target);
     if (!entry || pressed) return void (pressed = false); // a long press ends with a click
-    const onCheck = event.target instanceof Element && event.target.closest(".tile-check");
     if (event.shiftKey) selection.extend(all(), entry);
-    else if (selection.active || onCheck || event.ctrlKey || event.metaKey) selection.toggle(entry);
+    else if (selection.active || isOnCheck(event) || event.ctrlKey || event.metaKey) selection.toggle(entry);
     else view(entry);
   });
   list.addEventListener("pointerdown", (start) => {
@@ -52,4 +53,11 @@ export function listenToTiles(list, selection, { all, view }) {
   list.addEventListener("contextmenu", (event) => {
     if (event instanceof PointerEvent && event.pointerType === "touch") event.preventDefault();
   });
+}
+
+/** Return whether a mouse has clicked on the mark of a tile. @param {MouseEvent} event */
+function isOnCheck(event) {
+  if (!(event instanceof PointerEvent) || event.pointerType !== "mouse" || !(event.target instanceof Element)) return false;
+  const tile = event.target.closest(".tile-open")?.getBoundingClientRect();
+  return !!tile && event.clientX - tile.left < CHECK && event.clientY - tile.top < CHECK;
 }

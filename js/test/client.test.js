@@ -54,6 +54,15 @@ describe("with a real server", () => {
     await assert.rejects(umrgen.uploadReference(new Blob(["<svg/>"])), { code: "unsupported_media_type" });
   });
 
+  it("keeps requests on the server", async () => {
+    const stored = await umrgen.saveTemplate("für: noir", { prompt: "a street at night", steps: 8 });
+    assert.deepEqual([stored.name, stored.request.steps], ["für: noir", 8]);
+    assert.deepEqual(await umrgen.templates(), [stored]);
+    await assert.rejects(umrgen.saveTemplate("a/b", {}), { code: "invalid_request" });
+    await umrgen.deleteTemplate("für: noir");
+    assert.deepEqual(await umrgen.templates(), []);
+  });
+
   it("asks the server whether it made an image", async () => {
     const image = await umrgen.generate("a red boat", { ...SMALL, seed: 6 });
     const found = await umrgen.verify(new Blob([image.bytes]));

@@ -15,6 +15,7 @@ _MODULES = {
     "Capabilities": "client.descriptions",
     "ListedJob": "client.descriptions",
     "ReferenceImage": "client.descriptions",
+    "RequestTemplate": "client.descriptions",
     "ServerVerification": "client.descriptions",
     "Event": "client.flow",
     "Options": "client.flow",
@@ -70,6 +71,7 @@ __all__ = [
     "Provenance",
     "RateLimited",
     "ReferenceImage",
+    "RequestTemplate",
     "SavedImage",
     "ServerError",
     "ServerVerification",
@@ -89,7 +91,7 @@ __all__ = [
 if TYPE_CHECKING:
     from umrgen.client.async_client import AsyncClient
     from umrgen.client.client import Client, wait_and_download
-    from umrgen.client.descriptions import Capabilities, ListedJob, ReferenceImage, ServerVerification
+    from umrgen.client.descriptions import Capabilities, ListedJob, ReferenceImage, RequestTemplate, ServerVerification
     from umrgen.client.flow import Event, Options
     from umrgen.errors import (
         ApiError,

@@ -40,6 +40,8 @@ from umrgen.server.ledger import (
     LiveWorker,
     OutputExpired,
     QueueFull,
+    Template,
+    TemplatesFull,
     TooManyJobs,
     Upload,
     UploadsFull,
@@ -929,6 +931,25 @@ async def test_uploads_are_visible_in_their_session_only_and_limited_in_number(o
     assert await ledger.outputs.obsolete_files(now=0, limit=9) == [("sid_a", "ref_0.png")]
     await ledger.outputs.forget_files([("sid_a", "ref_0.png")])
     assert await ledger.outputs.obsolete_files(now=0, limit=9) == []
+
+
+async def test_templates_are_visible_in_their_session_only_and_limited_in_number(observed: ObservedLedger) -> None:
+    templates = observed.ledger.templates
+    first = Template("film noir", "sid_a", '{"prompt":"a boat \u00fc"}', 1)
+    await templates.put(first, cap=2)
+    await templates.put(Template("Aquarell", "sid_a", "{}", 2), cap=2)
+    with pytest.raises(TemplatesFull):
+        await templates.put(Template("third", "sid_a", "{}", 3), cap=2)
+    await templates.put(Template("film noir", "sid_b", '{"steps":3}', 4), cap=2)
+    again = replace(first, request='{"seed":7}', updated_at=5)
+    await templates.put(again, cap=2)
+    assert await templates.of_session("sid_a") == [Template("Aquarell", "sid_a", "{}", 2), again]
+    assert await templates.get("sid_b", "film noir") == Template("film noir", "sid_b", '{"steps":3}', 4)
+    assert await templates.get("sid_b", "Aquarell") is None
+    assert not await templates.remove("sid_b", "Aquarell")
+    assert await templates.remove("sid_a", "film noir")
+    assert not await templates.remove("sid_a", "film noir")
+    assert [each.name for each in await templates.of_session("sid_b")] == ["film noir"]
 
 
 async def test_the_same_content_again_is_the_same_upload(observed: ObservedLedger) -> None:

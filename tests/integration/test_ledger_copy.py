@@ -13,7 +13,7 @@ from postgres import PostgresDatabases
 from support import cli
 from umrgen.server.domain.job import Change, Output
 from umrgen.server.domain.request import GenerationRequest
-from umrgen.server.ledger import Call, Idempotency, Key, Ledger, LedgerUnavailable, Upload
+from umrgen.server.ledger import Call, Idempotency, Key, Ledger, LedgerUnavailable, Template, Upload
 from umrgen.server.ledger.copying import SINGLE_ROWS, TABLES, copy_ledger
 from umrgen.server.ledger.postgres.ledger import PostgresLedger
 from umrgen.server.ledger.postgres.tables import PostgresTables
@@ -49,6 +49,7 @@ async def fill(ledger: Ledger) -> None:
     await jobs.delete("sid_1", ["ext_3"], now=26)
     await ledger.keys.add(Key("key_1", b"\x00\xff" * 16, "sid_a", "mine", 1, rate=5))
     await ledger.uploads.add(Upload("ref.png", "sid_a", 3, "00" * 32, 64, 64, 5), cap=9)
+    await ledger.templates.put(Template("noir", "sid_a", "{}", 5), cap=9)
     await ledger.coordination.secret("urls", b"\x00secret")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from browser import MEASURE_FRAMES, ConsoleErrors, fill_gallery, in_thread, new_session, open_studio
 from studio_page import AXE, check_accessibility, draw, pixels, row, show, tile, wait_for_announcement, wait_for_image
-from support import UNLIMITED, ServerProcess, clean_environment, cli, finish, server, submit, until
+from support import SMALL, UNLIMITED, ServerProcess, clean_environment, cli, finish, server, submit, until
 from umrgen.image_files import verify
 from umrgen.server.png import encode_png
 
@@ -529,6 +529,9 @@ class TestAccess:
         assert console_errors.unexpected("ERR_") == []
 
 
+GROUPS = "() => [...document.querySelectorAll('.tile-group')].map((group) => group.childElementCount)"
+
+
 def test_five_hundred_images(
     new_page: "Callable[..., Page]", running: ServerProcess, console_errors: ConsoleErrors
 ) -> None:
@@ -542,6 +545,19 @@ def test_five_hundred_images(
     assert page.locator(".tile").count() < 100, "older pages must load on demand"
     page.evaluate(MEASURE_FRAMES, 120)  # scrolls through the gallery
     assert page.locator(".tile").count() == 501
+    assert page.evaluate(GROUPS) == [60] * 8 + [21], "the browser lays out the groups near the window"
+    with running.http(Authorization=f"Bearer {key}") as http:
+        finish(http, submit(http, "a boat that comes later", **SMALL))
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        tile(page, "a boat that comes later").wait_for(state="attached")
+        assert page.evaluate(GROUPS) == [60] * 8 + [22]
+        assert "comes later" in str(page.locator(".tile").first.text_content())
+    page.evaluate("scrollTo(0, 0)")
+    page.locator(".tile-open").first.click(modifiers=["Control"])
+    page.get_by_role("toolbar").get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 501")
+    assert page.evaluate(GROUPS) == [60] * 8 + [21], "the later groups move up"
     wait_for_image(page.locator(".tile img").last)
     page.locator(".tile-open").last.click()
     page.locator(".next:disabled").wait_for(state="attached")

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from browser import ConsoleErrors, new_session, open_studio
-from studio_page import check_accessibility, draw, pixels, row, show, tile, wait_for_announcement, wait_for_image
+from studio_page import (
+    check_accessibility,
+    draw,
+    drop_file,
+    pixels,
+    row,
+    show,
+    tile,
+    wait_for_announcement,
+    wait_for_image,
+)
 from support import SMALL, UNLIMITED, ServerProcess, finish, server, submit
 
 if TYPE_CHECKING:
@@ -172,7 +182,7 @@ class TestPrompt:
         assert gallery.get_by_label("Seed", exact=True).input_value() == "42"
         assert gallery.get_by_label("Width").input_value() == "512"
         for body, expected in ((A1111, "a red barn"), (verify_free_png(), None)):
-            gallery.evaluate(DROP, ["um-prompt", list(body)])
+            drop_file(gallery, "um-prompt", body)
             if expected:
                 gallery.wait_for_function("text => document.querySelector('#prompt').value === text", arg=expected)
                 assert gallery.get_by_label("Seed", exact=True).input_value() == "1234"
@@ -206,12 +216,6 @@ A1111 = png_with(
     parameters="a red barn\nNegative prompt: blurry\n"
     "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1234, Size: 768x512"
 )
-DROP = """([target, bytes]) => {
-    const data = new DataTransfer();
-    data.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
-    const options = {dataTransfer: data, bubbles: true, cancelable: true};
-    document.querySelector(target).dispatchEvent(new DragEvent("drop", options));
-}"""
 
 
 class TestWaiting:
@@ -400,6 +404,29 @@ class TestSelection:
         gallery.keyboard.press("Escape")
         assert not gallery.get_by_text("2 selected").is_visible()
         assert console_errors.found == []
+
+    def test_a_click_on_the_mark_of_a_tile_selects_it(self, gallery: "Page") -> None:
+        first = gallery.locator(".tile-open").first
+        first.hover()
+        mark = "tile => getComputedStyle(tile, '::before').content"
+        assert first.evaluate(mark) == '""', "the mark must be visible"
+        assert gallery.locator(".tile-open").last.evaluate(mark) == "none"
+        first.click(position={"x": 20, "y": 20})
+        assert gallery.get_by_text("1 selected").is_visible()
+        first.click(position={"x": 80, "y": 80})
+        assert not gallery.get_by_text("1 selected").is_visible()
+        gallery.keyboard.press("Escape")
+        gallery.locator(".tile-open").last.click(position={"x": 80, "y": 80})
+        is_open(gallery, True)
+
+    def test_tiles_have_few_elements_and_are_below_the_form(self, gallery: "Page") -> None:
+        """A gallery has thousands of tiles; above the form, each frame of scrolling would paint a second layer."""
+        tile = gallery.locator(".tile").first
+        assert tile.evaluate("tile => tile.querySelectorAll('*').length") == 4
+        assert tile.evaluate("tile => tile.innerHTML.match(/>\\s+</)") is None
+        assert gallery.locator(".tile-group .tile").count() == 3
+        index = "element => getComputedStyle(document.querySelector(element)).zIndex"
+        assert (gallery.evaluate(index, "um-composer"), gallery.evaluate(index, ".tile")) == ("1", "auto")
 
     def test_a_long_press_selects(self, gallery: "Page") -> None:
         gallery.clock.install()

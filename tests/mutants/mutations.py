@@ -59,6 +59,7 @@ LEGACY_CLIENT = "tests/integration/test_legacy_client.py"
 LOST_SUBMIT = "tests/unit/test_lost_submit.py"
 VECTORS = "tests/unit/test_vectors.py"
 RAY = "tests/slow/test_ray.py"
+TEMPLATES = "tests/integration/test_templates.py"
 RESPONSES = "tests/unit/test_responses.py"
 CONFIG = "tests/unit/test_config.py"
 DISPLAY = "tests/unit/test_display.py"
@@ -3515,6 +3516,22 @@ MUTATIONS = (
         "if self._only_key in (None, key)})",
         "if True})",
         f"{OPERATIONS}::TestMetrics::test_a_key_sees_its_own_use_only",
+    ),
+    _server(
+        "templates-of-other-sessions",
+        "contract: a session reads its own templates only",
+        "ledger/sql/statements.sql",
+        "FROM templates WHERE session_id = :session_id AND name = :name;\n\n-- name: delete_template",
+        "FROM templates WHERE name = :name;\n\n-- name: delete_template",
+        f"{TEMPLATES}::TestWalls::test_no_other_session_sees_changes_or_deletes_a_template",
+    ),
+    _server(
+        "templates-are-limited",
+        "contract: a session has 100 templates at most",
+        "ledger/sql/templates.py",
+        "        raise TemplatesFull",
+        "        pass",
+        f"{TEMPLATES}::TestRefused::test_a_session_has_100_templates_at_most",
     ),
 )
 

@@ -16,11 +16,14 @@ from umrgen.client.descriptions import (
     Capabilities,
     ListedJob,
     ReferenceImage,
+    RequestTemplate,
     ServerVerification,
     list_filters,
     parse_capabilities,
     parse_page,
     parse_references,
+    parse_template,
+    parse_templates,
     parse_unknown,
     require_filters,
 )
@@ -58,6 +61,11 @@ MAX_BATCH = 1000
 """Jobs of one call (contract)."""
 MAX_PAGE = 200
 """Jobs of the longest page of the list (contract)."""
+TEMPLATES = f"{API}/templates"
+NO_TEMPLATES: Mapping[str, Any] = {
+    "unsupported": "this server keeps no templates",
+    "instead": "Keep the parameters of the request in a file.",
+}
 NO_REFERENCES: Mapping[str, Any] = {
     "unsupported": "this server does not list and delete reference images",
     "instead": "An older server keeps them until it restarts.",
@@ -464,6 +472,29 @@ class AsyncClient:
         except InvalidRequest as error:
             error.next = "See the names with `umrgen upload --list`."
             raise
+
+    async def templates(self) -> list[RequestTemplate]:
+        """Return the requests that this key keeps on the server, by name. Raises Unsupported on older servers."""
+        flow = call_if_supported(self._driver.new_context({}), "GET", TEMPLATES, limit=MAX_LIST, **NO_TEMPLATES)
+        return parse_templates(await self._driver.run(flow))
+
+    async def save_template(self, name: str, request: Mapping[str, Any]) -> RequestTemplate:
+        """Keep fields of a request on the server under a name, in place of an earlier one; return what was stored.
+
+        `request`: by their names in the API, all optional. Raises InvalidRequest and Unsupported.
+        """
+        body = json.dumps({"request": dict(request)}).encode()
+        path = f"{TEMPLATES}/{quote(name, safe='')}"
+        flow = call_if_supported(self._driver.new_context({}), "PUT", path, body=body, **NO_TEMPLATES)
+        stored = parse_template(await self._driver.run(flow))
+        if stored is None:
+            raise NotUmrgen("the response to the call has no template")
+        return stored
+
+    async def delete_template(self, name: str) -> None:
+        """Delete one of these requests; again is the same as once. Raises Unsupported on older servers."""
+        path = f"{TEMPLATES}/{quote(name, safe='')}"
+        await self._driver.run(call_if_supported(self._driver.new_context({}), "DELETE", path, **NO_TEMPLATES))
 
     async def verify(self, image: Reference) -> ServerVerification:
         """Return whether the server made an image, and what its C2PA manifest states; the server does not store it.

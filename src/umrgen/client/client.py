@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack
 
 from umrgen.client.async_client import AsyncClient
-from umrgen.client.descriptions import Capabilities, ListedJob, ReferenceImage, ServerVerification
+from umrgen.client.descriptions import Capabilities, ListedJob, ReferenceImage, RequestTemplate, ServerVerification
 from umrgen.client.flow import Event
 from umrgen.client.flows.wait_many import Outcome
 from umrgen.client.job import AsyncJob
@@ -414,6 +414,32 @@ class Client:
         >>> client.delete_upload(client.upload("lighthouse.png"))
         """
         self._loop.run(self._async.delete_upload(name))
+
+    def templates(self) -> list[RequestTemplate]:
+        """Return the requests that this key keeps on the server, by name. Raises Unsupported on older servers.
+
+        >>> stored = client.save_template("film noir", {"prompt": "a street at night", "steps": 8})
+        >>> [template.name for template in client.templates()]
+        ['film noir']
+        """
+        return self._loop.run(self._async.templates())
+
+    def save_template(self, name: str, request: Mapping[str, Any]) -> RequestTemplate:
+        """Keep fields of a request on the server under a name, in place of an earlier one; return what was stored.
+
+        `request`: by their names in the API, all optional. Raises InvalidRequest and Unsupported.
+
+        >>> stored = client.save_template("film noir", {"prompt": "a street at night", "steps": 8})
+        >>> image = client.generate(**stored.request)
+        """
+        return self._loop.run(self._async.save_template(name, request))
+
+    def delete_template(self, name: str) -> None:
+        """Delete one of these requests; again is the same as once. Raises Unsupported on older servers.
+
+        >>> client.delete_template("film noir")
+        """
+        self._loop.run(self._async.delete_template(name))
 
     def verify(self, image: Reference) -> ServerVerification:
         """Return whether the server made an image, and what its C2PA manifest states; the server does not store it.

@@ -16,11 +16,14 @@ __all__ = [
     "ListedJob",
     "Page",
     "ReferenceImage",
+    "RequestTemplate",
     "ServerVerification",
     "list_filters",
     "parse_capabilities",
     "parse_page",
     "parse_references",
+    "parse_template",
+    "parse_templates",
     "parse_unknown",
     "parse_verification",
     "require_filters",
@@ -125,6 +128,35 @@ class ReferenceImage:
     expires_at: datetime | None
     """When the server deletes it, in UTC."""
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTemplate:
+    """A request that the server keeps under a name. `raw` is the whole entry, unchanged."""
+
+    name: str
+    """Printable."""
+    request: Mapping[str, Any]
+    """Fields of a request, by their names in the API."""
+    updated_at: datetime | None
+    """In UTC."""
+    raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+def parse_template(data: Any) -> RequestTemplate | None:
+    """Parse a template; None without a name and a request."""
+    entry = _mapping(data)
+    name, request = _text(entry.get("name")), entry.get("request")
+    if not name or not isinstance(request, dict):
+        return None
+    return RequestTemplate(name, request, _time(entry.get("updated_at")), entry)
+
+
+def parse_templates(data: Mapping[str, Any]) -> list[RequestTemplate]:
+    """Parse the list of templates; an entry that is none is left out."""
+    listed = data.get("templates")
+    found = map(parse_template, listed if isinstance(listed, list) else [])
+    return [template for template in found if template is not None]
 
 
 def parse_references(data: Mapping[str, Any]) -> list[ReferenceImage]:

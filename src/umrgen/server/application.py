@@ -62,6 +62,7 @@ from umrgen.server.services.signatures import Signatures
 from umrgen.server.services.storage_health import StorageHealth
 from umrgen.server.services.submissions import Submissions
 from umrgen.server.services.subscriptions import Subscriptions
+from umrgen.server.services.templates import Templates
 from umrgen.server.services.thumbnails import Thumbnails
 from umrgen.server.services.uploads import Uploads
 from umrgen.server.services.verifications import Verifications
@@ -208,6 +209,7 @@ class Application:
             outputs=self._make_outputs(authentication, clock),
             tickets=OneTimeLinks(settings.state / LINKS, clock),
             uploads=uploads,
+            templates=Templates(ledger.templates, clock),
             call_references=CallReferences(uploads),
             state=self._make_state(limits, clock),
             submissions=self._make_submissions(limits, uploads, worker, clock),

@@ -19,6 +19,7 @@ from umrgen.server.services.remembered_devices import RememberedDevices
 from umrgen.server.services.server_state import ServerState
 from umrgen.server.services.signatures import Signatures
 from umrgen.server.services.submissions import Submissions
+from umrgen.server.services.templates import Templates
 from umrgen.server.services.uploads import Uploads
 from umrgen.server.services.verifications import Verifications
 from umrgen.server.settings import Settings
@@ -44,6 +45,7 @@ class Services:
     tickets: OneTimeLinks
     """Links that open the studio without a key."""
     uploads: Uploads
+    templates: Templates
     call_references: CallReferences
     outputs: Outputs
     authentication: Authentication

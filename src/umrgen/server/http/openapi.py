@@ -20,6 +20,7 @@ from umrgen.server.http.api.jobs import MAX_PAGE
 from umrgen.server.http.auth import open_for_operator
 from umrgen.server.http.problems import PROBLEMS
 from umrgen.server.services.job_search import MAX_QUERY
+from umrgen.server.services.templates import MAX_NAME
 
 __all__ = ["document", "routes"]
 
@@ -70,6 +71,13 @@ _PREFER = _parameter(
 _IF_NONE_MATCH = _parameter("If-None-Match", "header", _STRING, "the ETag of a response that the client has")
 _SESSION = _parameter("session_id", "path", _STRING, "the session that the image belongs to", SESSION)
 _FILE = _parameter("filename", "path", _STRING, "the image's name", IMAGE)
+_TEMPLATE = _parameter(
+    "name",
+    "path",
+    _STRING | {"minLength": 1, "maxLength": MAX_NAME, "pattern": "^[^/]*$"},
+    "the name of the template",
+    "film noir",
+)
 _UPLOAD = {
     "type": "object",
     "properties": {"file": {"type": "string", "format": "binary", "description": "PNG, JPEG or WebP, at most 10 MiB"}},
@@ -232,6 +240,48 @@ OPERATIONS = (
         ("reference_not_found", *_WRITING),
         None,
         (_FILE,),
+    ),
+    Operation(
+        "get",
+        "/api/v1/templates",
+        "templates",
+        "The requests that this key keeps under names, by name",
+        200,
+        responses.TemplatesAnswer,
+        ("ledger_unavailable",),
+    ),
+    Operation(
+        "get",
+        "/api/v1/templates/{name}",
+        "template",
+        "One of these requests",
+        200,
+        responses.TemplateAnswer,
+        ("template_not_found", "ledger_unavailable"),
+        None,
+        (_TEMPLATE,),
+    ),
+    Operation(
+        "put",
+        "/api/v1/templates/{name}",
+        "putTemplate",
+        "Store a request under a name, in place of an earlier one",
+        200,
+        responses.TemplateAnswer,
+        ("too_many_templates", *_WRITING),
+        schemas.TemplateRequest,
+        (_TEMPLATE,),
+    ),
+    Operation(
+        "delete",
+        "/api/v1/templates/{name}",
+        "deleteTemplate",
+        "Delete one of these requests",
+        200,
+        responses.DeletedTemplate,
+        _WRITING,
+        None,
+        (_TEMPLATE,),
     ),
     Operation(
         "post",

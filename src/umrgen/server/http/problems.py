@@ -42,12 +42,18 @@ PROBLEMS: Mapping[str, tuple[int, str, str]] = {
     "job_not_found": (404, "No such job", "Check the job id; a job belongs to the key that made it."),
     "output_not_found": (404, "No such output", "Request the job's status for its image_url."),
     "reference_not_found": (404, "No such reference image", "Upload it again; see GET /api/v1/upload-reference."),
+    "template_not_found": (404, "No such template", "See the names: GET /api/v1/templates."),
     "method_not_allowed": (405, "The path does not allow this method", "Use a method of the header Allow."),
     "request_timeout": (408, "The body arrived too slowly", "Send the request again over a faster connection."),
     "too_many_references": (
         409,
         "The key has as many reference images as it may",
         "Delete one: DELETE /api/v1/upload-reference/NAME. Or wait until the server deletes one: see its expires_at.",
+    ),
+    "too_many_templates": (
+        409,
+        "The key has as many templates as it may",
+        "Delete one: DELETE /api/v1/templates/NAME.",
     ),
     "link_over": (
         410,

@@ -16,6 +16,7 @@ TABLES = (
     "idempotency",
     "keys",
     "uploads",
+    "templates",
     "webhooks",
     "calls",
     "obsolete_files",

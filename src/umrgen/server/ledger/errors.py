@@ -10,6 +10,7 @@ __all__ = [
     "LedgerUnavailable",
     "OutputExpired",
     "QueueFull",
+    "TemplatesFull",
     "TooManyJobs",
     "UploadsFull",
 ]
@@ -67,6 +68,12 @@ class DailyLimit(UmrgenError):
     def __init__(self, *, until: int) -> None:
         super().__init__()
         self.until = until
+
+
+class TemplatesFull(UmrgenError):
+    """The session has as many templates as it may."""
+
+    code = "too_many_templates"
 
 
 class UploadsFull(UmrgenError):

@@ -1,4 +1,4 @@
-"""The interfaces of the ledger: seven stores of records, and three for the coordination of servers.
+"""The interfaces of the ledger: eight stores of records, and three for the coordination of servers.
 
 A method that changes something returns after the change is on disk. Every method raises LedgerUnavailable when the
 ledger cannot be reached; then nothing was changed. All times are milliseconds since the epoch, passed by the caller.
@@ -26,6 +26,7 @@ from umrgen.server.ledger.values import (
     KnownImage,
     LiveWorker,
     OnChange,
+    Template,
     Upload,
     Webhook,
     WebhookState,
@@ -40,6 +41,7 @@ __all__ = [
     "Ledger",
     "OutputStore",
     "PreviewStore",
+    "TemplateStore",
     "UploadStore",
     "WebhookStore",
     "WorkerStore",
@@ -277,6 +279,27 @@ class UploadStore(Protocol):
         ...
 
 
+class TemplateStore(Protocol):
+    """Requests that sessions keep under names of their own."""
+
+    async def put(self, template: Template, *, cap: int) -> None:
+        """Write a template in place of the session's one of this name, if any.
+
+        Raises TemplatesFull when the session would have more than `cap`.
+        """
+        ...
+
+    async def get(self, session_id: str, name: str) -> Template | None: ...
+
+    async def of_session(self, session_id: str) -> list[Template]:
+        """Return the session's templates, by name."""
+        ...
+
+    async def remove(self, session_id: str, name: str) -> bool:
+        """Delete a template; return whether there was one."""
+        ...
+
+
 class WebhookStore(Protocol):
     """Webhooks; `JobStore.change` writes them."""
 
@@ -452,6 +475,8 @@ class Ledger(Protocol):
     def fingerprints(self) -> FingerprintStore: ...
     @property
     def uploads(self) -> UploadStore: ...
+    @property
+    def templates(self) -> TemplateStore: ...
     @property
     def webhooks(self) -> WebhookStore: ...
     @property

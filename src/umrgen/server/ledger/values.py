@@ -25,6 +25,7 @@ __all__ = [
     "KnownImage",
     "LiveWorker",
     "OnChange",
+    "Template",
     "Upload",
     "Webhook",
     "WebhookState",
@@ -194,6 +195,17 @@ class Upload:
     height: int
     created_at: int
     media_type: str = "image/png"
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A request that a session keeps under a name."""
+
+    name: str
+    session_id: str
+    request: str
+    """Fields of a generation request, as a JSON object."""
+    updated_at: int
 
 
 class WebhookState(StrEnum):

@@ -142,6 +142,31 @@ class Deleted(Struct, frozen=True, kw_only=True):
     filename: str
 
 
+class TemplateAnswer(Struct, frozen=True, kw_only=True):
+    """A request that the session keeps under a name."""
+
+    success: bool = True
+    name: str
+    request: Annotated[dict[str, Any], Meta(description="fields of the body of /api/v1/generate")]
+    updated_at: Milliseconds
+    warnings: Annotated[list[str], Meta(description="what was ignored")]
+
+
+class TemplatesAnswer(Struct, frozen=True, kw_only=True):
+    """The session's templates, by name."""
+
+    success: bool = True
+    templates: list[TemplateAnswer]
+
+
+class DeletedTemplate(Struct, frozen=True, kw_only=True):
+    """The session has no template of this name."""
+
+    success: bool = True
+    name: str
+    deleted: bool = True
+
+
 class ManifestAnswer(Struct, frozen=True, kw_only=True):
     """The C2PA manifest of an image."""
 

@@ -23,9 +23,11 @@ __all__ = [
     "FavoriteRequest",
     "GenerationRequest",
     "StatusRequest",
+    "TemplateRequest",
     "check_values",
     "decode_generate",
     "decode_object",
+    "decode_template",
     "read_object",
     "short",
 ]
@@ -48,6 +50,12 @@ class DeleteRequest(msgspec.Struct, frozen=True):
     """The body of `POST /api/v1/jobs/delete`."""
 
     job_ids: Annotated[list[str], Meta(min_length=1, max_length=1000)]
+
+
+class TemplateRequest(msgspec.Struct, frozen=True):
+    """The body of `PUT /api/v1/templates/{name}`."""
+
+    request: Annotated[dict[str, Any], Meta(description="fields of the body of /api/v1/generate, all optional")]
 
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(GenerationRequest)}
@@ -108,8 +116,26 @@ def decode_generate(data: dict[str, Any], default_steps: DefaultSteps) -> tuple[
         raise invalid(_field_errors(data)) from None
     if not has_visible_character(request.prompt):
         raise invalid(_field_errors(data))
+    return request, _unknown(data)
+
+
+def decode_template(data: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the fields of the request in a template, and a warning for each unknown one. None is required.
+
+    Raises Refusal `invalid_request`.
+    """
+    given = data.get("request")
+    if not isinstance(given, dict):
+        raise invalid([FieldError("request", "must be an object with fields of a request")])
+    if errors := _field_errors({"prompt": "any"} | given):
+        raise invalid(errors)
+    known = {name: msgspec.convert(given[name], field.type) for name, field in _FIELDS.items() if name in given}
+    return msgspec.to_builtins(known), _unknown(given)
+
+
+def _unknown(data: dict[str, Any]) -> list[str]:
     unknown = islice((name for name in data if name not in _FIELDS), 20)
-    return request, [f"the field {short(name)} is unknown and was ignored" for name in unknown]
+    return [f"the field {short(name)} is unknown and was ignored" for name in unknown]
 
 
 def _field_errors(data: dict[str, Any]) -> list[FieldError]:

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from umrgen import __version__
 from umrgen.model import LIMITS
 from umrgen.server.http import Services
-from umrgen.server.http.api import batch, jobs, references
+from umrgen.server.http.api import batch, jobs, references, templates
 from umrgen.server.http.api.generate import generate
 from umrgen.server.http.api.responses import CapabilitiesAnswer, EngineAnswer, KeyLimits, Sizes, Steps, json_response
 from umrgen.server.http.api.status import wire
@@ -28,7 +28,7 @@ SUBMIT = "/api/v1/generate"
 
 _CALLS = (
     *("generate", "status", "wait", "batch_status", "events", "cancel", "jobs", "upload_reference"),
-    *("idempotency", "digests", "webhooks", "search", "favorites", "delete", "thumbnails", "verify"),
+    *("idempotency", "digests", "webhooks", "search", "favorites", "delete", "thumbnails", "verify", "templates"),
 )
 
 Handler = Callable[[Services, Request, Caller], Awaitable[Response]]
@@ -63,6 +63,10 @@ def routes(services: Services) -> list[Route]:
         Route("/api/v1/upload-reference", keyed(references.add), methods=["POST"]),
         Route("/api/v1/upload-reference", keyed(references.all_of), methods=["GET"]),
         Route("/api/v1/upload-reference/{filename}", keyed(references.remove), methods=["DELETE"]),
+        Route("/api/v1/templates", keyed(templates.all_of), methods=["GET"]),
+        Route("/api/v1/templates/{name:path}", keyed(templates.get), methods=["GET"]),
+        Route("/api/v1/templates/{name:path}", keyed(templates.put), methods=["PUT"]),
+        Route("/api/v1/templates/{name:path}", keyed(templates.remove), methods=["DELETE"]),
         Route("/api/v1/verify", partial(verify, services), methods=["POST"]),
         Route("/api/v1/capabilities", keyed(capabilities), methods=["GET"]),
     ]

@@ -8,6 +8,7 @@ from umrgen.server.ledger.sql.jobs import SqlJobStore
 from umrgen.server.ledger.sql.keys import SqlKeyStore
 from umrgen.server.ledger.sql.outputs import SqlOutputStore
 from umrgen.server.ledger.sql.previews import SqlPreviewStore
+from umrgen.server.ledger.sql.templates import SqlTemplateStore
 from umrgen.server.ledger.sql.uploads import SqlUploadStore
 from umrgen.server.ledger.sql.webhooks import SqlWebhookStore
 from umrgen.server.ledger.sql.workers import SqlWorkerStore
@@ -29,6 +30,7 @@ class SqlStores:
         self.outputs = SqlOutputStore(database)
         self.fingerprints = SqlFingerprintStore(database)
         self.uploads = SqlUploadStore(database)
+        self.templates = SqlTemplateStore(database)
         self.webhooks = SqlWebhookStore(database)
         self.keys = SqlKeyStore(database)
         self.calls = SqlCallStore(database)

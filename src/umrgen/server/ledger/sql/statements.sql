@@ -254,6 +254,23 @@ WHERE created_at < :before AND NOT EXISTS (
       AND jobs.request LIKE '%' || uploads.name || '%'
 ) LIMIT :limit;
 
+-- name: count_templates
+-- Those that would be kept beside the one that is written.
+SELECT count(*) FROM templates WHERE session_id = :session_id AND name <> :name;
+
+-- name: put_template
+INSERT INTO templates (session_id, name, request, updated_at) VALUES (:session_id, :name, :request, :updated_at)
+ON CONFLICT (session_id, name) DO UPDATE SET request = excluded.request, updated_at = excluded.updated_at;
+
+-- name: templates_of_session
+SELECT name, session_id, request, updated_at FROM templates WHERE session_id = :session_id;
+
+-- name: get_template
+SELECT name, session_id, request, updated_at FROM templates WHERE session_id = :session_id AND name = :name;
+
+-- name: delete_template
+DELETE FROM templates WHERE session_id = :session_id AND name = :name;
+
 -- name: insert_webhook
 INSERT INTO webhooks ({webhook}) VALUES ({:webhook});
 

@@ -1,0 +1,8 @@
+-- Templates: requests that a session keeps under names of its own. `request`: fields of a generation request, as JSON.
+CREATE TABLE templates (
+    session_id TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    request    TEXT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    PRIMARY KEY (session_id, name)
+);
