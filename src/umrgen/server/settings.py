@@ -95,7 +95,7 @@ class Settings:
         "auto", "HOST:PORT of the head of the Ray cluster; auto: RAY_ADDRESS, or that of this machine"
     )
     ray_resources: tuple[str, ...] = _list(
-        "what each engine takes of a Ray node, as NAME=NUMBER: GPU (0.5: two share one), CPU, or one of your own",
+        "what each engine takes of a Ray node, as NAME=NUMBER: GPU (0.5: two share one), CPU, or your own",
         "GPU=1",
     )
     engine_option: tuple[str, ...] = _list("options of the engine, each as NAME=VALUE; a value is JSON, or else text")

@@ -71,7 +71,7 @@ class BlobStore(Protocol):
         ...
 
     async def url_for(self, session_id: str, name: str) -> str | None:
-        """Return a URL from which a client can fetch the blob for a while; None where there is none."""
+        """Return a URL from which a client can fetch the blob for a limited time, or None."""
         ...
 
     async def is_empty(self) -> bool:

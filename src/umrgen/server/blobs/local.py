@@ -15,7 +15,7 @@ from umrgen.server.blobs import BlobStoreUnavailable, plain
 __all__ = ["LocalBlobStore"]
 
 INCOMING = ".incoming"
-"""The folder of unfinished files, below the root; each server has a folder of its own in it."""
+"""The folder of unfinished files, below the root; each server has its own folder in it."""
 FREE_KNOWN = 1.0
 """Seconds for which the free space is remembered."""
 CHECK = b"x" * 4096

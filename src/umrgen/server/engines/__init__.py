@@ -76,7 +76,7 @@ class EncodedImage:
     data: bytes
     media_type: str
     thumbnail: bytes = field(default=b"", repr=False)
-    """A small WebP of it, which the server makes; b"" if there is none."""
+    """A small WebP of it, which the server makes; or b""."""
     final: bool = False
     """Whether the bytes are stored as they are: the provenance record is written into other images."""
     pdq: bytes = b""
@@ -101,7 +101,7 @@ class EngineFailure(EngineError):
 
 
 class OutOfMemory(EngineFailure):
-    """The request needs more memory than the device has. The message says what to lower; no retry can succeed."""
+    """The request needs more memory than the device has. The message names what to lower; no retry can succeed."""
 
     code = "out_of_memory"
 

@@ -24,7 +24,7 @@ LAST_SECONDS = 2.0
 
 
 def start_failure(error: Exception) -> str:
-    """Return why an engine, or the way to it, could not be started, as shown to callers; log what is unexpected."""
+    """Return why an engine, or the way to it, could not be started, as shown to callers; log an unexpected error."""
     if isinstance(error, EngineFailure | EngineCrashed):
         return str(error)
     if isinstance(error, OSError):  # such as a limit of processes, of memory, or of open files
@@ -65,7 +65,7 @@ class EnginePool(ABC, Generic[Link]):
         while True:
             try:
                 engine = await self._started_on(device)
-            except Exception as error:  # with a keeper that ended, jobs would wait for ever
+            except Exception as error:  # with a keeper that ended, jobs would wait without end
                 reason = start_failure(error)
                 if not self.capacity:
                     self.trouble = reason

@@ -216,7 +216,7 @@ class OutputStore(Protocol):
         ...
 
     async def keep_file(self, image: Output, name: str) -> bool:
-        """Drop the note of `expect_file`; return False, and keep the note, when the image was expired meanwhile."""
+        """Drop the note of `expect_file`; return False, and keep the note, when the image has expired since."""
         ...
 
     async def obsolete_files(self, *, now: int, limit: int) -> list[tuple[str, str]]:
@@ -280,7 +280,7 @@ class UploadStore(Protocol):
 
 
 class TemplateStore(Protocol):
-    """Requests that sessions keep under names of their own."""
+    """Requests that sessions keep under their own names."""
 
     async def put(self, template: Template, *, cap: int) -> None:
         """Write a template in place of the session's one of this name, if any.

@@ -106,7 +106,7 @@ class JobFilter:
     favorite: bool = False
     """Only favorites."""
     words: tuple[str, ...] = ()
-    """All of them occur in the prompt, as whole words or in one; each is `searchable`."""
+    """All of them occur in the prompt, whole or as a part of a word; each is `searchable`."""
     engine: str = ""
     after: int = -1
     """Made later than this (ms)."""

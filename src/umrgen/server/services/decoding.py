@@ -43,7 +43,7 @@ class ReencodedImage:
 
 @dataclass(frozen=True, slots=True)
 class InspectedImage:
-    """What is found in an image."""
+    """The values read from an image."""
 
     pdq: bytes
     """The perceptual hash; b"" for an image with too little detail."""

@@ -1,4 +1,4 @@
-"""What owners do with their jobs besides cancelling them: mark favorites, and delete."""
+"""Changes that owners make to their jobs, but for cancelling them: mark favorites, and delete."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ class JobEdits:
         job = await find_job(self.jobs, caller.session_id, job_id)
         try:
             return await self.jobs.set_favorite(caller.session_id, job.id, favorite, now=self.clock.now())
-        except KeyError:  # it was deleted meanwhile
+        except KeyError:  # it has been deleted since
             return await find_job(self.jobs, caller.session_id, job_id)
 
     async def delete(self, caller: Caller, job_id: str) -> None:

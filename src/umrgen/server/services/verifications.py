@@ -32,7 +32,7 @@ class Verifications:
     strangers: AddressLimit
     """Requests without a key, by client address."""
     receptions_of_strangers: Receptions
-    """Images of callers without a key, which leave room for those of callers with one."""
+    """Images of callers without a key, counted apart from those of callers with one."""
     public: bool
     """Whether callers without a key may verify images."""
     trust: str = ""

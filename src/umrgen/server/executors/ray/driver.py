@@ -45,7 +45,7 @@ class _Actor:
         try:
             async for item in self._handle.live.options(num_returns="streaming").remote():
                 self._driver.send(self._number, *checked(await item))
-        except Exception as error:  # without its end, the server would wait for this engine for ever
+        except Exception as error:  # without its end, the server would wait for this engine without end
             reason = _reason(error)
         self.kill()
         self._driver.send(self._number, {"is": "ended", "error": reason})

@@ -1,4 +1,4 @@
-"""Whether the head of a Ray cluster responds, as lines for the log."""
+"""Log when the head of a Ray cluster stops responding, and when it responds again."""
 
 __all__ = ["HeadWatch"]
 

@@ -1,4 +1,4 @@
-"""How long an engine may take to load: the setting, and more for each byte of its model."""
+"""The time limit for loading an engine: the setting, and more for each byte of its model."""
 
 import os
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ def _bytes(model: Any) -> int:
 
 
 def _size(file: Path) -> int:
-    """Return the size of a file; 0 for a link whose target is missing, and for a file that was deleted meanwhile."""
+    """Return the size of a file; 0 for a link whose target is missing, and for a file that was just deleted."""
     try:
         return file.stat().st_size
     except OSError:

@@ -62,7 +62,7 @@ class Pipe:
 
 @contextmanager
 def ending_with_this() -> Iterator[None]:
-    """End the process when the block raises: one that no longer listens is noticed only when it seems to stall."""
+    """End the process when the block raises: without this, only the stall of its next job would end it."""
     try:
         yield
     except Exception:
@@ -92,7 +92,7 @@ def main() -> None:
         pipe.send({"is": "unavailable", "error": str(failure)})
         return
     worker = Worker(engine, pipe.send, SigningOptions.from_json(sys.argv[4]), watermark)
-    # Before the load, which takes minutes: when the server ends meanwhile, the memory of the GPU is needed by the next.
+    # Before the load, which takes minutes: when the server ends during it, the next server needs the memory of the GPU.
     threading.Thread(target=_listen, args=(pipe, worker), daemon=True).start()
     if worker.load():
         worker.run()

@@ -177,7 +177,7 @@ class ManifestAnswer(Struct, frozen=True, kw_only=True):
 
 
 class VerificationAnswer(Struct, frozen=True, kw_only=True):
-    """Whether an image was made by this server, and its manifest. `no` proves nothing about how it was made."""
+    """Was an image made by this server, and is its manifest valid. `no` proves nothing about how it was made."""
 
     success: bool = True
     made_here: Annotated[
@@ -218,7 +218,7 @@ class Steps(Struct, frozen=True, kw_only=True):
     max: int
     default: int
     of_models: dict[str, int]
-    """The defaults of the models that have one of their own."""
+    """The defaults of the models that have their own."""
 
 
 class KeyLimits(Struct, frozen=True, kw_only=True):

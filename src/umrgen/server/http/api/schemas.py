@@ -78,7 +78,7 @@ async def read_object(request: Request, limit: int) -> dict[str, Any]:
 
 
 def check_values(body: bytes) -> None:
-    """Raise Problem `invalid_request` for a JSON body with so many values that its decoding would block the loop."""
+    """Raise Problem `invalid_request` for a JSON body with more values than the loop can decode without blocking."""
     if sum(body.count(sign) for sign in (b",", b"[", b"{")) > MAX_SEPARATORS:
         raise Problem("invalid_request", f"the body must have {MAX_SEPARATORS:,} commas and opening brackets or fewer")
 
@@ -120,7 +120,7 @@ def decode_generate(data: dict[str, Any], default_steps: DefaultSteps) -> tuple[
 
 
 def decode_template(data: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields of the request in a template, and a warning for each unknown one. None is required.
+    """Return the fields of the request in a template, and a warning for each unknown one. No field is required.
 
     Raises Refusal `invalid_request`.
     """

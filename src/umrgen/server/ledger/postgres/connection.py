@@ -116,7 +116,7 @@ class PostgresReader:
         self._connected: psycopg.Connection | None = None
 
     def _execute(self, statement: str, values: Mapping[str, Any]) -> psycopg.Cursor[Any]:
-        """Run a statement, and once more on a new connection if the present one was lost."""
+        """Run a statement, and again on a new connection if the present one was lost."""
         reused = self._connected
         try:
             return self._attempt(statement, values)

@@ -61,9 +61,9 @@ class PostgresWriter:
         self._connection: psycopg.Connection | None = None
         self._pipeline: StatementPipeline
         self._sent: list[tuple[str, PipelineResult, int]] = []
-        """Statements whose results were not looked at, and how many rows they must change."""
+        """Statements whose results are not read yet, and how many rows they must change."""
         self._ahead: dict[tuple[str, ...], tuple[Mapping[str, Any], PipelineResult]] = {}
-        """What was read together at the begin, and no statement has changed since, with the values it was read by."""
+        """Rows that were read together at the begin and not changed since, with the values they were read by."""
         self._careful = False
         self.has_written = False
         self._operation_wrote = False

@@ -83,7 +83,7 @@ class WriteConnection(SqlConnection, Protocol):
 
     @property
     def has_written(self) -> bool:
-        """Whether an operation of the transaction has run a statement by `run` or `send`."""
+        """True after an operation of the transaction has run a statement by `run` or `send`."""
         ...
 
     def commit(self) -> None:

@@ -135,7 +135,7 @@ class GroupWriter:
                 return self._attempt(batch, careful=True)
         except LedgerUnavailable as error:
             return _failed(batch, error)
-        except Exception:  # the thread must not end: all later operations would wait for ever
+        except Exception:  # the thread must not end: all later operations would wait without end
             log.exception("a batch of changes failed")
             return _failed(batch, LedgerUnavailable("the ledger cannot be written"))
 
@@ -230,7 +230,7 @@ class ThreadWriter(GroupWriter):
             self._connection.close()
 
     def _learn(self, unknown: CommitUnknown) -> bool:
-        """Ask until there is an answer. Meanwhile, operations that arrive fail at once: they do not wait for it."""
+        """Ask until there is an answer. New operations fail without waiting for it."""
         while True:
             try:
                 return unknown.ask()

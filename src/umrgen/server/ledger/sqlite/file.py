@@ -103,7 +103,7 @@ class SqliteLedger(SqlStores):
         return await asyncio.to_thread(self._search, query)
 
     def _search(self, query: Callable[[SqlConnection], T]) -> T:
-        """Run a query on a connection of its own: that of `read` is used on the event loop."""
+        """Run a query on a separate connection: that of `read` is used on the event loop."""
         try:
             connection = connect(self._path, busy_seconds=0)
         except sqlite3.Error as error:

@@ -1,4 +1,4 @@
--- Templates: requests that a session keeps under names of its own. `request`: fields of a generation request, as JSON.
+-- Templates: requests that a session keeps under its own names. `request`: fields of a generation request, as JSON.
 CREATE TABLE templates (
     session_id TEXT NOT NULL,
     name       TEXT NOT NULL,
