@@ -25,7 +25,7 @@ HOUR = 3_600_000
 SLICE = 50
 """Jobs that are pruned in one transaction at most, which takes a few milliseconds (benchmarks/pruning.py)."""
 SLICE_SECONDS = 0.02
-"""Seconds in a transaction after which it prunes no more jobs: other writes wait for it."""
+"""Seconds after which a transaction stops pruning: other writes wait for it."""
 PAUSE = 0.05
 """Seconds between two such transactions at least, for the writes of others."""
 

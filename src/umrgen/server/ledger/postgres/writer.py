@@ -63,7 +63,7 @@ class PostgresWriter:
         self._sent: list[tuple[str, PipelineResult, int]] = []
         """Statements whose results were not looked at, and how many rows they must change."""
         self._ahead: dict[tuple[str, ...], tuple[Mapping[str, Any], PipelineResult]] = {}
-        """What was read together at the begin, and no statement has changed since, with the values it was read by."""
+        """The results of the reads at the begin that no statement has made stale, with the values of each read."""
         self._careful = False
         self.has_written = False
         self._operation_wrote = False

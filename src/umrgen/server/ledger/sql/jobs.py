@@ -40,7 +40,7 @@ CACHED = 4096
 OLD_JOBS = ("old_failed_jobs", "old_completed_jobs")
 PRUNING = ("prune_calls", "prune_idempotency", "prune_webhooks", "prune_outputs")
 PRUNED_TOGETHER = 10
-"""Jobs that are deleted between two looks at the time."""
+"""Jobs that are deleted between two reads of the clock."""
 READ_AHEAD = 8
 """Jobs of different sessions that a claim reads at a time, for the claims that follow in its transaction."""
 ALL = 2**62
