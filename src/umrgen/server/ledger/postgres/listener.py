@@ -17,7 +17,7 @@ __all__ = ["ChangeListener"]
 log = logging.getLogger(__name__)
 
 SILENCE, ANSWER = 5.0, 10.0
-"""Seconds without a notification after which PostgreSQL is asked for an answer, and seconds that it has for this. A
+"""Seconds without a notification after which a query is sent, and seconds within which PostgreSQL must answer. A
 network that passes nothing on closes no connection."""
 RETRY = 0.5
 """Seconds between two attempts to connect again."""

@@ -156,7 +156,7 @@ class Database(Protocol):
     async def write(self, operation: Callable[[Transaction], T], *, changes: int = 0, reads: Sequence[Read] = ()) -> T:
         """Run `operation` in a transaction; return its result once that is on disk.
 
-        `changes`: how many jobs' states the operation changes at most. `reads`: what it reads first by `one`, so that a
+        `changes`: how many jobs' states the operation changes at most. `reads`: its first reads by `one`, so that a
         database may read that of a batch together: a round trip to PostgreSQL would hold up the writes of all servers.
         """
         ...

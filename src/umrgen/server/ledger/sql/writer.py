@@ -28,7 +28,7 @@ ASK_AGAIN = 0.2
 
 _Operation = Callable[[Transaction], Any]
 _Waiting = tuple[_Operation, int, Sequence[Read], "asyncio.Future[Any]"]
-"""An operation, how many changes it makes at most, what it reads first, and the future of its result."""
+"""An operation, the number of changes it makes at most, its first reads, and the future of its result."""
 _Settled = tuple[list[tuple["asyncio.Future[Any]", Any, BaseException | None]], list[Job]]
 """The result of one committed batch: (future, result, error) per operation, and the changed jobs."""
 
