@@ -92,7 +92,7 @@ def main() -> None:
         pipe.send({"is": "unavailable", "error": str(failure)})
         return
     worker = Worker(engine, pipe.send, SigningOptions.from_json(sys.argv[4]), watermark)
-    # Before the load, which takes minutes: when the server ends meanwhile, the memory of the GPU is needed by the next.
+    # Before the load, which takes minutes: if the server ends during it, the memory of the GPU has to be given back.
     threading.Thread(target=_listen, args=(pipe, worker), daemon=True).start()
     if worker.load():
         worker.run()
