@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SUFFIXES = (".py", ".js", ".mjs", ".html", ".css", ".sql", ".md")
-IGNORED = {"node_modules", ".venv", "__pycache__", "dist", ".git"}
+IGNORED = {"node_modules", ".venv", "__pycache__", "build", "dist", ".git"}
 
 # The highest density allowed, by group. A file belongs to the first group that fits.
 LIMITS = {

@@ -464,7 +464,7 @@ async def test_a_change_of_state_gets_a_change_number_and_progress_does_not(obse
 
 
 async def test_a_batch_that_is_larger_than_the_buffers_of_a_connection_is_committed(observed: ObservedLedger) -> None:
-    """Megabytes of prompts, of jobs that are submitted at once; PostgreSQL responds when it has received all."""
+    """Megabytes of prompts, of jobs that are submitted together; PostgreSQL responds when it has received all."""
     request = msgspec.structs.replace(SPEC, prompt="\N{SAILBOAT}\N{VARIATION SELECTOR-16}" * 1000)
     async with asyncio.timeout(30):
         made = await asyncio.gather(
@@ -518,7 +518,7 @@ async def test_other_servers_are_observed_again_after_a_failure(
 
 
 async def test_a_claim_without_a_job_commits_nothing(observed: ObservedLedger) -> None:
-    """Else each worker that is woken in vain would sync the disk, and wake all others, under the lock of the clock."""
+    """Else each worker that finds no job would sync the disk, and wake all others, under the lock of the clock."""
     before = await observed.ledger.jobs.last_change()
     assert await observed.ledger.jobs.claim("worker", now=1, lease_until=99, limit=3) == []
     assert await observed.ledger.jobs.last_change() == before
@@ -1071,7 +1071,7 @@ class TestFavorites:
 
 
 class TestDeletion:
-    """A deleted job leaves its id, times and file names; nothing of what its request said."""
+    """A deleted job leaves its id, times and file names, and nothing of its request."""
 
     async def test_a_deleted_job_is_in_no_list_and_its_files_are_obsolete(self, observed: ObservedLedger) -> None:
         ledger = observed.ledger
@@ -1338,7 +1338,7 @@ class TestPruning:
         assert (await observed.claim()).id == "ext_3"
 
     async def test_no_more_jobs_are_deleted_in_a_transaction_after_its_time(self, observed: ObservedLedger) -> None:
-        """A few at a time, and at least once: so that it comes to an end on the slowest disk."""
+        """A few at a time, and at least once: so that it ends on the slowest disk."""
         jobs, times = observed.ledger.jobs, count(step=0.6)
         for number in range(45):
             await observed.submit(f"ext_{number}")
@@ -1349,7 +1349,7 @@ class TestPruning:
         assert await jobs.prune(**rules | {"seconds": 0.0}) == 0
 
     async def test_each_transaction_reads_on_where_the_last_one_ended(self, observed: ObservedLedger) -> None:
-        """What may be deleted only later is found by the first one after the end."""
+        """Records that may be deleted only later are found by the first one after the end."""
         jobs = observed.ledger.jobs
         hooked = msgspec.structs.replace(SPEC, webhook_url="https://example.org/hook")
         await jobs.submit("ext_0", "sid_a", hooked, "procedural", now=1)
@@ -1537,5 +1537,5 @@ async def test_an_image_without_a_hash_is_known_by_its_digest_only(registry: Reg
     await registry.store.index(groups=int(indexed))
     assert (await registry.find(5)) == KnownImage(True, 0, 8000, "procedural", None)
     assert await registry.find(99, perceptual_hash(5)) is None
-    assert await registry.find(99, bytes(32)) is None, "zeros stand for no hash"
+    assert await registry.find(99, bytes(32)) is None, "zeros mean no hash"
     assert await registry.find(99) is None

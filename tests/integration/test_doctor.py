@@ -125,7 +125,7 @@ def test_what_this_machine_has_is_checked_without_a_server(tmp_path: Path, monke
     profiles.save(Profile("work", "http://127.0.0.1:1", "k"))
     profiles.path.chmod(0o644)
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "umrgen").write_bytes(b"a file in the place of the folder")
+    (tmp_path / "data" / "umrgen").write_bytes(b"a file, not the folder")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1 << 20))
     monkeypatch.chdir(tmp_path)
     checks = {check.name: check for check in local_checks(Path())}

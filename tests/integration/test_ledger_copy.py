@@ -204,7 +204,7 @@ def test_keys_are_kept_in_postgresql(postgres: PostgresDatabases, tmp_path: Path
 
 
 async def test_a_text_with_nul_is_stored_without_it(postgres: PostgresDatabases) -> None:
-    """PostgreSQL has no NUL in text, and the message of an engine may have one: the job ends all the same."""
+    """PostgreSQL has no NUL in text, and the message of an engine may have one: the job ends nevertheless."""
     ledger = PostgresLedger(postgres.create())
     await ledger.open()
     try:

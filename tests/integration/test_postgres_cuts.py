@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL that are lost at any moment: no change is lost, made twice, or guessed."""
+"""Connections to PostgreSQL that are lost at any time: no change is lost, made twice, or guessed."""
 
 import asyncio
 import logging
@@ -156,7 +156,7 @@ async def test_changes_during_a_lost_notification_connection_are_reported_later(
 async def test_a_network_that_passes_nothing_on_is_a_lost_connection(
     postgres: PostgresDatabases, proxy: CuttingProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No connection is closed, so nothing but the missing answer says it; calls do not wait for ever."""
+    """No connection is closed, so only the missing answer shows it; calls do not wait without end."""
     monkeypatch.setattr(listener, "SILENCE", 0.1)
     monkeypatch.setattr(listener, "ANSWER", 1.0)
     monkeypatch.setattr(pipeline, "ANSWER", 1.0)

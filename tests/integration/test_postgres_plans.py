@@ -1,4 +1,4 @@
-"""How PostgreSQL finds the rows of each statement."""
+"""The plans by which PostgreSQL finds the rows of each statement."""
 
 import re
 

@@ -211,7 +211,7 @@ def test_a_network_to_s3_that_passes_nothing_on_delays_jobs_and_requests(tmp_pat
 def test_a_worker_behind_a_network_that_passes_nothing_on_loses_its_job_to_another_one(
     postgres: PostgresDatabases, tmp_path: Path
 ) -> None:
-    """As when it is cut off; nothing that it sent meanwhile changes the job of the other."""
+    """As when it is cut off; nothing that it sent since changes the job of the other."""
     assert postgres.server is not None
     url, proxy = postgres.create(), CuttingProxy(postgres.server.socket)
     blobs = ("--blobs", f"local:{tmp_path / 'images'}")

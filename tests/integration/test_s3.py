@@ -149,7 +149,7 @@ def own_s3() -> Iterator[S3Server]:
 
 @pytest.mark.slow
 def test_a_job_waits_for_s3_and_is_completed(own_s3: S3Server, state: Path) -> None:
-    """It ends in its first attempt; meanwhile the server is not ready, and the log says why."""
+    """It ends in its first attempt; until then the server is not ready, and the log has the reason."""
     options = (*UNLIMITED, "--blobs", "s3://images", "--step-delay", "0.2", "--cache", "0")
     with server(state, *options, **own_s3.environment) as running, running.http() as http:
         first = http.post("/api/v1/generate", json=BODY).json()["job_id"]

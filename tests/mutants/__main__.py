@@ -24,7 +24,7 @@ from mutants.mutations import MUTATIONS, Mutation, table
 from mutants.runs import copy_of_sources, prepare, run_tests
 
 CONCURRENT = 4
-"""Mutations that are tried at once. Many of their tests wait for processes, so more than one for each core."""
+"""Mutations that are tried concurrently. Many of their tests wait for processes, so more than one for each core."""
 SECONDS = 300.0
 """Time limit for the tests of one mutation. A test that hangs fails earlier, by pytest's time limit."""
 BASELINE_SECONDS = 900.0
@@ -68,7 +68,7 @@ def baseline(tests: Sequence[str]) -> str:
 
 
 def baseline_groups(mutations: Sequence[Mutation]) -> list[list[str]]:
-    """Return the tests of the mutations in as many groups as run at once; the tests of one file stay together."""
+    """Return the tests of the mutations in as many groups as run concurrently; the tests of one file stay together."""
     by_file = defaultdict[str, set[str]](set)
     for mutation in mutations:
         for test in mutation.tests:

@@ -549,7 +549,7 @@ MUTATIONS = (
     ),
     _server(
         "registry-own-job",
-        "provenance: the job of an image is told to its session only",
+        "provenance: the job of an image is named to its session only",
         "ledger/sql/statements.sql",
         "WHERE seq {in numbers} AND session_id = :session_id AND deleted_at IS NULL",
         "WHERE seq {in numbers} AND deleted_at IS NULL",
@@ -934,7 +934,7 @@ MUTATIONS = (
     ),
     _server(
         "delete-stays",
-        "contract: a read that began before a deletion does not bring the job back",
+        "contract: a read that began before a deletion does not restore the job",
         "ledger/sql/jobs.py",
         "        if kept is not None and kept.version > job.version:",
         "        if False:",
@@ -950,7 +950,7 @@ MUTATIONS = (
     ),
     _server(
         "delete-files",
-        "contract: the files of a deleted job are deleted at once",
+        "contract: the files of a deleted job are deleted without delay",
         "services/job_edits.py",
         "can_delete = can_delete and await self._delete_files(part.files)",
         "can_delete = False",
@@ -1214,7 +1214,7 @@ MUTATIONS = (
     ),
     _server(
         "openai-retry",
-        "agents: OpenAI's clients do not repeat what will fail again",
+        "agents: OpenAI's clients do not repeat a call that would fail again",
         "http/openai/errors.py",
         'headers["x-should-retry"] = "false"',
         "pass",
@@ -1286,7 +1286,7 @@ MUTATIONS = (
     ),
     _server(
         "private-ledger",
-        "security: only the server's user can read the ledger and its backups, whatever the umask",
+        "security: only the server's user can read the ledger and its backups, with any umask",
         "ledger/sqlite/file.py",
         "            make_private(self._path)",
         "            pass",
@@ -1374,7 +1374,7 @@ MUTATIONS = (
     ),
     _server(
         "cut-off-alive",
-        "reliability: two equal calls that are both alive are two jobs",
+        "reliability: two equal calls that both run are two jobs",
         "ledger/sql/statements.sql",
         "  AND calls.held_until <= :now AND",
         "  AND",
@@ -1438,7 +1438,7 @@ MUTATIONS = (
     ),
     _server(
         "engine-end-is-seen",
-        "extending: the end of an engine is noticed while a process that it has forked runs on",
+        "extending: the end of an engine is detected while a process that it has forked runs on",
         "executors/channel.py",
         "self._channel.shutdown(socket.SHUT_RD)",
         "pass",
@@ -1638,7 +1638,7 @@ MUTATIONS = (
     ),
     _client(
         "own-seed",
-        "retrieval: the client sends a seed of its own, so that it can be reported",
+        "retrieval: the client sends its own seed, so that it can be reported",
         "client/async_client.py",
         "            request = with_seed(request, key)\n",
         "            pass\n",
@@ -1654,7 +1654,7 @@ MUTATIONS = (
     ),
     _client(
         "warned",
-        "retrieval: what an older server does not do is said",
+        "retrieval: the client names the parts that an older server ignores",
         "client/older_servers.py",
         '    if "status_url" in receipt:\n',
         "    if receipt:\n",
@@ -1678,7 +1678,7 @@ MUTATIONS = (
     ),
     _client(
         "zrok-header",
-        "retrieval: the header that skips zrok's page goes to *.share.zrok.io only",
+        "retrieval: the header that skips zrok's page is sent to *.share.zrok.io only",
         "client/address.py",
         '.endswith(".share.zrok.io"):',
         '.endswith("share.zrok.io"):',
@@ -2046,7 +2046,7 @@ MUTATIONS = (
     ),
     _client(
         "limit-beyond-the-deadline",
-        "errors: a submit whose limit outlasts its deadline ends at once",
+        "errors: a submit whose limit outlasts its deadline ends without a wait",
         "client/flows/submit.py",
         "if error.coded and delay > self._context.time_left:",
         "if False:",
@@ -2166,7 +2166,7 @@ MUTATIONS = (
     ),
     _server(
         "postgres-large-batch",
-        "reliability: the changes of a batch are committed whatever their size",
+        "reliability: the changes of a batch are committed at any size",
         "ledger/postgres/pipeline.py",
         "(self._ready if unsent else self._readable).poll(ANSWER * 1000)",
         "self._readable.poll(ANSWER * 1000)",
@@ -2356,7 +2356,7 @@ MUTATIONS = (
     ),
     _server(
         "late-webhooks",
-        "reliability: a backlog of webhooks is not sent to a host all at once",
+        "reliability: a backlog of webhooks is not sent to a host all together",
         "webhooks/deliverer.py",
         "                if webhook.host in self._late_hosts:",
         "                if False:",
@@ -2364,7 +2364,7 @@ MUTATIONS = (
     ),
     _client(
         "last-look",
-        "reliability: after a standstill in which its deadline passed, a call looks once more at the job",
+        "reliability: after a standstill in which its deadline passed, a call reads the job again",
         "client/flow.py",
         "self.deadline = at + LAST_LOOK",
         "self.deadline = at",
@@ -2421,7 +2421,7 @@ MUTATIONS = (
     ),
     _server(
         "repeats-left-out",
-        "operations: warnings and errors of one kind are at most 20 at once, then one a minute",
+        "operations: warnings and errors of one kind are at most 20 together, then one a minute",
         "logs.py",
         "passes = full_at - now <= REPEATS * MINUTE",
         "passes = True",
@@ -2454,7 +2454,7 @@ MUTATIONS = (
     ),
     _server(
         "worker-forgets",
-        "reliability: an engine's process remembers only jobs that are not finished",
+        "reliability: an engine's process keeps only jobs that are not finished",
         "executors/worker.py",
         'elif head["job_id"] in self._open:',
         "else:",
@@ -2719,7 +2719,7 @@ MUTATIONS = (
     ),
     _diffusers(
         "stays-offloaded",
-        "a model that finds no room after offloading stays offloaded, and its jobs are drawn",
+        "a model without enough memory after offloading stays offloaded, and its jobs are drawn",
         "memory.py",
         "        if not fitting(lambda: _placed(model)):",
         "        if not _placed(model):",
@@ -2743,7 +2743,7 @@ MUTATIONS = (
     ),
     _server(
         "pruning-ends-in-time",
-        "scaling: a transaction that deletes records deletes no more after 20 ms",
+        "scaling: a transaction that deletes records ends after 20 ms",
         "ledger/sql/jobs.py",
         "(not ids or in_time())",
         "True",
@@ -2864,7 +2864,7 @@ MUTATIONS = (
     ),
     _server(
         "default-model-written",
-        "scaling: which model draws a request that names none does not depend on chance",
+        "scaling: which model draws a request that names none is not random",
         "executors/routing.py",
         "            if any(info.models[:1] != default.models[:1] for _, info in same):",
         "            if False:",

@@ -1,4 +1,4 @@
-"""Adopting images without a record: what is refused stays as it was."""
+"""Adopting images without a record: refused files stay unchanged."""
 
 from collections.abc import AsyncIterator
 

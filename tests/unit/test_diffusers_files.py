@@ -289,7 +289,7 @@ class TestPlan:
 
 
 class Steps:
-    """Implements `Report`, and what `StepWatch` needs of the events of a GPU: notes their order."""
+    """Implements `Report`, and the events of a GPU for `StepWatch`: notes their order."""
 
     def __init__(self) -> None:
         self.noted: list[str] = []

@@ -1,4 +1,4 @@
-"""The engine's process: what it keeps of the messages that it receives."""
+"""The engine's process: the messages that it keeps."""
 
 from collections.abc import Sequence
 from concurrent.futures import wait

@@ -112,7 +112,7 @@ async def test_small_corrections_of_the_clock_change_nothing(images: Images) -> 
 
 
 async def test_a_suspended_machine_is_no_jump_of_the_clock(images: Images) -> None:
-    """The monotonic time of Linux stands still then; the time since the start of the system does not."""
+    """The monotonic time of Linux stops then; the time since the start of the system does not."""
     asleep = 0.0
     check = ClockCheck(images.clock, lambda: images.clock.monotonic() + asleep)
     assert check.is_trusted(None)

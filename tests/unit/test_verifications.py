@@ -1,4 +1,4 @@
-"""Callers without a key verify images, and occupy no more than their own share of the server."""
+"""Callers without a key verify images, and occupy at most their own share of the server."""
 
 from contextlib import ExitStack
 from typing import Any
