@@ -40,7 +40,7 @@ export class Gallery extends HTMLElement {
   #opened = null;
   #view = /** @type {View} */ ({});
   #selection = new Selection();
-  #sentinel = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && this.#loadMore(), {
+  #sentinel = new IntersectionObserver((entries) => entries.at(-1)?.isIntersecting && this.#loadMore(), { // the last counts
     rootMargin: "1200px",
   });
 
