@@ -219,13 +219,17 @@ class TestBadInput:
 class TestWatermark:
     TESTS = str(Path(__file__).parents[1])
 
-    def test_an_image_has_the_payload_of_its_job(self, state: Path) -> None:
+    def test_an_image_has_the_payload_of_its_job(self, state: Path, tmp_path: Path) -> None:
         marking = ("--watermark", "example_watermark:ParityWatermark")
         with server(state, *marking, PYTHONPATH=self.TESTS) as started, started.http() as http:
             job = finish(http, submit(http, PROMPT, **SMALL))
             data = http.get(job["image_url"]).content
-            found = answer(http, saved(data, "PNG", (512, 512)))
-            assert found["watermark"] == payload_of(job["job_id"]).hex()
+            again, payload = saved(data, "PNG", (512, 512)), payload_of(job["job_id"]).hex()
+            found = answer(http, again)
+            (tmp_path / "image.png").write_bytes(again)
+            environment = {"UMRGEN_BASE_URL": started.url, "UMRGEN_API_KEY": started.key}
+            assert f"have the watermark {payload}." in cli("verify", str(tmp_path / "image.png"), **environment).stdout
+            assert found["watermark"] == payload
             assert found["made_here"] == "similar"
             assert answer(http, encoded_image("PNG", (300, 300)))["watermark"] is None
 

@@ -33,7 +33,7 @@ FIELDS = [
     *("state", "job_id", "jobs", "unknown", "cursor", "filename", "image_url", "results", "error", "error_code"),
     *("code", "queue_position", "eta_seconds", "progress", "seed", "engine", "retry_after_ms", "warnings"),
 ]
-VERIFIED = ["distance", "created_at", "engine", "job_id", "manifest"]
+VERIFIED = ["distance", "created_at", "engine", "job_id", "watermark", "manifest"]
 OBJECTS = st.dictionaries(st.sampled_from(FIELDS), JSON)
 
 

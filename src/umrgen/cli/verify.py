@@ -103,7 +103,11 @@ async def _ask(checked: "Sequence[_Checked]", connection: ConnectionOptions) -> 
 
 
 def _registered(found: "ServerVerification") -> str:
-    """Return a sentence about the answer of the server."""
+    """Return a sentence about the answer of the server, and one about the watermark if there is one."""
+    return f"{_made_here(found)}{f' Its pixels have the watermark {found.watermark}.' * bool(found.watermark)}"
+
+
+def _made_here(found: "ServerVerification") -> str:
     if found.made_here == "no":
         return "The server does not know it, which proves nothing."
     what = "this file" if found.made_here == "exact" else f"a similar image ({found.distance} of 256 bits differ)"

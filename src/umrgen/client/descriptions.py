@@ -268,13 +268,15 @@ class ServerVerification:
     engine: str | None
     job_id: str | None
     """Its job, if it is one of this key and its record exists."""
+    watermark: str | None
+    """The payload that the operator's watermark has in the pixels, 64 bits in hex."""
     manifest: Manifest
     """The C2PA manifest of the image, as the server has checked it."""
     raw: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the response's fields; the time in milliseconds since the epoch."""
-        names = ("made_here", "distance", "engine", "job_id")
+        names = ("made_here", "distance", "engine", "job_id", "watermark")
         created_at = int(self.created_at.timestamp() * 1000) if self.created_at else None
         found = {name: getattr(self, name) for name in names}
         return found | {"created_at": created_at, "manifest": self.manifest.as_dict()}
@@ -292,6 +294,7 @@ def parse_verification(data: Mapping[str, Any]) -> ServerVerification | None:
         created_at=_time(data.get("created_at")),
         engine=_text(data.get("engine")),
         job_id=job_id if isinstance(job_id, str) and JOB_ID.fullmatch(job_id) else None,
+        watermark=_text(data.get("watermark")),
         manifest=Manifest(
             present=manifest.get("present") is True,
             valid=valid if isinstance(valid, bool) else None,
