@@ -2200,7 +2200,7 @@ MUTATIONS = (
         "engine-started-again",
         "reliability: an engine that the system could not start is started again",
         "executors/pool.py",
-        "            except Exception as error:  # with a keeper that ended, jobs would wait for ever",
+        "            except Exception as error:  # with a keeper that ended, jobs would wait without end",
         "            except (EngineFailure, EngineCrashed) as error:",
         "tests/conformance/test_executors.py::TestLocal"
         "::test_an_engine_is_started_again_when_the_system_has_refused_its_process",

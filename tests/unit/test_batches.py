@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from umrgen.model import State
 from umrgen.server.domain.job import Change, Job
 from umrgen.server.domain.request import GenerationRequest
-from umrgen.server.ledger import JobStore, Key
+from umrgen.server.ledger import ALL_JOBS, JobFilter, JobStore, Key
 from umrgen.server.ledger.sql.database import Database
 from umrgen.server.ledger.sql.jobs import SqlJobStore
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
@@ -30,6 +30,15 @@ class BusyJobStore(SqlJobStore):
     def __init__(self, database: Database, ends: Sequence[Sequence[int]]) -> None:
         super().__init__(database)
         self._ends = iter(ends)
+        self.searched = asyncio.Event()
+        self.search_ends = asyncio.Event()
+
+    async def page(
+        self, session_id: str, *, where: JobFilter = ALL_JOBS, limit: int, before: int | None
+    ) -> tuple[list[Job], int | None]:
+        self.searched.set()
+        await self.search_ends.wait()
+        return await super().page(session_id, where=where, limit=limit, before=before)
 
     async def _end_next(self) -> None:
         for number in next(self._ends, ()):
@@ -49,10 +58,15 @@ async def poll(waits: JobWaits, since: int) -> JobChanges:
     return await waits.changes(Caller(KEY), JOBS, since=since, seconds=60)
 
 
+async def no_webhooks(job_ids: Sequence[str]) -> dict[str, Any]:
+    return {}
+
+
 def job_waits(jobs: JobStore, subscriptions: Subscriptions) -> JobWaits:
     limits: Any = SimpleNamespace(charge=lambda key, count: None)
+    webhooks: Any = SimpleNamespace(of_jobs=no_webhooks)
     unused: Any = None
-    return JobWaits(jobs, unused, subscriptions, unused, limits, unused, unused, 60.0)
+    return JobWaits(jobs, unused, subscriptions, unused, limits, unused, webhooks, 60.0)
 
 
 @asynccontextmanager
@@ -100,6 +114,17 @@ async def test_a_key_at_its_limit_of_waiting_calls_gets_an_immediate_response() 
             newest = await jobs.last_change()
             assert (await waits.changes(caller, JOBS, since=newest, seconds=60)).jobs == []
             assert await waits.wait(caller, job, known=None, seconds=60) == job
+
+
+async def test_a_batch_does_not_wait_for_a_search() -> None:
+    subscriptions = Subscriptions(10)
+    async with opened([], subscriptions) as jobs, asyncio.timeout(30):
+        waits, caller = job_waits(jobs, subscriptions), Caller(KEY)
+        search = asyncio.create_task(waits.page(caller, where=JobFilter(words=("boat",)), limit=1, before=None))
+        await jobs.searched.wait()
+        assert len((await poll(waits, 0)).jobs) == len(JOBS)
+        jobs.search_ends.set()
+        assert len((await search)[0]) == 1
 
 
 async def test_a_change_in_an_earlier_slice_is_reported_after_one_in_a_later_slice() -> None:

@@ -69,6 +69,24 @@ async def test_a_close_that_fails_closes_the_reader(tmp_path: Path, monkeypatch:
     assert open_descriptors(tmp_path) == []
 
 
+async def test_a_part_that_cannot_be_closed_leaves_neither_an_engine_nor_the_ledger_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    application = Application(Settings(state=tmp_path))
+    await application.open()
+    end_of_deliveries = application.deliverer.stop
+
+    async def fails(seconds: float) -> None:
+        await end_of_deliveries(seconds)
+        raise RuntimeError("the deliveries cannot be stopped")
+
+    monkeypatch.setattr(application.deliverer, "stop", fails)
+    with pytest.raises(RuntimeError):
+        await application.close()
+    assert application.executor.capacity == 0, "the engine is stopped"
+    assert [file for file in open_descriptors(tmp_path) if "ledger.sqlite3" in file] == []
+
+
 async def test_without_a_key_it_listens_only_on_loopback(tmp_path: Path) -> None:
     application = Application(Settings(state=tmp_path, host="0.0.0.0"))
     await application.open()

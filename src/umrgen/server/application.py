@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -377,19 +377,20 @@ class Application:
 
     async def close(self) -> None:
         """Stop everything; without `drain`, running jobs are queued again. Any task may be cancelled already."""
-        self.stop_now()
-        await self.dispatcher.drain(0)
-        with suppress(LedgerUnavailable):  # the next start requeues them
-            await self.dispatcher.requeue_left()
-        await cancelled(*self._chores)
-        with suppress(LedgerUnavailable):  # else the report expires
-            await self.registration.end()
-        await self.storage.stop()
-        await self.keys.write_uses()
-        await self._ledger_watch.write_mark()
-        await self.deliverer.stop(0)
-        await self.executor.stop()
-        await self.ledger.close()
+        async with AsyncExitStack() as closing:  # whatever fails: no engine stays, and the ledger is closed last
+            closing.push_async_callback(self.ledger.close)
+            closing.push_async_callback(self.executor.stop)
+            closing.push_async_callback(self.deliverer.stop, 0)
+            self.stop_now()
+            await self.dispatcher.drain(0)
+            with suppress(LedgerUnavailable):  # the next start requeues them
+                await self.dispatcher.requeue_left()
+            await cancelled(*self._chores)
+            with suppress(LedgerUnavailable):  # else the report expires
+                await self.registration.end()
+            await self.storage.stop()
+            await self.keys.write_uses()
+            await self._ledger_watch.write_mark()
 
     def _on_change(self, jobs: Sequence[Job]) -> None:
         self.metrics.observe(jobs)

@@ -110,6 +110,8 @@ class JobWaits:
         self._previews = previews
         self._slices = asyncio.Lock()
         """Held while a slice of a call about many jobs is read, so that calls about one job run in between."""
+        self._searches = asyncio.Lock()
+        """Held while a list without an index is read, on another thread, one at a time: no other call waits for it."""
 
     def allowed_wait(self, caller: Caller, seconds: int | None) -> int | None:
         """Return how long a call that prefers to wait `seconds` may wait; None if it does not, or may not, wait.
@@ -195,7 +197,7 @@ class JobWaits:
         self, caller: Caller, *, where: JobFilter = ALL_JOBS, limit: int, before: int | None
     ) -> tuple[list[JobListing], int | None]:
         """Return up to `limit` of the caller's jobs, newest first, and the cursor of the next page."""
-        async with self._slices:
+        async with self._slices if where.has_index else self._searches:
             jobs, cursor = await self._jobs.page(caller.session_id, where=where, limit=limit, before=before)
             await asyncio.sleep(0)
         self._charge(caller, len(jobs))
