@@ -97,7 +97,7 @@ export class PromptField extends HTMLElement {
   /** @param {HTMLSelectElement} select */
   #fillHistory(select) {
     const prompts = this.#jobs?.prompts(MAX_HISTORY) ?? [];
-    const first = new Option(prompts.length ? "Earlier prompts…" : "No earlier prompts", "");
+    const first = new Option(prompts.length ? "Earlier…" : "None earlier", "");
     select.replaceChildren(first, ...prompts.map((prompt) => Object.assign(element("option", prompt.slice(0, 90)), { value: prompt })));
   }
 }
