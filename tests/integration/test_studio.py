@@ -529,6 +529,35 @@ class TestAccess:
         assert console_errors.unexpected("ERR_") == []
 
 
+LATE_OBSERVATIONS = """
+const Observer = window.IntersectionObserver;
+const before = (entry) => ({ target: entry.target, isIntersecting: !entry.isIntersecting });
+window.IntersectionObserver = class extends Observer {
+  constructor(callback, options) {
+    super((entries, observer) => callback(entries.flatMap((entry) => [before(entry), entry]), observer), options);
+  }
+};
+"""
+"""The browser reports two observations together, as after fast scrolling: the first one is outdated."""
+
+
+def test_older_images_are_loaded_after_fast_scrolling(
+    new_page: "Callable[..., Page]", running: ServerProcess, console_errors: ConsoleErrors
+) -> None:
+    key, session_id = new_session(running.state)
+    with running.http(Authorization=f"Bearer {key}") as http:
+        image = http.get(finish(http, submit(http, **SMALL))["image_url"]).content
+    in_thread(fill_gallery(running.state, session_id, image, 150))
+    page = new_page()
+    page.add_init_script(LATE_OBSERVATIONS)
+    open_studio(page, running.url, key)
+    wait_for_image(page.locator(".tile img").first)
+    first = page.locator(".tile").count()
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    page.wait_for_function("first => document.querySelectorAll('.tile').length > first", arg=first)
+    assert console_errors.found == []
+
+
 GROUPS = "() => [...document.querySelectorAll('.tile-group')].map((group) => group.childElementCount)"
 
 
