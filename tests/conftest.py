@@ -13,9 +13,11 @@ from support import UNLIMITED, ServerProcess, server
 
 # No deadlines: machines are shared, and the first run builds hypothesis's tables of characters.
 settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
-# `make test` uses the same examples in every run, so that its result depends only on the code. `make check` runs the
-# slow tests, and the unit and conformance tests again, with random examples.
-settings.register_profile("fixed", settings.get_profile("random"), derandomize=True)
+# `make test` uses the same examples in every run, so that its result depends only on the code, and fewer of them. `make
+# check` runs the slow tests, and the unit and conformance tests again, with random examples; `make mutants` uses more
+# of the fixed ones.
+settings.register_profile("thorough", settings.get_profile("random"), derandomize=True)
+settings.register_profile("fixed", settings.get_profile("thorough"), max_examples=40)
 settings.load_profile("fixed")
 
 # A shell starts `make test &` with SIGINT ignored, and child processes inherit that: restore the default handlers.

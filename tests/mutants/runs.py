@@ -55,7 +55,8 @@ def run_here(sources: Path, tests: Sequence[str], output: Path) -> None:
     import pytest
 
     known = "ignore::pytest.PytestAssertRewriteWarning"  # the plugins are imported already
-    sys.exit(pytest.main(["--exitfirst", "--no-header", "--durations=0", "--durations-min=99", "-W", known, *tests]))
+    options = ["--exitfirst", "--no-header", "--durations=0", "--durations-min=99", "-W", known]
+    sys.exit(pytest.main([*options, "--hypothesis-profile", "thorough", *tests]))
 
 
 def run_tests(sources: Path, tests: Sequence[str], seconds: float) -> tuple[int, str]:
