@@ -61,7 +61,7 @@ def test_suite(suite: str) -> None:
 def test_a_hundred_thousand_wild_responses() -> None:
     out = run(node(), "--max-old-space-size=64", "test/support/wild.js", "100000", timeout=1200)
     assert int(out.splitlines()[-2].split()[0]) >= 100_000
-    assert int(out.splitlines()[-1].removeprefix("peak memory ").removesuffix(" MB")) < 200
+    assert int(out.splitlines()[-1].removeprefix("peak memory ").removesuffix(" MB")) < 500
 
 
 EXAMPLES = (ROOT / "docs" / "javascript.md").read_text().split("```js\n")[1:]

@@ -220,7 +220,7 @@ class TestDrawing:
         studio.keyboard.press("Escape")
         text = tmp_path / "text.png"
         text.write_text("not an image")
-        chooser = studio.get_by_label("choose a file")
+        chooser = studio.locator("#reference-file")
         chooser.set_input_files(text)
         studio.locator("#references-error", has_text="text.png").wait_for()
         chooser.set_input_files(image)
