@@ -821,10 +821,10 @@ MUTATIONS = (
         "answer-after-commit",
         "reliability: a 202 is sent after the job is on disk",
         "ledger/sql/writer.py",
-        "            begun = time.perf_counter()\n",
-        "            self._loop.call_soon_threadsafe(self._settle, (done, []))\n"
-        "            done = []\n"
-        "            begun = time.perf_counter()\n",
+        "                begun = time.perf_counter()\n",
+        "                self._loop.call_soon_threadsafe(self._settle, (done, []))\n"
+        "                done = []\n"
+        "                begun = time.perf_counter()\n",
         f"{DURABLE}::test_a_202_is_sent_after_the_commit",
     ),
     _server(
