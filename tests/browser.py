@@ -6,6 +6,7 @@ from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -111,7 +112,8 @@ async def fill_gallery(state: Path, session_id: str, image: bytes, count: int) -
     small.write_bytes(thumbnail_of_file(image))
     facts = verify(image)
     now = SystemClock().now() - 3_600_000  # not yet expired
-    jobs = [f"ext_{number:032x}" for number in range(count)]
+    prefix = sha256(session_id.encode()).hexdigest()[:24]
+    jobs = [f"ext_{prefix}{number:08x}" for number in range(count)]
     spec = GenerationRequest("a lighthouse on a cliff at dusk", 7, width=facts.width, height=facts.height)
     await asyncio.gather(
         *(ledger.jobs.submit(job, session_id, spec, "procedural", now=n) for n, job in enumerate(jobs, now))
