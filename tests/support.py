@@ -240,6 +240,14 @@ def cli(
     )
 
 
+def signing_options(folder: Path) -> list[str]:
+    """Make a certificate, and return the options of a server that signs with it and trusts its root."""
+    made = folder / "signing"
+    assert cli("provenance", "init", str(made)).returncode == 0
+    signing = [f"--signing-{name}={made / name}.pem" for name in ("certificate", "key")]
+    return [*signing, f"--verify-trust={made / 'root.pem'}"]
+
+
 def submit(http: httpx2.Client, prompt: str = "a lighthouse", **fields: Any) -> str:
     response = http.post("/api/v1/generate", json={"prompt": prompt} | SMALL | fields)
     assert response.status_code == 202, response.text

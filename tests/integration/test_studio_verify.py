@@ -11,7 +11,7 @@ from PIL import Image
 
 from browser import ConsoleErrors, new_session, open_studio
 from studio_page import check_accessibility, drop_file, wait_for_announcement
-from support import SMALL, UNLIMITED, ServerProcess, cli, finish, server, submit
+from support import SMALL, UNLIMITED, ServerProcess, finish, server, signing_options, submit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page, Route
@@ -27,10 +27,7 @@ DESK, TABLET, PHONE = {"width": 1920, "height": 1080}, {"width": 768, "height": 
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server that signs its images, and accepts the root of their signer."""
     folder = tmp_path_factory.mktemp("verify")
-    assert cli("provenance", "init", str(folder / "signing")).returncode == 0
-    signing = [f"--signing-{name}={folder / 'signing' / name}.pem" for name in ("certificate", "key")]
-    trust = f"--verify-trust={folder / 'signing' / 'root.pem'}"
-    with server(folder / "state", *UNLIMITED, *signing, trust) as started:
+    with server(folder / "state", *UNLIMITED, *signing_options(folder)) as started:
         yield started
 
 

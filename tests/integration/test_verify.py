@@ -13,7 +13,7 @@ import pytest
 from made_images import MIB, encoded_image, png_of_size
 from PIL import Image
 
-from support import SMALL, ServerProcess, cli, finish, problem, server, submit, until
+from support import SMALL, ServerProcess, cli, finish, problem, server, signing_options, submit, until
 from umrgen.image_files import png_chunk
 from umrgen.provenance import Provenance, mark
 from umrgen.provenance.containers import manifest_size
@@ -32,10 +32,7 @@ NO_MANIFEST = {"present": False, "valid": None, "signer": None, "trusted": False
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server that signs its images, has its own root for a trusted one, and verifies images without a key."""
     folder = tmp_path_factory.mktemp("verify")
-    assert cli("provenance", "init", str(folder / "signing")).returncode == 0
-    signing = [f"--signing-{name}={folder / 'signing' / name}.pem" for name in ("certificate", "key")]
-    trust = f"--verify-trust={folder / 'signing' / 'root.pem'}"
-    with server(folder / "state", *signing, trust, "--public-verify=true") as started:
+    with server(folder / "state", *signing_options(folder), "--public-verify=true") as started:
         yield started
 
 

@@ -28,7 +28,7 @@ class Server:
 
     @property
     def key_mark(self) -> str | None:
-        """Eight hexadecimal digits by which two keys are told apart; nothing of a key follows from them."""
+        """Eight hexadecimal digits of a hash, which identify the key but do not reveal it."""
         return None if self.key is None else hashlib.sha256(f"umrgen journal {self.key}".encode()).hexdigest()[:8]
 
     def headers(self) -> dict[str, str]:
