@@ -11,6 +11,8 @@ from umrgen.image_files import verify
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
+# How long a page waits for an image, in milliseconds: as long as Playwright waits for an element.
+IMAGE_LOADED = 30_000
 AXE = Path(__file__).parents[1] / "js" / "node_modules" / "axe-core" / "axe.min.js"
 
 
@@ -32,10 +34,12 @@ def tile(page: "Page", prompt: str) -> "Locator":
 
 
 def wait_for_image(image: "Locator") -> None:
-    """Wait until an image is loaded and decoded."""
-    image.wait_for()
-    image.evaluate("image => image.decode()")
-    assert image.evaluate("image => image.naturalWidth") > 0
+    """Wait until an image is shown and loaded. (`decode()` fails when the next preview replaces the one it decodes.)"""
+    from playwright.sync_api import expect
+
+    expect(image).to_be_visible(timeout=IMAGE_LOADED)
+    expect(image).not_to_have_js_property("naturalWidth", 0, timeout=IMAGE_LOADED)
+    expect(image).to_have_js_property("complete", True, timeout=IMAGE_LOADED)
 
 
 def pixels(data: bytes) -> bytes:
