@@ -95,6 +95,7 @@ SERVER = [
     ["server.scheduler"],
     ["server.http"],
     ["server.implementations"],
+    ["server.composition"],
     ["server.application"],
     ["server.serve", "server.asgi", "server.engine_check", "server.engine_plan"],
     ["server.work"],
@@ -205,7 +206,7 @@ def test_engines_do_not_import_the_ledger_and_handlers_import_only_services() ->
                     )
                 )
             }, name
-        if name != "server.application" and not name.startswith("server.executors.subprocess"):
+        if name != "server.implementations" and not name.startswith("server.executors.subprocess"):
             concrete = {
                 "server.ledger.sqlite.file",
                 "server.ledger.sqlite.memory",
@@ -222,7 +223,7 @@ def test_services_and_domain_import_no_framework() -> None:
         if not name.startswith(("server.services", "server.domain")):
             continue
         touched = imports(path, lazy=False) | imports(path, lazy=True)
-        assert not {i for i in touched if i.startswith(("server.http", "server.ledger.", "server.application"))}, name
+        assert not {i for i in touched if i.startswith(("server.http", "server.ledger.", "server.composition", "server.application"))}, name
         foreign = {
             root
             for node in ast.walk(parsed(path))

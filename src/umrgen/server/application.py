@@ -1,4 +1,4 @@
-"""The composition root: composes the server, and is the only place that chooses implementations, by settings."""
+"""The composition root: makes all parts of a server, opens and closes them in order."""
 
 import asyncio
 import logging
@@ -12,13 +12,12 @@ from starlette.types import ASGIApp
 
 from umrgen import __version__
 from umrgen.clock import Clock, SystemClock, seconds_since_boot
-from umrgen.server.allowed_hosts import AllowedHosts
 from umrgen.server.blobs import BlobStore
+from umrgen.server.composition import ServiceParts, make_services
 from umrgen.server.domain.job import Job
 from umrgen.server.domain.job_answer import job_to_wire
 from umrgen.server.executors import Executor
-from umrgen.server.executors.routing import LiveEngines, OwnEngineRouter
-from umrgen.server.http import Services
+from umrgen.server.executors.routing import LiveEngines
 from umrgen.server.http.app import make_app
 from umrgen.server.implementations import (
     claim_blobs,
@@ -41,34 +40,18 @@ from umrgen.server.scheduler.previews import Previews
 from umrgen.server.scheduler.registration import WorkerRegistration
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.api_keys import ApiKeys
-from umrgen.server.services.authentication import Authentication
-from umrgen.server.services.call_references import CallReferences
-from umrgen.server.services.cancellations import Cancellations
 from umrgen.server.services.content_policy import load_policy
-from umrgen.server.services.decoding import Decoders, Receptions
 from umrgen.server.services.fingerprint_index import FingerprintIndex
 from umrgen.server.services.image_cache import ImageCache
-from umrgen.server.services.job_edits import JobEdits
-from umrgen.server.services.job_waits import JobWaits
 from umrgen.server.services.ledger_clock import LedgerClock
 from umrgen.server.services.ledger_watch import LedgerWatch
-from umrgen.server.services.limits import AddressLimit, FailureThrottle, RateLimits
-from umrgen.server.services.one_time_links import OneTimeLinks
-from umrgen.server.services.outputs import Outputs
-from umrgen.server.services.remembered_devices import RememberedDevices
 from umrgen.server.services.retention import Retention, RetentionPolicy
-from umrgen.server.services.server_state import ServerState
 from umrgen.server.services.signatures import Signatures
 from umrgen.server.services.storage_health import StorageHealth
-from umrgen.server.services.submissions import Submissions
 from umrgen.server.services.subscriptions import Subscriptions
-from umrgen.server.services.templates import Templates
-from umrgen.server.services.thumbnails import Thumbnails
-from umrgen.server.services.uploads import Uploads
-from umrgen.server.services.verifications import Verifications
 from umrgen.server.settings import BadSettings, Settings
 from umrgen.server.signing.status import SigningStatus
-from umrgen.server.state import LINKS, LedgerMark, file_bytes
+from umrgen.server.state import LedgerMark, file_bytes
 from umrgen.server.tasks import cancelled
 from umrgen.server.webhooks.address_policy import Allow
 from umrgen.server.webhooks.deliverer import WebhookDeliverer
@@ -80,10 +63,6 @@ __all__ = ["Application"]
 
 log = logging.getLogger(__name__)
 
-PUBLIC_VERIFICATIONS = 10
-"""Images that an address may have verified a minute without an API key."""
-PUBLIC_RECEPTIONS = 4
-"""Images of all callers without an API key that are verified at a time."""
 LAST_DELIVERIES = 5.0
 """Seconds that webhooks in flight have when the server stops; the rest is sent after its restart."""
 
@@ -135,7 +114,7 @@ class Application:
         self.deliverer = self._make_deliverer(worker, clock)
         lease = TaskLease(self.ledger.coordination, "fingerprints", worker, clock)
         self.fingerprint_index = FingerprintIndex(self.ledger.fingerprints, clock, lease)
-        self.services = self._make_services(worker, clock)
+        self.services = make_services(self._parts(worker, clock))
         self._mcp = self._make_mcp() if settings.mcp else None
         self._chores: list[asyncio.Task[None]] = []
 
@@ -170,110 +149,26 @@ class Application:
             ledger.webhooks, ledger.jobs, ledger.keys, clock, allow, lease, wire=wire, on_attempt=observe
         )
 
-    def _make_services(self, worker: str, clock: Clock) -> Services:
-        settings, ledger = self.settings, self.ledger
-        limits = RateLimits(settings, clock)
-        devices = RememberedDevices(ledger.keys, clock)
-        authentication = Authentication(
-            self.keys, devices, limits, FailureThrottle(settings.failed_logins, "API keys", clock)
-        )
-        decoders, receptions = Decoders(), Receptions()
-        uploads = Uploads(
-            ledger.uploads,
-            self.blobs,
-            clock,
-            self.admission,
-            settings.upload_hours,
-            decoders,
-            receptions,
-            keep_manifests=settings.signing is not None,
-        )
-        return Services(
-            settings=settings,
-            clock=clock,
-            keys=self.keys,
-            hosts=AllowedHosts(settings.allowed_hosts, settings.host),
-            job_waits=JobWaits(
-                ledger.jobs,
-                self.estimates,
-                self.subscriptions,
-                self.keys,
-                limits,
-                self.previews,
-                ledger.webhooks,
-                settings.max_wait,
-            ),
-            limits=limits,
-            authentication=authentication,
-            devices=devices,
-            outputs=self._make_outputs(authentication, clock),
-            tickets=OneTimeLinks(settings.state / LINKS, clock),
-            uploads=uploads,
-            templates=Templates(ledger.templates, clock),
-            call_references=CallReferences(uploads),
-            state=self._make_state(limits, clock),
-            submissions=self._make_submissions(limits, uploads, worker, clock),
-            cancellations=Cancellations(ledger.jobs, clock),
-            job_edits=JobEdits(ledger.jobs, ledger.outputs, self.blobs, clock, self.images.forget),
-            signatures=self.signatures,
-            verifications=self._make_verifications(decoders, receptions, clock),
-            metrics=self.metrics,
-            signer=self.signer,
-        )
-
-    def _make_verifications(self, decoders: Decoders, receptions: Receptions, clock: Clock) -> Verifications:
-        strangers, theirs = AddressLimit(PUBLIC_VERIFICATIONS, clock), Receptions(PUBLIC_RECEPTIONS)
-        public, trust = self.settings.public_verify, self.settings.trusted_roots
-        watermark = self.settings.watermark
-        known = self.ledger.fingerprints
-        return Verifications(known, decoders, receptions, strangers, theirs, public, trust, watermark)
-
-    def _make_outputs(self, authentication: Authentication, clock: Clock) -> Outputs:
-        return Outputs(
-            outputs=self.ledger.outputs,
-            uploads=self.ledger.uploads,
-            images=self.images,
-            thumbnails=Thumbnails(self.ledger.outputs, self.blobs, self.images, clock),
-            keys=self.keys,
-            signatures=self.signatures,
-            authentication=authentication,
-            guesses=FailureThrottle(self.settings.missed_outputs, "image URLs", clock),
-        )
-
-    def _make_submissions(self, limits: RateLimits, uploads: Uploads, worker: str, clock: Clock) -> Submissions:
-        settings = self.settings
-        return Submissions(
-            jobs=self.ledger.jobs,
-            calls=self.ledger.calls,
+    def _parts(self, worker: str, clock: Clock) -> ServiceParts:
+        return ServiceParts(
+            settings=self.settings,
             worker=worker,
             clock=clock,
-            admission=self.admission,
-            router=OwnEngineRouter(self.executor, settings.engine) if settings.engines else self.engines,
-            uploads=uploads,
-            limits=limits,
-            policy=load_policy(settings.policy),
-            webhooks_allowed=Allow.of(settings.webhook_allow),
-            log_prompts=settings.log_prompts,
-            on_accepted=self.metrics.job_accepted,
-        )
-
-    def _make_state(self, limits: RateLimits, clock: Clock) -> ServerState:
-        return ServerState(
-            clock=clock,
-            jobs=self.ledger.jobs,
-            outputs=self.ledger.outputs,
+            ledger=self.ledger,
             blobs=self.blobs,
             executor=self.executor,
+            engines=self.engines,
+            images=self.images,
+            keys=self.keys,
+            signatures=self.signatures,
+            signer=self.signer,
             admission=self.admission,
-            subscriptions=self.subscriptions,
-            limits=limits,
-            engine=self.settings.engine,
-            longest_wait=self.settings.max_wait,
-            running_cap=self.settings.session_running,
             storage=self.storage,
-            webhooks=self.ledger.webhooks,
+            subscriptions=self.subscriptions,
+            previews=self.previews,
+            estimates=self.estimates,
+            metrics=self.metrics,
             ledger_bytes=self._ledger_bytes,
-            draws=self.settings.engines,
         )
 
     def _ledger_bytes(self) -> int | None:

@@ -30,7 +30,7 @@ __all__ = ["Services"]
 
 @dataclass(slots=True)
 class Services:
-    """The services and values that the handlers use; composed in `umrgen.server.application`."""
+    """The services and values that the handlers use; made in `umrgen.server.composition`."""
 
     settings: Settings
     clock: Clock
