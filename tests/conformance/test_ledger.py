@@ -582,6 +582,8 @@ async def test_keys_are_found_by_hash_and_revoked_once(observed: ObservedLedger)
     assert await observed.ledger.keys.revoke("key_1", now=3000)
     assert not await observed.ledger.keys.revoke("key_2", now=3000)
     assert [found.revoked_at for found in await observed.ledger.keys.all()] == [2000]
+    assert [await observed.ledger.keys.delete("key_1") for _ in range(2)] == [True, False]
+    assert await observed.ledger.keys.all() == []
 
 
 class TestWebhooks:

@@ -77,6 +77,24 @@ async def test_a_browser_is_signed_out(ledger: MemoryLedger, end: str) -> None:
     assert await devices.accept(secret) is None
 
 
+async def test_the_records_of_browsers_that_are_signed_out_are_deleted(ledger: MemoryLedger) -> None:
+    clock = Clock()
+    keys, devices = ApiKeys(ledger.keys, clock), RememberedDevices(ledger.keys, clock)
+    _, owner = await keys.create(NewKey())
+    _, other = await keys.create(NewKey())
+    secret = await devices.remember(owner, "signed out")
+    await devices.forget(secret)
+    await devices.remember(owner, "revoked")
+    (device,) = await devices.of(owner)
+    assert await devices.revoke(owner, device.id)
+    await devices.remember(other, "expired")
+    clock.at += LASTS
+    await keys.revoke(other.id)
+    await devices.remember(owner, "signed in")
+    assert [key.name.partition(": ")[2] for key in await keys.all()] == ["", "", "signed in"]
+    assert [key.id for key in await keys.all()][:2] == [owner.id, other.id], "records of API keys are kept"
+
+
 async def test_the_oldest_browser_is_replaced(ledger: MemoryLedger) -> None:
     clock = Clock()
     devices = RememberedDevices(ledger.keys, clock)

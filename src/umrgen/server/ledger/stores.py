@@ -400,6 +400,10 @@ class KeyStore(Protocol):
         """Undo a revocation; return whether the key exists."""
         ...
 
+    async def delete(self, key_id: str) -> bool:
+        """Delete the record of a key; return whether it existed."""
+        ...
+
 
 class CoordinationStore(Protocol):
     """The leases of tasks and the secrets that the servers of one ledger share."""

@@ -30,10 +30,15 @@ class RememberedDevices:
         self._clock = clock
 
     async def remember(self, owner: Key, device: str) -> str:
-        """Return the secret of a new browser of this key. `device`: a description for its owner."""
-        remembered = await self.of(owner)
-        for oldest in sorted(remembered, key=lambda key: key.created_at)[: max(0, len(remembered) - MOST + 1)]:
-            await self._keys.revoke(oldest.id, now=self._clock.now())
+        """Return the secret of a new browser of this key. `device`: a description for its owner.
+
+        Deletes the records of browsers, of all keys, whose time is over.
+        """
+        browsers = await self._all()
+        remembered = sorted(self._valid_of(owner, browsers), key=lambda browser: browser.created_at)
+        ended = [browser for browser in browsers if not self._is_valid(browser)]
+        for browser in [*ended, *remembered[: max(0, len(remembered) - MOST + 1)]]:
+            await self._keys.delete(browser.id)
         secret = secrets.token_urlsafe(32)
         now = self._clock.now()
         await self._keys.add(
@@ -62,26 +67,32 @@ class RememberedDevices:
 
     async def of(self, owner: Key) -> list[Key]:
         """Return the valid browsers of a key."""
-        named = ((key, _NAME.fullmatch(key.name)) for key in await self._keys.all())
-        return [key for key, name in named if name and name[1] == owner.id and self._is_valid(key)]
+        return self._valid_of(owner, await self._all())
 
     async def revoke(self, owner: Key, device_id: str) -> bool:
         """Sign a browser out; return whether this key has it."""
         if all(key.id != device_id for key in await self.of(owner)):
             return False
-        return await self._keys.revoke(device_id, now=self._clock.now())
+        return await self._keys.delete(device_id)
 
     async def forget(self, secret: str) -> None:
         """Sign the browser with this secret out."""
         device = await self._keys.find(_hash(secret))
-        if device is not None:
-            await self._keys.revoke(device.id, now=self._clock.now())
+        if device is not None and _NAME.fullmatch(device.name):
+            await self._keys.delete(device.id)
 
     @staticmethod
     def description(key: Key) -> str:
         """Return the description that `remember` was given."""
         named = _NAME.fullmatch(key.name)
         return named[2] if named else ""
+
+    async def _all(self) -> list[Key]:
+        return [key for key in await self._keys.all() if _NAME.fullmatch(key.name)]
+
+    def _valid_of(self, owner: Key, browsers: list[Key]) -> list[Key]:
+        start = f"{STUDIO_OF}{owner.id}: "
+        return [browser for browser in browsers if browser.name.startswith(start) and self._is_valid(browser)]
 
     def _is_valid(self, key: Key) -> bool:
         return key.revoked_at is None and (key.expires_at is None or self._clock.now() < key.expires_at)

@@ -58,6 +58,9 @@ class SqlKeyStore:
     async def readmit(self, key_id: str) -> bool:
         return await self._changes_one("readmit_key", {"id": key_id})
 
+    async def delete(self, key_id: str) -> bool:
+        return await self._changes_one("delete_key", {"id": key_id})
+
     async def _one(self, statement: str, values: Mapping[str, Any]) -> Key | None:
         row = await self._database.read(lambda connection: connection.one(statement, values))
         return Key(*row) if row else None

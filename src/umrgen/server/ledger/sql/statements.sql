@@ -366,6 +366,9 @@ UPDATE keys SET last_used_at = :at WHERE id = :id AND (last_used_at IS NULL OR l
 -- name: readmit_key
 UPDATE keys SET revoked_at = NULL WHERE id = :id;
 
+-- name: delete_key
+DELETE FROM keys WHERE id = :id;
+
 -- name: acquire_task
 INSERT INTO task_leases (name, holder, until) VALUES (:task, :holder, :until)
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
