@@ -380,7 +380,9 @@ class TestLocal:
                 with pytest.raises(EngineStalled):
                     await executor.run(more_than_a_pipe_holds, ignore)
                 assert not process.alive
-                assert await executor.run(draw_task("a lighthouse", job_id="ext_2"), ignore)
+                await executor.ready()
+                (successor,) = executor._engines
+                assert successor.pid != process.pid
         finally:
             await executor.stop()
 

@@ -298,8 +298,9 @@ class TestUnauthenticatedClients:
         with guarded.http() as http:
             job_id = submit(http, "a boat\r\n2026-01-01 00:00:00,000 INFO umrgen: forged \x1b[31mred")
             http.get("/api/v1/jobs%0d%0aforged-path%1b[31m")
+        until(lambda: job_id in guarded.log())
+        until(lambda: "forged-path" in guarded.log())
         log = guarded.log()
-        assert job_id in log
         assert "forged \x1b" not in log
         assert not [line for line in log.splitlines() if line.startswith("forged") or "INFO umrgen: forged" in line]
         assert "a boat" not in log, "prompts are logged only when enabled"

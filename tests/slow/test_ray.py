@@ -207,7 +207,7 @@ class TestClusters:
             job = submit(http)
             until(lambda: status(http, job)["state"] == "completed", SECONDS)
             assert http.get(status(http, job)["image_url"]).status_code == 200
-            assert f"job {job}: completed" in working.log()
+            until(lambda: f"job {job}: completed" in working.log())
             assert f"head {cluster.address}" in working.log()
             assert serving.engine_pids() == []
         assert cluster.environment["RAY_AUTH_TOKEN"] not in working.log()
