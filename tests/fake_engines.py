@@ -46,7 +46,7 @@ def _work(task: DrawTask, report: Report) -> Iterator[float]:
             yield PAUSE
     if prompt == "compile":
         report.phase(Phase.COMPILING)
-        yield 1.0
+        yield 2.0
     while prompt == "same":
         report.phase(Phase.DRAWING)
         yield PAUSE

@@ -180,7 +180,7 @@ async def test_a_repeated_phase_is_no_sign_of_life(make: Make) -> None:
 
 
 async def test_compiling_may_take_longer_than_a_step(make: Make) -> None:
-    executor = make(WatchdogLimits(stall_after=0.4, cancel_grace=0.2, load_timeout=30))
+    executor = make(WatchdogLimits(stall_after=1.0, cancel_grace=0.2, load_timeout=30))
     async with asyncio.timeout(30):
         await executor.ready()
         assert await executor.run(drawing("compile"), ignore)
