@@ -249,6 +249,21 @@ class TestWhatCannotBeFinished:
         done = cli("resume", "-o", f"{tmp_path}/x.png", **environment)
         assert (done.returncode, done.stdout.split()[0]) == (0, job_id)
 
+    def test_a_submit_with_another_key_is_not_repeated_unless_it_is_named(
+        self, environment: dict[str, str], shared_server: ServerProcess, tmp_path: Path
+    ) -> None:
+        """Its response was lost: with this key, the server would not find the job of the first submit."""
+        request = {"prompt": "a boat"} | {"width": 512, "height": 512, "steps": 1}
+        target = tmp_path / "x.png"
+        entry = journal(environment).begin(shared_server.url, request, "resume-key", target=target, key_mark="0badc0de")
+        skipped = cli("resume", "--json", **environment)
+        assert skipped.returncode == 0
+        assert [(row["entry"], row["state"]) for row in json.loads(skipped.stdout)["jobs"]] == [(entry, "other_key")]
+        assert "with another API key" in cli("resume", **environment).stdout
+        assert [entry.id for entry in journal(environment).unfinished()] == [entry]
+        done = cli("resume", entry, **environment)
+        assert (done.returncode, verify(target.read_bytes()).width) == (0, 512)
+
     def test_an_unreachable_server_ends_nothing(self, tmp_path: Path) -> None:
         with FaultServer("legacy") as server:
             self.begun(server, tmp_path, "ext_1", "a.png")

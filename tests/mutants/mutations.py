@@ -2045,6 +2045,15 @@ MUTATIONS = (
         "tests/integration/test_resume.py::TestWhatCannotBeFinished::test_the_job_of_another_key_stays",
     ),
     _client(
+        "another-keys-submit",
+        "retrieval: a submit with another key is not repeated without being asked",
+        "cli/resume.py",
+        "return unknown and entry.key_mark not in (None, self._choice.server().key_mark)",
+        "return False",
+        "tests/integration/test_resume.py::TestWhatCannotBeFinished"
+        "::test_a_submit_with_another_key_is_not_repeated_unless_it_is_named",
+    ),
+    _client(
         "limit-beyond-the-deadline",
         "errors: a submit whose limit outlasts its deadline ends without a wait",
         "client/flows/submit.py",

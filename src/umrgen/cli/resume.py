@@ -133,10 +133,13 @@ class _Resumption:
                 self._skip(entry, "not_submitted", "was never submitted")
             elif entry.embedded:
                 embedded.append(entry)
-            elif self._is_here(entry):
-                here.append(entry)
-            else:
+            elif not self._is_here(entry):
                 self._skip(entry, "elsewhere", f"is on {entry.server}: {_way_to(entry.server)}")
+            elif self._may_be_repeated(entry) and not every:
+                again = f"use that key; `umrgen resume {entry.id}` submits it with this one, perhaps a second time"
+                self._skip(entry, OTHER_KEY, f"was submitted with another API key: {again}")
+            else:
+                here.append(entry)
         self._finish(here, nullcontext())
         for folder in dict.fromkeys(entry.server for entry in embedded):
             self._finish_embedded(Path(folder), [entry for entry in embedded if entry.server == folder])
@@ -144,6 +147,11 @@ class _Resumption:
 
     def _is_here(self, entry: "JournalEntry") -> bool:
         return self._choice.base_url is not None and self._choice.server().base_url == entry.server
+
+    def _may_be_repeated(self, entry: "JournalEntry") -> bool:
+        """Return whether a submit now could make a second job: idempotency keys are those of one session."""
+        unknown = entry.job_id is None and not entry.planned
+        return unknown and entry.key_mark not in (None, self._choice.server().key_mark)
 
     def _finish(
         self, entries: Sequence["JournalEntry"], server: "AbstractContextManager[EmbeddedServer | None]"
