@@ -33,7 +33,7 @@ for wanted in 3.11 3.12 3.13 3.14; do
   "$venv/bin/python" -m pip install -qq --no-deps --no-build-isolation --editable .
   "$venv/bin/ruff" check --quiet .
   "$venv/bin/mypy" --python-version "$wanted"
-  "$venv/bin/python" -m pytest -n 2 --dist loadfile -m "not slow" --hypothesis-profile random tests/unit tests/conformance
+  "$venv/bin/python" -m pytest -n 3 --dist loadfile -m "not slow" tests/unit tests/conformance
   picture=$(mktemp -d)
   env -u UMRGEN_BASE_URL "$venv/bin/umrgen" generate "a lighthouse at dusk" -o "$picture/image.png"
   rm -r "$picture"
