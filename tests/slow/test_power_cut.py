@@ -356,7 +356,7 @@ CHANGES = (
     Change(
         "journal",
         "client/journal.py",
-        "file.flush()\n        os.fsync(file.fileno())",
+        "if synced:\n            os.fsync(file.fileno())",
         "pass",
         submit_and_resume,
         "journal",

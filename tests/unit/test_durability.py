@@ -377,6 +377,18 @@ def test_each_line_of_the_journal_is_stored(disk: Disk, name: str) -> None:
     assert disk.stored() == {name: journal.path.read_bytes()}
 
 
+def test_the_end_of_a_saved_file_needs_no_sync(disk: Disk) -> None:
+    """The file is synced: an entry that a power cut opens again costs one more look at it (`umrgen resume`)."""
+    journal = Journal(disk.root / "journal.ndjson")
+    entry = journal.begin("http://server", {"prompt": "a boat"}, "key-1")
+    stored = disk.stored()
+    journal.ended(entry, "saved", disk.root / "boat.png")
+    assert journal.unfinished() == []
+    assert disk.stored() == stored
+    journal.ended(journal.begin("http://server", {"prompt": "a boat"}, "key-2"), "failed")
+    assert disk.stored() == {"journal.ndjson": journal.path.read_bytes()}
+
+
 def test_a_journal_that_another_process_left_empty_is_stored(disk: Disk) -> None:
     (disk.root / "journal.ndjson").touch()
     journal = Journal(disk.root / "journal.ndjson")

@@ -90,17 +90,21 @@ class Journal:
         self._append({"id": entry_id, "job_id": job_id})
 
     def ended(self, entry_id: str, end: str, path: Path | None = None) -> None:
-        """Close an entry; `path` is the saved image."""
-        line = {"id": entry_id, "end": end, "ended_at": self._wall()}
-        self._append(line | ({"path": str(path.absolute())} if path else {}))
+        """Close an entry; `path` is the saved image.
 
-    def _append(self, line: Mapping[str, Any]) -> None:
+        The end of a saved image is not synced: its file is, and after a power cut that loses this line,
+        `umrgen resume` finds the same image there and closes the entry again.
+        """
+        line = {"id": entry_id, "end": end, "ended_at": self._wall()}
+        self._append(line | ({"path": str(path.absolute())} if path else {}), synced=end != "saved" or path is None)
+
+    def _append(self, line: Mapping[str, Any], *, synced: bool = True) -> None:
         with self._locked() as file:
-            self._add(file, line)
+            self._add(file, line, synced)
             if file.tell() > PRUNE_ABOVE:
                 self._prune(file)
 
-    def _add(self, file: IO[bytes], line: Mapping[str, Any]) -> None:
+    def _add(self, file: IO[bytes], line: Mapping[str, Any], synced: bool) -> None:
         size = file.seek(0, os.SEEK_END)
         incomplete = False
         if size:
@@ -110,7 +114,8 @@ class Journal:
             sync_folder(self.path.parent)  # before the first line, so that a journal with lines has a durable name
         file.write((b"\n" if incomplete else b"") + json.dumps(line).encode() + b"\n")
         file.flush()
-        os.fsync(file.fileno())
+        if synced:
+            os.fsync(file.fileno())
 
     @contextmanager
     def _locked(self) -> Iterator[IO[bytes]]:
@@ -184,10 +189,10 @@ class DefaultJournal(Journal):
             super().__init__(Path())
             self._unusable = error
 
-    def _append(self, line: Mapping[str, Any]) -> None:
+    def _append(self, line: Mapping[str, Any], *, synced: bool = True) -> None:
         try:
             if self._unusable is None:
-                super()._append(line)
+                super()._append(line, synced=synced)
         except JournalUnusable as error:
             self._unusable = error
         if self._unusable is not None and not self._warned:
