@@ -41,7 +41,13 @@ export class MemorySink {
   }
 
   async read() {
-    return new Uint8Array(await new Blob(this.#parts).arrayBuffer());
+    const bytes = new Uint8Array(this.#parts.reduce((size, part) => size + part.length, 0));
+    let at = 0;
+    for (const part of this.#parts) {
+      bytes.set(part, at);
+      at += part.length;
+    }
+    return bytes;
   }
 }
 

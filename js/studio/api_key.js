@@ -1,17 +1,19 @@
 // The API key: stored for this tab only, and exchanged for a one-time link that the server has printed.
+import { pageCall } from "./page_calls.js";
+import { store, stored } from "./storage.js";
 
 const NAME = "umrgen-key";
 
 export const key = {
   get() {
-    return sessionStorage.getItem(NAME);
+    return stored("sessionStorage", NAME);
   },
   /** @param {string} value */
   store(value) {
-    sessionStorage.setItem(NAME, value);
+    store("sessionStorage", NAME, value);
   },
   remove() {
-    sessionStorage.removeItem(NAME);
+    store("sessionStorage", NAME, null);
   },
 };
 
@@ -23,20 +25,12 @@ export function ticketInAddress() {
 }
 
 /**
- * Exchange a ticket for an API key. This call is not part of the API and needs no key, so it is the only request of the
- * page that does not use the client. Throws Error with the server's message.
+ * Exchange a ticket for an API key. Throws PageCallFailed.
  * @param {string} baseUrl
  * @param {string} ticket
  * @returns {Promise<string>}
  */
 export async function exchange(baseUrl, ticket) {
-  const response = await fetch(`${baseUrl}/studio/session`, {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ ticket }),
-    redirect: "error",
-  });
-  const body = await response.json();
-  if (!response.ok) throw new Error(`${body.error}. ${body.next}`);
-  return body.key;
+  const headers = { "Content-Type": "application/json" };
+  return (await pageCall(`${baseUrl}/studio/session`, { method: "POST", headers, body: JSON.stringify({ ticket }) })).key;
 }

@@ -1,4 +1,4 @@
-// `<um-composer>`: the form. Emits `draw` with a DrawRequest; the page calls `sent` or `refused` after it.
+// `<um-composer>`: the form. Emits `draw` with a DrawRequest; the page calls `sent` or `refused`, and `ready` after it.
 import { addFileDrop } from "./file_drop.js";
 import { downloadedFile, fileName } from "./image_download.js";
 import { settingsOf } from "./image_settings.js";
@@ -23,7 +23,7 @@ const MAX_COUNT = 32;
 
 /**
  * Images to draw: one request, and the seed of each image.
- * @typedef {{request: Request, seeds: (number | undefined)[]}} DrawRequest
+ * @typedef {{request: Request, seeds: (number | null | undefined)[]}} DrawRequest
  */
 
 /** The form. */
@@ -119,18 +119,21 @@ export class Composer extends HTMLElement {
     return this.#references.addLoaded(fileName(entry), () => downloadedFile(umrgen, entry));
   }
 
-  /** Report that the jobs were submitted. @param {number} count */
-  sent(count) {
+  /** Accept the next request of the form: the last one was sent or refused. */
+  ready() {
     this.#busy(false);
+  }
+
+  /** Report that jobs were submitted, by the form or for an image. @param {number} count */
+  sent(count) {
     announce(count === 1 ? "The job was sent." : `${count} jobs were sent.`);
   }
 
   /**
-   * Report that a submit failed.
+   * Report that a submit failed, of the form or for an image.
    * @param {Error & {code?: string, next?: string}} error
    */
   refused(error) {
-    this.#busy(false);
     showServerError(this, error);
   }
 

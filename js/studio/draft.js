@@ -1,4 +1,5 @@
 // The form's content, stored for this tab, so that a reload does not lose it.
+import { store, stored } from "./storage.js";
 
 const NAME = "umrgen-draft";
 
@@ -19,7 +20,7 @@ const NAME = "umrgen-draft";
 /** Return the stored content. @returns {Partial<Draft>} */
 export function readDraft() {
   try {
-    return JSON.parse(sessionStorage.getItem(NAME) ?? "{}");
+    return JSON.parse(stored("sessionStorage", NAME) ?? "{}");
   } catch {
     return {};
   }
@@ -27,10 +28,10 @@ export function readDraft() {
 
 /** Store the content. @param {Draft} draft */
 export function saveDraft(draft) {
-  sessionStorage.setItem(NAME, JSON.stringify(draft));
+  store("sessionStorage", NAME, JSON.stringify(draft));
 }
 
 /** Remove the stored content. */
 export function removeDraft() {
-  sessionStorage.removeItem(NAME);
+  store("sessionStorage", NAME, null);
 }

@@ -34,7 +34,10 @@ export class Gallery extends HTMLElement {
   /** @type {string | null} */
   #cursor = null;
   #groups = /** @type {TileGroups} */ (/** @type {unknown} */ (null));
-  #loading = false;
+  /** The page that is being loaded. @type {Promise<void> | null} */
+  #loading = null;
+  /** Why the last page could not be loaded. @type {UmrgenError | null} */
+  #failure = null;
   #generation = 0;
   /** @type {Opened | null} */
   #opened = null;
@@ -141,42 +144,54 @@ export class Gallery extends HTMLElement {
     this.#shown = [];
     this.#tiles.clear();
     this.#cursor = "";
-    this.#loading = false;
+    this.#loading = null;
     this.#groups.clear();
-    find(this, ".empty").hidden = true;
+    find(this, ".empty").hidden = find(this, ".older").hidden = true;
     this.#selection.end();
     this.#loadMore();
   }
 
-  /** Load the next page, unless it was the last one or a page is being loaded. */
+  /** Load the next page, or wait for the one that is being loaded; nothing after the last one. */
   async #loadMore() {
-    if (!this.#opened || this.#loading || this.#cursor === null) return;
-    const { umrgen, jobs, features } = this.#opened;
-    this.#loading = true;
+    if (!this.#opened || this.#cursor === null) return;
+    await (this.#loading ??= this.#loadPage(this.#opened));
+  }
+
+  /** @param {Opened} opened */
+  async #loadPage({ umrgen, jobs, features }) {
     const generation = this.#generation;
+    const isCurrent = () => generation === this.#generation;
     const query = { ...queryOf(this.#view, features), limit: PAGE, cursor: this.#cursor || null };
+    this.#failure = null;
+    this.#sentinel.disconnect();
     this.setAttribute("aria-busy", "true");
     try {
       const page = await umrgen.jobs({ ...query, timeout: null, submitPatience: Infinity });
-      if (generation !== this.#generation) return;
+      if (!isCurrent()) return;
       for (const status of page.jobs) jobs.update(status);
       const entries = page.jobs.map(({ jobId }) => jobs.get(jobId)).filter((entry) => entry !== undefined);
       this.#append(entries);
       this.#cursor = page.nextCursor;
     } catch (error) {
       if (!(error instanceof UmrgenError)) throw error;
-      this.note("The gallery cannot be loaded", `${errorText(error)}. ${error.next}`);
+      if (isCurrent()) this.#failure = error;
     } finally {
-      if (generation === this.#generation) {
-        this.#loading = false;
+      if (isCurrent()) {
+        this.#loading = null;
         this.setAttribute("aria-busy", "false");
       }
     }
+    if (isCurrent()) this.#showEnd();
+  }
+
+  /** Show the end of the list: the button for older jobs, or the error of the last call. */
+  #showEnd() {
     const older = find(this, ".older");
-    older.hidden = !this.#cursor;
-    // Observe again after each page: an element that stays visible causes no new event.
-    this.#sentinel.disconnect();
-    if (this.#cursor) this.#sentinel.observe(older);
+    older.textContent = this.#failure ? "Try again" : "Show older ones";
+    older.hidden = !this.#cursor && !this.#failure;
+    // Observe again after each page: an element that stays visible causes no new event. After an error, only a click
+    // loads the page again.
+    if (this.#cursor && !this.#failure) this.#sentinel.observe(older);
     this.#showEmpty();
   }
 
@@ -236,6 +251,7 @@ export class Gallery extends HTMLElement {
 
   #showEmpty() {
     find(this, ".select").hidden = !this.#shown.length;
+    if (this.#failure) return this.note("The gallery cannot be loaded", `${errorText(this.#failure)}. ${this.#failure.next}`);
     if (this.#shown.length || this.#loading || this.#cursor) {
       find(this, ".empty").hidden = true;
       return;

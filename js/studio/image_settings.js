@@ -8,13 +8,15 @@ import { pngTexts } from "./png_text.js";
 const MAX_FILE = 64 << 20;
 
 /**
- * Return the settings in an image file; null without any.
+ * Return the settings in an image file; null without any, and for a file that cannot be read, such as a folder.
  * @param {Blob} file
  * @returns {Promise<Partial<Draft> | null>}
  */
 export async function settingsOf(file) {
   if (file.size > MAX_FILE) return null;
-  const texts = await pngTexts(new Uint8Array(await file.arrayBuffer()));
+  const content = await file.arrayBuffer().catch(() => null);
+  if (!content) return null;
+  const texts = await pngTexts(new Uint8Array(content));
   return settingsOfRecord(texts.get("umrgen") ?? "") ?? settingsOfParameters(texts.get("parameters") ?? "");
 }
 

@@ -1,4 +1,5 @@
 // Copying and sharing an image or its address.
+import { OutputMissing } from "../src/index.js";
 import { date } from "./format.js";
 import { downloadedFile } from "./image_download.js";
 import { imageUrlOf } from "./image_urls.js";
@@ -20,7 +21,12 @@ export const canShare = () => !!navigator.canShare?.({ files: [new File(["x"], "
 export async function copyImage(umrgen, entry) {
   // A promise, so that the click still counts when the download is over.
   const image = downloadedFile(umrgen, entry).then(asPng);
-  await navigator.clipboard.write([new ClipboardItem({ "image/png": image })]);
+  try {
+    await navigator.clipboard.write([new ClipboardItem({ "image/png": image })]);
+  } catch (error) {
+    await image; // when the download failed, its error is the reason
+    throw error;
+  }
   return "The image was copied.";
 }
 
@@ -33,7 +39,8 @@ export async function copyImage(umrgen, entry) {
 export async function copyLink(umrgen, entry) {
   // A signed address expires: copy a new one.
   const status = await umrgen.job(entry.id).status();
-  const url = imageUrlOf(umrgen, { ...entry, status }) ?? "";
+  const url = imageUrlOf(umrgen, { ...entry, status });
+  if (!url) throw new OutputMissing("the server no longer has this image", { jobId: entry.id });
   await navigator.clipboard.writeText(url);
   const expires = Number(new URL(url).searchParams.get("expires"));
   const until = expires ? `until ${date(expires * 1000)}` : "as long as the server keeps the image";

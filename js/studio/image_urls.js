@@ -10,7 +10,7 @@ import { resolveOutput } from "../src/download.js";
  * @param {JobEntry} entry
  */
 export function imageUrlOf(umrgen, { status }) {
-  return resolved(umrgen, status.imageUrl);
+  return resolvedUrl(umrgen, status.imageUrl);
 }
 
 /**
@@ -20,14 +20,15 @@ export function imageUrlOf(umrgen, { status }) {
  */
 export function thumbnailUrlOf(umrgen, entry) {
   const url = entry.status.raw.results?.images?.[0]?.thumbnail_url;
-  return (typeof url === "string" && resolved(umrgen, url)) || imageUrlOf(umrgen, entry);
+  return (typeof url === "string" && resolvedUrl(umrgen, url)) || imageUrlOf(umrgen, entry);
 }
 
 /**
+ * Return the URL of a path that this server has sent, by the client's rule; null for another server's.
  * @param {Umrgen | null} umrgen
  * @param {string | null} path
  */
-function resolved(umrgen, path) {
+export function resolvedUrl(umrgen, path) {
   if (!umrgen || !path) return null;
   try {
     return resolveOutput(umrgen.baseUrl, path, false).url;

@@ -1,5 +1,6 @@
 // Finding a job by its id: the job's status has no request, which is in lists only.
 import { JobNotFound } from "../src/index.js";
+import { isJobId } from "../src/responses.js";
 
 /** @import { Umrgen } from "../src/index.js" */
 /** @import { Jobs } from "./jobs.js" */
@@ -15,7 +16,7 @@ const MAX_PAGES = 25;
  * @param {string} id
  */
 export async function findEntry(umrgen, jobs, id) {
-  if (!/^[\w-]{1,100}$/.test(id)) return undefined;
+  if (!isJobId(id)) return undefined;
   if (jobs.get(id)) return jobs.get(id);
   try {
     const { raw } = await umrgen.job(id).status();

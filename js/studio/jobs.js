@@ -34,6 +34,8 @@ import { emit } from "./dom.js";
 export class Jobs extends EventTarget {
   /** @type {Map<string, JobEntry>} */
   #entries = new Map();
+  /** The ids of removed jobs: a list that was requested before a removal still has the job. @type {Set<string>} */
+  #removed = new Set();
 
   /** Return an entry. @param {string} id */
   get(id) {
@@ -61,6 +63,7 @@ export class Jobs extends EventTarget {
    */
   update(status, request = requestIn(status)) {
     const known = this.#entries.get(status.jobId);
+    if (this.#removed.has(status.jobId)) return;
     if (!known) {
       if (!request) return;
       const { jobId: id, raw } = status;
@@ -75,6 +78,7 @@ export class Jobs extends EventTarget {
     const { queuePosition, etaSeconds, state } = known.status;
     const same = status.state === state && status.queuePosition === null;
     known.status = same && state === "queued" ? { ...status, queuePosition, etaSeconds } : status;
+    if (status.over) known.preview = null; // previews of a long session would fill the memory
     if (typeof status.raw.created_at === "number") known.createdAt = status.raw.created_at;
     emit(this, status.over ? "finished" : "change", known);
   }
@@ -107,6 +111,7 @@ export class Jobs extends EventTarget {
    */
   remove(id) {
     const entry = this.#entries.get(id);
+    this.#removed.add(id);
     if (this.#entries.delete(id)) emit(this, "removed", entry);
   }
 }

@@ -10,7 +10,11 @@ import { showDevices } from "./device_list.js";
 import { KeyForm } from "./key_form.js";
 import { announce } from "./live_region.js";
 import { cookieFetch, credentials, forget, remember, remembered } from "./remembered.js";
+import { store, stored } from "./storage.js";
 import { openStudio } from "./studio.js";
+
+/** Why the key form is shown after a reload. */
+const REASON = "umrgen-reason";
 
 defineElements();
 
@@ -86,15 +90,15 @@ function open(apiKey, connection, capabilities) {
 async function leave(reason) {
   key.remove();
   if (remembered.here) await forget(baseUrl).catch(() => {}); // offline: the cookie stays, but is not used
-  if (reason) sessionStorage.setItem("umrgen-reason", reason);
+  if (reason) store("sessionStorage", REASON, reason);
   else removeDraft();
   location.reload();
 }
 
 /** Sign in by a one-time link, a stored key or the cookie of this device, or show the key form. */
 async function start() {
-  const reason = sessionStorage.getItem("umrgen-reason") ?? undefined;
-  sessionStorage.removeItem("umrgen-reason");
+  const reason = stored("sessionStorage", REASON) ?? undefined;
+  store("sessionStorage", REASON, null);
   keyForm.addEventListener("key", (event) => {
     const { key: entered, remember: keep } = /** @type {CustomEvent} */ (event).detail;
     signIn(entered, keep);
@@ -111,9 +115,9 @@ async function start() {
       if (known() === undefined) return keyForm.open(errorText(/** @type {Error} */ (error)));
     }
   }
-  const stored = known();
-  if (stored === undefined) keyForm.open(reason);
-  else await signIn(stored);
+  const found = known();
+  if (found === undefined) keyForm.open(reason);
+  else await signIn(found);
 }
 
 // Only on HTTPS or this machine. The page works without it.

@@ -1,9 +1,11 @@
 // `<um-references>`: reference images, by drop, paste, file or from the gallery. Each is uploaded immediately.
+import { UmrgenError } from "../src/index.js";
 import { cloneTemplate, find, cloneElement, emit } from "./dom.js";
 import { clearErrors, showError } from "./field_errors.js";
 import { announce } from "./live_region.js";
 import { errorText } from "./format.js";
 import { JOB_TYPE } from "./image_drag.js";
+import { resolvedUrl } from "./image_urls.js";
 import { makeSortable } from "./sortable.js";
 
 /** @import { Umrgen } from "../src/index.js" */
@@ -101,7 +103,7 @@ export class ReferencePicker extends HTMLElement {
 
   /** Report when there is no place for a further reference. */
   #isFull() {
-    const full = this.#names.length >= MAX_REFERENCES;
+    const full = this.#names.length + this.#uploads >= MAX_REFERENCES;
     if (full) this.#showError(`An image can have at most ${MAX_REFERENCES} references.`);
     return full;
   }
@@ -138,7 +140,8 @@ export class ReferencePicker extends HTMLElement {
     try {
       return await work();
     } catch (error) {
-      this.#showError(`${name}: ${errorText(/** @type {Error} */ (error))}.`);
+      if (!(error instanceof UmrgenError)) throw error;
+      this.#showError(`${name}: ${errorText(error)}.`);
     } finally {
       this.#uploads--;
       this.classList.toggle("busy", this.busy);
@@ -156,7 +159,8 @@ export class ReferencePicker extends HTMLElement {
     item.dataset.title = title;
     const image = find(item, "img", HTMLImageElement);
     image.alt = title;
-    if (url) image.src = this.#umrgen?.baseUrl + url;
+    const address = url && resolvedUrl(this.#umrgen, url);
+    if (address) image.src = address;
     else image.remove();
     const button = find(item, ".remove", HTMLButtonElement);
     button.setAttribute("aria-label", `Remove ${title}`);

@@ -1,5 +1,6 @@
-// Staying signed in on this device: a cookie that scripts cannot read takes the place of the key. These calls are not part
-// of the API, so they do not use the client.
+// Staying signed in on this device: a cookie that scripts cannot read takes the place of the key.
+import { pageCall } from "./page_calls.js";
+import { store, stored } from "./storage.js";
 
 /** Marks that this browser has the cookie, which scripts cannot see. It is no secret. */
 const NAME = "umrgen-remembered";
@@ -10,20 +11,11 @@ const HEADER = { "X-Umrgen-Studio": "cookie" };
 
 export const remembered = {
   get here() {
-    try {
-      return localStorage.getItem(NAME) === "1";
-    } catch {
-      return false; // without storage
-    }
+    return stored("localStorage", NAME) === "1";
   },
   /** @param {boolean} here */
   set here(here) {
-    try {
-      if (here) localStorage.setItem(NAME, "1");
-      else localStorage.removeItem(NAME);
-    } catch {
-      // The page cannot find the cookie again: the next visit asks for the key.
-    }
+    store("localStorage", NAME, here ? "1" : null);
   },
 };
 
@@ -40,57 +32,45 @@ export function cookieFetch(baseUrl) {
 }
 
 /**
- * Store the cookie in this browser. Throws Error.
+ * Store the cookie in this browser. Throws PageCallFailed.
  * @param {string} baseUrl
  * @param {string} apiKey
  */
 export async function remember(baseUrl, apiKey) {
   const headers = { Authorization: `Bearer ${apiKey}`, "Content-Type": "application/json" };
-  await call(`${baseUrl}/studio/devices`, { method: "POST", headers, body: JSON.stringify({ device: description() }) });
+  await pageCall(`${baseUrl}/studio/devices`, { method: "POST", headers, body: JSON.stringify({ device: description() }) });
   remembered.here = true;
 }
 
-/** Remove the cookie of this browser. Throws Error. @param {string} baseUrl */
+/** Remove the cookie of this browser. Throws PageCallFailed. @param {string} baseUrl */
 export async function forget(baseUrl) {
   remembered.here = false;
-  await call(`${baseUrl}/studio/sign-out`, { method: "POST", headers: HEADER });
+  await pageCall(`${baseUrl}/studio/sign-out`, { method: "POST", headers: HEADER });
 }
 
 /**
- * Return the devices of this user's key. Throws Error.
+ * Return the devices of this user's key. Throws PageCallFailed.
  * @param {string} baseUrl
  * @param {Record<string, string>} headers
  * @returns {Promise<Device[]>}
  */
 export async function devices(baseUrl, headers) {
-  return (await call(`${baseUrl}/studio/devices`, { headers })).devices;
+  return (await pageCall(`${baseUrl}/studio/devices`, { headers })).devices;
 }
 
 /**
- * Sign a device out. Throws Error.
+ * Sign a device out. Throws PageCallFailed.
  * @param {string} baseUrl
  * @param {Record<string, string>} headers
  * @param {string} id
  */
 export async function signOutDevice(baseUrl, headers, id) {
-  await call(`${baseUrl}/studio/devices/${encodeURIComponent(id)}`, { method: "DELETE", headers });
+  await pageCall(`${baseUrl}/studio/devices/${encodeURIComponent(id)}`, { method: "DELETE", headers });
 }
 
 /** Return the headers by which this page is signed in. @param {string | null} apiKey @returns {Record<string, string>} */
 export function credentials(apiKey) {
   return apiKey ? { Authorization: `Bearer ${apiKey}` } : HEADER;
-}
-
-/**
- * @param {string} url
- * @param {RequestInit} init
- * @returns {Promise<Record<string, any>>}
- */
-async function call(url, init) {
-  const response = await fetch(url, { ...init, credentials: "same-origin", redirect: "error" });
-  const body = await response.json();
-  if (!response.ok) throw new Error(`${body.error}. ${body.next}`);
-  return body;
 }
 
 /** Return the name of this browser and system, for the list of devices. */

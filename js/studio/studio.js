@@ -14,7 +14,7 @@ import { announce } from "./live_region.js";
 import { Notifications } from "./notifications.js";
 import { Queue } from "./queue.js";
 import { connectSelection } from "./selection_actions.js";
-import { submitAll, submitOne } from "./submissions.js";
+import { submitAll } from "./submissions.js";
 import { showProgress } from "./tab_progress.js";
 import { Verifier } from "./verifier.js";
 import { Viewer } from "./viewer.js";
@@ -60,24 +60,16 @@ export function openStudio({ umrgen, connection, capabilities, leave }) {
 
   // --- drawing ---
 
-  on(composer, "draw", async (/** @type {DrawRequest} */ drawRequest) => {
-    try {
-      composer.sent(await submitAll(umrgen, jobs, drawRequest));
-      queue.reveal();
-    } catch (error) {
-      handleError(error, (failure) => composer.refused(failure));
-    }
-  });
-  on(viewer, "retry", ({ request, status }) => draw(() => submitOne(umrgen, jobs, request, status.seed), 1));
-  on(viewer, "variations", ({ request }) => {
-    const seeds = Array.from({ length: VARIATIONS }, () => undefined);
-    draw(() => submitAll(umrgen, jobs, { request, seeds }), VARIATIONS);
-  });
+  on(composer, "draw", (/** @type {DrawRequest} */ drawRequest) => draw(drawRequest).finally(() => composer.ready()));
+  on(viewer, "retry", ({ request, status }) => draw({ request, seeds: [status.seed] }));
+  on(viewer, "variations", ({ request }) => draw({ request, seeds: Array.from({ length: VARIATIONS }, () => undefined) }));
   on(document, "cancel", (/** @type {JobEntry} */ entry) => cancel(entry));
   on(queue, "cancelall", async (/** @type {JobEntry[]} */ entries) => {
+    let cancelled = 0;
     // The last ones first: otherwise the engine would start those that are cancelled next.
-    for (const entry of entries.reverse()) await cancel(entry);
-    announce(`${entries.length} jobs were cancelled.`);
+    for (const entry of entries.reverse()) if (await cancel(entry)) cancelled++;
+    const failed = entries.length - cancelled;
+    announce(`${cancelled} jobs were cancelled.${failed ? ` ${failed} could not be cancelled.` : ""}`);
   });
 
   // --- from an image to the form ---
@@ -134,8 +126,12 @@ export function openStudio({ umrgen, connection, capabilities, leave }) {
   on(updater, "unauthorized", () => leave(KEY_REFUSED));
   on(updater, "listed", async () => {
     if (capabilities.engine.kind !== null) return;
-    capabilities = await umrgen.capabilities();
-    composer.open(umrgen, capabilities, jobs);
+    try {
+      capabilities = await umrgen.capabilities();
+      composer.open(umrgen, capabilities, jobs);
+    } catch (error) {
+      handleError(error, () => {}); // after the next list, they are requested again
+    }
   });
   updater.start();
   if (links.view.job) showLinked();
@@ -166,32 +162,29 @@ export function openStudio({ umrgen, connection, capabilities, leave }) {
     }
   }
 
-  /**
-   * Submit jobs that the form did not send.
-   * @param {() => Promise<unknown>} submit
-   * @param {number} count
-   */
-  async function draw(submit, count) {
+  /** Submit jobs and show the queue, or the error in the form. @param {DrawRequest} drawRequest */
+  async function draw(drawRequest) {
     try {
-      await submit();
-      composer.sent(count);
+      composer.sent(await submitAll(umrgen, jobs, drawRequest));
       queue.reveal();
     } catch (error) {
       handleError(error, (failure) => composer.refused(failure));
     }
   }
 
-  /** @param {JobEntry} entry */
+  /** Cancel a job; return whether that succeeded. @param {JobEntry} entry */
   async function cancel(entry) {
     jobs.patch(entry.id, { cancelling: true, problem: "" });
     try {
       jobs.update(await umrgen.job(entry.id).cancel());
+      return true;
     } catch (error) {
       handleError(error, (failure) => {
         const text = `The job could not be cancelled. ${errorText(failure)}.`;
         jobs.patch(entry.id, { cancelling: false, problem: text });
         announce(text);
       });
+      return false;
     }
   }
 

@@ -1,12 +1,16 @@
 // Submitting jobs: one for each image, none of them twice.
+import { hex } from "../src/images.js";
 import { parseStatus } from "../src/index.js";
 
 /** @import { Umrgen } from "../src/index.js" */
 /** @import { DrawRequest } from "./composer.js" */
 /** @import { Jobs, Request } from "./jobs.js" */
 
-/** The last incomplete request, with its idempotency keys, so that a repetition creates no second job. */
-let unsent = { text: "", keys: /** @type {string[]} */ ([]), sent: 0 };
+/**
+ * The last request of which a submit failed, with its idempotency keys, so that a repetition creates no second job.
+ * @type {{text: string, keys: string[], sent: number} | null}
+ */
+let unsent = null;
 
 /**
  * Submit all jobs; return their number. Throws UmrgenError; then a second call with the same request continues.
@@ -16,13 +20,16 @@ let unsent = { text: "", keys: /** @type {string[]} */ ([]), sent: 0 };
  */
 export async function submitAll(umrgen, jobs, { request, seeds }) {
   const text = JSON.stringify([request, seeds]);
-  if (unsent.text !== text) unsent = { text, keys: seeds.map(idempotencyKey), sent: 0 };
-  const { keys } = unsent;
-  while (unsent.sent < seeds.length) {
-    await submitOne(umrgen, jobs, request, seeds[unsent.sent], keys[unsent.sent]);
-    unsent.sent++;
+  const batch = unsent?.text === text ? unsent : { text, keys: seeds.map(idempotencyKey), sent: 0 };
+  unsent = null; // while it is being sent, another call is a request of its own
+  try {
+    for (; batch.sent < seeds.length; batch.sent++) {
+      await submitOne(umrgen, jobs, request, seeds[batch.sent], batch.keys[batch.sent]);
+    }
+  } catch (error) {
+    unsent = batch;
+    throw error;
   }
-  unsent = { text: "", keys: [], sent: 0 };
   return seeds.length;
 }
 
@@ -31,10 +38,10 @@ export async function submitAll(umrgen, jobs, { request, seeds }) {
  * @param {Umrgen} umrgen
  * @param {Jobs} jobs
  * @param {Request} request
- * @param {number | null} [seed]
- * @param {string} [key]
+ * @param {number | null | undefined} seed
+ * @param {string} key
  */
-export async function submitOne(umrgen, jobs, request, seed, key = idempotencyKey()) {
+async function submitOne(umrgen, jobs, request, seed, key) {
   // The request of a listed job has other fields, too, such as its webhook.
   const { prompt, negative, width, height, steps, loras, reference_images: referenceImages, model, cfg } = request;
   const chosen = { model: model ?? undefined, cfg: cfg ?? undefined, seed: seed ?? undefined };
@@ -46,5 +53,5 @@ export async function submitOne(umrgen, jobs, request, seed, key = idempotencyKe
 }
 
 function idempotencyKey() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return hex(crypto.getRandomValues(new Uint8Array(16)));
 }

@@ -93,8 +93,8 @@ export async function showTemplates(umrgen, current, use) {
   async function importFile() {
     const chosen = file.files?.[0];
     if (!chosen) return;
+    file.value = ""; // so that the same file can be chosen again after an error
     const templates = await templatesIn(chosen);
-    file.value = "";
     for (const { name: title, request } of templates) await umrgen.saveTemplate(title, request);
     await refresh();
     report(`${templates.length} templates were imported.`);

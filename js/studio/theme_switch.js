@@ -1,5 +1,6 @@
 // `<um-theme-switch>`: a button for the theme: system, light or dark.
 import { cloneElement, setIcon } from "./dom.js";
+import { store } from "./storage.js";
 
 const NAME = "umrgen-theme";
 const THEMES = ["system", "light", "dark"];
@@ -22,11 +23,7 @@ export class ThemeSwitch extends HTMLElement {
   #choose(theme) {
     if (theme === "system") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = theme;
-    try {
-      localStorage.setItem(NAME, theme);
-    } catch {
-      // Without storage, the choice ends with the page.
-    }
+    store("localStorage", NAME, theme);
     this.#show();
   }
 

@@ -34,6 +34,8 @@ const OUTPUTS = {
 export class Viewer extends HTMLElement {
   /** @type {JobEntry | null} */
   #entry = null;
+  /** The job whose image could not be loaded: its address is requested once. @type {JobEntry | null} */
+  #reloaded = null;
   /** Whether another element gets the focus when the dialog closes. */
   #keepFocus = false;
   #opened = { umrgen: /** @type {Umrgen | null} */ (null), gallery: /** @type {Gallery | null} */ (null) };
@@ -50,6 +52,7 @@ export class Viewer extends HTMLElement {
     find(this, ".zoom").addEventListener("click", () => this.#stage.toggle());
     this.#stage.addEventListener("swipe", (event) => this.#go(/** @type {CustomEvent<number>} */ (event).detail));
     this.#stage.addEventListener("zoom", () => this.#showZoom());
+    this.#stage.image.addEventListener("error", () => this.#reload());
     makeDraggable(this.#stage.image, () => {
       const url = this.#entry && imageUrlOf(this.#opened.umrgen, this.#entry);
       return this.#entry && url ? { entry: this.#entry, url } : null;
@@ -79,6 +82,7 @@ export class Viewer extends HTMLElement {
   /** Show a job. @param {JobEntry} entry */
   show(entry) {
     this.#entry = entry;
+    this.#reloaded = null;
     this.#keepFocus = false;
     this.#fill(entry);
     if (!this.#dialog.open) this.#dialog.showModal();
@@ -106,7 +110,7 @@ export class Viewer extends HTMLElement {
 
   /** @param {UmrgenError} error */
   showError(error) {
-    find(this, ".viewer-error").textContent = `${errorText(error)}. ${error.next}`;
+    find(this, ".viewer-error").textContent = messageOf(error);
   }
 
   // --- private ---
@@ -187,6 +191,22 @@ export class Viewer extends HTMLElement {
     this.#showFavorite(entry);
   }
 
+  /** Get a new address of an image that could not be loaded: it may have expired. */
+  async #reload() {
+    const [entry, { umrgen }] = [this.#entry, this.#opened];
+    if (!entry || !umrgen) return;
+    const failed = (/** @type {string} */ text) => (find(this, ".viewer-error").textContent = text);
+    if (this.#reloaded === entry) return failed("The image cannot be loaded. Try again later, or download it.");
+    this.#reloaded = entry;
+    try {
+      entry.status = await umrgen.job(entry.id).status();
+      if (this.#entry === entry) this.#fill(entry);
+    } catch (error) {
+      if (!(error instanceof UmrgenError)) throw error;
+      if (this.#entry === entry) this.showError(error);
+    }
+  }
+
   /** @param {JobEntry} entry */
   #showFavorite({ status }) {
     find(this, ".favorite").setAttribute("aria-pressed", String(!!status.raw.favorite));
@@ -212,15 +232,23 @@ export class Viewer extends HTMLElement {
     label.textContent = busy;
     find(this, ".viewer-error").textContent = "";
     try {
-      note.textContent = await work(umrgen, entry);
-      announce(note.textContent);
+      const done = await work(umrgen, entry);
+      announce(done);
+      if (this.#entry === entry) note.textContent = done;
     } catch (error) {
-      if (error instanceof UmrgenError) this.showError(error);
-      else if (!(error instanceof DOMException)) throw error;
-      else find(this, ".viewer-error").textContent = "The browser does not allow this. Download the image instead.";
+      if (!(error instanceof UmrgenError) && !(error instanceof DOMException)) throw error;
+      const isRefused = error instanceof DOMException;
+      const text = isRefused ? "The browser does not allow this. Download the image instead." : messageOf(error);
+      if (this.#entry === entry) find(this, ".viewer-error").textContent = text;
+      else announce(text); // another image is shown now
     } finally {
       button.disabled = false;
       label.textContent = plain;
     }
   }
+}
+
+/** @param {UmrgenError} error */
+function messageOf(error) {
+  return `${errorText(error)}. ${error.next}`;
 }

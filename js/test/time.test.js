@@ -32,6 +32,15 @@ function client(respond, options = {}) {
   return { umrgen: new Umrgen({ baseUrl: BASE, clock, fetch, random: () => 0.5, ...options }), clock, requests };
 }
 
+it("ends a download whose deadline passes while a chunk is written, also when the platform does not end the body", async () => {
+  const body = () => new ReadableStream({ start: (controller) => controller.enqueue(PNG.subarray(0, 10)) });
+  const { umrgen, clock } = client(({ path }) =>
+    path.startsWith("/outputs/") ? new Response(body(), { headers: { "Content-Type": "image/png" } }) : Response.json({ state: "completed", image_url: IMAGE }),
+  );
+  const sink = { begin: async () => {}, write: () => clock.sleep(60), read: async () => new Uint8Array() };
+  await assert.rejects(umrgen.job("ext_1").download(sink, { timeout: 50, dripWindow: 600 }), { code: "wait_timeout" });
+});
+
 describe("a submit's deadline", () => {
   const running = ({ path }) =>
     path.endsWith("/generate")

@@ -1,0 +1,22 @@
+// The calls of the page that are not part of the API, so that they do not use the client: sign-in and devices.
+
+/** Seconds for a call. */
+const TIMEOUT = 30;
+
+/** A call of the page failed; the message is for the user. */
+export class PageCallFailed extends Error {}
+
+/**
+ * Send a request of the page; return the JSON object of the response. Throws PageCallFailed.
+ * @param {string} url
+ * @param {RequestInit} init
+ * @returns {Promise<Record<string, any>>}
+ */
+export async function pageCall(url, init) {
+  const response = await fetch(url, { ...init, credentials: "same-origin", redirect: "error", signal: AbortSignal.timeout(TIMEOUT * 1000) }).catch(() => null);
+  if (!response) throw new PageCallFailed("The server cannot be reached. Check that it is running, then try again");
+  const body = await response.json().catch(() => null);
+  if (response.ok && typeof body === "object" && body) return body;
+  if (typeof body?.error === "string") throw new PageCallFailed(body.next ? `${body.error}. ${body.next}` : body.error);
+  throw new PageCallFailed(`The response is not from an UMRGEN server (HTTP ${response.status})`);
+}
