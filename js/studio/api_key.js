@@ -1,5 +1,5 @@
 // The API key: stored for this tab only, and exchanged for a one-time link that the server has printed.
-import { pageCall } from "./page_calls.js";
+import { notUmrgen, pageCall } from "./page_calls.js";
 import { store, stored } from "./storage.js";
 
 const NAME = "umrgen-key";
@@ -32,5 +32,8 @@ export function ticketInAddress() {
  */
 export async function exchange(baseUrl, ticket) {
   const headers = { "Content-Type": "application/json" };
-  return (await pageCall(`${baseUrl}/studio/session`, { method: "POST", headers, body: JSON.stringify({ ticket }) })).key;
+  const init = { method: "POST", headers, body: JSON.stringify({ ticket }) };
+  const { key: created } = await pageCall(`${baseUrl}/studio/session`, init);
+  if (typeof created !== "string") throw notUmrgen(200);
+  return created;
 }

@@ -112,7 +112,7 @@ async function start() {
       return await signIn(await exchange(baseUrl, ticket));
     } catch (error) {
       // The link was used already; a stored key is used instead.
-      if (known() === undefined) return keyForm.open(errorText(/** @type {Error} */ (error)));
+      if (known() === undefined) return keyForm.open(`${errorText(/** @type {Error} */ (error))}.`);
     }
   }
   const found = known();

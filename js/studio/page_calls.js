@@ -1,4 +1,5 @@
 // The calls of the page that are not part of the API, so that they do not use the client: sign-in and devices.
+import { parseObject } from "../src/responses.js";
 
 /** Seconds for a call. */
 const TIMEOUT = 30;
@@ -13,10 +14,16 @@ export class PageCallFailed extends Error {}
  * @returns {Promise<Record<string, any>>}
  */
 export async function pageCall(url, init) {
-  const response = await fetch(url, { ...init, credentials: "same-origin", redirect: "error", signal: AbortSignal.timeout(TIMEOUT * 1000) }).catch(() => null);
+  const signal = AbortSignal.timeout(TIMEOUT * 1000);
+  const response = await fetch(url, { ...init, credentials: "same-origin", redirect: "error", signal }).catch(() => null);
   if (!response) throw new PageCallFailed("The server cannot be reached. Check that it is running, then try again");
-  const body = await response.json().catch(() => null);
-  if (response.ok && typeof body === "object" && body) return body;
+  const body = parseObject(await response.text().catch(() => ""));
+  if (response.ok && body) return body;
   if (typeof body?.error === "string") throw new PageCallFailed(body.next ? `${body.error}. ${body.next}` : body.error);
-  throw new PageCallFailed(`The response is not from an UMRGEN server (HTTP ${response.status})`);
+  throw notUmrgen(response.status);
+}
+
+/** Return the error for another server's response. @param {number} status */
+export function notUmrgen(status) {
+  return new PageCallFailed(`The response is not from an UMRGEN server (HTTP ${status})`);
 }
