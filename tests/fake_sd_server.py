@@ -1,4 +1,4 @@
-"""An sd-server for tests, from its public description; in this process, or as a program with the same options.
+"""An sd-server for tests, as the real one responds; in this process, or as a program with the same options.
 
 As a program it is started with `--model FILE --listen-ip IP --listen-port PORT`. A job waits at the status that
 `hold` names, until the test calls `release`. Some prompts have an effect: `refuse`, `fail`, `oom` and `many`.
@@ -16,13 +16,17 @@ from typing import Any
 
 from PIL import Image
 
-FAILURES = {"fail": "cannot open '/root/model.gguf'", "oom": "ggml: failed to allocate: out of memory"}
+FAILURES = {
+    "fail": "generate_image returned no results",  # the real one has this message for each failure
+    "path": "cannot open '/root/model.gguf'",
+    "oom": "ggml: failed to allocate: out of memory",
+}
 CAPABILITIES = {
     "model": {"name": "z_image_turbo-Q4_K.gguf", "stem": "z_image_turbo-Q4_K", "path": "/root/z_image.gguf"},
     "current_mode": "img_gen",
     "supported_modes": ["img_gen"],
     "defaults_by_mode": {"img_gen": {"sample_params": {"sample_steps": 8, "guidance": {"txt_cfg": 4.0}}}},
-    "features_by_mode": {"img_gen": {"ref_images": True, "lora": True, "cancel_generating": True}},
+    "features_by_mode": {"img_gen": {"ref_images": True, "lora": True, "cancel_generating": False}},
     "loras": [{"name": "ink", "path": "style/ink.safetensors"}],
     "limits": {"min_width": 64, "max_width": 4096, "min_height": 64, "max_height": 4096, "max_queue_size": 2},
 }
@@ -40,7 +44,8 @@ class FakeSdServer:
         """Bodies to respond with, by the start of the path."""
         self.requests: list[dict[str, Any]] = []
         self.jobs: dict[str, dict[str, Any]] = {}
-        self.cancelled: list[str] = []
+        self.cancels: list[str] = []
+        """The jobs that a client has tried to cancel. One that is drawn goes on."""
         self.reached = threading.Event()
         self._released = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"fake": self}))
@@ -102,9 +107,11 @@ class FakeSdServer:
         job = self.jobs.get(job_id)
         if job is None:
             return 404, {"error": "job not found"}
-        if job["status"] not in ("queued", "generating"):
-            return 409, {"error": "job is over"}
-        self.cancelled.append(job_id)
+        self.cancels.append(job_id)
+        if job["status"] == "generating":
+            return 409, {"error": "job is currently generating and cannot be interrupted yet"}
+        if job["status"] != "queued":
+            return 200, job
         job |= {"status": "cancelled", "error": {"code": "cancelled", "message": "job cancelled by client"}}
         return 200, job
 

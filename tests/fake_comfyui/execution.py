@@ -49,6 +49,10 @@ class Prompt:
     def client_id(self) -> str | None:
         return self.extra.get("client_id")
 
+    @property
+    def previews(self) -> bool:
+        return self.extra.get("preview_method") == "auto"
+
     def item(self) -> list[Any]:
         return [self.number, self.prompt_id, self.graph, self.extra, self.outputs]
 
@@ -68,7 +72,8 @@ class Execution:
         """Prompts that are accepted without a response: the connection is closed."""
         self.missing_files = False
         """Whether /view finds no file."""
-        self.previews = True
+        self.previews = generation == "0.3"
+        """Whether it was started with `--preview-method auto`; later generations have an option of the prompt too."""
         self.early_success = False
         """Whether `execution_success` is sent long before the history is written."""
         self.broken: dict[str, bytes] = {}
@@ -362,10 +367,11 @@ class Execution:
             with_metadata = self.generation != "0.3" and self.flags.get(prompt.client_id or "", {}).get(
                 "supports_preview_metadata"
             )
-            if self.previews and with_metadata:
+            previews = self.previews or (prompt.previews and self.generation != "0.3")
+            if previews and with_metadata:
                 await self._send(_preview_with_metadata(prompt.prompt_id, name), prompt.client_id)
             await self.send("progress", progress, prompt.client_id)
-            if self.previews and not with_metadata:
+            if previews and not with_metadata:
                 await self._send(struct.pack(">II", 1, 1) + _image(64, 64, step, "JPEG"), prompt.client_id)
 
     def _write(self, prompt: Prompt, name: str, index: int) -> dict[str, str]:

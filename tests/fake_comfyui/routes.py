@@ -103,7 +103,7 @@ class Routes:
 
     async def cancel(self, request: Request) -> Response:
         if self._execution.generation != "0.38":
-            return PlainTextResponse("404: Not Found", 404)
+            return PlainTextResponse("405: Method Not Allowed", 405)  # its static files have a route for each GET
         return JSONResponse({"cancelled": self._execution.cancel(request.path_params["id"])})
 
     async def socket(self, socket: WebSocket) -> None:

@@ -98,25 +98,39 @@ async def test_a_full_queue_is_waited_for(fake: FakeSdServer) -> None:
     assert len(fake.requests) == 1
 
 
-@pytest.mark.parametrize("status", ["queued", "generating"])
-async def test_a_cancelled_job_stops(fake: FakeSdServer, status: str) -> None:
-    fake.hold = status
+async def test_a_cancelled_job_that_waits_is_cancelled_there(fake: FakeSdServer) -> None:
+    fake.hold = "queued"
     async with engine_with(url=fake.url) as engine:
         running = asyncio.create_task(engine.draw(TASK, Reports()))
         await asyncio.to_thread(fake.reached.wait, 20)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert fake.cancelled == ["job_1"]
+        assert (fake.cancels, fake.jobs["job_1"]["status"]) == (["job_1"], "cancelled")
         fake.release()
         assert await engine.draw(replace(TASK, job_id="ext_2"), Reports())
+
+
+async def test_the_end_of_a_cancelled_job_that_is_drawn_is_awaited(fake: FakeSdServer) -> None:
+    fake.hold = "generating"
+    async with engine_with(url=fake.url) as engine:
+        running = asyncio.create_task(engine.draw(TASK, Reports()))
+        await asyncio.to_thread(fake.reached.wait, 20)
+        running.cancel()
+        await asyncio.to_thread(until, lambda: fake.cancels)
+        assert not running.done()
+        fake.release()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert fake.jobs["job_1"]["status"] == "completed"
 
 
 @pytest.mark.parametrize(
     ("prompt", "error", "message"),
     [
         ("refuse", EngineFailure, "sd-server refuses the request: invalid generation parameters in …"),
-        ("fail", EngineFailure, "sd-server: cannot open …"),
+        ("fail", EngineFailure, "sd-server: generate_image returned no results; its log may have the reason"),
+        ("path", EngineFailure, "sd-server: cannot open …; its log may have the reason"),
         ("oom", OutOfMemory, "sd-server has too little memory; lower width and height (512 x 512)"),
         ("many", EngineFailure, "sd-server returned 9 images; a job may have 1 to 8"),
     ],

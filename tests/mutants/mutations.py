@@ -2607,12 +2607,20 @@ MUTATIONS = (
         f"{COMFYUI}::TestErrors::test_a_workflow_that_is_valid_in_part_fails_and_does_not_run",
     ),
     _server(
+        "comfyui-previews",
+        "engines: a prompt asks ComfyUI for previews",
+        "engines/comfyui/transport.py",
+        ', "extra_data": PREVIEWS}',
+        "}",
+        f"{COMFYUI}::test_a_prompt_is_drawn_with_its_steps_and_previews",
+    ),
+    _server(
         "sdcpp-cancels",
         "engines: a cancelled job is cancelled in sd-server",
         "engines/sdcpp/engine.py",
         "                await client.cancel(job_id)",
         "                pass",
-        f"{SDCPP}::test_a_cancelled_job_stops",
+        f"{SDCPP}::test_a_cancelled_job_that_waits_is_cancelled_there",
     ),
     _server(
         "sdcpp-ends",

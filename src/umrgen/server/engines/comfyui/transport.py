@@ -23,6 +23,8 @@ LARGEST_MESSAGE = 8 << 20
 """Bytes of a message of the WebSocket, of which the previews are the largest."""
 TRANSFER_FACTOR = 4
 """Deadlines of an image, in deadlines of another call."""
+PREVIEWS = {"preview_method": "auto"}
+"""Without it, versions that know it send no previews unless they were started with `--preview-method`."""
 UPLOAD_FOLDER = "umrgen"
 """The folder for reference images in ComfyUI's folder `input`."""
 
@@ -67,7 +69,7 @@ class ComfyClient:
 
     async def submit(self, graph: Mapping[str, Any], prompt_id: str) -> Accepted:
         """Queue a prompt under this id, which is the client id of its events as well. Raises PromptRefused."""
-        body = {"prompt": graph, "prompt_id": prompt_id, "client_id": prompt_id}
+        body = {"prompt": graph, "prompt_id": prompt_id, "client_id": prompt_id, "extra_data": PREVIEWS}
         status, answer = await self._http.call("POST", "/prompt", content=msgspec.json.encode(body))
         if status == 200:
             return self._http.parse(answers.accepted, answer)

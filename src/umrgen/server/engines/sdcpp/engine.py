@@ -166,7 +166,7 @@ class SdServerEngine:
             await asyncio.sleep(self._poll_interval)
 
     async def _cancel(self, client: SdClient, job_id: str) -> None:
-        """Cancel a job, and wait until it has stopped."""
+        """Cancel a job, and wait until it is over: one that is drawn already goes on to its end in most versions."""
         try:
             async with asyncio.timeout(CANCEL_WAIT):
                 await client.cancel(job_id)
@@ -254,7 +254,7 @@ def _images(job: SdJob, task: DrawTask) -> list[EncodedImage]:
         size = f"{request.width} x {request.height}"
         raise OutOfMemory(f"sd-server has too little memory; lower width and height ({size})")
     if job.status is JobStatus.FAILED:
-        raise EngineFailure(f"sd-server: {job.error or 'it failed without a message'}")
+        raise EngineFailure(f"sd-server: {job.error or 'it failed without a message'}; its log may have the reason")
     if not 1 <= len(job.images) <= MAX_IMAGES:
         raise EngineFailure(f"sd-server returned {len(job.images)} images; a job may have 1 to {MAX_IMAGES}")
     return [EncodedImage(data, sniff(data[:16]) or "image/png") for data in job.images]
