@@ -155,7 +155,7 @@ def _png(request: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name in ("--model", "--diffusion-model", "--vae", "--listen-ip"):
+    for name in ("--model", "--diffusion-model", "--vae", "--lora-model-dir", "--listen-ip"):
         parser.add_argument(name)
     parser.add_argument("--listen-port", type=int, required=True)
     options = parser.parse_args()

@@ -670,6 +670,9 @@ class TestChecks:
         assert "'SDXL/dreamshaper.safetensors'; write it so" in await self.refused(fake, workflow=write(graph))
         graph["4"]["inputs"]["ckpt_name"] = "none.safetensors"
         assert "which ComfyUI does not have; put the file there" in await self.refused(fake, workflow=write(graph))
+        graph = sdxl()
+        graph["3"]["inputs"]["sampler_name"] = "of a later version"
+        assert "which ComfyUI does not have; update ComfyUI" in await self.refused(fake, workflow=write(graph))
 
     async def test_nodes_that_cost_money_are_refused_unless_allowed(
         self, fake: FakeComfyUI, write: Callable[..., str]

@@ -233,8 +233,16 @@ def test_a_wrong_option_is_refused(options: dict[str, Any], message: str) -> Non
 def test_a_diffusion_model_with_its_own_parts_is_named_as_one(model: str) -> None:
     alone = load_engine("sdcpp", {"model": model})
     parts = load_engine("sdcpp", {"model": model, "arguments": "--vae ae.safetensors --llm q.gguf"})
-    assert alone._arguments == ["--model", model]
+    assert alone._arguments[:2] == ["--model", model]
     assert parts._arguments[:4] == ["--diffusion-model", model, "--vae", "ae.safetensors"]
+
+
+def test_no_loras_are_searched_without_a_folder_of_them(model: str) -> None:
+    """sd-server would search its working directory, and each model file there would be offered to callers."""
+    without = load_engine("sdcpp", {"model": model, "arguments": "--vae-tiling"})
+    given = load_engine("sdcpp", {"model": model, "arguments": "--lora-model-dir loras"})
+    assert without._arguments == ["--model", model, "--vae-tiling", "--lora-model-dir", ""]
+    assert given._arguments == ["--model", model, "--lora-model-dir", "loras"]
 
 
 def test_without_guidance_a_negative_prompt_is_not_supported() -> None:

@@ -2615,6 +2615,14 @@ MUTATIONS = (
         f"{COMFYUI}::test_a_prompt_is_drawn_with_its_steps_and_previews",
     ),
     _server(
+        "sdcpp-loras",
+        "engines: an sd-server that is started here offers no LoRAs but those of a folder that is given",
+        "engines/sdcpp/engine.py",
+        'return [*arguments, LORA_FOLDER, ""] if arguments and LORA_FOLDER not in given else arguments',
+        "return arguments",
+        f"{SDCPP}::test_no_loras_are_searched_without_a_folder_of_them",
+    ),
+    _server(
         "sdcpp-cancels",
         "engines: a cancelled job is cancelled in sd-server",
         "engines/sdcpp/engine.py",

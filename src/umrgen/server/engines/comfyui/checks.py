@@ -130,7 +130,8 @@ def _missing(name: str, value: str, choices: Sequence[str]) -> str:
         return f"{name} is {shown!r}, but ComfyUI has it as {printable(moved[0], 100)!r}; write it so"
     there = ", ".join(printable(choice, 100) for choice in choices[:LISTED]) or "none"
     more = " …" if len(choices) > LISTED else ""
-    return f"{name} is {shown!r}, which ComfyUI does not have; put the file there, or choose one of: {there}{more}"
+    remedy = "put the file there" if "." in value else "update ComfyUI"
+    return f"{name} is {shown!r}, which ComfyUI does not have; {remedy}, or choose one of: {there}{more}"
 
 
 # --- the features ---

@@ -40,6 +40,8 @@ NO_GUIDANCE = 1.0
 """With a guidance scale up to this, the negative prompt has no effect."""
 START_POLL = 0.1
 """Seconds between two tries to reach a process that loads its model."""
+LORA_FOLDER = "--lora-model-dir"
+"""Without it, each model file below the working directory is a LoRA for sd-server; an empty one has none."""
 CANCEL_WAIT = 60.0
 """Seconds until a job that does not stop is left to itself."""
 
@@ -73,7 +75,7 @@ class SdServerEngine:
         if model and not Path(model).expanduser().is_file():
             raise EngineFailure(f"there is no file {Path(model).name!r} for the option model")
         given = shlex.split(arguments) if isinstance(arguments, str) else [str(part) for part in arguments]
-        self._arguments = [*_model_arguments(model, given), *given]
+        self._arguments = _arguments(model, given)
         self._binary = binary
         self._url = url or DEFAULT_URL
         self._timeout = timeout
@@ -190,6 +192,12 @@ class SdServerEngine:
         if self._process is not None:
             await self._process.stop()
             self._process = None
+
+
+def _arguments(model: str, given: list[str]) -> list[str]:
+    """Return the arguments of the process; none if none is started here."""
+    arguments = [*_model_arguments(model, given), *given]
+    return [*arguments, LORA_FOLDER, ""] if arguments and LORA_FOLDER not in given else arguments
 
 
 def _model_arguments(model: str, given: list[str]) -> list[str]:
