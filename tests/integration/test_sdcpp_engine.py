@@ -56,6 +56,10 @@ async def engine_with(**options: Any) -> AsyncIterator[Any]:
         await engine.close()
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 @pytest.fixture
 def program(tmp_path: Path) -> str:
     """A program that behaves like sd-server."""
@@ -191,6 +195,13 @@ class TestProcess:
             await engine.load(lambda: None)
             assert await engine.draw(TASK, Reports())
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="a signal of Linux")
+    async def test_the_program_ends_with_the_process_that_watches_it(self, program: str, model: str) -> None:
+        async with engine_with(model=model, binary=program) as engine:
+            (child,) = children(engine._process._process.pid)
+            engine._process._process.kill()
+            await asyncio.to_thread(until, lambda: not Path(f"/proc/{child}").exists())
+
     async def test_a_model_that_cannot_be_loaded_is_reported(self, program: str, tmp_path: Path) -> None:
         (tmp_path / "broken.gguf").touch()
         with pytest.raises(EngineFailure, match="sd-server ended with code 7 while it loaded the model"):
@@ -208,10 +219,10 @@ class TestProcess:
         with server(state, *options) as running, running.http() as http:
             assert finish(http, submit(http))["state"] == "completed"
             (tether,) = running.engine_pids()
-            (child,) = Path(f"/proc/{tether}/task/{tether}/children").read_text().split()
+            (child,) = children(tether)
             os.kill(running.process.pid, signal.SIGKILL)
             running.ended()
-            for pid in (tether, int(child)):
+            for pid in (tether, child):
                 until(lambda pid=pid: not Path(f"/proc/{pid}").exists())
 
 

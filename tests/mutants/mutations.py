@@ -2639,6 +2639,14 @@ MUTATIONS = (
         f"{SDCPP}::TestProcess::test_the_process_ends_with_a_killed_server",
     ),
     _server(
+        "sdcpp-ends-with-its-watcher",
+        "engines: sd-server ends with the process that watches it",
+        "engines/sdcpp/tether.py",
+        "    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)",
+        "    pass",
+        f"{SDCPP}::TestProcess::test_the_program_ends_with_the_process_that_watches_it",
+    ),
+    _server(
         "local-engine-options",
         "engines: a wrong value of an option is refused before the server starts",
         "implementations.py",

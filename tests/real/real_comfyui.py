@@ -53,7 +53,11 @@ class RealComfyUI:
             self._process = subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log)
 
     def wait(self) -> None:
-        until(lambda: self.get("/system_stats"), START)
+        until(self._responds, START)
+
+    def _responds(self) -> Any:
+        assert self._process.poll() is None, f"ComfyUI ended: {self._log.read_text()[-2000:]}"
+        return self.get("/system_stats")
 
     def stop(self, how: int = signal.SIGTERM) -> None:
         if self._process.poll() is None:

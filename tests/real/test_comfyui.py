@@ -13,12 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from fake_comfyui.workflows import sdxl
 from real_comfyui import RealComfyUI
 from reports import Reports
-from support import draw_task, until
+from support import ServerProcess, cli, draw_task, finish, server, submit, until
 from umrgen.image_files import verify
 from umrgen.server.engines import DrawTask, EncodedImage, EngineCrashed, EngineFailure, Phase, load_engine
 from umrgen.server.engines.comfyui.prompts import prompt_uuid
@@ -47,14 +48,16 @@ def workflow(comfy: RealComfyUI, **nodes: Any) -> dict[str, Any]:
     return graph | nodes
 
 
-@asynccontextmanager
-async def engine_on(
-    comfy: RealComfyUI, folder: Path, graph: dict[str, Any], bindings: str = "", **options: Any
-) -> AsyncIterator[Any]:
+def files(folder: Path, graph: dict[str, Any]) -> dict[str, str]:
+    """Write a workflow and its bindings, and return the options of the engine that name them."""
     (folder / "workflow.json").write_text(json.dumps(graph))
-    (folder / "bindings.toml").write_text(f"width = false\nheight = false\n{bindings}")
-    files = {"workflow": str(folder / "workflow.json"), "bindings": str(folder / "bindings.toml")}
-    engine = load_engine("comfyui", QUICK | {"url": comfy.url} | files | options)
+    (folder / "bindings.toml").write_text("width = false\nheight = false\n")
+    return {"workflow": str(folder / "workflow.json"), "bindings": str(folder / "bindings.toml")}
+
+
+@asynccontextmanager
+async def engine_on(comfy: RealComfyUI, folder: Path, graph: dict[str, Any], **options: Any) -> AsyncIterator[Any]:
+    engine = load_engine("comfyui", QUICK | {"url": comfy.url} | files(folder, graph) | options)
     try:
         await engine.load(lambda: None)
         yield engine
@@ -277,3 +280,60 @@ async def test_the_models_are_unloaded_and_loaded_again(comfy: RealComfyUI, tmp_
         await engine.draw(task_of(job_id), Reports())
         await engine.unload()
         assert sizes(await engine.draw(task_of(f"{job_id}_2"), Reports())) == [(64, 64)]
+
+
+class TestServed:
+    """Jobs through a whole server."""
+
+    @pytest.fixture
+    def arguments(self, comfy: RealComfyUI, tmp_path: Path) -> list[str]:
+        values = {"url": comfy.url} | QUICK | files(tmp_path, workflow(comfy))
+        return ["--engine", "comfyui", *(f"--engine-option={name}={value}" for name, value in values.items())]
+
+    def test_after_sigkill_the_running_prompt_is_found_again(
+        self, comfy: RealComfyUI, state: Path, arguments: list[str]
+    ) -> None:
+        before = len(comfy.history())
+        first = ServerProcess(state, *arguments).start()
+        with first.http() as http:
+            job_id = submit(http, steps=20, seed=os.getpid())
+            until(lambda: step_of(http, job_id), 120)
+        first.kill()
+        with server(state, *arguments) as second, second.http(Authorization=f"Bearer {first.key}") as http:
+            job = finish(http, job_id)
+            assert (job["state"], job["attempt"]) == ("completed", 2)
+            assert verify(http.get(job["image_url"]).content).width == 64
+        assert len(comfy.history()) == before + 1
+
+    def test_a_job_is_cancelled_and_the_engine_released(
+        self, comfy: RealComfyUI, state: Path, arguments: list[str]
+    ) -> None:
+        with server(state, *arguments) as serving, serving.http() as http:
+            job_id = submit(http, steps=50, seed=os.getpid() + 1)
+            until(lambda: step_of(http, job_id), 120)
+            assert http.post(f"/api/v1/cancel/{job_id}").json()["error_code"] == "cancelled"
+            until(lambda: not comfy.running(), 120)
+            released = cli("engine", "release", "--state", str(state))
+            assert released.returncode == 0, released.stderr
+            assert finish(http, submit(http, seed=os.getpid() + 2))["state"] == "completed"
+
+    def test_after_a_restart_of_comfyui_the_job_is_drawn(
+        self, comfy: RealComfyUI, state: Path, arguments: list[str]
+    ) -> None:
+        with server(state, *arguments) as serving, serving.http() as http:
+            job_id = submit(http, steps=20, seed=os.getpid() + 3)
+            until(lambda: step_of(http, job_id), 120)
+            comfy.stop(signal.SIGKILL)
+            comfy.start()
+            job = finish(http, job_id)
+            assert (job["state"], job["attempt"]) == ("completed", 2)
+
+    def test_engine_check_states_the_version_and_the_bindings(self, comfy: RealComfyUI, arguments: list[str]) -> None:
+        checked = cli("engine", "check", *arguments)
+        assert checked.returncode == 0, checked.stderr
+        assert f"ComfyUI {comfy.version}, workflow workflow.json" in checked.stdout
+        assert "bound: prompt = 6.text, negative = 7.text, seed = 3.seed" in checked.stdout
+
+
+def step_of(http: httpx2.Client, job_id: str) -> Any:
+    return (http.get(f"/api/v1/status/{job_id}").json().get("progress") or {}).get("step")

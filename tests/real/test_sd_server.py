@@ -5,6 +5,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -109,13 +110,12 @@ async def test_a_full_queue_is_waited_for() -> None:
 
 
 async def test_loras_are_those_of_a_folder(tmp_path: Path) -> None:
+    """sd-server draws without a LoRA whose file it cannot read, and only its log says so."""
     (tmp_path / "ink.safetensors").write_bytes(b"")
     async with engine_with(arguments=["--lora-model-dir", str(tmp_path)]) as engine:
         assert engine.info.loras == ("ink",)
         task = replace(TASK, request=msgspec.structs.replace(TASK.request, loras=(Lora("ink", 1.0),)))
-        with pytest.raises((EngineFailure, EngineCrashed)) as failure:  # the file is empty
-            await engine.draw(task, Reports())
-        assert str(tmp_path) not in str(failure.value)
+        assert await engine.draw(task, Reports())
 
 
 async def test_reference_images_and_a_broken_one() -> None:
@@ -131,7 +131,9 @@ async def test_the_process_is_killed_while_a_job_is_drawn() -> None:
     async with engine_with() as engine:
         running = asyncio.create_task(engine.draw(LONG, Reports()))
         await job_with(engine, 1, "generating")
-        engine._process._process.kill()
+        tether = engine._process._process.pid
+        (child,) = Path(f"/proc/{tether}/task/{tether}/children").read_text().split()
+        os.kill(int(child), signal.SIGKILL)
         with pytest.raises(EngineCrashed):
             await running
         await engine.load(lambda: None)
