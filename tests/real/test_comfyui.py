@@ -17,8 +17,8 @@ import httpx2
 import pytest
 
 from fake_comfyui.workflows import sdxl
-from real_comfyui import RealComfyUI
-from reports import Reports
+from real.comfyui import RealComfyUI
+from real.reports import Reports
 from support import ServerProcess, cli, draw_task, finish, server, submit, until
 from umrgen.image_files import verify
 from umrgen.server.engines import DrawTask, EncodedImage, EngineCrashed, EngineFailure, Phase, load_engine

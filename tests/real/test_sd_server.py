@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from reports import Reports
+from real.reports import Reports
 from support import draw_task
 from umrgen.image_files import verify
 from umrgen.server.domain.request import Lora
