@@ -106,6 +106,7 @@ NODES = {
         }
     ),
     "LoadImage": NodeClass({"image": ("images", {"image_upload": True})}),
+    "EmptyImage": NodeClass({"width": whole(1, 16384), "height": whole(1, 16384), "color": whole(0, 0xFFFFFF)}),
     "VAEEncode": NodeClass({"pixels": linked("IMAGE"), "vae": linked("VAE")}),
     "ReferenceLatent": NodeClass({"conditioning": linked("CONDITIONING")}, {"latent": linked("LATENT")}),
     "VAEDecode": NodeClass({"samples": linked("LATENT"), "vae": linked("VAE")}),

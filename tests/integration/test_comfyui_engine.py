@@ -531,6 +531,18 @@ class TestParameters:
         assert (plain["3"]["inputs"]["model"], plain["6"]["inputs"]["clip"]) == (["4", 0], ["4", 1])
         assert (plain["7"]["inputs"]["text"], plain["3"]["inputs"]["cfg"]) == ("blurry", 8.0)
 
+    async def test_a_seed_is_reduced_to_what_its_inputs_accept(
+        self, newest: FakeComfyUI, write: Callable[..., str], tmp_path: Path
+    ) -> None:
+        """ComfyUI refuses a larger one, and half of all random seeds are above 2**31 - 1, a frequent limit."""
+        graph = sdxl()
+        graph["14"] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "color": 0}}
+        graph["15"] = {"class_type": "PreviewImage", "inputs": {"images": ["14", 0]}}
+        (tmp_path / "bindings.toml").write_text('seed = ["3.seed", "14.color"]')
+        async with engine_on(newest, workflow=write(graph), bindings=str(tmp_path / "bindings.toml")) as engine:
+            assert await engine.draw(draw_task("a boat", seed=(5 << 24) + 7), Reports())
+        assert (sent(newest, "3")["seed"], sent(newest, "14")["color"]) == (7, 7)
+
     async def test_references_are_uploaded_once_under_their_digest(self, fake: FakeComfyUI) -> None:
         task = replace(TASK, references=(png(),))
         async with engine_on(fake, workflow="flux2-klein") as engine:

@@ -2615,6 +2615,14 @@ MUTATIONS = (
         f"{COMFYUI}::test_a_prompt_is_drawn_with_its_steps_and_previews",
     ),
     _server(
+        "comfyui-seed-range",
+        "engines: a seed is reduced to what the inputs of the workflow accept",
+        "engines/comfyui/workflow.py",
+        "request.seed % (seed_max + 1)",
+        "request.seed",
+        f"{COMFYUI}::TestParameters::test_a_seed_is_reduced_to_what_its_inputs_accept",
+    ),
+    _server(
         "sdcpp-loras",
         "engines: an sd-server that is started here offers no LoRAs but those of a folder that is given",
         "engines/sdcpp/engine.py",

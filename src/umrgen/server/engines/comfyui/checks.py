@@ -11,7 +11,7 @@ from umrgen.server.engines.comfyui.graph import GraphNode, InputTarget, as_link,
 from umrgen.server.engines.comfyui.workflow import Workflow
 from umrgen.text import printable
 
-__all__ = ["describe", "problems"]
+__all__ = ["describe", "largest_seed", "problems"]
 
 Infos = Mapping[str, NodeInfo | None]
 """The description of each class of the workflow; None for one that ComfyUI does not have."""
@@ -163,6 +163,11 @@ def describe(workflow: Workflow, infos: Infos, version: str) -> EngineInfo:
     )
 
 
+def largest_seed(workflow: Workflow, infos: Infos) -> int:
+    """Return the largest seed that all bound inputs accept."""
+    return max(0, min(LIMITS.seed_max, _span(workflow, infos, workflow.bindings.seed, LIMITS.seed_max)[1]))
+
+
 def _features(workflow: Workflow) -> tuple[str, ...]:
     bound = workflow.bindings
     there = {"references": bound.references, "negative": bound.negative, "loras": bound.loras, "cfg": bound.cfg}
@@ -178,11 +183,11 @@ def _of_targets(
             yield value
 
 
-def _span(workflow: Workflow, infos: Infos, targets: Sequence[InputTarget]) -> tuple[int, int]:
+def _span(workflow: Workflow, infos: Infos, targets: Sequence[InputTarget], default: int = 1 << 20) -> tuple[int, int]:
     """Return the whole numbers that all these inputs accept."""
     spans = list(_of_targets(workflow, infos, targets, lambda info, name: info.ranges.get(name)))
     low = max((span[0] for span in spans), default=0)
-    high = min((span[1] for span in spans), default=1 << 20)
+    high = min((span[1] for span in spans), default=default)
     return math.ceil(low), math.floor(high)
 
 

@@ -127,7 +127,9 @@ class Drawing:
         prompt_id = prompt_uuid(self._task.job_id, number)
         references = [await self._upload(server, data) for data in self._task.references]
         repeat = prompt_id[:8] if number else ""
-        graph = msgspec.to_builtins(self._workflow.build(self._task.request, references, repeat))
+        graph = msgspec.to_builtins(
+            self._workflow.build(self._task.request, references, repeat, seed_max=server.seed_max)
+        )
         async with EventListener(server.client, prompt_id) as listener:
             self._current = server, prompt_id
             self._count_sent(number + 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from umrgen.server.engines import DrawTask, EncodedImage, EngineFailure, EngineInfo, Report
 from umrgen.server.engines.comfyui.answers import NodeInfo
-from umrgen.server.engines.comfyui.checks import describe, problems
+from umrgen.server.engines.comfyui.checks import describe, largest_seed, problems
 from umrgen.server.engines.comfyui.drawing import Drawing, PollLimits
 from umrgen.server.engines.comfyui.servers import ComfyServer, ComfyServers, parse_urls
 from umrgen.server.engines.comfyui.transport import ComfyClient
@@ -138,6 +138,7 @@ class ComfyUIEngine:
                 self._workflow = workflow
                 notes = (f"ComfyUI {version}, workflow {Path(name).name}", f"bound: {workflow.bindings}")
                 server.info = replace(describe(workflow, infos, version), notes=notes)
+                server.seed_max = largest_seed(workflow, infos)
                 return
             refused.append((name, found))
         message = _refusal(refused)

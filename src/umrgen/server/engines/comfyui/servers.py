@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+from umrgen.model import LIMITS
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.engines import EngineCrashed, EngineFailure, EngineInfo
 from umrgen.server.engines.comfyui.transport import ComfyClient
@@ -64,6 +65,8 @@ class ComfyServer:
         self.capacity = capacity
         self.info: EngineInfo | None = None
         """What the workflow can do here; known when it responds for the first time."""
+        self.seed_max = LIMITS.seed_max
+        """The largest seed that the workflow's inputs accept here."""
         self.chooses_ids = False
         """Whether its version ignores the id of a prompt, and chooses one."""
         self.responds = False

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from umrgen.model import LIMITS
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.engines import EngineFailure
 from umrgen.server.engines.comfyui.binding import LORA_LOADERS, bind
@@ -46,15 +47,19 @@ class Workflow:
         """Return the workflow's own value of a parameter; None if it is unbound."""
         return next((self.graph[node].inputs.get(name) for node, name in targets if node in self.graph), None)
 
-    def build(self, request: GenerationRequest, references: Sequence[str], repeat: str = "") -> Graph:
+    def build(
+        self, request: GenerationRequest, references: Sequence[str], repeat: str = "", seed_max: int = LIMITS.seed_max
+    ) -> Graph:
         """Return the graph of a request. `references` are names of files for LoadImage.
+
+        A seed above `seed_max`, the largest that its inputs accept, is reduced to a remainder.
 
         With a `repeat`, the nodes that write the images are executed even if their results are cached. Raises
         EngineFailure for more LoRAs or references than the workflow has places for.
         """
         graph, bound = copy_of(self.graph), self.bindings
         _set(graph, bound.prompt, request.prompt)
-        _set(graph, bound.seed, request.seed)
+        _set(graph, bound.seed, request.seed % (seed_max + 1))
         _set(graph, bound.width, request.width)
         _set(graph, bound.height, request.height)
         _set(graph, bound.steps, request.steps)
