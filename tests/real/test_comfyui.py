@@ -87,7 +87,7 @@ async def test_an_image_with_its_steps_and_previews(comfy: RealComfyUI, tmp_path
     assert sizes(images) == [(64, 64)]
     assert reports.steps == [(step, 4) for step in range(1, 5)]
     assert {Phase.LOADING, Phase.ENCODING} <= set(reports.phases)
-    assert len(reports.previews) == 4
+    assert len(reports.previews) >= 3  # in 0.3.31, each arrives after the message of its step
     assert all(verify(preview.data).media_type == "image/jpeg" for preview in reports.previews)
     assert comfy.entry(prompt_uuid(job_id, 0))
 

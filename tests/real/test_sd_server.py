@@ -18,8 +18,10 @@ import pytest
 from real.reports import Reports
 from support import draw_task
 from umrgen.image_files import verify
+from umrgen.provenance import mark
 from umrgen.server.domain.request import Lora
 from umrgen.server.engines import EngineCrashed, EngineFailure, load_engine
+from umrgen.server.engines.provenance import record_of
 
 pytestmark = pytest.mark.timeout(900)
 PROGRAM, MODEL = os.environ.get("UMRGEN_TEST_SD_SERVER", ""), os.environ.get("UMRGEN_TEST_SD_MODEL", "")
@@ -77,6 +79,15 @@ async def test_the_capabilities_and_an_image() -> None:
     assert (facts.media_type, facts.width, facts.height) == ("image/png", 64, 64)
     assert image.data == again.data == loaded.data
     assert reports.steps == [(1, 1)]
+
+
+async def test_the_prompt_that_it_writes_into_the_image_follows_the_setting() -> None:
+    async with engine_with() as engine:
+        (image,) = await engine.draw(TASK, Reports())
+        info = engine.info
+    assert b"a lighthouse" in image.data
+    assert b"a lighthouse" in mark(image.data, record_of(TASK, info))
+    assert b"a lighthouse" not in mark(image.data, record_of(replace(TASK, with_prompt=False), info))
 
 
 async def test_a_job_that_waits_is_cancelled_and_one_that_is_drawn_ends() -> None:
