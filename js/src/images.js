@@ -1,5 +1,6 @@
 // The rules of image files: the media type, and whether a file is complete. PNG (third edition of the W3C specification),
 // JPEG (ITU T.81) and WebP (RFC 9649) are recognised by their content, never by a name.
+import { latin1 } from "./bytes.js";
 import { OutputCorrupt, OutputMissing } from "./errors.js";
 
 /**
@@ -73,15 +74,6 @@ async function digest(bytes) {
 /** @param {Uint8Array} bytes */
 export function hex(bytes) {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-/**
- * @param {Uint8Array} bytes
- * @param {number} from
- * @param {number} to
- */
-function latin1(bytes, from, to) {
-  return String.fromCharCode(...bytes.subarray(from, to));
 }
 
 /** @param {Uint8Array} bytes */

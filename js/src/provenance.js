@@ -1,5 +1,6 @@
 // What an image file states of itself, without a server: the record of UMRGEN and the source type of any program in XMP,
 // the settings in the texts of a PNG, and whether the pixels are those that were marked. A mark is not signed: any program can write or remove it.
+import { latin1, pngChunks, textAndRest } from "./bytes.js";
 import { parametersOf } from "./parameters.js";
 import { hex, sniff, verify } from "./images.js";
 import { bytesOf } from "./references.js";
@@ -137,14 +138,6 @@ async function digestOf(content) {
 }
 
 /** @param {Uint8Array} bytes */
-function latin1(bytes, from = 0, to = bytes.length) {
-  const end = Math.min(to, bytes.length);
-  let text = "";
-  for (let at = from; at < end; at += 4096) text += String.fromCharCode(...bytes.subarray(at, Math.min(at + 4096, end)));
-  return text;
-}
-
-/** @param {Uint8Array} bytes */
 function viewOf(bytes) {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
 }
@@ -154,15 +147,13 @@ function viewOf(bytes) {
  * @returns {Parts}
  */
 function pngParts(bytes) {
-  const [view, packets, content] = [viewOf(bytes), /** @type {string[]} */ ([]), /** @type {Uint8Array[]} */ ([])];
+  const [packets, content] = [/** @type {string[]} */ ([]), /** @type {Uint8Array[]} */ ([])];
   const texts = new Map();
   let hasManifest = false;
-  for (let at = 8, end = 0; at + 12 <= bytes.length; at = end) {
-    end = at + 12 + view.getUint32(at);
-    const name = latin1(bytes, at + 4, at + 8);
+  for (const { name, data, chunk } of pngChunks(bytes)) {
     hasManifest ||= name === "caBX";
-    if (!PNG_TEXTS.includes(name)) content.push(bytes.subarray(at, end));
-    const found = name === "tEXt" || name === "iTXt" ? textOf(name, bytes.subarray(at + 8, end - 4)) : null;
+    if (!PNG_TEXTS.includes(name)) content.push(chunk);
+    const found = name === "tEXt" || name === "iTXt" ? textOf(name, data) : null;
     if (found?.[0] === XMP_KEY) packets.push(found[1]);
     if (found) texts.set(...found);
   }
@@ -172,24 +163,15 @@ function pngParts(bytes) {
 /**
  * Return the keyword and the text of a chunk; null for a packed text, which is not read: a small file could have a long one.
  * @param {string} name
- * @param {Uint8Array} chunk
+ * @param {Uint8Array} data
  * @returns {[string, string] | null}
  */
-function textOf(name, chunk) {
-  const [key, text] = split(chunk);
-  if (name === "tEXt") return [latin1(key), latin1(text)];
+function textOf(name, data) {
+  const [key, text] = textAndRest(data);
+  if (name === "tEXt") return [key, latin1(text)];
   if (text[0] || text[1] || text.length < 2) return null;
-  const [, translated] = split(text.subarray(2)); // after the language
-  return [latin1(key), UTF8.decode(split(translated)[1])];
-}
-
-/**
- * Divide bytes at the first zero.
- * @param {Uint8Array} bytes
- */
-function split(bytes) {
-  const end = bytes.indexOf(0);
-  return end < 0 ? [bytes, bytes.subarray(bytes.length)] : [bytes.subarray(0, end), bytes.subarray(end + 1)];
+  const [, translated] = textAndRest(text.subarray(2)); // after the language
+  return [key, UTF8.decode(textAndRest(translated)[1])];
 }
 
 /**
