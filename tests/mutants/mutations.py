@@ -402,6 +402,14 @@ MUTATIONS = (
         f"{KEYS}::test_a_revocation_by_another_process_takes_effect_within_a_second",
     ),
     _server(
+        "lookup-after-revocation",
+        "security: a call after a revocation does not share a lookup from before it",
+        "services/api_keys.py",
+        "        self._lookups.clear()\n",
+        "",
+        f"{KEYS}::test_a_call_after_a_revocation_shares_no_lookup_from_before_it",
+    ),
+    _server(
         "guide-key",
         "security: the key that the guide prints is refused at start",
         "services/api_keys.py",

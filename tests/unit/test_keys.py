@@ -1,11 +1,14 @@
 """API keys over a ledger in memory, on a clock that the test moves."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
 from support import Clock
+from umrgen.server.ledger import Key, KeyStore
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.services import api_keys
 from umrgen.server.services.api_keys import (
@@ -67,6 +70,58 @@ async def test_a_revocation_by_this_process_takes_effect_immediately(ledger: Mem
     assert await accepted(keys, secret)
     await keys.revoke(key.id)
     assert not await accepted(keys, secret)
+
+
+class PausedKeys:
+    """The keys of a ledger, whose lookups wait for `go`, and are counted."""
+
+    def __init__(self, keys: KeyStore) -> None:
+        self._keys = keys
+        self.lookups = 0
+        self.go = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._keys, name)
+
+    async def find(self, hashed: bytes) -> Key | None:
+        found = await self._keys.find(hashed)
+        self.lookups += 1
+        await self.go.wait()
+        return found
+
+
+async def _until_found(paused: PausedKeys, lookups: int) -> None:
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert paused.lookups == lookups
+
+
+async def test_the_calls_of_a_key_share_a_lookup(ledger: MemoryLedger) -> None:
+    paused = PausedKeys(ledger.keys)
+    keys = ApiKeys(cast("KeyStore", paused), Clock())
+    secret, _ = await keys.create(NewKey())
+    calls = [asyncio.create_task(accepted(keys, secret)) for _ in range(64)]
+    await _until_found(paused, 1)
+    calls.pop(0).cancel()  # the one that began it is cut off
+    other = asyncio.create_task(accepted(keys, "another secret"))
+    await _until_found(paused, 2)
+    paused.go.set()
+    assert all(await asyncio.gather(*calls))
+    assert not await other
+    assert paused.lookups == 2
+
+
+async def test_a_call_after_a_revocation_shares_no_lookup_from_before_it(ledger: MemoryLedger) -> None:
+    paused = PausedKeys(ledger.keys)
+    keys = ApiKeys(cast("KeyStore", paused), Clock())
+    secret, key = await keys.create(NewKey())
+    before = asyncio.create_task(accepted(keys, secret))
+    await _until_found(paused, 1)
+    await keys.revoke(key.id)
+    after = asyncio.create_task(accepted(keys, secret))
+    await _until_found(paused, 2)
+    paused.go.set()
+    assert (await before, await after) == (True, False)
 
 
 async def test_the_published_key_is_refused_even_with_a_record(

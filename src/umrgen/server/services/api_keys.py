@@ -1,5 +1,6 @@
 """API keys: created, checked and revoked. Only their hashes are stored."""
 
+import asyncio
 import hashlib
 import hmac
 import re
@@ -88,6 +89,8 @@ class ApiKeys:
         self._cached: dict[str, Key] = {}
         """Recently accepted keys by their secret; emptied every CACHE_SECONDS, so that no secret stays longer."""
         self._cached_until = 0.0
+        self._lookups: dict[bytes, asyncio.Future[Key | None]] = {}
+        """The lookups that are not done yet, by hash: when the cache is emptied, the calls of a key share one."""
         self._uses: dict[str, int] = {}
 
     async def create(self, grant: NewKey) -> tuple[str, Key]:
@@ -132,7 +135,25 @@ class ApiKeys:
         if key := self._cached_key(secret):
             return key
         hashed = hash_key(secret)
-        return self._accept(secret, hashed, await self._keys.find(hashed))
+        return self._accept(secret, hashed, await self._find(hashed))
+
+    async def _find(self, hashed: bytes) -> Key | None:
+        lookup = self._lookups.get(hashed)
+        if lookup is None:
+            lookup = self._lookups[hashed] = asyncio.ensure_future(self._keys.find(hashed))
+            lookup.add_done_callback(lambda done: self._end_lookup(hashed, done))
+        return await asyncio.shield(lookup)  # a call that is cut off does not end the lookup of the others
+
+    def _end_lookup(self, hashed: bytes, lookup: "asyncio.Future[Key | None]") -> None:
+        if self._lookups.get(hashed) is lookup:
+            del self._lookups[hashed]
+        if not lookup.cancelled():
+            lookup.exception()  # all calls that wait for it may be cut off
+
+    def _forget(self) -> None:
+        """Let the next call of each key read it from the ledger, where it is about to change."""
+        self._cached.clear()
+        self._lookups.clear()
 
     def _cached_key(self, secret: str) -> Key | None:
         if self._clock.monotonic() >= self._cached_until:
@@ -207,7 +228,7 @@ class ApiKeys:
             raise UnusableNewKey("this key has expired, and its successor would, too", next=advice)
         secret, now = f"umr_{secrets.token_urlsafe(32)}", self._clock.now()
         new = replace(old, id=_new_id(), hash=hash_key(secret), created_at=now, last_used_at=None, revoked_at=None)
-        self._cached.clear()
+        self._forget()
         return (secret, new) if await self._keys.replace(key_id, new, now=now, until=now + grace) else None
 
     async def limit(self, key_id: str, changes: Mapping[str, int | None]) -> Key | None:
@@ -220,9 +241,9 @@ class ApiKeys:
             return None
         limits = {"rate": key.rate, "concurrent": key.concurrent, "daily": key.daily} | dict(changes)
         await self._keys.limit(key_id, rate=limits["rate"], concurrent=limits["concurrent"], daily=limits["daily"])
-        self._cached.clear()
+        self._forget()
         return await self._keys.get(key_id)
 
     async def revoke(self, key_id: str) -> bool:
-        self._cached.clear()
+        self._forget()
         return await self._keys.revoke(key_id, now=self._clock.now())
