@@ -2823,6 +2823,22 @@ MUTATIONS = (
         f"{LEDGER}::TestCapsInOneTransaction::test_other_changes_count[postgres]",
     ),
     _server(
+        "new-jobs-counted-first",
+        "limits: the jobs of earlier submits of a transaction are counted before their session's counts are read",
+        "ledger/postgres/writer.py",
+        "        if statement not in _BESIDE_COUNTS:\n            self._count_new_jobs()\n",
+        "",
+        f"{LEDGER}::TestCapsInOneTransaction::test_other_changes_count[postgres]",
+    ),
+    _server(
+        "new-jobs-counted",
+        "limits: each submit of a transaction is counted",
+        "ledger/postgres/writer.py",
+        "        self._attempt(self._count_new_jobs)\n",
+        "",
+        f"{LEDGER}::TestCapsInOneTransaction::test_other_changes_count[postgres]",
+    ),
+    _server(
         "counts-of-a-transaction",
         "limits: a change of a job's state is counted by the submits after it in the transaction",
         "ledger/sql/jobs.py",

@@ -78,7 +78,7 @@ def _submit(
 
 
 def _count_new_job(transaction: Transaction, session_id: str, day: int) -> None:
-    transaction.connection.send("count_new_job", {"session_id": session_id, "day": day})
+    transaction.connection.send("count_new_job", {"session_id": session_id, "day": day, "count": 1})
     counts = transaction.counts.pop(session_id, None)
     if counts is not None and counts.day == day:
         new = counts._replace(queued=counts.queued + 1, made=counts.made + 1)

@@ -33,10 +33,10 @@ SELECT n FROM ledger_clock;
 
 -- name: count_new_job
 -- `day` is the day (since the epoch, UTC) of a session's last submission, `made` the number of submissions on that day.
-INSERT INTO sessions (id, queued, running, served, day, made) VALUES (:session_id, 1, 0, 0, :day, 1)
+INSERT INTO sessions (id, queued, running, served, day, made) VALUES (:session_id, :count, 0, 0, :day, :count)
 ON CONFLICT (id) DO UPDATE
-SET queued = sessions.queued + 1,
-    made = CASE WHEN sessions.day = excluded.day THEN sessions.made + 1 ELSE 1 END,
+SET queued = sessions.queued + excluded.queued,
+    made = CASE WHEN sessions.day = excluded.day THEN sessions.made + excluded.made ELSE excluded.made END,
     day = excluded.day;
 
 -- name: count_state_change
