@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 _DIALECT = Dialect(contains=lambda name: f"= ANY(:{name})", words=WORDS)
 _KEYS: Mapping[str, tuple[str, ...]] = {
+    "advance_clock": (),
     "get_job": ("id",),
     "session_counts": ("id",),
     "get_idempotency": ("session_id", "key"),
@@ -150,11 +151,9 @@ class PostgresWriter:
         except psycopg.Error as error:
             raise self._address.unavailable(error) from None
 
-    def _control(self, sql: bytes, *values: str, after: bytes = b"") -> PipelineResult:
-        """Run a statement of the transaction itself, `after` another one. Raises LedgerUnavailable."""
+    def _control(self, sql: bytes, *values: str) -> PipelineResult:
+        """Run a statement of the transaction itself. Raises LedgerUnavailable."""
         try:
-            if after:
-                self._pipeline.send(after)
             result = self._pipeline.send(sql, values)
             self._pipeline.sync()
         except psycopg.Error as error:
@@ -164,41 +163,45 @@ class PostgresWriter:
     # --- transactions ---
 
     def begin(self, *, careful: bool = False, reads: Sequence[Read] = ()) -> None:
-        """Start a transaction, and lock the row of the clock: the writes of other servers wait for its end."""
+        """Start a transaction, and lock the row of the clock: the writes of other servers wait for its end.
+
+        So as much as possible is one round trip: this thread may wait for the interpreter after each of them.
+        """
         self._careful, self._last_change, self._sent, self._ahead = careful, None, [], {}
         self.has_written = False
         self._new_jobs.clear()
-        self._start()
-        if not careful:
-            self._attempt(lambda: self._read(reads))
+        self._start(() if careful else reads)
 
-    def _read(self, reads: Sequence[Read]) -> None:
-        for statement, values in reads:
-            key = _key(statement, _KEYS[statement], values)
-            if key not in self._ahead:
-                self._ahead[key] = values, self._send(statement, values)
-        if reads:
-            self._pipeline.sync()
-
-    def _start(self) -> None:
+    def _start(self, reads: Sequence[Read]) -> None:
         was_open = self._is_open
         try:
-            self._lock()
+            self._lock(reads)
         except LedgerUnavailable:
             if not was_open or self._is_open:
                 raise
-            self._lock()  # the connection was lost while it was idle; nothing was written
+            self._lock(reads)  # the connection was lost while it was idle; nothing was written
 
     @property
     def _is_open(self) -> bool:
         return self._connection is not None and not self._connection.closed
 
-    def _lock(self) -> None:
+    def _lock(self, reads: Sequence[Read]) -> None:
         self._connect()
-        rows = self._control(_LOCK, after=b"BEGIN").rows()
+        rows = self._attempt(lambda: self._begin(reads)).rows()
         if not rows:
             raise LedgerUnavailable("the ledger in PostgreSQL has no clock", next="See: umrgen ledger check")
         self._transaction = rows[0][0]
+
+    def _begin(self, reads: Sequence[Read]) -> PipelineResult:
+        self._pipeline.send(b"BEGIN")
+        locked = self._pipeline.send(_LOCK)
+        self._ahead = {}
+        for statement, values in reads:
+            key = _key(statement, _KEYS[statement], values)
+            if key not in self._ahead:
+                self._ahead[key] = values, self._send(statement, values)
+        self._pipeline.sync()
+        return locked
 
     def _connect(self) -> None:
         if self._is_open:

@@ -144,8 +144,9 @@ class GroupWriter:
         done: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
         drawn: range | None = None
         try:
-            self._connection.begin(careful=careful, reads=[read for _, _, reads, _ in batch for read in reads])
-            drawn = self._draw_numbers(sum(changes for _, changes, _, _ in batch))
+            count = sum(changes for _, changes, _, _ in batch)
+            self._connection.begin(careful=careful, reads=self._first_reads(batch, count))
+            drawn = self._draw_numbers(count)
             transaction = Transaction(self._connection, iter(drawn))
             for operation, _, _, future in batch:
                 done.append((future, *_run_operation(self._connection, transaction, operation)))
@@ -161,6 +162,11 @@ class GroupWriter:
                 self._undo(drawn)
             raise
         return done, transaction.changed
+
+    @staticmethod
+    def _first_reads(batch: list[_Waiting], count: int) -> list[Read]:
+        numbers: list[Read] = [("advance_clock", {"count": count})] if count else []
+        return numbers + [read for _, _, reads, _ in batch for read in reads]
 
     def _undo(self, drawn: range | None) -> None:
         if drawn:
