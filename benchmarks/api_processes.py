@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/api_processes.py [submits | status] [--rounds 3] [--commits on off] [--seconds 8]
 
 The cases take turns in each round; the medians of the rounds are printed. Servers, PostgreSQL and `wrk` run on the same
-cores. A ratio above "cores / CPU of a request at two × CPU of a request at one" is not possible on these cores, whatever
-the ledger does. `--commits off`: an experiment with a PostgreSQL that answers before its sync (`synchronous_commit`).
+cores, so that the CPU time of a request in all of them sets the most requests that are possible. `--commits off`: an
+experiment with a PostgreSQL that answers before its sync (`synchronous_commit`).
 """
 
 import argparse
@@ -23,10 +23,10 @@ from pathlib import Path
 import psycopg
 from rig import asking, wrk
 from roles import PYTHONPATH, api, engine, submit
+from worker_process import worker
 
 from postgres import PostgresServer
 from support import until
-from worker_process import worker
 
 TICKS = os.sysconf("SC_CLK_TCK")
 CORES = os.cpu_count() or 1

@@ -2866,9 +2866,18 @@ MUTATIONS = (
         "plans-by-index",
         "scaling: PostgreSQL finds each job by an index, also in a new ledger",
         "ledger/postgres/connection.py",
-        "set_config('enable_seqscan', 'off', false)",
-        "set_config('enable_seqscan', 'on', false)",
+        '_PLANS = ("enable_seqscan", ',
+        "_PLANS = (",
         "tests/integration/test_postgres_plans.py::test_the_plans_of_a_new_ledger_read_no_whole_table",
+    ),
+    _server(
+        "plans-in-order",
+        "scaling: pruning on PostgreSQL reads only the next old records",
+        "ledger/postgres/connection.py",
+        '"enable_sort", ',
+        "",
+        "tests/integration/test_postgres_plans.py::"
+        "test_the_plans_of_a_ledger_with_old_records_read_only_the_first_ones",
     ),
     _server(
         "empty-claims-commit-nothing",

@@ -39,7 +39,7 @@ _BESIDE_COUNTS = frozenset(
     ("insert_job", "get_idempotency", "expire_idempotency", "put_idempotency", "expire_calls", "insert_call")
 )
 """The statements of a submit that neither read nor change the counts of sessions: the new jobs of several submits are
-counted by one statement. A row that is changed once for each of them takes a third of PostgreSQL's time for a submit."""
+counted by one statement. To change the row once for each of them took a third of PostgreSQL's time for a submit."""
 _LOCK = b"SELECT pg_current_xact_id()::text FROM ledger_clock WHERE id = 1 FOR UPDATE"
 _LIMITS = (
     "SELECT set_config('lock_timeout', '5s', false), set_config('idle_in_transaction_session_timeout', '15s', false)"

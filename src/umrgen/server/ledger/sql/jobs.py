@@ -293,6 +293,16 @@ def _old_jobs(
     return found
 
 
+def _read_before_deleting(connection: SqlConnection, before: int, limit: int, after: Mapping[str, int]) -> None:
+    """Read the pages that `_prune` needs: those of old records are seldom in memory, and a disk is waited for here.
+
+    In the transaction that deletes them, the writes of all servers would wait for it.
+    """
+    old = _old_jobs(connection, before, limit, after)
+    if old:
+        connection.all("get_jobs", {"ids": [job_id for _, job_id, _ in old]})
+
+
 def _delete_records(connection: SqlConnection, ids: list[str]) -> None:
     for statement in PRUNING:
         connection.send(statement, {"ids": ids})
@@ -484,6 +494,8 @@ class SqlJobStore:
             end = monotonic() + seconds
             return _prune(transaction, before, limit, self._pruned, lambda: monotonic() < end)
 
+        after = self._pruned
+        await self._database.search(lambda connection: _read_before_deleting(connection, before, limit, after))
         ids, self._pruned = await self._database.write(operation)
         for job_id in ids:
             self._finished.pop(job_id, None)
