@@ -88,11 +88,18 @@ class Calls:
     """The measured calls on one ledger."""
 
     def __init__(self, ledger: PostgresLedger, count: int) -> None:
-        self._ledger, self._count, self._number = ledger, count, 0
+        self._ledger, self._count, self._number, self._again = ledger, count, 0, 0
 
     async def status(self) -> None:
+        """Read a job that was not read before: neither is it in the server's cache, nor often its page in memory."""
         self._number = (self._number + 7919) % self._count
-        assert await self._ledger.jobs.get(f"ext_{self._number + 1}")  # each one once: it is not in the server's cache
+        assert await self._ledger.jobs.get(f"ext_{self._number + 1}")
+
+    async def status_again(self) -> None:
+        """Read a job that `status` read: PostgreSQL, or the system, has its page in memory."""
+        self._again = (self._again + 7919) % self._count
+        self._ledger.jobs.clear_cache()
+        assert await self._ledger.jobs.get(f"ext_{self._again + 1}")
 
     async def page(self) -> None:
         jobs, _ = await self._ledger.jobs.page("sid_big", limit=50, before=None)
@@ -126,7 +133,7 @@ async def compare(urls: dict[int, str], calls_of_each: int) -> None:
     for ledger in ledgers.values():
         await ledger.open()
     calls = {count: Calls(ledger, count) for count, ledger in ledgers.items()}
-    for name in ("status", "page", "claim", "life"):
+    for name in ("status", "status_again", "page", "claim", "life"):
         times: dict[int, list[float]] = {count: [] for count in ledgers}
         for _ in range(calls_of_each):
             for count in ledgers:
@@ -134,7 +141,8 @@ async def compare(urls: dict[int, str], calls_of_each: int) -> None:
         medians = {count: statistics.median(found) for count, found in times.items()}
         few, many = min(medians), max(medians)
         ratio = medians[many] / medians[few]
-        print(f"{name}: {medians[few]:.2f} ms with {few:,} jobs, {medians[many]:.2f} ms with {many:,}: {ratio:.2f} ×")
+        found = f"{medians[few]:.2f} ms with {few:,} jobs, {medians[many]:.2f} ms with {many:,}"
+        print(f"{name.replace('_', ' ')}: {found}: {ratio:.2f} ×")
     for ledger in ledgers.values():
         await ledger.close()
 

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import sqlite3
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from itertools import count
@@ -52,7 +52,7 @@ from umrgen.server.ledger.postgres.connection import CHANNEL, PostgresAddress
 from umrgen.server.ledger.postgres.ledger import PostgresLedger
 from umrgen.server.ledger.postgres.pipeline import StatementPipeline
 from umrgen.server.ledger.sql import pages, statements
-from umrgen.server.ledger.sql.database import SessionCounts, Transaction
+from umrgen.server.ledger.sql.database import Row, SessionCounts, SqlConnection, Transaction
 from umrgen.server.ledger.sql.jobs import READ_AHEAD, SqlJobStore
 from umrgen.server.ledger.sql.statements import Dialect, load_migrations, load_statements
 from umrgen.server.ledger.sqlite import connection as sqlite_connection
@@ -1298,6 +1298,19 @@ async def test_pending_webhooks_are_counted(observed: ObservedLedger) -> None:
     assert await webhooks.count_pending() == 1
 
 
+class NotedReads:
+    """A connection for reading that notes the ids of the jobs that are read."""
+
+    def __init__(self, connection: SqlConnection, noted: list[Any]) -> None:
+        self._connection = connection
+        self._noted = noted
+
+    def all(self, statement: str, values: Mapping[str, Any]) -> Sequence[Row]:
+        if statement == "get_jobs":
+            self._noted.append(values["ids"])
+        return self._connection.all(statement, values)
+
+
 class TestPruning:
     """Old jobs are deleted with all that belongs to them."""
 
@@ -1349,6 +1362,28 @@ class TestPruning:
         assert [await jobs.prune(**rules) for _ in range(3)] == [20, 20, 5]
         assert await jobs.get("ext_44") is None
         assert await jobs.prune(**rules | {"seconds": 0.0}) == 0
+
+    async def test_the_records_are_read_before_the_transaction_that_deletes_them(
+        self, observed: ObservedLedger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Other writes wait for the transaction, and a disk for old records."""
+        ledger, steps = observed.ledger, list[Any]()
+        await finished(observed, 1)
+        await ledger.outputs.expire(now=5000, before=2**50, keep_bytes=0, limit=1)
+        database: Any = ledger
+        search, write = database.search, database.write
+
+        async def noted_search(query: Callable[[SqlConnection], Any]) -> Any:
+            return await search(lambda connection: query(NotedReads(connection, steps)))
+
+        async def noted_write(operation: Any, **rules: Any) -> Any:
+            steps.append("transaction")
+            return await write(operation, **rules)
+
+        monkeypatch.setattr(database, "search", noted_search)
+        monkeypatch.setattr(database, "write", noted_write)
+        assert await ledger.jobs.prune(before=2**50, limit=10) == 1
+        assert steps.index(["a1"]) < steps.index("transaction")
 
     async def test_each_transaction_reads_on_where_the_last_one_ended(self, observed: ObservedLedger) -> None:
         """Records that may be deleted only later are found by the first one after the end."""

@@ -43,18 +43,16 @@ _NETWORK: Mapping[str, Any] = {
     "tcp_user_timeout": 15_000,
 }
 """A connection whose other end is gone is reported within 15 seconds. The URL may say otherwise."""
-_PLANS = ("enable_seqscan", "enable_bitmapscan", "enable_sort", "enable_hashjoin", "enable_mergejoin")
-_SESSION = f"""
+_SESSION = """
 SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('jit', 'off', false),
-       {", ".join(f"set_config('{name}', 'off', false)" for name in _PLANS)},
-       set_config('max_parallel_workers_per_gather', '0', false),
-       set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '3', false),
-       set_config('tcp_keepalives_count', '3', false)
+       set_config('enable_seqscan', 'off', false), set_config('enable_sort', 'off', false),
+       set_config('max_parallel_workers_per_gather', '0', false), set_config('tcp_keepalives_idle', '5', false),
+       set_config('tcp_keepalives_interval', '3', false), set_config('tcp_keepalives_count', '3', false)
 """
 """Each statement is planned once: all of them find their rows by an index, and read them in its order. Without the
-settings of _PLANS, those that were planned while the ledger was new would read whole tables, until PostgreSQL's
-statistics change; and by some statistics, pruning would read and sort all old records for the first 50. The server,
-too, ends a connection whose other end is gone."""
+setting `enable_seqscan`, those that were planned while the ledger was new would read whole tables, until PostgreSQL's
+statistics change; without `enable_sort`, pruning would, by some statistics, read and sort all old records for the next
+50. The server, too, ends a connection whose other end is gone."""
 
 
 @dataclass(frozen=True, slots=True)
