@@ -134,6 +134,7 @@ async def measure(name: str, ledger: Ledger, parts: Parts, records: int, limit: 
             await ledger.close()
         print(f"{name}: {deleted / seconds:,.0f} of {records:,} records a second; milliseconds, p50, p99, longest:")
         took = {"statements of a transaction": parts.statements, "its commit": parts.commits, "its CPU": parts.cpu}
+        took["both, in which other writes wait"] = list(map(sum, zip(parts.statements, parts.commits, strict=True)))
         took["a sync"] = await syncing
         for what, values in (took | {"a read before": quiet, "a read during it": busy}).items():
             print(f"  {what}: {statistics.median(values):.2f}, {_p99(values):.2f}, {max(values):.1f}")

@@ -1,6 +1,6 @@
 """Servers and workers on one PostgreSQL: waking a long poll, the time between two jobs, and more workers.
 
-    .venv/bin/python benchmarks/roles.py [long_poll | idle_slot | workers | api_processes | writers]
+    .venv/bin/python benchmarks/roles.py [long_poll | idle_slot | workers | writers]
 
 All processes, PostgreSQL included, run on the same cores, with images in a folder. PostgreSQL syncs each commit.
 """
@@ -10,13 +10,12 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx2
 import psycopg
-from rig import asking, run, wrk
+from rig import run
 
 from umrgen.server.ledger.postgres.ledger import PostgresLedger
 
@@ -152,32 +151,6 @@ def _rate(url: str) -> float:
     return float(row[0]) / float(row[1]) * 1000
 
 
-def api_processes(folder: Path, count: int = 200) -> None:
-    """Status calls of finished jobs, and submits, a second: at one server, and at two of the same ledger."""
-    with postgres() as url, api(folder, url, 1) as (one, shared), api(folder, url, 2) as (two, _), one.http() as http:
-        jobs = submit(http, count)
-        with worker(folder / "worker", *shared, *engine(0.0), PYTHONPATH=PYTHONPATH):
-            until(lambda: _completed(url) == count, 120)
-        paths = folder / "paths"
-        paths.write_text("".join(f"/api/v1/status/{job}\n" for job in jobs))
-        for name, script in (("status", asking(paths, one.key)), ("submits", SUBMITTING % one.key)):
-            rates = [_together([one.url], script), _together([one.url, two.url], script)]
-            print(f"{name}: {rates[0]:,.0f}/s at one server, {rates[1]:,.0f}/s at two: {rates[1] / rates[0]:.2f} ×")
-
-
-SUBMITTING = """
-wrk.method, wrk.path, wrk.body = "POST", "/api/v1/generate", '{"prompt":"a boat","width":512,"height":512,"steps":1}'
-wrk.headers["Authorization"], wrk.headers["Content-Type"] = "Bearer %s", "application/json"
-"""
-
-
-def _together(urls: list[str], script: str) -> float:
-    """Return the requests a second of all servers, with 64 connections in all."""
-    with ThreadPoolExecutor(len(urls)) as threads:
-        found = threads.map(lambda url: wrk(url, script, connections=64 // len(urls))["rate"], urls)
-        return sum(found)
-
-
 def writers(folder: Path, seconds: int = 5) -> None:
     """Transactions a second of servers that each write one thing at a time: they wait for the lock of one row."""
     with postgres() as url:
@@ -204,4 +177,4 @@ async def _write(url: str, count: int, seconds: int) -> float:
 
 
 if __name__ == "__main__":
-    run(__doc__, long_poll, idle_slot, workers, api_processes, writers)
+    run(__doc__, long_poll, idle_slot, workers, writers)
