@@ -42,7 +42,7 @@ def api(folder: Path, ledger: str, number: int = 1) -> Iterator[tuple[ServerProc
     """Run a server without engines; yield it and the options of its workers."""
     shared = ("--ledger", ledger, "--blobs", f"local:{folder / 'images'}")
     name = "timed_engine:TimedEngine"
-    options = (*UNLIMITED, *shared, "--no-engines", "--engine", name, "--session-queued", "100000", "--held", "1000")
+    options = (*UNLIMITED, *shared, "--no-engines", "--engine", name, "--session-queued", "10000000", "--held", "1000")
     with server(folder / f"api{number}", *options) as running:
         yield running, shared
 
