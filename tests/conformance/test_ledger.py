@@ -21,6 +21,7 @@ from umrgen.server.domain.engine_info import EngineInfo
 from umrgen.server.domain.job import Change, Conflict, Job, Output, output_name, thumbnail_name
 from umrgen.server.domain.request import GenerationRequest, Lora, searchable
 from umrgen.server.ledger import (
+    ALL_BITS,
     DAY,
     NO_CAPS,
     Call,
@@ -1486,8 +1487,10 @@ class Registry:
             job.id, Change.COMPLETE, now=now, token=token, outputs=(output,), step=4, hashes=hashes
         )
 
-    async def find(self, number: int, pdq: bytes = b"", session: str = "") -> KnownImage | None:
-        return await self.store.find(bytes.fromhex(digest(number)), pdq, session_id=session)
+    async def find(
+        self, number: int, pdq: bytes = b"", session: str = "", known: bytes = ALL_BITS
+    ) -> KnownImage | None:
+        return await self.store.find(bytes.fromhex(digest(number)), pdq, known, session_id=session)
 
 
 @pytest.fixture
@@ -1526,6 +1529,25 @@ async def test_the_bands_find_every_hash_within_31_bits(registry: Registry) -> N
         found = await registry.find(1000, differing(pdq, bits))
         assert found is not None, bits
         assert (found.distance, found.created_at) == (31, 3000 + 1000 * (number % 16))
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+async def test_bits_that_are_not_known_are_not_compared_and_the_others_in_proportion(
+    registry: Registry, indexed: bool
+) -> None:
+    for number in range(16):
+        await registry.make(number)
+    await registry.store.index(groups=int(indexed))
+    made, half = KnownImage(False, 0, 8000, "procedural", None), differing(bytes(32), range(0, 256, 2))
+    for differ, distance in ((0, 0), (1, 2), (15, 30)):
+        bits = [*range(0, 2 * differ, 2), *range(65, 193, 2)]  # known ones; and 64 that are not
+        found = await registry.find(99, differing(perceptual_hash(5), bits), known=half)
+        assert found == replace(made, distance=distance)
+        assert await registry.find(99, differing(perceptual_hash(5), bits)) is None
+    assert await registry.find(99, differing(perceptual_hash(5), range(0, 32, 2)), known=half) == replace(
+        made, distance=16
+    ), "all bits are within 31, those that are not known too"
+    assert await registry.find(99, differing(perceptual_hash(5), range(0, 64, 2)), known=half) is None
 
 
 @pytest.mark.parametrize("indexed", [False, True])

@@ -20,6 +20,7 @@ from umrgen.provenance.containers import manifest_size
 from umrgen.server.domain.job import Change, Output
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.sqlite.file import SqliteLedger
+from umrgen.server.pdq import hash_of
 from umrgen.server.watermark import payload_of
 
 PATH = "/api/v1/verify"
@@ -57,6 +58,10 @@ def answer(http: httpx2.Client, data: bytes) -> dict[str, Any]:
     return found
 
 
+def distance(one: bytes, other: bytes) -> int:
+    return (int.from_bytes(one) ^ int.from_bytes(other)).bit_count()
+
+
 def saved(data: bytes, kind: str, size: tuple[int, int], **options: Any) -> bytes:
     """Return the image in another form, without its marks."""
     file = io.BytesIO()
@@ -92,6 +97,19 @@ class TestRecognised:
         assert found["made_here"] == "similar"
         assert 0 <= found["distance"] <= 31
         assert (found["job_id"], found["manifest"]) == (job["job_id"], NO_MANIFEST)
+
+    def test_a_copy_with_a_strip(self, running: ServerProcess) -> None:
+        with running.http() as http:
+            job = finish(http, submit(http, "brown field and sea with desert at sunrise", seed=24))
+            image = Image.open(io.BytesIO(http.get(job["image_url"]).content))
+            copy = image.convert("RGB")
+            copy.paste("black", (0, copy.height * 15 // 16, copy.width, copy.height))
+            assert distance(hash_of(copy), hash_of(image)) > 31, "it is not found as it is"
+            file = io.BytesIO()
+            copy.save(file, "JPEG")
+            found = answer(http, file.getvalue())
+        assert (found["made_here"], found["job_id"]) == ("similar", job["job_id"])
+        assert 0 <= found["distance"] <= 31
 
     def test_another_image(self, running: ServerProcess, made: tuple[dict[str, Any], bytes]) -> None:
         with running.http() as http:

@@ -64,6 +64,7 @@ SERVER = [
         "server.tracing",
         "server.allowed_hosts",
         "server.pdq",
+        "server.query_hashes",
         "server.png",
         "server.reencode",
         "server.watermark",

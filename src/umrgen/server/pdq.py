@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["BYTES", "hash_of", "pdq_hash"]
+__all__ = ["BYTES", "MIN_QUALITY", "hash_of", "pdq_hash"]
 
 BYTES = 32
 """Of a hash."""
-_MIN_QUALITY = 50
+MIN_QUALITY = 50
 """Images with less detail (0 to 100) have a hash that says nothing: PDQ's authors recommend this bound."""
 _SAMPLES = 64
 _FREQUENCIES = 16
@@ -42,10 +42,10 @@ def hash_of(image: "Image.Image") -> bytes:
     grey = image.convert("L")
     grey.thumbnail((_LARGEST, _LARGEST))
     found, quality = pdq_hash(np.asarray(grey))
-    return found if quality >= _MIN_QUALITY else b""
+    return found if quality >= MIN_QUALITY else b""
 
 
-def pdq_hash(grey: NDArray[np.uint8]) -> tuple[bytes, int]:
+def pdq_hash(grey: NDArray[np.uint8] | Matrix) -> tuple[bytes, int]:
     """Return the hash and the quality (0 to 100) of an image's luma (ITU-R BT.601), of shape (height, width).
 
     The bits are in PDQ's order, the highest first, as in its hexadecimal form. An image with a side below 5 pixels has

@@ -4,7 +4,8 @@
 EXIF, data after the end. `python -m umrgen.server.reencode keep` also writes an archive of the image's C2PA manifest,
 by which a signed image that is drawn from it states its origin; "" without a manifest, or for one that is too large.
 `python -m umrgen.server.reencode inspect TRUST WATERMARK` writes JSON: the image's C2PA manifest, for which the signers
-of the roots in TRUST are trusted, its perceptual hash, and the payload of the WATERMARK; both can be "".
+of the roots in TRUST are trusted, the perceptual hashes to search for, and the payload of the WATERMARK; both can be
+"".
 """
 
 import json
@@ -99,12 +100,13 @@ def _inspected(data: bytes, plain: "Image.Image", trust: str, watermark: str) ->
     import numpy
 
     from umrgen.provenance import verify
-    from umrgen.server.pdq import hash_of
+    from umrgen.server.query_hashes import query_hashes
     from umrgen.server.watermark import detected, load_watermark
 
     payload = detected(load_watermark(watermark), numpy.asarray(plain)) if watermark else None
     manifest = verify(data, trust=trust or None).manifest.as_dict()
-    found = {"pdq": hash_of(plain).hex(), "manifest": manifest, "watermark": payload.hex() if payload else None}
+    hashes = [[part.hex() for part in each] for each in query_hashes(plain)]
+    found = {"hashes": hashes, "manifest": manifest, "watermark": payload.hex() if payload else None}
     return json.dumps(found).encode()
 
 

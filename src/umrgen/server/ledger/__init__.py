@@ -32,6 +32,7 @@ from umrgen.server.ledger.stores import (
     WorkerStore,
 )
 from umrgen.server.ledger.values import (
+    ALL_BITS,
     ALL_JOBS,
     DAY,
     NO_CAPS,
@@ -54,6 +55,7 @@ from umrgen.server.ledger.values import (
 )
 
 __all__ = [
+    "ALL_BITS",
     "ALL_JOBS",
     "DAY",
     "LEDGERS",

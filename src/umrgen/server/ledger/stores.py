@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from umrgen.server.domain.job import Change, Job, Output
 from umrgen.server.domain.request import GenerationRequest
 from umrgen.server.ledger.values import (
+    ALL_BITS,
     ALL_JOBS,
     NO_CAPS,
     BatchKey,
@@ -231,10 +232,14 @@ class OutputStore(Protocol):
 class FingerprintStore(Protocol):
     """The fingerprints of all images that were made; `JobStore.change` writes them, and nothing deletes them."""
 
-    async def find(self, sha256: bytes, pdq: bytes, *, session_id: str = "") -> KnownImage | None:
+    async def find(
+        self, sha256: bytes, pdq: bytes, known: bytes = ALL_BITS, *, session_id: str = ""
+    ) -> KnownImage | None:
         """Return the image with this digest; else the nearest one, in at most 31 bits of the hash; None without one.
 
-        `pdq`: the PDQ hash, or b"". Of several equal ones it is the earliest, with the job of `session_id`, if any.
+        `pdq`: the PDQ hash, or b"". `known`: the mask of its bits that are known, which are compared in proportion:
+        not all hashes near such a one are found. Of several equal ones it is the earliest, with the job of
+        `session_id`, if any.
         """
         ...
 

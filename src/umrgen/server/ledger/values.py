@@ -10,6 +10,7 @@ from umrgen.server.domain.job import Job
 from umrgen.server.domain.request import GenerationRequest
 
 __all__ = [
+    "ALL_BITS",
     "ALL_JOBS",
     "DAY",
     "NO_CAPS",
@@ -168,6 +169,10 @@ class Key:
     revoked_at: int | None = None
 
 
+ALL_BITS = b"\xff" * 32
+"""The mask of a perceptual hash of which each bit is known."""
+
+
 @dataclass(frozen=True, slots=True)
 class KnownImage:
     """An image that was made here, as the registry of fingerprints knows it."""
@@ -175,7 +180,7 @@ class KnownImage:
     exact: bool
     """Whether it is the same file."""
     distance: int
-    """Bits in which the perceptual hashes differ; 0 for the same file."""
+    """Bits of 256 in which the perceptual hashes differ, by those that are known; 0 for the same file."""
     created_at: int
     """When it was made, to the second."""
     engine: str

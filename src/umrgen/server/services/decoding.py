@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,8 +45,8 @@ class ReencodedImage:
 class InspectedImage:
     """The values read from an image."""
 
-    pdq: bytes
-    """The perceptual hash; b"" for an image with too little detail."""
+    hashes: Sequence[tuple[bytes, bytes]]
+    """Perceptual hashes to search for, each with the mask of its known bits; [] for an image with too little detail."""
     manifest: dict[str, Any]
     """The C2PA manifest: whether it is `present`, `valid` (None: not checked) and `trusted`, and its `signer`."""
     watermark: str | None = None
@@ -74,7 +74,8 @@ class Decoders:
         `trust`: a file with the roots of trusted signers, `watermark`: the class that detects it; "": none.
         """
         found = json.loads(await self._run(data, INSPECT, trust, watermark))
-        return InspectedImage(bytes.fromhex(found["pdq"]), found["manifest"], found["watermark"])
+        hashes = [(bytes.fromhex(pdq), bytes.fromhex(known)) for pdq, known in found["hashes"]]
+        return InspectedImage(hashes, found["manifest"], found["watermark"])
 
     async def _run(self, data: bytes, *arguments: str) -> bytes:
         async with self._free:

@@ -1,11 +1,11 @@
 """Verifying an image of a caller: whether it was made here, and what its C2PA manifest states."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from umrgen.server.ledger import FingerprintStore, KnownImage
+from umrgen.server.ledger import ALL_BITS, FingerprintStore, KnownImage
 from umrgen.server.services.caller import Caller
 from umrgen.server.services.decoding import Decoders, InspectedImage, Receptions
 from umrgen.server.services.limits import AddressLimit, client_prefix
@@ -55,5 +55,11 @@ class Verifications:
         """Verify an image. Its job is named to its own session only. Raises Refusal for a file that is no image."""
         inspected = await self.decoders.inspect(data, self.trust, self.watermark)
         sha256, session_id = hashlib.sha256(data).digest(), caller.session_id if caller else ""
-        known = await self.fingerprints.find(sha256, inspected.pdq, session_id=session_id)
-        return ImageVerification(known, inspected)
+        return ImageVerification(await self._find(sha256, inspected.hashes, session_id), inspected)
+
+    async def _find(self, sha256: bytes, hashes: Sequence[tuple[bytes, bytes]], session_id: str) -> KnownImage | None:
+        """Return what the first of the hashes finds that finds an image; only the digest's image without a hash."""
+        for pdq, known in hashes or [(b"", ALL_BITS)]:
+            if (found := await self.fingerprints.find(sha256, pdq, known, session_id=session_id)) is not None:
+                return found
+        return None

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from umrgen.server.domain.job import MAX_IMAGES, Job
-from umrgen.server.ledger.sql.bands import MAX_DISTANCE, SEGMENT, band_keys, digest_key, nearby_keys
+from umrgen.server.ledger.sql.bands import MAX_DISTANCE, SEGMENT, band_keys, digest_key, distance, nearby_keys
 from umrgen.server.ledger.sql.database import Database, Row, SqlConnection, Transaction
-from umrgen.server.ledger.values import KnownImage
+from umrgen.server.ledger.values import ALL_BITS, KnownImage
 
 __all__ = ["SqlFingerprintStore", "enter_fingerprints"]
 
@@ -28,6 +28,21 @@ _MEMBER = struct.Struct(">H")
 _NO_HASH = bytes(32)
 _LARGEST = 2**32 - 1
 _ALL = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """What is searched for: a digest, and a hash (b"": none) with the bits of it that are known."""
+
+    sha256: bytes
+    pdq: bytes
+    known: bytes
+
+    def distance(self, pdq: bytes) -> int:
+        """Return the bits in which a hash differs; more than MAX_DISTANCE without one."""
+        if not pdq or not self.pdq or pdq == _NO_HASH:
+            return MAX_DISTANCE + 1
+        return distance(int.from_bytes(pdq) ^ int.from_bytes(self.pdq), int.from_bytes(self.known))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +138,8 @@ def _has_hash(connection: SqlConnection, pdq: bytes, lows: Iterable[int], segmen
 # --- finding ---
 
 
-def _find(connection: SqlConnection, sha256: bytes, pdq: bytes, session_id: str) -> KnownImage | None:
-    found = [*_pending(connection, sha256, pdq), *_indexed(connection, sha256, pdq)]
+def _find(connection: SqlConnection, query: _Query, session_id: str) -> KnownImage | None:
+    found = [*_pending(connection, query), *_indexed(connection, query)]
     if not found:
         return None
     best = min(found, key=lambda each: each.order)
@@ -133,42 +148,43 @@ def _find(connection: SqlConnection, sha256: bytes, pdq: bytes, session_id: str)
     return KnownImage(best.exact, best.distance, best.created_at, best.engine, own[0] if own else None)
 
 
-def _pending(connection: SqlConnection, sha256: bytes, pdq: bytes) -> Iterator[_Found]:
-    wanted = int.from_bytes(pdq)
+def _pending(connection: SqlConnection, query: _Query) -> Iterator[_Found]:
     for _, digest, own, created_at, engine, job_seq in connection.all("new_fingerprints", {"limit": _ALL}):
-        exact = bytes(digest) == sha256
-        distance = (int.from_bytes(own) ^ wanted).bit_count() if own and pdq else MAX_DISTANCE + 1
-        if exact or distance <= MAX_DISTANCE:
-            yield _Found(0 if exact else distance, exact, created_at // 1000 * 1000, engine, job_seq)
+        exact = bytes(digest) == query.sha256
+        bits = 0 if exact else query.distance(bytes(own))
+        if bits <= MAX_DISTANCE:
+            yield _Found(bits, exact, created_at // 1000 * 1000, engine, job_seq)
 
 
-def _indexed(connection: SqlConnection, sha256: bytes, pdq: bytes) -> Iterator[_Found]:
+def _indexed(connection: SqlConnection, query: _Query) -> Iterator[_Found]:
     segments = _last_group(connection) // SEGMENT + 1
-    keys = [digest_key(sha256, segment) for segment in range(segments)]
-    keys += nearby_keys(pdq, segments) if pdq else []
+    keys = [digest_key(query.sha256, segment) for segment in range(segments)]
+    keys += nearby_keys(query.pdq, segments) if query.pdq else []
     numbers: set[int] = set()
     for key, members in connection.all("fingerprint_bands", {"keys": keys}):
         first = (key >> 21) * SEGMENT
         numbers.update(first + low for (low,) in _MEMBER.iter_unpack(bytes(members)))
     groups = connection.all("fingerprint_groups", {"numbers": sorted(numbers)}) if numbers else []
-    return _near(groups, sha256, pdq)
+    return _near(groups, query)
 
 
-def _near(groups: Sequence[Row], sha256: bytes, pdq: bytes) -> Iterator[_Found]:
+def _near(groups: Sequence[Row], query: _Query) -> Iterator[_Found]:
     """Yield the images of these groups that have the digest, or a hash within MAX_DISTANCE bits."""
     import numpy as np  # here, because the commands for a ledger start without it
 
-    fields = np.dtype([("sha256", "V16"), ("pdq", "<u8", 4), ("made", ">u4"), ("job", ">u4"), ("engine", "u1")])
+    fields = np.dtype([("sha256", "V16"), ("pdq", "V32"), ("made", ">u4"), ("job", ">u4"), ("engine", "u1")])
     records = np.frombuffer(b"".join(bytes(row[1]) for row in groups), fields)
-    wanted = np.frombuffer(pdq or _NO_HASH, "<u8")
-    hashes = records["pdq"].T.copy()
-    distances = sum(np.bitwise_count(part ^ bits).astype(np.int16) for part, bits in zip(hashes, wanted, strict=True))
-    exact = records["sha256"] == np.void(sha256[:16])
-    near = hashes.any(axis=0) & (distances <= MAX_DISTANCE) if pdq else exact
+    exact = records["sha256"] == np.void(query.sha256[:16])
+    hashes = np.frombuffer(records["pdq"].tobytes(), "<u8").reshape(-1, 4)
+    known, wanted = (np.frombuffer(bits, "<u8") for bits in (query.known, query.pdq or _NO_HASH))
+    differing = (hashes ^ wanted) & known
+    counts = sum(np.bitwise_count(part).astype(np.int16) for part in differing.T)
+    near = counts <= MAX_DISTANCE if query.pdq else exact
     for at in np.flatnonzero(exact | near):
-        engine = json.loads(groups[int(at) // GROUP][0])[records["engine"][at]]
-        distance = 0 if exact[at] else int(distances[at])
-        yield _Found(distance, bool(exact[at]), int(records["made"][at]) * 1000, engine, int(records["job"][at]))
+        bits = 0 if exact[at] else query.distance(records["pdq"][at].tobytes())
+        if bits <= MAX_DISTANCE:
+            engine = json.loads(groups[int(at) // GROUP][0])[records["engine"][at]]
+            yield _Found(bits, bool(exact[at]), int(records["made"][at]) * 1000, engine, int(records["job"][at]))
 
 
 class SqlFingerprintStore:
@@ -177,8 +193,10 @@ class SqlFingerprintStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def find(self, sha256: bytes, pdq: bytes, *, session_id: str = "") -> KnownImage | None:
-        return await self._database.search(partial(_find, sha256=sha256, pdq=pdq, session_id=session_id))
+    async def find(
+        self, sha256: bytes, pdq: bytes, known: bytes = ALL_BITS, *, session_id: str = ""
+    ) -> KnownImage | None:
+        return await self._database.search(partial(_find, query=_Query(sha256, pdq, known), session_id=session_id))
 
     async def index(self, *, groups: int) -> int:
         return await self._database.write(lambda transaction: _index(transaction, groups))
