@@ -44,6 +44,7 @@ from umrgen.server.ledger import (
     Template,
     TemplatesFull,
     TooManyJobs,
+    UnhashedImage,
     Upload,
     UploadsFull,
     Webhook,
@@ -1476,12 +1477,12 @@ class Registry:
         self.observed = observed
         self.store = observed.ledger.fingerprints
 
-    async def make(self, number: int, *, pdq: bytes | None = None, session: str = "sid_a") -> Job:
+    async def make(self, number: int, *, pdq: bytes | None = None, session: str = "sid_a", hashed: bool = True) -> Job:
         """Complete a job with one image."""
         job = await self.observed.submit(f"ext_{number}", session)
         claimed = await self.observed.claim()
         output = replace(make_output(f"umrgen_{number}.png", session), sha256=digest(number))
-        hashes = [perceptual_hash(number) if pdq is None else pdq]
+        hashes = [perceptual_hash(number) if pdq is None else pdq] if hashed else []
         now, token = 3000 + 1000 * number, claimed.token
         return await self.observed.ledger.jobs.change(
             job.id, Change.COMPLETE, now=now, token=token, outputs=(output,), step=4, hashes=hashes
@@ -1565,6 +1566,38 @@ async def test_an_image_is_known_after_its_job_was_pruned_and_its_job_to_its_ses
     assert await ledger.jobs.prune(before=40_000, limit=20) == 16
     assert await registry.find(3, session="sid_a") == replace(own, job_id=None)
     assert await registry.find(99, perceptual_hash(3)) == replace(own, exact=False, job_id=None)
+
+
+async def test_an_image_without_a_hash_of_its_own_gets_one_later(registry: Registry) -> None:
+    """Such as one that was adopted. It is found by it whether later images are indexed or not."""
+    jobs = [await registry.make(number, hashed=number > 0) for number in range(17)]
+    assert await registry.store.index(groups=1) == 1
+    (image,) = await registry.store.unhashed(limit=9)
+    name = jobs[0].outputs[0].name
+    assert image == UnhashedImage(name, "sid_a", bytes.fromhex(digest(0)), 3000, "procedural", jobs[0].id)
+    assert await registry.find(99, perceptual_hash(0)) is None
+    await registry.store.enter_hash(image, perceptual_hash(0))
+    assert await registry.store.unhashed(limit=9) == []
+    expected = KnownImage(False, 0, 3000, "procedural", jobs[0].id)
+    assert await registry.find(99, perceptual_hash(0), "sid_a") == expected
+    for number in range(17, 31):
+        await registry.make(number)
+    assert await registry.store.index(groups=1) == 1
+    for number in (0, 1, 16, 30):
+        found = await registry.find(99, perceptual_hash(number))
+        assert found == KnownImage(False, 0, 3000 + 1000 * number, "procedural", None)
+
+
+async def test_an_image_that_is_pruned_before_it_is_hashed_is_left_out(registry: Registry) -> None:
+    await registry.make(1, hashed=False)
+    ledger = registry.observed.ledger
+    await ledger.outputs.expire(now=30_000, before=30_000, keep_bytes=0, limit=20)
+    assert [image.session_id for image in await registry.store.unhashed(limit=9)] == ["sid_a"]
+    assert await ledger.jobs.prune(before=40_000, limit=20) == 1
+    (image,) = await registry.store.unhashed(limit=9)
+    assert image == UnhashedImage("umrgen_1.png")
+    await registry.store.enter_hash(image, None)
+    assert await registry.store.unhashed(limit=9) == []
 
 
 @pytest.mark.parametrize("indexed", [False, True])

@@ -5,10 +5,11 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from support import finish, problem, server, submit
+from support import finish, problem, server, submit, until
 from umrgen.image_files import verify
 
 FIRST_VERSION = Path(__file__).parents[1] / "fixtures" / "first_version"
@@ -47,6 +48,23 @@ def test_a_ledger_of_the_first_version_is_migrated_and_served(old_state: Path) -
             listed = http.get("/api/v1/jobs").json()["jobs"]
             assert {job["job_id"] for job in listed} == set(jobs.values())
             assert finish(http, submit(http))["state"] == "completed"
+
+
+def test_an_image_of_the_first_version_gets_a_fingerprint(old_state: Path) -> None:
+    """By its digest: it has too little detail for a perceptual hash."""
+    with server(old_state, "--retain-days", "0", UMRGEN_SERVER_KEY=MADE["key"]) as running:
+        running.key = MADE["key"]
+        with running.http() as http:
+            done = http.get(f"/api/v1/status/{MADE['jobs']['completed']}").json()
+            file = http.get(done["image_url"]).content
+
+            def verified() -> dict[str, Any]:
+                answer: dict[str, Any] = http.post("/api/v1/verify", files={"file": file}).json()
+                return answer
+
+            until(lambda: verified()["made_here"] == "exact")
+            found = verified()
+    assert (found["job_id"], found["created_at"]) == (done["job_id"], done["completed_at"] // 1000 * 1000)
 
 
 def test_jobs_of_the_first_version_are_searched_kept_and_deleted(old_state: Path) -> None:

@@ -605,6 +605,22 @@ MUTATIONS = (
         "tests/integration/test_verify.py::test_the_server_indexes_new_images",
     ),
     _server(
+        "registry-backfill",
+        "provenance: images that were made before the registry get a fingerprint",
+        "application.py",
+        "            self.fingerprint_backfill.run(),\n",
+        "",
+        "tests/integration/test_upgrade.py::test_an_image_of_the_first_version_gets_a_fingerprint",
+    ),
+    _server(
+        "registry-backfill-lease",
+        "provenance: one server of a ledger hashes older images",
+        "services/fingerprint_backfill.py",
+        "while await self._lease.held() and (images",
+        "while (images",
+        "tests/unit/test_fingerprint_backfill.py::test_one_server_hashes",
+    ),
+    _server(
         "verify-key",
         "security: images are verified without a key only if the operator allows it",
         "http/api/verify.py",

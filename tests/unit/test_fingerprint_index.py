@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from umrgen.server.ledger import LedgerUnavailable
+from umrgen.server.ledger import ALL_BITS, LedgerUnavailable, UnhashedImage
 from umrgen.server.ledger.sqlite.memory import MemoryLedger
 from umrgen.server.scheduler.leases import TaskLease
 from umrgen.server.services.fingerprint_index import GROUPS, FingerprintIndex
@@ -21,7 +21,13 @@ class Store:
         self.failures: list[Exception] = []
         self.done = asyncio.Event()
 
-    async def find(self, sha256: bytes, pdq: bytes, *, session_id: str = "") -> None:
+    async def find(self, sha256: bytes, pdq: bytes, known: bytes = ALL_BITS, *, session_id: str = "") -> None:
+        raise AssertionError
+
+    async def unhashed(self, *, limit: int) -> list[UnhashedImage]:
+        raise AssertionError
+
+    async def enter_hash(self, image: UnhashedImage, pdq: bytes | None) -> None:
         raise AssertionError
 
     async def index(self, *, groups: int) -> int:

@@ -41,6 +41,7 @@ from umrgen.server.scheduler.registration import WorkerRegistration
 from umrgen.server.services.admission import Admission
 from umrgen.server.services.api_keys import ApiKeys
 from umrgen.server.services.content_policy import load_policy
+from umrgen.server.services.fingerprint_backfill import FingerprintBackfill
 from umrgen.server.services.fingerprint_index import FingerprintIndex
 from umrgen.server.services.image_cache import ImageCache
 from umrgen.server.services.ledger_clock import LedgerClock
@@ -114,6 +115,8 @@ class Application:
         self.deliverer = self._make_deliverer(worker, clock)
         lease = TaskLease(self.ledger.coordination, "fingerprints", worker, clock)
         self.fingerprint_index = FingerprintIndex(self.ledger.fingerprints, clock, lease)
+        lease = TaskLease(self.ledger.coordination, "fingerprint-backfill", worker, clock)
+        self.fingerprint_backfill = FingerprintBackfill(self.ledger.fingerprints, self.blobs, clock, lease)
         self.services = make_services(self._parts(worker, clock))
         self._mcp = self._make_mcp() if settings.mcp else None
         self._chores: list[asyncio.Task[None]] = []
@@ -219,6 +222,7 @@ class Application:
         chores = [
             self.retention.run(),
             self.fingerprint_index.run(),
+            self.fingerprint_backfill.run(),
             self.keys.keep_uses(),
             self._ledger_watch.run(),
             self.storage.run(),

@@ -24,6 +24,7 @@ TABLES = (
     "new_fingerprints",
     "fingerprints",
     "fingerprint_bands",
+    "unhashed_images",
 )
 """In an order in which no row refers to one of a later table. The leases of tasks are not copied: they end."""
 SINGLE_ROWS = ("kept", "ledger_clock")

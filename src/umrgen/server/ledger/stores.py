@@ -28,6 +28,7 @@ from umrgen.server.ledger.values import (
     LiveWorker,
     OnChange,
     Template,
+    UnhashedImage,
     Upload,
     Webhook,
     WebhookState,
@@ -247,6 +248,17 @@ class FingerprintStore(Protocol):
         """Index up to `groups` groups of 16 new images, so that `find` does not compare them one by one.
 
         Return how many were.
+        """
+        ...
+
+    async def unhashed(self, *, limit: int) -> list[UnhashedImage]:
+        """Return images whose perceptual hash is to be computed."""
+        ...
+
+    async def enter_hash(self, image: UnhashedImage, pdq: bytes | None) -> None:
+        """Write the fingerprint of such an image, which `unhashed` does not return again.
+
+        `pdq`: b"" if it cannot be hashed; None to write none.
         """
         ...
 

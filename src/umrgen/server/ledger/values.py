@@ -27,6 +27,7 @@ __all__ = [
     "LiveWorker",
     "OnChange",
     "Template",
+    "UnhashedImage",
     "Upload",
     "Webhook",
     "WebhookState",
@@ -171,6 +172,19 @@ class Key:
 
 ALL_BITS = b"\xff" * 32
 """The mask of a perceptual hash of which each bit is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnhashedImage:
+    """An image whose perceptual hash is not in the registry of fingerprints."""
+
+    name: str
+    session_id: str = ""
+    """"": its record was pruned."""
+    sha256: bytes = b""
+    created_at: int = 0
+    engine: str = ""
+    job_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from functools import partial
 from umrgen.server.domain.job import MAX_IMAGES, Job
 from umrgen.server.ledger.sql.bands import MAX_DISTANCE, SEGMENT, band_keys, digest_key, distance, nearby_keys
 from umrgen.server.ledger.sql.database import Database, Row, SqlConnection, Transaction
-from umrgen.server.ledger.values import ALL_BITS, KnownImage
+from umrgen.server.ledger.values import ALL_BITS, KnownImage, UnhashedImage
 
 __all__ = ["SqlFingerprintStore", "enter_fingerprints"]
 
@@ -64,7 +64,10 @@ class _Found:
 
 
 def enter_fingerprints(connection: SqlConnection, job: Job, hashes: Sequence[bytes]) -> None:
-    """Write the fingerprints of a completed job's images. `hashes`: the PDQ hash of each, b"" for one without it."""
+    """Write the fingerprints of a completed job's images.
+
+    `hashes`: the PDQ hash of each, b"" for one with too little detail. Those of other images are computed later.
+    """
     for index, output in enumerate(job.outputs):
         row = {
             "position": job.changed * MAX_IMAGES + index,
@@ -75,6 +78,25 @@ def enter_fingerprints(connection: SqlConnection, job: Job, hashes: Sequence[byt
             "job_id": job.id,
         }
         connection.send("insert_new_fingerprint", row)
+        if index >= len(hashes):
+            connection.send("add_unhashed_image", {"name": output.name})
+
+
+def _enter_hash(transaction: Transaction, image: UnhashedImage, pdq: bytes | None) -> None:
+    """Write the fingerprint of an image before those that are not indexed yet; None: it has one."""
+    connection = transaction.connection
+    if pdq is not None:
+        first = connection.one("new_fingerprints", {"limit": 1})
+        row = {
+            "position": min(0, first[0] if first else 0) - 1,
+            "sha256": image.sha256,
+            "pdq": pdq,
+            "created_at": image.created_at,
+            "engine": image.engine,
+            "job_id": image.job_id,
+        }
+        connection.send("insert_new_fingerprint", row)
+    connection.send("delete_unhashed_image", {"name": image.name})
 
 
 def _index(transaction: Transaction, groups: int) -> int:
@@ -187,6 +209,11 @@ def _near(groups: Sequence[Row], query: _Query) -> Iterator[_Found]:
             yield _Found(bits, bool(exact[at]), int(records["made"][at]) * 1000, engine, int(records["job"][at]))
 
 
+def _unhashed(row: Row) -> UnhashedImage:
+    name, session_id, sha256, *origin = row
+    return UnhashedImage(name, session_id, bytes.fromhex(sha256), *origin) if session_id else UnhashedImage(name)
+
+
 class SqlFingerprintStore:
     """Implements `FingerprintStore`."""
 
@@ -200,3 +227,10 @@ class SqlFingerprintStore:
 
     async def index(self, *, groups: int) -> int:
         return await self._database.write(lambda transaction: _index(transaction, groups))
+
+    async def unhashed(self, *, limit: int) -> list[UnhashedImage]:
+        rows = await self._database.read(lambda connection: connection.all("unhashed_images", {"limit": limit}))
+        return [_unhashed(row) for row in rows]
+
+    async def enter_hash(self, image: UnhashedImage, pdq: bytes | None) -> None:
+        await self._database.write(lambda transaction: _enter_hash(transaction, image, pdq))

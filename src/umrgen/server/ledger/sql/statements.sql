@@ -440,6 +440,20 @@ DELETE FROM obsolete_files WHERE session_id = :session_id AND name = :name AND n
 INSERT INTO new_fingerprints (position, sha256, pdq, created_at, engine, job_seq)
 VALUES (:position, :sha256, :pdq, :created_at, :engine, (SELECT seq FROM jobs WHERE id = :job_id));
 
+-- name: add_unhashed_image
+INSERT INTO unhashed_images (name) VALUES (:name) ON CONFLICT (name) DO NOTHING;
+
+-- name: unhashed_images
+-- With NULL for images whose records were pruned.
+SELECT unhashed_images.name, outputs.session_id, outputs.sha256, outputs.created_at, jobs.engine, jobs.id
+FROM unhashed_images
+LEFT JOIN outputs ON outputs.name = unhashed_images.name
+LEFT JOIN jobs ON jobs.id = outputs.job_id
+ORDER BY unhashed_images.name LIMIT :limit;
+
+-- name: delete_unhashed_image
+DELETE FROM unhashed_images WHERE name = :name;
+
 -- name: new_fingerprints
 -- The oldest images that are not indexed yet.
 SELECT position, sha256, pdq, created_at, engine, job_seq FROM new_fingerprints ORDER BY position LIMIT :limit;
