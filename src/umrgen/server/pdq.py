@@ -1,7 +1,8 @@
 """PDQ, the perceptual hash of images that Meta published: 256 bits, of which similar images share most.
 
-Each step before the comparison with the median is linear, so that the whole of a side's steps (two box filters, 64
-samples, 16 frequencies) is one matrix: it hashes a 1024² image in a few milliseconds, at its full size.
+Each step before the comparison with the median is linear, and the two box filters and the 64 samples of a side are
+one: each sample is a weighted sum of few pixels. So a 1024² image is hashed in a few milliseconds, at its full size.
+Products of large matrices are avoided: BLAS uses all processors for them, and waits for each on a loaded machine.
 """
 
 from functools import cache, lru_cache
@@ -54,7 +55,7 @@ def pdq_hash(grey: NDArray[np.uint8] | Matrix) -> tuple[bytes, int]:
     height, width = grey.shape
     if min(height, width) < _SMALLEST:
         return bytes(BYTES), 0
-    samples = _sampling(height) @ grey.astype(np.float32) @ _sampling(width).T
+    samples = _sampled(_sampled(grey, height).T, width).T
     found = _frequencies() @ samples @ _frequencies().T
     bits = found.ravel() > np.partition(found.ravel(), 127)[127]
     return np.packbits(bits[::-1]).tobytes(), _quality(samples)
@@ -75,13 +76,23 @@ def _frequencies() -> Matrix:
     return np.asarray(np.sqrt(2 / _SAMPLES) * waves, np.float32)
 
 
+def _sampled(pixels: NDArray[np.uint8] | Matrix, side: int) -> Matrix:
+    """Return 64 rows, each a sum of the rows around its centre."""
+    return np.stack([(weights * pixels[rows]).sum(axis=0) for rows, weights in _sampling(side)])
+
+
 @lru_cache(64)
-def _sampling(side: int) -> Matrix:
-    """Return the matrix from a side's pixels to its 64 samples: two box filters, then the pixel at each centre."""
-    if side == _SAMPLES:
-        return np.eye(_SAMPLES, dtype=np.float32)
+def _sampling(side: int) -> list[tuple[slice, Matrix]]:
+    """Return the rows that are summed for each sample, and their weights: two box filters around its centre."""
     centres = ((np.arange(_SAMPLES) + 0.5) * side / _SAMPLES).astype(int)
-    return _blurred(_blurred(np.eye(side)[centres])).astype(np.float32)
+    pixels = np.eye(side)[centres]
+    weights = pixels if side == _SAMPLES else _blurred(_blurred(pixels))
+    found = []
+    for each in weights.astype(np.float32):
+        used = np.flatnonzero(each)
+        rows = slice(int(used[0]), int(used[-1]) + 1)
+        found.append((rows, each[rows, None]))
+    return found
 
 
 def _blurred(weights: NDArray[np.float64]) -> NDArray[np.float64]:
