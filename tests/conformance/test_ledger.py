@@ -55,7 +55,8 @@ from umrgen.server.ledger.postgres.ledger import PostgresLedger
 from umrgen.server.ledger.postgres.pipeline import StatementPipeline
 from umrgen.server.ledger.sql import pages, statements
 from umrgen.server.ledger.sql.database import Row, SessionCounts, SqlConnection, Transaction
-from umrgen.server.ledger.sql.jobs import READ_AHEAD, SqlJobStore
+from umrgen.server.ledger.sql.job_changes import READ_AHEAD
+from umrgen.server.ledger.sql.jobs import SqlJobStore
 from umrgen.server.ledger.sql.statements import Dialect, load_migrations, load_statements
 from umrgen.server.ledger.sqlite import connection as sqlite_connection
 from umrgen.server.ledger.sqlite import file as sqlite_file

@@ -155,7 +155,7 @@ MUTATIONS = (
     _server(
         "late-files",
         "reliability: a file of an attempt that ended without its record is deleted",
-        "ledger/sql/jobs.py",
+        "ledger/sql/job_changes.py",
         '            _discard_outputs(connection, job, values["now"])\n',
         "            pass\n",
         f"{ATTEMPTS}::test_the_possible_files_of_an_attempt_are_obsolete_an_hour_after_its_end",
@@ -258,7 +258,7 @@ MUTATIONS = (
     _server(
         "turns-in-a-batch",
         "README: sessions take turns, also in one transaction",
-        "ledger/sql/jobs.py",
+        "ledger/sql/job_changes.py",
         "    transaction.next_jobs.clear()\n    changed = advance(job, change, **values)",
         "    changed = advance(job, change, **values)",
         f"{LEDGER}::test_claims_of_one_batch_have_the_order_of_single_claims",
@@ -274,7 +274,7 @@ MUTATIONS = (
     _server(
         "idempotency-digest",
         "contract: one Idempotency-Key with another body is a conflict",
-        "ledger/sql/jobs.py",
+        "ledger/sql/submitting.py",
         "    if bytes(digest) != idempotency.digest:",
         "    if False:",
         f"{LEDGER}::test_an_idempotency_key_with_another_body_is_a_conflict_for_a_day",
@@ -282,7 +282,7 @@ MUTATIONS = (
     _server(
         "idempotency-kept",
         "reliability: one Idempotency-Key and one body make one job",
-        "ledger/sql/jobs.py",
+        "ledger/sql/submitting.py",
         "        _remember_idempotency(transaction.connection, job, idempotency, now)\n",
         "        pass\n",
         f"{LEDGER}::test_concurrent_submits_with_one_idempotency_key_create_one_job",
@@ -290,7 +290,7 @@ MUTATIONS = (
     _server(
         "webhook-with-the-end",
         "reliability: a webhook is written in the transaction that ends its job",
-        "ledger/sql/jobs.py",
+        "ledger/sql/job_changes.py",
         '        enter_webhook(connection, changed, now=values["now"])',
         "        pass",
         f"{LEDGER}::TestWebhooks::test_each_end_of_a_job_makes_its_webhook_due",
@@ -902,7 +902,7 @@ MUTATIONS = (
     _server(
         "isolation-edits",
         "security: a job of another session is neither marked nor deleted",
-        "ledger/sql/jobs.py",
+        "ledger/sql/job_changes.py",
         "    return job if job is not None and job.session_id == session_id else None\n",
         "    return job\n",
         f"{LEDGER}::TestDeletion::test_only_jobs_of_the_session_are_deleted",
@@ -927,7 +927,7 @@ MUTATIONS = (
     _server(
         "favorite-before-the-end",
         "contract: a job that is a favorite before its end keeps its images",
-        "ledger/sql/jobs.py",
+        "ledger/sql/job_changes.py",
         '            row["favorite"] = int(job.favorite)\n',
         '            row["favorite"] = 0\n',
         f"{LEDGER}::TestFavorites::test_a_job_that_is_a_favorite_before_its_end_keeps_its_images",
@@ -959,7 +959,7 @@ MUTATIONS = (
     _server(
         "delete-rest",
         "contract: no idempotency key, webhook or call of a deleted job is left",
-        "ledger/sql/jobs.py",
+        "ledger/sql/job_changes.py",
         '    for statement in ("prune_calls", "prune_idempotency", "prune_webhooks"):\n',
         "    for statement in ():\n",
         f"{LEDGER}::TestDeletion::test_nothing_that_the_request_said_is_left",
@@ -991,7 +991,7 @@ MUTATIONS = (
     _server(
         "delete-cancels",
         "contract: a job that is not over is cancelled before it is deleted",
-        "ledger/sql/jobs.py",
+        "ledger/sql/job_changes.py",
         "    if not job.over:\n        job = _store(",
         "    if False:\n        job = _store(",
         f"{LEDGER}::TestDeletion::test_a_job_that_is_not_over_is_cancelled_first",
@@ -2833,7 +2833,7 @@ MUTATIONS = (
     _server(
         "pruning-ends-in-time",
         "scaling: a transaction that deletes records ends after 20 ms",
-        "ledger/sql/jobs.py",
+        "ledger/sql/pruning.py",
         "(not ids or in_time())",
         "True",
         f"{RETENTION}::test_a_transaction_that_has_taken_20_ms_deletes_no_more",
@@ -2849,7 +2849,7 @@ MUTATIONS = (
     _server(
         "pruning-reads-on",
         "scaling: pruning does not read over the rows that it has deleted already",
-        "ledger/sql/jobs.py",
+        "ledger/sql/pruning.py",
         '"after": after.get(statement, 0)',
         '"after": 0',
         f"{LEDGER}::TestPruning::test_each_transaction_reads_on_where_the_last_one_ended",
@@ -2858,8 +2858,8 @@ MUTATIONS = (
         "pruning-reads-first",
         "scaling: the records are read before the transaction that deletes them",
         "ledger/sql/jobs.py",
-        "        await self._database.search(lambda connection: _read_before_deleting(",
-        "        (lambda connection: _read_before_deleting(",
+        "        await self._database.search(lambda connection: read_before_pruning(",
+        "        (lambda connection: read_before_pruning(",
         f"{LEDGER}::TestPruning::test_the_records_are_read_before_the_transaction_that_deletes_them",
     ),
     _server(
@@ -2889,7 +2889,7 @@ MUTATIONS = (
     _server(
         "counts-of-a-transaction",
         "limits: a change of a job's state is counted by the submits after it in the transaction",
-        "ledger/sql/jobs.py",
+        "ledger/sql/job_changes.py",
         "        transaction.counts.pop(job.session_id, None)\n",
         "",
         f"{LEDGER}::TestCapsInOneTransaction::test_other_changes_count[memory]",

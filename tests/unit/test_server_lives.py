@@ -10,7 +10,7 @@ from simulation.leaping import Stuck
 from simulation.lives import play
 
 from umrgen.server.domain.job import Job, advance
-from umrgen.server.ledger.sql import jobs as sql_jobs
+from umrgen.server.ledger.sql import job_changes
 from umrgen.server.ledger.sql.statements import load_statements
 from umrgen.server.ledger.sqlite.connection import DIALECT
 from umrgen.server.scheduler.attempt import Attempt
@@ -44,7 +44,9 @@ def no_turns(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_fence(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(sql_jobs, "advance", lambda job, change, **values: advance(job, change, **values | {"token": None}))
+    patch.setattr(
+        job_changes, "advance", lambda job, change, **values: advance(job, change, **values | {"token": None})
+    )
 
 
 def no_recovery(patch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ import msgspec
 from umrgen.model import State
 from umrgen.server.domain.job import Job, Output
 from umrgen.server.domain.request import GenerationRequest, searchable
-from umrgen.server.ledger.sql.database import Row
+from umrgen.server.ledger.sql.database import Row, SqlConnection
 
-__all__ = ["COLUMNS", "job_of", "searched_of", "values_of"]
+__all__ = ["COLUMNS", "find_job", "job_of", "searched_of", "values_of"]
 
 COLUMNS = Job._fields
 """The columns of a job's record, in the order of a row."""
@@ -39,6 +39,12 @@ def job_of(row: Row) -> Job:
     values[_OUTPUTS] = _LISTS.decode(values[_OUTPUTS]) if values[_OUTPUTS] != "[]" else ()
     values[_FAVORITE] = bool(values[_FAVORITE])
     return Job._make(values)
+
+
+def find_job(connection: SqlConnection, job_id: str) -> Job | None:
+    """Return a job, or None."""
+    row = connection.one("get_job", {"id": job_id})
+    return job_of(row) if row else None
 
 
 def searched_of(request: str) -> str:
