@@ -31,7 +31,11 @@ export function checkedAddress(baseUrl) {
   const url = typeof baseUrl === "string" ? baseUrl.trim() : "";
   if (!isAddress(url)) {
     const shown = quoted(url.replace(/\/\/[^/]*@/, "//…@")); // without a password
-    const next = "Use the form http://host:port or https://host/prefix.";
+    const withScheme = `http://${url}`;
+    const next =
+      !/:\/\/|@/.test(url) && isAddress(withScheme)
+        ? `Write the scheme: ${withScheme}, or with https:// for a server with TLS.`
+        : "Use the form http://host:port or https://host/prefix.";
     throw new UmrgenError(`${shown} is not a server address`, { code: "bad_base_url", next });
   }
   const address = url.replace(/\/+$/, "");

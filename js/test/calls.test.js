@@ -59,6 +59,8 @@ describe("the environment", () => {
 describe("an address", () => {
   it("that ends with the path of the API, or has a password, is refused without the password", () => {
     assert.throws(() => new Umrgen({ baseUrl: `${BASE}/api/v1/` }), { code: "bad_base_url", next: `Use ${BASE}.` });
+    const next = "Write the scheme: http://localhost:3088, or with https:// for a server with TLS.";
+    assert.throws(() => new Umrgen({ baseUrl: "localhost:3088" }), { code: "bad_base_url", next });
     assert.throws(
       () => new Umrgen({ baseUrl: "http://user:secret@host" }),
       (error) => error.code === "bad_base_url" && !/secret/.test(error.message),

@@ -54,6 +54,7 @@ class TestGenerate:
         assert "starting one" in done.stderr
         assert verify(target.read_bytes()).width == 512
         assert list((tmp_path / "data" / "umrgen" / "embedded").iterdir()) == []
+        assert (tmp_path / "data" / "umrgen").stat().st_mode & 0o077 == 0  # else `umrgen serve` warns of it
 
     def test_several_images(self, environment: dict[str, str], tmp_path: Path) -> None:
         done = cli(

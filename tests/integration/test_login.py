@@ -74,6 +74,20 @@ def test_a_terminal_prompts_and_does_not_show_the_key(shared_server: ServerProce
     assert Profiles().get("work").key == shared_server.key
 
 
+def test_a_terminal_gets_the_question_again_after_a_wrong_address(shared_server: ServerProcess) -> None:
+    terminal = Terminal(sys.executable, "-m", "umrgen", "login")
+    terminal.read_until("address")
+    terminal.write(f"{shared_server.url.removeprefix('http://')}\n")
+    terminal.read_until(f"Write the scheme: {shared_server.url}")
+    terminal.read_until("address (for example")
+    terminal.write(f"{shared_server.url}\n")
+    terminal.read_until("not shown")
+    terminal.write(f"{shared_server.key}\n")
+    terminal.read_all()
+    assert terminal.close() == 0
+    assert Profiles().get("default").base_url == shared_server.url
+
+
 @pytest.mark.slow
 def test_a_second_login_offers_the_address_of_the_first(shared_server: ServerProcess) -> None:
     Profiles().save(Profile("default", shared_server.url, "umr_expired"))
@@ -114,7 +128,10 @@ def test_missing_lines_and_a_wrong_address_are_named(tmp_path: Path) -> None:
 def test_an_unreachable_server_and_a_page_of_a_tunnel_have_their_exit_codes() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    assert login(f"{url}\nkey\n").returncode == 7
+    refused = login(f"{url}\nkey\n")
+    assert refused.returncode == 7
+    assert f"Nothing was stored. Check the address {url}" in refused.stderr
+    assert "umrgen wait" not in refused.stderr
     with FaultServer() as server:
         server.on("GET /api/v1/status/*", HtmlPage(), times=None)
         page = login(f"{server.url}\nkey\n")

@@ -27,6 +27,14 @@ def test_an_invalid_base_url_is_refused(url: str) -> None:
     assert SECRET not in str(refused.value)
 
 
+@pytest.mark.parametrize("url", ["127.0.0.1:3088", "localhost:3088/umrgen", "images.example.org"])
+def test_an_address_without_a_scheme_is_refused_with_it(url: str) -> None:
+    with pytest.raises(UmrgenError) as refused:
+        Server(url, SECRET)
+    assert refused.value.code == "bad_base_url"
+    assert refused.value.next == f"Write the scheme: http://{url}, or with https:// for a server with TLS."
+
+
 @pytest.mark.parametrize(
     ("url", "better"),
     [

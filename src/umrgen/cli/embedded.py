@@ -86,6 +86,7 @@ def _new_state_folder() -> Path:
     """Return a new folder for a server: in the user's data folder, or a temporary one when that is not writable."""
     try:
         folder = data_home() / "embedded" / secrets.token_hex(8)
+        make_folder(data_home(), mode=0o700)  # `umrgen serve` warns of a folder that others can enter
         make_folder(folder, mode=0o700)
     except (OSError, UmrgenError):
         return Path(tempfile.mkdtemp(prefix="umrgen-"))

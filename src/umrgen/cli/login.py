@@ -12,7 +12,7 @@ from umrgen.cli.connection import read_key
 from umrgen.client.address import Server
 from umrgen.client.config import DEFAULT_PROFILE, Profile, Profiles, check_profile_name
 from umrgen.client.proxies import is_loopback
-from umrgen.errors import JobNotFound, UmrgenError, Unauthorized
+from umrgen.errors import ConnectionFailed, JobNotFound, NotUmrgen, ServerError, UmrgenError, Unauthorized
 
 __all__ = ["login", "logout"]
 
@@ -51,8 +51,7 @@ def login(base_url: str | None, api_key_file: Path | None, profile: str, as_json
         profiles = Profiles()
         check_profile_name(profile)
         earlier = profiles.all().get(profile)
-        url = base_url or _asked(URL_QUESTION, "an address", default=earlier.base_url if earlier else None)
-        Server(url)  # refuse a wrong address before the key is typed
+        url = _checked(base_url) if base_url else _asked_address(earlier.base_url if earlier else None)
         server = Server(url, read_key(api_key_file) if api_key_file else _asked(KEY_QUESTION, "an API key", hide=True))
         _note_plain_http(server.base_url)
         _test(server)
@@ -79,6 +78,25 @@ def logout(profile: str, as_json: bool) -> None:
     exit_on_error(output, work)
 
 
+def _asked_address(default: str | None) -> str:
+    """Return the answer to the question for the address. A terminal gets the question again after a wrong address.
+
+    Otherwise the command would end, and the shell would get the key that the user pastes next.
+    """
+    while True:
+        try:
+            return _checked(_asked(URL_QUESTION, "an address", default=default))
+        except UmrgenError as error:
+            if error.code != "bad_base_url" or not sys.stdin.isatty():
+                raise
+            click.echo(f"{error}. {error.next}", err=True)
+
+
+def _checked(url: str) -> str:
+    """Return the address. Raises UmrgenError for a wrong one."""
+    return Server(url).base_url
+
+
 def _asked(question: str, missing: str, *, hide: bool = False, default: str | None = None) -> str:
     """Return the answer to a question, or else the next line of standard input. Raises UmrgenError without one.
 
@@ -92,7 +110,8 @@ def _asked(question: str, missing: str, *, hide: bool = False, default: str | No
         raise UmrgenError(
             f"standard input does not have {missing}",
             code="no_input",
-            next="Write a line for each that no option gives to it: the server's address, then the API key.",
+            next="Write the server's address and the API key to it, each on a line of its own; or use --base-url"
+            " and --api-key-file.",
         )
     return answer.strip()
 
@@ -107,6 +126,9 @@ def _test(server: Server) -> None:
         pass  # the response to an accepted key
     except Unauthorized as error:
         error.next = "Copy the key again; the server's operator makes one with `umrgen keys create`."
+        raise
+    except (ConnectionFailed, NotUmrgen, ServerError) as error:
+        error.next = f"Nothing was stored. Check the address {server.base_url}, and that the server runs."
         raise
 
 

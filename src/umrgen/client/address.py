@@ -50,7 +50,7 @@ def _checked_address(url: str) -> str:
         raise UmrgenError(
             f"{_without_password(url)!r} is not a server address",
             code="bad_base_url",
-            next="Use the form http://host:port or https://host/prefix.",
+            next=_proposal(url),
         )
     url = url.rstrip("/")
     if (end := re.search(r"/api(/v1)?$", url)) is not None:
@@ -70,6 +70,13 @@ def _is_address(url: str) -> bool:
         return bool(valid and usable and parts.username is None and parts.port != 0)
     except ValueError:
         return False
+
+
+def _proposal(url: str) -> str:
+    """Return the remedy for a refused address: the same with its scheme, when only that is missing."""
+    if "://" not in url and "@" not in url and _is_address(with_scheme := f"http://{url}"):
+        return f"Write the scheme: {with_scheme}, or with https:// for a server with TLS."
+    return "Use the form http://host:port or https://host/prefix."
 
 
 def _without_password(url: str) -> str:
