@@ -139,6 +139,16 @@ def test_a_file_is_checked_although_the_server_cannot_be_asked(environment: dict
     assert "2 failed: unauthorized: " in measured.stdout
 
 
+def test_a_file_that_is_no_image_is_not_said_to_be_without_a_mark(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("no image")
+    checked = cli("verify", str(text))
+    assert (checked.returncode, checked.stdout) == (9, f"{text}: The file is not a PNG, JPEG or WebP image.\n")
+    shown = cli("show", str(text))
+    wanted = f"umrgen: {text} does not say how it was made. The file is not a PNG, JPEG or WebP image.\n"
+    assert (shown.returncode, shown.stderr) == (1, wanted)
+
+
 @pytest.mark.slow
 def test_the_advice_after_a_time_limit_saves_the_image_at_its_target(tmp_path: Path) -> None:
     target, home = tmp_path / "boat.png", {"XDG_DATA_HOME": str(tmp_path / "home")}

@@ -288,7 +288,7 @@ def test_ctrl_c_ends_a_backoff() -> None:
         command = [sys.executable, "-m", "umrgen", "wait", "ext_1"]
         with subprocess.Popen(tied(*command), stderr=subprocess.PIPE, text=True, env=environment) as process:
             assert process.stderr is not None
-            assert "trying again in" in process.stderr.readline()
+            assert "trying again in 60 s" in process.stderr.readline()
             process.send_signal(signal.SIGINT)
             rest = process.communicate(timeout=30)[1]  # the backoff takes 60 s
     assert process.returncode == 130

@@ -212,6 +212,11 @@ class TestUsed:
         absent = cli("upload", str(tmp_path / "nothing.png"), **environment)
         assert absent.returncode == 1
         assert "cannot be read" in absent.stderr
+        text = tmp_path / "notes.txt"
+        text.write_text("no image")
+        refused = cli("generate", "a boat", "--reference", str(image), "--reference", str(text), *size, **environment)
+        assert refused.returncode == 1
+        assert f"the reference {text} is not a PNG, JPEG or WebP image" in refused.stderr
         assert (
             len(
                 httpx2.get(f"{running.url}{UPLOAD}", headers={"Authorization": f"Bearer {running.key}"}).json()[

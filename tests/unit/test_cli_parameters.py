@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from umrgen.cli.listing import Time
 from umrgen.cli.parameters import LoraText, Ratio, with_sides
 
 
@@ -26,6 +27,12 @@ def test_a_lora_has_a_name_and_a_strength(text: str, lora: dict[str, Any]) -> No
 def test_the_error_for_a_wrong_lora_says_what_is_wrong(text: str, error: str) -> None:
     with pytest.raises(click.BadParameter, match=error):
         LoraText().convert(text, None, None)
+
+
+def test_the_error_for_a_wrong_time_has_examples_and_no_format_codes() -> None:
+    with pytest.raises(click.BadParameter) as refused:
+        Time().convert("yesterday", None, None)
+    assert refused.value.message == "expected a time such as 2026-11-28 or 2026-11-28T10:00; got 'yesterday'"
 
 
 @given(st.floats(0.25, 4), st.sampled_from(["width", "height", None]), st.integers(512, 2048))

@@ -20,7 +20,7 @@ def record_in(file: Path) -> "Provenance":
     found = verify(file)
     if found.record is None:
         raise UmrgenError(
-            f"{file} does not say how it was made: {found.reason.rstrip('.')}",
+            f"{file} does not say how it was made. {found.reason}",
             code="no_record",
             next="Give the prompt and the settings yourself.",
         )

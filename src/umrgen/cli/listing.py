@@ -12,9 +12,20 @@ from umrgen.cli.common import CommandOutput, EncodedText, exit_on_error, output_
 from umrgen.cli.connection import ConnectionOptions, connection_options
 from umrgen.cli.job_table import JobRow, job_lines, local_row, server_row
 
-__all__ = ["jobs"]
+__all__ = ["Time", "jobs"]
 
-TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S"])
+
+class Time(click.DateTime):
+    """A time of an option, as 2026-11-28 or 2026-11-28T10:00."""
+
+    def __init__(self) -> None:
+        super().__init__(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S"])
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, context)
+        except click.BadParameter:
+            self.fail(f"expected a time such as 2026-11-28 or 2026-11-28T10:00; got {value!r}", param, context)
 
 
 @click.command()
@@ -27,8 +38,8 @@ TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%d
 )
 @click.option("--favorite", is_flag=True, help="List only favorites.")
 @click.option("--engine", metavar="NAME", type=EncodedText(), help="List only jobs that this engine has drawn.")
-@click.option("--before", type=TIME, help="List only jobs made before this time, as 2026-11-28 or 2026-11-28T10:00.")
-@click.option("--after", type=TIME, help="List only jobs made after this time.")
+@click.option("--before", metavar="TIME", type=Time(), help="List only jobs made before this time, as 2026-11-28 or 2026-11-28T10:00.")
+@click.option("--after", metavar="TIME", type=Time(), help="List only jobs made after this time.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The number of jobs.")
 @click.option("--all", "every", is_flag=True, help="List all jobs, whatever --limit is.")
 @connection_options

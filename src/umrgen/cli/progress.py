@@ -103,7 +103,7 @@ class ProgressPrinter:
             case "download":
                 self._download(event.data["bytes"], event.data["total"])
             case "retrying":
-                self._note(f"{event.message}; trying again in {event.data.get('delay', 0):.0f} s")
+                self._note(f"{event.message}; trying again in {max(1, round(event.data.get('delay', 0)))} s")
             case "saved":
                 self.clear()
             case _:

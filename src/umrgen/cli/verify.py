@@ -82,7 +82,8 @@ class _Checked:
 
     @property
     def text(self) -> str:
-        line = f"{printable(str(self.file))}: {self.marks.mark}. {printable(self.marks.reason)}"
+        mark = "" if self.marks.mark == "none" else f"{self.marks.mark}. "  # the reason says it
+        line = f"{printable(str(self.file))}: {mark}{printable(self.marks.reason)}"
         server = _registered(self.server) if self.server else self.refusal and f"The server refused it: {self.refusal}."
         return f"{line} {server}".rstrip()
 
@@ -130,7 +131,7 @@ def show(file: Path, displayed: bool | None, as_json: bool) -> None:
     def work() -> None:
         found = _inspected(file)
         if found.record is None:
-            raise UmrgenError(f"{file} does not say how it was made: {found.reason.rstrip('.')}", code="no_record")
+            raise UmrgenError(f"{file} does not say how it was made. {found.reason}", code="no_record")
         signature = f"\n{'signature':10} {printable(found.manifest.reason)}" if found.manifest.present else ""
         output.result({"file": str(file)} | found.as_dict(), _described(found.record) + signature)
         if not as_json:

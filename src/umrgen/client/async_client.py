@@ -31,7 +31,7 @@ from umrgen.client.driver import FlowDriver, with_changes
 from umrgen.client.flow import CallContext, Event, Options
 from umrgen.client.flows.lost_submit import LostSubmit, require_lost_job
 from umrgen.client.flows.submit import submit, supports_idempotency
-from umrgen.client.flows.upload import read_image, upload, verify
+from umrgen.client.flows.upload import read_image, read_reference, upload, verify
 from umrgen.client.flows.wait_many import BatchPoller, Outcome
 from umrgen.client.job import NO_DELETION, AsyncJob
 from umrgen.client.journal import DefaultJournal, Journal, JournalEntry
@@ -456,7 +456,7 @@ class AsyncClient:
 
     async def upload(self, image: Reference) -> str:
         """Upload a reference image; return its name for `reference_images`. Raises Unsupported and InvalidRequest."""
-        return await self._driver.run(upload(self._driver.new_context({}), read_image(image)))
+        return await self._driver.run(upload(self._driver.new_context({}), read_reference(image)))
 
     async def uploads(self) -> list[ReferenceImage]:
         """Return the reference images that this key has on the server. Raises Unsupported on older servers."""

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from umrgen.errors import OutputCorrupt
-from umrgen.image_files import png_texts
+from umrgen.image_files import png_texts, sniff
 from umrgen.provenance.a1111 import parameters_of
 from umrgen.provenance.containers import content_digest, packets
 from umrgen.provenance.manifest import GENERATED, Manifest, examine
@@ -99,6 +99,8 @@ def unsigned_marks(data: bytes) -> Verification:
     if source_type is not None:
         reason = f"Another program states that the image is {source_type}."
         return Verification(Mark.CHANGED, None, source_type, reason)
+    if sniff(data[:16]) is None:
+        return Verification(Mark.NONE, None, None, "The file is not a PNG, JPEG or WebP image.")
     return Verification(Mark.NONE, None, None, "No mark was found. That proves nothing: a screenshot removes marks.")
 
 

@@ -14,7 +14,7 @@ from umrgen.errors import ApiError, InvalidRequest, NotUmrgen, Unsupported
 from umrgen.image_files import EXTENSIONS, sniff
 from umrgen.paths import user_path
 
-__all__ = ["read_image", "upload", "verify"]
+__all__ = ["read_image", "read_reference", "upload", "verify"]
 
 MAX_BYTES = 10 << 20
 """The largest upload that a server accepts (contract, section 2)."""
@@ -35,6 +35,15 @@ def read_image(image: Reference) -> bytes:
         raise InvalidRequest("the image is empty")
     if len(data) > MAX_BYTES:
         raise InvalidRequest(f"the image must have at most {MAX_BYTES:,} bytes; got {len(data):,}")
+    return data
+
+
+def read_reference(image: Reference) -> bytes:
+    """Return the bytes of a reference image. Raises InvalidRequest for one that no server would accept."""
+    data = read_image(image)
+    if sniff(data[:16]) is None:
+        name = f"the reference {image!s}" if isinstance(image, str | os.PathLike) else "the reference"
+        raise InvalidRequest(f"{name} is not a PNG, JPEG or WebP image", next="Choose another file.")
     return data
 
 
