@@ -247,6 +247,10 @@ class TestOtherPaths:
     def test_unknown_paths_are_404(self, http: httpx2.Client) -> None:
         problem(http.get("/nothing"), 404, "not_found")
         problem(http.get("/api/v1/nothing"), 404, "not_found")
+        for method, path, setting in (("POST", "/mcp", "mcp"), ("GET", "/sdapi/v1/options", "a1111")):
+            off = http.request(method, path)
+            problem(off, 404, "not_found")
+            assert off.json()["error"].endswith(f"its operator turns it on with the setting `{setting}`")
         answer = http.put("/api/v1/generate")
         assert answer.status_code in (404, 405)
         assert answer.json()["success"] is False

@@ -114,7 +114,7 @@ class TestBadInput:
             url = f"http://127.0.0.1:{closed.getsockname()[1]}"
         target = tmp_path / "x.png"
         done = cli("generate", "x", "-o", str(target), "--timeout", "2", UMRGEN_BASE_URL=url, UMRGEN_API_KEY="k" * 20)
-        self.one_line(done, 7, "cannot be reached", "UMRGEN_BASE_URL")
+        self.one_line(done, 7, f"the server {url} cannot be reached", "UMRGEN_BASE_URL")
         assert not target.exists()
 
     def test_a_wrong_key(self, environment: dict[str, str]) -> None:

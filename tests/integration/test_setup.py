@@ -88,6 +88,7 @@ def test_a_second_run_changes_nothing(home: Home) -> None:
     assert Path(home.config).stat().st_mode & 0o777 == 0o600
     assert {file for file in made if file not in done.stdout} == set(), "each file was announced"
     assert done.stdout.count("umr_") == 1
+    assert "umrgen login --base-url http://127.0.0.1:" in done.stdout
     again = home.setup("--yes")
     assert again.returncode == 0, again.stderr
     assert home.files() == made

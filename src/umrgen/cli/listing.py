@@ -38,7 +38,12 @@ class Time(click.DateTime):
 )
 @click.option("--favorite", is_flag=True, help="List only favorites.")
 @click.option("--engine", metavar="NAME", type=EncodedText(), help="List only jobs that this engine has drawn.")
-@click.option("--before", metavar="TIME", type=Time(), help="List only jobs made before this time, as 2026-11-28 or 2026-11-28T10:00.")
+@click.option(
+    "--before",
+    metavar="TIME",
+    type=Time(),
+    help="List only jobs made before this time, as 2026-11-28 or 2026-11-28T10:00.",
+)
 @click.option("--after", metavar="TIME", type=Time(), help="List only jobs made after this time.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The number of jobs.")
 @click.option("--all", "every", is_flag=True, help="List all jobs, whatever --limit is.")

@@ -137,7 +137,8 @@ class _Setup:
 
         proposed = propose(self._facts)
         if model is None:
-            click.echo(f"Proposed: {proposed.model} (engine {proposed.engine}): {proposed.reason}.")
+            engine = "" if proposed.engine == proposed.model else f" (engine {proposed.engine})"
+            click.echo(f"Proposed: {proposed.model}{engine}: {proposed.reason}.")
             if proposed.advice:
                 click.echo(proposed.advice)
             model = proposed.model if self._yes else click.prompt("Model", default=proposed.model)
@@ -179,7 +180,7 @@ class _Setup:
         make_folder(settings.state, mode=0o700)
         click.echo("The API key, which is printed only once:\n")
         click.echo(f"    {asyncio.run(_new_key(settings))}\n")
-        click.echo(f"To store it for the client: umrgen login (the address is http://127.0.0.1:{settings.port})\n")
+        click.echo(f"To store it for the client: umrgen login --base-url http://127.0.0.1:{settings.port}\n")
 
     # --- the service ---
 

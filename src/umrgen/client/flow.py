@@ -144,12 +144,16 @@ class Reply:
 
 
 class TransportFailure(Exception):
-    """No response was received. `sent` is False only when the request certainly did not reach the server."""
+    """No response was received. `sent` is False only when the request certainly did not reach the server.
 
-    def __init__(self, reason: str, *, at: float, sent: bool) -> None:
+    `server`: the base URL, for the message.
+    """
+
+    def __init__(self, reason: str, *, at: float, sent: bool, server: str = "") -> None:
         super().__init__(reason)
         self.at = at
         self.sent = sent
+        self.server = server
 
 
 STANDSTILL = 2.0

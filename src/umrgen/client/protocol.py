@@ -262,4 +262,4 @@ def rate_limit_delay(context: CallContext, reply: Reply, limited: RetryBudget) -
 
 def unreachable_message(failure: TransportFailure) -> str:
     """Return the message of ConnectionFailed for a request without a response."""
-    return f"the server cannot be reached: {failure}"
+    return f"the server{f' {failure.server}' * bool(failure.server)} cannot be reached: {failure}"

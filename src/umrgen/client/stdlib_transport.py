@@ -50,7 +50,7 @@ class StdlibTransport:
         except (OSError, http.client.HTTPException, ValueError) as error:
             late = deadline is not None and deadline.passed
             reason = f"no response within {step.timeout:.1f} s" if late else failure_reason(error)
-            raise TransportFailure(reason, at=time.monotonic(), sent=sent) from None
+            raise TransportFailure(reason, at=time.monotonic(), sent=sent, server=self._server.base_url) from None
         finally:
             connection.close()
         data = read_object(body)

@@ -41,8 +41,9 @@ class _RequestTrace:
     which httpx2 does not close, is closed here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, base_url: str) -> None:
         self.begun = False
+        self._base_url = base_url
         self._close: Callable[[], Awaitable[None]] | None = None
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
@@ -56,7 +57,7 @@ class _RequestTrace:
 
     def failure(self, reason: str, now: float) -> TransportFailure:
         """Return the failure of the request."""
-        return TransportFailure(reason, at=now, sent=self.begun)
+        return TransportFailure(reason, at=now, sent=self.begun, server=self._base_url)
 
 
 class Transport:
@@ -81,7 +82,7 @@ class Transport:
     async def send(self, step: Step) -> Reply:
         """Send one request; the whole response must arrive within `step.timeout`. Raises TransportFailure."""
         started = self.clock.monotonic()
-        trace = _RequestTrace()
+        trace = _RequestTrace(self.base_url)
         try:
             async with asyncio.timeout(step.timeout), self._response(step, trace) as response:
                 body = await _read(response, step.limit, trace, self.clock)
@@ -115,7 +116,7 @@ class Transport:
         """
         client = self._pools.client(_origin(url))
         sent = self._headers | dict(headers) if with_key else dict(headers)
-        trace = _RequestTrace()
+        trace = _RequestTrace(self.base_url)
         try:
             request = client.build_request(
                 "GET", url, headers=sent, timeout=self._timeouts(min(begin, timeout), timeout)

@@ -59,7 +59,8 @@ class _Application:
                 opened.push_async_callback(application.close)
                 await application.keys.adopt(self._settings.api_key)
                 if not await application.keys.usable():
-                    raise BadSettings("there is no API key yet", next="Make one first: umrgen keys create --state DIR")
+                    remedy = f"Create a key first: umrgen keys create --state {self._settings.state}"
+                    raise BadSettings("there is no API key yet", next=remedy)
             except Exception as error:
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 raise

@@ -114,7 +114,7 @@ async def _first_key(application: Application, *, shown: bool) -> str | None:
     if not settings.loopback:
         raise BadSettings(
             f"there is no API key yet, and other machines can reach {settings.host}",
-            next="Create a key first: umrgen keys create --state DIR",
+            next=f"Create a key first: umrgen keys create --state {settings.state}",
         )
     if not shown:
         log.warning("there is no API key yet; create one: umrgen keys create --state %s", settings.state)

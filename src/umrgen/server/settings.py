@@ -475,7 +475,7 @@ def _check_names(names: Iterable[str], file: Path) -> None:
     if unknown:
         raise BadSettings(
             f"the file {file} has unknown settings: {', '.join(sorted(unknown))}",
-            next="See docs/settings.md, or: umrgen serve --help",
+            next=f"For a proposal: umrgen config check {file}. All settings: umrgen serve --help",
         )
 
 

@@ -35,6 +35,8 @@ CATCH_ALL = ("/api/{rest:path}", "/v1/{rest:path}")
 """Paths for which this application has its own answer to unknown methods and paths."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 MCP_PATH = "/mcp"
+OPTIONAL = ((MCP_PATH, "mcp", "MCP"), ("/sdapi/{rest:path}", "a1111", "AUTOMATIC1111's API"))
+"""Paths of the interfaces that are off by default, with the setting and the name of each."""
 
 
 def make_app(services: Services, mcp: ASGIApp | None = None) -> ASGIApp:
@@ -77,8 +79,22 @@ def _calls(services: Services, mcp: ASGIApp | None) -> ASGIApp:
 def routes(services: Services) -> list[Route]:
     """Return all routes of the router."""
     known = [route for part in (v1, openai, a1111, ops, openapi, guide, studio) for route in part.routes(services)]
-    known += [Route(path, _only_ahead, methods=["GET"]) for path in ONLY_AHEAD]
+    known += [Route(path, _only_ahead, methods=["GET"]) for path in ONLY_AHEAD] + _switched_off(services)
     return [*known, *(Route(path, _unknown(services, known), methods=METHODS) for path in CATCH_ALL)]
+
+
+def _switched_off(services: Services) -> list[Route]:
+    """Return routes whose 404 says that the interface is off, for a user who looks for a mistake in the address."""
+    off = [(path, setting, name) for path, setting, name in OPTIONAL if not getattr(services.settings, setting)]
+    return [Route(path, _off(setting, name), methods=METHODS) for path, setting, name in off]
+
+
+def _off(setting: str, name: str) -> Callable[[Request], Awaitable[Response]]:
+    async def off(request: Request) -> Response:
+        text = f"{name} is off on this server; its operator turns it on with the setting `{setting}`"
+        return Problem("not_found", text).response()
+
+    return off
 
 
 async def _only_ahead(request: Request) -> Response:
