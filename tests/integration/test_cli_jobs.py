@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,20 @@ def test_several_images_have_a_line_each(environment: dict[str, str], tmp_path: 
     events = cli("generate", "a boat", "-n", "2", "-o", str(tmp_path / "e.png"), "--events", *SMALL, **environment)
     kinds = [json.loads(line)["event"] for line in events.stdout.splitlines()]
     assert (kinds.count("submitted"), kinds[-1], kinds.count("done")) == (2, "done", 1)
+
+
+@pytest.mark.slow  # it takes four seconds
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_the_elapsed_time_advances_while_nothing_else_changes(count: str, tmp_path: Path) -> None:
+    with FaultServer(job_seconds=600) as server:
+        environment = {"UMRGEN_BASE_URL": server.url, "UMRGEN_API_KEY": server.key}
+        command = ["generate", "a boat", "-n", count, "-o", f"{tmp_path}/"]
+        terminal = Terminal(sys.executable, "-m", "umrgen", *command, **environment)
+        for seconds in range(2, 5):  # the first status may arrive after a second
+            terminal.read_until(f"({seconds} s)")
+        terminal.process.send_signal(signal.SIGINT)
+        assert "Resume with: umrgen resume" in terminal.read_all()
+        assert terminal.close() == 130
 
 
 def test_lines_of_progress_fit_a_narrow_terminal_although_stdout_is_a_file(

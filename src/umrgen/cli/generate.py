@@ -155,6 +155,7 @@ def generate(
     """
     from umrgen.cli.many import draw_many
     from umrgen.cli.progress import ProgressPrinter
+    from umrgen.cli.redraw import redrawn
     from umrgen.client.async_client import AsyncClient
     from umrgen.client.target import prepare_target
 
@@ -180,7 +181,8 @@ def generate(
         async with AsyncClient(**arguments) as client:
             full = await _request(client, {"prompt": prompt, **request}, record) | await _uploaded(client, references)
             if count == 1:
-                image = await client.generate(to=to, overwrite=overwrite, **full)
+                async with redrawn(printer.redraw):
+                    image = await client.generate(to=to, overwrite=overwrite, **full)
                 printer.clear()
                 seconds = time.monotonic() - started
                 output.result(image.as_dict() | {"seconds": round(seconds, 3)}, describe_image(image, seconds))

@@ -72,6 +72,7 @@ def watch(job_id: str, connection: ConnectionOptions, output: CommandOutput) -> 
 def wait(job_ids: tuple[str, ...], connection: ConnectionOptions, output: CommandOutput) -> None:
     """Wait until the jobs are over. Exit code 0: all completed; 5: one failed; 3: one is not over."""
     from umrgen.cli.progress import ProgressPrinter, describe
+    from umrgen.cli.redraw import redrawn
     from umrgen.client.async_client import AsyncClient
 
     output.job_ids += job_ids
@@ -81,7 +82,8 @@ def wait(job_ids: tuple[str, ...], connection: ConnectionOptions, output: Comman
 
     async def wait_for_one() -> None:
         async with AsyncClient(on_event=printer, follow=printer.follow, **connection.arguments()) as client:
-            final = await client.job(job_ids[0]).wait()
+            async with redrawn(printer.redraw):
+                final = await client.job(job_ids[0]).wait()
         printer.clear()
         output.result(dict(final.raw), "\n".join([describe(final), *map(printable, final.images)]))
 
@@ -134,6 +136,7 @@ def fetch(
 ) -> None:
     """Wait until job JOB_ID is completed, then save its image, verified."""
     from umrgen.cli.progress import ProgressPrinter
+    from umrgen.cli.redraw import redrawn
     from umrgen.client.async_client import AsyncClient
 
     output.job_ids.append(job_id)
@@ -143,7 +146,8 @@ def fetch(
         printer = ProgressPrinter(output)
         arguments = connection.arguments() | {"follow_foreign": follow_foreign}
         async with AsyncClient(on_event=printer, follow=printer.follow, **arguments) as client:
-            image = await client.job(job_id).download(to, overwrite=overwrite)
+            async with redrawn(printer.redraw):
+                image = await client.job(job_id).download(to, overwrite=overwrite)
         printer.clear()
         output.result(image.as_dict(), "\n".join(str(each.path) for each in (image, *image.others)))
 

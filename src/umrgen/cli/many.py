@@ -11,6 +11,7 @@ import click
 
 from umrgen.cli.cells import cut, terminal_columns, terminal_size
 from umrgen.cli.progress import bar, describe, human_seconds, is_live, one_line
+from umrgen.cli.redraw import redrawn
 from umrgen.errors import UmrgenError
 
 if TYPE_CHECKING:
@@ -110,15 +111,16 @@ async def draw_many(
     images: list[SavedImage] = []
     errors: list[UmrgenError] = []
     try:
-        async for result in client.generate_many(requests, targets, overwrite=overwrite, on_event=observe):
-            if isinstance(result, UmrgenError):
-                errors.append(result)
-            else:
-                images.append(result)
-            if not output.machine_readable:
-                place = progress.end(requests.index(result.request or {}) + 1)
-                _print(result, place)
-                progress.draw()
+        async with redrawn(progress.draw):
+            async for result in client.generate_many(requests, targets, overwrite=overwrite, on_event=observe):
+                if isinstance(result, UmrgenError):
+                    errors.append(result)
+                else:
+                    images.append(result)
+                if not output.machine_readable:
+                    place = progress.end(requests.index(result.request or {}) + 1)
+                    _print(result, place)
+                    progress.draw()
     except UmrgenError:
         progress.erase()
         if left := len(output.job_ids) - len(images) - len(errors):

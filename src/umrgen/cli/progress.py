@@ -137,6 +137,11 @@ class ProgressPrinter:
         self.clear()
         click.echo(text, err=True)
 
+    def redraw(self) -> None:
+        """Draw the live line again, if there is one, with the time that has passed now."""
+        if self._line_open:
+            self._progress(self._last_line)
+
     def clear(self) -> None:
         """Erase the live line."""
         if self._line_open:
