@@ -81,9 +81,9 @@ def wait(job_ids: tuple[str, ...], connection: ConnectionOptions, output: Comman
     printer = ProgressPrinter(output)
 
     async def wait_for_one() -> None:
-        async with AsyncClient(on_event=printer, follow=printer.follow, **connection.arguments()) as client:
-            async with redrawn(printer.redraw):
-                final = await client.job(job_ids[0]).wait()
+        arguments = connection.arguments() | {"on_event": printer, "follow": printer.follow}
+        async with AsyncClient(**arguments) as client, redrawn(printer.redraw):
+            final = await client.job(job_ids[0]).wait()
         printer.clear()
         output.result(dict(final.raw), "\n".join([describe(final), *map(printable, final.images)]))
 
@@ -145,9 +145,9 @@ def fetch(
         check_stdout(to, output)
         printer = ProgressPrinter(output)
         arguments = connection.arguments() | {"follow_foreign": follow_foreign}
-        async with AsyncClient(on_event=printer, follow=printer.follow, **arguments) as client:
-            async with redrawn(printer.redraw):
-                image = await client.job(job_id).download(to, overwrite=overwrite)
+        arguments |= {"on_event": printer, "follow": printer.follow}
+        async with AsyncClient(**arguments) as client, redrawn(printer.redraw):
+            image = await client.job(job_id).download(to, overwrite=overwrite)
         printer.clear()
         output.result(image.as_dict(), "\n".join(str(each.path) for each in (image, *image.others)))
 
