@@ -201,7 +201,7 @@ class TestReferences:
         assert {Path(name).suffix for name in names} == {extension}
 
     def test_a_file_that_is_no_image_is_refused(self, serve: Servers, clock: FakeClock) -> None:
-        with client_of(serve(), clock) as client, pytest.raises(InvalidRequest, match="Invalid file type"):
+        with client_of(serve(), clock) as client, pytest.raises(InvalidRequest, match="the reference is not a PNG"):
             client.upload(b"no image")
 
     def test_nothing_can_be_marked_searched_or_deleted(self, serve: Servers, clock: FakeClock) -> None:
