@@ -219,6 +219,7 @@ def test_a_file_states_how_it_was_made(environment: dict[str, str], tmp_path: Pa
     assert image.as_dict().items() <= result.items()
     assert image.provenance is not None
     assert (image.provenance.prompt, image.provenance.seed, image.provenance.job_id) == ("a boat", 7, image.job_id)
+    assert "\nmade by    a program without a model\n" in cli("show", str(target)).stdout
 
 
 def kitty(**changes: str) -> dict[str, str]:

@@ -146,6 +146,10 @@ def _inspected(file: Path, trust: Path | None = None) -> "Verification":
     return verify_file(file, trust=trust)
 
 
+MAKERS = {"trainedAlgorithmicMedia": "a model", "algorithmicMedia": "a program without a model"}
+"""What IPTC's source types mean; another one is printed as it is."""
+
+
 def _described(record: "Provenance") -> str:
     size = f"{record.width} × {record.height}" if record.width and record.height else None
     rows = {
@@ -161,6 +165,6 @@ def _described(record: "Provenance") -> str:
         "references": ", ".join(f"sha256 {digest}" for digest in record.references),
         "batch": f"{record.batch} images were drawn together" if record.batch > 1 else None,
         "job": record.job_id,
-        "source": record.source_type,
+        "made by": MAKERS.get(record.source_type, record.source_type),
     }
     return "\n".join(f"{name:10} {printable(str(value))}" for name, value in rows.items() if value not in (None, ""))
