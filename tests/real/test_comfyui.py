@@ -24,7 +24,10 @@ from umrgen.image_files import verify
 from umrgen.server.engines import DrawTask, EncodedImage, EngineCrashed, EngineFailure, Phase, load_engine
 from umrgen.server.engines.comfyui.prompts import prompt_uuid
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif("UMRGEN_TEST_COMFYUI" not in os.environ, reason="UMRGEN_TEST_COMFYUI names no ComfyUI"),
+]
 QUICK = {"poll_interval": 0.5, "health_interval": 0.5, "lost_after": 5.0}
 
 

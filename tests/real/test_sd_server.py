@@ -23,8 +23,11 @@ from umrgen.server.domain.request import Lora
 from umrgen.server.engines import EngineCrashed, EngineFailure, load_engine
 from umrgen.server.engines.provenance import record_of
 
-pytestmark = pytest.mark.timeout(900)
 PROGRAM, MODEL = os.environ.get("UMRGEN_TEST_SD_SERVER", ""), os.environ.get("UMRGEN_TEST_SD_MODEL", "")
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not (PROGRAM and MODEL), reason="UMRGEN_TEST_SD_SERVER and _MODEL name no program and model"),
+]
 TASK = draw_task("a lighthouse", width=64, height=64, steps=1)
 LONG = draw_task("a lighthouse", width=64, height=64, steps=4)
 
