@@ -81,6 +81,7 @@ async def test_the_records_of_browsers_that_are_signed_out_are_deleted(ledger: M
     clock = Clock()
     keys, devices = ApiKeys(ledger.keys, clock), RememberedDevices(ledger.keys, clock)
     _, owner = await keys.create(NewKey())
+    clock.at += 1
     _, other = await keys.create(NewKey())
     secret = await devices.remember(owner, "signed out")
     await devices.forget(secret)
