@@ -52,6 +52,14 @@ def test_the_first_start_creates_a_key_and_prints_it_once(state: Path) -> None:
     assert (state / "deep" / "ledger.sqlite3").stat().st_mode & 0o077 == 0
 
 
+def test_a_terminal_is_told_how_to_stop_at_once(state: Path) -> None:
+    terminal = Terminal(sys.executable, *SERVE, str(state))
+    terminal.read_until("umrgen generate")
+    terminal.write("\x03")
+    assert "Ctrl-C again stops at once" in terminal.read_all()
+    assert terminal.close() == 0
+
+
 def test_a_service_creates_no_key_and_its_log_has_only_log_lines(state: Path) -> None:
     command = [sys.executable, *SERVE, str(state), "--log-format", "json"]
     with subprocess.Popen(tied(*command), stderr=subprocess.PIPE, text=True, env=clean_environment()) as process:

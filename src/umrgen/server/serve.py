@@ -66,6 +66,8 @@ class StopRequest:
         if self.requested.is_set():
             self.immediately.set()
             self._application.stop_now()
+        elif sys.stderr.isatty():
+            log.info("Ctrl-C again stops at once")
         self.requested.set()
 
     def _release_engine(self) -> None:
