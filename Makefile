@@ -71,7 +71,7 @@ ray: $(VENV)/ray.stamp
 
 # Without torch, the tests of the diffusers engine are skipped, and without Ray those of its executor.
 slow: $(VENV)/dev.stamp $(VENV)/node.stamp $(ENVIRONMENTS:%=$(VENV)-%/clients.stamp)
-	@exec $(PYTEST) -m slow --hypothesis-profile random $(TESTS)
+	@exec $(PYTEST) --no-loadscope-reorder -m slow --hypothesis-profile random $(TESTS)
 
 # The tests of the HTTP interface once more, with the same application on another HTTP server.
 HTTP_TESTS = $(addprefix tests/integration/test_,status.py api.py outputs.py events.py uploads.py openapi.py)
