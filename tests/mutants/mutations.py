@@ -2240,9 +2240,9 @@ MUTATIONS = (
     _server(
         "retention-again",
         "reliability: retention is tried again after any failure",
-        "services/retention.py",
-        "            except Exception:",
-        "            except ZeroDivisionError:",
+        "services/repetition.py",
+        "        except Exception:",
+        "        except ZeroDivisionError:",
         "tests/unit/test_retention.py::test_it_is_tried_again_after_a_failure",
     ),
     _server(

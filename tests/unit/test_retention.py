@@ -238,4 +238,4 @@ async def test_it_is_tried_again_after_a_failure(
     async with asyncio.timeout(10):
         await done.wait()
     await cancelled(running)
-    assert "retention failed, and is tried again in 60 s" in caplog.text
+    assert "old images are not deleted, which is tried again in 60 s" in caplog.text

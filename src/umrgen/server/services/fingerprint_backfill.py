@@ -4,11 +4,12 @@ import asyncio
 import logging
 
 from umrgen.clock import Clock
-from umrgen.server.blobs import BlobStore, BlobStoreUnavailable, read
+from umrgen.server.blobs import BlobStore, read
 from umrgen.server.engines import EncodedImage
 from umrgen.server.engines.encoding import fingerprint
-from umrgen.server.ledger import FingerprintStore, LedgerUnavailable, UnhashedImage
+from umrgen.server.ledger import FingerprintStore, UnhashedImage
 from umrgen.server.scheduler.leases import TaskLease
+from umrgen.server.services.repetition import repeat
 
 __all__ = ["FingerprintBackfill"]
 
@@ -33,14 +34,7 @@ class FingerprintBackfill:
 
     async def run(self) -> None:
         """Hash such images until the task is cancelled."""
-        while True:
-            try:
-                await self.once()
-            except (LedgerUnavailable, BlobStoreUnavailable) as error:
-                log.warning("older images are not hashed, which is tried again in %g s: %s", INTERVAL, error)
-            except Exception:
-                log.exception("older images are not hashed, which is tried again in %g s", INTERVAL)
-            await self._clock.sleep(INTERVAL)
+        await repeat(self.once, self._clock, INTERVAL, "older images are not hashed")
 
     async def once(self) -> None:
         """Hash all such images, as long as this server holds the lease. An image is only done when it is entered."""

@@ -1,14 +1,11 @@
 """Indexing the fingerprints of new images, so that a search does not compare each of them."""
 
-import logging
-
 from umrgen.clock import Clock
-from umrgen.server.ledger import FingerprintStore, LedgerUnavailable
+from umrgen.server.ledger import FingerprintStore
 from umrgen.server.scheduler.leases import TaskLease
+from umrgen.server.services.repetition import repeat
 
 __all__ = ["FingerprintIndex"]
-
-log = logging.getLogger(__name__)
 
 INTERVAL = 30.0
 """Seconds; the images of this time are compared one by one."""
@@ -28,14 +25,7 @@ class FingerprintIndex:
 
     async def run(self) -> None:
         """Index new images until the task is cancelled."""
-        while True:
-            try:
-                await self.once()
-            except LedgerUnavailable as error:
-                log.warning("new images are not indexed, which is tried again in %g s: %s", INTERVAL, error)
-            except Exception:
-                log.exception("new images are not indexed, which is tried again in %g s", INTERVAL)
-            await self._clock.sleep(INTERVAL)
+        await repeat(self.once, self._clock, INTERVAL, "new images are not indexed")
 
     async def once(self) -> None:
         """Index the new images that fill a group, as long as this server holds the lease."""

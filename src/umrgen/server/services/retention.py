@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from umrgen.clock import Clock
 from umrgen.server.blobs import BlobStore, BlobStoreUnavailable
-from umrgen.server.ledger import DAY, JobStore, LedgerUnavailable, OutputStore, UploadStore
+from umrgen.server.ledger import DAY, JobStore, OutputStore, UploadStore
 from umrgen.server.scheduler.leases import TaskLease
 from umrgen.server.services.clock_check import ClockCheck
+from umrgen.server.services.repetition import repeat
 
 __all__ = ["Retention", "RetentionPolicy"]
 
@@ -72,14 +73,7 @@ class Retention:
 
     async def run(self) -> None:
         """Apply the policy every INTERVAL seconds, until the task is cancelled."""
-        while True:
-            try:
-                await self.once()
-            except LedgerUnavailable as error:
-                log.warning("retention failed, and is tried again in %g s: %s", INTERVAL, error)
-            except Exception:
-                log.exception("retention failed, and is tried again in %g s", INTERVAL)
-            await self._clock.sleep(INTERVAL)
+        await repeat(self.once, self._clock, INTERVAL, "old images are not deleted")
 
     async def once(self) -> int:
         """Expire the records that are due, and delete obsolete files; return how many files were deleted.
